@@ -1,0 +1,117 @@
+"""Bounded streams: snapshots, and trimming below what anybody may still need."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from orion_streams import events as ev
+from orion_streams.commits import Guard, Snapshot
+from orion_streams.config import Config
+from orion_streams.draft import LoggedGrid
+from orion_streams.errors import LogError
+from orion_streams.history import position_at, save_verified
+from orion_streams.log import Log
+from orion_streams.state import Grid, encode_grid, work_order
+
+log = logging.getLogger("orion.retention")
+
+TRIM_STEP = 1000
+GRACE_MS = 600_000
+"""Replies are kept so much longer than the ids that they answer."""
+
+
+class Retention:
+    """What the router keeps. It only ever trims below snapshots, cursors and remembered replies."""
+
+    def __init__(self, store: Log, config: Config) -> None:
+        self.store, self.config = store, config
+        self._due: dict[str, ev.RepliesTrimmed] = {}
+        self._snapshot_position = 0
+        self._verifying: asyncio.Task[None] | None = None
+
+    def due(self) -> list[ev.RepliesTrimmed]:
+        """Trims that forget ids: they are committed first, the streams are trimmed later."""
+        due, self._due = list(self._due.values()), {}
+        return due
+
+    async def keep(self, state: LoggedGrid, guard: Guard) -> None:
+        """One round of snapshots and trims, a few milliseconds."""
+        await self.snapshot(state)
+        grid = state.grid
+        for client in self.config.clients.names:
+            await self.trim_requests(client, grid, guard)
+            await self.trim_replies(client, grid)
+        for name in self.config.nodes:
+            await self.trim_work(name, grid)
+        await self.trim_log(grid)
+
+    async def snapshot(self, state: LoggedGrid) -> None:
+        """Take a snapshot every `snapshot_events`; it is verified from the log before it is kept."""
+        if self._verifying is not None:
+            if not self._verifying.done():
+                return
+            task, self._verifying = self._verifying, None
+            task.result()
+        if not self._snapshot_position:
+            kept = await self.store.snapshots()
+            self._snapshot_position = kept[0].position if kept else 0
+        position = state.grid.position
+        if position - self._snapshot_position < self.config.retention.snapshot_events:
+            return
+        taken = Snapshot(position, state.digest.hex(), encode_grid(state.grid))
+        self._snapshot_position = position
+        self._verifying = asyncio.create_task(save_verified(self.store, taken))
+
+    async def close(self) -> None:
+        """Let a verification that runs come to its end."""
+        if self._verifying is not None:
+            try:
+                await self._verifying
+            except LogError as error:
+                log.error("%s", error)
+
+    async def trim_requests(self, client: str, grid: Grid, guard: Guard) -> None:
+        """Below the oldest open request, or below the cursor."""
+        stream, owner = f"requests:{client}", f"{client}/"
+        needed = [request.entry_id for key, request in grid.open.items() if key.startswith(owner)]
+        needed.append(guard.cursors.get(stream, "0-0"))
+        await self.store.trim(stream, min(needed, key=work_order))
+
+    async def trim_work(self, name: str, grid: Grid) -> None:
+        """Below what the node's agent has read and finished."""
+        node = grid.nodes.get(name)
+        if node is not None and node.work_read:
+            await self.store.trim(f"work:{name}", min([node.work_read, *node.holdings], key=work_order))
+
+    async def trim_replies(self, client: str, grid: Grid) -> None:
+        """Below the remembered terminal replies and the oldest open request. Over the limit in number,
+        ids are forgotten first."""
+        stream, owner = f"replies:{client}", f"{client}/"
+        count, _ = await self.store.size(stream)
+        if count == 0:
+            return
+        needed = [row.reply_id for key, row in grid.closed.items() if key.startswith(owner)]
+        needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]
+        needed.append(f"{grid.server_ms}-0")
+        floor_ms, _ = work_order(min(needed, key=work_order))
+        surplus = count - self.config.retention.replies_entries
+        grace_ms = 0 if surplus > 0 else GRACE_MS
+        await self.store.trim(stream, f"{max(floor_ms - grace_ms, 0)}-0")
+        if surplus > 0:
+            oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
+            self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
+
+    async def trim_log(self, grid: Grid) -> None:
+        """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot."""
+        kept = await self.store.snapshots()
+        if len(kept) < 2:
+            return
+        keep = self.config.retention
+        wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
+        _, size = await self.store.size("log")
+        if size > keep.log_keep_mb * 1_000_000:
+            first = await self.store.first_position()
+            surplus = size - keep.log_keep_mb * 1_000_000
+            wanted = max(wanted, first + (grid.position - first) * surplus // size)
+        await self.store.trim("log", f"{min(wanted, kept[-1].position) + 1}-0")

@@ -1,0 +1,166 @@
+"""The router: fold what waits, decide, commit. One instance leads; any other only follows.
+
+Safety needs no election: the commit is a compare-and-set, so of two routers one loses, folds to the head
+and goes on. The grid is folded before the commit; whenever the commit's outcome is not a clear yes, the
+router forgets it and folds again from snapshot and tail.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from orion_streams import events as ev
+from orion_streams.agents.retention import Retention
+from orion_streams.commits import Guard
+from orion_streams.config import Config, policy_id
+from orion_streams.draft import Draft, LoggedGrid, is_token
+from orion_streams.errors import BodyGone, CommitConflict, ConfigError
+from orion_streams.history import check_cursors, extend, load
+from orion_streams.log import Log
+from orion_streams.reconcile import decide, is_timed
+from orion_streams.state import Grid
+
+log = logging.getLogger("orion.router")
+
+
+class Router:
+    """The reconciler of one grid. `token` makes the random mark of a commit."""
+
+    def __init__(
+        self, store: Log, config: Config, token: Callable[[], str] = lambda: secrets.token_hex(4)
+    ) -> None:
+        self.store, self.config, self._token = store, config, token
+        self.state = LoggedGrid(Grid())
+        self.guard = Guard()
+        self.retention = Retention(store, config)
+        self.following = False
+        self._lost_in_a_row = 0
+        self._gone: set[tuple[str, str]] = set()
+
+    @property
+    def input_streams(self) -> list[str]:
+        """In the order of taking: a node's results before the health entry that counts on them."""
+        nodes, clients = sorted(self.config.nodes), self.config.clients.names
+        return [
+            *(f"results:{name}" for name in nodes),
+            *(f"health:{name}" for name in nodes),
+            *(f"requests:{name}" for name in clients),
+        ]
+
+    async def start(self) -> None:
+        """Fold to the head, take the configuration's policy, then all health and results that wait:
+        nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
+        await self.recover()
+        await check_cursors(self.store, self.guard, self.config.prefix)
+        await self.propose_policy()
+        waiting = [name for name in self.input_streams if not name.startswith("requests:")]
+        while await self.cycle(block_ms=0, streams=waiting, deciding=False):
+            pass
+
+    async def recover(self) -> None:
+        """The grid as the log has it."""
+        guard = await self.store.guard()
+        self.state = await load(self.store)
+        self.guard = guard
+
+    async def propose_policy(self) -> None:
+        """Put the file's rules into the log if their revision is higher; refuse the same revision with
+        other content (ConfigError); keep the log's if it is lower."""
+        grid, config = self.state.grid, self.config
+        proposed = policy_id(config.policy, config.rules())
+        if config.revision < grid.revision:
+            log.warning(
+                "the log has revision %d, streams.toml only %d: the log's rules hold",
+                grid.revision,
+                config.revision,
+            )
+        elif config.revision == grid.revision and proposed != grid.policy_id:
+            raise ConfigError(
+                f"revision: {config.revision} is in the log with other rules ({grid.policy_id}; the "
+                f"file has {proposed}): set revision = {grid.revision + 1} to put these into force"
+            )
+        elif config.revision > grid.revision:
+            server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
+            draft = Draft(self.state, self.guard, server_ms)
+            draft.begin(decided=False)
+            draft.stage(ev.PolicyChanged(config.revision, proposed, config.policy, config.rules()))
+            draft.mark_inputs()
+            await self.commit(draft)
+
+    async def cycle(self, block_ms: int, streams: list[str] | None = None, deciding: bool = True) -> bool:
+        """Read what waits, fold, decide, commit once. Whether anything was committed."""
+        limits, policy = self.config.limits, self.state.grid.policy
+        cursors = {name: self.guard.cursors.get(name, "0-0") for name in streams or self.input_streams}
+        server_ms, found = await self.store.read(cursors, limits.batch_entries, block_ms)
+        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
+        eventful = bool(noted) or any(not is_token(raw) for raw in found)
+        if not (found or eventful or (deciding and self.tick_is_due(server_ms))):
+            return False
+        draft = Draft(self.state, self.guard, server_ms)
+        if eventful or not found:
+            draft.begin(deciding)
+        for event in noted:
+            draft.stage(event)
+        for raw in found:
+            if draft.bytes > policy.max_bytes:
+                break  # the rest is read again
+            draft.take(raw, limits.entry_max_bytes, policy.max_step_ms if deciding else None)
+        draft.mark_inputs()
+        if deciding and (eventful or not found):
+            for answer in decide(self.state.grid, self.state.grid.policy):
+                draft.stage(answer)
+        return await self.commit(draft)
+
+    def tick_is_due(self, server_ms: int) -> bool:
+        """While anything is timed, the clock itself is worth a commit."""
+        grid = self.state.grid
+        passed_ms = server_ms - grid.server_ms
+        return is_timed(grid) and not 0 <= passed_ms < grid.policy.max_step_ms // 2
+
+    def lost_bodies(self) -> list[ev.BodyLost]:
+        """Open requests whose entries the last commit did not find."""
+        rows = self.state.grid.open.items() if self._gone else ()
+        return [
+            ev.BodyLost(key)
+            for key, request in rows
+            if not request.body_lost
+            and (f"requests:{key.partition('/')[0]}", request.entry_id) in self._gone
+        ]
+
+    async def commit(self, draft: Draft) -> bool:
+        """Write it, or forget it: after a refusal or an unknown outcome the log says what holds."""
+        commit, guard = draft.finish(self._token())
+        try:
+            await self.store.commit(commit)
+        except CommitConflict as conflict:
+            self._lost_in_a_row += 1
+            log.info("%s (%d in a row)", conflict, self._lost_in_a_row)
+            await self.recover()
+            self.following = self._lost_in_a_row >= self.config.limits.lose_before_following
+        except BodyGone as gone:
+            log.warning("%s: its request ends as body_gone", gone)
+            key, entry_id = gone.source
+            self._gone.add((key.removeprefix(self.config.prefix), entry_id))
+            await self.recover()
+        else:
+            self.guard = guard
+            self._lost_in_a_row = 0
+            self._gone.clear()
+        return True
+
+    async def follow(self, block_ms: int) -> None:
+        """Fold what the leader writes; lead again when inputs wait and its commits stand still."""
+        number = self.guard.number
+        _, inputs = await self.store.read(
+            {name: self.guard.cursors.get(name, "0-0") for name in self.input_streams}, 1, 0
+        )
+        await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
+        await extend(self.store, self.state, await self.store.last_position())
+        self.guard = await self.store.guard()
+        if inputs and self.guard.number == number:
+            log.info("the leader stands still at number %d: taking over", number)
+            self.following = False
+            self._lost_in_a_row = 0
+            await self.start()

@@ -1,0 +1,266 @@
+"""The Brain's contract: the fields of a request entry and of a reply entry, limits and codes.
+
+docs/CONTRACT.md is generated from the structs and tables here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from orion_streams.errors import ContractError
+
+MAX_DEPTH = 32
+MAX_INTEGER = 2**63 - 1
+MAX_ID_BYTES = 128
+
+Kind = Literal["generate", "chat", "embed"]
+Text = str
+ModelName = Annotated[str, Meta(pattern=r"^[\w.:/@-]{1,200}$")]
+
+
+class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    thinking: str | UnsetType = UNSET
+    images: list[str] | UnsetType = UNSET
+    tool_calls: list[dict[str, Any]] | UnsetType = UNSET
+    tool_name: str | UnsetType = UNSET
+    tool_call_id: str | UnsetType = UNSET
+
+
+class RequestEntry(Struct, frozen=True, kw_only=True):
+    """An entry of `requests:<client>`. Every field is a string on the wire; JSON where it says so."""
+
+    id: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Names the request; a resend under the same id starts nothing. "
+            "Default: the entry's own id.",
+        ),
+    ] = ""
+    model: Annotated[ModelName, Meta(description="Ollama's name; `model` means `model:latest`.")]
+    kind: Annotated[
+        Kind | None, Meta(description="Default: `chat` when there are messages, else `generate`.")
+    ] = None
+    prompt: Annotated[
+        str | None, Meta(description="The text of a generate request, or one text to embed.")
+    ] = None
+    system: Annotated[str | None, Meta(description="System prompt of a generate request.")] = None
+    messages: Annotated[
+        list[Message] | None,
+        Meta(description="JSON list of {role, content, images, tool_calls, …} of a chat."),
+    ] = None
+    input: Annotated[
+        list[str] | None, Meta(description="JSON list of texts to embed, instead of `prompt`.")
+    ] = None
+    tier: Annotated[
+        int,
+        Meta(ge=0, le=9, description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish."),
+    ] = 0
+    stream: Annotated[
+        bool, Meta(description="`1`: token replies as they come; `0`: only the terminal reply.")
+    ] = True
+    options: Annotated[
+        dict[str, bool | int | float | str | list[str]] | None,
+        Meta(description="JSON object of Ollama's options, such as temperature or num_predict."),
+    ] = None
+    format: Annotated[Any, Meta(description="`json`, or a JSON schema that the answer must follow.")] = None
+    tools: Annotated[
+        list[dict[str, Any]] | None, Meta(description="JSON list of tools a chat may call.")
+    ] = None
+    images: Annotated[
+        list[str] | None,
+        Meta(description="JSON list of base64 images of a generate request (a chat has them in "
+        "its messages)."),
+    ] = None  # fmt: skip
+    think: Annotated[
+        bool | Literal["low", "medium", "high"] | None,
+        Meta(description="Ask a thinking model to think; its thoughts come as `thinking`."),
+    ] = None
+    priority: Annotated[
+        int, Meta(ge=-9, le=9, description="Higher goes first; within one, the earliest deadline.")
+    ] = 0
+    deadline_ms: Annotated[
+        int,
+        Meta(ge=0, description="From the XADD; past it the request is `expired`. 0: the default."),
+    ] = 0
+    session: Annotated[
+        str, Meta(max_length=128, description="A conversation's name, to keep it where it is warm.")
+    ] = ""
+
+
+BODY_FIELDS = tuple(
+    name
+    for name in RequestEntry.__struct_fields__
+    if name not in ("id", "tier", "priority", "deadline_ms", "session")
+)
+"""What a node needs of a request: copied from entry to entry by the server, never into the log."""
+
+JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images"})
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """An entry of `replies:<client>`; a field that has nothing to say is left out."""
+
+    id: Annotated[str, Meta(description="The request's id.")]
+    kind: Annotated[str, Meta(description="token, restarted, or one of the terminal kinds below.")]
+    attempt: Annotated[int, Meta(description="Counts from 1; tokens of two attempts never mix.")] = 0
+    seq: Annotated[int, Meta(description="token: counts from 1 within an attempt, gapless.")] = 0
+    text: Annotated[str, Meta(description="token: the next piece; done: the whole answer.")] = ""
+    thinking: Annotated[str, Meta(description="done: the model's thoughts, if it has any.")] = ""
+    tool_calls: Annotated[str, Meta(description="done: JSON list of the calls a chat asks for.")] = ""
+    vectors: Annotated[str, Meta(description="done: JSON list of vectors, one per text.")] = ""
+    node: Annotated[str, Meta(description="Where it ran; token and restarted: where it runs.")] = ""
+    engine: Annotated[str, Meta(description="done: what made it, e.g. `ollama 0.24.0`, or a "
+    "name beginning with `simulated`.")] = ""  # fmt: skip
+    position: Annotated[int, Meta(description="The log position of the decision or end.")] = 0
+    prompt_tokens: Annotated[int, Meta(description="done: tokens of the prompt.")] = 0
+    tokens: Annotated[int, Meta(description="done: tokens of the answer.")] = 0
+    load_ms: Annotated[int, Meta(description="done: loading or waiting for the model.")] = 0
+    prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
+    decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
+    total_ms: Annotated[int, Meta(description="done: all of it, on the node.")] = 0
+    done_reason: Annotated[str, Meta(description="done: `stop` or `length`.")] = ""
+    code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
+    message: Annotated[str, Meta(description="rejected, error: a sentence for a person.")] = ""
+    state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""
+    reply_id: Annotated[str, Meta(description="known: the entry that holds the terminal reply.")] = ""
+
+
+TERMINAL_KINDS = {
+    "done": "the answer, whole",
+    "error": "no answer can be had; `code` and `message` say why",
+    "expired": "the deadline passed",
+    "cancelled": "the client cancelled it",
+    "rejected": "never accepted: the id stays unused",
+    "known": "the id was answered before: `state` and `reply_id` say how and where",
+}
+
+CODES = {
+    # rejected
+    "bad_utf8": "A field is not valid UTF-8.",
+    "bad_id": f"The id is longer than {MAX_ID_BYTES} bytes or has control characters.",
+    "bad_field": "A field is missing, has the wrong type or lies outside its limits.",
+    "bad_json": "A JSON field cannot be read, is nested too deep or has a number too large.",
+    "too_large": "The entry is larger than limits.entry_max_bytes.",
+    "unknown_model": "No inference node has the model installed.",
+    "unknown_id": "No request with this id is known, so there is nothing to cancel.",
+    "queue_full": "policy.max_open requests are open; send it again later.",
+    # error
+    "refused": "Ollama refused the request itself; the message holds its words.",
+    "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
+    "body_gone": "The request's entry was deleted before it could run.",
+    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
+}
+"""Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
+
+_encode = msgspec.json.encode
+
+
+def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """An entry's fields as text. Raises ContractError bad_utf8."""
+    try:
+        return {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError:
+        raise ContractError("bad_utf8", "the entry has a field that is not valid UTF-8") from None
+
+
+def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
+    """The id to answer under, whatever else is wrong with the entry: its own, if it is usable."""
+    raw = fields.get(b"cancel") or fields.get(b"id", b"")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return entry_id
+    return text if raw and len(raw) <= MAX_ID_BYTES and text.isprintable() else entry_id
+
+
+def parse_request(fields: Mapping[str, str]) -> RequestEntry:
+    """A request entry's fields, checked. Unknown fields are ignored. Raises ContractError."""
+    values: dict[str, Any] = {}
+    for name in RequestEntry.__struct_fields__:
+        text = fields.get(name)
+        if text is None:
+            continue
+        if name in JSON_FIELDS or (name == "format" and text != "json"):
+            values[name] = parse_json(name, text)
+        else:
+            values[name] = text
+    if len(values.get("id", "").encode()) > MAX_ID_BYTES or not values.get("id", "").isprintable():
+        raise ContractError("bad_id", CODES["bad_id"])
+    try:
+        entry = msgspec.convert(values, RequestEntry, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        place = where.strip("`").removeprefix("$.")
+        raise ContractError("bad_field", f"{place}: {what}" if place else what) from None
+    check_content(entry)
+    return entry
+
+
+def parse_json(name: str, text: str) -> object:
+    """A JSON field, bounded in depth and in the size of its numbers. Raises ContractError bad_json."""
+    try:
+        value = msgspec.json.decode(text)
+        check_bounds(value, MAX_DEPTH)
+    except RecursionError:
+        raise ContractError("bad_json", f"{name}: nested too deep") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ContractError("bad_json", f"{name}: {error}") from None
+    return value
+
+
+def check_bounds(value: object, depth: int) -> None:
+    """ValueError for JSON nested deeper than `depth` or with an integer beyond 64 bits."""
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise ValueError("a number is too large")
+    elif isinstance(value, list | dict):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_bounds(inner, depth - 1)
+
+
+def check_content(entry: RequestEntry) -> None:
+    """Each kind has its own content, and only that. Raises ContractError bad_field."""
+    needs = {
+        "generate": ("prompt",),
+        "chat": ("messages",),
+        "embed": ("prompt", "input"),
+    }[kind_of(entry)]
+    given = [name for name in ("prompt", "messages", "input") if getattr(entry, name) is not None]
+    if len(given) != 1 or given[0] not in needs:
+        raise ContractError(
+            "bad_field",
+            f"kind {kind_of(entry)} takes exactly one of {' or '.join(needs)}, "
+            f"got {' and '.join(given) or 'none'}",
+        )
+    if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
+        raise ContractError("bad_field", "format: expected `json` or a JSON schema object")
+
+
+def kind_of(entry: RequestEntry) -> Kind:
+    """The kind that was asked for, or that the content shows."""
+    return entry.kind or ("chat" if entry.messages is not None else "generate")
+
+
+def full_model_name(model: str) -> str:
+    """Ollama's rule: a name without a tag means `:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+def reply_fields(reply: Reply) -> dict[str, str | int]:
+    """A reply as stream fields: what has nothing to say is left out."""
+    return {
+        name: value
+        for name in Reply.__struct_fields__
+        if (value := getattr(reply, name)) or name in ("id", "kind")
+    }

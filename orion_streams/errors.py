@@ -1,0 +1,60 @@
+"""Every error of the product, split by blame.
+
+OrionError
+├── ConfigError         streams.toml, a flag or the server's settings: the owner can mend it (exit 78)
+├── BackendError        Redis or Ollama cannot be reached (exit 69)
+├── ContractError       a client's entry breaks the contract: answered with one `rejected` reply
+└── LogError            the log or its cursors are not what was written: a lost tail, a gap (exit 1)
+    ├── CommitConflict  somebody else committed first: fold to the head and decide again
+    └── BodyGone        a prompt to be copied is no longer in its stream
+"""
+
+from __future__ import annotations
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_DEGRADED, EXIT_DIVERGED = 0, 1, 2, 3, 4
+EXIT_NO_BACKEND, EXIT_BAD_CONFIG = 69, 78
+
+
+class OrionError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line exits with."""
+
+    exit_code = EXIT_FAILED
+
+
+class ConfigError(OrionError):
+    """A configuration that cannot be used; the message names the place, the key and what was expected."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class BackendError(OrionError):
+    """Redis or Ollama does not answer."""
+
+    exit_code = EXIT_NO_BACKEND
+
+
+class ContractError(OrionError):
+    """A client's entry that cannot be accepted. `code` is stable, the message is for a person."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LogError(OrionError):
+    """The log contradicts itself or its guard."""
+
+
+class CommitConflict(LogError):
+    """The compare-and-set refused: the log moved on. Nothing was written."""
+
+
+class BodyGone(LogError):
+    """The commit needs the body of a request whose entry is gone. Nothing was written.
+
+    `source` is the (stream, entry id) that was looked for.
+    """
+
+    def __init__(self, source: tuple[str, str]) -> None:
+        super().__init__(f"{source[0]} has no entry {source[1]}")
+        self.source = source

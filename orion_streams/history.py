@@ -1,0 +1,117 @@
+"""From the log to the grid: load snapshot and tail, follow, verify, find a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from orion_streams import events as ev
+from orion_streams.commits import Guard, Snapshot
+from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.errors import LogError
+from orion_streams.log import Log
+from orion_streams.projections import apply
+from orion_streams.state import Grid, decode_grid, encode_grid, work_order
+
+CHUNK = 500
+
+
+def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Fold log entries into a state that the caller owns. LogError names the position of an entry that
+    is none, or before which the log is not the one that was written."""
+    for position, raw in rows:
+        try:
+            event = ev.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LogError(f"position {position} of the log is not an event: {error}") from error
+        if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
+            raise LogError(
+                f"the log before position {position} is not the one that was written: its running hash "
+                f"is {state.digest.hex()}, the entry says {event.hash}"
+            )
+        state.digest = chain(state.digest, raw)
+        apply(state.grid, event)
+
+
+async def load(store: Log, until: int | None = None) -> LoggedGrid:
+    """The state at the head of the log, or at position `until`: the best snapshot, then the tail.
+
+    Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
+    """
+    last = await store.last_position()
+    first = await store.first_position()
+    end = last if until is None else min(until, last)
+    state = LoggedGrid(Grid())
+    for snapshot in await store.snapshots():
+        if first - 1 <= snapshot.position <= end:
+            state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+            break
+    if first > state.grid.position + 1:
+        raise LogError(f"the log begins at position {first}, and no snapshot reaches position {end}")
+    await extend(store, state, end)
+    return state
+
+
+async def extend(store: Log, state: LoggedGrid, end: int) -> None:
+    """Fold the log from the state's position to `end`."""
+    while state.grid.position < end:
+        rows = await store.events(state.grid.position, min(CHUNK, end - state.grid.position))
+        if not rows:
+            raise LogError(f"the log ends at {state.grid.position}, position {end} was expected")
+        fold_raw(state, rows)
+        await asyncio.sleep(0)
+
+
+async def save_verified(store: Log, snapshot: Snapshot) -> None:
+    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not."""
+    before = await store.snapshots()
+    base = LoggedGrid(Grid(), GENESIS)
+    if before:
+        base = LoggedGrid(decode_grid(before[0].grid), bytes.fromhex(before[0].digest))
+    if base.grid.position >= snapshot.position:
+        return
+    await extend(store, base, snapshot.position)
+    if encode_grid(base.grid) != snapshot.grid or base.digest.hex() != snapshot.digest:
+        raise LogError(f"the snapshot at position {snapshot.position} is not what the log before it gives")
+    await store.save_snapshot(snapshot)
+
+
+async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
+    """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend."""
+    for stream, top in (await store.tops(guard.cursors)).items():
+        cursor = guard.cursors[stream]
+        if work_order(cursor) > work_order(top):
+            raise LogError(
+                f"{prefix}{stream} ends at {top}, but it was read up to {cursor}: entries were lost. "
+                f"Accept the loss with: redis-cli HSET {prefix}guard 'cursor {stream}' {top}"
+            )
+
+
+async def position_at(store: Log, server_ms: int) -> int:
+    """The last position whose commit is not later than `server_ms`; 0 if all are."""
+    low, high = await store.first_position(), await store.last_position()
+    if high == 0:
+        return 0
+    found = low - 1
+    while low <= high:
+        middle = (low + high) // 2
+        head, position = await next_head(store, middle, high)
+        if head is None or head.server_ms > server_ms:
+            high = middle - 1
+        else:
+            found, low = position - 1, position + 1
+    return found
+
+
+async def next_head(store: Log, start: int, end: int) -> tuple[ev.Committed | None, int]:
+    """The first commit head at or after a position, and where it stands."""
+    after = start - 1
+    while after < end:
+        for position, raw in await store.events(after, CHUNK):
+            event = ev.decode(raw)
+            if isinstance(event, ev.Committed):
+                return event, position
+            after = position
+    return None, end + 1

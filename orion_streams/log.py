@@ -1,0 +1,219 @@
+"""The log and its guard: read inputs, commit, follow, keep snapshots, trim.
+
+`Log` is what the router needs; `RedisLog` does it on Redis or Valkey, `MemoryLog` (tests, simulation) in
+a dict. The same contract tests run against both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, Raw, Snapshot
+from orion_streams.errors import BodyGone, CommitConflict, LogError
+from orion_streams.state import work_order
+
+SCRIPT = Path(__file__).with_name("commit.lua").read_text(encoding="utf-8")
+
+
+class Log(Protocol):
+    """Where events are kept. All streams are named without the prefix."""
+
+    async def guard(self) -> Guard: ...
+    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
+        """Up to `count` entries of each stream after its cursor, and the server's time in ms."""
+        ...
+
+    async def last_position(self) -> int: ...
+    async def first_position(self) -> int: ...
+    async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
+        """Up to `count` events after a position. LogError names a gap."""
+        ...
+
+    async def commit(self, commit: Commit) -> None:
+        """Write it whole. Raises CommitConflict, BodyGone, LogError; then nothing was written."""
+        ...
+
+    async def snapshots(self) -> list[Snapshot]:
+        """The kept snapshots, newest first."""
+        ...
+
+    async def save_snapshot(self, snapshot: Snapshot) -> None: ...
+    async def trim(self, stream: str, min_id: str) -> None:
+        """Drop the stream's entries below `min_id`, roughly."""
+        ...
+
+    async def size(self, stream: str) -> tuple[int, int]:
+        """The stream's length in entries and its memory in bytes."""
+        ...
+
+    async def oldest_ids(self, stream: str, count: int) -> list[str]:
+        """The ids of its oldest entries."""
+        ...
+
+    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
+        """The last id that each stream ever gave; "0-0" for one that is not there."""
+        ...
+
+
+class RedisLog:
+    """The log on Redis or Valkey."""
+
+    KEEP_SNAPSHOTS = 2
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        self._redis: Any = redis  # redis-py annotates both of its protocols and encodings at once
+        self._prefix = prefix
+        self._sha = ""
+
+    def key(self, stream: str) -> str:
+        """The Redis key of a stream."""
+        return self._prefix + stream
+
+    async def guard(self) -> Guard:
+        held: dict[bytes, bytes] = await self._redis.hgetall(self.key("guard"))
+        rows = {name.decode(): value.decode() for name, value in held.items()}
+        return Guard(
+            number=int(rows.get("number", 0)),
+            token=rows.get("token", ""),
+            out_id=rows.get("out_id", "0-0"),
+            cursors={k.removeprefix(CURSOR): v for k, v in rows.items() if k.startswith(CURSOR)},
+            relayed={k.removeprefix(RELAYED): int(v) for k, v in rows.items() if k.startswith(RELAYED)},
+        )
+
+    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
+        pipe = self._redis.pipeline(transaction=False)
+        streams: dict[Any, Any] = {self.key(name): cursor for name, cursor in cursors.items()}
+        pipe.xread(streams, count=count, block=block_ms or None)
+        pipe.time()
+        answer, (seconds, micros) = await pipe.execute()
+        cut = len(self._prefix)
+        found = [
+            Raw(key.decode()[cut:], entry_id.decode(), fields)
+            for key, entries in stream_items(answer)
+            for entry_id, fields in entries
+        ]
+        return seconds * 1000 + micros // 1000, found
+
+    async def last_position(self) -> int:
+        newest = await self._redis.xrevrange(self.key("log"), count=1)
+        return work_order(newest[0][0].decode())[0] if newest else 0
+
+    async def first_position(self) -> int:
+        oldest = await self._redis.xrange(self.key("log"), count=1)
+        return work_order(oldest[0][0].decode())[0] if oldest else 0
+
+    async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
+        rows = await self._redis.xrange(self.key("log"), min=f"{after + 1}-0", count=count)
+        found: list[tuple[int, bytes]] = [
+            (work_order(entry_id.decode())[0], fields[b"event"]) for entry_id, fields in rows
+        ]
+        for expected, (position, _) in enumerate(found, start=after + 1):
+            if position != expected:
+                raise LogError(f"the log has a gap: after {expected - 1} comes {position}")
+        return found
+
+    async def commit(self, commit: Commit) -> None:
+        keys, packed = pack(commit, self.key)
+        try:
+            answer = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, packed)
+        except NoScriptError:
+            self._sha = await self._redis.script_load(SCRIPT)
+            answer = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, packed)
+        raise_refusal([part.decode() for part in answer])
+
+    async def snapshots(self) -> list[Snapshot]:
+        rows = await self._redis.xrevrange(self.key("snapshots"))
+        return [
+            Snapshot(
+                position=work_order(entry_id.decode())[0],
+                digest=fields[b"digest"].decode(),
+                grid=zlib.decompress(fields[b"grid"]),
+            )
+            for entry_id, fields in rows
+        ]
+
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        await self._redis.xadd(
+            self.key("snapshots"),
+            {"digest": snapshot.digest, "grid": zlib.compress(snapshot.grid)},
+            id=f"{snapshot.position}-0",
+            maxlen=self.KEEP_SNAPSHOTS,
+            approximate=False,
+        )
+
+    async def trim(self, stream: str, min_id: str) -> None:
+        await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)
+
+    async def size(self, stream: str) -> tuple[int, int]:
+        key = self.key(stream)
+        return await self._redis.xlen(key), await self._redis.memory_usage(key) or 0
+
+    async def oldest_ids(self, stream: str, count: int) -> list[str]:
+        rows = await self._redis.xrange(self.key(stream), count=count)
+        return [entry_id.decode() for entry_id, _ in rows]
+
+    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
+        found = {}
+        for stream in streams:
+            try:
+                info = await self._redis.xinfo_stream(self.key(stream))
+                found[stream] = info["last-generated-id"].decode()
+            except ResponseError as error:
+                if "no such key" not in str(error):
+                    raise LogError(f"{self.key(stream)}: {error}") from error
+                found[stream] = "0-0"
+        return found
+
+
+def stream_items(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
+    """XREAD's answer of either protocol as (key, entries) pairs."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        return [(key, entries[0]) for key, entries in answer.items()]
+    return cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]], answer)
+
+
+def pack(commit: Commit, key: Any) -> tuple[list[str], bytes]:
+    """The script's keys and its one argument."""
+    keys: dict[str, int] = {key("guard"): 1, key("log"): 2}
+    outs = []
+    for out in commit.outs:
+        target = keys.setdefault(key(out.stream), len(keys) + 1)
+        source = keys.setdefault(key(out.body_stream), len(keys) + 1) if out.body_stream else 0
+        fields = [part for pair in out.fields.items() for part in pair]
+        fields = [part if isinstance(part, bytes) else str(part) for part in fields]
+        outs.append((target, out.id, fields, source, out.body_id, out.body_names, out.body_required))
+    expected = (commit.expected.number, commit.expected.token, commit.expected.position)
+    changes = [part for pair in commit.set.items() for part in pair]
+    argument = (
+        expected,
+        commit.number,
+        commit.token,
+        commit.out_id,
+        commit.events,
+        outs,
+        changes,
+        commit.drop,
+    )
+    return list(keys), msgspec.msgpack.encode(argument)
+
+
+def raise_refusal(answer: list[str]) -> None:
+    """Turn the script's answer into the error that it stands for, if any."""
+    match answer:
+        case ["ok"]:
+            return
+        case ["conflict", what]:
+            raise CommitConflict(f"somebody committed first: the grid is at {what}")
+        case ["gone", key, entry_id]:
+            raise BodyGone((key, entry_id))
+        case _:
+            raise LogError("the commit was refused: " + " ".join(answer[1:]))

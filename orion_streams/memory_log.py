@@ -1,0 +1,159 @@
+"""The log in memory, for tests and the simulator: the promises of `RedisLog`, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, OutEntry, Raw, Snapshot
+from orion_streams.errors import BodyGone, CommitConflict, LogError
+from orion_streams.log import RedisLog
+from orion_streams.state import work_order
+
+Stream = dict[str, dict[bytes, bytes]]
+
+
+class MemoryLog:
+    """Streams as dicts in the order of their ids. `now_ms` is the server's clock."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self.now_ms = now_ms
+        self.streams: dict[str, Stream] = {}
+        self.held: dict[str, str] = {}
+        self._tops: dict[str, str] = {}
+        self._snapshots: list[Snapshot] = []
+        self._added = asyncio.Condition()
+
+    async def add(self, stream: str, fields: Mapping[Any, Any], entry_id: str = "") -> str:
+        """XADD; wakes blocked readers. Returns the entry's id."""
+        entry_id = self._append(stream, fields, entry_id)
+        async with self._added:
+            self._added.notify_all()
+        return entry_id
+
+    def _append(self, stream: str, fields: Mapping[Any, Any], entry_id: str = "") -> str:
+        top_ms, top_n = work_order(self._tops.get(stream, "0-0"))
+        if not entry_id:
+            now = self.now_ms()
+            entry_id = f"{now}-0" if now > top_ms else f"{top_ms}-{top_n + 1}"
+        if work_order(entry_id) <= (top_ms, top_n):
+            raise LogError(f"{entry_id} is not above {top_ms}-{top_n}")
+        self.streams.setdefault(stream, {})[entry_id] = {
+            as_bytes(name): as_bytes(value) for name, value in fields.items()
+        }
+        self._tops[stream] = entry_id
+        return entry_id
+
+    async def guard(self) -> Guard:
+        held = self.held
+        return Guard(
+            number=int(held.get("number", 0)),
+            token=held.get("token", ""),
+            out_id=held.get("out_id", "0-0"),
+            cursors={k.removeprefix(CURSOR): v for k, v in held.items() if k.startswith(CURSOR)},
+            relayed={k.removeprefix(RELAYED): int(v) for k, v in held.items() if k.startswith(RELAYED)},
+        )
+
+    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
+        found = self._read(cursors, count)
+        if not found and block_ms:
+            try:
+                async with asyncio.timeout(block_ms / 1000), self._added:
+                    await self._added.wait_for(lambda: self._read(cursors, 1))
+            except TimeoutError:
+                return self.now_ms(), []
+            found = self._read(cursors, count)
+        return self.now_ms(), found
+
+    def _read(self, cursors: Mapping[str, str], count: int) -> list[Raw]:
+        found = []
+        for stream, cursor in cursors.items():
+            after = work_order(cursor)
+            ids = [each for each in self.streams.get(stream, {}) if work_order(each) > after]
+            found += [Raw(stream, each, self.streams[stream][each]) for each in ids[:count]]
+        return found
+
+    async def last_position(self) -> int:
+        return work_order(next(reversed(self.streams.get("log", {})), "0-0"))[0]
+
+    async def first_position(self) -> int:
+        return work_order(next(iter(self.streams.get("log", {})), "0-0"))[0]
+
+    async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
+        rows = [
+            (work_order(entry_id)[0], fields[b"event"])
+            for entry_id, fields in self.streams.get("log", {}).items()
+            if work_order(entry_id)[0] > after
+        ][:count]
+        for expected, (position, _) in enumerate(rows, start=after + 1):
+            if position != expected:
+                raise LogError(f"the log has a gap: after {expected - 1} comes {position}")
+        return rows
+
+    async def commit(self, commit: Commit) -> None:
+        guard, last = await self.guard(), await self.last_position()
+        expected = commit.expected
+        if (guard.number, guard.token) != (expected.number, expected.token):
+            raise CommitConflict(f"somebody committed first: the grid is at number {guard.number}")
+        if last != expected.position:
+            raise CommitConflict(f"somebody committed first: the grid is at position {last}")
+        bodies = self._check(commit, guard.out_id)
+        for position, event in enumerate(commit.events, start=last + 1):
+            self._append("log", {"event": event}, f"{position}-0")
+        for out, fields in zip(commit.outs, bodies, strict=True):
+            self._append(out.stream, fields, out.id)
+        self.held |= {"number": str(commit.number), "token": commit.token} | commit.set
+        self.held["out_id"] = commit.out_id
+        for name in commit.drop:
+            self.held.pop(name, None)
+        async with self._added:
+            self._added.notify_all()
+
+    def _check(self, commit: Commit, top: str) -> list[dict[bytes, bytes]]:
+        bodies = []
+        for out in commit.outs:
+            if work_order(out.id) <= work_order(top):
+                raise LogError(f"the commit was refused: {out.id} is not above {top}")
+            if work_order(out.id) <= work_order(self._tops.get(out.stream, "0-0")):
+                raise LogError(f"the commit was refused: {out.stream} has entries above {out.id}")
+            top = out.id
+            bodies.append(self._with_body(out))
+        return bodies
+
+    def _with_body(self, out: OutEntry) -> dict[bytes, bytes]:
+        fields = {as_bytes(name): as_bytes(value) for name, value in out.fields.items()}
+        if out.body_stream:
+            source = self.streams.get(out.body_stream, {}).get(out.body_id)
+            if source is None and out.body_required:
+                raise BodyGone((out.body_stream, out.body_id))
+            for name in out.body_names:
+                if source is not None and name.encode() in source:
+                    fields[name.encode()] = source[name.encode()]
+        return fields
+
+    async def snapshots(self) -> list[Snapshot]:
+        return self._snapshots[::-1]
+
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
+
+    async def trim(self, stream: str, min_id: str) -> None:
+        rows = self.streams.get(stream, {})
+        for entry_id in [each for each in rows if work_order(each) < work_order(min_id)]:
+            del rows[entry_id]
+
+    async def size(self, stream: str) -> tuple[int, int]:
+        rows = self.streams.get(stream, {})
+        return len(rows), sum(len(v) for fields in rows.values() for v in fields.values())
+
+    async def oldest_ids(self, stream: str, count: int) -> list[str]:
+        return list(self.streams.get(stream, {}))[:count]
+
+    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
+        return {stream: self._tops.get(stream, "0-0") for stream in streams}
+
+
+def as_bytes(value: object) -> bytes:
+    """A field as Redis stores it."""
+    return value if isinstance(value, bytes) else str(value).encode()

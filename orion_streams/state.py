@@ -1,0 +1,167 @@
+"""The node-state table and what hangs on it: immutable values in a few tables.
+
+A `Grid` is a plain record of tables. Its rows are frozen; who folds owns the tables (`Grid.copy`).
+All times are grid time in ms, a clock that only the log advances.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.config import NodeRules, Policy
+
+
+class Installed(Struct, frozen=True):
+    """A model on a node's disk."""
+
+    digest: str
+    size_mb: int
+
+
+class Resident(Struct, frozen=True):
+    """A model in a node's memory; `context_length` belongs to the runner's identity."""
+
+    digest: str
+    size_mb: int
+    context_length: int = 0
+
+
+class Holding(Struct, frozen=True):
+    """An attempt that takes a slot on a node until its result comes or health no longer lists it."""
+
+    request: str
+    attempt: int
+    model: str
+    run_ms: int
+    since_ms: int
+    cold: bool = False
+    alone: bool = False
+    started: bool = False
+    missing: int = 0
+
+
+class Node(Struct, frozen=True):
+    """One row of the node-state table. `heard_ms` is None until the first health entry."""
+
+    rules: NodeRules
+    heard_ms: int | None = None
+    boot: str = ""
+    boot_before: str = ""
+    two_agents_ms: int | None = None
+    temp_mc: int | None = None
+    ram_used_mb: int = 0
+    ram_total_mb: int = 0
+    cpu_permille: int = 0
+    throttled: int = 0
+    calm_samples: int = 0
+    backed_off: str = ""
+    work_read: str = ""
+    inventory_known: bool = False
+    installed: dict[str, Installed] = {}
+    resident: dict[str, Resident] = {}
+    holdings: dict[str, Holding] = {}
+
+
+class Failure(Struct, frozen=True):
+    """Why an attempt did not answer."""
+
+    node: str
+    code: str
+    blame: str
+    source: str = ""
+
+
+class Request(Struct, frozen=True):
+    """An open request. `work_id` is the current attempt's fence, empty while it waits."""
+
+    entry_id: str
+    kind: str
+    model: str
+    tier: int
+    priority: int
+    stream: bool
+    session: str
+    accepted: int
+    accepted_ms: int
+    deadline_ms: int
+    body_bytes: int
+    prompt_tokens: int
+    num_predict: int
+    attempt: int = 0
+    node: str = ""
+    work_id: str = ""
+    started: bool = False
+    deferred: str = ""
+    body_lost: bool = False
+    failures: tuple[Failure, ...] = ()
+
+
+class Closed(Struct, frozen=True):
+    """A remembered terminal state and where its reply stands."""
+
+    state: str
+    reply_id: str
+    closed_ms: int
+
+
+class Speed(Struct, frozen=True):
+    """What completions taught about a model on a node; 0 means nothing yet. Integer moving averages."""
+
+    load_ms: int = 0
+    prefill_us_per_token: int = 0
+    decode_us_per_token: int = 0
+
+
+class Grid(Struct):
+    """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
+    commit, `speeds` by "node model", `lengths` the mean answer in tokens by model."""
+
+    position: int = 0
+    number: int = 0
+    at_ms: int = 0
+    server_ms: int = 0
+    revision: int = 0
+    policy_id: str = ""
+    policy: Policy = Policy()
+    nodes: dict[str, Node] = {}
+    open: dict[str, Request] = {}
+    closed: dict[str, Closed] = {}
+    speeds: dict[str, Speed] = {}
+    lengths: dict[str, int] = {}
+
+    def copy(self) -> Grid:
+        """A working copy that its owner may fold into; the rows are shared."""
+        return msgspec.structs.replace(
+            self,
+            nodes=self.nodes.copy(),
+            open=self.open.copy(),
+            closed=self.closed.copy(),
+            speeds=self.speeds.copy(),
+            lengths=self.lengths.copy(),
+        )
+
+    def draft(self) -> Grid:
+        """A working copy for `decide`, which neither asks for closed requests nor learns speeds."""
+        return msgspec.structs.replace(self, nodes=self.nodes.copy(), open=self.open.copy(), closed={})
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Grid)
+
+
+def encode_grid(grid: Grid) -> bytes:
+    """The grid as bytes: the same history gives the same bytes, on any machine. Tables keep the order
+    of their insertion, which is part of the history (the oldest closed request is forgotten first)."""
+    return _encoder.encode(grid)
+
+
+def decode_grid(raw: bytes) -> Grid:
+    """A grid from its bytes; msgspec.DecodeError when they are none."""
+    return _decoder.decode(raw)
+
+
+def work_order(work_id: str) -> tuple[int, int]:
+    """A stream id "ms-n" as numbers that compare as Redis does; the empty id is before all."""
+    ms, _, n = work_id.partition("-")
+    return (int(ms or 0), int(n or 0))

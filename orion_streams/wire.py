@@ -1,0 +1,92 @@
+"""The entries between router and agents: one JSON `head` field each, and the bodies beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Word = Annotated[str, Meta(max_length=256)]
+Id = Annotated[str, Meta(pattern=r"^(\d{1,19}-\d{1,19})?$")]
+Amount = Annotated[int, Meta(ge=0, le=2**53)]
+Mono = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class InstalledModel(Struct, frozen=True):
+    """A row of Ollama's /api/tags."""
+
+    name: Word
+    digest: Word
+    size_mb: Amount
+
+
+class ResidentModel(Struct, frozen=True):
+    """A row of Ollama's /api/ps."""
+
+    name: Word
+    digest: Word
+    size_mb: Amount
+    context_length: Amount = 0
+
+
+class HealthHead(Struct, frozen=True, omit_defaults=True):
+    """An entry of `health:<node>`: complete, so that a lost one heals with the next.
+
+    `temp_mc` is null where no sensor exists. `inventory_digest` names the list of installed models, which
+    itself comes on change and every minute; it is empty while Ollama cannot be asked.
+    """
+
+    boot: Word
+    sampled_ms: Mono
+    temp_mc: Annotated[int, Meta(ge=-100_000, le=500_000)] | None
+    ram_used_mb: Amount
+    ram_total_mb: Annotated[int, Meta(ge=1, le=2**40)]
+    cpu_permille: Annotated[int, Meta(ge=0, le=1000)]
+    throttled: Amount = 0
+    resident: tuple[ResidentModel, ...] = ()
+    inventory_digest: Word = ""
+    inventory: tuple[InstalledModel, ...] | None = None
+    in_hand: tuple[Id, ...] = ()
+    work_read: Id = ""
+    results_written: Id = ""
+
+
+class WorkHead(Struct, frozen=True, omit_defaults=True):
+    """An entry of `work:<node>`. run: the request's body fields stand beside it; its own entry id is the
+    attempt's fence. cancel: `work_id` names the run. load, unload: `model`."""
+
+    op: Literal["run", "cancel", "load", "unload"]
+    request: Word = ""
+    attempt: Amount = 0
+    model: Word = ""
+    work_id: Id = ""
+
+
+class ResultHead(Struct, frozen=True, omit_defaults=True):
+    """An entry of `results:<node>`. tokens: `seq` and the field `text`. completed: counts, durations and
+    the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`."""
+
+    op: Literal["started", "tokens", "completed", "failed"]
+    request: Word
+    attempt: Amount
+    work_id: Id
+    seq: Amount = 0
+    engine: Word = ""
+    tokens: Amount = 0
+    prompt_tokens: Amount = 0
+    load_ms: Amount = 0
+    prefill_ms: Amount = 0
+    decode_ms: Amount = 0
+    total_ms: Amount = 0
+    done_reason: Word = ""
+    code: Word = ""
+    blame: Literal["", "request", "node", "ours"] = ""
+
+
+ANSWER_FIELDS = ("text", "thinking", "tool_calls", "vectors")
+
+encode_head = msgspec.json.Encoder().encode
+decode_health = msgspec.json.Decoder(HealthHead).decode
+decode_work = msgspec.json.Decoder(WorkHead).decode
+decode_result = msgspec.json.Decoder(ResultHead).decode

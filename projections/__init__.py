@@ -1,0 +1,98 @@
+"""Pure folds of the log into the node-state table: `apply` one event, `fold` many.
+
+`apply` works in place on tables that its caller owns; `evolve` and `fold` copy first. None of them
+rejects history or decides anything: an event about something unknown changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from orion_streams import events as ev
+from orion_streams.projections import models, nodes, requests, speeds
+from orion_streams.state import Grid
+
+
+def evolve(grid: Grid, event: ev.AnyEvent) -> Grid:
+    """The grid after one event; the given one stays as it is."""
+    return fold(grid, (event,))
+
+
+def fold(grid: Grid, events: Iterable[ev.AnyEvent]) -> Grid:
+    """The grid after all events, in order; the given one stays as it is."""
+    owned = grid.copy()
+    for event in events:
+        apply(owned, event)
+    return owned
+
+
+def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - one case per event
+    """Fold one event into tables that the caller owns."""
+    grid.position += 1
+    match event:
+        case ev.Committed():
+            advance(grid, event)
+        case ev.NodeSampled():
+            nodes.sampled(grid, event)
+        case ev.RequestAccepted():
+            requests.accepted(grid, event)
+        case ev.RequestRouted():
+            nodes.routed(grid, event)
+            requests.routed(grid, event)
+        case ev.RequestStarted():
+            nodes.started(grid, event)
+            requests.started(grid, event)
+        case ev.RequestCompleted():
+            nodes.released(grid, event.node, event.work_id)
+            speeds.completed(grid, event)
+            requests.closed(grid, event, "done")
+        case ev.RequestDeferred():
+            requests.deferred(grid, event)
+        case ev.AttemptFailed():
+            nodes.released(grid, event.node, event.work_id)
+            requests.attempt_failed(grid, event)
+        case ev.AttemptEnded():
+            nodes.released(grid, event.node, event.work_id)
+        case ev.AttemptAbandoned():
+            nodes.abandoned(grid, event)
+            requests.abandoned(grid, event)
+        case ev.RequestFailed():
+            requests.closed(grid, event, "error")
+        case ev.RequestExpired():
+            requests.closed(grid, event, "expired")
+        case ev.RequestCancelled():
+            requests.closed(grid, event, "cancelled")
+        case ev.BodyLost():
+            requests.body_lost(grid, event)
+        case ev.RepliesTrimmed():
+            requests.replies_trimmed(grid, event)
+        case ev.ModelLoaded():
+            models.loaded(grid, event)
+        case ev.ModelUnloaded():
+            models.unloaded(grid, event)
+        case ev.ModelInstalled():
+            models.installed(grid, event)
+        case ev.ModelRemoved():
+            models.removed(grid, event)
+        case ev.NodeBackedOff():
+            nodes.backed_off(grid, event.node, event.reason)
+        case ev.NodeReturned():
+            nodes.backed_off(grid, event.node, "")
+        case ev.PolicyChanged():
+            nodes.policy_changed(grid, event)
+        case ev.InputRejected() | ev.RequestRejected() | ev.RequestResent():
+            pass
+        case _:
+            assert_never(event)
+
+
+def advance(grid: Grid, head: ev.Committed) -> None:
+    """Move grid time by what the server's clock says, never back and at most `max_step_ms`: the excess
+    of a clock that jumps is forgotten."""
+    if grid.number:
+        step_ms = head.server_ms - grid.server_ms
+        grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)
+    grid.number = head.number
+    grid.server_ms = head.server_ms
+    requests.forget(grid)

@@ -1,0 +1,40 @@
+"""Which models each node has on disk and in memory."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.state import Grid, Installed, Resident
+
+
+def installed(grid: Grid, event: ev.ModelInstalled) -> None:
+    """The model is on the node's disk."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        row = Installed(event.digest, event.size_mb)
+        grid.nodes[event.node] = replace(node, installed={**node.installed, event.model: row})
+
+
+def removed(grid: Grid, event: ev.ModelRemoved) -> None:
+    """The model is no longer on the node's disk."""
+    node = grid.nodes.get(event.node)
+    if node is not None and event.model in node.installed:
+        left = {name: row for name, row in node.installed.items() if name != event.model}
+        grid.nodes[event.node] = replace(node, installed=left)
+
+
+def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
+    """The model is in the node's memory."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        row = Resident(event.digest, event.size_mb, event.context_length)
+        grid.nodes[event.node] = replace(node, resident={**node.resident, event.model: row})
+
+
+def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
+    """The model left the node's memory."""
+    node = grid.nodes.get(event.node)
+    if node is not None and event.model in node.resident:
+        left = {name: row for name, row in node.resident.items() if name != event.model}
+        grid.nodes[event.node] = replace(node, resident=left)

@@ -1,0 +1,129 @@
+"""The node-state table: health, safety backoff and what each node holds."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.config import NodeRules
+from orion_streams.state import Grid, Holding, Node, work_order
+
+
+def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
+    """Take the new rules; what is known of a node that stays is kept."""
+    before: dict[str, Node] = grid.nodes
+    grid.revision = event.revision
+    grid.policy_id = event.policy_id
+    grid.policy = event.policy
+    grid.nodes = {rules.name: with_rules(before, rules) for rules in event.nodes}
+
+
+def with_rules(before: dict[str, Node], rules: NodeRules) -> Node:
+    """The row of a node under new rules."""
+    known = before.get(rules.name)
+    return Node(rules) if known is None else replace(known, rules=rules)
+
+
+def sampled(grid: Grid, event: ev.NodeSampled) -> None:
+    """Fold a health entry: the sample, the calm ones in a row, and attempts that it does not list."""
+    node = grid.nodes.get(event.node)
+    if node is None:
+        return
+    boot_before, two_agents_ms = node.boot_before, node.two_agents_ms
+    if event.boot != node.boot:
+        if event.boot == boot_before:  # back to the boot before: two agents take turns
+            two_agents_ms = grid.at_ms
+        boot_before = node.boot
+    grid.nodes[event.node] = replace(
+        node,
+        heard_ms=grid.at_ms - event.age_ms,
+        boot=event.boot,
+        boot_before=boot_before,
+        two_agents_ms=two_agents_ms,
+        temp_mc=event.temp_mc,
+        ram_used_mb=event.ram_used_mb,
+        ram_total_mb=event.ram_total_mb,
+        cpu_permille=event.cpu_permille,
+        throttled=event.throttled,
+        calm_samples=node.calm_samples + 1 if is_calm(grid, event) else 0,
+        work_read=event.work_read,
+        inventory_known=event.inventory_known,
+        holdings=watched(node.holdings, event) if node.holdings else node.holdings,
+    )
+
+
+def is_calm(grid: Grid, event: ev.NodeSampled) -> bool:
+    """Whether a sample is at or below both lower marks. No sensor: the temperature says nothing here."""
+    policy = grid.policy
+    cool = event.temp_mc is None or event.temp_mc <= policy.temp_return_mc
+    return cool and event.ram_used_mb * 1000 <= policy.ram_return_permille * event.ram_total_mb
+
+
+def watched(holdings: dict[str, Holding], event: ev.NodeSampled) -> dict[str, Holding]:
+    """Count, for each attempt, the entries in a row that should list it and do not."""
+    read = work_order(event.work_read)
+    return {
+        work_id: replace(held, missing=held.missing + 1)
+        if event.settled and work_id not in event.in_hand and work_order(work_id) <= read
+        else (replace(held, missing=0) if held.missing else held)
+        for work_id, held in holdings.items()
+    }
+
+
+def backed_off(grid: Grid, name: str, reason: str) -> None:
+    """Remember why a node takes nothing; empty when it is back."""
+    node = grid.nodes.get(name)
+    if node is not None:
+        grid.nodes[name] = replace(node, backed_off=reason, calm_samples=0)
+
+
+def routed(grid: Grid, event: ev.RequestRouted) -> None:
+    """The attempt takes a slot from the moment of the decision."""
+    node, request = grid.nodes.get(event.node), grid.open.get(event.request)
+    if node is None or request is None:
+        return
+    chosen = next((each for each in event.verdicts if each.node == event.node), None)
+    held = Holding(
+        request=event.request,
+        attempt=event.attempt,
+        model=request.model,
+        run_ms=chosen.run_ms if chosen else 0,
+        since_ms=grid.at_ms,
+        cold=request.model not in node.resident,
+        alone=not node.holdings,
+    )
+    holdings = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
+    holdings[fence(event)] = held
+    grid.nodes[event.node] = replace(node, holdings=holdings)
+
+
+def fence(event: ev.RequestRouted) -> str:
+    """The attempt's key; a decision that is not committed yet has no work id."""
+    return event.work_id or f"undecided {event.request}"
+
+
+def started(grid: Grid, event: ev.RequestStarted) -> None:
+    """The attempt runs: its time counts from here."""
+    request = grid.open.get(event.request)
+    node = grid.nodes.get(request.node) if request else None
+    held = node.holdings.get(event.work_id) if node else None
+    if request is None or node is None or held is None:
+        return
+    since_ms = grid.at_ms - event.age_ms
+    holdings = {**node.holdings, event.work_id: replace(held, started=True, since_ms=since_ms)}
+    grid.nodes[request.node] = replace(node, holdings=holdings)
+
+
+def released(grid: Grid, name: str, work_id: str) -> None:
+    """The attempt's result came: its slot is free."""
+    node = grid.nodes.get(name)
+    if node is None or work_id not in node.holdings:
+        return
+    holdings = {key: held for key, held in node.holdings.items() if key != work_id}
+    grid.nodes[name] = replace(node, holdings=holdings)
+
+
+def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
+    """Only an attempt that is gone from its node frees the slot; any other may still be running."""
+    if event.reason == "gone":
+        released(grid, event.node, event.work_id)

@@ -1,0 +1,142 @@
+"""The life of a request: every accepted one reaches exactly one terminal state.
+
+state      event                        next state
+-          request.accepted             waiting
+waiting    request.deferred             waiting
+waiting    request.routed               assigned
+assigned   request.started              running
+assigned   attempt.failed, .abandoned   waiting
+running    attempt.failed, .abandoned   waiting
+assigned   request.completed            closed: done
+running    request.completed            closed: done
+any open   request.failed               closed: error
+any open   request.expired              closed: expired
+any open   request.cancelled            closed: cancelled
+closed     (forgotten after dedupe_keep entries or dedupe_keep_ms)
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.projections.nodes import fence
+from orion_streams.state import Closed, Failure, Grid, Request, work_order
+
+Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
+
+
+def state_of(request: Request) -> str:
+    """The state in the table above."""
+    if not request.work_id:
+        return "waiting"
+    return "running" if request.started else "assigned"
+
+
+def accepted(grid: Grid, event: ev.RequestAccepted) -> None:
+    """A new open request; its deadline counts from when its entry was written."""
+    began_ms = grid.at_ms - event.age_ms
+    grid.open[event.request] = Request(
+        entry_id=event.entry_id,
+        kind=event.kind,
+        model=event.model,
+        tier=event.tier,
+        priority=event.priority,
+        stream=event.stream,
+        session=event.session,
+        accepted=grid.position,
+        accepted_ms=began_ms,
+        deadline_ms=began_ms + event.deadline_ms,
+        body_bytes=event.body_bytes,
+        prompt_tokens=event.prompt_tokens,
+        num_predict=event.num_predict,
+    )
+
+
+def routed(grid: Grid, event: ev.RequestRouted) -> None:
+    """The request has a current attempt."""
+    request = grid.open.get(event.request)
+    if request is not None:
+        grid.open[event.request] = replace(
+            request, attempt=event.attempt, node=event.node, work_id=fence(event), deferred=""
+        )
+
+
+def started(grid: Grid, event: ev.RequestStarted) -> None:
+    """The current attempt runs."""
+    request = grid.open.get(event.request)
+    if request is not None and request.work_id == event.work_id:
+        grid.open[event.request] = replace(request, started=True)
+
+
+def deferred(grid: Grid, event: ev.RequestDeferred) -> None:
+    """It waits, and what kind of wait was written down."""
+    request = grid.open.get(event.request)
+    if request is not None:
+        grid.open[event.request] = replace(request, deferred=event.kind)
+
+
+def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
+    """Back to waiting, one failure richer."""
+    request = grid.open.get(event.request)
+    if request is not None and request.work_id == event.work_id:
+        failure = Failure(event.node, event.code, event.blame, event.source)
+        grid.open[event.request] = waiting_again(request, failure)
+
+
+def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
+    """Back to waiting, if it was the current attempt."""
+    request = grid.open.get(event.request)
+    if request is not None and request.work_id == event.work_id:
+        failure = Failure(event.node, event.reason, "node")
+        grid.open[event.request] = waiting_again(request, failure)
+
+
+def waiting_again(request: Request, failure: Failure) -> Request:
+    """The request without a current attempt."""
+    return replace(request, node="", work_id="", started=False, failures=(*request.failures, failure))
+
+
+def body_lost(grid: Grid, event: ev.BodyLost) -> None:
+    """Its entry is gone: no further attempt is possible."""
+    request = grid.open.get(event.request)
+    if request is not None:
+        grid.open[event.request] = replace(request, body_lost=True)
+
+
+def closed(grid: Grid, event: Terminal, state: str) -> None:
+    """The one terminal state."""
+    if grid.open.pop(event.request, None) is not None:
+        grid.closed[event.request] = Closed(state, event.reply_id, grid.at_ms)
+
+
+def forget(grid: Grid) -> None:
+    """Drop remembered ids beyond `dedupe_keep` in number or `dedupe_keep_ms` in age, oldest first."""
+    policy, rows = grid.policy, grid.closed
+    surplus = len(rows) - policy.dedupe_keep
+    if surplus > 0:
+        for key in list(islice(rows, surplus)):
+            del rows[key]
+    horizon_ms = grid.at_ms - policy.dedupe_keep_ms
+    if horizon_ms > 0:
+        old = []
+        for key, row in rows.items():
+            if row.closed_ms >= horizon_ms:
+                break
+            old.append(key)
+        for key in old:
+            del rows[key]
+
+
+def replies_trimmed(grid: Grid, event: ev.RepliesTrimmed) -> None:
+    """Forget the ids whose terminal reply is about to go."""
+    floor, owner = work_order(event.min_id), f"{event.client}/"
+    gone = [
+        key
+        for key, row in grid.closed.items()
+        if key.startswith(owner) and work_order(row.reply_id) < floor
+    ]
+    for key in gone:
+        del grid.closed[key]
