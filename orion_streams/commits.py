@@ -11,6 +11,8 @@ from typing import Any
 from msgspec import Struct
 
 CURSOR, RELAYED = "cursor ", "relayed "
+GROUP = "agent"
+"""The consumer group of one on `work:<node>`; its consumer has the same name."""
 
 
 class Head(Struct, frozen=True):

@@ -80,6 +80,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     ram_mb: Count = 8_192
     temperature_sensor: bool = True
     ollama: Url = "http://127.0.0.1:11434"
+    keep_alive: str = "30m"
     simulated: bool = False
 
 
@@ -107,6 +108,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     token_flush_ms: Count = 50
     inter_token_ms: Count = 120_000
     load_deadline_ms: Count = 300_000
+    num_predict_max: Count = 4_096
     health_ms: Count = 1_000
     inventory_ms: Count = 5_000
     lose_before_following: Count = 3

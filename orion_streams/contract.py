@@ -16,22 +16,30 @@ from orion_streams.errors import ContractError
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 MAX_ID_BYTES = 128
+MAX_FIELDS = 64
+MAX_MESSAGE = 300
+"""Characters of the sentence in a rejected reply: it may quote what the client sent."""
 
 Kind = Literal["generate", "chat", "embed"]
 Text = str
-ModelName = Annotated[str, Meta(pattern=r"^[\w.:/@-]{1,200}$")]
+ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
 
 class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One message of a chat."""
+    """One message of a chat. Other members are refused."""
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str = ""
-    thinking: str | UnsetType = UNSET
-    images: list[str] | UnsetType = UNSET
-    tool_calls: list[dict[str, Any]] | UnsetType = UNSET
-    tool_name: str | UnsetType = UNSET
-    tool_call_id: str | UnsetType = UNSET
+    role: Annotated[Literal["system", "user", "assistant", "tool"], Meta(description="Who speaks.")]
+    content: Annotated[str, Meta(description="What is said.")] = ""
+    thinking: Annotated[
+        str | UnsetType, Meta(description="assistant: the thoughts before the content.")
+    ] = UNSET
+    images: Annotated[list[str] | UnsetType, Meta(description="user: images, in base64.")] = UNSET
+    tool_calls: Annotated[
+        list[dict[str, Any]] | UnsetType,
+        Meta(description="assistant: the calls it asked for, as they stood in the done reply."),
+    ] = UNSET
+    tool_name: Annotated[str | UnsetType, Meta(description="tool: whose result this is.")] = UNSET
+    tool_call_id: Annotated[str | UnsetType, Meta(description="tool: which call it answers.")] = UNSET
 
 
 class RequestEntry(Struct, frozen=True, kw_only=True):
@@ -40,17 +48,23 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
     id: Annotated[
         str,
         Meta(
-            min_length=1,
             description="Names the request; a resend under the same id starts nothing. "
-            "Default: the entry's own id.",
+            f"Printable text of at most {MAX_ID_BYTES} bytes. Default: the entry's own id."
         ),
     ] = ""
     model: Annotated[ModelName, Meta(description="Ollama's name; `model` means `model:latest`.")]
     kind: Annotated[
-        Kind | None, Meta(description="Default: `chat` when there are messages, else `generate`.")
+        Kind | None,
+        Meta(
+            description="Default: `chat` when there are messages, `embed` when there is `input`, "
+            "else `generate`."
+        ),
     ] = None
     prompt: Annotated[
-        str | None, Meta(description="The text of a generate request, or one text to embed.")
+        str | None,
+        Meta(
+            description="The text of a generate request (empty: only load the model), or one text to embed."
+        ),
     ] = None
     system: Annotated[str | None, Meta(description="System prompt of a generate request.")] = None
     messages: Annotated[
@@ -62,7 +76,12 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
     ] = None
     tier: Annotated[
         int,
-        Meta(ge=0, le=9, description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish."),
+        Meta(
+            ge=0,
+            le=9,
+            description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish. A wish only: "
+            "another tier's node takes it when that is faster.",
+        ),
     ] = 0
     stream: Annotated[
         bool, Meta(description="`1`: token replies as they come; `0`: only the terminal reply.")
@@ -89,7 +108,12 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
     ] = 0
     deadline_ms: Annotated[
         int,
-        Meta(ge=0, description="From the XADD; past it the request is `expired`. 0: the default."),
+        Meta(
+            ge=0,
+            le=MAX_INTEGER,
+            description="From the XADD; past it the request is `expired`. 0: policy.default_deadline_ms; "
+            "at most policy.max_deadline_ms.",
+        ),
     ] = 0
     session: Annotated[
         str, Meta(max_length=128, description="A conversation's name, to keep it where it is warm.")
@@ -146,10 +170,10 @@ TERMINAL_KINDS = {
 CODES = {
     # rejected
     "bad_utf8": "A field is not valid UTF-8.",
-    "bad_id": f"The id is longer than {MAX_ID_BYTES} bytes or has control characters.",
+    "bad_id": f"The id is empty, longer than {MAX_ID_BYTES} bytes or has control characters.",
     "bad_field": "A field is missing, has the wrong type or lies outside its limits.",
     "bad_json": "A JSON field cannot be read, is nested too deep or has a number too large.",
-    "too_large": "The entry is larger than limits.entry_max_bytes.",
+    "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
     "unknown_model": "No inference node has the model installed.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "queue_full": "policy.max_open requests are open; send it again later.",
@@ -165,7 +189,9 @@ _encode = msgspec.json.encode
 
 
 def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """An entry's fields as text. Raises ContractError bad_utf8."""
+    """An entry's fields as text. Raises ContractError bad_utf8 or too_large."""
+    if len(fields) > MAX_FIELDS:
+        raise ContractError("too_large", f"{len(fields)} fields; at most {MAX_FIELDS}")
     try:
         return {name.decode(): value.decode() for name, value in fields.items()}
     except UnicodeDecodeError:
@@ -179,7 +205,12 @@ def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
         text = raw.decode()
     except UnicodeDecodeError:
         return entry_id
-    return text if raw and len(raw) <= MAX_ID_BYTES and text.isprintable() else entry_id
+    return text if is_usable(text) else entry_id
+
+
+def is_usable(request_id: str) -> bool:
+    """Whether a text may name a request."""
+    return 0 < len(request_id.encode()) <= MAX_ID_BYTES and request_id.isprintable()
 
 
 def parse_request(fields: Mapping[str, str]) -> RequestEntry:
@@ -193,14 +224,15 @@ def parse_request(fields: Mapping[str, str]) -> RequestEntry:
             values[name] = parse_json(name, text)
         else:
             values[name] = text
-    if len(values.get("id", "").encode()) > MAX_ID_BYTES or not values.get("id", "").isprintable():
+    if not is_usable(values.get("id", "-")):
         raise ContractError("bad_id", CODES["bad_id"])
     try:
         entry = msgspec.convert(values, RequestEntry, strict=False)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         place = where.strip("`").removeprefix("$.")
-        raise ContractError("bad_field", f"{place}: {what}" if place else what) from None
+        sentence = f"{place}: {what}" if place else what
+        raise ContractError("bad_field", sentence[:MAX_MESSAGE]) from None
     check_content(entry)
     return entry
 
@@ -213,7 +245,7 @@ def parse_json(name: str, text: str) -> object:
     except RecursionError:
         raise ContractError("bad_json", f"{name}: nested too deep") from None
     except (msgspec.DecodeError, ValueError) as error:
-        raise ContractError("bad_json", f"{name}: {error}") from None
+        raise ContractError("bad_json", f"{name}: {error}"[:MAX_MESSAGE]) from None
     return value
 
 
@@ -249,7 +281,11 @@ def check_content(entry: RequestEntry) -> None:
 
 def kind_of(entry: RequestEntry) -> Kind:
     """The kind that was asked for, or that the content shows."""
-    return entry.kind or ("chat" if entry.messages is not None else "generate")
+    if entry.kind is not None:
+        return entry.kind
+    if entry.messages is not None:
+        return "chat"
+    return "embed" if entry.input is not None else "generate"
 
 
 def full_model_name(model: str) -> str:

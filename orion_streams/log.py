@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, Raw, Snapshot
+from orion_streams.commits import CURSOR, GROUP, RELAYED, Commit, Guard, Raw, Snapshot
 from orion_streams.errors import BodyGone, CommitConflict, LogError
 from orion_streams.state import work_order
 
@@ -45,6 +45,10 @@ class Log(Protocol):
         ...
 
     async def save_snapshot(self, snapshot: Snapshot) -> None: ...
+    async def make_group(self, stream: str) -> None:
+        """The consumer group of one through which an agent reads its work."""
+        ...
+
     async def trim(self, stream: str, min_id: str) -> None:
         """Drop the stream's entries below `min_id`, roughly."""
         ...
@@ -147,6 +151,13 @@ class RedisLog:
             maxlen=self.KEEP_SNAPSHOTS,
             approximate=False,
         )
+
+    async def make_group(self, stream: str) -> None:
+        try:
+            await self._redis.xgroup_create(self.key(stream), GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise LogError(f"{self.key(stream)}: {error}") from error
 
     async def trim(self, stream: str, min_id: str) -> None:
         await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)

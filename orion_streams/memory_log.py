@@ -138,6 +138,9 @@ class MemoryLog:
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
 
+    async def make_group(self, stream: str) -> None:
+        """Groups exist only on a server."""
+
     async def trim(self, stream: str, min_id: str) -> None:
         rows = self.streams.get(stream, {})
         for entry_id in [each for each in rows if work_order(each) < work_order(min_id)]:

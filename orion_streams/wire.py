@@ -13,6 +13,9 @@ Amount = Annotated[int, Meta(ge=0, le=2**53)]
 Mono = Annotated[int, Meta(ge=0, le=2**53)]
 
 
+ResultOp = Literal["started", "tokens", "completed", "failed"]
+
+
 class InstalledModel(Struct, frozen=True):
     """A row of Ollama's /api/tags."""
 
@@ -67,7 +70,7 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `results:<node>`. tokens: `seq` and the field `text`. completed: counts, durations and
     the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`."""
 
-    op: Literal["started", "tokens", "completed", "failed"]
+    op: ResultOp
     request: Word
     attempt: Amount
     work_id: Id

@@ -1,0 +1,78 @@
+"""An answer as it grows, and the passing on of its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from orion_streams.agents.backend import Chunk
+
+
+class Answer:
+    """All of an answer so far. `end` is set by the chunk that says `done`; `passed_on` counts pieces."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.thinking: list[str] = []
+        self.tool_calls: list[object] = []
+        self.vectors = b""
+        self.bytes = 0
+        self.passed_on = 0
+        self.end: Chunk | None = None
+        self._sent = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a piece."""
+        if chunk.text:
+            self.texts.append(chunk.text)
+        if chunk.thinking:
+            self.thinking.append(chunk.thinking)
+        self.tool_calls += chunk.tool_calls
+        self.vectors = chunk.vectors or self.vectors
+        self.bytes += len(chunk.text) + len(chunk.thinking) + len(chunk.vectors)
+        if chunk.done:
+            self.end = chunk
+
+    def unsent(self) -> str:
+        """The text that was not passed on yet; from here on it counts as passed on."""
+        piece = "".join(self.texts[self._sent :])
+        self._sent = len(self.texts)
+        return piece
+
+    def body(self) -> dict[str, bytes]:
+        """The fields of a completed result."""
+        fields = {
+            "text": "".join(self.texts).encode(),
+            "thinking": "".join(self.thinking).encode(),
+            "tool_calls": msgspec.json.encode(self.tool_calls) if self.tool_calls else b"",
+            "vectors": self.vectors,
+        }
+        return {name: value for name, value in fields.items() if value}
+
+
+class Repeater:
+    """Awaits `work` every `pause_s`, never twice at once. A run that ends sooner costs one timer."""
+
+    def __init__(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
+        self._work, self._pause_s = work, pause_s
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._timer = self._loop.call_later(pause_s, self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._once())
+
+    async def _once(self) -> None:
+        await self._work()
+        if not self._closed:
+            self._timer = self._loop.call_later(self._pause_s, self._start)
+
+    async def close(self) -> None:
+        """No further round; one that has begun comes to its end."""
+        self._closed = True
+        self._timer.cancel()
+        if self._task is not None:
+            await self._task

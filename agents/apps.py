@@ -1,0 +1,194 @@
+"""The processes: a Faust app per role, and the one place that wires each."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import IO, Any
+
+import faust
+import httpx
+from redis.exceptions import RedisError
+
+from orion_streams.agents.backend import Backend, Echo, Ollama
+from orion_streams.agents.health import Health, Residency
+from orion_streams.agents.results import ResultWriter
+from orion_streams.agents.router import Router
+from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
+from orion_streams.agents.worker import Worker
+from orion_streams.channels import App, Feeder, StreamChannel, supervised
+from orion_streams.config import Config, NodeConfig
+from orion_streams.connection import connect
+from orion_streams.errors import ConfigError, OrionError
+from orion_streams.log import RedisLog
+
+log = logging.getLogger("orion")
+
+KEEP_EVERY_S = 10.0
+FOLLOW_BLOCK_MS = 1000
+
+
+def router_app(config: Config) -> App:
+    """The router as a Faust app: one task for the loop, a timer for snapshots and trimming."""
+    app = App("orion-router")
+    redis = connect(config.redis.url)
+    store = RedisLog(redis, config.prefix)
+    router = Router(store, config)
+
+    @app.task
+    async def route() -> None:
+        await end_on_error(app, lambda: supervised("router", lambda: lead(router, store, config)))
+
+    app.closers += [router.retention.close, redis.aclose]
+    return app
+
+
+async def lead(router: Router, store: RedisLog, config: Config) -> None:
+    """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
+    repeats this starts from the log again."""
+    for name in config.nodes:
+        await store.make_group(f"work:{name}")
+    await router.start()
+    log.info("leading from position %d", router.state.grid.position)
+    loop = asyncio.get_running_loop()
+    kept_s = loop.time()
+    while True:
+        if router.following:
+            await router.follow(FOLLOW_BLOCK_MS)
+            continue
+        block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
+        await router.cycle(block_ms)
+        if loop.time() - kept_s >= KEEP_EVERY_S:
+            await router.retention.keep(router.state, router.guard)
+            kept_s = loop.time()
+
+
+def agent_app(config: Config, node: str) -> App:
+    """A node's agent as a Faust app: an agent on the work channel, a timer for health."""
+    table = config.node(node)
+    app = App(f"orion-agent-{node}")
+    redis, blocking = connect(config.redis.url), connect(config.redis.url)
+    results = ResultWriter(redis, config.key("results", node), config.retention.results_entries)
+    backend = make_backend(table, config)
+    channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
+    worker = Worker(config, node, channel, results, backend) if table.inference else None
+    residency = Residency(backend, config.limits.inventory_ms) if table.inference else None
+    beats = StreamChannel(
+        app,
+        redis=redis,
+        key=config.key("health", node),
+        keep_entries=config.retention.health_entries,
+    )
+    health = Health(beats, make_sensors(table), residency, worker, results)
+
+    @app.timer(interval=config.limits.health_ms / 1000, on_leader=False)
+    async def beat() -> None:
+        try:
+            await health.beat()
+        except (RedisError, OSError) as error:
+            log.warning("redis takes no health (%s)", type(error).__name__)
+
+    if worker is not None:
+        app.closers.append(worker.stop)
+
+        @app.agent(channel)
+        async def work(items: faust.StreamT[Any]) -> None:
+            async for item in items:
+                await worker.handle(item)
+
+        @app.task
+        async def write_results() -> None:
+            await end_on_error(app, results.run)
+
+        @app.task
+        async def feed() -> None:
+            if isinstance(backend, Ollama):
+                await identify(backend, table)
+            feeder = Feeder(channel, config.redis.block_ms, worker.catch_up, worker.noticed)
+            await app.add_runtime_dependency(feeder)
+
+    app.closers += [backend.close, redis.aclose, blocking.aclose]
+    return app
+
+
+async def identify(backend: Ollama, table: NodeConfig) -> None:
+    """Ask until Ollama says what it is: replies name the engine."""
+    while True:
+        try:
+            await backend.identify(table.simulated)
+        except httpx.HTTPError:
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+def make_backend(table: NodeConfig, config: Config) -> Backend:
+    """Ollama, or the echo of `echo://`."""
+    if table.ollama.startswith("echo:"):
+        return Echo()
+    return Ollama(table, config.limits.num_predict_max)
+
+
+def make_sensors(table: NodeConfig) -> Sensors:
+    """This machine's, unless the node is a simulated one."""
+    return SimulatedMachine(table.ollama) if table.simulated else Machine()
+
+
+async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
+    """Do it; an error that waiting cannot mend ends the process with one line and its exit code."""
+    try:
+        await work()
+    except OrionError as error:
+        app.fatal = error
+        log.critical("%s", error)
+        await app.crash(error)
+
+
+def lock_node(config: Config, node: str) -> IO[str]:
+    """Keep a second agent of the same node and grid away from this machine. ConfigError if there is one.
+    The lock is held as long as the file stays open."""
+    name = config.prefix.encode().hex() + "-" + node
+    path = Path(tempfile.gettempdir()) / f"orion-agent-{os.getuid()}-{name}.lock"
+    held = path.open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise ConfigError(f"an agent of {node} runs on this machine already ({path})") from None
+    return held
+
+
+def run_router(config: Config) -> int:
+    """Run the router until a signal. The exit code."""
+    return run(router_app(config))
+
+
+def run_agent(config: Config, node: str) -> int:
+    """Run a node's agent until a signal. The exit code. Raises ConfigError."""
+    config.node(node)
+    with lock_node(config, node):
+        return run(agent_app(config, node))
+
+
+def run(app: App) -> int:
+    """Run a Faust app in the foreground, with clean stops on SIGINT and SIGTERM."""
+    logging.basicConfig(
+        level=os.environ.get("ORION_LOG", "INFO").upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    for noisy in ("faust", "mode", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    worker = faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        if app.fatal is None:
+            return end.code if isinstance(end.code, int) else 0
+    return app.fatal.exit_code if app.fatal else 0

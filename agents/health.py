@@ -1,0 +1,109 @@
+"""A node's health: complete entries, so that a lost one heals with the next."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+import httpx
+import msgspec
+
+from orion_streams import wire
+from orion_streams.agents.backend import Backend
+from orion_streams.agents.results import ResultWriter
+from orion_streams.agents.sensors import Sensors
+from orion_streams.agents.worker import Worker
+from orion_streams.channels import StreamChannel
+from orion_streams.intake import inventory_digest
+
+log = logging.getLogger("orion.agent")
+
+FULL_LIST_EVERY_S = 60.0
+
+
+class Residency:
+    """What Ollama has on disk and in memory, looked at now and then; unknown while it does not answer."""
+
+    def __init__(self, backend: Backend, inventory_ms: int) -> None:
+        self._backend, self._pause_s = backend, inventory_ms / 1000
+        self._looked_s = self._told_s = float("-inf")
+        self._told = ""
+        self.installed: tuple[wire.InstalledModel, ...] | None = None
+        self.resident: tuple[wire.ResidentModel, ...] = ()
+
+    async def look(self, now_s: float) -> None:
+        """Ask Ollama; memory each time, the disk every `inventory_ms`."""
+        try:
+            self.resident = await self._backend.resident()
+            if self.installed is None or now_s - self._looked_s >= self._pause_s:
+                self.installed = await self._backend.installed()
+                self._looked_s = now_s
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            if self.installed is not None:
+                log.warning("Ollama does not answer (%s): its models are unknown", error)
+            self.installed, self.resident = None, ()
+
+    def to_tell(self, now_s: float) -> tuple[str, tuple[wire.InstalledModel, ...] | None]:
+        """The inventory's digest, and the list itself on change and every minute."""
+        if self.installed is None:
+            self._told = ""
+            return "", None
+        digest = inventory_digest(self.installed)
+        if digest == self._told and now_s - self._told_s < FULL_LIST_EVERY_S:
+            return digest, None
+        self._told, self._told_s = digest, now_s
+        return digest, self.installed
+
+
+class Health:
+    """Writes the health entries of one node. A new boot id each start shows a second agent."""
+
+    def __init__(
+        self,
+        channel: StreamChannel,
+        sensors: Sensors,
+        residency: Residency | None,
+        worker: Worker | None,
+        results: ResultWriter | None,
+    ) -> None:
+        self._channel = channel
+        self._sensors, self._residency = sensors, residency
+        self._worker, self._results = worker, results
+        self._boot = secrets.token_hex(4)
+
+    async def beat(self) -> None:
+        """Take a sample and write it. What was read and written is noted before it is sampled, so that
+        nothing newer is claimed. Raises RedisError; no sensors, no entry: the node goes stale."""
+        worker, results = self._worker, self._results
+        work_read = worker.work_read if worker else ""
+        results_written = results.last_id if results else ""
+        now_s = time.monotonic()
+        try:
+            sample = await self._sensors.sample()
+        except httpx.HTTPError as error:
+            log.warning("the simulated machine does not answer: %s", error)
+            return
+        digest, inventory = "", None
+        resident: tuple[wire.ResidentModel, ...] = ()
+        if self._residency is not None:
+            await self._residency.look(now_s)
+            digest, inventory = self._residency.to_tell(now_s)
+            broken = worker.broken if worker else set()
+            resident = tuple(row for row in self._residency.resident if row.name not in broken)
+        head = wire.HealthHead(
+            boot=self._boot,
+            sampled_ms=int(now_s * 1000),
+            temp_mc=sample.temp_mc,
+            ram_used_mb=sample.ram_used_mb,
+            ram_total_mb=sample.ram_total_mb,
+            cpu_permille=sample.cpu_permille,
+            throttled=sample.throttled,
+            resident=resident,
+            inventory_digest=digest,
+            inventory=inventory,
+            in_hand=tuple(worker.in_hand) if worker else (),
+            work_read=work_read,
+            results_written=results_written,
+        )
+        await self._channel.send(value={"head": wire.encode_head(head)})

@@ -1,0 +1,62 @@
+"""Writes a node's results, in order, for as long as it takes: a result may be resent, never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from orion_streams import wire
+
+log = logging.getLogger("orion.agent")
+
+MAX_WAITING = 1000
+BATCH = 64
+BACK_OFF_MAX_S = 2.0
+
+Waiting = tuple[dict[str, bytes], "asyncio.Future[None]"]
+
+
+class ResultWriter:
+    """One writer per agent. Whatever waits goes out in one round trip; after a lost answer it is sent
+    again, which the router takes for what it is. Callers wait, so memory stays bounded."""
+
+    def __init__(self, redis: Any, key: str, keep_entries: int) -> None:
+        self._redis, self._key, self._keep = redis, key, keep_entries
+        self._queue: asyncio.Queue[Waiting] = asyncio.Queue(MAX_WAITING)
+        self.last_id = ""
+
+    async def write(self, head: wire.ResultHead, body: dict[str, bytes] | None = None) -> None:
+        """Return once the entry is in the stream."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._queue.put(({"head": wire.encode_head(head), **(body or {})}, written))
+        await written
+
+    async def run(self) -> None:
+        """Write what is queued, until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._send(batch)
+            for _, written in batch:
+                if not written.done():
+                    written.set_result(None)
+
+    async def _send(self, batch: list[Waiting]) -> None:
+        back_off_s = 0.1
+        while True:
+            pipe = self._redis.pipeline(transaction=False)
+            for fields, _ in batch:
+                pipe.xadd(self._key, fields, maxlen=self._keep, approximate=True)
+            try:
+                ids = await pipe.execute()
+            except (RedisError, OSError) as error:
+                log.warning("redis does not take results (%s): trying again", error)
+                await asyncio.sleep(back_off_s)
+                back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+            else:
+                self.last_id = ids[-1].decode()
+                return
