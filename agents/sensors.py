@@ -18,7 +18,8 @@ log = logging.getLogger("orion.agent")
 THERMAL = Path("/sys/class/thermal")
 CPU_ZONES = ("cpu-thermal", "cpu_thermal", "x86_pkg_temp", "coretemp", "acpitz")
 MB = 1024 * 1024
-THROTTLED_EVERY = 5
+SELDOM = 5
+"""What is dear to ask (processes, vcgencmd) is asked at every so many looks."""
 
 
 class Sample(Struct, frozen=True):
@@ -43,17 +44,18 @@ class Machine:
     def __init__(self, thermal: Path = THERMAL) -> None:
         self._zone = cpu_zone(thermal)
         self._vcgencmd = shutil.which("vcgencmd")
-        self._throttled, self._looks = 0, 0
+        self._throttled = self._mapped = self._looks = 0
         psutil.cpu_percent()  # the first call has nothing to compare with
         if self._zone is None:
             log.warning("no CPU thermal zone under %s: this node's temperature is not known", thermal)
 
     async def sample(self) -> Sample:
         memory = psutil.virtual_memory()
-        if self._vcgencmd and self._looks % THROTTLED_EVERY == 0:
-            self._throttled = await throttled(self._vcgencmd)
+        if self._looks % SELDOM == 0:
+            self._mapped = mapped_by_ollama()
+            self._throttled = await throttled(self._vcgencmd) if self._vcgencmd else 0
         self._looks += 1
-        used = memory.total - memory.available + mapped_by_ollama()
+        used = memory.total - memory.available + self._mapped
         return Sample(
             temp_mc=read_temperature(self._zone),
             ram_used_mb=min(used, memory.total) // MB,

@@ -16,7 +16,9 @@ import faust
 from faust.app.base import BootStrategy
 from mode import Service
 from msgspec import Struct
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams.commits import GROUP
 from orion_streams.errors import OrionError
@@ -138,7 +140,7 @@ class Feeder(Service):
                     raise
                 log.info("waiting for the router to make the stream %s", self.channel.key_name)
                 await self.sleep(back_off_s)
-            except (RedisError, OSError) as error:
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 log.warning("redis is away (%s): waiting", type(error).__name__)
                 behind = True
                 await self.sleep(back_off_s)
@@ -152,7 +154,7 @@ async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
             back_off_s = 0.1
-        except (RedisError, OSError) as error:
-            log.warning("%s: redis is away (%s): waiting", name, type(error).__name__)
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            log.warning("%s: redis is away (%s: %s): waiting", name, type(error).__name__, error)
             await asyncio.sleep(back_off_s)
             back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)

@@ -2,10 +2,12 @@
 -- The one compare-and-set. Everything is checked before the first write: scripts do not roll back.
 --
 -- KEYS: guard, log, then the streams that are written or copied from.
--- ARGV[1]: msgpack [expected {number, token, position}, number, token, out_id, events, outs, set, drop]
---   out: {key index, id, fields, source key index or 0, source id, names, required}
+-- ARGV[1]: msgpack [expected {number, token, position}, number, token, out_id, how many events, outs,
+--   set, drop]; out: {key index, id, how many parts, source key index or 0, source id, names, required}
+-- ARGV[2 ...]: the events, then the parts of each out: field, value, field, value, ...
 -- Answers {"ok"}, {"conflict", what}, {"gone", key, id} or {"refused", why}; only "ok" has written.
-local expected, number, token, out_id, events, outs, set, drop = unpack(cmsgpack.unpack(ARGV[1]))
+local expected, number, token, out_id, event_count, outs, set, drop =
+  unpack(cmsgpack.unpack(ARGV[1]))
 local guard, log = KEYS[1], KEYS[2]
 local MAX_FIELDS = 2000
 
@@ -37,9 +39,11 @@ if position ~= string.format('%.0f', expected[3]) then
 end
 
 local top = held[3] or '0-0'
-local seen, bodies = {}, {}
+local seen, bodies, next_part = {}, {}, 2 + event_count
 for i, out in ipairs(outs) do
-  local key, id, fields = KEYS[out[1]], out[2], out[3]
+  local key, id, fields = KEYS[out[1]], out[2], {}
+  for part = 1, out[3] do fields[part] = ARGV[next_part + part - 1] end
+  next_part = next_part + out[3]
   if not id_above(id, top) then return {'refused', id .. ' is not above ' .. top} end
   top = id
   if not seen[key] and #redis.call('XRANGE', key, id, '+', 'COUNT', 1) > 0 then
@@ -66,8 +70,8 @@ for i, out in ipairs(outs) do
 end
 if #set > MAX_FIELDS or #drop > MAX_FIELDS then return {'refused', 'too many guard fields'} end
 
-for i, event in ipairs(events) do
-  redis.call('XADD', log, string.format('%.0f-0', expected[3] + i), 'event', event)
+for i = 1, event_count do
+  redis.call('XADD', log, string.format('%.0f-0', expected[3] + i), 'event', ARGV[1 + i])
 end
 for i, out in ipairs(outs) do redis.call('XADD', KEYS[out[1]], out[2], unpack(bodies[i])) end
 redis.call('HSET', guard, 'number', string.format('%.0f', number), 'token', token, 'out_id', out_id)

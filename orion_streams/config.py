@@ -10,7 +10,7 @@ import hashlib
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -90,7 +90,7 @@ class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     data_dir: str = ""
     fsync: Literal["everysec", "always"] = "everysec"
-    block_ms: Annotated[int, Meta(ge=10, le=2_000)] = 1_000
+    block_ms: Annotated[int, Meta(ge=10, le=2_000)] = 2_000
 
 
 class Clients(Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,16 +187,35 @@ def read_text(path: Path) -> str:
 def parse(text: str, source: str = "streams.toml") -> Config:
     """Text of a streams.toml to Config. Raises ConfigError naming `source`, key and expectation."""
     try:
-        config = msgspec.convert(tomllib.loads(text), Config)
+        tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    try:
+        config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        key = where.strip("`").removeprefix("$").lstrip(".") or "top level"
-        raise ConfigError(f"{source}: {key}: {what}") from error
+        raise ConfigError(f"{source}: {explain(tree, error)}") from error
     for complaint in contradictions(config):
         raise ConfigError(f"{source}: {complaint}")
     return config
+
+
+def explain(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
+    """The wrong key and what was expected. msgspec does not say which node it was: look again."""
+    key, what = split_error(error)
+    if key.startswith(("nodes[...]", "key")):
+        for name, node in tree["nodes"].items():
+            try:
+                msgspec.convert({name: node}, dict[Name, NodeConfig])
+            except msgspec.ValidationError as again:
+                inner, what = split_error(again)
+                return f"nodes.{name}{inner.partition('[...]')[2]}: {what}"
+    return f"{key or 'top level'}: {what}"
+
+
+def split_error(error: msgspec.ValidationError) -> tuple[str, str]:
+    """msgspec's message as the key and what was expected."""
+    what, _, where = str(error).partition(" - at ")
+    return where.strip("`").removeprefix("$").lstrip("."), what
 
 
 def contradictions(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ a dict. The same contract tests run against both.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -124,12 +124,13 @@ class RedisLog:
         return found
 
     async def commit(self, commit: Commit) -> None:
-        keys, packed = pack(commit, self.key)
+        keys, arguments = pack(commit, self.key)
+        call = (len(keys), *keys, *arguments)
         try:
-            answer = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, packed)
+            answer = await self._redis.execute_command("EVALSHA", self._sha, *call)
         except NoScriptError:
             self._sha = await self._redis.script_load(SCRIPT)
-            answer = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, packed)
+            answer = await self._redis.execute_command("EVALSHA", self._sha, *call)
         raise_refusal([part.decode() for part in answer])
 
     async def snapshots(self) -> list[Snapshot]:
@@ -192,29 +193,31 @@ def stream_items(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes,
     return cast(list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]], answer)
 
 
-def pack(commit: Commit, key: Any) -> tuple[list[str], bytes]:
-    """The script's keys and its one argument."""
+def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[bytes | str]]:
+    """The script's keys and arguments. Whatever may be binary is an argument of its own: the server's
+    msgpack knows no binary type."""
     keys: dict[str, int] = {key("guard"): 1, key("log"): 2}
-    outs = []
+    outs, parts = [], list[bytes | str]()
     for out in commit.outs:
         target = keys.setdefault(key(out.stream), len(keys) + 1)
         source = keys.setdefault(key(out.body_stream), len(keys) + 1) if out.body_stream else 0
-        fields = [part for pair in out.fields.items() for part in pair]
-        fields = [part if isinstance(part, bytes) else str(part) for part in fields]
-        outs.append((target, out.id, fields, source, out.body_id, out.body_names, out.body_required))
-    expected = (commit.expected.number, commit.expected.token, commit.expected.position)
+        outs.append(
+            (target, out.id, 2 * len(out.fields), source, out.body_id, out.body_names, out.body_required)
+        )
+        for name, value in out.fields.items():
+            parts += (name, value if isinstance(value, bytes) else str(value))
     changes = [part for pair in commit.set.items() for part in pair]
-    argument = (
-        expected,
+    header = (
+        (commit.expected.number, commit.expected.token, commit.expected.position),
         commit.number,
         commit.token,
         commit.out_id,
-        commit.events,
+        len(commit.events),
         outs,
         changes,
         commit.drop,
     )
-    return list(keys), msgspec.msgpack.encode(argument)
+    return list(keys), [msgspec.msgpack.encode(header), *commit.events, *parts]
 
 
 def raise_refusal(answer: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Incident analysis: what the log says, recomputed."""
