@@ -45,6 +45,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             requests.started(grid, event)
         case ev.RequestCompleted():
             nodes.released(grid, event.node, event.work_id)
+            models.ran(grid, event)
             speeds.completed(grid, event)
             requests.closed(grid, event, "done")
         case ev.RequestDeferred():

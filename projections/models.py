@@ -38,3 +38,14 @@ def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
     if node is not None and event.model in node.resident:
         left = {name: row for name, row in node.resident.items() if name != event.model}
         grid.nodes[event.node] = replace(node, resident=left)
+
+
+def ran(grid: Grid, event: ev.RequestCompleted) -> None:
+    """An answer shows that its model is in memory, sooner than the next health entry does."""
+    request, node = grid.open.get(event.request), grid.nodes.get(event.node)
+    if request is None or node is None or request.model in node.resident:
+        return
+    on_disk = node.installed.get(request.model)
+    if on_disk is not None:
+        row = Resident(on_disk.digest, on_disk.size_mb)
+        grid.nodes[event.node] = replace(node, resident={**node.resident, request.model: row})

@@ -1,0 +1,85 @@
+"""`orion demo`: the grid's story in under a minute, with real processes around simulated Ollamas.
+
+Whatever it claims at the end is counted by an observer of the raw streams and recomputed from the log by a
+fresh process. Any broken promise makes it exit 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from orion_streams.connection import connect
+from orion_streams.errors import EXIT_FAILED, EXIT_OK, BackendError
+from orion_streams.log import RedisLog
+from orion_streams.replay.verify import Report
+from orion_streams.simulation.demo.cast import cast_of, settings
+from orion_streams.simulation.demo.screen import Screen
+from orion_streams.simulation.demo.story import Story
+from orion_streams.simulation.demo.summary import Summary, broken_promises, show, summarize
+from orion_streams.simulation.grid import SimulatedGrid
+from orion_streams.simulation.observer import Observer
+
+
+async def run(real: bool = False, json: bool = False) -> int:
+    """Play it. With `json` the summary is one line of data and everything else goes to stderr."""
+    began_s = time.monotonic()
+    grid = SimulatedGrid(cast_of("llama" if real else "synthetic"), settings=settings(real))
+    screen = Screen(stderr=json, engine="llama" if real else "synthetic")
+    with screen:
+        screen.say("starting an embedded server, a router, three simulated nodes and their agents …")
+        async with grid:
+            summary = await play(grid, screen, began_s)
+    if json:
+        sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
+    else:
+        show(summary)
+    return EXIT_FAILED if broken_promises(summary) else EXIT_OK
+
+
+async def play(grid: SimulatedGrid, screen: Screen, began_s: float) -> Summary:
+    """The story, and what came of it."""
+    redis = connect(grid.redis_url)
+    config = grid.config
+    store = RedisLog(redis, config.prefix)
+    observer = Observer(
+        connect(grid.redis_url), config.prefix, list(config.clients.names), sorted(config.nodes)
+    )
+    observer.start()
+    story = Story(grid, screen)
+    following = asyncio.create_task(screen.follow(store, observer, story))
+    try:
+        await story.tell()
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+    screen.say("every decision is recomputed from the log, by a process of its own …")
+    tally = await observer.stop()
+    report = await recompute(grid.redis_url, config.prefix)
+    summary = summarize(screen.history, story, tally, report, time.monotonic() - began_s)
+    await redis.aclose()
+    return summary
+
+
+async def recompute(url: str, prefix: str) -> Report:
+    """Verify the log in a fresh process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "orion_streams.replay",
+        "--redis",
+        url,
+        "--prefix",
+        prefix,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path.cwd(),
+    )
+    out, _ = await process.communicate()
+    try:
+        return msgspec.json.decode(out, type=Report)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"the recomputation ended with {process.returncode}") from error
