@@ -1,0 +1,212 @@
+"""decide(): safety, lost attempts, ends and placements, one state at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.projections import evolve, fold
+from orion_streams.reconcile import decide
+from orion_streams.state import Failure, Grid
+from tests.grids import AT_MS, MEMORY, POLICY, edge, grid, holding, node, request
+
+FENCE = "9-0"
+
+
+def sample(name: str, **values: Any) -> ev.NodeSampled:
+    """A health event of a healthy node; `values` replace what it says."""
+    usual: dict[str, Any] = {
+        "boot": "b",
+        "sampled_ms": 1,
+        "temp_mc": 50_000,
+        "ram_used_mb": 2_000,
+        "ram_total_mb": 8_000,
+        "cpu_permille": 10,
+        "work_read": FENCE,
+    }
+    return ev.NodeSampled(name, **{**usual, **values})
+
+
+def kinds(answers: tuple[ev.AnyEvent, ...]) -> list[str]:
+    """What was answered, by the events' tags."""
+    return [str(answer.__struct_config__.tag) for answer in answers]
+
+
+def assigned(started: bool = False, **values: Any) -> Grid:
+    """orion-worker holds brain/q1, orion-master is idle; `values` replace what is said of orion-worker."""
+    row = request(node="orion-worker", work_id=FENCE, attempt=1, started=started)
+    held = holding(request="brain/q1", started=started)
+    worker = node("orion-worker", **{"holdings": {FENCE: held}, **values})
+    return grid(worker, node("orion-master"), edge(), open_requests={"brain/q1": row})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"temp_mc": 75_000}, []),
+        ({"temp_mc": 75_001}, ["node.backed_off"]),
+        ({"ram_used_mb": 7_200}, []),
+        ({"ram_used_mb": 7_201}, ["node.backed_off"]),
+        ({"temp_mc": None}, []),
+    ],
+)
+def test_backoff_is_strictly_above_a_mark(values: dict[str, Any], expected: list[str]) -> None:
+    """75.0 °C and 90.0 % stay, one unit more goes."""
+    assert kinds(decide(grid(node("n", **values)), POLICY)) == expected
+
+
+def test_return_needs_calm_samples_in_a_row() -> None:
+    """A hot node returns after `return_samples` in a row at or below the lower marks; one above starts
+    the count again."""
+    hot = fold(grid(node("n", temp_mc=75_001)), decide(grid(node("n", temp_mc=75_001)), POLICY))
+    temperatures = [70_000, 70_000, 70_001, 70_000, 70_000, 70_000]
+    answers = []
+    for temp_mc in temperatures:
+        hot = evolve(hot, sample("n", temp_mc=temp_mc))
+        answers.append(kinds(decide(hot, POLICY)))
+    assert answers == [[], [], [], [], [], ["node.returned"]]
+
+
+def test_both_marks_must_be_calm_to_return() -> None:
+    """A node that cooled down while its memory is still full does not return."""
+    hot = grid(node("n", temp_mc=60_000, backed_off="hot"))
+    for _ in range(POLICY.return_samples + 1):
+        hot = evolve(hot, sample("n", ram_used_mb=6_801))
+    assert decide(hot, POLICY) == ()
+
+
+def test_waiting_work_on_a_hot_node_flows_elsewhere() -> None:
+    """What a node has not started when it backs off is withdrawn and goes to another node."""
+    answers = decide(assigned(temp_mc=80_000), POLICY)
+    assert kinds(answers) == ["node.backed_off", "attempt.abandoned", "request.routed"]
+    routed = answers[-1]
+    assert isinstance(routed, ev.RequestRouted)
+    assert (routed.node, routed.attempt) == ("orion-master", 2)
+
+
+def test_running_work_on_a_hot_node_goes_on() -> None:
+    """What has started is left to end."""
+    assert kinds(decide(assigned(started=True, temp_mc=80_000), POLICY)) == ["node.backed_off"]
+
+
+def test_work_of_a_silent_node_flows_elsewhere() -> None:
+    """A node not heard from for longer than `stale_ms` loses what it runs; its slot stays taken."""
+    silent = assigned(started=True, heard_ms=AT_MS - POLICY.stale_ms - 1)
+    answers = decide(silent, POLICY)
+    assert kinds(answers) == ["attempt.abandoned", "request.routed"]
+    assert FENCE in fold(silent, answers).nodes["orion-worker"].holdings
+
+
+def test_an_attempt_is_gone_only_after_samples_in_a_row() -> None:
+    """An attempt that health does not list is given up at the third entry in a row, and only if the node
+    has read past it and its results were taken."""
+    lost = assigned(started=True)
+    for doubtful in (sample("orion-worker", work_read="8-0"), sample("orion-worker", settled=False)):
+        for _ in range(POLICY.gone_samples):
+            assert decide(evolve(lost, doubtful), POLICY) == ()
+    seen = evolve(evolve(lost, sample("orion-worker")), sample("orion-worker"))
+    assert decide(seen, POLICY) == ()
+    listed = evolve(seen, sample("orion-worker", in_hand=(FENCE,)))
+    assert decide(evolve(listed, sample("orion-worker")), POLICY) == ()
+    answers = decide(evolve(seen, sample("orion-worker")), POLICY)
+    assert kinds(answers) == ["attempt.abandoned", "request.routed"]
+    assert FENCE not in fold(seen, answers).nodes["orion-worker"].holdings
+
+
+def test_a_hung_worker_cannot_keep_a_request() -> None:
+    """An attempt older than `attempt_deadline_ms` is withdrawn, though its node is healthy."""
+    held = holding(request="brain/q1", started=True, since_ms=AT_MS - POLICY.attempt_deadline_ms - 1)
+    answers = decide(assigned(started=True, holdings={FENCE: held}), POLICY)
+    assert kinds(answers)[0] == "attempt.abandoned"
+
+
+def test_a_deadline_expires_once_it_has_passed() -> None:
+    """At its deadline a request still lives, one millisecond later it expires."""
+    for deadline_ms, expected in ((AT_MS, ["request.routed"]), (AT_MS - 1, ["request.expired"])):
+        row = request(deadline_ms=deadline_ms)
+        assert kinds(decide(grid(node("n"), open_requests={"brain/q1": row}), POLICY)) == expected
+
+
+@pytest.mark.parametrize(
+    ("blames", "code"),
+    [
+        (("request",), None),
+        (("request", "request"), "refused"),
+        (("node", "node", "node"), None),
+        (("node", "node", "node", "node"), "attempts_exhausted"),
+        (("node", "request", "node", "request"), "refused"),
+    ],
+)
+def test_retries_are_bounded_by_blame(blames: tuple[str, ...], code: str | None) -> None:
+    """Two refusals of the request itself, or four failures in all, end it with the right code."""
+    failures = tuple(Failure("n", "x", blame) for blame in blames)
+    answers = decide(grid(node("n"), open_requests={"brain/q1": request(failures=failures)}), POLICY)
+    ended = [answer.code for answer in answers if isinstance(answer, ev.RequestFailed)]
+    assert ended == ([code] if code else [])
+
+
+def test_a_lost_body_ends_its_request() -> None:
+    """Without its body a request gets no attempt."""
+    row = request(body_lost=True)
+    answers = decide(grid(node("n"), open_requests={"brain/q1": row}), POLICY)
+    assert [answer.code for answer in answers if isinstance(answer, ev.RequestFailed)] == ["body_gone"]
+
+
+def test_the_order_of_service_is_priority_deadline_age() -> None:
+    """With one slot the highest priority goes first, then the earliest deadline, then the oldest."""
+    rows = {
+        "brain/old": request(accepted=1),
+        "brain/early": request(accepted=2, deadline_ms=AT_MS + 10_000),
+        "brain/high": request(accepted=3, priority=1),
+    }
+    order = []
+    while rows:
+        answers = decide(grid(node("n"), open_requests=rows), POLICY)
+        first = next(answer for answer in answers if isinstance(answer, ev.RequestRouted))
+        order.append(first.request)
+        del rows[first.request]
+    assert order == ["brain/high", "brain/early", "brain/old"]
+
+
+def test_a_queue_spills_over_when_that_is_faster() -> None:
+    """The warm node gets the first ones, and a cold one a later one, as soon as waiting costs more."""
+    rows = {f"brain/q{n}": request(accepted=n) for n in range(6)}
+    answers = decide(grid(node("warm", resident=MEMORY), node("cold"), open_requests=rows), POLICY)
+    routed = {answer.node for answer in answers if isinstance(answer, ev.RequestRouted)}
+    assert routed == {"warm", "cold"}
+
+
+def test_a_deferral_is_written_once_per_kind() -> None:
+    """A request that waits on is not written down again; another kind of wait is."""
+    row = request()
+    stuck = grid(node("n", holdings={"5-0": holding()}), open_requests={"brain/q1": row})
+    answers = decide(stuck, POLICY)
+    assert kinds(answers) == ["request.deferred"]
+    after = fold(stuck, answers)
+    assert decide(after, POLICY) == ()
+    after.nodes["n"] = replace(after.nodes["n"], holdings={}, heard_ms=AT_MS - 9_000)
+    assert [answer.kind for answer in decide(after, POLICY) if isinstance(answer, ev.RequestDeferred)] == [
+        "no_node"
+    ]
+
+
+def test_bodies_beyond_the_limit_wait_for_the_next_commit() -> None:
+    """A commit copies at most `max_bytes`, but always at least one body."""
+    rows = {f"brain/q{n}": request(accepted=n, body_bytes=700_000) for n in range(3)}
+    three = grid(node("n", slots=3), open_requests=rows)
+    assert kinds(decide(three, POLICY)) == ["request.routed"]
+    huge = grid(node("n"), open_requests={"brain/q": request(body_bytes=5_000_000)})
+    assert kinds(decide(huge, POLICY)) == ["request.routed"]
+
+
+def test_answers_are_bounded() -> None:
+    """`decide` answers at most `max_events`, and the rest next time."""
+    rows = {f"brain/q{n}": request(accepted=n) for n in range(10)}
+    policy = replace(POLICY, max_events=4)
+    many = grid(node("n", slots=20), open_requests=rows)
+    first = decide(many, policy)
+    assert len(first) == 4
+    assert len(decide(fold(many, first), policy)) == 4
