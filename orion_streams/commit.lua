@@ -53,12 +53,15 @@ for i, out in ipairs(outs) do
   if out[4] > 0 then
     local source = redis.call('XRANGE', KEYS[out[4]], out[5], out[5])[1]
     if source then
-      local wanted, body = {}, source[2]
-      for _, name in ipairs(out[6]) do wanted[name] = true end
+      local place, body = {}, source[2]  -- a name that comes twice counts once, with its last value
+      for _, name in ipairs(out[6]) do place[name] = 0 end
+      for f = 1, out[3], 2 do if place[fields[f]] then place[fields[f]] = f end end
       for f = 1, #body, 2 do
-        if wanted[body[f]] then
-          fields[#fields + 1] = body[f]
-          fields[#fields + 1] = body[f + 1]
+        local at = place[body[f]]
+        if at then
+          if at == 0 then at = #fields + 1 end
+          place[body[f]] = at
+          fields[at], fields[at + 1] = body[f], body[f + 1]
         end
       end
     elseif out[7] then

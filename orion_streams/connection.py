@@ -22,6 +22,5 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
         retry=Retry(NoBackoff(), 0),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
-        lib_name=None,  # an ACL user of Redis 7.0 may not set it
-        lib_version=None,
+        driver_info=None,  # an ACL user of Redis 7.0 may not set it
     )

@@ -110,13 +110,12 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=0,
-            le=MAX_INTEGER,
             description="From the XADD; past it the request is `expired`. 0: policy.default_deadline_ms; "
             "at most policy.max_deadline_ms.",
         ),
     ] = 0
     session: Annotated[
-        str, Meta(max_length=128, description="A conversation's name, to keep it where it is warm.")
+        str, Meta(max_length=128, description="A conversation's name, for whoever reads the log.")
     ] = ""
 
 
@@ -137,6 +136,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     kind: Annotated[str, Meta(description="token, restarted, or one of the terminal kinds below.")]
     attempt: Annotated[int, Meta(description="Counts from 1; tokens of two attempts never mix.")] = 0
     seq: Annotated[int, Meta(description="token: counts from 1 within an attempt, gapless.")] = 0
+    work_id: Annotated[
+        str, Meta(description="token, done: the attempt's fence; it never repeats, a number might.")
+    ] = ""
     text: Annotated[str, Meta(description="token: the next piece; done: the whole answer.")] = ""
     thinking: Annotated[str, Meta(description="done: the model's thoughts, if it has any.")] = ""
     tool_calls: Annotated[str, Meta(description="done: JSON list of the calls a chat asks for.")] = ""
@@ -151,7 +153,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
     decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
     total_ms: Annotated[int, Meta(description="done: all of it, on the node.")] = 0
-    done_reason: Annotated[str, Meta(description="done: `stop` or `length`.")] = ""
+    done_reason: Annotated[
+        str, Meta(description="done: `stop`, `length`, or `load` after an empty prompt.")
+    ] = ""
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
     message: Annotated[str, Meta(description="rejected, error: a sentence for a person.")] = ""
     state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""

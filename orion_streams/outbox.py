@@ -64,7 +64,14 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
 def token_reply(piece: Token, node: str) -> Out:
     """A piece of an answer for the client's reply stream."""
     client, request_id = split(piece.request)
-    reply = Reply(id=request_id, kind="token", attempt=piece.attempt, seq=piece.seq, node=node)
+    reply = Reply(
+        id=request_id,
+        kind="token",
+        attempt=piece.attempt,
+        work_id=piece.work_id,
+        seq=piece.seq,
+        node=node,
+    )
     fields: dict[str, Any] = reply_fields(reply)
     fields["text"] = piece.text
     return Out(f"replies:{client}", fields, bytes=len(piece.text))
@@ -103,6 +110,7 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
         id=request_id,
         kind="done",
         attempt=event.attempt,
+        work_id=event.work_id,
         node=event.node,
         engine=wire.decode_result(answer[b"head"]).engine if answer else "",
         position=position,

@@ -8,9 +8,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 Word = Annotated[str, Meta(max_length=256)]
-Id = Annotated[str, Meta(pattern=r"^(\d{1,19}-\d{1,19})?$")]
+Id = Annotated[str, Meta(pattern=r"\A([0-9]{1,19}-[0-9]{1,19})?\Z")]
 Amount = Annotated[int, Meta(ge=0, le=2**53)]
-Mono = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 ResultOp = Literal["started", "tokens", "completed", "failed"]
@@ -41,7 +40,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     """
 
     boot: Word
-    sampled_ms: Mono
+    sampled_ms: Amount
     temp_mc: Annotated[int, Meta(ge=-100_000, le=500_000)] | None
     ram_used_mb: Amount
     ram_total_mb: Annotated[int, Meta(ge=1, le=2**40)]

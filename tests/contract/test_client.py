@@ -1,0 +1,463 @@
+"""The client: what it promises on a good day, on a cut, on a restart, and when nobody answers."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+import orion_streams
+from orion_streams import (
+    Answer,
+    AsyncClient,
+    BackendError,
+    Client,
+    Piece,
+    RequestCancelled,
+    RequestError,
+    RequestExpired,
+    RequestFailed,
+    RequestRejected,
+    RequestTimeout,
+    Restarted,
+)
+from orion_streams import events as ev
+from orion_streams.asking import Call
+from orion_streams.contract import Reply
+
+from .grid import MODEL, Grid, Run, Script, echo, eventually, running, silence
+from .proxy import proxied
+
+
+@asynccontextmanager
+async def connected(
+    url: str, prefix: str, script: Script = echo, **settings: Any
+) -> AsyncIterator[tuple[Grid, AsyncClient]]:
+    """A grid and a client of it."""
+    async with (
+        running(url, prefix, script) as grid,
+        AsyncClient(url, prefix=prefix, **settings) as client,
+    ):
+        yield grid, client
+
+
+async def count(grid: Grid, kind: type[ev.Event]) -> int:
+    """How many events of a kind the log holds."""
+    return sum(isinstance(event, kind) for event in await grid.events())
+
+
+async def test_a_prompt_is_answered_whole(valkey_url: str, prefix: str) -> None:
+    """generate() returns the done reply's text, node, engine and counts, and asks for no tokens."""
+    async with connected(valkey_url, prefix) as (grid, client):
+        answer = await client.generate(MODEL, "Why?", options={"temperature": 0}, tier=2, priority=3)
+        kinds = [reply["kind"] for reply in await grid.replies(answer.id)]
+        [accepted] = [each for each in await grid.events() if isinstance(each, ev.RequestAccepted)]
+    assert (answer.text, answer.node, answer.engine) == ("Why?", "two", "simulated")
+    assert (answer.tokens, answer.prompt_tokens, answer.total_ms, answer.attempt) == (2, 3, 1, 1)
+    assert kinds == ["done"]
+    assert (accepted.tier, accepted.priority, accepted.stream) == (2, 3, False)
+    assert [json.loads(run.fields["options"]) for run in grid.runs] == [{"temperature": 0}]
+
+
+async def test_a_chat_brings_messages_there_and_tool_calls_back(valkey_url: str, prefix: str) -> None:
+    """chat() hands the messages, tools, format and think over unchanged and decodes the tool calls."""
+    calls = [{"function": {"name": "look", "arguments": {"where": "left"}}}]
+    messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Look 👀"}]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+
+    async def script(run: Run) -> None:
+        await run.done("", {"tool_calls": json.dumps(calls), "thinking": "hm"})
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        answer = await client.chat(MODEL, messages, tools=tools, format="json", think="low")
+    assert (answer.tool_calls, answer.thinking, answer.text) == (calls, "hm", "")
+    [fields] = [run.fields for run in grid.runs]
+    assert json.loads(fields["messages"]) == messages
+    assert json.loads(fields["tools"]) == tools
+    assert (fields["kind"], fields["format"], fields["think"]) == ("chat", "json", "low")
+
+
+async def test_texts_become_vectors(valkey_url: str, prefix: str) -> None:
+    """embed() returns one vector per text."""
+
+    async def script(run: Run) -> None:
+        await run.done("", {"vectors": json.dumps([[0.5, 1.0] for _ in json.loads(run.fields["input"])])})
+
+    async with connected(valkey_url, prefix, script) as (_, client):
+        answer = await client.embed(MODEL, ["a", "b", "c"])
+    assert answer.vectors == [[0.5, 1.0]] * 3
+
+
+async def test_a_stream_is_pieces_and_then_the_answer(valkey_url: str, prefix: str) -> None:
+    """stream() yields pieces that join to the text of the Answer, which comes last."""
+    async with connected(valkey_url, prefix) as (_, client):
+        events = [event async for event in client.stream(MODEL, "Tell me a story")]
+        chat = [event async for event in client.stream(MODEL, [{"role": "user", "content": "x"}])]
+    *pieces, answer = events
+    assert isinstance(answer, Answer)
+    assert "".join(each.text for each in pieces if isinstance(each, Piece)) == answer.text
+    assert answer.text == "Tell me a story"
+    assert isinstance(chat[-1], Answer)
+
+
+async def test_a_restart_is_announced_and_halves_never_meet(valkey_url: str, prefix: str) -> None:
+    """After an attempt that failed midway comes Restarted, and the pieces since then are the answer."""
+    heard = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        if run.head.attempt == 1:
+            await run.token("wrong ")
+            await heard.wait()
+            await run.fail("ollama_error")
+        else:
+            await run.token("right ")
+            await run.token("words")
+            await run.done("right words")
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        joined, seen = "", []
+        async for event in client.stream(MODEL, "go"):
+            seen.append(event)
+            match event:
+                case Piece(text):
+                    joined += text
+                    heard.set()
+                case Restarted():
+                    joined = ""
+        nodes = [run.agent.name for run in grid.runs]
+    assert seen[:2] == [Piece("wrong ", 1), Restarted(2, nodes[1])]
+    assert isinstance(seen[-1], Answer)
+    assert joined == seen[-1].text == "right words"
+    assert len(set(nodes)) == 2
+
+
+def test_tokens_out_of_turn_are_dropped() -> None:
+    """Whatever is resent, skipped or of another attempt, the pieces remain a beginning of one attempt."""
+    call = Call({})
+    for attempt, seq, text in [
+        (1, 1, "a"),
+        (1, 1, "a"),
+        (1, 2, "b"),
+        (1, 4, "d"),
+        (2, 1, "x"),
+        (1, 3, "c"),
+    ]:
+        call.hear(Reply(id="q", kind="token", attempt=attempt, seq=seq, text=text))
+    assert list(call.take()) == [Piece("abc", 1)]
+    call.hear(Reply(id="q", kind="token", attempt=1, seq=4, text="d"))
+    call.hear(Reply(id="q", kind="restarted", attempt=2, node="two"))
+    call.hear(Reply(id="q", kind="token", attempt=1, seq=5, text="e"))
+    call.hear(Reply(id="q", kind="token", attempt=2, seq=1, text="A"))
+    assert list(call.take()) == [Restarted(2, "two"), Piece("A", 2)]
+    call.hear(Reply(id="q", kind="rejected", code="unknown_id"))
+    assert call.end is None
+    call.hear(Reply(id="q", kind="done", text="A"))
+    call.hear(Reply(id="q", kind="expired"))
+    assert isinstance(call.end, Reply)
+    assert call.end.kind == "done"
+
+
+async def test_fifty_at_once_get_their_own_answers(valkey_url: str, prefix: str) -> None:
+    """Fifty concurrent requests each get the answer to their own prompt, through one blocked reader."""
+    prompts = [f"prompt {number}" for number in range(50)]
+    async with connected(valkey_url, prefix) as (grid, client):
+        answers = await asyncio.gather(*(client.generate(MODEL, prompt) for prompt in prompts))
+        assert await count(grid, ev.RequestCompleted) == 50
+    assert [answer.text for answer in answers] == prompts
+    assert client.duplicates == 0
+
+
+async def test_a_lost_answer_of_the_write_has_one_effect(valkey_url: str, prefix: str) -> None:
+    """Cut after the XADD was applied and before its answer, the client sends again: one effect, one end."""
+    async with running(valkey_url, prefix) as grid, proxied(valkey_url) as proxy:
+        proxy.lose_answers = 3
+        async with AsyncClient(proxy.url, prefix=prefix) as client:
+            answer = await client.generate(MODEL, "once", id="safe")
+        assert await count(grid, ev.RequestAccepted) == 1
+        sent = await grid.redis.xlen(f"{prefix}requests:brain")
+        ends = [reply["kind"] for reply in await grid.ends("safe")]
+    assert proxy.lost == 3
+    assert sent >= 4
+    assert (answer.text, len(grid.runs)) == ("once", 1)
+    assert ends.count("done") == 1
+    assert set(ends) <= {"done", "known"}
+
+
+async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str) -> None:
+    """With every connection cut in the middle of an answer, the pieces stay gapless and the end comes."""
+    cut = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        await run.token("before ")
+        await cut.wait()
+        await run.token("after")
+        await run.done("before after")
+
+    async with running(valkey_url, prefix, script) as grid, proxied(valkey_url) as proxy:
+        async with AsyncClient(proxy.url, prefix=prefix) as client:
+            joined = ""
+            async for event in client.stream(MODEL, "go", id="cut"):
+                if isinstance(event, Piece):
+                    joined += event.text
+                    if not cut.is_set():
+                        assert proxy.cut() > 0
+                        cut.set()
+        assert joined == "before after"
+        assert len(grid.runs) == 1
+
+
+async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, prefix: str) -> None:
+    """When an acknowledged entry is gone after a cut, as after a lost tail, the client sends it again and
+    gets its answer."""
+    async with proxied(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="lost"))
+        async with AsyncClient(valkey_url, prefix=prefix) as observer:
+            redis: Any = observer._redis
+
+            async def sent() -> Any:
+                return await redis.xrange(f"{prefix}requests:brain")
+
+            [(entry_id, _)] = await eventually(sent, "the request was sent")
+            await redis.xdel(f"{prefix}requests:brain", entry_id)
+            assert proxy.cut() > 0
+            await eventually(sent, "the request was sent again")
+        async with running(valkey_url, prefix):
+            assert (await asked).text == "x"
+
+
+async def test_another_process_asks_again_and_gets_the_same_answer(valkey_url: str, prefix: str) -> None:
+    """Under a known id nothing runs: the first answer is found by the `known` reply."""
+    async with connected(valkey_url, prefix) as (grid, client):
+        first = await client.generate(MODEL, "same", id="k1")
+        async with AsyncClient(valkey_url, prefix=prefix) as other:
+            again = await other.generate(MODEL, "same", id="k1")
+            streamed = [event async for event in other.stream(MODEL, "same", id="k1")]
+        assert (again, streamed) == (first, [first])
+        assert len(grid.runs) == 1
+        assert [reply["kind"] for reply in await grid.ends("k1")] == ["done", "known", "known"]
+
+
+async def test_a_known_end_without_an_answer_is_the_same_error(valkey_url: str, prefix: str) -> None:
+    """Asking again for an id that failed raises what it raised the first time."""
+
+    async def script(run: Run) -> None:
+        await run.fail("bad_options", "request", "Ollama: no such thing")
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        for _ in range(2):
+            with pytest.raises(RequestFailed) as caught:
+                await client.generate(MODEL, "x", id="bad")
+            assert (caught.value.code, caught.value.message) == ("refused", "Ollama: no such thing")
+        assert len(grid.runs) == 2  # refused by two nodes, then final
+
+
+async def test_a_known_reply_that_is_gone_says_so(valkey_url: str, prefix: str) -> None:
+    """When the terminal reply was deleted, asking again raises RequestFailed with code reply_gone."""
+    async with connected(valkey_url, prefix) as (grid, client):
+        await client.generate(MODEL, "x", id="gone")
+        [done] = await grid.ends("gone")
+        await grid.redis.xdel(f"{prefix}replies:brain", done["entry"])
+        with pytest.raises(RequestFailed) as caught:
+            await client.generate(MODEL, "x", id="gone")
+    assert caught.value.code == "reply_gone"
+
+
+async def test_an_end_that_comes_twice_is_dropped_and_counted(valkey_url: str, prefix: str) -> None:
+    """A terminal reply written a second time changes nothing and is counted."""
+    waiting = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        if run.prompt == "slow":
+            await waiting.wait()
+        await echo(run)
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        slow = asyncio.create_task(client.generate(MODEL, "slow"))
+        await client.generate(MODEL, "x", id="twice")
+        await grid.redis.xadd(f"{prefix}replies:brain", {"id": "twice", "kind": "done", "text": "y"})
+
+        async def counted() -> bool:
+            return client.duplicates == 1
+
+        await eventually(counted, "a duplicate was counted")
+        waiting.set()
+        assert (await slow).text == "slow"
+
+
+async def test_cancel_ends_a_request_that_runs(valkey_url: str, prefix: str) -> None:
+    """cancel() makes the waiting call raise RequestCancelled, and the node is told to stop."""
+    async with connected(valkey_url, prefix, silence) as (grid, client):
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="c1"))
+
+        async def runs() -> bool:
+            return bool(grid.runs)
+
+        await eventually(runs, "the request runs")
+        await client.cancel("c1")
+        with pytest.raises(RequestCancelled):
+            await asked
+        await asyncio.wait_for(grid.runs[0].cancelled.wait(), 15)
+
+
+@pytest.mark.parametrize("how", ["task", "stream"])
+async def test_a_caller_that_leaves_takes_its_request_along(valkey_url: str, prefix: str, how: str) -> None:
+    """A request without an id of its own is cancelled in the grid when its caller is cancelled or closes
+    the stream."""
+
+    async def script(run: Run) -> None:
+        await run.token("a piece")
+        await run.cancelled.wait()
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+
+        async def runs() -> bool:
+            return bool(grid.runs)
+
+        async def cancelled() -> bool:
+            return await count(grid, ev.RequestCancelled) == 1
+
+        if how == "task":
+            asked = asyncio.create_task(client.generate(MODEL, "x"))
+            await eventually(runs, "the request runs")
+            asked.cancel()
+            await asyncio.wait([asked])
+            assert asked.cancelled()
+        else:
+            async with aclosing(client.stream(MODEL, "x")) as events:
+                assert await anext(events) == Piece("a piece")
+        await eventually(cancelled, "the grid knows")
+
+
+async def test_a_request_under_an_own_id_goes_on_without_its_caller(valkey_url: str, prefix: str) -> None:
+    """A caller that leaves a request with an id of its own finds the answer when it asks again."""
+    left = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        await run.started()
+        await left.wait()
+        await run.done("still here")
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="mine"))
+
+        async def runs() -> bool:
+            return bool(grid.runs)
+
+        await eventually(runs, "the request runs")
+        asked.cancel()
+        await asyncio.wait([asked])
+        left.set()
+        assert (await client.generate(MODEL, "x", id="mine")).text == "still here"
+        assert len(grid.runs) == 1
+
+
+async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
+    """rejected, error and expired replies raise RequestRejected, RequestFailed and RequestExpired with
+    their code."""
+
+    async def script(run: Run) -> None:
+        if run.prompt == "fail":
+            await run.fail("ollama_error")
+        else:
+            await silence(run)
+
+    async with connected(valkey_url, prefix, script) as (_, client):
+        with pytest.raises(RequestRejected) as rejected:
+            await client.generate("nobody-has-it", "x")
+        with pytest.raises(RequestFailed) as failed:
+            await client.generate(MODEL, "fail")
+        with pytest.raises(RequestExpired) as expired:
+            await client.generate(MODEL, "x", timeout_s=0.2)
+    assert rejected.value.code == "unknown_model"
+    assert failed.value.code == "attempts_exhausted"
+    assert expired.value.code == "expired"
+    assert all(isinstance(each.value, RequestError) for each in (rejected, failed, expired))
+
+
+async def test_misuse_is_an_error_before_anything_is_sent(valkey_url: str, prefix: str) -> None:
+    """An unknown field is a TypeError, an id in flight twice a ValueError; neither reaches the stream."""
+    async with connected(valkey_url, prefix, silence) as (grid, client):
+        with pytest.raises(TypeError, match="temperatur"):
+            await client.generate(MODEL, "x", temperatur=1)  # type: ignore[call-arg]
+        assert await grid.redis.xlen(f"{prefix}requests:brain") == 0
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="one"))
+
+        async def runs() -> bool:
+            return bool(grid.runs)
+
+        await eventually(runs, "the request runs")
+        with pytest.raises(ValueError, match="in flight"):
+            await client.generate(MODEL, "x", id="one")
+        await client.cancel("one")
+        with pytest.raises(RequestCancelled):
+            await asked
+
+
+async def test_nobody_at_home_is_a_timeout(valkey_url: str, prefix: str) -> None:
+    """Without a router a request raises RequestTimeout once deadline and margin are over."""
+    async with AsyncClient(valkey_url, prefix=prefix, margin_s=0.05) as client:
+        with pytest.raises(RequestTimeout):
+            await client.generate(MODEL, "x", timeout_s=0.05)
+
+
+async def test_a_server_that_is_away_is_a_backend_error(unused_tcp_port: int) -> None:
+    """Redis that cannot be reached for `give_up_s` raises BackendError."""
+    async with AsyncClient(f"redis://127.0.0.1:{unused_tcp_port}", give_up_s=0.1) as client:
+        with pytest.raises(BackendError, match="away"):
+            await client.generate(MODEL, "x")
+
+
+async def test_a_server_that_refuses_is_a_backend_error_at_once(valkey_url: str, prefix: str) -> None:
+    """A key of the wrong type raises BackendError without any retry."""
+    async with connected(valkey_url, prefix, give_up_s=3600) as (grid, client):
+        await grid.redis.set(f"{prefix}requests:other", "no stream")
+        async with AsyncClient(valkey_url, "other", prefix=prefix) as other:
+            with pytest.raises(BackendError, match="WRONGTYPE"):
+                await other.generate(MODEL, "x")
+        assert (await client.generate(MODEL, "fine")).text == "fine"
+
+
+async def test_blocking_clients_serve_threads(valkey_url: str, prefix: str) -> None:
+    """One Client used from several threads answers each; a stream works and may be left early."""
+    found: dict[int, str] = {}
+
+    def use(client: Client, number: int) -> None:
+        found[number] = client.generate(MODEL, f"thread {number}").text
+
+    def work() -> tuple[list[Any], str]:
+        with Client(valkey_url, prefix=prefix) as client:
+            threads = [threading.Thread(target=use, args=(client, number)) for number in range(5)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            events = list(client.stream(MODEL, "as it comes"))
+            leaving = client.stream(MODEL, "never mind")
+            next(leaving)
+            leaving.close()
+            with pytest.raises(RequestRejected):
+                client.chat("nobody-has-it", [{"role": "user", "content": "x"}])
+            client.cancel("nothing")
+            return events, client.new_id()
+
+    async with running(valkey_url, prefix):
+        events, made_up = await asyncio.to_thread(work)
+    assert found == {number: f"thread {number}" for number in range(5)}
+    assert isinstance(events[-1], Answer)
+    assert "".join(each.text for each in events[:-1]) == "as it comes"
+    assert len(made_up) == 32
+
+
+def test_the_package_is_light_and_its_names_are_there() -> None:
+    """Importing orion_streams loads neither redis nor asyncio clients; each public name resolves."""
+    code = "import sys, orion_streams; print('redis' in sys.modules or 'msgspec' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert all(getattr(orion_streams, name) is not None for name in orion_streams.__all__)
+    with pytest.raises(AttributeError):
+        _ = orion_streams.nothing
