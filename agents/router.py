@@ -36,6 +36,7 @@ class Router:
         self.guard = Guard()
         self.retention = Retention(store, config)
         self.following = False
+        self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
 
@@ -53,49 +54,51 @@ class Router:
         """Fold to the head, take the configuration's policy, then all health and results that wait:
         nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
         await self.recover()
-        await check_cursors(self.store, self.guard, self.config.prefix)
+        await check_cursors(self.store, self.guard, self.state.grid.number, self.config.prefix)
         await self.propose_policy()
         waiting = [name for name in self.input_streams if not name.startswith("requests:")]
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):
             pass
 
     async def recover(self) -> None:
-        """The grid as the log has it."""
-        guard = await self.store.guard()
+        """The grid as the log has it. The guard is read after it: whatever was committed in between
+        makes the next commit conflict, unless it only passed tokens on."""
         self.state = await load(self.store)
-        self.guard = guard
+        self.guard = await self.store.guard()
 
     async def propose_policy(self) -> None:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with
         other content (ConfigError); keep the log's if it is lower."""
-        grid, config = self.state.grid, self.config
+        config = self.config
         proposed = policy_id(config.policy, config.rules())
-        if config.revision < grid.revision:
-            log.warning(
-                "the log has revision %d, streams.toml only %d: the log's rules hold",
-                grid.revision,
-                config.revision,
-            )
-        elif config.revision == grid.revision and proposed != grid.policy_id:
-            raise ConfigError(
-                f"revision: {config.revision} is in the log with other rules ({grid.policy_id}; the "
-                f"file has {proposed}): set revision = {grid.revision + 1} to put these into force"
-            )
-        elif config.revision > grid.revision:
+        while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             draft = Draft(self.state, self.guard, server_ms)
             draft.begin(decided=False)
             draft.stage(ev.PolicyChanged(config.revision, proposed, config.policy, config.rules()))
             draft.mark_inputs()
             await self.commit(draft)
+        grid = self.state.grid
+        if config.revision < grid.revision:
+            log.warning(
+                "the log has revision %d, streams.toml only %d: the log's rules hold",
+                grid.revision,
+                config.revision,
+            )
+        elif proposed != grid.policy_id:
+            raise ConfigError(
+                f"revision: {config.revision} is in the log with other rules ({grid.policy_id}; the "
+                f"file has {proposed}): set revision = {grid.revision + 1} to put these into force"
+            )
 
     async def cycle(self, block_ms: int, streams: list[str] | None = None, deciding: bool = True) -> bool:
         """Read what waits, fold, decide, commit once. Whether anything was committed."""
         limits, policy = self.config.limits, self.state.grid.policy
         cursors = {name: self.guard.cursors.get(name, "0-0") for name in streams or self.input_streams}
-        server_ms, found = await self.store.read(cursors, limits.batch_entries, block_ms)
+        more = deciding and self._unfinished and bool(decide(self.state.grid, policy))
+        server_ms, found = await self.store.read(cursors, limits.batch_entries, 0 if more else block_ms)
         noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
-        eventful = bool(noted) or any(not is_token(raw) for raw in found)
+        eventful = more or bool(noted) or any(not is_token(raw) for raw in found)
         if not (found or eventful or (deciding and self.tick_is_due(server_ms))):
             return False
         draft = Draft(self.state, self.guard, server_ms)
@@ -109,7 +112,9 @@ class Router:
             draft.take(raw, limits.entry_max_bytes, policy.max_step_ms if deciding else None)
         draft.mark_inputs()
         if deciding and (eventful or not found):
-            for answer in decide(self.state.grid, self.state.grid.policy):
+            answers = decide(self.state.grid, self.state.grid.policy)
+            self._unfinished = bool(answers)
+            for answer in answers:
                 draft.stage(answer)
         return await self.commit(draft)
 

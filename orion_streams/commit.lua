@@ -33,7 +33,8 @@ if (held[1] or '0') ~= string.format('%.0f', expected[1]) or (held[2] or '') ~= 
   return {'conflict', 'number ' .. (held[1] or '0')}
 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
-local position = last[1] and string.match(last[1][1], '^(%d+)-0$') or '0'
+local position = '0'
+if last[1] then position = string.match(last[1][1], '^(%d+)-0$') end
 if position ~= string.format('%.0f', expected[3]) then
   return {'conflict', 'position ' .. (position or last[1][1])}
 end

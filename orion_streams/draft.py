@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
 from msgspec import Struct, structs
 
 from orion_streams import events as ev
+from orion_streams import wire
 from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, Head, OutEntry, Raw
 from orion_streams.intake import Entry, Taken, take
 from orion_streams.outbox import Out, deliver, token_reply
@@ -37,7 +39,13 @@ def chain(digest: bytes, raw: bytes) -> bytes:
 
 def is_token(raw: Raw) -> bool:
     """Whether an entry only passes tokens on, as agents write them: no event will come of it."""
-    return raw.fields.get(b"head", b"").startswith(_TOKENS)
+    head = raw.fields.get(b"head", b"")
+    if not raw.stream.startswith("results:") or not head.startswith(_TOKENS):
+        return False
+    try:
+        return wire.decode_result(head).op == "tokens"
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
 
 
 class Draft:

@@ -78,8 +78,13 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
     await store.save_snapshot(snapshot)
 
 
-async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
-    """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend."""
+async def check_cursors(store: Log, guard: Guard, number: int, prefix: str) -> None:
+    """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
+    `number`: that of the last logged commit."""
+    if guard.number < number or (guard.number and not number):
+        raise LogError(
+            f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"
+        )
     for stream, top in (await store.tops(guard.cursors)).items():
         cursor = guard.cursors[stream]
         if work_order(cursor) > work_order(top):
@@ -91,7 +96,8 @@ async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
 
 async def position_at(store: Log, server_ms: int) -> int:
     """The last position whose commit is not later than `server_ms`; 0 if all are."""
-    low, high = await store.first_position(), await store.last_position()
+    first, last = await store.first_position(), await store.last_position()
+    low, high = first, last
     if high == 0:
         return 0
     found = low - 1
@@ -101,7 +107,10 @@ async def position_at(store: Log, server_ms: int) -> int:
         if head is None or head.server_ms > server_ms:
             high = middle - 1
         else:
-            found, low = position - 1, position + 1
+            found, low = position, position + 1
+    if found >= first:
+        _, following = await next_head(store, found + 1, last)
+        found = following - 1
     return found
 
 

@@ -107,7 +107,7 @@ class RedisLog:
 
     async def last_position(self) -> int:
         newest = await self._redis.xrevrange(self.key("log"), count=1)
-        return work_order(newest[0][0].decode())[0] if newest else 0
+        return position_of(newest[0][0].decode()) if newest else 0
 
     async def first_position(self) -> int:
         oldest = await self._redis.xrange(self.key("log"), count=1)
@@ -116,7 +116,7 @@ class RedisLog:
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
         rows = await self._redis.xrange(self.key("log"), min=f"{after + 1}-0", count=count)
         found: list[tuple[int, bytes]] = [
-            (work_order(entry_id.decode())[0], fields[b"event"]) for entry_id, fields in rows
+            (position_of(entry_id.decode()), fields.get(b"event", b"")) for entry_id, fields in rows
         ]
         for expected, (position, _) in enumerate(found, start=after + 1):
             if position != expected:
@@ -182,6 +182,14 @@ class RedisLog:
                     raise LogError(f"{self.key(stream)}: {error}") from error
                 found[stream] = "0-0"
         return found
+
+
+def position_of(entry_id: str) -> int:
+    """The position that an entry of the log has by its id. LogError for an id that is none."""
+    position, rest = work_order(entry_id)
+    if rest:
+        raise LogError(f"the log has an entry {entry_id}, which is no position: it was not written here")
+    return position
 
 
 def stream_items(answer: Any) -> list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:

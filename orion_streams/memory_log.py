@@ -8,10 +8,12 @@ from typing import Any
 
 from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, OutEntry, Raw, Snapshot
 from orion_streams.errors import BodyGone, CommitConflict, LogError
-from orion_streams.log import RedisLog
+from orion_streams.log import RedisLog, position_of
 from orion_streams.state import work_order
 
 Stream = dict[str, dict[bytes, bytes]]
+MAX_FIELDS = 2000
+"""As in commit.lua: names and values of one entry."""
 
 
 class MemoryLog:
@@ -75,14 +77,14 @@ class MemoryLog:
         return found
 
     async def last_position(self) -> int:
-        return work_order(next(reversed(self.streams.get("log", {})), "0-0"))[0]
+        return position_of(next(reversed(self.streams.get("log", {})), "0-0"))
 
     async def first_position(self) -> int:
         return work_order(next(iter(self.streams.get("log", {})), "0-0"))[0]
 
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
         rows = [
-            (work_order(entry_id)[0], fields[b"event"])
+            (position_of(entry_id), fields.get(b"event", b""))
             for entry_id, fields in self.streams.get("log", {}).items()
             if work_order(entry_id)[0] > after
         ][:count]
@@ -118,7 +120,10 @@ class MemoryLog:
             if work_order(out.id) <= work_order(self._tops.get(out.stream, "0-0")):
                 raise LogError(f"the commit was refused: {out.stream} has entries above {out.id}")
             top = out.id
-            bodies.append(self._with_body(out))
+            fields = self._with_body(out)
+            if 2 * len(fields) > MAX_FIELDS:
+                raise LogError("the commit was refused: an entry with too many fields")
+            bodies.append(fields)
         return bodies
 
     def _with_body(self, out: OutEntry) -> dict[bytes, bytes]:

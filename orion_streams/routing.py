@@ -67,7 +67,7 @@ def route(
 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     """Nobody is eligible: unknown only if every inference node's known inventory lacks the model."""
-    if all(verdict.filter in ("role", "not_installed") for verdict in verdicts):
+    if verdicts and all(verdict.filter in ("role", "not_installed") for verdict in verdicts):
         return Reject("unknown_model", verdicts)
     return Wait("no_node", "", verdicts)
 

@@ -1,0 +1,7 @@
+"""`python -m orion_streams.cli`: how the processes of a grid are started."""
+
+import sys
+
+from orion_streams.cli import main
+
+sys.exit(main())

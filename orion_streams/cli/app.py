@@ -1,0 +1,173 @@
+"""Every command of `orion` with its options. What a command does is imported when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from orion_streams.cli.outcome import outcome
+from orion_streams.errors import EXIT_OK, EXIT_USAGE
+
+app = typer.Typer(
+    name="orion",
+    help="Three Raspberry Pis with Ollama that feel like one inference endpoint, over Redis Streams.",
+    epilog="Start with `orion demo`, or with `orion up --simulated` and, beside it, `orion ask`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis of the grid. Default: the one here.")
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="streams.toml to use. Default: ./streams.toml."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
+
+
+def main(words: Sequence[str]) -> int:
+    """Parse and run one command. The exit code; a usage error exits 2 with what was expected."""
+    try:
+        answer: object = app(list(words), prog_name="orion", standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()  # a usage error of typer's
+        return int(getattr(error, "exit_code", EXIT_USAGE))
+    return answer if isinstance(answer, int) else EXIT_OK
+
+
+def do(module: str, *arguments: object, **options: object) -> int:
+    """Import orion_streams.MODULE and call its `run`, here or on an event loop."""
+
+    def work() -> int:
+        answer = import_module(f"orion_streams.{module}").run(*arguments, **options)
+        if isinstance(answer, Coroutine):
+            answer = asyncio.run(answer)
+        sys.stdout.flush()
+        return int(answer or EXIT_OK)
+
+    return outcome(work)
+
+
+def command(
+    *examples: str, settings: dict[str, Any] | None = None
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a command, with examples at the end of its help."""
+    lines = ["\b", "Examples:", *(f"  orion {each}" for each in examples)]
+    return app.command(epilog="\n".join(lines), context_settings=settings)
+
+
+@command("demo", "demo --json", "demo --real")
+def demo(
+    real: Annotated[bool, typer.Option("--real", help="Tokens of a real small model.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """The whole story in under a minute, on simulated nodes: routing, heat, a crash, every answer."""
+    return do("simulation.demo", real=real, json=as_json)
+
+
+@command("test", "test tests/cli -k json", settings={"ignore_unknown_options": True})
+def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to pytest.")] = None) -> int:
+    """Run the test suite of this checkout."""
+    return do("cli.testing", arguments or [])
+
+
+@command("up --simulated", "up --simulated --json", "up --roles router,agent:orion-master")
+def up(
+    simulated: Annotated[bool, typer.Option("--simulated", help="Three simulated nodes, to play.")] = False,
+    roles: Annotated[
+        str | None, typer.Option(metavar="LIST", help="router, agent:NODE, with commas between.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded server; 0: a free one.")] = 0,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Run a grid, or this machine's part of it, until Ctrl-C."""
+    if simulated:
+        return do("cli.up", "simulated", port=port, as_json=as_json)
+    return do(
+        "cli.up", "local", roles=roles, redis_url=redis, config_path=config, port=port, as_json=as_json
+    )
+
+
+@command("router --redis redis://orion-master:6379/0")
+def router(redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Run the router: it folds the log, decides and commits."""
+    raise NotImplementedError  # dispatched before this module is imported; here for the list of commands
+
+
+@command("agent --node orion-worker --redis redis://orion-master:6379/0")
+def agent(node: str, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Run a node's agent: its health, and its work on Ollama."""
+    raise NotImplementedError  # the same
+
+
+@command('ask "Why is the sky blue?"', 'ask "Why?" --model gemma3:270m --tier 2', 'ask "Why?" --json')
+def ask(
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
+    model: Annotated[str | None, typer.Option(help="Ollama's name. Default: one installed.")] = None,
+    tier: Annotated[int, typer.Option(min=0, max=9, help="Preferred tier; 0: no wish.")] = 0,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline in seconds.")] = 600.0,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Tokens as they come.")] = True,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Ask the grid, and watch the answer come."""
+    return do(
+        "cli.ask", prompt, model, tier, system, timeout, stream and not as_json, as_json, redis, config
+    )
+
+
+@command("nodes", "nodes --json", "nodes --redis redis://orion-master:6379/0")
+def nodes(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """The node-state table: health, availability, slots, models in memory."""
+    return do("cli.reads", "nodes", as_json, redis, config)
+
+
+@command("models", "models --json")
+def models(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Which model is on which node, on disk and in memory."""
+    return do("cli.reads", "models", as_json, redis, config)
+
+
+@command("ps", "ps --json")
+def ps(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Open requests and where they are, and which models are in memory."""
+    return do("cli.reads", "ps", as_json, redis, config)
+
+
+@command("log", "log --follow", "log --from 1 -n 100 --json")
+def log(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    start: Annotated[
+        int | None, typer.Option("--from", metavar="POS", min=1, help="First position. Default: the last.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("-n", min=0, help="So many events. Default: 20.")] = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """The log: every sample, decision and outcome."""
+    return do("cli.logview", follow, start, count, as_json, redis, config)
+
+
+@command("bench", "bench --json")
+def bench(as_json: AsJson = False) -> int:
+    """Measure the grid on this machine against a bare relay."""
+    return do("bench", json=as_json)

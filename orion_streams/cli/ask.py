@@ -1,0 +1,88 @@
+"""`orion ask`: a request of client `cli`, its answer in the terminal as it comes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+
+import msgspec
+
+from orion_streams import Answer, AsyncClient, Piece, Restarted
+from orion_streams.asking import Fields
+from orion_streams.cli import where
+from orion_streams.cli.outcome import tell
+from orion_streams.cli.reads import look, opened, warn
+from orion_streams.errors import ConfigError, OrionError
+from orion_streams.state import Grid
+
+CLIENT = "cli"
+GIVE_UP_S = 10.0
+
+
+async def run(
+    prompt: str,
+    model: str | None,
+    tier: int,
+    system: str | None,
+    timeout_s: float,
+    stream: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Ask, show, and say where the answer was made. Raises RequestError, BackendError, ConfigError."""
+    config = where.find(redis_url, config_path)
+    if CLIENT not in config.clients.names:
+        raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
+    async with opened(config) as store:
+        now = await look(store)
+    warn(now)
+    if model is None:
+        model = first_installed(now.grid)
+        tell(f"orion: asking {model}")
+    fields: Fields = {"tier": tier, "timeout_s": timeout_s}
+    if system is not None:
+        fields["system"] = system
+    text = sys.stdin.read() if prompt == "-" else prompt
+    async with AsyncClient(config.redis.url, CLIENT, prefix=config.prefix, give_up_s=GIVE_UP_S) as client:
+        if stream:
+            answer = await show_as_it_comes(client, model, text, fields)
+        else:
+            answer = await client.generate(model, text, **fields)
+            sys.stdout.write(msgspec.json.encode(answer).decode() if as_json else answer.text)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
+    return 0
+
+
+async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:
+    """Write the pieces; another attempt begins on a new line."""
+    answer: Answer | None = None
+    async with aclosing(client.stream(model, text, **fields)) as events:
+        async for event in events:
+            match event:
+                case Piece():
+                    sys.stdout.write(event.text)
+                case Restarted():
+                    sys.stdout.write("\n")
+                    tell(dim(f"from the beginning, attempt {event.attempt} on {event.node}"))
+                case Answer():
+                    answer = event
+            sys.stdout.flush()
+    if answer is None:
+        raise OrionError("the answer ended without its last reply")
+    return answer
+
+
+def first_installed(grid: Grid) -> str:
+    """The first model by name on a node that answers requests. Raises OrionError if there is none."""
+    found = {model for node in grid.nodes.values() if node.rules.inference for model in node.installed}
+    if not found:
+        raise OrionError("no node has a model installed, as far as the grid knows")
+    return min(found)
+
+
+def dim(line: str) -> str:
+    """Less than the answer, where a terminal can show it."""
+    return f"\x1b[2m{line}\x1b[0m" if sys.stderr.isatty() else line

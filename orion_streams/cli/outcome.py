@@ -1,0 +1,42 @@
+"""How a command ends: its exit code, and one line on stderr where it failed. No traceback for what an
+owner can mend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from orion_streams.errors import EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
+
+EXIT_INTERRUPTED = 130
+
+
+def tell(line: str) -> None:
+    """One line for the person, on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def outcome(work: Callable[[], int | None]) -> int:
+    """Do the work and turn how it ended into an exit code."""
+    try:
+        return work() or EXIT_OK
+    except OrionError as error:
+        tell(f"orion: {error}")
+        return error.exit_code
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        tell(f"orion: Redis does not answer ({error}): start it, or name another with --redis URL")
+        return EXIT_NO_BACKEND
+    except RedisError as error:
+        tell(f"orion: Redis refuses: {error}")
+        return EXIT_FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED

@@ -1,0 +1,75 @@
+"""`orion nodes`, `orion models`, `orion ps`: the grid as the log has it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.cli import rows, where
+from orion_streams.cli.outcome import tell
+from orion_streams.config import Config
+from orion_streams.connection import connect
+from orion_streams.errors import BackendError
+from orion_streams.history import load
+from orion_streams.log import RedisLog
+from orion_streams.state import Grid
+
+QUIET_MS = 10_000
+"""A router whose nodes live commits every second: after so long its silence is worth a word."""
+
+
+class Now(Struct, frozen=True):
+    """The grid at the head of the log, its clock moved on to now: what stands still grows stale.
+    `silence_ms`: how long ago the last commit was, by the server's clock."""
+
+    grid: Grid
+    silence_ms: int
+
+
+async def run(what: str, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+    """Show one of the reads. Raises BackendError, ConfigError, LogError."""
+    config = where.find(redis_url, config_path)
+    async with opened(config) as store:
+        now = await look(store)
+    make: Any = {"nodes": rows.node_rows, "models": rows.model_rows, "ps": rows.ps_rows}[what]
+    found = make(now.grid)
+    warn(now)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return 0
+    from orion_streams.cli import tables  # noqa: PLC0415 - rich only where something is drawn
+
+    tables.show(what, found, config)
+    return 0
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[RedisLog]:
+    """The log of the grid, while the block runs."""
+    redis = connect(config.redis.url)
+    try:
+        yield RedisLog(redis, config.prefix)
+    finally:
+        await redis.aclose()
+
+
+async def look(store: RedisLog) -> Now:
+    """The grid now. BackendError when nothing was ever written."""
+    grid = (await load(store)).grid
+    if grid.position == 0:
+        raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
+    server_ms, _ = await store.read({"log": f"{grid.position}-0"}, 1, 0)
+    silence_ms = max(server_ms - grid.server_ms, 0)
+    grid.at_ms += silence_ms
+    return Now(grid, silence_ms)
+
+
+def warn(now: Now) -> None:
+    """A grid whose router is away shows old data: say so."""
+    if now.silence_ms > QUIET_MS:
+        tell(f"orion: the router has committed nothing for {now.silence_ms // 1000} s; this is older data")

@@ -1,0 +1,69 @@
+"""`orion router` and `orion agent`: the processes of a grid, in the foreground until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+from orion_streams.cli import where
+from orion_streams.cli.outcome import outcome
+from orion_streams.config import Config
+from orion_streams.connection import connect
+from orion_streams.server import check_server
+
+ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
+AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
+ROUTER_EXAMPLES = """\
+examples:
+  orion router --redis redis://orion-master:6379/0
+  orion router --config /etc/orion/streams.toml
+"""
+AGENT_EXAMPLES = """\
+examples:
+  orion agent --node orion-worker --redis redis://orion-master:6379/0
+  ORION_REDIS_URL=redis://orion-master:6379/0 orion agent --node orion-edge
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one of the two commands; `words` begins with its name."""
+    options = parser().parse_args(words)
+    return outcome(lambda: run(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Both commands with their options."""
+    top = argparse.ArgumentParser(prog="orion")
+    commands = top.add_subparsers(dest="command", required=True)
+    layout = argparse.RawDescriptionHelpFormatter
+    for name, text, examples in (("router", ROUTER, ROUTER_EXAMPLES), ("agent", AGENT, AGENT_EXAMPLES)):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=examples, formatter_class=layout
+        )
+        if name == "agent":
+            command.add_argument("--node", required=True, help="the node's name in streams.toml")
+        command.add_argument("--redis", metavar="URL", help="the grid's Redis or Valkey")
+        command.add_argument("--config", metavar="FILE", help="streams.toml to use")
+    return top
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the server, then run the role. Raises ConfigError, BackendError."""
+    config = where.find(options.redis, options.config)
+    from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
+
+    if options.command == "agent":
+        config.node(options.node)
+        return apps.run_agent(config, options.node)
+    asyncio.run(check(config))
+    return apps.run_router(config)
+
+
+async def check(config: Config) -> None:
+    """Refuse a server that would lose the grid."""
+    redis = connect(config.redis.url)
+    try:
+        await check_server(redis)
+    finally:
+        await redis.aclose()

@@ -1,0 +1,22 @@
+"""`orion test`: the test suite of the checkout that this installation comes from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import orion_streams
+from orion_streams.errors import ConfigError
+
+
+def run(arguments: list[str]) -> int:
+    """Become pytest. Raises ConfigError where there is no checkout or no pytest."""
+    root = Path(orion_streams.__file__).resolve().parent.parent
+    if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
+        raise ConfigError("the tests are in the git checkout, and this is installed without it")
+    if find_spec("pytest") is None:
+        raise ConfigError(f"pytest is not installed: {sys.executable} -m pip install -e '{root}[dev]'")
+    os.chdir(root)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606 - no shell wanted

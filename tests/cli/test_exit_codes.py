@@ -1,0 +1,203 @@
+"""How commands end: 0 ok, 1 failed, 2 usage, 69 no backend, 78 bad configuration, 130 interrupted."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from orion_streams.cli import where
+from orion_streams.server import free_port
+from tests.cli.conftest import Orion
+from tests.cli.running import environment, finish, run, start
+
+READS = (
+    ["nodes"],
+    ["models", "--json"],
+    ["ps"],
+    ["log", "--follow"],
+    ["ask", "Why?"],
+    ["agent", "--node", "x"],
+)
+
+
+@pytest.mark.parametrize("words", READS, ids=" ".join)
+def test_without_a_grid_the_next_step_is_named(orion: Orion, words: list[str]) -> None:
+    """No URL and no grid on this machine: exit 69 and one line that says how to get one."""
+    code, out, err = orion(*words)
+    assert (code, out) == (69, "")
+    assert err == (
+        "orion: no grid is running here: start one with `./orion up --simulated` "
+        "or name one with --redis URL\n"
+    )
+
+
+@pytest.mark.parametrize("words", [["nodes"], ["ask", "Why?", "--json"], ["router"]], ids=" ".join)
+def test_a_dead_server_is_no_backend(orion: Orion, words: list[str]) -> None:
+    """Nobody listens at the URL: exit 69, one line, no traceback."""
+    code, out, err = orion(*words, "--redis", f"redis://127.0.0.1:{free_port()}/0")
+    assert (code, out) == (69, "")
+    assert err.count("\n") == 1
+    assert "does not answer" in err
+
+
+def test_an_empty_redis_has_no_grid(orion: Orion, valkey_url: str, home: Path) -> None:
+    """A server on which no router ever ran: exit 69, and the key that is empty."""
+    (home / "streams.toml").write_text('prefix = "nobody:"\n[nodes.one]\n')
+    code, _, err = orion("nodes", "--redis", valkey_url)
+    assert code == 69
+    assert "nobody:log is empty" in err
+
+
+@pytest.mark.parametrize(
+    "text", ["[redis]\nurl = 5", "[nodes.one]\nslots = 0", "nonsense", "[policy]\nhot = 1"]
+)
+@pytest.mark.parametrize("command", ["nodes", "router", "up"])
+def test_a_bad_configuration_is_78(orion: Orion, home: Path, command: str, text: str) -> None:
+    """A streams.toml that cannot be used: exit 78, and one line that names the file."""
+    (home / "streams.toml").write_text(text)
+    code, out, err = orion(command)
+    assert (code, out) == (78, "")
+    assert err.startswith("orion: streams.toml: ")
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_node_is_78(orion: Orion, valkey_url: str) -> None:
+    """An agent of a node that is not configured: exit 78, and the known ones."""
+    code, _, err = orion("agent", "--node", "nowhere", "--redis", valkey_url)
+    assert code == 78
+    assert "nodes.nowhere" in err
+    assert "orion-edge, orion-master, orion-worker" in err
+
+
+def test_roles_must_be_chosen_on_a_strange_machine(
+    orion: Orion, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`orion up` on a machine that is no node: exit 78, and how to choose."""
+    monkeypatch.setattr("socket.gethostname", lambda: "laptop.home")
+    code, _, err = orion("up")
+    assert code == 78
+    assert "this machine is called laptop" in err
+    assert "--roles" in err
+    assert "--simulated" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nodes", "--nope"], ["nonsense"], ["ask"], ["log", "-n", "many"], ["log", "--from", "0"]],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(orion: Orion, words: list[str]) -> None:
+    """What cannot be understood: exit 2, the reason on stderr, nothing on stdout."""
+    code, out, err = orion(*words)
+    assert (code, out) == (2, "")
+    assert "Error" in err
+
+
+@pytest.mark.parametrize("command", ["router", "agent"])
+def test_wrong_usage_of_a_role_is_2(home: Path, command: str) -> None:
+    """The same for the processes of a grid, whose arguments are read without the terminal's libraries."""
+    code, out, err = run(home, command, "--nope")
+    assert (code, out) == (2, "")
+    assert "usage:" in err
+
+
+COMMANDS = ["demo", "test", "up", "router", "agent", "ask", "nodes", "models", "ps", "log", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(
+    command: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--help exits 0 and shows an example that begins with the command itself."""
+    from orion_streams.cli import main  # noqa: PLC0415 - the one command line
+
+    try:
+        code = main([command, "--help"])
+    except SystemExit as end:  # argparse's way
+        code = int(end.code or 0)
+    out = capsys.readouterr().out
+    assert code == 0
+    assert re.search(rf"^ +orion {command}", out, re.MULTILINE)
+
+
+def test_the_help_lists_all_commands(orion: Orion) -> None:
+    """`orion --help` names every command."""
+    code, out, _ = orion("--help")
+    assert code == 0
+    assert [each for each in COMMANDS if f"\n  {each} " not in out] == []
+
+
+def test_the_note_of_a_dead_grid_does_not_count(orion: Orion, home: Path) -> None:
+    """What a killed `orion up` left behind is seen to be stale."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path = where.note_path()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(where.Running(ended.pid, "redis://127.0.0.1:1/0", "", True)))
+    code, _, err = orion("nodes")
+    assert code == 69
+    assert "no grid is running here" in err
+
+
+def test_a_later_grids_note_is_left_alone(home: Path) -> None:
+    """Of two grids the later is found, and the end of the earlier takes nothing away."""
+    first = where.Running(os.getpid(), "redis://127.0.0.1:1/0", "", True)
+    second = where.Running(os.getpid(), "redis://127.0.0.1:2/0", "", True)
+    with where.noted(second):
+        with where.noted(first):
+            assert where.running_here() == first
+            where.note_path().write_bytes(msgspec.json.encode(second))
+        assert where.running_here() == second
+    assert where.running_here() is None
+
+
+def test_ctrl_c_is_quiet(home: Path, grid_toml: Path) -> None:
+    """An interrupt ends a command that follows with 130, no traceback, and what it wrote is whole."""
+    following = start(home, "log", "--follow", "--from", "1", "--json", ORION_CONFIG=str(grid_toml))
+    assert following.stdout is not None
+    first = msgspec.json.decode(following.stdout.readline())
+    following.send_signal(signal.SIGINT)
+    code, _, err = finish(following)
+    assert first["position"] == 1
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_no_error(home: Path, grid_toml: Path) -> None:
+    """Whoever reads a command's output may leave before it comes: exit 0, without a word."""
+    ended = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"'{sys.executable}' -m orion_streams.cli log --from 1 | :; echo ${{PIPESTATUS[0]}}",
+        ],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+def test_a_wheel_has_no_tests_to_run(orion: Orion, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`orion test` without the checkout says so."""
+    monkeypatch.setattr("orion_streams.__file__", str(home / "orion_streams" / "__init__.py"))
+    code, _, err = orion("test")
+    assert code == 78
+    assert "installed without it" in err
+
+
+def test_the_tests_run_with_pytests_exit_code(home: Path) -> None:
+    """`orion test` passes its arguments to pytest and ends as pytest does: 4 for wrong usage."""
+    code, _, err = run(home, "test", "-k", "json", "--override-ini")
+    assert code == 4
+    assert "--override-ini: expected one argument" in err
