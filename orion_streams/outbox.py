@@ -132,17 +132,14 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
 
 
 def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
-    """The error reply; the node's own words are copied from its result, never through the log."""
+    """The error reply; a node's own words, if any, are copied from its result, never through the log."""
     client, request_id = split(event.request)
     failures = grid.open[event.request].failures
-    reply = Reply(
-        id=request_id,
-        kind="error",
-        code=event.code,
-        message=contract.CODES.get(event.code, event.code),
-        position=position,
-    )
     last = failures[-1] if failures else None
+    message = contract.CODES.get(event.code, event.code)
+    if last is not None:
+        message += f" The last one: {last.code} on {last.node}."
+    reply = Reply(id=request_id, kind="error", code=event.code, message=message, position=position)
     body = None
     if last is not None and last.source:
         body = Body(f"results:{last.node}", last.source, ("message",), required=False)

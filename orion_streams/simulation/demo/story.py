@@ -27,7 +27,7 @@ class Story:
         self.grid, self.screen = grid, screen
         real = "llama" in grid.engines.values()
         self.light, self.heavy = (model.name for model in models_of("llama" if real else "synthetic"))
-        self.tokens = 8 if real else 24
+        self.tokens = 12 if real else 24
         self.total, self.sent = 42, 0
         self._client = AsyncClient(grid.redis_url, prefix=grid.config.prefix)
 
@@ -50,7 +50,7 @@ class Story:
     async def heat(self) -> None:
         """orion-worker heats up under load; its waiting work flows to orion-master; it comes back."""
         self.screen.act("2. Heat: orion-worker gets hot while work is waiting for it")
-        await self.grid.push(WORKER, ambient_mc=62_000, temp_mc=70_000)
+        await self.grid.push(WORKER, ambient_mc=68_000, temp_mc=74_500)
         work = [asyncio.create_task(self.ask(self.heavy, 2)) for _ in range(12)]
         await self.until(lambda grid: grid.nodes[WORKER].backed_off == "hot", "orion-worker above 75 °C")
         self.screen.say(
@@ -82,7 +82,7 @@ class Story:
         work += [asyncio.create_task(self.ask(self.light, 1)) for _ in range(8)]
         await self.until(runs_on(WORKER), "an answer begins on orion-worker")
         await self.grid.kill_agent(WORKER)
-        self.screen.say("killed; after two seconds of silence its request is asked again elsewhere")
+        self.screen.say("killed; once it has been silent for a while, its request is asked again elsewhere")
         await asyncio.gather(*work)
         await self.grid.start_agent(WORKER)
         await self.until(

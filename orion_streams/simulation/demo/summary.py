@@ -43,7 +43,7 @@ def summarize(
     """Put the counts together and hold them against the promises."""
     answers = [event for event in history if isinstance(event, ev.RequestCompleted)]
     summary = Summary(
-        engine=", ".join(sorted(set(story.grid.engines.values()))),
+        engine=", ".join(sorted({story.grid.engines[name] for name in (MASTER, WORKER)})),
         requests=tally.requests,
         answered=tally.answered,
         lost=tally.lost,
