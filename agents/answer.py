@@ -29,9 +29,11 @@ class Answer:
             self.texts.append(chunk.text)
         if chunk.thinking:
             self.thinking.append(chunk.thinking)
-        self.tool_calls += chunk.tool_calls
+        if chunk.tool_calls:
+            self.tool_calls += chunk.tool_calls
+            self.bytes += len(msgspec.json.encode(chunk.tool_calls))
         self.vectors = chunk.vectors or self.vectors
-        self.bytes += len(chunk.text) + len(chunk.thinking) + len(chunk.vectors)
+        self.bytes += len(chunk.text.encode()) + len(chunk.thinking.encode()) + len(chunk.vectors)
         if chunk.done:
             self.end = chunk
 

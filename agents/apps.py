@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import logging
 import os
 import sys
@@ -13,16 +14,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import faust
-import httpx
 from redis.exceptions import RedisError
 
-from orion_streams.agents.backend import Backend, Echo, Ollama
+from orion_streams.agents.backend import Backend, Echo
 from orion_streams.agents.health import Health, Residency
+from orion_streams.agents.ollama import Ollama
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import App, Feeder, StreamChannel, supervised
+from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised, will_pass
 from orion_streams.config import Config, NodeConfig
 from orion_streams.connection import connect
 from orion_streams.errors import ConfigError, OrionError
@@ -85,17 +86,20 @@ def agent_app(config: Config, node: str) -> App:
         key=config.key("health", node),
         keep_entries=config.retention.health_entries,
     )
-    health = Health(beats, make_sensors(table), residency, worker, results)
+    sensors = make_sensors(table)
+    health = Health(beats, sensors, residency, worker, results)
 
     @app.timer(interval=config.limits.health_ms / 1000, on_leader=False)
     async def beat() -> None:
         try:
             await health.beat()
         except (RedisError, OSError) as error:
+            if not will_pass(error):
+                app.end(refused(beats.key_name, error))
             log.warning("redis takes no health (%s)", type(error).__name__)
 
-    if worker is not None:
-        app.closers.append(worker.stop)
+    if worker is not None and residency is not None:
+        app.closers += [residency.close, worker.stop]
 
         @app.agent(channel)
         async def work(items: faust.StreamT[Any]) -> None:
@@ -108,24 +112,11 @@ def agent_app(config: Config, node: str) -> App:
 
         @app.task
         async def feed() -> None:
-            if isinstance(backend, Ollama):
-                await identify(backend, table)
             feeder = Feeder(channel, config.redis.block_ms, worker.catch_up, worker.noticed)
             await app.add_runtime_dependency(feeder)
 
-    app.closers += [backend.close, redis.aclose, blocking.aclose]
+    app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]
     return app
-
-
-async def identify(backend: Ollama, table: NodeConfig) -> None:
-    """Ask until Ollama says what it is: replies name the engine."""
-    while True:
-        try:
-            await backend.identify(table.simulated)
-        except httpx.HTTPError:
-            await asyncio.sleep(1)
-        else:
-            return
 
 
 def make_backend(table: NodeConfig, config: Config) -> Backend:
@@ -145,17 +136,20 @@ async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
     except OrionError as error:
-        app.fatal = error
-        log.critical("%s", error)
-        await app.crash(error)
+        app.end(error)
+    except RedisError as error:
+        app.end(refused("redis", error))
 
 
 def lock_node(config: Config, node: str) -> IO[str]:
     """Keep a second agent of the same node and grid away from this machine. ConfigError if there is one.
     The lock is held as long as the file stays open."""
-    name = config.prefix.encode().hex() + "-" + node
-    path = Path(tempfile.gettempdir()) / f"orion-agent-{os.getuid()}-{name}.lock"
-    held = path.open("w")
+    grid = hashlib.blake2b(f"{config.redis.url} {config.prefix}".encode(), digest_size=8).hexdigest()
+    path = Path(tempfile.gettempdir()) / f"orion-agent-{os.getuid()}-{node}-{grid}.lock"
+    try:
+        held = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
+    except OSError as error:
+        raise ConfigError(f"the lock {path} cannot be used: {error}") from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -165,7 +159,7 @@ def lock_node(config: Config, node: str) -> IO[str]:
 
 
 def run_router(config: Config) -> int:
-    """Run the router until a signal. The exit code."""
+    """Run the router until a signal. The exit code. Raises ConfigError."""
     return run(router_app(config))
 
 
@@ -176,19 +170,36 @@ def run_agent(config: Config, node: str) -> int:
         return run(agent_app(config, node))
 
 
+class Foreground(faust.Worker):
+    """Faust's worker, which ends as soon as all is done: mode would sleep for a second more."""
+
+    async def _sentinel_task(self) -> None:
+        return
+
+
 def run(app: App) -> int:
-    """Run a Faust app in the foreground, with clean stops on SIGINT and SIGTERM."""
-    logging.basicConfig(
-        level=os.environ.get("ORION_LOG", "INFO").upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    for noisy in ("faust", "mode", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    worker = faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    """Run a Faust app in the foreground, with clean stops on SIGINT and SIGTERM. Raises ConfigError."""
+    log_to_stderr(os.environ.get("ORION_LOG", "info"))
+    worker = Foreground(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.spinner = None  # it writes to stdout
     try:
         worker.execute_from_commandline()
     except SystemExit as end:
         if app.fatal is None:
             return end.code if isinstance(end.code, int) else 0
     return app.fatal.exit_code if app.fatal else 0
+
+
+def log_to_stderr(level: str) -> None:
+    """Our own log lines from `level` on; of the libraries only what is wrong. Raises ConfigError."""
+    try:
+        logging.basicConfig(
+            level=level.upper(),
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        )
+    except ValueError as error:
+        raise ConfigError(f"ORION_LOG: {error}: expected debug, info, warning or error") from error
+    for noisy in ("faust", "mode", "orion_streams", "httpx", "httpcore", "asyncio"):  # ours is "orion"
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # a late timer is no news on a busy Pi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -20,6 +21,7 @@ from orion_streams.intake import inventory_digest
 log = logging.getLogger("orion.agent")
 
 FULL_LIST_EVERY_S = 60.0
+PATIENCE_S = 1.0
 
 
 class Residency:
@@ -29,20 +31,39 @@ class Residency:
         self._backend, self._pause_s = backend, inventory_ms / 1000
         self._looked_s = self._told_s = float("-inf")
         self._told = ""
+        self._silent = False
+        self._looking: asyncio.Task[None] | None = None
         self.installed: tuple[wire.InstalledModel, ...] | None = None
         self.resident: tuple[wire.ResidentModel, ...] = ()
 
     async def look(self, now_s: float) -> None:
-        """Ask Ollama; memory each time, the disk every `inventory_ms`."""
+        """Ask Ollama; memory each time, the disk every `inventory_ms`. One that hangs is not waited for:
+        the node's health must not grow stale with it."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(now_s))
+        await asyncio.wait({self._looking}, timeout=PATIENCE_S)
+        if self._looking.done():
+            looked, self._looking = self._looking, None
+            looked.result()
+
+    async def _look(self, now_s: float) -> None:
         try:
-            self.resident = await self._backend.resident()
+            resident = await self._backend.resident()
             if self.installed is None or now_s - self._looked_s >= self._pause_s:
                 self.installed = await self._backend.installed()
                 self._looked_s = now_s
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
-            if self.installed is not None:
-                log.warning("Ollama does not answer (%s): its models are unknown", error)
-            self.installed, self.resident = None, ()
+            self.resident, self._silent = resident, False
+        except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            if not self._silent:
+                what = str(error) or type(error).__name__
+                log.warning("Ollama does not answer (%s): its models are unknown", what)
+            self.installed, self.resident, self._silent = None, (), True
+
+    async def close(self) -> None:
+        """Look no further."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
 
     def to_tell(self, now_s: float) -> tuple[str, tuple[wire.InstalledModel, ...] | None]:
         """The inventory's digest, and the list itself on change and every minute."""
@@ -81,8 +102,9 @@ class Health:
         now_s = time.monotonic()
         try:
             sample = await self._sensors.sample()
-        except httpx.HTTPError as error:
-            log.warning("the simulated machine does not answer: %s", error)
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            what = str(error) or type(error).__name__
+            log.warning("the simulated machine does not answer: %s", what)
             return
         digest, inventory = "", None
         resident: tuple[wire.ResidentModel, ...] = ()

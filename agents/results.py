@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams import wire
+from orion_streams.channels import refused, will_pass
 
 log = logging.getLogger("orion.agent")
 
@@ -35,7 +36,7 @@ class ResultWriter:
         await written
 
     async def run(self) -> None:
-        """Write what is queued, until cancelled."""
+        """Write what is queued, until cancelled. Raises ConfigError when Redis refuses it for good."""
         while True:
             batch = [await self._queue.get()]
             while len(batch) < BATCH and not self._queue.empty():
@@ -52,11 +53,16 @@ class ResultWriter:
             for fields, _ in batch:
                 pipe.xadd(self._key, fields, maxlen=self._keep, approximate=True)
             try:
-                ids = await pipe.execute()
+                ids = await pipe.execute(raise_on_error=False)  # an error raised would quote the answer
+                failures = [each for each in ids if isinstance(each, RedisError)]
+                failed: Exception | None = failures[0] if failures else None
             except (RedisError, OSError) as error:
-                log.warning("redis does not take results (%s): trying again", error)
-                await asyncio.sleep(back_off_s)
-                back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
-            else:
+                failed = error
+            if failed is None:
                 self.last_id = ids[-1].decode()
                 return
+            if not will_pass(failed):
+                raise refused(self._key, failed)
+            log.warning("redis takes no results (%s): trying again", type(failed).__name__)
+            await asyncio.sleep(back_off_s)
+            back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)

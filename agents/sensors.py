@@ -18,6 +18,8 @@ log = logging.getLogger("orion.agent")
 THERMAL = Path("/sys/class/thermal")
 CPU_ZONES = ("cpu-thermal", "cpu_thermal", "x86_pkg_temp", "coretemp", "acpitz")
 MB = 1024 * 1024
+POSSIBLE_MC = (-60_000, 200_000)
+VCGENCMD_S = 1.0
 SELDOM = 5
 """What is dear to ask (processes, vcgencmd) is asked at every so many looks."""
 
@@ -36,6 +38,7 @@ class Sensors(Protocol):
     """Where an agent's samples come from."""
 
     async def sample(self) -> Sample: ...
+    async def close(self) -> None: ...
 
 
 class Machine:
@@ -45,6 +48,7 @@ class Machine:
         self._zone = cpu_zone(thermal)
         self._vcgencmd = shutil.which("vcgencmd")
         self._throttled = self._mapped = self._looks = 0
+        self._readable = True
         psutil.cpu_percent()  # the first call has nothing to compare with
         if self._zone is None:
             log.warning("no CPU thermal zone under %s: this node's temperature is not known", thermal)
@@ -57,12 +61,25 @@ class Machine:
         self._looks += 1
         used = memory.total - memory.available + self._mapped
         return Sample(
-            temp_mc=read_temperature(self._zone),
+            temp_mc=self._temperature(),
             ram_used_mb=min(used, memory.total) // MB,
             ram_total_mb=max(memory.total // MB, 1),
             cpu_permille=min(round(psutil.cpu_percent() * 10), 1000),
             throttled=self._throttled,
         )
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _temperature(self) -> int | None:
+        """None without a sensor; a sensor that fails is said once, until it works again."""
+        if self._zone is None:
+            return None
+        temp_mc = read_temperature(self._zone)
+        if temp_mc is None and self._readable:
+            log.warning("%s has no temperature: this node's is not known", self._zone)
+        self._readable = temp_mc is not None
+        return temp_mc
 
 
 class SimulatedMachine:
@@ -77,6 +94,9 @@ class SimulatedMachine:
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=Sample)
 
+    async def close(self) -> None:
+        await self._http.aclose()
+
 
 def cpu_zone(thermal: Path) -> Path | None:
     """The `temp` file of the processor's thermal zone, by the zone's type."""
@@ -84,20 +104,18 @@ def cpu_zone(thermal: Path) -> Path | None:
     for zone in sorted(thermal.glob("thermal_zone*")):
         try:
             types.setdefault((zone / "type").read_text().strip(), zone / "temp")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             log.warning("%s cannot be read: %s", zone, error)
     return next((types[name] for name in CPU_ZONES if name in types), None)
 
 
-def read_temperature(zone: Path | None) -> int | None:
-    """Milli-degrees Celsius, or None without a sensor."""
-    if zone is None:
-        return None
+def read_temperature(zone: Path) -> int | None:
+    """Milli-degrees Celsius; None where it cannot be read or no processor could have it."""
     try:
-        return int(zone.read_text())
-    except (OSError, ValueError) as error:
-        log.warning("%s cannot be read: %s", zone, error)
+        temp_mc = int(zone.read_text())
+    except (OSError, ValueError):
         return None
+    return temp_mc if POSSIBLE_MC[0] <= temp_mc <= POSSIBLE_MC[1] else None
 
 
 def mapped_by_ollama() -> int:
@@ -112,11 +130,19 @@ def mapped_by_ollama() -> int:
 
 async def throttled(vcgencmd: str) -> int:
     """The bits of `vcgencmd get_throttled`; 0 when it does not answer."""
-    process = await asyncio.create_subprocess_exec(
-        vcgencmd, "get_throttled", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    out, _ = await process.communicate()
     try:
-        return int(out.decode().partition("=")[2], 16)
-    except ValueError:
+        process = await asyncio.create_subprocess_exec(
+            vcgencmd, "get_throttled", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError:
         return 0
+    try:
+        async with asyncio.timeout(VCGENCMD_S):
+            out, _ = await process.communicate()
+        return max(int(out.partition(b"=")[2], 16), 0)
+    except (TimeoutError, ValueError):
+        return 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

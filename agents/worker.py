@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import cast
 
 import msgspec
+from redis.exceptions import RedisError
 
 from orion_streams import contract, wire
 from orion_streams.agents.answer import Answer, Repeater
 from orion_streams.agents.backend import Backend, Chunk, RunFailed
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import Item, StreamChannel
+from orion_streams.channels import App, Item, StreamChannel, refused, will_pass
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
 from orion_streams.state import work_order
@@ -23,6 +25,10 @@ from orion_streams.state import work_order
 log = logging.getLogger("orion.agent")
 
 CATCH_UP_COUNT = 1000
+STOP_STEP_S = 0.2
+CANCELLED = "cancelled by the router"
+RUN, CANCEL = b'{"op":"run"', b'{"op":"cancel"'
+Outcome = tuple[wire.ResultHead, dict[str, bytes]]
 
 
 class Worker:
@@ -33,29 +39,43 @@ class Worker:
     ) -> None:
         self.config, self.node = config, node
         self.channel, self.results, self.backend = channel, results, backend
-        self.in_hand: dict[str, asyncio.Task[None] | None] = {}
+        self.in_hand: dict[str, asyncio.Task[None] | None] = {}  # None: not to be cancelled (any more)
         self.work_read = ""
         self.broken: set[str] = set()
+        self._withdrawn: set[str] = set()
+        self._finished: dict[str, Item] = {}  # and not yet acknowledged
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restarted = True
         self._slots = asyncio.Semaphore(config.node(node).slots)
 
     def noticed(self, item: Item) -> None:
-        """An item was read: from now on health lists it, if it is a run."""
-        self.work_read = item.id
-        if item.fields.get(b"head", b"").startswith(b'{"op":"run"'):
+        """An item was read: from now on health lists it, if it is a run. A run whose cancel was read
+        before it has begun does not begin."""
+        self.work_read = max(self.work_read, item.id, key=work_order)
+        raw = item.fields.get(b"head", b"")
+        if raw.startswith(RUN):
             self.in_hand.setdefault(item.id, None)
+        elif raw.startswith(CANCEL) and (head := decode(item)) is not None:
+            self.withdraw(head.work_id)
 
-    async def catch_up(self, first: bool) -> None:
+    def withdraw(self, work_id: str) -> None:
+        """Whatever ends this run, if it is still in hand, it was cancelled."""
+        if work_id in self.in_hand:
+            self._withdrawn.add(work_id)
+
+    async def catch_up(self) -> None:
         """Read the stream to its end before anything runs. What was delivered before is pending: by a
         former process it may have run, so it failed; otherwise nobody saw it yet."""
+        known = {*self.in_hand, *self._finished}  # before the read: some may end meanwhile
         pending = [
-            item
-            for item in await self.channel.read("0", CATCH_UP_COUNT, None)
-            if item.id not in self.in_hand
+            item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known
         ]
-        if first:
+        for item in list(self._finished.values()):
+            await self.settle(item)
+        if self._restarted:
             for item in pending:
                 await self.report_restart(item)
-            pending = []
+            self._restarted, pending = False, []
         waiting = pending + await self.channel.read(">", CATCH_UP_COUNT, None)
         for item in waiting:
             self.noticed(item)
@@ -68,54 +88,82 @@ class Worker:
         head = decode(item)
         if head is not None and head.op == "run":
             error = RunFailed("agent_restarted", "node", "the agent of this node was restarted")
-            await self.fail(head, item.id, error)
-        await item.ack()
+            await self.results.write(*self.failed(head, item.id, error))
+        await self.settle(item)
+
+    async def settle(self, item: Item) -> None:
+        """Acknowledge what is done. While Redis is away it is remembered, so that it never runs again."""
+        self._finished[item.id] = item
+        try:
+            await item.ack()
+        except (RedisError, OSError) as error:
+            if not will_pass(error):
+                cast(App, self.channel.app).end(refused(self.channel.key_name, error))
+        else:
+            self._finished.pop(item.id, None)
 
     async def handle(self, item: Item) -> None:
         """Dispatch an item; runs and loads go on in tasks of their own."""
         head = decode(item)
         if head is None:
             log.error("work entry %s cannot be read: left out", item.id)
-            await item.ack()
+            self.in_hand.pop(item.id, None)
+            await self.settle(item)
         elif head.op == "cancel":
+            self.withdraw(head.work_id)
             task = self.in_hand.get(head.work_id)
             if task is not None:
-                task.cancel("cancelled")
-            await item.ack()
-        elif head.op == "run":
-            self.in_hand[item.id] = asyncio.create_task(self.run(head, item))
+                task.cancel()
+            await self.settle(item)
         else:
-            self.in_hand[item.id] = asyncio.create_task(self.set_loaded(head, item))
+            work = self.run if head.op == "run" else self.set_loaded
+            task = asyncio.create_task(work(head, item))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            self.in_hand[item.id] = None if item.id in self._withdrawn else task
 
     async def run(self, head: wire.WorkHead, item: Item) -> None:
         """One attempt, from its slot to its one result."""
         try:
-            try:
-                await self.attempt(head, item)
-            except asyncio.CancelledError as cancelled:
-                if cancelled.args != ("cancelled",):
-                    raise  # the agent stops: the entry stays pending, the next start reports it
-                error = RunFailed("cancelled", "ours", "cancelled by the router")
-                await self.fail(head, item.id, error)
-            except RunFailed as error:
-                if error.breaks_model:
-                    self.broken.add(head.model)
-                await self.fail(head, item.id, error)
-            await item.ack()
+            outcome = await self.outcome(head, item)
+            self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late
+            await self.results.write(*outcome)
+            await self.settle(item)
         finally:
             self.in_hand.pop(item.id, None)
+            self._withdrawn.discard(item.id)
 
-    async def attempt(self, head: wire.WorkHead, item: Item) -> None:
-        """Run it and report it completed. Raises RunFailed."""
+    async def outcome(self, head: wire.WorkHead, item: Item) -> Outcome:
+        """How it ends. CancelledError when the agent stops: the entry stays pending, and the next start
+        reports it."""
+        try:
+            answer = await self.attempt(head, item)
+        except asyncio.CancelledError:
+            if item.id not in self._withdrawn:
+                raise
+            return self.failed(head, item.id, RunFailed("cancelled", "ours", CANCELLED))
+        except RunFailed as error:
+            if error.breaks_model:
+                self.broken.add(head.model)
+            return self.failed(head, item.id, error)
+        except Exception as error:  # whatever it is, the router must not wait for a result
+            log.error("%s attempt %d: %s", head.request, head.attempt, type(error).__name__)
+            what = f"the agent failed: {type(error).__name__}"
+            return self.failed(head, item.id, RunFailed("agent_error", "ours", what))
+        self.broken.discard(head.model)
+        return self.completed(head, item.id, answer), answer.body()
+
+    async def attempt(self, head: wire.WorkHead, item: Item) -> Answer:
+        """Wait for a slot and run it. Raises RunFailed."""
+        if item.id in self._withdrawn:
+            raise RunFailed("cancelled", "ours", CANCELLED)
         try:
             fields = contract.decode_fields(item.fields)
             entry = contract.parse_request(fields)
         except ContractError as error:
             raise RunFailed("refused", "request", str(error)) from error
         async with self._slots:
-            answer = await self.answered(head, item.id, entry)
-        self.broken.discard(head.model)
-        await self.results.write(self.completed(head, item.id, answer), answer.body())
+            return await self.answered(head, item.id, entry)
 
     async def answered(self, head: wire.WorkHead, work_id: str, entry: contract.RequestEntry) -> Answer:
         """The whole answer. While it grows it is said that it runs, and tokens are passed on, joined for
@@ -127,6 +175,7 @@ class Worker:
             nonlocal started
             if not started:
                 started = True
+                log.info("%s attempt %d runs on %s", head.request, head.attempt, head.model)
                 await self.results.write(self.result("started", head, work_id))
             if entry.stream:
                 await self.pass_on(head, work_id, answer)
@@ -176,25 +225,29 @@ class Worker:
     async def set_loaded(self, head: wire.WorkHead, item: Item) -> None:
         """Load or unload a model; health shows what came of it."""
         try:
-            await self.backend.set_loaded(head.model, head.op == "load")
+            async with asyncio.timeout(self.config.limits.load_deadline_ms / 1000):
+                await self.backend.set_loaded(head.model, head.op == "load")
             self.broken.discard(head.model)
-        except RunFailed as error:
-            log.warning("%s of %s failed: %s", head.op, head.model, error)
+            log.info("%s of %s", head.op, head.model)
+        except (RunFailed, TimeoutError) as error:
+            log.warning("%s of %s failed: %s", head.op, head.model, error or "no answer")
         finally:
             self.in_hand.pop(item.id, None)
-        await item.ack()
+        await self.settle(item)
 
-    async def fail(self, head: wire.WorkHead, work_id: str, error: RunFailed) -> None:
-        """Report a run failed."""
+    def failed(self, head: wire.WorkHead, work_id: str, error: RunFailed) -> Outcome:
+        """A failed result. Its message may quote the request, so the log gets the code alone."""
         log.info("%s attempt %d failed: %s", head.request, head.attempt, error.code)
         result = msgspec.structs.replace(
             self.result("failed", head, work_id), code=error.code, blame=error.blame
         )
-        await self.results.write(result, {"message": str(error).encode()})
+        return result, {"message": str(error).encode()}
 
     def completed(self, head: wire.WorkHead, work_id: str, answer: Answer) -> wire.ResultHead:
         """The head of a completed result."""
         end = answer.end or Chunk()
+        done = (head.request, head.attempt, end.tokens, end.total_ms)
+        log.info("%s attempt %d done: %d tokens in %d ms", *done)
         return msgspec.structs.replace(
             self.result("completed", head, work_id),
             tokens=end.tokens,
@@ -212,16 +265,15 @@ class Worker:
 
     async def stop(self) -> None:
         """Let go of what runs: it stays pending and is reported at the next start."""
-        tasks = [task for task in self.in_hand.values() if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()  # once more if the first found it waiting for Redis
+            await asyncio.wait(self._tasks, timeout=STOP_STEP_S)
 
 
 def decode(item: Item) -> wire.WorkHead | None:
     """The head of a work entry; None when it is none."""
     try:
         return wire.decode_work(item.fields.get(b"head", b""))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, cast
 
@@ -16,16 +17,45 @@ import faust
 from faust.app.base import BootStrategy
 from mode import Service
 from msgspec import Struct
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams.commits import GROUP
-from orion_streams.errors import OrionError
+from orion_streams.errors import ConfigError, OrionError
 
 log = logging.getLogger("orion.channels")
 
 BACK_OFF_MAX_S = 2.0
+STEADY_S = 10.0
+"""Work that went on for so long: after it the next pause is short again."""
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError)
+AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether waiting may mend it: the server is away, loading, full or read-only for now. A password or
+    a permission that is wrong, or a key of another type, stays wrong."""
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        return False
+    return isinstance(error, AWAY) or in_short(error).startswith(AWAY_WORDS)
+
+
+def in_short(error: Exception) -> str:
+    """What Redis said. redis-py puts the command before it, which may hold a prompt or an answer."""
+    return str(error).rpartition(" caused error: ")[2] or type(error).__name__
+
+
+def refused(key: str, error: Exception) -> ConfigError:
+    """What Redis refuses for good, as the error that ends a process."""
+    return ConfigError(f"{key}: Redis refuses: {in_short(error)}")
 
 
 class NoKafka(BootStrategy):
@@ -36,26 +66,53 @@ class NoKafka(BootStrategy):
     enable_sensors = False
 
 
+class NoConsumer:
+    """What Faust looks at of Kafka's consumer, which would bring a client, a thread and a loop."""
+
+    def __init__(self) -> None:
+        self.unacked: set[Any] = set()
+        self._unacked_messages = self.unacked
+
+    def assignment(self) -> tuple[()]:
+        """Nothing to stop."""
+        return ()
+
+
 class App(faust.App):
-    """A Faust app that lives on Redis Streams."""
+    """A Faust app that lives on Redis Streams. `closers` are awaited in order when all else has stopped."""
 
     BootStrategy = NoKafka
+    mundane_level = "debug"  # mode says "Starting..." under each class's name
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
         self.closers: list[Callable[[], Awaitable[None]]] = []
+        self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
+
+    def end(self, error: OrionError) -> None:
+        """Waiting cannot mend it: end the process with this one line and its exit code."""
+        if self.fatal is None:
+            self.fatal = error
+            log.critical("%s", error)
+            self.stopper()
+
+    async def on_first_start(self) -> None:
+        """Faust would make folders for tables, which nobody has, in the working directory."""
 
     async def on_start(self) -> None:
         """Without Kafka's consumer nobody else opens the flow control, and channels would hang."""
-        await super().on_start()
+        self.finalize()
         self.flow_control.resume()
 
-    async def on_stop(self) -> None:
-        """Close what the role has opened, in order."""
+    def _new_consumer(self) -> Any:
+        return NoConsumer()
+
+    async def on_shutdown(self) -> None:
+        """Close what the role has opened, in order: nobody uses it any more."""
+        await super().on_shutdown()
         for close in self.closers:
             await close()
-        await super().on_stop()
 
 
 class Item(Struct, frozen=True):
@@ -103,58 +160,79 @@ class StreamChannel(faust.Channel[Any]):
 class Feeder(Service):
     """Reads a channel's stream into the channel, for as long as the app runs.
 
-    `catch_up(first)` is awaited at the start and again after every cut, before anything new is read;
-    `noticed` is called with each new item the moment it is read.
+    `catch_up` is awaited at the start and again after every cut, before anything new is read; `noticed` is
+    called with each new item the moment it is read, with all that were read together before any goes on.
     """
 
     COUNT: ClassVar[int] = 64
+    mundane_level = "debug"
 
     def __init__(
         self,
         channel: StreamChannel,
         block_ms: int,
-        catch_up: Callable[[bool], Awaitable[None]],
+        catch_up: Callable[[], Awaitable[None]],
         noticed: Callable[[Item], None],
     ) -> None:
         super().__init__()
         self.channel, self.block_ms = channel, block_ms
         self.catch_up, self.noticed = catch_up, noticed
+        self._behind = True
 
     @Service.task
     async def _feed(self) -> None:
-        first, behind, back_off_s = True, True, 0.1
+        back_off_s = 0.1
         while not self.should_stop:
             if not self.channel.subscriber_count:
                 await self.sleep(0.01)  # nobody listens yet: a put would be dropped
                 continue
             try:
-                if behind:
-                    await self.catch_up(first)
-                    first = behind = False
-                for item in await self.channel.read(">", self.COUNT, self.block_ms):
-                    self.noticed(item)
-                    await self.channel.put(cast(Any, item))
+                await self._pass_on()
                 back_off_s = 0.1
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                log.info("waiting for the router to make the stream %s", self.channel.key_name)
-                await self.sleep(back_off_s)
-            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-                log.warning("redis is away (%s): waiting", type(error).__name__)
-                behind = True
+            except (RedisError, OSError) as error:
+                if not self._waits_for(error):
+                    cast(App, self.channel.app).end(refused(self.channel.key_name, error))
+                    return
+                self._behind = True
                 await self.sleep(back_off_s)
                 back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+
+    async def _pass_on(self) -> None:
+        if self._behind:
+            await self.catch_up()
+            self._behind = False
+        items = await self.channel.read(">", self.COUNT, self.block_ms)
+        for item in items:
+            self.noticed(item)
+        for item in items:
+            await self.channel.put(cast(Any, item))
+
+    def _waits_for(self, error: Exception) -> bool:
+        """Say why nothing comes; whether that may pass."""
+        words = in_short(error)
+        if isinstance(error, ResponseError) and ("NOGROUP" in words or "no longer exists" in words):
+            log.warning("no stream %s: waiting for the router to make it", self.channel.key_name)
+            return True
+        if will_pass(error):
+            log.warning("redis is away (%s: %s): waiting", type(error).__name__, words)
+            return True
+        return False
 
 
 async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
     """Repeat a unit of work for ever; while Redis is away, wait with a growing pause."""
+    loop = asyncio.get_running_loop()
     back_off_s = 0.1
     while True:
+        began_s = loop.time()
         try:
             await work()
             back_off_s = 0.1
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            log.warning("%s: redis is away (%s: %s): waiting", name, type(error).__name__, error)
+        except (RedisError, OSError) as error:
+            if not will_pass(error):
+                raise
+            if loop.time() - began_s > STEADY_S:
+                back_off_s = 0.1
+            log.warning("%s: redis is away (%s: %s): waiting", name, type(error).__name__, in_short(error))
             await asyncio.sleep(back_off_s)
             back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)

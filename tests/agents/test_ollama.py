@@ -1,0 +1,142 @@
+"""What is sent to Ollama, and how its odd answers are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from orion_streams.agents.backend import Chunk, RunFailed
+from orion_streams.agents.ollama import Ollama, request_body
+from orion_streams.config import NodeConfig
+from orion_streams.contract import RequestEntry
+from orion_streams.simulation.ollama import RunningNode
+from tests.agents.bench import MODEL, SKILLED
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [(None, 100), (0, 100), (-1, 100), (7, 7), (100, 100), (101, 100), (1e9, 100), (0.5, 100), ("x", "x")],
+)
+def test_every_answer_has_a_limit(asked: Any, sent: Any) -> None:
+    """`num_predict` is bounded, whatever is asked; what is no number goes on, to be refused."""
+    options = {} if asked is None else {"num_predict": asked}
+    entry = RequestEntry(model=MODEL, prompt="x", options={"temperature": 0.5, **options})
+    body = msgspec.json.decode(request_body(entry, "30m", 100))
+    assert body["options"] == {"temperature": 0.5, "num_predict": sent}
+
+
+def test_a_body_holds_what_was_asked_and_nothing_else() -> None:
+    """Fields that were not given are left out; every kind pins how long the model stays."""
+    body = msgspec.json.decode(request_body(RequestEntry(model=MODEL, prompt="x"), "30m", 9))
+    assert body == {
+        "model": MODEL,
+        "keep_alive": "30m",
+        "options": {"num_predict": 9},
+        "stream": True,
+        "prompt": "x",
+    }
+    embed = msgspec.json.decode(request_body(RequestEntry(model=MODEL, input=["x"]), "30m", 9))
+    assert embed == {"model": MODEL, "keep_alive": "30m", "options": {}, "input": ["x"]}
+
+
+async def collect(backend: Ollama, entry: RequestEntry) -> list[Chunk]:
+    return [each async for each in backend.run(entry)]
+
+
+async def test_two_requests_at_once_do_not_mix(node: RunningNode) -> None:
+    """Two streams over one client: each gets its own answer."""
+    backend = Ollama(NodeConfig(ollama=node.url, simulated=True), 50)
+    entries = [RequestEntry(model=model, prompt=model) for model in (MODEL, SKILLED)]
+    alone = [await collect(backend, entry) for entry in entries]
+    together = await asyncio.gather(*(collect(backend, entry) for entry in entries))
+    for one, other in zip(alone, together, strict=True):
+        assert [each.text for each in one] == [each.text for each in other]
+    await backend.close()
+
+
+async def test_no_proxy_of_the_environment_is_used(
+    node: RunningNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The house is air-gapped: HTTP_PROXY changes nothing."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    backend = Ollama(NodeConfig(ollama=node.url, simulated=True), 50)
+    assert (await collect(backend, RequestEntry(model=MODEL, prompt="x")))[-1].done
+    await backend.close()
+
+
+Answer = Callable[[str], bytes]
+
+
+@asynccontextmanager
+async def speaking(answer: Answer) -> AsyncIterator[Ollama]:
+    """A server that answers a path with these bytes under status 200, and a client of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split()[1].decode()
+        body = b'{"version":"1.2"}' if path == "/api/version" else answer(path)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    backend = Ollama(NodeConfig(ollama=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 50)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_line_ends_at_a_newline_only() -> None:
+    """U+0085 and U+2028 in a text are text."""
+    text = "a\x85b\u2028c"
+    line = msgspec.json.encode({"response": text}) + b"\n"
+    async with speaking(lambda path: line + b'\n{"done":true}') as backend:
+        chunks = await collect(backend, RequestEntry(model=MODEL, prompt="x"))
+    assert [each.text for each in chunks] == [text, ""]
+    assert chunks[-1].done
+    assert backend.engine == "ollama 1.2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no json\n",
+        b'{"response":5}\n',
+        b'{"done":true,"eval_count":-1}\n',
+        b'{"response":"\xff"}\n',
+        b'{"message":{"tool_calls":' + b"[" * 5000 + b"\n",
+    ],
+)
+async def test_a_line_that_cannot_be_read_fails_the_run(line: bytes) -> None:
+    """Nonsense under status 200: bad_answer, by the node, and no other error."""
+    async with speaking(lambda path: line) as backend:
+        with pytest.raises(RunFailed) as failed:
+            await collect(backend, RequestEntry(model=MODEL, prompt="x"))
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
+@pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"embeddings":[[1,2', b'{"total_duration":-1}'])
+async def test_vectors_that_cannot_be_read_fail_the_run(body: bytes) -> None:
+    """The same of an embedding."""
+    async with speaking(lambda path: body) as backend:
+        with pytest.raises(RunFailed) as failed:
+            await collect(backend, RequestEntry(model=MODEL, input=["x"]))
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
+async def test_who_is_not_what_was_configured_is_said() -> None:
+    """A node that should be simulated and is not: bad_answer, and no crash."""
+    async with speaking(lambda path: b"{}") as backend:
+        backend._simulated = True
+        with pytest.raises(RunFailed, match="/sim/sensors answers without `engine`") as failed:
+            await collect(backend, RequestEntry(model=MODEL, prompt="x"))
+    assert failed.value.code == "bad_answer"

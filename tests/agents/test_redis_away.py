@@ -1,0 +1,253 @@
+"""The agent while Redis is away, full, read-only or wrong; on a server of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from orion_streams import wire
+from orion_streams.agents import results as results_module
+from orion_streams.agents.results import ResultWriter
+from orion_streams.channels import App, Item, StreamChannel
+from orion_streams.connection import connect
+from orion_streams.server import EmbeddedServer
+from orion_streams.simulation.ollama import serve
+from tests.agents.bench import QUICK, Bench, Result, limited, running
+from tests.helpers import eventually, eventually_true
+
+
+class Own:
+    """A server of this test, to be killed, with a bench on it whose answers take a while."""
+
+    def __init__(self, server: EmbeddedServer, bench: Bench) -> None:
+        self.server, self.bench = server, bench
+
+    async def pid(self) -> int:
+        return int((await self.bench.redis.info("server"))["process_id"])
+
+    async def begun(self) -> str:
+        """A run whose first tokens are there."""
+        work_id = await self.bench.run()
+        await self.bench.said(work_id, "tokens")
+        return work_id
+
+    async def answered(self) -> None:
+        """Wait until Ollama has nothing to do: the answer is in the agent's hands."""
+
+        async def idle() -> bool:
+            return self.bench.node.machine.active == 0
+
+        await eventually(idle, "the end of the answer")
+
+    async def whole(self, work_id: str) -> Result:
+        """The end of a run, of which every token is there in order; repeats are dropped by number."""
+        end = await self.bench.ended(work_id)
+        pieces = {each.head.seq: each.text for each in await self.bench.results(work_id) if each.head.seq}
+        assert list(pieces) == list(range(1, len(pieces) + 1))
+        assert "".join(pieces.values()) == end.text != ""
+        return end
+
+
+@pytest.fixture
+async def own(tmp_path: Path, prefix: str) -> AsyncIterator[Own]:
+    """Every acknowledged write is on the disk; an answer takes some tenths of a second."""
+    slow = structs.replace(QUICK, decode_tokens_per_s=50.0)
+    with EmbeddedServer(tmp_path / "data", fsync="always") as server:
+        async with serve(slow) as node:
+            bench = Bench(server.url, prefix, node)
+            await bench.prepare()
+            yield Own(server, bench)
+            await bench.redis.aclose()
+
+
+async def test_results_come_whole_after_the_server_was_killed(own: Own) -> None:
+    """kill -9 of the server in an answer: after its restart the results are there as they were, health
+    resumes and new work is read."""
+    async with running(own.bench.config):
+        work_id = await own.begun()
+        os.kill(await own.pid(), signal.SIGKILL)
+        await own.answered()
+        own.server.stop()
+        with EmbeddedServer(own.server.data_dir, fsync="always", port=own.server.port):
+            assert (await own.whole(work_id)).head.op == "completed"
+            await own.bench.healthy(lambda head: head.in_hand == (), "health resumes")
+            assert (await own.whole(await own.bench.run("next"))).head.op == "completed"
+
+
+async def test_results_come_whole_after_the_server_hung(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hangs for longer than a client waits: each result is there, some perhaps twice."""
+    monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, 0.3))
+    async with running(own.bench.config):
+        work_id = await own.begun()
+        pid = await own.pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await own.answered()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert {each.head.op for each in await eventual_ends(own.bench, work_id)} == {"completed"}
+        await own.bench.healthy(lambda head: head.in_hand == (), "health resumes")
+
+
+async def eventual_ends(bench: Bench, work_id: str) -> list[Result]:
+    """The ends of a run, once it is acknowledged."""
+
+    async def over() -> bool:
+        return bool(await bench.ends(work_id)) and work_id not in await bench.pending()
+
+    await eventually(over, "the end")
+    return await bench.ends(work_id)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "mend_it"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ],
+)
+async def test_a_server_that_takes_nothing_for_now_is_waited_for(
+    own: Own, break_it: str, mend_it: str
+) -> None:
+    """Full, a read-only replica, or without its replicas: nothing is lost, and afterwards it goes on."""
+    async with running(own.bench.config) as app:
+        work_id = await own.begun()
+        await own.bench.redis.execute_command(*break_it.split())
+        await own.answered()
+        assert await own.bench.ends(work_id) == []
+        await own.bench.redis.execute_command(*mend_it.split())
+        await own.whole(work_id)
+        await own.whole(await own.bench.run("next"))
+        assert app.fatal is None
+
+
+async def stopped(app: App) -> str:
+    """What the process would end with."""
+
+    async def over() -> bool:
+        return app.fatal is not None
+
+    await eventually(over, "the end of the process")
+    assert app.fatal is not None
+    assert app.fatal.exit_code == 78
+    return str(app.fatal)
+
+
+@pytest.mark.parametrize("stream", ["work", "results", "health"])
+async def test_a_key_of_another_type_ends_the_process(bench: Bench, stream: str) -> None:
+    """WRONGTYPE does not pass: exit code 78 and the key's name."""
+    await bench.run()
+    await bench.redis.set(f"{bench.prefix}{stream}:n1", "no stream")
+    async with running(bench.config) as app:
+        assert await stopped(app) == (
+            f"{bench.prefix}{stream}:n1: Redis refuses: "
+            "WRONGTYPE Operation against a key holding the wrong kind of value"
+        )
+
+
+@pytest.mark.parametrize("rules", ["+@all -xreadgroup", "+@all -xack", "nocommands +info"])
+async def test_a_permission_that_is_missing_ends_the_process(own: Own, rules: str) -> None:
+    """NOPERM does not pass either."""
+    bench = own.bench
+    await bench.redis.execute_command("ACL", "SETUSER", "n1", "on", ">pw", "~*", *rules.split())
+    await bench.run()
+    url = bench.url.replace("redis://", "redis://n1:pw@")
+    config = structs.replace(bench.config, redis=structs.replace(bench.config.redis, url=url))
+    async with running(config) as app:
+        assert "no permissions" in await stopped(app)
+
+
+async def test_a_wrong_password_ends_the_process(own: Own) -> None:
+    """Who is refused by the server does not wait for it to come back."""
+    url = own.bench.url.replace("redis://", "redis://n1:wrong@")
+    config = structs.replace(own.bench.config, redis=structs.replace(own.bench.config.redis, url=url))
+    async with running(config) as app:
+        assert "Redis refuses" in await stopped(app)
+
+
+async def cut(bench: Bench) -> None:
+    """Close every connection but the bench's own."""
+    await bench.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+async def test_an_entry_whose_reply_was_lost_is_run(own: Own) -> None:
+    """Delivered by the server, seen by nobody, same process: it is run, not failed."""
+    bench = own.bench
+    async with running(bench.config):
+        await own.whole(await bench.run("before"))
+        head = wire.encode_head(wire.WorkHead("run", "brain/lost", 1, "gemma3:270m"))
+        pipe = bench.redis.pipeline(transaction=True)
+        fields = {"head": head, "model": "gemma3:270m", "prompt": "x"}
+        pipe.xadd(f"{bench.prefix}work:n1", fields)
+        pipe.xreadgroup("agent", "agent", {f"{bench.prefix}work:n1": ">"})
+        lost, _ = await pipe.execute()
+        await cut(bench)
+        assert (await own.whole(lost.decode())).head.op == "completed"
+
+
+async def test_what_is_done_and_not_acknowledged_is_not_run_again(
+    own: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks between a result and its acknowledgement: one result, acknowledged later."""
+    bench, item, failed = own.bench, StreamChannel.item, list[str]()
+
+    def unlucky(channel: StreamChannel, entry_id: bytes, fields: dict[bytes, bytes]) -> Item:
+        made = item(channel, entry_id, fields)
+
+        async def ack() -> None:
+            if not failed:
+                failed.append(made.id)
+                raise RedisConnectionError("cut")
+            await made.ack()
+
+        return structs.replace(made, ack=ack)
+
+    monkeypatch.setattr(StreamChannel, "item", unlucky)
+    async with running(bench.config):
+        work_id = await bench.run()
+
+        async def kept() -> bool:
+            return work_id in failed
+
+        await eventually(kept, "its result")
+        await bench.healthy(lambda head: head.in_hand == (), "its end")
+        assert await bench.pending() == [work_id]
+        await cut(bench)
+        await bench.ended(work_id)
+        await own.whole(await bench.run("next"))
+        assert len(await bench.ends(work_id)) == 1
+
+
+async def test_waiting_results_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no result can be written those who have one wait; what is held is limited."""
+    monkeypatch.setattr(results_module, "MAX_WAITING", 5)
+    redis: Any = connect("redis://127.0.0.1:9")
+    writer = ResultWriter(redis, "k", 10)
+    head = wire.ResultHead("started", "brain/q", 1, "1-1")
+    asked = [asyncio.create_task(writer.write(head)) for _ in range(100)]
+    writing = asyncio.create_task(writer.run())
+    await asyncio.wait({writing}, timeout=0.3)
+    assert not writing.done()
+    assert writer._queue.qsize() == 5
+    for task in (*asked, writing):
+        task.cancel()
+    await asyncio.gather(*asked, writing, return_exceptions=True)
+    await redis.aclose()
+
+
+async def test_the_agent_stops_while_redis_is_away(own: Own) -> None:
+    """A run whose result cannot be written does not hold up a stop."""
+    async with running(limited(own.bench.config, slots=2)):
+        await own.begun()
+        os.kill(await own.pid(), signal.SIGKILL)
+        await own.answered()
+    eventually_true(lambda: own.bench.node.machine.active == 0, "nothing runs")

@@ -1,0 +1,196 @@
+"""What a node says of itself: sensors on a made-up /sys, and the entries of its health."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import psutil
+import pytest
+
+from orion_streams import wire
+from orion_streams.agents import health as health_module
+from orion_streams.agents import sensors
+from orion_streams.agents.backend import Echo
+from orion_streams.agents.health import Residency
+from orion_streams.agents.sensors import Machine, cpu_zone, mapped_by_ollama, throttled
+from orion_streams.intake import inventory_digest
+from tests.agents.bench import MODEL, SKILLED, Bench, elsewhere, running
+
+
+def zone(thermal: Path, number: int, kind: str, temp: str) -> Path:
+    """A thermal zone of /sys."""
+    folder = thermal / f"thermal_zone{number}"
+    folder.mkdir(parents=True)
+    (folder / "type").write_text(kind + "\n")
+    (folder / "temp").write_text(temp + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["cpu-thermal", "cpu_thermal"])
+async def test_the_processors_zone_is_found_by_its_type(tmp_path: Path, kind: str) -> None:
+    """Whatever its number, and whatever other chips are fitted."""
+    zone(tmp_path, 0, "rtc-thermal", "20000")
+    zone(tmp_path, 1, kind, "61234")
+    assert (await Machine(tmp_path).sample()).temp_mc == 61_234
+
+
+async def test_without_a_sensor_the_temperature_is_none_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No zone at all: None, never a guess, and one line for it."""
+    machine = Machine(tmp_path / "nothing")
+    for _ in range(3):
+        assert (await machine.sample()).temp_mc is None
+    assert len([each for each in caplog.records if "not known" in each.message]) == 1
+
+
+@pytest.mark.parametrize("temp", ["", "hot", "-274000", "999999999"])
+async def test_a_sensor_that_fails_is_none_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, temp: str
+) -> None:
+    """Nonsense, or what no processor can have: None and one line, until it works again."""
+    folder = zone(tmp_path, 0, "cpu-thermal", temp)
+    machine = Machine(tmp_path)
+    for _ in range(3):
+        assert (await machine.sample()).temp_mc is None
+    assert len(caplog.records) == 1
+    (folder / "temp").write_text("50000")
+    assert (await machine.sample()).temp_mc == 50_000
+
+
+def test_a_zone_that_cannot_be_read_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A zone without a type, or with one that is no text, hides no other."""
+    (tmp_path / "thermal_zone0").mkdir()
+    (zone(tmp_path, 1, "x", "1") / "type").write_bytes(b"\xff\xfe")
+    good = zone(tmp_path, 2, "cpu-thermal", "50000")
+    assert cpu_zone(tmp_path) == good / "temp"
+    assert len(caplog.records) == 2
+
+
+def script(folder: Path, text: str) -> str:
+    """An executable in a folder of its own."""
+    path = folder / "vcgencmd"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+async def test_throttle_bits_come_from_vcgencmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vcgencmd exists, its bits are in the sample."""
+    script(tmp_path, '[ "$1" = get_throttled ] && echo throttled=0x50005')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (await Machine(tmp_path).sample()).throttled == 0x50005
+
+
+@pytest.mark.parametrize(
+    "text", ["exit 1", "echo VCHI initialization failed", "exec sleep 60", "echo =0x-5"]
+)
+async def test_a_vcgencmd_that_fails_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """An error, nonsense, or no answer in time: 0, and no process stays behind."""
+    monkeypatch.setattr(sensors, "VCGENCMD_S", 0.2)
+    before = psutil.Process().children(recursive=True)
+    assert await throttled(script(tmp_path, text)) == 0
+    assert psutil.Process().children(recursive=True) == before
+    assert await throttled(str(tmp_path / "absent")) == 0
+
+
+def test_mapped_models_of_every_ollama_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared pages of server and runner are added; other processes and hidden ones are not."""
+    rows: list[tuple[str | None, object]] = [
+        ("ollama", SimpleNamespace(shared=100)),
+        ("ollama runner", SimpleNamespace(shared=2000)),
+        ("python", SimpleNamespace(shared=30_000)),
+        ("ollama", None),
+        (None, SimpleNamespace(shared=400_000)),
+    ]
+    found = [SimpleNamespace(info={"name": name, "memory_info": memory}) for name, memory in rows]
+    monkeypatch.setattr(psutil, "process_iter", lambda attrs: iter(found))
+    assert mapped_by_ollama() == 2100
+
+
+async def test_a_health_entry_is_complete(bench: Bench) -> None:
+    """Sample, models, what is in hand, the last work read and the last result written: in each entry."""
+    await bench.set(temp_mc=71_500, extra_ram_mb=1000)
+    async with running(bench.config):
+        ended = await bench.ended(await bench.run())
+        held = await bench.hanging()
+        top = (await bench.results())[-1].id
+        head = await bench.healthy(lambda head: head.results_written == top, "it has caught up")
+    assert head.in_hand == (held,)
+    assert head.work_read == held
+    assert head.results_written > ended.id
+    assert [row.name for row in head.resident] == [MODEL]
+    assert head.resident[0].context_length == 4096
+    assert head.temp_mc is not None
+    assert 70_000 < head.temp_mc < 76_000
+    assert (head.ram_total_mb, head.cpu_permille > 900) == (8192, True)
+    assert len({each.boot for each in await bench.health()}) == 1
+    stamps = [each.sampled_ms for each in await bench.health()]
+    assert stamps == sorted(set(stamps))
+
+
+async def test_the_inventory_is_listed_on_change_only(bench: Bench) -> None:
+    """The digest is in every entry; the list comes first, and again when a model is removed."""
+    async with running(bench.config):
+        first = await bench.healthy(lambda head: head.inventory is not None, "the list")
+        assert first.inventory is not None
+        assert {row.name for row in first.inventory} == {MODEL, SKILLED}
+        assert first.inventory_digest == inventory_digest(first.inventory)
+        later = await bench.healthy(lambda head: True, "the next entry")
+        assert (later.inventory, later.inventory_digest) == (None, first.inventory_digest)
+        async with httpx.AsyncClient(base_url=bench.node.url, trust_env=False) as http:
+            await http.request("DELETE", "/api/delete", json={"model": SKILLED})
+        changed = await bench.healthy(lambda head: head.inventory is not None, "the list again")
+        assert changed.inventory is not None
+        assert [row.name for row in changed.inventory] == [MODEL]
+
+
+async def test_the_inventory_is_listed_every_minute() -> None:
+    """Who missed the list, or started later, knows it after a minute."""
+    residency = Residency(Echo(), 1000)
+    told = []
+    for now_s in (0.0, 1.0, 59.0, 60.0, 61.0, 120.0):
+        await residency.look(now_s)
+        told.append(residency.to_tell(now_s)[1] is not None)
+    assert told == [True, False, False, True, False, True]
+
+
+async def test_while_ollama_is_away_its_models_are_unknown(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No digest, nothing resident, said once; the node's own health goes on."""
+    caplog.set_level(logging.WARNING, "orion.agent")
+    async with running(elsewhere(bench.config, "http://127.0.0.1:9", simulated=False)):
+        for _ in range(3):
+            head = await bench.healthy(lambda head: True, "its health")
+            assert (head.inventory_digest, head.inventory, head.resident) == ("", None, ())
+    assert len([each for each in caplog.records if "Ollama does not answer" in each.message]) == 1
+
+
+class Stuck(Echo):
+    """A backend that never says what is resident."""
+
+    async def resident(self) -> tuple[wire.ResidentModel, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+
+async def test_an_ollama_that_hangs_does_not_hold_up_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look gives up waiting, asks no second time meanwhile, and can be closed."""
+    monkeypatch.setattr(health_module, "PATIENCE_S", 0.01)
+    residency = Residency(Stuck(), 1000)
+    await residency.look(0.0)
+    first = residency._looking
+    await residency.look(1.0)
+    assert residency._looking is first
+    assert residency.to_tell(1.0) == ("", None)
+    await residency.close()
