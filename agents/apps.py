@@ -53,8 +53,7 @@ def router_app(config: Config) -> App:
 async def lead(router: Router, store: RedisLog, config: Config) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again."""
-    for name in config.nodes:
-        await store.make_group(f"work:{name}")
+    await make_groups(store, config)
     await router.start()
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
@@ -67,7 +66,14 @@ async def lead(router: Router, store: RedisLog, config: Config) -> None:
         await router.cycle(block_ms)
         if loop.time() - kept_s >= KEEP_EVERY_S:
             await router.retention.keep(router.state, router.guard)
+            await make_groups(store, config)
             kept_s = loop.time()
+
+
+async def make_groups(store: RedisLog, config: Config) -> None:
+    """See that every agent can read its work, also after somebody deleted the stream."""
+    for name in config.nodes:
+        await store.make_group(f"work:{name}")
 
 
 def agent_app(config: Config, node: str) -> App:

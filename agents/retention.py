@@ -16,7 +16,7 @@ from orion_streams.state import Grid, encode_grid, work_order
 
 log = logging.getLogger("orion.retention")
 
-TRIM_STEP = 1000
+TRIM_STEP = 200
 GRACE_MS = 600_000
 """Replies are kept so much longer than the ids that they answer."""
 

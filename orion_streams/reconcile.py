@@ -69,10 +69,13 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Holding, policy: Policy
 
 
 def ends(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Requests past their deadline, without a body, refused for their own fault, or out of attempts."""
+    """Requests past their deadline, without a body, refused for their own fault, or out of attempts; and
+    attempts on a node that new rules removed."""
     for key, request in list(grid.open.items()):
         if grid.at_ms > request.deadline_ms:
             yield ev.RequestExpired(key)
+        elif request.work_id and request.node not in grid.nodes:
+            yield ev.AttemptAbandoned(key, request.attempt, request.node, request.work_id, "removed")
         elif not request.work_id and (request.failures or request.body_lost):
             code = why_hopeless(request, policy)
             if code:
@@ -93,16 +96,20 @@ def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """Waiting requests, highest priority and earliest deadline first, each to its best node.
 
     Who waits for a busy node counts as work ahead of the next one there, so a queue spills over as soon
-    as that is faster. Bodies beyond `max_bytes` in all are left for the next commit.
+    as that is faster. Bodies beyond `max_bytes` in all are left for the next commit. Of those that were
+    deferred before, at most `max_scan` are looked at again, and one per model that has no node.
     """
     waiting = [(key, request) for key, request in grid.open.items() if not request.work_id]
     waiting.sort(key=lambda row: (-row[1].priority, row[1].deadline_ms, row[1].accepted))
     free = free_slots(grid, policy)
     ahead: dict[str, int] = {}
-    routed_bytes = 0
-    for rank, (key, request) in enumerate(waiting):
-        if (free <= 0 or rank >= policy.max_scan) and request.deferred:
+    nowhere: set[str] = set()
+    routed_bytes = scanned = 0
+    for key, request in waiting:
+        hopeless = request.model in nowhere and request.deferred == "no_node"
+        if request.deferred and (free <= 0 or scanned >= policy.max_scan or hopeless):
             continue
+        scanned += 1
         match route(grid, request, policy, ahead):
             case Route(node, verdicts):
                 routed_bytes += request.body_bytes
@@ -116,6 +123,8 @@ def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
                 if node:
                     run_ms = next(each.run_ms for each in verdicts if each.node == node)
                     ahead[node] = ahead.get(node, 0) + run_ms // grid.nodes[node].rules.slots
+                else:
+                    nowhere.add(request.model)
                 if request.deferred != kind:
                     yield ev.RequestDeferred(key, kind, node, verdicts)
             case Reject(code, _):

@@ -210,3 +210,19 @@ def test_answers_are_bounded() -> None:
     first = decide(many, policy)
     assert len(first) == 4
     assert len(decide(fold(many, first), policy)) == 4
+
+
+def test_requests_without_a_node_do_not_starve_others() -> None:
+    """However many wait for a model that has no node, one behind them that has a node goes."""
+    nowhere = {f"brain/q{n}": request(accepted=n, model="absent:1b", deferred="no_node") for n in range(400)}
+    rows = {**nowhere, "brain/last": request(accepted=999, deferred="busy")}
+    silent = node("silent", heard_ms=None)
+    answers = decide(grid(node("n"), silent, open_requests=rows), POLICY)
+    assert [answer.request for answer in answers if isinstance(answer, ev.RequestRouted)] == ["brain/last"]
+
+
+def test_a_removed_node_loses_its_attempts() -> None:
+    """An attempt on a node that new rules no longer name is given up and goes elsewhere."""
+    before = assigned(started=True)
+    del before.nodes["orion-worker"]
+    assert kinds(decide(before, POLICY)) == ["attempt.abandoned", "request.routed"]
