@@ -214,7 +214,8 @@ def test_answers_are_bounded() -> None:
 
 def test_requests_without_a_node_do_not_starve_others() -> None:
     """However many wait for a model that has no node, one behind them that has a node goes."""
-    nowhere = {f"brain/q{n}": request(accepted=n, model="absent:1b", deferred="no_node") for n in range(400)}
+    stuck = {"model": "absent:1b", "deferred": "no_node"}
+    nowhere = {f"brain/q{n}": request(accepted=n, **stuck) for n in range(400)}
     rows = {**nowhere, "brain/last": request(accepted=999, deferred="busy")}
     silent = node("silent", heard_ms=None)
     answers = decide(grid(node("n"), silent, open_requests=rows), POLICY)

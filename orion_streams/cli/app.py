@@ -152,6 +152,12 @@ def ps(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = Non
     return do("cli.reads", "ps", as_json, redis, config)
 
 
+@command("replay", "replay --json")
+def replay(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Recompute every decision from the log; exit 4 where one differs from what was recorded."""
+    return do("cli.replaying", as_json, redis, config)
+
+
 @command("log", "log --follow", "log --from 1 -n 100 --json")
 def log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,

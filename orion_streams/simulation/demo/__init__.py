@@ -7,9 +7,9 @@ fresh process. Any broken promise makes it exit 1.
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -24,16 +24,28 @@ from orion_streams.simulation.demo.summary import Summary, broken_promises, show
 from orion_streams.simulation.grid import SimulatedGrid
 from orion_streams.simulation.observer import Observer
 
+SIGTERM = "SIGTERM"
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
 
 async def run(real: bool = False, json: bool = False) -> int:
-    """Play it. With `json` the summary is one line of data and everything else goes to stderr."""
+    """Play it. With `json` the summary is one line of data and everything else goes to stderr. SIGTERM
+    ends it as cleanly as Ctrl-C."""
+    playing = asyncio.current_task()
+    if playing is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel, SIGTERM)
     began_s = time.monotonic()
     grid = SimulatedGrid(cast_of("llama" if real else "synthetic"), settings=settings(real))
     screen = Screen(stderr=json, engine="llama" if real else "synthetic")
-    with screen:
-        screen.say("starting an embedded server, a router, three simulated nodes and their agents …")
-        async with grid:
-            summary = await play(grid, screen, began_s)
+    try:
+        with screen:
+            screen.say("starting an embedded server, a router, three simulated nodes and their agents …")
+            async with grid:
+                summary = await play(grid, screen, began_s)
+    except asyncio.CancelledError as cancelled:
+        if SIGTERM not in cancelled.args:
+            raise  # Ctrl-C
+        return EXIT_TERMINATED
     if json:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     else:
@@ -59,24 +71,17 @@ async def play(grid: SimulatedGrid, screen: Screen, began_s: float) -> Summary:
         await asyncio.wait([following])
     screen.say("every decision is recomputed from the log, by a process of its own …")
     tally = await observer.stop()
-    report = await recompute(grid.redis_url, config.prefix)
+    report = await recompute(grid)
     summary = summarize(screen.history, story, tally, report, time.monotonic() - began_s)
     await redis.aclose()
     return summary
 
 
-async def recompute(url: str, prefix: str) -> Report:
+async def recompute(grid: SimulatedGrid) -> Report:
     """Verify the log in a fresh process."""
+    command = ("-m", "orion_streams.cli", "replay", "--json", "--redis", grid.redis_url)
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "orion_streams.replay",
-        "--redis",
-        url,
-        "--prefix",
-        prefix,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path.cwd(),
+        sys.executable, *command, "--config", str(grid.config_path), stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
     try:
