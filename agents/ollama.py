@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -79,6 +81,8 @@ _OWN_FAULT = (
 """Words of 500s that blame the request (Ollama answers a wrong option type so)."""
 MB = 1_000_000
 LINE_MAX_BYTES = 16 * MB
+END_S = 1.0
+"""How long the end of a body is waited for after its last line."""
 
 
 class Ollama:
@@ -110,8 +114,14 @@ class Ollama:
                 if kind == "embed":
                     yield embedded(await answer.aread())
                     return
-                async for raw in lines(answer):
-                    yield chunk(raw)
+                rows = lines(answer)
+                async for raw in rows:
+                    piece = chunk(raw)
+                    if piece.done:  # the connection is kept only if the body's end was read, too
+                        with suppress(TimeoutError, httpx.HTTPError):
+                            async with asyncio.timeout(END_S):
+                                await anext(rows, None)
+                    yield piece
         except httpx.HTTPError as error:
             self._identified = False  # whoever answers next may be another version
             raise broken(error) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -175,7 +176,7 @@ class Worker:
             nonlocal started
             if not started:
                 started = True
-                log.info("%s attempt %d runs on %s", head.request, head.attempt, head.model)
+                log.debug("%s attempt %d runs on %s", head.request, head.attempt, head.model)
                 await self.results.write(self.result("started", head, work_id))
             if entry.stream:
                 await self.pass_on(head, work_id, answer)
@@ -193,21 +194,23 @@ class Worker:
         """Take the answer in, within all deadlines. Raises RunFailed."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
+        now = asyncio.get_running_loop().time
+        overdue_s = now() + total_ms / 1000
         stream = self.backend.run(entry)
         try:
-            async with asyncio.timeout(total_ms / 1000):
+            async with asyncio.timeout_at(min(now() + patience_ms / 1000, overdue_s)) as limit:
                 while answer.end is None:
-                    async with asyncio.timeout(patience_ms / 1000) as silence:
-                        piece = await anext(stream, None)
-                    patience_ms = limits.inter_token_ms
+                    piece = await anext(stream, None)
                     if piece is None:
                         raise RunFailed("no_done", "node", "Ollama ended without `done`", True)
                     answer.add(piece)
                     if answer.bytes > limits.answer_max_bytes:
                         what = contract.CODES["answer_too_large"]
                         raise RunFailed("answer_too_large", "request", what)
+                    patience_ms = limits.inter_token_ms
+                    limit.reschedule(min(now() + patience_ms / 1000, overdue_s))
         except TimeoutError:
-            if silence.expired():
+            if now() < overdue_s:
                 what = f"Ollama said nothing for {patience_ms} ms"
                 raise RunFailed("stalled", "node", what, breaks_model=True) from None
             raise RunFailed("overdue", "node", f"no answer within {total_ms} ms") from None
@@ -247,7 +250,7 @@ class Worker:
         """The head of a completed result."""
         end = answer.end or Chunk()
         done = (head.request, head.attempt, end.tokens, end.total_ms)
-        log.info("%s attempt %d done: %d tokens in %d ms", *done)
+        log.debug("%s attempt %d done: %d tokens in %d ms", *done)
         return msgspec.structs.replace(
             self.result("completed", head, work_id),
             tokens=end.tokens,
@@ -269,6 +272,8 @@ class Worker:
             for task in self._tasks:
                 task.cancel()  # once more if the first found it waiting for Redis
             await asyncio.wait(self._tasks, timeout=STOP_STEP_S)
+        with suppress(RedisError, OSError):  # else the next start reports them, which changes nothing
+            await self.channel.acknowledge()
 
 
 def decode(item: Item) -> wire.WorkHead | None:

@@ -71,6 +71,7 @@ async def two_routers_relay(store: ServerStore, config: Config) -> None:
     [run] = await agent.read_work()
     await agent.say(run, "tokens", b"4", seq=1)
     for router in (first, second):
+        store.skip(5)  # else output ids of the same millisecond are refused before the guard is asked
         await router.cycle(0)
         await router.cycle(0)
     assert_tokens_rise(await replies(store))

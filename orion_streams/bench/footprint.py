@@ -1,0 +1,31 @@
+"""What a process costs while it idles."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psutil
+
+from orion_streams.bench.rows import Row, tidy
+
+MB = 1024 * 1024
+
+
+async def idle(pid: int, settle_s: float, seconds: float) -> list[Row]:
+    """Resident memory, and processor time as a share of one core, over so many idle seconds."""
+    process = psutil.Process(pid)
+    await asyncio.sleep(settle_s)
+    began, before_s = asyncio.get_running_loop().time(), cpu_s(process)
+    await asyncio.sleep(seconds)
+    used_s = cpu_s(process) - before_s
+    passed_s = asyncio.get_running_loop().time() - began
+    return [
+        Row("agent_rss_mb", tidy(process.memory_info().rss / MB), "MB"),
+        Row("agent_idle_cpu_percent", tidy(used_s / passed_s * 100), "% of a core"),
+    ]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Seconds of processor time so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)

@@ -1,0 +1,82 @@
+"""What was measured, its goal, and how both are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+Of = Literal["value", "ratio"]
+
+
+class Goal(Struct, frozen=True):
+    """A bound on a row's value or ratio."""
+
+    of: Of
+    least: float | None = None
+    most: float | None = None
+
+    def is_met(self, row: Row) -> bool:
+        """Whether the row keeps within the bound; what was not measured does not."""
+        measured = row.value if self.of == "value" else row.ratio
+        if measured is None:
+            return False
+        return (self.least is None or measured >= self.least) and (
+            self.most is None or measured <= self.most
+        )
+
+    def __str__(self) -> str:
+        what = "ratio " if self.of == "ratio" else ""
+        return f"{what}≤ {self.most:g}" if self.most is not None else f"{what}≥ {self.least:g}"
+
+
+GOALS = {
+    "streams_p50_ms": Goal("ratio", most=2),
+    "streams_rps_16": Goal("ratio", least=0.4),
+    "agent_rss_mb": Goal("value", most=80),
+    "agent_idle_cpu_percent": Goal("value", most=1),
+    "route_us_3_nodes": Goal("value", most=5),
+}
+
+
+class Row(Struct, frozen=True):
+    """One figure. `floor` is the same by the simplest means in the same run; `ratio` the median of the
+    rounds' value / floor, so it may differ a little from the medians' quotient."""
+
+    name: str
+    value: float
+    unit: str
+    floor: float | None = None
+    ratio: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """pass, over, or nothing where there is no goal."""
+        goal = GOALS.get(self.name)
+        if goal is None:
+            return ""
+        return "pass" if goal.is_met(self) else "over"
+
+
+def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]]) -> Row:
+    """A row of rounds of (value, floor)."""
+    return Row(
+        name,
+        tidy(median(value for value, _ in rounds)),
+        unit,
+        tidy(median(floor for _, floor in rounds)),
+        tidy(median(value / floor for value, floor in rounds)),
+    )
+
+
+def tidy(number: float) -> float:
+    """Three significant digits are more than a busy machine gives; large numbers stay whole."""
+    return round(number) if abs(number) >= 1000 else float(f"{number:.3g}")
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """One line."""
+    return msgspec.json.encode(rows).decode()
