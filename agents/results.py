@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from orion_streams import wire
 from orion_streams.channels import refused, will_pass
+from orion_streams.connection import ask
 
 log = logging.getLogger("orion.agent")
 
@@ -65,13 +66,9 @@ class ResultWriter:
             back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
 
     async def _add(self, batch: list[Waiting]) -> list[Any]:
-        """One round trip. A pipeline of one would cost a quarter more than its command; the error that a
-        pipeline raises would quote the answer."""
-        if len(batch) == 1:
-            fields = batch[0][0]
-            return [await self._redis.xadd(self._key, fields, maxlen=self._keep, approximate=True)]
-        pipe = self._redis.pipeline(transaction=False)
-        for fields, _ in batch:
-            pipe.xadd(self._key, fields, maxlen=self._keep, approximate=True)
-        ids: list[Any] = await pipe.execute(raise_on_error=False)
-        return ids
+        """One round trip. The answers, errors among them."""
+        head = ("XADD", self._key, "MAXLEN", "~", self._keep, "*")
+        return await ask(
+            self._redis,
+            *((*head, *(part for pair in fields.items() for part in pair)) for fields, _ in batch),
+        )

@@ -29,6 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams.commits import GROUP
+from orion_streams.connection import as_dict, ask
 from orion_streams.errors import ConfigError, OrionError
 
 log = logging.getLogger("orion.channels")
@@ -151,15 +152,20 @@ class StreamChannel(faust.Channel[Any]):
 
     async def read(self, after: str, count: int, block_ms: int | None) -> list[Item]:
         """Entries of the group: after ">" the new ones, after "0" those not acknowledged yet."""
+        wait = () if block_ms is None else ("BLOCK", block_ms)
+        commands: list[tuple[Any, ...]] = [
+            ("XREADGROUP", "GROUP", GROUP, GROUP, "COUNT", count, *wait, "STREAMS", self.key_name, after)
+        ]
         settled = list(self.settled)
-        ask = self.redis.pipeline(transaction=False) if settled else self.redis
         if settled:
-            ask.xack(self.key_name, GROUP, *settled)
-        answer = ask.xreadgroup(GROUP, GROUP, {self.key_name: after}, count=count, block=block_ms)
-        answer = (await ask.execute())[1] if settled else await answer
+            commands.insert(0, ("XACK", self.key_name, GROUP, *settled))
+        answers = await ask(self.redis, *commands)
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
         self._forget(settled)
-        rows = answer[0][1] if answer else []
-        return [self.item(entry_id, fields or {}) for entry_id, fields in rows]
+        rows = answers[-1][0][1] if answers[-1] else []
+        return [self.item(entry_id, as_dict(parts)) for entry_id, parts in rows]
 
     async def acknowledge(self) -> None:
         """What is settled, at once: nothing more will be read."""

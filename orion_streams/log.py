@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from orion_streams.commits import CURSOR, GROUP, RELAYED, Commit, Guard, Raw, Snapshot
+from orion_streams.connection import as_dict, ask, ask_one
 from orion_streams.errors import BodyGone, CommitConflict, LogError
 from orion_streams.state import work_order
 
@@ -95,14 +96,16 @@ class RedisLog:
         keys = [self.key(name) for name in cursors]
         wait = ("BLOCK", block_ms) if block_ms else ()
         xread = ("XREAD", "COUNT", count, *wait, "STREAMS", *keys, *cursors.values())
-        answer, (seconds, micros) = await ask_both(self._redis.connection_pool, xread, ("TIME",))
+        answer, time = await ask(self._redis, xread, ("TIME",))
+        if isinstance(answer, ResponseError):
+            raise answer
         cut = len(self._prefix)
         found = [
-            Raw(key.decode()[cut:], entry_id.decode(), dict(zip(parts[::2], parts[1::2], strict=True)))
+            Raw(key.decode()[cut:], entry_id.decode(), as_dict(parts))
             for key, entries in answer or ()
             for entry_id, parts in entries
         ]
-        return int(seconds) * 1000 + int(micros) // 1000, found
+        return int(time[0]) * 1000 + int(time[1]) // 1000, found
 
     async def last_position(self) -> int:
         newest = await self._redis.xrevrange(self.key("log"), count=1)
@@ -126,10 +129,10 @@ class RedisLog:
         keys, arguments = pack(commit, self.key)
         call = (len(keys), *keys, *arguments)
         try:
-            answer = await self._redis.execute_command("EVALSHA", self._sha, *call)
+            answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
         except NoScriptError:
             self._sha = await self._redis.script_load(SCRIPT)
-            answer = await self._redis.execute_command("EVALSHA", self._sha, *call)
+            answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
         raise_refusal([part.decode() for part in answer])
 
     async def snapshots(self) -> list[Snapshot]:
@@ -189,20 +192,6 @@ def position_of(entry_id: str) -> int:
     if rest:
         raise LogError(f"the log has an entry {entry_id}, which is no position: it was not written here")
     return position
-
-
-async def ask_both(pool: Any, first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Two commands in one round trip, answers as the server gave them. redis-py's pipeline does the same
-    for half as much processor time again, and the router's loop is made of this."""
-    connection = await pool.get_connection()
-    try:
-        await connection.send_packed_command(connection.pack_commands([first, second]))
-        return await connection.read_response(), await connection.read_response()
-    except ResponseError:
-        await connection.disconnect()  # the second answer is still to come
-        raise
-    finally:
-        await pool.release(connection)
 
 
 def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[bytes | str]]:
