@@ -104,16 +104,23 @@ def up(
     )
 
 
+def role(name: str, redis: str | None, config: str | None, *more: str) -> int:
+    """Run a process of the grid. `orion router` itself comes here only for its help: see `cli.main`."""
+    given = (("--redis", redis), ("--config", config))
+    words = [name, *more, *(word for option in given if option[1] for word in option if word)]
+    return int(import_module("orion_streams.cli.roles").main(words))
+
+
 @command("router --redis redis://orion-master:6379/0")
 def router(redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Run the router: it folds the log, decides and commits."""
-    raise NotImplementedError  # dispatched before this module is imported; here for the list of commands
+    return role("router", redis, config)
 
 
 @command("agent --node orion-worker --redis redis://orion-master:6379/0")
 def agent(node: str, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Run a node's agent: its health, and its work on Ollama."""
-    raise NotImplementedError  # the same
+    return role("agent", redis, config, "--node", node)
 
 
 @command('ask "Why is the sky blue?"', 'ask "Why?" --model gemma3:270m --tier 2', 'ask "Why?" --json')

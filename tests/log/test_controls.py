@@ -28,7 +28,7 @@ from tests.helpers import (
     replies,
     settle,
 )
-from tests.log import test_router as intact
+from tests.log import test_two_routers as intact
 
 WORKER, MASTER = "orion-worker", "orion-master"
 
