@@ -28,7 +28,8 @@ from tests.helpers import (
     replies,
     settle,
 )
-from tests.log import test_two_routers as intact
+from tests.log import test_router as intact
+from tests.log import test_two_routers as intact_pair
 
 WORKER, MASTER = "orion-worker", "orion-master"
 
@@ -95,7 +96,7 @@ async def test_without_the_token_a_rewritten_tail_is_continued(
     """Invariant: the log's running hash holds. By the number alone a router that slept would slip in."""
     without(monkeypatch, (TOKEN, "false"))
     with pytest.raises((AssertionError, LogError), match=r"assert|running hash"):
-        await intact.test_a_slept_through_rewritten_tail_is_noticed(server_store, config)
+        await intact_pair.test_a_slept_through_rewritten_tail_is_noticed(server_store, config)
     with pytest.raises(LogError, match="running hash"):
         await load(server_store.log)
 
