@@ -49,9 +49,8 @@ async def run(
             answer = await show_as_it_comes(client, model, text, fields)
         else:
             answer = await client.generate(model, text, **fields)
-            sys.stdout.write(msgspec.json.encode(answer).decode() if as_json else answer.text)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+            sys.stdout.write((msgspec.json.encode(answer).decode() if as_json else answer.text) + "\n")
+            sys.stdout.flush()
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
     return 0
 
@@ -59,17 +58,21 @@ async def run(
 async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:
     """Write the pieces; another attempt begins on a new line."""
     answer: Answer | None = None
-    async with aclosing(client.stream(model, text, **fields)) as events:
-        async for event in events:
-            match event:
-                case Piece():
-                    sys.stdout.write(event.text)
-                case Restarted():
-                    sys.stdout.write("\n")
-                    tell(dim(f"from the beginning, attempt {event.attempt} on {event.node}"))
-                case Answer():
-                    answer = event
-            sys.stdout.flush()
+    try:
+        async with aclosing(client.stream(model, text, **fields)) as events:
+            async for event in events:
+                match event:
+                    case Piece():
+                        sys.stdout.write(event.text)
+                    case Restarted():
+                        sys.stdout.write("\n")
+                        tell(dim(f"from the beginning, attempt {event.attempt} on {event.node}"))
+                    case Answer():
+                        answer = event
+                sys.stdout.flush()
+    finally:  # also before the line that says why it ended too soon
+        sys.stdout.write("\n")
+        sys.stdout.flush()
     if answer is None:
         raise OrionError("the answer ended without its last reply")
     return answer
