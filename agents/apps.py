@@ -25,7 +25,7 @@ from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
 from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised, will_pass
 from orion_streams.config import Config, NodeConfig
-from orion_streams.connection import connect
+from orion_streams.connection import connect, end_if_cancelled
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
 
@@ -59,6 +59,7 @@ async def lead(router: Router, store: RedisLog, config: Config) -> None:
     loop = asyncio.get_running_loop()
     kept_s = loop.time()
     while True:
+        end_if_cancelled()
         if router.following:
             await router.follow(FOLLOW_BLOCK_MS)
             continue

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from orion_streams import wire
 from orion_streams.channels import refused, will_pass
-from orion_streams.connection import ask
+from orion_streams.connection import ask, end_if_cancelled
 
 log = logging.getLogger("orion.agent")
 
@@ -39,6 +39,7 @@ class ResultWriter:
     async def run(self) -> None:
         """Write what is queued, until cancelled. Raises ConfigError when Redis refuses it for good."""
         while True:
+            end_if_cancelled()
             batch = [await self._queue.get()]
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
@@ -50,6 +51,7 @@ class ResultWriter:
     async def _send(self, batch: list[Waiting]) -> None:
         back_off_s = 0.1
         while True:
+            end_if_cancelled()
             try:
                 ids = await self._add(batch)
                 failures = [each for each in ids if isinstance(each, RedisError)]

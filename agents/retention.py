@@ -41,7 +41,7 @@ class Retention:
         grid = state.grid
         for client in self.config.clients.names:
             await self.trim_requests(client, grid, guard)
-            await self.trim_replies(client, grid)
+            await self.trim_replies(client, grid, guard)
         for name in self.config.nodes:
             await self.trim_work(name, grid)
         await self.trim_log(grid)
@@ -84,7 +84,7 @@ class Retention:
         if node is not None and node.work_read:
             await self.store.trim(f"work:{name}", min([node.work_read, *node.holdings], key=work_order))
 
-    async def trim_replies(self, client: str, grid: Grid) -> None:
+    async def trim_replies(self, client: str, grid: Grid, guard: Guard) -> None:
         """Below the remembered terminal replies and the oldest open request. Over the limit in number,
         ids are forgotten first."""
         stream, owner = f"replies:{client}", f"{client}/"
@@ -92,12 +92,14 @@ class Retention:
         if count == 0:
             return
         needed = [row.reply_id for key, row in grid.closed.items() if key.startswith(owner)]
-        needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]
-        needed.append(f"{grid.server_ms}-0")
-        floor_ms, _ = work_order(min(needed, key=work_order))
         surplus = count - self.config.retention.replies_entries
-        grace_ms = 0 if surplus > 0 else GRACE_MS
-        await self.store.trim(stream, f"{max(floor_ms - grace_ms, 0)}-0")
+        if surplus <= 0:  # over the limit, a slow reader loses tokens, never an end
+            needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]
+        needed.append(max(f"{grid.server_ms}-0", guard.out_id, key=work_order))  # a clock that was put back
+        floor = min(needed, key=work_order)
+        if surplus <= 0:
+            floor = f"{max(work_order(floor)[0] - GRACE_MS, 0)}-0"
+        await self.store.trim(stream, floor)
         if surplus > 0:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
             self._due[client] = ev.RepliesTrimmed(client, oldest[-1])

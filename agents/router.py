@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable
 
 from orion_streams import events as ev
@@ -20,17 +21,25 @@ from orion_streams.errors import BodyGone, CommitConflict, ConfigError
 from orion_streams.history import check_cursors, extend, load
 from orion_streams.log import Log
 from orion_streams.reconcile import decide, is_timed
-from orion_streams.state import Grid
+from orion_streams.state import Grid, work_order
 
 log = logging.getLogger("orion.router")
+
+MAX_COMMIT_EVENTS = 256
+"""Inputs taken until a commit has so many events: an inventory is many, and a script holds the server."""
 
 
 class Router:
     """The reconciler of one grid. `token` makes the random mark of a commit."""
 
     def __init__(
-        self, store: Log, config: Config, token: Callable[[], str] = lambda: secrets.token_hex(4)
+        self,
+        store: Log,
+        config: Config,
+        token: Callable[[], str] = lambda: secrets.token_hex(4),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock, self._read_s = clock, clock()
         self.store, self.config, self._token = store, config, token
         self.state = LoggedGrid(Grid())
         self.guard = Guard()
@@ -97,26 +106,35 @@ class Router:
         cursors = {name: self.guard.cursors.get(name, "0-0") for name in streams or self.input_streams}
         more = deciding and self._unfinished and bool(decide(self.state.grid, policy))
         server_ms, found = await self.store.read(cursors, limits.batch_entries, 0 if more else block_ms)
+        if self.stood_still(block_ms) and deciding:
+            await self.start()  # what was read may be long over
+            return True
         noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
-        eventful = more or bool(noted) or any(not is_token(raw) for raw in found)
-        if not (found or eventful or (deciding and self.tick_is_due(server_ms))):
+        tick = deciding and self.tick_is_due(server_ms)  # tokens alone must not stop the clock
+        eventful = more or tick or bool(noted) or any(not is_token(raw) for raw in found)
+        if not (found or eventful):
             return False
         draft = Draft(self.state, self.guard, server_ms)
-        if eventful or not found:
+        if eventful:
             draft.begin(deciding)
         for event in noted:
             draft.stage(event)
         for raw in found:
-            if draft.bytes > policy.max_bytes:
+            if draft.bytes > policy.max_bytes or draft.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
             draft.take(raw, limits.entry_max_bytes, policy.max_step_ms if deciding else None)
         draft.mark_inputs()
-        if deciding and (eventful or not found):
+        if deciding and eventful:
             answers = decide(self.state.grid, self.state.grid.policy)
             self._unfinished = bool(answers)
             for answer in answers:
                 draft.stage(answer)
         return await self.commit(draft)
+
+    def stood_still(self, block_ms: int) -> bool:
+        """Whether this process, not the server's clock, slept since it last read."""
+        before_s, self._read_s = self._read_s, self._clock()
+        return (self._read_s - before_s) * 1000 - block_ms > self.state.grid.policy.stale_ms
 
     def tick_is_due(self, server_ms: int) -> bool:
         """While anything is timed, the clock itself is worth a commit."""
@@ -149,11 +167,20 @@ class Router:
             key, entry_id = gone.source
             self._gone.add((key.removeprefix(self.config.prefix), entry_id))
             await self.recover()
+            await self.note_cut(key.removeprefix(self.config.prefix))
         else:
             self.guard = guard
             self._lost_in_a_row = 0
             self._gone.clear()
         return True
+
+    async def note_cut(self, stream: str) -> None:
+        """A client cut its stream: note all its lost bodies at once, not one reload each."""
+        oldest = work_order(next(iter(await self.store.oldest_ids(stream, 1)), ""))
+        for key, request in self.state.grid.open.items():
+            lost = oldest == (0, 0) or work_order(request.entry_id) < oldest
+            if lost and stream == f"requests:{key.partition('/')[0]}":
+                self._gone.add((stream, request.entry_id))
 
     async def follow(self, block_ms: int) -> None:
         """Fold what the leader writes; lead again when inputs wait and its commits stand still."""
@@ -161,10 +188,10 @@ class Router:
         _, inputs = await self.store.read(
             {name: self.guard.cursors.get(name, "0-0") for name in self.input_streams}, 1, 0
         )
-        await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
+        _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         await extend(self.store, self.state, await self.store.last_position())
         self.guard = await self.store.guard()
-        if inputs and self.guard.number == number:
+        if inputs and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)
             self.following = False
             self._lost_in_a_row = 0

@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams.commits import GROUP
-from orion_streams.connection import as_dict, ask
+from orion_streams.connection import as_dict, ask, end_if_cancelled
 from orion_streams.errors import ConfigError, OrionError
 
 log = logging.getLogger("orion.channels")
@@ -245,6 +245,7 @@ async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     back_off_s = 0.1
     while True:
+        end_if_cancelled()
         began_s = loop.time()
         try:
             await work()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
@@ -54,7 +55,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         *,
         prefix: str = "orion:",
         give_up_s: float = 180.0,
-        margin_s: float = 30.0,
+        margin_s: float = 5.0,
     ) -> None:
         self._redis: Any = connect(url)
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
@@ -99,6 +100,8 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
     ) -> AsyncGenerator[AnswerEvent, None]:
         values = {**content, **fields}
         timeout_s = values.pop("timeout_s", DEFAULT_TIMEOUT_S)
+        if not math.isfinite(timeout_s):
+            raise ValueError(f"timeout_s: expected a number of seconds, got {timeout_s}")
         request_id = values["id"] = fields.get("id") or self.new_id()
         call = Call(asking.request_entry({**values, "deadline_ms": max(int(timeout_s * 1000), 1)}))
         if request_id in self._calls:

@@ -74,6 +74,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One [nodes.NAME] table: a machine of the house and its Ollama."""
 
     role: str = ""
+    router: bool = False
     inference: bool = True
     tiers: tuple[Tier, ...] = ()
     slots: Count = 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
+
+from orion_streams.errors import ConfigError
 
 SOCKET_TIMEOUT_S = 10.0
 """Longer than any blocking read, so that only a dead server trips it."""
@@ -17,8 +20,17 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
     """A client of the server at `url` (redis://, rediss:// or unix://).
 
     It never retries: after a lost answer nobody knows whether a write happened, and redis-py's own retry
-    would write twice.
+    would write twice. Raises ConfigError for a URL that is none.
     """
+    try:
+        return _from_url(url, timeout_s)
+    except ValueError:  # its words may quote the URL, and that may hold a password
+        raise ConfigError(
+            "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH"
+        ) from None
+
+
+def _from_url(url: str, timeout_s: float) -> Redis:
     return Redis.from_url(
         url.replace("valkey+unix://", "unix://"),
         protocol=2,
@@ -61,3 +73,11 @@ async def ask_one(redis: Any, *command: Any) -> Any:
 def as_dict(parts: list[bytes] | None) -> dict[bytes, bytes]:
     """An entry's fields, which the server gives as a flat list; none for a deleted entry."""
     return dict(zip(parts[::2], parts[1::2], strict=True)) if parts else {}
+
+
+def end_if_cancelled() -> None:
+    """For loops without an end: Python 3.11's wait_for, inside redis-py, loses cancels that come as a write
+    ends. CancelledError if this task was asked to end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -21,7 +21,6 @@ MAX_MESSAGE = 300
 """Characters of the sentence in a rejected reply: it may quote what the client sent."""
 
 Kind = Literal["generate", "chat", "embed"]
-Text = str
 ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
 
@@ -180,7 +179,7 @@ CODES = {
     "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
     "unknown_model": "No inference node has the model installed.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
-    "queue_full": "policy.max_open requests are open; send it again later.",
+    "queue_full": "This client has policy.max_open requests open; send it again later.",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",

@@ -40,7 +40,7 @@ WHAT_TO_DO = {
     "unknown_id": ("rejected", "Nothing: it answers a `cancel`, never a request."),
     "queue_full": ("rejected", "Send it again later; the id is still free."),
     "refused": ("error", "Mend the request: more than one node refused it."),
-    "attempts_exhausted": ("error", "Look at the nodes (`orion doctor`), then ask under a new id."),
+    "attempts_exhausted": ("error", "Look at the nodes (`orion nodes`), then ask under a new id."),
     "body_gone": ("error", "Ask under a new id; let nobody but the router trim `requests:*`."),
     "answer_too_large": ("error", "Ask for less (`num_predict`), or raise limits.answer_max_bytes."),
 }

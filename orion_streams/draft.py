@@ -135,6 +135,11 @@ class Draft:
         )
         return entry_id
 
+    @property
+    def count(self) -> int:
+        """Events so far."""
+        return len(self._events)
+
     def mark_inputs(self) -> None:
         """Everything staged so far was input; what follows is answered."""
         if self._head is not None:

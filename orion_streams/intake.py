@@ -130,7 +130,7 @@ def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, r
         age_ms=entry.age_ms,
     )
     code = ""
-    if len(grid.open) >= grid.policy.max_open:
+    if has_too_many(grid, entry.owner):
         code = "queue_full"
     elif not any(accepted.model in node.installed for node in grid.nodes.values()):
         code = nobody_has_it(grid, accepted)
@@ -138,6 +138,12 @@ def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, r
         rejected = ev.RequestRejected(key, code)
         return Taken((rejected,), reply_to=reply_to, message=contract.CODES[code])
     return Taken((accepted,), reply_to=reply_to)
+
+
+def has_too_many(grid: Grid, client: str) -> bool:
+    """Whether the client has `max_open` requests open; each client has a room of its own."""
+    limit, owner = grid.policy.max_open, f"{client}/"
+    return len(grid.open) >= limit and sum(key.startswith(owner) for key in grid.open) >= limit
 
 
 def nobody_has_it(grid: Grid, accepted: ev.RequestAccepted) -> str:
@@ -239,8 +245,8 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int]) -> Taken:
         return take_late_result(grid, entry.owner, head)
     match head.op:
         case "tokens":
-            if head.seq <= relayed.get(head.work_id, 0):
-                return NOTHING  # resent
+            if head.seq != relayed.get(head.work_id, 0) + 1:
+                return NOTHING  # resent, or the one before it is still to come again
             text = entry.fields.get(b"text", b"")
             return Taken(token=Token(head.request, request.attempt, head.work_id, head.seq, text))
         case "started":

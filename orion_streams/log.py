@@ -147,13 +147,17 @@ class RedisLog:
         ]
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
-        await self._redis.xadd(
-            self.key("snapshots"),
-            {"digest": snapshot.digest, "grid": zlib.compress(snapshot.grid)},
-            id=f"{snapshot.position}-0",
-            maxlen=self.KEEP_SNAPSHOTS,
-            approximate=False,
-        )
+        try:
+            await self._redis.xadd(
+                self.key("snapshots"),
+                {"digest": snapshot.digest, "grid": zlib.compress(snapshot.grid)},
+                id=f"{snapshot.position}-0",
+                maxlen=self.KEEP_SNAPSHOTS,
+                approximate=False,
+            )
+        except ResponseError as error:
+            if "equal or smaller" not in str(error):  # another router keeps a newer one
+                raise
 
     async def make_group(self, stream: str) -> None:
         try:

@@ -13,7 +13,7 @@ from orion_streams import events as ev
 from orion_streams.config import Policy
 from orion_streams.projections import apply
 from orion_streams.routing import Reject, Route, Wait, ram_permille, route
-from orion_streams.state import Grid, Holding, Node, Request
+from orion_streams.state import UNREACHABLE, Grid, Holding, Node, Request
 
 
 def decide(grid: Grid, policy: Policy) -> tuple[ev.AnyEvent, ...]:
@@ -89,7 +89,8 @@ def why_hopeless(request: Request, policy: Policy) -> str:
     refusals = sum(failure.blame == "request" for failure in request.failures)
     if refusals >= policy.max_refusals:
         return "answer_too_large" if request.failures[-1].code == "answer_too_large" else "refused"
-    return "attempts_exhausted" if len(request.failures) >= policy.max_attempts else ""
+    begun = sum(failure.code != UNREACHABLE for failure in request.failures)
+    return "attempts_exhausted" if begun >= policy.max_attempts else ""
 
 
 def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
@@ -104,12 +105,13 @@ def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     free = free_slots(grid, policy)
     ahead: dict[str, int] = {}
     nowhere: set[str] = set()
-    routed_bytes = scanned = 0
+    routed_bytes = 0
+    scanned: dict[str, int] = {}
     for key, request in waiting:
         hopeless = request.model in nowhere and request.deferred == "no_node"
-        if request.deferred and (free <= 0 or scanned >= policy.max_scan or hopeless):
+        if request.deferred and (free <= 0 or scanned.get(request.model, 0) >= policy.max_scan or hopeless):
             continue
-        scanned += 1
+        scanned[request.model] = scanned.get(request.model, 0) + 1
         match route(grid, request, policy, ahead):
             case Route(node, verdicts):
                 routed_bytes += request.body_bytes

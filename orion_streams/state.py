@@ -63,6 +63,12 @@ class Node(Struct, frozen=True):
     holdings: dict[str, Holding] = {}
 
 
+UNREACHABLE = "ollama_unreachable"
+"""The code of an attempt that never began, as its node's Ollama was away."""
+MAX_FAILURES = 32
+"""So many failures of a request are remembered."""
+
+
 class Failure(Struct, frozen=True):
     """Why an attempt did not answer."""
 

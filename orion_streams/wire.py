@@ -10,6 +10,10 @@ from msgspec import Meta, Struct
 Word = Annotated[str, Meta(max_length=256)]
 Id = Annotated[str, Meta(pattern=r"\A([0-9]{1,19}-[0-9]{1,19})?\Z")]
 Amount = Annotated[int, Meta(ge=0, le=2**53)]
+Megabytes = Annotated[int, Meta(ge=0, le=2**30)]
+Millis = Annotated[int, Meta(ge=0, le=2**36)]
+Tokens = Annotated[int, Meta(ge=0, le=2**24)]
+"""Bounded so that products of two of them stay within 64 bits."""
 
 
 ResultOp = Literal["started", "tokens", "completed", "failed"]
@@ -20,7 +24,7 @@ class InstalledModel(Struct, frozen=True):
 
     name: Word
     digest: Word
-    size_mb: Amount
+    size_mb: Megabytes
 
 
 class ResidentModel(Struct, frozen=True):
@@ -28,7 +32,7 @@ class ResidentModel(Struct, frozen=True):
 
     name: Word
     digest: Word
-    size_mb: Amount
+    size_mb: Megabytes
     context_length: Amount = 0
 
 
@@ -46,10 +50,10 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     ram_total_mb: Annotated[int, Meta(ge=1, le=2**40)]
     cpu_permille: Annotated[int, Meta(ge=0, le=1000)]
     throttled: Amount = 0
-    resident: tuple[ResidentModel, ...] = ()
+    resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=64)] = ()
     inventory_digest: Word = ""
-    inventory: tuple[InstalledModel, ...] | None = None
-    in_hand: tuple[Id, ...] = ()
+    inventory: Annotated[tuple[InstalledModel, ...], Meta(max_length=1000)] | None = None
+    in_hand: Annotated[tuple[Id, ...], Meta(max_length=256)] = ()
     work_read: Id = ""
     results_written: Id = ""
 
@@ -75,12 +79,12 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
     work_id: Id
     seq: Amount = 0
     engine: Word = ""
-    tokens: Amount = 0
-    prompt_tokens: Amount = 0
-    load_ms: Amount = 0
-    prefill_ms: Amount = 0
-    decode_ms: Amount = 0
-    total_ms: Amount = 0
+    tokens: Tokens = 0
+    prompt_tokens: Tokens = 0
+    load_ms: Millis = 0
+    prefill_ms: Millis = 0
+    decode_ms: Millis = 0
+    total_ms: Millis = 0
     done_reason: Word = ""
     code: Word = ""
     blame: Literal["", "request", "node", "ours"] = ""

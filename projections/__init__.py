@@ -51,7 +51,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
         case ev.RequestDeferred():
             requests.deferred(grid, event)
         case ev.AttemptFailed():
-            nodes.released(grid, event.node, event.work_id)
+            nodes.attempt_failed(grid, event)
             requests.attempt_failed(grid, event)
         case ev.AttemptEnded():
             nodes.released(grid, event.node, event.work_id)

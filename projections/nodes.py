@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.config import NodeRules
-from orion_streams.state import Grid, Holding, Node, work_order
+from orion_streams.state import UNREACHABLE, Grid, Holding, Node, work_order
 
 
 def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
@@ -45,17 +45,17 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         ram_total_mb=event.ram_total_mb,
         cpu_permille=event.cpu_permille,
         throttled=event.throttled,
-        calm_samples=node.calm_samples + 1 if is_calm(grid, event) else 0,
+        calm_samples=node.calm_samples + 1 if is_calm(grid, node.rules, event) else 0,
         work_read=event.work_read,
         inventory_known=event.inventory_known,
         holdings=watched(node.holdings, event) if node.holdings else node.holdings,
     )
 
 
-def is_calm(grid: Grid, event: ev.NodeSampled) -> bool:
-    """Whether a sample is at or below both lower marks. No sensor: the temperature says nothing here."""
+def is_calm(grid: Grid, rules: NodeRules, event: ev.NodeSampled) -> bool:
+    """Whether a sample is at or below both lower marks; no reading is calm only where no sensor is."""
     policy = grid.policy
-    cool = event.temp_mc is None or event.temp_mc <= policy.temp_return_mc
+    cool = not rules.temperature_sensor if event.temp_mc is None else event.temp_mc <= policy.temp_return_mc
     return cool and event.ram_used_mb * 1000 <= policy.ram_return_permille * event.ram_total_mb
 
 
@@ -121,6 +121,15 @@ def released(grid: Grid, name: str, work_id: str) -> None:
         return
     holdings = {key: held for key, held in node.holdings.items() if key != work_id}
     grid.nodes[name] = replace(node, holdings=holdings)
+
+
+def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
+    """The slot is free. Where Ollama could not be reached, nothing is known of its models until health
+    says otherwise: a node that fails at once must not look free."""
+    released(grid, event.node, event.work_id)
+    node = grid.nodes.get(event.node)
+    if node is not None and event.code == UNREACHABLE:
+        grid.nodes[event.node] = replace(node, inventory_known=False)
 
 
 def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:

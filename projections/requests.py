@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.projections.nodes import fence
-from orion_streams.state import Closed, Failure, Grid, Request, work_order
+from orion_streams.state import MAX_FAILURES, Closed, Failure, Grid, Request, work_order
 
 Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
 
@@ -96,7 +96,8 @@ def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
 
 def waiting_again(request: Request, failure: Failure) -> Request:
     """The request without a current attempt."""
-    return replace(request, node="", work_id="", started=False, failures=(*request.failures, failure))
+    failures = (*request.failures, failure)[-MAX_FAILURES:]
+    return replace(request, node="", work_id="", started=False, failures=failures)
 
 
 def body_lost(grid: Grid, event: ev.BodyLost) -> None:

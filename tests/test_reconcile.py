@@ -8,10 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams import events as ev
+from orion_streams.config import NodeRules
 from orion_streams.projections import evolve, fold
 from orion_streams.reconcile import decide
-from orion_streams.state import Failure, Grid
-from tests.grids import AT_MS, MEMORY, POLICY, edge, grid, holding, node, request
+from orion_streams.state import MAX_FAILURES, UNREACHABLE, Failure, Grid
+from tests.grids import AT_MS, DISK, HEAVY, MEMORY, MODEL, POLICY, edge, grid, holding, node, request
 
 FENCE = "9-0"
 
@@ -227,3 +228,49 @@ def test_a_removed_node_loses_its_attempts() -> None:
     before = assigned(started=True)
     del before.nodes["orion-worker"]
     assert kinds(decide(before, POLICY)) == ["attempt.abandoned", "request.routed"]
+
+
+def test_an_unreachable_ollama_costs_no_attempts() -> None:
+    """A node whose Ollama is away gets nothing until health knows its models again, and what failed
+    there fails no request, however often."""
+    unreachable = Failure("n", UNREACHABLE, "node")
+    waiting = request(failures=(unreachable,) * 10)
+    away = evolve(
+        grid(node("n"), open_requests={"brain/q1": replace(waiting, work_id=FENCE, node="n")}),
+        ev.AttemptFailed("brain/q1", 1, "n", FENCE, UNREACHABLE, "node"),
+    )
+    assert kinds(decide(away, POLICY)) == ["request.deferred"]
+    assert len(away.open["brain/q1"].failures) == 11
+    back = evolve(away, sample("n"))
+    assert kinds(decide(back, POLICY)) == ["request.routed"]
+
+
+def test_remembered_failures_are_bounded() -> None:
+    """However often a request fails, only the last failures are kept."""
+    row = request(failures=(Failure("n", UNREACHABLE, "node"),) * MAX_FAILURES, work_id=FENCE, node="n")
+    after = evolve(
+        grid(node("n"), open_requests={"brain/q1": row}),
+        ev.AttemptFailed("brain/q1", 1, "n", FENCE, "stream_cut", "node"),
+    )
+    assert len(after.open["brain/q1"].failures) == MAX_FAILURES
+    assert after.open["brain/q1"].failures[-1].code == "stream_cut"
+
+
+def test_a_sensor_that_dies_does_not_end_a_backoff() -> None:
+    """Samples without a temperature are not calm, unless the node is known to have no sensor."""
+    for has_sensor, expected in ((True, []), (False, ["node.returned"])):
+        hot = grid(node("n", temp_mc=80_000, backed_off="hot"))
+        hot.nodes["n"] = replace(hot.nodes["n"], rules=NodeRules("n", temperature_sensor=has_sensor))
+        for _ in range(POLICY.return_samples):
+            hot = evolve(hot, sample("n", temp_mc=None))
+        assert kinds(decide(hot, POLICY)) == expected
+
+
+def test_a_long_queue_for_one_model_does_not_starve_another() -> None:
+    """Beyond `max_scan` waiting requests of one model, another model's request still finds its node."""
+    queue = {f"brain/q{n}": request(accepted=n, model=HEAVY, deferred="busy") for n in range(400)}
+    rows = {**queue, "brain/last": request(accepted=999, deferred="busy")}
+    worker = node("worker", holdings={"5-0": holding(HEAVY)}, installed={HEAVY: DISK[HEAVY]})
+    master = node("master", installed={MODEL: DISK[MODEL]})
+    answers = decide(grid(worker, master, open_requests=rows), POLICY)
+    assert [answer.request for answer in answers if isinstance(answer, ev.RequestRouted)] == ["brain/last"]

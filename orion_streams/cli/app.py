@@ -97,6 +97,8 @@ def up(
     config: ConfigFile = None,
 ) -> int:
     """Run a grid, or this machine's part of it, until Ctrl-C."""
+    if simulated and (roles or redis or config):
+        raise typer.BadParameter("--simulated brings its own server, roles and streams.toml")
     if simulated:
         return do("cli.up", "simulated", port=port, as_json=as_json)
     return do(
@@ -129,7 +131,7 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Ollama's name. Default: one installed.")] = None,
     tier: Annotated[int, typer.Option(min=0, max=9, help="Preferred tier; 0: no wish.")] = 0,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Deadline in seconds.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86_400, help="Deadline in seconds.")] = 600.0,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Tokens as they come.")] = True,
     as_json: AsJson = False,
     redis: RedisUrl = None,

@@ -120,7 +120,8 @@ def choose(config: Config, wanted: str | None, host: str) -> list[str]:
             f"this machine is called {host}, which is no node in streams.toml: choose with "
             f"--roles (router, {known}), or play with --simulated"
         )
-    return [*([] if config.redis.url else [ROUTER]), f"{AGENT}{host}"]
+    leads = config.nodes[host].router or not config.redis.url
+    return [*([ROUTER] if leads else []), f"{AGENT}{host}"]
 
 
 def checked(config: Config, role: str) -> str:

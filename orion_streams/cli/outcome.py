@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orion_streams.errors import EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
+from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
 
 EXIT_INTERRUPTED = 130
 
@@ -29,6 +29,9 @@ def outcome(work: Callable[[], int | None]) -> int:
     except OrionError as error:
         tell(f"orion: {error}")
         return error.exit_code
+    except AuthenticationError:
+        tell("orion: Redis refuses the password: name it in the URL, or in ORION_REDIS_URL")
+        return EXIT_BAD_CONFIG
     except (RedisConnectionError, RedisTimeoutError) as error:
         tell(f"orion: Redis does not answer ({error}): start it, or name another with --redis URL")
         return EXIT_NO_BACKEND

@@ -67,7 +67,9 @@ def running_here() -> Running | None:
 
 @contextmanager
 def noted(running: Running) -> Iterator[None]:
-    """Note the grid while the block runs. A later grid's note is left alone."""
+    """Note the grid while the block runs. A later grid's note is left alone; an earlier one's, if that
+    grid still runs, is put back."""
+    before = running_here()
     path = note_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{running.pid}")
@@ -77,4 +79,7 @@ def noted(running: Running) -> Iterator[None]:
         yield
     finally:
         if running_here() == running:
-            path.unlink(missing_ok=True)
+            if before is not None and is_alive(str(before.pid)):
+                path.write_bytes(msgspec.json.encode(before))
+            else:
+                path.unlink(missing_ok=True)

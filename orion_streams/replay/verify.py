@@ -105,6 +105,6 @@ def bare(raw: bytes) -> str:
     """A recorded answer without what the shell stamped on."""
     event = ev.decode(raw)
     stamped = {name: "" for name in STAMPS if name in event.__struct_fields__}
-    if isinstance(event, ev.AttemptAbandoned | ev.RequestStarted):
+    if isinstance(event, ev.AttemptAbandoned):
         stamped.pop("work_id")  # here it names an attempt, and is part of the decision
     return ev.encode(structs.replace(event, **stamped)).decode()

@@ -37,7 +37,21 @@ START_S = {"synthetic": 20.0, "llama": 60.0}
 
 GEMMA = ModelSpec(name="gemma3:270m", size_mb=253.113294)
 LLAMA = ModelSpec(
-    name="llama3.2:3b", size_mb=2019.0, family="llama", parameter_size="3.2B", context_length=131_072
+    name="llama3.2:3b",
+    size_mb=2019.0,
+    family="llama",
+    parameter_size="3.2B",
+    context_length=131_072,
+    capabilities=("completion", "tools"),
+)
+EMBEDDER = ModelSpec(
+    name="nomic-embed-text:latest",
+    size_mb=274.0,
+    family="nomic-bert",
+    parameter_size="137M",
+    context_length=2_048,
+    embedding_length=768,
+    capabilities=("embedding",),
 )
 
 
@@ -64,11 +78,11 @@ class SimulatedNode(Struct, frozen=True):
 
 
 def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
-    """The house's three Pis: gemma3:270m on two of them, a bigger model on the worker, none on the edge.
-    The llama engine has only gemma3:270m."""
-    bigger = (LLAMA,) if engine == "synthetic" else ()
+    """The house's three Pis: gemma3:270m on two of them, a bigger model on the worker and one for
+    embeddings on the master, none on the edge. The llama engine has only gemma3:270m."""
+    bigger, embedder = ((LLAMA,), (EMBEDDER,)) if engine == "synthetic" else ((), ())
     master = NodeSpec(
-        "orion-master", ram_total_mb=16_384, disk_mb_per_s=400, engine=engine, models=(GEMMA,)
+        "orion-master", ram_total_mb=16_384, disk_mb_per_s=400, engine=engine, models=(GEMMA, *embedder)
     )
     worker = replace(master, name="orion-worker", ram_total_mb=8_192, models=(GEMMA, *bigger), seed=1)
     edge = NodeSpec("orion-edge", ram_total_mb=4_096, models=(), seed=2)

@@ -79,9 +79,15 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
     """Whether all of them have ended."""
-    return lambda: (
-        not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    )
+    return lambda: not any(runs(each) for each in processes)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended, also if it ends while it is looked at."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def with_store(url: str, prefix: str, work: Callable[[ServerStore, Config], Any]) -> None:

@@ -228,7 +228,9 @@ async def test_without_the_relayed_marks_resent_tokens_pass(
     store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant: a token reaches the client once. Without the marks an agent's resend comes through."""
-    patched(monkeypatch, intake, "take_result", "if head.seq <= relayed.get(head.work_id, 0):", "if False:")
+    patched(
+        monkeypatch, intake, "take_result", "if head.seq != relayed.get(head.work_id, 0) + 1:", "if False:"
+    )
     with pytest.raises(AssertionError):
         await intact.test_tokens_are_relayed_once_and_fenced(store, config)
     with pytest.raises(AssertionError, match="token 1/1 of q1 after"):

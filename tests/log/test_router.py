@@ -310,3 +310,36 @@ async def test_output_ids_rise_though_the_clock_stands_still(store: Store, confi
     written += [entry_id for entry_id, _ in await store.entries("replies:brain")]
     assert len({work_order(each) for each in written}) == 10
     assert (await store.log.guard()).out_id == max(written, key=work_order)
+
+
+async def test_tokens_alone_do_not_stop_the_clock(store: Store, config: Config) -> None:
+    """While only tokens come, deadlines still pass and a silent node still grows stale."""
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    run = await dispatch(store, router, agent, "q1")
+    await ask(store, "late", tier="2", deadline_ms="5000")
+    await settle(router)
+    for seq in range(1, 20):
+        store.skip(1_000)
+        await agent.say(run, "tokens", b"x", seq=seq)
+        await router.cycle(0)
+    assert await kinds(store, "late") == ["expired"]
+    assert "attempt.abandoned" in [event.__struct_config__.tag for event in await history(store.log)]
+
+
+async def test_after_a_stall_nobody_routes_on_old_health(store: Store, config: Config) -> None:
+    """A router that slept takes all that waits first: health from before its sleep routes nothing."""
+    agent, seconds = Agent(store, WORKER), [0.0]
+    await agent.beat()
+    router = Router(store.log, config, clock=lambda: seconds[0])
+    await router.start()
+    await settle(router)
+    await agent.beat()
+    await ask(store, "q1", tier="2")
+    store.skip(3_600_000)
+    seconds[0] += 3_600
+    await settle(router)
+    assert await dispatched(store) == []
+    await agent.beat()
+    await settle(router)
+    assert [node for node, _ in await dispatched(store)] == [WORKER]

@@ -63,7 +63,7 @@ class Screen:
 
     def say(self, line: str) -> None:
         """A line of the story."""
-        self.console.print(f"   {line}", highlight=False)
+        self.console.print(f"   {line}", highlight=False, soft_wrap=True)
 
     async def follow(self, store: RedisLog, observer: Observer, story: Story) -> None:
         """Fold the log as it grows, and draw what it says."""
