@@ -39,6 +39,7 @@ log = logging.getLogger("orion.client")
 
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
 DEFAULT_TIMEOUT_S = 600.0
+FIRST_PAUSE_S = 0.05
 
 T = TypeVar("T")
 
@@ -192,7 +193,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""
         cancels = cancel_requests()
-        clock, pause_s = asyncio.get_running_loop().time, 0.05
+        clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
         give_up = clock() + self._give_up_s
         while True:
             try:
@@ -203,6 +204,8 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
             except (AuthenticationError, ResponseError) as error:
                 raise BackendError(f"redis refuses: {error}") from error
             except (RedisError, OSError) as error:
+                if pause_s == FIRST_PAUSE_S:
+                    log.warning("redis is away (%s): trying for %g s", error, self._give_up_s)
                 self._cuts += 1
                 if clock() + pause_s > give_up:
                     raise BackendError(f"redis is away: {error}") from error
@@ -269,6 +272,9 @@ class Client(Asking[Answer, Generator[AnswerEvent, None, None]]):
             self._wait(events.aclose())
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise BackendError("this client is closed")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

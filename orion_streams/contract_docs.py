@@ -77,7 +77,8 @@ XREAD BLOCK 0 STREAMS orion:replies:brain 0
 ```
 
 The second command shows the replies from the stream's beginning; to go on, repeat it with the id of the last
-entry that was read. `brain` is the client's name (`clients.names` in streams.toml), `orion:` the prefix.
+entry that was read. `brain` is the client's name, one of `clients.names` in
+streams.toml (the stream of any other name is never read), `orion:` the prefix.
 All numbers below are the defaults of streams.toml.
 
 From Python:

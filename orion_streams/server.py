@@ -116,11 +116,18 @@ class EmbeddedServer:
                 said = last_line(self.log_path)
                 self._end_process()
                 if self._wanted_port or not left or "Failed listening" not in said:
-                    raise BackendError(f"the embedded server did not start: {said} (see {self.log_path})")
+                    raise BackendError(
+                        f"the embedded server did not start: {why(said, self.port, self.log_path)}"
+                    )
         except BaseException:
             self.stop()
             raise
         return self.url
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def stop(self) -> None:
         """End it cleanly: what it acknowledged is in its file. Idle if it does not run."""
@@ -257,6 +264,13 @@ def quote(path: Path) -> str:
     """A path as the server's configuration file takes it, whatever it contains."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def why(said: str, port: int, log_path: Path) -> str:
+    """The server's last line for a person."""
+    if "Failed listening" in said:
+        return f"port {port} is in use; choose another with --port, or 0 for a free one"
+    return f"{said.partition(' # ')[2] or said} (see {log_path})"
 
 
 def last_line(path: Path) -> str:

@@ -58,20 +58,22 @@ async def run(
 async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:
     """Write the pieces; another attempt begins on a new line."""
     answer: Answer | None = None
+    shown = False
     try:
         async with aclosing(client.stream(model, text, **fields)) as events:
             async for event in events:
                 match event:
                     case Piece():
                         sys.stdout.write(event.text)
+                        shown = True
                     case Restarted():
                         sys.stdout.write("\n")
                         tell(dim(f"from the beginning, attempt {event.attempt} on {event.node}"))
                     case Answer():
-                        answer = event
+                        answer, shown = event, True
                 sys.stdout.flush()
     finally:  # also before the line that says why it ended too soon
-        sys.stdout.write("\n")
+        sys.stdout.write("\n" if shown else "")
         sys.stdout.flush()
     if answer is None:
         raise OrionError("the answer ended without its last reply")

@@ -65,6 +65,11 @@ class LocalRoles:
             await self.stop()
             raise
 
+    @property
+    def server_has_ended(self) -> bool:
+        """Whether the embedded server ended by itself."""
+        return self._server is not None and self._server.has_ended
+
     async def stop(self) -> None:
         """Agents, router, server, in this order and within bounds."""
         await stop_all([child for name, child in self._children.items() if name != ROUTER], GRACE_S)

@@ -13,8 +13,11 @@ import msgspec
 from orion_streams.cli import where
 from orion_streams.cli.local import LocalRoles
 from orion_streams.cli.outcome import tell
+from orion_streams.errors import BackendError
 from orion_streams.simulation.grid import SimulatedGrid
 
+LOOK_S = 1.0
+"""How often the embedded server is looked at."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -23,6 +26,8 @@ class Runnable(Protocol):
 
     redis_url: str
 
+    @property
+    def server_has_ended(self) -> bool: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
 
@@ -57,7 +62,9 @@ async def serve(grid: Runnable, announce: Any, note: Any) -> int:
     try:
         with where.noted(note()):
             announce()
-            await stopped
+            while not (await asyncio.wait({stopped}, timeout=LOOK_S))[0]:
+                if grid.server_has_ended:
+                    raise BackendError("the embedded server ended by itself: start it all again")
     finally:
         await grid.stop()
     return 0

@@ -180,6 +180,11 @@ class SimulatedGrid:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    @property
+    def server_has_ended(self) -> bool:
+        """Whether the embedded server ended by itself."""
+        return self._server is not None and self._server.has_ended
+
     async def start_agent(self, name: str) -> None:
         """Start a node's agent that was stopped or killed."""
         await self.agents[name].start()

@@ -232,3 +232,14 @@ async def test_heat_and_a_killed_agent_are_seen(tmp_path: Path) -> None:
         below = [psutil.Process(child.pid) for child in children if child.pid is not None]
     assert len(below) == 3
     assert gone(below)()
+
+
+def test_a_dead_server_ends_the_grid(tmp_path: Path) -> None:
+    """When the embedded server is killed, `orion up` says so, stops everything and exits 69."""
+    grid = Up(tmp_path, "--simulated")
+    [server] = [each for each in grid.below if "valkey-server" in each.name()]
+    server.kill()
+    code, _, said = finish(grid.process)
+    assert code == 69
+    assert "the embedded server ended" in said
+    eventually_true(gone(grid.below), "the end of all processes")

@@ -29,6 +29,7 @@ from orion_streams import (
 from orion_streams import events as ev
 from orion_streams.asking import Call
 from orion_streams.contract import Reply
+from orion_streams.errors import ConfigError
 
 from .grid import MODEL, Grid, Run, Script, echo, eventually, running, silence
 from .proxy import proxied
@@ -461,3 +462,19 @@ def test_the_package_is_light_and_its_names_are_there() -> None:
     assert all(getattr(orion_streams, name) is not None for name in orion_streams.__all__)
     with pytest.raises(AttributeError):
         _ = orion_streams.nothing
+
+
+def test_a_closed_client_says_so(valkey_url: str, prefix: str) -> None:
+    """After `close` a call raises one clear error."""
+    client = Client(valkey_url, prefix=prefix)
+    client.close()
+    with pytest.raises(BackendError, match="closed"):
+        client.generate(MODEL, "too late")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:1", "redis://127.0.0.1:port"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    """A wrong URL is refused with what was expected, and not repeated: it may hold a password."""
+    with pytest.raises(ConfigError, match=r"redis\.url: expected") as refused:
+        Client(url)
+    assert url not in str(refused.value)
