@@ -91,7 +91,7 @@ class Retention:
         count, _ = await self.store.size(stream)
         if count == 0:
             return
-        needed = [row.reply_id for key, row in grid.closed.items() if key.startswith(owner)]
+        needed = [row.reply_id for row in grid.closed.get(client, {}).values()]
         surplus = count - self.config.retention.replies_entries
         if surplus <= 0:  # over the limit, a slow reader loses tokens, never an end
             needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]

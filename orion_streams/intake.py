@@ -104,7 +104,7 @@ def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
     """A cancel: open requests end, closed ones are known, others never were."""
     if key in grid.open:
         return Taken((ev.RequestCancelled(key),), reply_to=reply_to)
-    if key in grid.closed:
+    if grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
     raise ContractError("unknown_id", contract.CODES["unknown_id"])
 
@@ -112,7 +112,7 @@ def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
 def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, reply_to: str) -> Taken:
     """A readable request: known, accepted or rejected."""
     key = f"{entry.owner}/{reply_to}"
-    if key in grid.open or key in grid.closed:
+    if key in grid.open or grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
     accepted = ev.RequestAccepted(
         request=key,

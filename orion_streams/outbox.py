@@ -176,7 +176,7 @@ def cancel_run(node: str, request: str, attempt: int, work_id: str) -> Out:
 
 def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:
     """A closed id came again: say how it ended and where that stands. An open one: nothing."""
-    closed = grid.closed.get(event.request)
+    closed = grid.find_closed(event.request)
     if closed is None:
         return []
     client, request_id = split(event.request)

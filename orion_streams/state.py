@@ -119,9 +119,15 @@ class Speed(Struct, frozen=True):
     decode_us_per_token: int = 0
 
 
+def client_of(request: str) -> str:
+    """The client of a request's key "client/id"."""
+    return request.partition("/")[0]
+
+
 class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
-    commit, `speeds` by "node model", `lengths` the mean answer in tokens by model."""
+    commit; `closed` by client and request, oldest first; `speeds` by "node model"; `lengths` the mean
+    answer in tokens by model."""
 
     position: int = 0
     number: int = 0
@@ -132,7 +138,7 @@ class Grid(Struct):
     policy: Policy = Policy()
     nodes: dict[str, Node] = {}
     open: dict[str, Request] = {}
-    closed: dict[str, Closed] = {}
+    closed: dict[str, dict[str, Closed]] = {}
     speeds: dict[str, Speed] = {}
     lengths: dict[str, int] = {}
 
@@ -142,10 +148,14 @@ class Grid(Struct):
             self,
             nodes=self.nodes.copy(),
             open=self.open.copy(),
-            closed=self.closed.copy(),
+            closed={client: rows.copy() for client, rows in self.closed.items()},
             speeds=self.speeds.copy(),
             lengths=self.lengths.copy(),
         )
+
+    def find_closed(self, request: str) -> Closed | None:
+        """The remembered end of a request, if it is remembered."""
+        return self.closed.get(client_of(request), {}).get(request)
 
     def draft(self) -> Grid:
         """A working copy for `decide`, which neither asks for closed requests nor learns speeds."""

@@ -17,13 +17,13 @@ closed     (forgotten after dedupe_keep entries or dedupe_keep_ms)
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, takewhile
 
 from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.projections.nodes import fence
-from orion_streams.state import MAX_FAILURES, Closed, Failure, Grid, Request, work_order
+from orion_streams.state import MAX_FAILURES, Closed, Failure, Grid, Request, client_of, work_order
 
 Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
 
@@ -110,34 +110,27 @@ def body_lost(grid: Grid, event: ev.BodyLost) -> None:
 def closed(grid: Grid, event: Terminal, state: str) -> None:
     """The one terminal state."""
     if grid.open.pop(event.request, None) is not None:
-        grid.closed[event.request] = Closed(state, event.reply_id, grid.at_ms)
+        rows = grid.closed.setdefault(client_of(event.request), {})
+        rows[event.request] = Closed(state, event.reply_id, grid.at_ms)
 
 
 def forget(grid: Grid) -> None:
-    """Drop remembered ids beyond `dedupe_keep` in number or `dedupe_keep_ms` in age, oldest first."""
-    policy, rows = grid.policy, grid.closed
-    surplus = len(rows) - policy.dedupe_keep
-    if surplus > 0:
-        for key in list(islice(rows, surplus)):
-            del rows[key]
+    """Drop remembered ids beyond `dedupe_keep` of a client in number, or `dedupe_keep_ms` in age, oldest
+    first: however much one client asks, the others' ids stay."""
+    policy = grid.policy
     horizon_ms = grid.at_ms - policy.dedupe_keep_ms
-    if horizon_ms > 0:
-        old = []
-        for key, row in rows.items():
-            if row.closed_ms >= horizon_ms:
-                break
-            old.append(key)
-        for key in old:
+    for rows in grid.closed.values():
+        surplus = max(len(rows) - policy.dedupe_keep, 0)
+        gone = list(islice(rows, surplus))
+        if horizon_ms > 0:
+            rest = islice(rows.items(), surplus, None)
+            gone += [key for key, _ in takewhile(lambda each: each[1].closed_ms < horizon_ms, rest)]
+        for key in gone:
             del rows[key]
 
 
 def replies_trimmed(grid: Grid, event: ev.RepliesTrimmed) -> None:
     """Forget the ids whose terminal reply is about to go."""
-    floor, owner = work_order(event.min_id), f"{event.client}/"
-    gone = [
-        key
-        for key, row in grid.closed.items()
-        if key.startswith(owner) and work_order(row.reply_id) < floor
-    ]
-    for key in gone:
-        del grid.closed[key]
+    floor, rows = work_order(event.min_id), grid.closed.get(event.client, {})
+    for key in [key for key, row in rows.items() if work_order(row.reply_id) < floor]:
+        del rows[key]

@@ -274,3 +274,25 @@ def test_a_long_queue_for_one_model_does_not_starve_another() -> None:
     master = node("master", installed={MODEL: DISK[MODEL]})
     answers = decide(grid(worker, master, open_requests=rows), POLICY)
     assert [answer.request for answer in answers if isinstance(answer, ev.RequestRouted)] == ["brain/last"]
+
+
+def test_a_busy_client_makes_no_other_forgotten() -> None:
+    """Each client has `dedupe_keep` remembered ids of its own, the oldest go first."""
+    after = grid(node("n"))
+    after.policy = replace(POLICY, dedupe_keep=3)
+    keys = ["brain/q", *(f"cli/q{n}" for n in range(5))]
+    after.open = {key: request() for key in keys}
+    after = fold(after, (ev.RequestCancelled(key, reply_id="1-0") for key in keys))
+    after = evolve(after, ev.Committed(2, AT_MS, 0, True, ""))
+    assert list(after.closed["brain"]) == ["brain/q"]
+    assert list(after.closed["cli"]) == ["cli/q2", "cli/q3", "cli/q4"]
+
+
+def test_remembered_ids_grow_old() -> None:
+    """An id is forgotten once it was closed longer than `dedupe_keep_ms` ago, not a moment sooner."""
+    closed = evolve(grid(open_requests={"brain/q": request()}), ev.RequestCancelled("brain/q", "1-0"))
+    for age_ms, remembered in ((POLICY.dedupe_keep_ms, True), (POLICY.dedupe_keep_ms + 1, False)):
+        later = evolve(
+            replace(closed, at_ms=AT_MS + age_ms), ev.Committed(2, closed.server_ms, 0, True, "")
+        )
+        assert (later.find_closed("brain/q") is not None) == remembered

@@ -161,7 +161,7 @@ async def test_remembered_replies_are_kept(store: Store, config: Config) -> None
     await work_for_a_while(store, router, agent, 25)
     left = {row["entry"] for row in await replies(store)}
     assert len(left) < 100
-    remembered = {row.reply_id for row in router.state.grid.closed.values()}
+    remembered = {row.reply_id for row in router.state.grid.closed["brain"].values()}
     assert len(remembered) >= 20
     assert remembered <= left
 
@@ -177,7 +177,7 @@ async def test_over_the_limit_ids_are_forgotten_before_their_replies_go(
     await work_for_a_while(store, router, agent, 150)
     left = {row["entry"] for row in await replies(store)}
     assert len(left) < 100
-    remembered = {row.reply_id for row in router.state.grid.closed.values()}
+    remembered = {row.reply_id for row in router.state.grid.closed["brain"].values()}
     assert remembered <= left
     assert 0 < len(remembered) < 60
     assert await kinds(store, f"q{agent.beats}") == ["done"]
@@ -214,7 +214,7 @@ async def assert_nothing_needed_is_gone(store: Store, router: Router) -> None:
     requests = {entry_id for entry_id, _ in await store.entries("requests:brain")}
     assert {row.entry_id for row in grid.open.values()} <= requests
     answered = {row["entry"] for row in await replies(store)}
-    assert {row.reply_id for row in grid.closed.values()} <= answered
+    assert {row.reply_id for row in grid.closed.get("brain", {}).values()} <= answered
     work = {entry_id for entry_id, _ in await store.entries(f"work:{WORKER}")}
     node = grid.nodes[WORKER]
     assert set(node.holdings) <= work

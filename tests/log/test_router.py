@@ -48,7 +48,7 @@ async def test_a_request_is_answered_exactly_once(store: Store, config: Config) 
     ]
     assert told[-1]["node"] == WORKER
     events = await assert_consistent(store)
-    assert router.state.grid.closed["brain/q1"].reply_id == told[-1]["entry"]
+    assert router.state.grid.closed["brain"]["brain/q1"].reply_id == told[-1]["entry"]
     assert not any(b"prompt of" in ev.encode(event) for event in events)
 
 
