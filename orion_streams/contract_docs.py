@@ -190,14 +190,14 @@ Codes are stable; `message` is a sentence for a person and may change.
 - **Failures are tried again**, at most {POLICY.max_attempts} attempts in all (policy.max_attempts); what Ollama itself refuses
   {POLICY.max_refusals} times (policy.max_refusals) ends as `refused`.
 - **Order.** Higher `priority` goes first; within one, the earliest deadline, then the earliest arrival.
-- At most {POLICY.max_open:,} requests are open at a time, of all clients (policy.max_open); then `queue_full`.
+- At most {POLICY.max_open:,} requests of one client are open at a time (policy.max_open); then `queue_full`.
 
 What is kept:
 
 | what | how long |
 |---|---|
 | a request's entry | until the request is closed; the router trims, nobody else may |
-| the ids of closed requests | the last {POLICY.dedupe_keep:,} (policy.dedupe_keep), at most {POLICY.dedupe_keep_ms // 60_000} minutes \
+| the ids of closed requests | the last {POLICY.dedupe_keep:,} (policy.dedupe_keep) of each client, at most {POLICY.dedupe_keep_ms // 60_000} minutes \
 (policy.dedupe_keep_ms); an older id counts as new |
 | replies | longer than the id that they answer is remembered; at most {RETENTION.replies_entries:,} per client \
 (retention.replies_entries), beyond which the oldest ids are forgotten first |
