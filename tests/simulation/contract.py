@@ -264,6 +264,8 @@ def shape(value: Any, key: str = "") -> Any:
     match value:
         case dict():
             return [(name, shape(member, name)) for name, member in value.items()]
+        case list() if key == "tensors":  # recorded shortened to its first; their types are the model's own
+            return [(name, type(member).__name__) for name, member in value[0].items()]
         case list():
             return ("list", sorted({repr(shape(member)) for member in value}))
         case str() if key in _REASONS and value in _WELL_ENDED:
