@@ -53,6 +53,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     spill_ms: Natural = 15_000
     retry_ms: Natural = 60_000
     two_agents_ms: Count = 30_000
+    unload_again_ms: Count = 30_000
     load_us_per_mb: Natural = 17_000
     prefill_us_per_mb: Natural = 16
     decode_us_per_mb: Natural = 100

@@ -105,6 +105,13 @@ class ModelUnloaded(Event, frozen=True, tag="model.unloaded"):
     model: str
 
 
+class UnloadOrdered(Event, frozen=True, tag="model.unload_ordered"):
+    """A node that is out of memory is told to let go of an idle model; `model.unloaded` shows it done."""
+
+    node: str
+    model: str
+
+
 class InputRejected(Event, frozen=True, tag="input.rejected"):
     """An entry that could not be read; where its client is known, it got one `rejected` reply."""
 
@@ -302,6 +309,7 @@ AnyEvent = (
     | ModelRemoved
     | ModelLoaded
     | ModelUnloaded
+    | UnloadOrdered
     | InputRejected
     | RequestRejected
     | RequestResent

@@ -53,6 +53,9 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [terminal(event.request, "cancelled", position), *cancel(grid, event.request)]
         case ev.AttemptAbandoned():
             return withdraw(grid, event)
+        case ev.UnloadOrdered():
+            head = wire.WorkHead("unload", model=event.model)
+            return [Out(f"work:{event.node}", {"head": wire.encode_head(head)})]
         case ev.RequestResent():
             return known(grid, event, position)
         case ev.InputRejected() | ev.RequestRejected():

@@ -1,8 +1,8 @@
 """decide(): what is missing in this state? Pure and level-triggered.
 
 It asks the same questions in the same order whoever woke it: which nodes pass a safety mark or have
-cooled down, which attempts are lost, which requests have come to an end, where the waiting ones go. Its
-own answers folded in, it has nothing to add: that is its fixed point.
+cooled down, which full ones let go of a model, which attempts are lost, which requests have come to an
+end, where the waiting ones go. Its own answers folded in, it has nothing to add: that is its fixed point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def decide(grid: Grid, policy: Policy) -> tuple[ev.AnyEvent, ...]:
     """At most `policy.max_events` answers. Each question sees what was answered before it."""
     draft = grid.draft()
     answers: list[ev.AnyEvent] = []
-    for question in (safety, lost_attempts, ends, placements):
+    for question in (safety, relief, lost_attempts, ends, placements):
         for answer in question(draft, policy):
             if len(answers) == policy.max_events:
                 return tuple(answers)
@@ -41,6 +41,22 @@ def safety(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
             yield ev.NodeBackedOff(name, "hot", node.temp_mc, policy.temp_max_mc)
         elif node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb:
             yield ev.NodeBackedOff(name, "ram", ram_permille(node), policy.ram_max_permille)
+
+
+def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+    """A node that backed off for its memory lets go of idle models until it is at the lower mark, the
+    least recently used first and one at a time: otherwise it would stay full, and away, for ever."""
+    for name, node in sorted(grid.nodes.items()):
+        fresh = node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
+        full = node.backed_off == "ram" and ram_permille(node) > policy.ram_return_permille
+        horizon_ms = grid.at_ms - policy.unload_again_ms
+        told = any(ordered_ms >= horizon_ms for ordered_ms in node.unload_ordered_ms.values())
+        if not (full and fresh) or told:
+            continue
+        busy = {held.model for held in node.holdings.values()}
+        idle = [(node.used_ms.get(model, 0), model) for model in node.resident if model not in busy]
+        if idle:
+            yield ev.UnloadOrdered(name, min(idle)[1])
 
 
 def lost_attempts(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:

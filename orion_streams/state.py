@@ -42,7 +42,8 @@ class Holding(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """One row of the node-state table. `heard_ms` is None until the first health entry."""
+    """One row of the node-state table. `heard_ms` is None until the first health entry. By model:
+    `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go."""
 
     rules: NodeRules
     heard_ms: int | None = None
@@ -61,6 +62,8 @@ class Node(Struct, frozen=True):
     installed: dict[str, Installed] = {}
     resident: dict[str, Resident] = {}
     holdings: dict[str, Holding] = {}
+    used_ms: dict[str, int] = {}
+    unload_ordered_ms: dict[str, int] = {}
 
 
 UNREACHABLE = "ollama_unreachable"

@@ -72,6 +72,8 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             models.loaded(grid, event)
         case ev.ModelUnloaded():
             models.unloaded(grid, event)
+        case ev.UnloadOrdered():
+            models.unload_ordered(grid, event)
         case ev.ModelInstalled():
             models.installed(grid, event)
         case ev.ModelRemoved():

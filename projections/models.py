@@ -32,12 +32,21 @@ def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
         grid.nodes[event.node] = replace(node, resident={**node.resident, event.model: row})
 
 
+def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
+    """The node was told to let go of the model."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        ordered = {**node.unload_ordered_ms, event.model: grid.at_ms}
+        grid.nodes[event.node] = replace(node, unload_ordered_ms=ordered)
+
+
 def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
     """The model left the node's memory."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.resident:
         left = {name: row for name, row in node.resident.items() if name != event.model}
-        grid.nodes[event.node] = replace(node, resident=left)
+        ordered = {name: ms for name, ms in node.unload_ordered_ms.items() if name != event.model}
+        grid.nodes[event.node] = replace(node, resident=left, unload_ordered_ms=ordered)
 
 
 def ran(grid: Grid, event: ev.RequestCompleted) -> None:

@@ -94,7 +94,8 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
     )
     holdings = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
     holdings[fence(event)] = held
-    grid.nodes[event.node] = replace(node, holdings=holdings)
+    used_ms = {**node.used_ms, request.model: grid.at_ms}
+    grid.nodes[event.node] = replace(node, holdings=holdings, used_ms=used_ms)
 
 
 def fence(event: ev.RequestRouted) -> str:

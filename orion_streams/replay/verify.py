@@ -26,6 +26,7 @@ DECISIONS = (
     ev.AttemptAbandoned,
     ev.NodeBackedOff,
     ev.NodeReturned,
+    ev.UnloadOrdered,
     ev.RequestExpired,
     ev.RequestFailed,
 )

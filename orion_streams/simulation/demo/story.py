@@ -16,6 +16,7 @@ from orion_streams.state import Grid
 MASTER, WORKER = "orion-master", "orion-worker"
 ACT_S = 30.0
 SEED = 7
+FILLED_PERMILLE = 920
 
 Condition = Callable[[Grid], bool]
 
@@ -25,9 +26,9 @@ class Story:
 
     def __init__(self, grid: SimulatedGrid, screen: Screen) -> None:
         self.grid, self.screen = grid, screen
-        real = "llama" in grid.engines.values()
-        self.light, self.heavy = (model.name for model in models_of("llama" if real else "synthetic"))
-        self.tokens = 12 if real else 24
+        self.real = "llama" in grid.engines.values()
+        self.light, self.heavy = (model.name for model in models_of("llama" if self.real else "synthetic"))
+        self.tokens = 12 if self.real else 24
         self.total, self.sent = 42, 0
         self._client = AsyncClient(grid.redis_url, prefix=grid.config.prefix)
 
@@ -62,18 +63,27 @@ class Story:
         self.screen.say("orion-worker stayed below 70 °C for three samples: it is back")
 
     async def memory(self) -> None:
-        """Something else fills orion-master's memory beyond 90 % for a while."""
+        """Something else fills orion-master's memory beyond 90 %: it unloads its idle models, the least
+        recently used first, until there is room."""
         self.screen.act("3. Memory: another program fills orion-master beyond 90 %")
-        extra_mb = 14_600
-        await self.grid.push(MASTER, extra_ram_mb=extra_mb)
+        grid = await self.grid.wait_for(lambda grid: bool(grid.nodes[MASTER].resident), ACT_S)
+        master = grid.nodes[MASTER]
+        filled_mb = master.ram_total_mb * FILLED_PERMILLE // 1000
+        await self.grid.push(MASTER, extra_ram_mb=filled_mb - master.ram_used_mb)
         await self.until(lambda grid: grid.nodes[MASTER].backed_off == "ram", "orion-master above 90 %")
         self.screen.say("orion-master passed 90 % of its memory: its requests go to orion-worker")
         await asyncio.gather(*(self.ask(self.light, 1) for _ in range(8)))
-        await self.grid.push(MASTER, extra_ram_mb=0)
+        await self.until(
+            lambda grid: len(grid.nodes[MASTER].resident) < len(master.resident), "a model is unloaded"
+        )
+        self.screen.say("orion-master unloaded the idle model that was not used for longest")
+        if self.real:  # its models are too small to make all the room
+            await self.grid.push(MASTER, extra_ram_mb=0)
         await self.until(
             lambda grid: not grid.nodes[MASTER].backed_off and ram_permille(grid.nodes[MASTER]) < 850,
             "orion-master has memory again",
         )
+        await self.grid.push(MASTER, extra_ram_mb=0)
 
     async def crash(self) -> None:
         """orion-worker's agent is killed in the middle of an answer."""
