@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def show_version(wanted: bool) -> None:
+    """`orion --version`."""
+    if wanted:
+        sys.stdout.write(f"orion-streams {version('orion-streams')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Three Raspberry Pis with Ollama that feel like one inference endpoint, over Redis Streams."""
+
 
 RedisUrl = Annotated[
     str | None, typer.Option("--redis", metavar="URL", help="Redis of the grid. Default: the one here.")

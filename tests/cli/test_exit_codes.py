@@ -21,6 +21,7 @@ READS = (
     ["nodes"],
     ["models", "--json"],
     ["ps"],
+    ["replay"],
     ["log", "--follow"],
     ["ask", "Why?"],
     ["agent", "--node", "x"],
@@ -201,3 +202,10 @@ def test_the_tests_run_with_pytests_exit_code(home: Path) -> None:
     code, _, err = run(home, "test", "-k", "json", "--override-ini")
     assert code == 4
     assert "--override-ini: expected one argument" in err
+
+
+def test_the_version_is_said(orion: Orion) -> None:
+    """`orion --version` is one line on stdout."""
+    code, out, _ = orion("--version")
+    assert code == 0
+    assert re.fullmatch(r"orion-streams \d+\.\d+\.\d+\n", out)
