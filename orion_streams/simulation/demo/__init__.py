@@ -63,7 +63,7 @@ async def play(grid: SimulatedGrid, screen: Screen, began_s: float) -> Summary:
     )
     observer.start()
     story = Story(grid, screen)
-    following = asyncio.create_task(screen.follow(store, observer, story))
+    following = asyncio.create_task(screen.follow(store, observer, story.total))
     try:
         await story.tell()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,9 +18,6 @@ from orion_streams.projections import apply
 from orion_streams.routing import ram_permille
 from orion_streams.simulation.observer import Observer
 from orion_streams.state import Grid, Node
-
-if TYPE_CHECKING:
-    from orion_streams.simulation.demo.story import Story
 
 REFRESH_S = 0.2
 HISTORY = (ev.RequestRouted, ev.RequestCompleted, ev.NodeBackedOff, ev.NodeReturned, ev.AttemptAbandoned)
@@ -65,13 +62,13 @@ class Screen:
         """A line of the story."""
         self.console.print(f"   {line}", highlight=False, soft_wrap=True)
 
-    async def follow(self, store: RedisLog, observer: Observer, story: Story) -> None:
-        """Fold the log as it grows, and draw what it says."""
+    async def follow(self, store: RedisLog, observer: Observer, total: int) -> None:
+        """Fold the log as it grows and draw what it says, with the progress towards `total` answers."""
         while True:
             rows = await store.events(self._grid.position, 1000)
             for _, raw in rows:
                 self._take(ev.decode(raw))
-            self._progress.update(self._task, total=story.total, completed=observer.answered_so_far())
+            self._progress.update(self._task, total=total, completed=observer.answered_so_far())
             if self.console.is_terminal:
                 self._live.update(self._draw(), refresh=True)
             await asyncio.sleep(REFRESH_S)
