@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from orion_streams import events as ev
 from orion_streams import wire
 from orion_streams.agents.router import Router
+from orion_streams.client import AsyncClient
 from orion_streams.config import Config, parse
 from orion_streams.connection import connect
 from orion_streams.intake import inventory_digest
@@ -279,3 +280,20 @@ async def stop(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None
         _, still = await asyncio.wait(waiting, timeout=0.3)
         waiting = list(still)
     return [task.exception() for task in tasks if not task.cancelled()]
+
+
+@asynccontextmanager
+async def connected(
+    url: str, prefix: str, script: Script = echo, **settings: Any
+) -> AsyncIterator[tuple[Grid, AsyncClient]]:
+    """A grid and a client of it."""
+    async with (
+        running(url, prefix, script) as grid,
+        AsyncClient(url, prefix=prefix, **settings) as client,
+    ):
+        yield grid, client
+
+
+async def count(grid: Grid, kind: type[ev.Event]) -> int:
+    """How many events of a kind the log holds."""
+    return sum(isinstance(event, kind) for event in await grid.events())

@@ -1,0 +1,133 @@
+"""What the client does when a connection breaks or an id was asked before: one effect, one answer."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from orion_streams import (
+    AsyncClient,
+    Piece,
+    RequestFailed,
+)
+from orion_streams import events as ev
+
+from .grid import MODEL, Run, connected, count, echo, eventually, running
+from .proxy import proxied
+
+
+async def test_a_lost_answer_of_the_write_has_one_effect(valkey_url: str, prefix: str) -> None:
+    """Cut after the XADD was applied and before its answer, the client sends again: one effect, one end."""
+    async with running(valkey_url, prefix) as grid, proxied(valkey_url) as proxy:
+        proxy.lose_answers = 3
+        async with AsyncClient(proxy.url, prefix=prefix) as client:
+            answer = await client.generate(MODEL, "once", id="safe")
+        assert await count(grid, ev.RequestAccepted) == 1
+        sent = await grid.redis.xlen(f"{prefix}requests:brain")
+        ends = [reply["kind"] for reply in await grid.ends("safe")]
+    assert proxy.lost == 3
+    assert sent >= 4
+    assert (answer.text, len(grid.runs)) == ("once", 1)
+    assert ends.count("done") == 1
+    assert set(ends) <= {"done", "known"}
+
+
+async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str) -> None:
+    """With every connection cut in the middle of an answer, the pieces stay gapless and the end comes."""
+    cut = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        await run.token("before ")
+        await cut.wait()
+        await run.token("after")
+        await run.done("before after")
+
+    async with running(valkey_url, prefix, script) as grid, proxied(valkey_url) as proxy:
+        async with AsyncClient(proxy.url, prefix=prefix) as client:
+            joined = ""
+            async for event in client.stream(MODEL, "go", id="cut"):
+                if isinstance(event, Piece):
+                    joined += event.text
+                    if not cut.is_set():
+                        assert proxy.cut() > 0
+                        cut.set()
+        assert joined == "before after"
+        assert len(grid.runs) == 1
+
+
+async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, prefix: str) -> None:
+    """When an acknowledged entry is gone after a cut, as after a lost tail, the client sends it again and
+    gets its answer."""
+    async with proxied(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="lost"))
+        async with AsyncClient(valkey_url, prefix=prefix) as observer:
+            redis: Any = observer._redis
+
+            async def sent() -> Any:
+                return await redis.xrange(f"{prefix}requests:brain")
+
+            [(entry_id, _)] = await eventually(sent, "the request was sent")
+            await redis.xdel(f"{prefix}requests:brain", entry_id)
+            assert proxy.cut() > 0
+            await eventually(sent, "the request was sent again")
+        async with running(valkey_url, prefix):
+            assert (await asked).text == "x"
+
+
+async def test_another_process_asks_again_and_gets_the_same_answer(valkey_url: str, prefix: str) -> None:
+    """Under a known id nothing runs: the first answer is found by the `known` reply."""
+    async with connected(valkey_url, prefix) as (grid, client):
+        first = await client.generate(MODEL, "same", id="k1")
+        async with AsyncClient(valkey_url, prefix=prefix) as other:
+            again = await other.generate(MODEL, "same", id="k1")
+            streamed = [event async for event in other.stream(MODEL, "same", id="k1")]
+        assert (again, streamed) == (first, [first])
+        assert len(grid.runs) == 1
+        assert [reply["kind"] for reply in await grid.ends("k1")] == ["done", "known", "known"]
+
+
+async def test_a_known_end_without_an_answer_is_the_same_error(valkey_url: str, prefix: str) -> None:
+    """Asking again for an id that failed raises what it raised the first time."""
+
+    async def script(run: Run) -> None:
+        await run.fail("bad_options", "request", "Ollama: no such thing")
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        for _ in range(2):
+            with pytest.raises(RequestFailed) as caught:
+                await client.generate(MODEL, "x", id="bad")
+            assert (caught.value.code, caught.value.message) == ("refused", "Ollama: no such thing")
+        assert len(grid.runs) == 2  # refused by two nodes, then final
+
+
+async def test_a_known_reply_that_is_gone_says_so(valkey_url: str, prefix: str) -> None:
+    """When the terminal reply was deleted, asking again raises RequestFailed with code reply_gone."""
+    async with connected(valkey_url, prefix) as (grid, client):
+        await client.generate(MODEL, "x", id="gone")
+        [done] = await grid.ends("gone")
+        await grid.redis.xdel(f"{prefix}replies:brain", done["entry"])
+        with pytest.raises(RequestFailed) as caught:
+            await client.generate(MODEL, "x", id="gone")
+    assert caught.value.code == "reply_gone"
+
+
+async def test_an_end_that_comes_twice_is_dropped_and_counted(valkey_url: str, prefix: str) -> None:
+    """A terminal reply written a second time changes nothing and is counted."""
+    waiting = asyncio.Event()
+
+    async def script(run: Run) -> None:
+        if run.prompt == "slow":
+            await waiting.wait()
+        await echo(run)
+
+    async with connected(valkey_url, prefix, script) as (grid, client):
+        slow = asyncio.create_task(client.generate(MODEL, "slow"))
+        await client.generate(MODEL, "x", id="twice")
+        await grid.redis.xadd(f"{prefix}replies:brain", {"id": "twice", "kind": "done", "text": "y"})
+
+        async def counted() -> bool:
+            return client.duplicates == 1
+
+        await eventually(counted, "a duplicate was counted")
+        waiting.set()
+        assert (await slow).text == "slow"
