@@ -343,3 +343,33 @@ async def test_after_a_stall_nobody_routes_on_old_health(store: Store, config: C
     await agent.beat()
     await settle(router)
     assert [node for node, _ in await dispatched(store)] == [WORKER]
+
+
+async def test_a_client_that_asks_too_much_locks_nobody_out(store: Store, config: Config) -> None:
+    """A client has `max_open` open requests of its own; one more is rejected, another client's is not."""
+    narrow = structs.replace(config, policy=structs.replace(config.policy, max_open=2))
+    router = await running(store, narrow, Agent(store, WORKER))
+    for request_id in ("c1", "c2", "c3"):
+        await ask(store, request_id, client="cli")
+    await ask(store, "q1")
+    await settle(router)
+    assert [row["code"] for row in await replies(store, "cli") if row["id"] == "c3"] == ["queue_full"]
+    assert await kinds(store, "q1") == []
+    assert set(router.state.grid.open) == {"cli/c1", "cli/c2", "brain/q1"}
+
+
+async def test_a_cut_stream_ends_all_its_requests(store: Store, config: Config) -> None:
+    """A client that trims away its own open requests gets an error for each, and others are served."""
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    run = await dispatch(store, router, agent, "first")
+    for number in range(5):
+        await ask(store, f"q{number}", tier="2")
+    await settle(router)
+    await store.drop("requests:brain")
+    await agent.complete(run)
+    await ask(store, "other", client="cli", tier="2")
+    await settle(router)
+    told = [(row["kind"], row.get("code")) for row in await replies(store) if row["id"] != "first"]
+    assert told == [("error", "body_gone")] * 5
+    assert [each.request for each in await agent.read_work()] == ["cli/other"]
