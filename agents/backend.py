@@ -3,7 +3,7 @@ around it. A failure carries its blame: the request's own, the node's, or ours."
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -45,12 +45,17 @@ class Backend(Protocol):
     engine: str
     """What answers, for the replies; known for sure once a run has begun."""
 
-    def run(self, entry: contract.RequestEntry) -> AsyncGenerator[Chunk, None]:
-        """Stream an answer; it has succeeded only when a `done` chunk came. Raises RunFailed."""
+    def run(self, entry: contract.RequestEntry, options: Mapping[str, int]) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer; it has succeeded only when a `done` chunk came. `options`: the runner's that
+        are pinned, see wire.WorkHead. Raises RunFailed."""
         ...
 
-    async def set_loaded(self, model: str, loaded: bool) -> None:
-        """Load a model into memory or unload it. Raises RunFailed."""
+    async def load(self, model: str, options: Mapping[str, int]) -> None:
+        """Bring a model into memory, so that a run with the same options finds it. Raises RunFailed."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Ask for a model to leave memory. Raises RunFailed."""
         ...
 
     async def installed(self) -> tuple[wire.InstalledModel, ...]: ...
@@ -63,12 +68,17 @@ class Echo:
 
     engine = "simulated (echo)"
 
-    async def run(self, entry: contract.RequestEntry) -> AsyncGenerator[Chunk, None]:
+    async def run(
+        self, entry: contract.RequestEntry, options: Mapping[str, int]
+    ) -> AsyncGenerator[Chunk, None]:
         yield Chunk(text=entry.prompt or "")
         yield Chunk(done=True, done_reason="stop", tokens=1, prompt_tokens=1)
 
-    async def set_loaded(self, model: str, loaded: bool) -> None:
+    async def load(self, model: str, options: Mapping[str, int]) -> None:
         """Everything is always loaded."""
+
+    async def unload(self, model: str) -> None:
+        """The same."""
 
     async def installed(self) -> tuple[wire.InstalledModel, ...]:
         return (wire.InstalledModel("echo:latest", "echo", 1),)

@@ -92,6 +92,7 @@ class Health:
         self._sensors, self._residency = sensors, residency
         self._worker, self._results = worker, results
         self._boot = secrets.token_hex(4)
+        self._there: frozenset[wire.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
         """Take a sample and write it. What was read and written is noted before it is sampled, so that
@@ -110,6 +111,7 @@ class Health:
         resident: tuple[wire.ResidentModel, ...] = ()
         if self._residency is not None:
             await self._residency.look(now_s)
+            self._compare(self._residency.resident)
             digest, inventory = self._residency.to_tell(now_s)
             broken = worker.broken if worker else set()
             resident = tuple(row for row in self._residency.resident if row.name not in broken)
@@ -129,3 +131,10 @@ class Health:
             results_written=results_written,
         )
         await self._channel.send(value={"head": wire.encode_head(head)})
+
+    def _compare(self, resident: tuple[wire.ResidentModel, ...]) -> None:
+        """A model that came or went takes or leaves memory that the next sample must show."""
+        there = frozenset(resident)
+        if there != self._there:
+            self._there = there
+            self._sensors.look_again()

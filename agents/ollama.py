@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -79,6 +79,9 @@ _OWN_FAULT = (
     "invalid option",
 )
 """Words of 500s that blame the request (Ollama answers a wrong option type so)."""
+RUNNER_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
+"""What a model is loaded with: with another value Ollama loads it anew."""
+EMBEDS_ONLY = "does not support generate"
 MB = 1_000_000
 LINE_MAX_BYTES = 16 * MB
 END_S = 1.0
@@ -102,9 +105,11 @@ class Ollama:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def run(self, entry: contract.RequestEntry) -> AsyncGenerator[Chunk, None]:
+    async def run(
+        self, entry: contract.RequestEntry, options: Mapping[str, int]
+    ) -> AsyncGenerator[Chunk, None]:
         kind = contract.kind_of(entry)
-        body = request_body(entry, self._keep_alive, self._num_predict_max)
+        body = request_body(entry, options, self._keep_alive, self._num_predict_max)
         try:
             if not self._identified:
                 self.engine, self._identified = await self._identify(), True
@@ -126,11 +131,19 @@ class Ollama:
             self._identified = False  # whoever answers next may be another version
             raise broken(error) from error
 
-    async def set_loaded(self, model: str, loaded: bool) -> None:
-        await self._post(
-            "/api/generate",
-            {"model": model, "keep_alive": self._keep_alive if loaded else 0, "stream": False},
-        )
+    async def load(self, model: str, options: Mapping[str, int]) -> None:
+        """An empty prompt loads; a model that only embeds is loaded by an empty list of texts."""
+        body = {"model": model, "keep_alive": self._keep_alive, "options": options}
+        try:
+            await self._end("/api/generate", {**body, "stream": False})
+        except RunFailed as error:
+            if EMBEDS_ONLY not in str(error):
+                raise
+            embedded(await self._post("/api/embed", {**body, "input": []}))
+
+    async def unload(self, model: str) -> None:
+        """Ollama answers at once and unloads when nobody uses the model."""
+        await self._end("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
 
     async def installed(self) -> tuple[wire.InstalledModel, ...]:
         """Ollama's models on disk. Raises httpx.HTTPError or one of UNREADABLE."""
@@ -162,7 +175,12 @@ class Ollama:
         answer.raise_for_status()
         return _rows(answer.content).models
 
-    async def _post(self, path: str, body: dict[str, Any]) -> bytes:
+    async def _end(self, path: str, body: Mapping[str, Any]) -> None:
+        """An answer of one line. A server that is being stopped answers, too: without `done`."""
+        if not chunk(await self._post(path, body)).done:
+            raise RunFailed("no_done", "node", "Ollama ended without `done`", True)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
         try:
             answer = await self._http.post(path, json=body)
         except httpx.HTTPError as error:
@@ -172,9 +190,11 @@ class Ollama:
         return answer.content
 
 
-def request_body(entry: contract.RequestEntry, keep_alive: str, num_predict_max: int) -> bytes:
+def request_body(
+    entry: contract.RequestEntry, pinned: Mapping[str, int], keep_alive: str, num_predict_max: int
+) -> bytes:
     """Ollama's request. An answer always has a limit: without one a model may go on for ever."""
-    options: dict[str, Any] = dict(entry.options or {})
+    options = merged(entry.options or {}, pinned)
     body: dict[str, Any] = {"model": entry.model, "keep_alive": keep_alive, "options": options}
     if contract.kind_of(entry) == "embed":
         body["input"] = entry.input if entry.input is not None else [entry.prompt]
@@ -189,6 +209,14 @@ def request_body(entry: contract.RequestEntry, keep_alive: str, num_predict_max:
         if value is not None:
             body[name] = value
     return msgspec.json.encode(body)
+
+
+def merged(asked: Mapping[str, Any], pinned: Mapping[str, int]) -> dict[str, Any]:
+    """A request's options under the pinned ones of the runner. Where any is pinned, none of the request's
+    own reaches the runner: Ollama would load the model anew."""
+    if not pinned:
+        return dict(asked)
+    return {name: value for name, value in asked.items() if name not in RUNNER_OPTIONS} | dict(pinned)
 
 
 def broken(error: httpx.HTTPError) -> RunFailed:

@@ -79,12 +79,13 @@ class Router:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with
         other content (ConfigError); keep the log's if it is lower."""
         config = self.config
-        proposed = policy_id(config.policy, config.rules())
+        proposed = policy_id(config)
         while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             draft = Draft(self.state, self.guard, server_ms)
             draft.begin(decided=False)
-            draft.stage(ev.PolicyChanged(config.revision, proposed, config.policy, config.rules()))
+            models = config.model_rules()
+            draft.stage(ev.PolicyChanged(config.revision, proposed, config.policy, config.rules(), models))
             draft.mark_inputs()
             await self.commit(draft)
         grid = self.state.grid

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -21,7 +23,7 @@ MB = 1024 * 1024
 POSSIBLE_MC = (-60_000, 200_000)
 VCGENCMD_S = 1.0
 SELDOM = 5
-"""What is dear to ask (processes, vcgencmd) is asked at every so many looks."""
+"""What is dear to ask (which processes there are, vcgencmd) is asked at every so many looks."""
 
 
 class Sample(Struct, frozen=True):
@@ -38,6 +40,11 @@ class Sensors(Protocol):
     """Where an agent's samples come from."""
 
     async def sample(self) -> Sample: ...
+
+    def look_again(self) -> None:
+        """Other models are in memory than before: nothing that was remembered goes into the next sample."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -47,7 +54,8 @@ class Machine:
     def __init__(self, thermal: Path = THERMAL) -> None:
         self._zone = cpu_zone(thermal)
         self._vcgencmd = shutil.which("vcgencmd")
-        self._throttled = self._mapped = self._looks = 0
+        self._ollama: list[psutil.Process] = []
+        self._throttled = self._looks = 0
         self._readable = True
         psutil.cpu_percent()  # the first call has nothing to compare with
         if self._zone is None:
@@ -56,10 +64,10 @@ class Machine:
     async def sample(self) -> Sample:
         memory = psutil.virtual_memory()
         if self._looks % SELDOM == 0:
-            self._mapped = mapped_by_ollama()
+            self._ollama = ollama_processes()
             self._throttled = await throttled(self._vcgencmd) if self._vcgencmd else 0
         self._looks += 1
-        used = memory.total - memory.available + self._mapped
+        used = memory.total - memory.available + mapped(self._ollama)
         return Sample(
             temp_mc=self._temperature(),
             ram_used_mb=min(used, memory.total) // MB,
@@ -67,6 +75,9 @@ class Machine:
             cpu_permille=min(round(psutil.cpu_percent() * 10), 1000),
             throttled=self._throttled,
         )
+
+    def look_again(self) -> None:
+        self._looks = 0
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -94,6 +105,9 @@ class SimulatedMachine:
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=Sample)
 
+    def look_again(self) -> None:
+        """Nothing is remembered."""
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -118,13 +132,18 @@ def read_temperature(zone: Path) -> int | None:
     return temp_mc if POSSIBLE_MC[0] <= temp_mc <= POSSIBLE_MC[1] else None
 
 
-def mapped_by_ollama() -> int:
-    """Bytes of model files that Ollama's processes have mapped. The kernel counts such pages as free
-    cache, but a model that is used needs them."""
+def ollama_processes() -> list[psutil.Process]:
+    """Ollama's server, and a process for each of its models."""
+    return [each for each in psutil.process_iter(["name"]) if "ollama" in (each.info["name"] or "")]
+
+
+def mapped(processes: Iterable[psutil.Process]) -> int:
+    """Bytes of model files that these processes have mapped. The kernel counts such pages as free cache,
+    but a model that is used needs them. They grow while it loads, and Ollama lists it from the start."""
     total = 0
-    for process in psutil.process_iter(["name", "memory_info"]):
-        if "ollama" in (process.info["name"] or "") and process.info["memory_info"] is not None:
-            total += getattr(process.info["memory_info"], "shared", 0)
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended meanwhile
+            total += getattr(process.memory_info(), "shared", 0)
     return total
 
 

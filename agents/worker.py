@@ -1,13 +1,16 @@
 """A node's worker: runs what the router sends, streams what comes back, and says how it ended.
 
-Every run ends in exactly one result, completed or failed, and is acknowledged after that. Success is a
-`done` chunk only. What was delivered to an agent that died is reported `agent_restarted`, never run again.
+Every run and every load ends in exactly one result, completed or failed, and is acknowledged after that.
+Success is a `done` chunk only. What was delivered to an agent that died is reported `agent_restarted`,
+never run again. Room is made before it is taken: runs and loads begin when every unload that was read
+before them has been carried out, or has failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from typing import cast
 
@@ -28,12 +31,13 @@ log = logging.getLogger("orion.agent")
 CATCH_UP_COUNT = 1000
 STOP_STEP_S = 0.2
 CANCELLED = "cancelled by the router"
-RUN, CANCEL = b'{"op":"run"', b'{"op":"cancel"'
+WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
 Outcome = tuple[wire.ResultHead, dict[str, bytes]]
+Tasks = Collection[asyncio.Task[None]]
 
 
 class Worker:
-    """Runs of one node, at most `slots` at a time."""
+    """Runs of one node, at most `slots` at a time; loads and unloads beside them."""
 
     def __init__(
         self, config: Config, node: str, channel: StreamChannel, results: ResultWriter, backend: Backend
@@ -46,21 +50,22 @@ class Worker:
         self._withdrawn: set[str] = set()
         self._finished: dict[str, Item] = {}  # and not yet acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unloads: set[asyncio.Task[None]] = set()
         self._restarted = True
         self._slots = asyncio.Semaphore(config.node(node).slots)
 
     def noticed(self, item: Item) -> None:
-        """An item was read: from now on health lists it, if it is a run. A run whose cancel was read
+        """An item was read: from now on health lists it, unless it is a cancel. Work whose cancel was read
         before it has begun does not begin."""
         self.work_read = max(self.work_read, item.id, key=work_order)
         raw = item.fields.get(b"head", b"")
-        if raw.startswith(RUN):
+        if raw.startswith(WORK):
             self.in_hand.setdefault(item.id, None)
         elif raw.startswith(CANCEL) and (head := decode(item)) is not None:
             self.withdraw(head.work_id)
 
     def withdraw(self, work_id: str) -> None:
-        """Whatever ends this run, if it is still in hand, it was cancelled."""
+        """Whatever ends this work, if it is still in hand, it was cancelled."""
         if work_id in self.in_hand:
             self._withdrawn.add(work_id)
 
@@ -87,7 +92,7 @@ class Worker:
         """End what a former process of this agent left behind."""
         self.work_read = max(self.work_read, item.id, key=work_order)
         head = decode(item)
-        if head is not None and head.op == "run":
+        if head is not None and head.op in ("run", "load"):
             error = RunFailed("agent_restarted", "node", "the agent of this node was restarted")
             await self.results.write(*self.failed(head, item.id, error))
         await self.settle(item)
@@ -104,7 +109,7 @@ class Worker:
             self._finished.pop(item.id, None)
 
     async def handle(self, item: Item) -> None:
-        """Dispatch an item; runs and loads go on in tasks of their own."""
+        """Dispatch an item; work goes on in a task of its own."""
         head = decode(item)
         if head is None:
             log.error("work entry %s cannot be read: left out", item.id)
@@ -117,54 +122,64 @@ class Worker:
                 task.cancel()
             await self.settle(item)
         else:
-            work = self.run if head.op == "run" else self.set_loaded
-            task = asyncio.create_task(work(head, item))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            self.in_hand[item.id] = None if item.id in self._withdrawn else task
+            self.begin(head, item)
 
-    async def run(self, head: wire.WorkHead, item: Item) -> None:
-        """One attempt, from its slot to its one result."""
+    def begin(self, head: wire.WorkHead, item: Item) -> None:
+        """Start the task of a run, a load or an unload."""
+        room = () if head.op == "unload" else tuple(self._unloads)
+        task = asyncio.create_task(self.work(head, item, room))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if head.op == "unload":
+            self._unloads.add(task)
+            task.add_done_callback(self._unloads.discard)
+        self.in_hand[item.id] = None if item.id in self._withdrawn else task
+
+    async def work(self, head: wire.WorkHead, item: Item, room: Tasks) -> None:
+        """One run, load or unload, from its turn to its end. Of an unload there is no result."""
         try:
-            outcome = await self.outcome(head, item)
+            outcome = await self.outcome(head, item, room)
             self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late
-            await self.results.write(*outcome)
+            if head.op != "unload":
+                await self.results.write(*outcome)
             await self.settle(item)
         finally:
             self.in_hand.pop(item.id, None)
             self._withdrawn.discard(item.id)
 
-    async def outcome(self, head: wire.WorkHead, item: Item) -> Outcome:
-        """How it ends. CancelledError when the agent stops: the entry stays pending, and the next start
-        reports it."""
+    async def outcome(self, head: wire.WorkHead, item: Item, room: Tasks) -> Outcome:
+        """How it ends, once the unloads that make `room` have ended. CancelledError when the agent stops:
+        the entry stays pending, and the next start reports it."""
         try:
-            answer = await self.attempt(head, item)
+            if item.id in self._withdrawn:
+                raise RunFailed("cancelled", "ours", CANCELLED)
+            await ended(room)
+            outcome = await (self.attempt if head.op == "run" else self.set_loaded)(head, item)
         except asyncio.CancelledError:
             if item.id not in self._withdrawn:
                 raise
             return self.failed(head, item.id, RunFailed("cancelled", "ours", CANCELLED))
         except RunFailed as error:
-            if error.breaks_model:
+            if error.breaks_model and head.op != "unload":
                 self.broken.add(head.model)
             return self.failed(head, item.id, error)
         except Exception as error:  # whatever it is, the router must not wait for a result
-            log.error("%s attempt %d: %s", head.request, head.attempt, type(error).__name__)
+            log.error("%s: %s", named(head), type(error).__name__)
             what = f"the agent failed: {type(error).__name__}"
             return self.failed(head, item.id, RunFailed("agent_error", "ours", what))
         self.broken.discard(head.model)
-        return self.completed(head, item.id, answer), answer.body()
+        return outcome
 
-    async def attempt(self, head: wire.WorkHead, item: Item) -> Answer:
+    async def attempt(self, head: wire.WorkHead, item: Item) -> Outcome:
         """Wait for a slot and run it. Raises RunFailed."""
-        if item.id in self._withdrawn:
-            raise RunFailed("cancelled", "ours", CANCELLED)
         try:
             fields = contract.decode_fields(item.fields)
             entry = contract.parse_request(fields)
         except ContractError as error:
             raise RunFailed("refused", "request", str(error)) from error
         async with self._slots:
-            return await self.answered(head, item.id, entry)
+            answer = await self.answered(head, item.id, entry)
+        return self.completed(head, item.id, answer), answer.body()
 
     async def answered(self, head: wire.WorkHead, work_id: str, entry: contract.RequestEntry) -> Answer:
         """The whole answer. While it grows it is said that it runs, and tokens are passed on, joined for
@@ -176,27 +191,27 @@ class Worker:
             nonlocal started
             if not started:
                 started = True
-                log.debug("%s attempt %d runs on %s", head.request, head.attempt, head.model)
+                log.debug("%s runs on %s", named(head), head.model)
                 await self.results.write(self.result("started", head, work_id))
             if entry.stream:
                 await self.pass_on(head, work_id, answer)
 
         passing = Repeater(pass_on, self.config.limits.token_flush_ms / 1000)
         try:
-            await self.consume(entry, answer)
+            await self.consume(head, entry, answer)
         finally:
             await passing.close()
         if entry.stream:
             await self.pass_on(head, work_id, answer)
         return answer
 
-    async def consume(self, entry: contract.RequestEntry, answer: Answer) -> None:
+    async def consume(self, head: wire.WorkHead, entry: contract.RequestEntry, answer: Answer) -> None:
         """Take the answer in, within all deadlines. Raises RunFailed."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
         now = asyncio.get_running_loop().time
         overdue_s = now() + total_ms / 1000
-        stream = self.backend.run(entry)
+        stream = self.backend.run(entry, head.options)
         try:
             async with asyncio.timeout_at(min(now() + patience_ms / 1000, overdue_s)) as limit:
                 while answer.end is None:
@@ -225,22 +240,27 @@ class Worker:
             result = self.result("tokens", head, work_id, seq=answer.passed_on)
             await self.results.write(result, {"text": piece.encode()})
 
-    async def set_loaded(self, head: wire.WorkHead, item: Item) -> None:
-        """Load or unload a model; health shows what came of it."""
+    async def set_loaded(self, head: wire.WorkHead, item: Item) -> Outcome:
+        """Load or unload a model, which takes no slot; how long Ollama took to say so. Raises RunFailed."""
+        limit_ms, now = self.config.limits.load_deadline_ms, asyncio.get_running_loop().time
+        began_s = now()
         try:
-            async with asyncio.timeout(self.config.limits.load_deadline_ms / 1000):
-                await self.backend.set_loaded(head.model, head.op == "load")
-            self.broken.discard(head.model)
-            log.info("%s of %s", head.op, head.model)
-        except (RunFailed, TimeoutError) as error:
-            log.warning("%s of %s failed: %s", head.op, head.model, error or "no answer")
-        finally:
-            self.in_hand.pop(item.id, None)
-        await self.settle(item)
+            async with asyncio.timeout(limit_ms / 1000):
+                if head.op == "load":
+                    await self.backend.load(head.model, head.options)
+                else:
+                    await self.backend.unload(head.model)
+        except TimeoutError:
+            what = f"no end of the {head.op} within {limit_ms} ms"
+            raise RunFailed("load_overdue", "node", what, breaks_model=True) from None
+        took_ms = round((now() - began_s) * 1000)
+        log.info("%s took %d ms", named(head), took_ms)
+        result = self.result("completed", head, item.id)
+        return msgspec.structs.replace(result, load_ms=took_ms, total_ms=took_ms), {}
 
     def failed(self, head: wire.WorkHead, work_id: str, error: RunFailed) -> Outcome:
         """A failed result. Its message may quote the request, so the log gets the code alone."""
-        log.info("%s attempt %d failed: %s", head.request, head.attempt, error.code)
+        log.info("%s failed: %s", named(head), error.code)
         result = msgspec.structs.replace(
             self.result("failed", head, work_id), code=error.code, blame=error.blame
         )
@@ -249,8 +269,7 @@ class Worker:
     def completed(self, head: wire.WorkHead, work_id: str, answer: Answer) -> wire.ResultHead:
         """The head of a completed result."""
         end = answer.end or Chunk()
-        done = (head.request, head.attempt, end.tokens, end.total_ms)
-        log.debug("%s attempt %d done: %d tokens in %d ms", *done)
+        log.debug("%s done: %d tokens in %d ms", named(head), end.tokens, end.total_ms)
         return msgspec.structs.replace(
             self.result("completed", head, work_id),
             tokens=end.tokens,
@@ -274,6 +293,17 @@ class Worker:
             await asyncio.wait(self._tasks, timeout=STOP_STEP_S)
         with suppress(RedisError, OSError):  # else the next start reports them, which changes nothing
             await self.channel.acknowledge()
+
+
+async def ended(tasks: Tasks) -> None:
+    """Return when none of them goes on, whatever became of it."""
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def named(head: wire.WorkHead) -> str:
+    """Work as the log calls it."""
+    return f"{head.request} attempt {head.attempt}" if head.op == "run" else f"{head.op} of {head.model}"
 
 
 def decode(item: Item) -> wire.WorkHead | None:

@@ -11,6 +11,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,6 +24,10 @@ Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Permille = Annotated[int, Meta(ge=1, le=1000)]
 Tier = Annotated[int, Meta(ge=1, le=9)]
 Url = Annotated[str, Meta(pattern=r"^((https?|echo)://.*)?$")]
+ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
+
+ROBOT = "orion-edge"
+"""The robot drives: whatever a configuration says, it never gets an inference request."""
 
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 
@@ -32,9 +37,18 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
     temp_max_mc: Count = 75_000
     temp_return_mc: Count = 70_000
+    temp_critical_mc: Count = 82_000
+    slope_horizon_ms: Natural = 15_000
+    derate_permille: Natural = 500
     ram_max_permille: Permille = 900
     ram_return_permille: Permille = 850
+    ram_margin_permille: Natural = 20
+    ram_system_mb: Natural = 500
+    num_ctx: Count = 4_096
+    context_divisor: Count = 50_000
+    runner_mb: Natural = 204
     return_samples: Count = 3
+    fresh_ms: Count = 2_000
     stale_ms: Count = 5_000
     gone_samples: Count = 3
     prefetch: Natural = 0
@@ -43,7 +57,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     max_open: Count = 1_000
     default_deadline_ms: Count = 600_000
     max_deadline_ms: Count = 86_400_000
-    attempt_deadline_ms: Count = 300_000
+    attempt_deadline_ms: Count = 600_000
     dedupe_keep: Count = 10_000
     dedupe_keep_ms: Count = 3_600_000
     max_step_ms: Count = 2_000
@@ -51,9 +65,22 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Count = 1_000_000
     max_scan: Count = 256
     spill_ms: Natural = 15_000
+    spill_forbidden: tuple[Tier, ...] = ()
     retry_ms: Natural = 60_000
+    breaker_failures: Annotated[int, Meta(ge=2, le=8)] = 3
+    breaker_open_ms: Count = 15_000
+    breaker_open_max_ms: Count = 240_000
     two_agents_ms: Count = 30_000
     unload_again_ms: Count = 30_000
+    load_again_ms: Count = 300_000
+    min_stay_ms: Natural = 30_000
+    group_loads: Natural = 2
+    group_wait_ms: Natural = 120_000
+    residual_permille: Permille = 250
+    session_permille: Natural = 800
+    demand_half_ms: Count = 600_000
+    plan_every_ms: Natural = 10_000
+    plan_idle_ms: Natural = 5_000
     load_us_per_mb: Natural = 17_000
     prefill_us_per_mb: Natural = 16
     decode_us_per_mb: Natural = 100
@@ -69,6 +96,24 @@ class NodeRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     slots: Count = 1
     ram_mb: Count = 8_192
     temperature_sensor: bool = True
+    load_us_per_mb: Natural = 0
+    prefill_us_per_mb: Natural = 0
+    decode_us_per_mb: Natural = 0
+
+    @property
+    def takes_inference(self) -> bool:
+        """Whether it may ever get a request; the robot's name overrules every configuration."""
+        return self.inference and self.name != ROBOT
+
+
+class ModelRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One [models."NAME"] table: its runner's options, pinned so that no request reloads it by accident,
+    and where it is to stay in memory. 0: not pinned; `num_ctx` is then `policy.num_ctx`."""
+
+    num_ctx: Natural = 0
+    num_thread: Natural = 0
+    prior_tokens: Natural = 0
+    resident_on: tuple[Name, ...] = ()
 
 
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +126,9 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     slots: Count = 1
     ram_mb: Count = 8_192
     temperature_sensor: bool = True
+    load_us_per_mb: Natural = 0
+    prefill_us_per_mb: Natural = 0
+    decode_us_per_mb: Natural = 0
     ollama: Url = "http://127.0.0.1:11434"
     keep_alive: str = "30m"
     simulated: bool = False
@@ -135,6 +183,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     redis: RedisConfig = RedisConfig()
     clients: Clients = Clients()
     nodes: dict[Name, NodeConfig] = {}
+    models: dict[ModelName, ModelRules] = {}
     policy: Policy = Policy()
     limits: Limits = Limits()
     retention: Retention = Retention()
@@ -146,9 +195,23 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def rules(self) -> tuple[NodeRules, ...]:
         """What routing reads of the nodes, by name."""
         return tuple(
-            NodeRules(name, node.inference, node.tiers, node.slots, node.ram_mb, node.temperature_sensor)
+            NodeRules(
+                name=name,
+                inference=node.inference,
+                tiers=node.tiers,
+                slots=node.slots,
+                ram_mb=node.ram_mb,
+                temperature_sensor=node.temperature_sensor,
+                load_us_per_mb=node.load_us_per_mb,
+                prefill_us_per_mb=node.prefill_us_per_mb,
+                decode_us_per_mb=node.decode_us_per_mb,
+            )
             for name, node in sorted(self.nodes.items())
         )
+
+    def model_rules(self) -> dict[str, ModelRules]:
+        """What routing reads of the models, by full name."""
+        return {full_model_name(name): rules for name, rules in sorted(self.models.items())}
 
     def node(self, name: str) -> NodeConfig:
         """The table of one node; ConfigError names the known ones."""
@@ -158,9 +221,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return self.nodes[name]
 
 
-def policy_id(policy: Policy, rules: tuple[NodeRules, ...]) -> str:
-    """Eight hex digits that name a policy together with the nodes it was made for."""
-    return hashlib.blake2b(msgspec.json.encode((policy, rules)), digest_size=4).hexdigest()
+def full_model_name(model: str) -> str:
+    """Ollama's rule: a name without a tag means `:latest`."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+def policy_id(config: Config) -> str:
+    """Eight hex digits that name a policy together with the nodes and models it was made for."""
+    rules = (config.policy, config.rules(), config.model_rules())
+    return hashlib.blake2b(msgspec.json.encode(rules), digest_size=4).hexdigest()
 
 
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
@@ -220,13 +289,17 @@ def split_error(error: msgspec.ValidationError) -> tuple[str, str]:
     return where.strip("`").removeprefix("$").lstrip("."), what
 
 
-def contradictions(config: Config) -> list[str]:
+def contradictions(config: Config) -> list[str]:  # noqa: PLR0912 - one branch per complaint
     """What no single value shows: marks the wrong way round, a grid that could never answer."""
     policy, found = config.policy, []
     if policy.temp_return_mc >= policy.temp_max_mc:
         found.append("policy.temp_return_mc: expected less than policy.temp_max_mc")
     if policy.ram_return_permille >= policy.ram_max_permille:
         found.append("policy.ram_return_permille: expected less than policy.ram_max_permille")
+    if policy.temp_critical_mc <= policy.temp_max_mc:
+        found.append("policy.temp_critical_mc: expected more than policy.temp_max_mc")
+    if policy.ram_margin_permille >= policy.ram_max_permille:
+        found.append("policy.ram_margin_permille: expected less than policy.ram_max_permille")
     if policy.default_deadline_ms > policy.max_deadline_ms:
         found.append("policy.default_deadline_ms: expected at most policy.max_deadline_ms")
     if config.limits.health_ms * 2 > policy.stale_ms:
@@ -238,4 +311,17 @@ def contradictions(config: Config) -> list[str]:
     for name, node in sorted(config.nodes.items()):
         if node.inference and not node.ollama:
             found.append(f"nodes.{name}.ollama: expected a URL, as inference is on")
+        if node.inference and ROBOT in (name, urlsplit(node.ollama).hostname):
+            found.append(
+                f"nodes.{name}: {ROBOT} is the robot and never runs inference; set inference = false"
+            )
+    for tier in policy.spill_forbidden:
+        if not any(tier in node.tiers for node in config.nodes.values() if node.inference):
+            found.append(
+                f"policy.spill_forbidden: no inference node has tier {tier}, nobody could answer it"
+            )
+    for name, model in sorted(config.models.items()):
+        for place in model.resident_on:
+            if place not in config.nodes or not config.nodes[place].inference:
+                found.append(f"models.{name}.resident_on: {place} is no inference node")
     return found

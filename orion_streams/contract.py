@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from orion_streams.config import ModelName
 from orion_streams.errors import ContractError
 
 MAX_DEPTH = 32
@@ -21,7 +22,6 @@ MAX_MESSAGE = 300
 """Characters of the sentence in a rejected reply: it may quote what the client sent."""
 
 Kind = Literal["generate", "chat", "embed"]
-ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
 
 class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -78,8 +78,8 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=9,
-            description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish. A wish only: "
-            "another tier's node takes it when that is faster.",
+            description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish. "
+            "Another tier's node takes it when that is faster, unless policy.spill_forbidden names it.",
         ),
     ] = 0
     stream: Annotated[
@@ -87,7 +87,11 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
     ] = True
     options: Annotated[
         dict[str, bool | int | float | str | list[str]] | None,
-        Meta(description="JSON object of Ollama's options, such as temperature or num_predict."),
+        Meta(
+            description="JSON object of Ollama's options, such as temperature or num_predict. What "
+            "streams.toml pins for the model holds; options that would reload it are left out, "
+            "but for num_ctx."
+        ),
     ] = None
     format: Annotated[Any, Meta(description="`json`, or a JSON schema that the answer must follow.")] = None
     tools: Annotated[
@@ -114,7 +118,11 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         ),
     ] = 0
     session: Annotated[
-        str, Meta(max_length=128, description="A conversation's name, for whoever reads the log.")
+        str,
+        Meta(
+            max_length=128,
+            description="A conversation's name: where its last prompt is cached counts as faster.",
+        ),
     ] = ""
 
 
@@ -156,7 +164,7 @@ class Reply(Struct, frozen=True, kw_only=True):
         str, Meta(description="done: `stop`, `length`, or `load` after an empty prompt.")
     ] = ""
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
-    message: Annotated[str, Meta(description="rejected, error: a sentence for a person.")] = ""
+    message: Annotated[str, Meta(description="rejected, error, expired: a sentence for a person.")] = ""
     state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""
     reply_id: Annotated[str, Meta(description="known: the entry that holds the terminal reply.")] = ""
 
@@ -178,6 +186,7 @@ CODES = {
     "bad_json": "A JSON field cannot be read, is nested too deep or has a number too large.",
     "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
     "unknown_model": "No inference node has the model installed.",
+    "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "queue_full": "This client has policy.max_open requests open; send it again later.",
     # error
@@ -289,11 +298,6 @@ def kind_of(entry: RequestEntry) -> Kind:
     if entry.messages is not None:
         return "chat"
     return "embed" if entry.input is not None else "generate"
-
-
-def full_model_name(model: str) -> str:
-    """Ollama's rule: a name without a tag means `:latest`."""
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
 
 
 def reply_fields(reply: Reply) -> dict[str, str | int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from orion_streams.config import NodeRules, Policy
+from orion_streams.config import ModelRules, NodeRules, Policy
 
 
 class Event(Struct, frozen=True, omit_defaults=True, tag_field="event"):
@@ -35,6 +35,7 @@ class PolicyChanged(Event, frozen=True, tag="policy.changed"):
     policy_id: str
     policy: Policy
     nodes: tuple[NodeRules, ...]
+    models: dict[str, ModelRules] = {}
 
 
 class NodeSampled(Event, frozen=True, tag="node.sampled"):
@@ -106,10 +107,49 @@ class ModelUnloaded(Event, frozen=True, tag="model.unloaded"):
 
 
 class UnloadOrdered(Event, frozen=True, tag="model.unload_ordered"):
-    """A node that is out of memory is told to let go of an idle model; `model.unloaded` shows it done."""
+    """A node is told to let go of an idle model; `model.unloaded` shows it done. `reason`: relief (it is
+    out of memory), room (for what is loaded next)."""
 
     node: str
     model: str
+    reason: str = "relief"
+
+
+class LoadOrdered(Event, frozen=True, tag="model.load_ordered"):
+    """An idle node is told to load what the plan wants there. `runner`: its options beside num_ctx."""
+
+    node: str
+    model: str
+    num_ctx: int
+    runner: str
+    load_ms: int
+    reserve_mb: int
+    work_id: str = ""
+
+
+class LoadEnded(Event, frozen=True, tag="model.load_ended"):
+    """What came of an ordered load. `alone`: nothing else ran on the node meanwhile."""
+
+    node: str
+    model: str
+    work_id: str
+    ok: bool
+    load_ms: int = 0
+    alone: bool = False
+
+
+class BreakerOpened(Event, frozen=True, tag="node.breaker_opened"):
+    """So many requests in a row failed on the node: it gets nothing for `open_ms`, then one probe."""
+
+    node: str
+    failures: int
+    open_ms: int
+
+
+class BreakerClosed(Event, frozen=True, tag="node.breaker_closed"):
+    """The probe was answered: the node takes work again, one run more after each answer."""
+
+    node: str
 
 
 class InputRejected(Event, frozen=True, tag="input.rejected"):
@@ -153,11 +193,18 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     stream: bool = True
     session: str = ""
     age_ms: int = 0
+    num_ctx: int = 0
+    runner: str = ""
 
 
 class Verdict(Struct, frozen=True, omit_defaults=True):
     """What the decision found on one node: a filter with the value that tripped it and its limit, or
-    the expected time to the finished answer, `cost_ms`, broken into terms (all ms)."""
+    the expected time to the finished answer, `cost_ms`, broken into terms (all ms).
+
+    drain: what the node does first; load; evict: what the models that must go will cost others; prefill
+    and decode; cached: the part of prefill that a session saves; heat: slow-down near the mark; spill:
+    off its tier; retry: failed here before; late: old health. `reserve_mb`: memory that a load takes.
+    """
 
     node: str
     filter: str = ""
@@ -171,11 +218,17 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     spill_ms: int = 0
     retry_ms: int = 0
     free_slots: int = 0
+    evict_ms: int = 0
+    cached_ms: int = 0
+    heat_ms: int = 0
+    late_ms: int = 0
+    reserve_mb: int = 0
+    evicts: tuple[str, ...] = ()
 
     @property
     def run_ms(self) -> int:
-        """Time the request itself takes on the node: load + prefill + decode."""
-        return self.load_ms + self.prefill_ms + self.decode_ms
+        """Time the request itself takes on the node: load, prefill and decode, as hot as it is."""
+        return self.load_ms + self.prefill_ms - self.cached_ms + self.decode_ms + self.heat_ms
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
@@ -310,6 +363,10 @@ AnyEvent = (
     | ModelLoaded
     | ModelUnloaded
     | UnloadOrdered
+    | LoadOrdered
+    | LoadEnded
+    | BreakerOpened
+    | BreakerClosed
     | InputRejected
     | RequestRejected
     | RequestResent

@@ -13,9 +13,11 @@ from msgspec import Struct
 
 from orion_streams import contract, wire
 from orion_streams import events as ev
+from orion_streams.config import full_model_name
 from orion_streams.errors import ContractError
+from orion_streams.ledger import NO_RULES
 from orion_streams.projections import requests
-from orion_streams.routing import Reject, route
+from orion_streams.routing import Reject, route, same_runner
 from orion_streams.state import Grid, Node, Request, work_order
 
 Fields = Mapping[bytes, bytes]
@@ -59,6 +61,8 @@ class Taken(Struct, frozen=True):
 
 
 NOTHING = Taken()
+MAX_NUM_CTX = 10_000_000
+"""Tokens; more is no context length, and the request is left to Ollama's default."""
 
 
 def take(
@@ -111,6 +115,8 @@ def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
 
 def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, reply_to: str) -> Taken:
     """A readable request: known, accepted or rejected."""
+    model = full_model_name(request.model)
+    num_ctx, runner = runner_options(grid, model, request.options or {})
     key = f"{entry.owner}/{reply_to}"
     if key in grid.open or grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
@@ -118,7 +124,7 @@ def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, r
         request=key,
         entry_id=entry.id,
         kind=contract.kind_of(request),
-        model=contract.full_model_name(request.model),
+        model=model,
         deadline_ms=request.deadline_ms or grid.policy.default_deadline_ms,
         body_bytes=size,
         prompt_tokens=size // 4 + 1,
@@ -128,15 +134,16 @@ def admit(grid: Grid, entry: Entry, request: contract.RequestEntry, size: int, r
         stream=request.stream,
         session=request.session,
         age_ms=entry.age_ms,
+        num_ctx=num_ctx,
+        runner=runner,
     )
-    code = ""
+    code, message = "", ""
     if has_too_many(grid, entry.owner):
-        code = "queue_full"
-    elif not any(accepted.model in node.installed for node in grid.nodes.values()):
-        code = nobody_has_it(grid, accepted)
+        code, message = "queue_full", contract.CODES["queue_full"]
+    else:
+        code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
-        rejected = ev.RequestRejected(key, code)
-        return Taken((rejected,), reply_to=reply_to, message=contract.CODES[code])
+        return Taken((ev.RequestRejected(key, code),), reply_to=reply_to, message=message)
     return Taken((accepted,), reply_to=reply_to)
 
 
@@ -146,12 +153,30 @@ def has_too_many(grid: Grid, client: str) -> bool:
     return len(grid.open) >= limit and sum(key.startswith(owner) for key in grid.open) >= limit
 
 
-def nobody_has_it(grid: Grid, accepted: ev.RequestAccepted) -> str:
-    """`unknown_model` when routing says that no node will ever take it, else nothing."""
-    owned = grid.copy()
-    requests.accepted(owned, accepted)
-    decision = route(grid, owned.open[accepted.request], grid.policy)
-    return decision.code if isinstance(decision, Reject) else ""
+def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
+    """The code, and a sentence with the figures, when routing says that no node will ever take it."""
+    fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
+    if any(row is not None and same_runner(row, request) for row in fits):
+        return "", ""  # it is in memory: nothing needs to be worked out
+    decision = route(grid, request, grid.policy)
+    if not isinstance(decision, Reject):
+        return "", ""
+    sizes = ", ".join(
+        f"{each.node} has room for {each.limit} MB and it needs {each.value} MB"
+        for each in decision.verdicts
+        if each.filter == "too_large"
+    )
+    return decision.code, f"{contract.CODES[decision.code]}{f' {sizes}.' if sizes else ''}"
+
+
+def runner_options(grid: Grid, model: str, options: Mapping[str, object]) -> tuple[int, str]:
+    """The runner that the request needs: its context length, and the options beside it. What streams.toml
+    pins holds whatever a request asks for; a thread count that is not pinned is Ollama's own choice."""
+    rules = grid.models.get(model, NO_RULES)
+    asked = options.get("num_ctx")
+    usable = isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked <= MAX_NUM_CTX
+    wanted = asked if usable and isinstance(asked, int) else grid.policy.num_ctx
+    return rules.num_ctx or wanted, f"num_thread={rules.num_thread}" if rules.num_thread else ""
 
 
 def num_predict(request: contract.RequestEntry) -> int:
@@ -240,6 +265,8 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int]) -> Taken:
         head = wire.decode_result(entry.fields.get(b"head", b""))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return unreadable(entry)
+    if not head.request:
+        return take_load(grid, entry.owner, head)
     request = grid.open.get(head.request)
     if request is None or request.work_id != head.work_id or request.node != entry.owner:
         return take_late_result(grid, entry.owner, head)
@@ -266,6 +293,23 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int]) -> Taken:
                 source=entry.id,
             )
             return Taken((failed,))
+
+
+def take_load(grid: Grid, node: str, head: wire.ResultHead) -> Taken:
+    """The end of an ordered load, once."""
+    known = grid.nodes.get(node)
+    held = known.holdings.get(head.work_id) if known is not None else None
+    if held is None or head.op not in ("completed", "failed"):
+        return NOTHING
+    ended = ev.LoadEnded(
+        node=node,
+        model=held.model,
+        work_id=head.work_id,
+        ok=head.op == "completed",
+        load_ms=head.load_ms,
+        alone=held.alone,
+    )
+    return Taken((ended,))
 
 
 def take_late_result(grid: Grid, node: str, head: wire.ResultHead) -> Taken:

@@ -10,6 +10,7 @@ from orion_streams import contract, wire
 from orion_streams import events as ev
 from orion_streams.contract import Reply, reply_fields
 from orion_streams.intake import Taken, Token
+from orion_streams.routing import Wait, route
 from orion_streams.state import Grid, Request
 
 
@@ -48,7 +49,7 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
         case ev.RequestFailed():
             return [error(grid, event, position)]
         case ev.RequestExpired():
-            return [terminal(event.request, "expired", position), *cancel(grid, event.request)]
+            return [expired(grid, event, position), *cancel(grid, event.request)]
         case ev.RequestCancelled():
             return [terminal(event.request, "cancelled", position), *cancel(grid, event.request)]
         case ev.AttemptAbandoned():
@@ -56,6 +57,9 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
         case ev.UnloadOrdered():
             head = wire.WorkHead("unload", model=event.model)
             return [Out(f"work:{event.node}", {"head": wire.encode_head(head)})]
+        case ev.LoadOrdered():
+            head = wire.WorkHead("load", model=event.model, options=options(event.num_ctx, event.runner))
+            return [Out(f"work:{event.node}", {"head": wire.encode_head(head)}, stamp="work_id")]
         case ev.RequestResent():
             return known(grid, event, position)
         case ev.InputRejected() | ev.RequestRejected():
@@ -84,7 +88,13 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
     """The run for the node, with the request's body; a further attempt is announced to the client."""
     request = grid.open[event.request]
     client, request_id = split(event.request)
-    head = wire.WorkHead("run", event.request, event.attempt, request.model)
+    head = wire.WorkHead(
+        "run",
+        event.request,
+        event.attempt,
+        request.model,
+        options=options(request.num_ctx, request.runner),
+    )
     body = Body(f"requests:{client}", request.entry_id, contract.BODY_FIELDS, required=True)
     run = Out(
         f"work:{event.node}",
@@ -103,6 +113,15 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
         position=position,
     )
     return [run, Out(f"replies:{client}", reply_fields(announced), stamp="reply_id")]
+
+
+def options(num_ctx: int, runner: str) -> dict[str, int]:
+    """The runner's options for Ollama, as a request's row names them."""
+    named = {"num_ctx": num_ctx} if num_ctx else {}
+    for each in runner.split():
+        name, _, value = each.partition("=")
+        named[name] = int(value)
+    return named
 
 
 def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
@@ -154,6 +173,25 @@ def terminal(request: str, kind: str, position: int) -> Out:
     client, request_id = split(request)
     fields = reply_fields(Reply(id=request_id, kind=kind, position=position))
     return Out(f"replies:{client}", fields, stamp="reply_id")
+
+
+def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
+    """The deadline passed; the message says where the request was, or what it waited for."""
+    client, request_id = split(event.request)
+    message = f"The deadline passed while it {whereabouts(grid, grid.open[event.request])}."
+    reply = Reply(id=request_id, kind="expired", message=message, position=position)
+    return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")
+
+
+def whereabouts(grid: Grid, request: Request) -> str:
+    """Where an open request is, or why no node took it."""
+    if request.work_id:
+        return f"{'ran' if request.started else 'was about to run'} on {request.node}"
+    decision = route(grid, request, grid.policy)
+    held_back = ", ".join(f"{each.node}: {each.filter}" for each in decision.verdicts if each.filter)
+    busy = isinstance(decision, Wait) and decision.node
+    waited = f"waited for {decision.node}, which was busy" if busy else "waited for a node"
+    return f"{waited} ({held_back})" if held_back else waited
 
 
 def cancel(grid: Grid, key: str) -> list[Out]:

@@ -7,20 +7,38 @@ end, where the waiting ones go. Its own answers folded in, it has nothing to add
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
+from orion_streams.events import Verdict
+from orion_streams.ledger import is_going
+from orion_streams.plan import demand_of, plan, work_of
 from orion_streams.projections import apply
-from orion_streams.routing import Reject, Route, Wait, ram_permille, route
+from orion_streams.projections.breaker import DOUBTFUL
+from orion_streams.routing import (
+    Ahead,
+    Decision,
+    Reject,
+    Route,
+    Wait,
+    Waiting,
+    open_slots,
+    ram_permille,
+    route,
+)
 from orion_streams.state import UNREACHABLE, Grid, Holding, Node, Request
 
+Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
 
-def decide(grid: Grid, policy: Policy) -> tuple[ev.AnyEvent, ...]:
+
+def decide(
+    grid: Grid, policy: Policy, questions: Sequence[Question] | None = None
+) -> tuple[ev.AnyEvent, ...]:
     """At most `policy.max_events` answers. Each question sees what was answered before it."""
     draft = grid.draft()
     answers: list[ev.AnyEvent] = []
-    for question in (safety, relief, lost_attempts, ends, placements):
+    for question in questions or QUESTIONS:
         for answer in question(draft, policy):
             if len(answers) == policy.max_events:
                 return tuple(answers)
@@ -47,16 +65,30 @@ def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """A node that backed off for its memory lets go of idle models until it is at the lower mark, the
     least recently used first and one at a time: otherwise it would stay full, and away, for ever."""
     for name, node in sorted(grid.nodes.items()):
-        fresh = node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
         full = node.backed_off == "ram" and ram_permille(node) > policy.ram_return_permille
-        horizon_ms = grid.at_ms - policy.unload_again_ms
-        told = any(ordered_ms >= horizon_ms for ordered_ms in node.unload_ordered_ms.values())
-        if not (full and fresh) or told:
+        told = any(is_going(grid, node, model, policy) for model in node.unload_ordered_ms)
+        if not full or told or not is_fresh(grid, node, policy):
             continue
         busy = {held.model for held in node.holdings.values()}
         idle = [(node.used_ms.get(model, 0), model) for model in node.resident if model not in busy]
         if idle:
             yield ev.UnloadOrdered(name, min(idle)[1])
+
+
+def is_fresh(grid: Grid, node: Node, policy: Policy) -> bool:
+    """Whether the node was heard from of late."""
+    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
+
+
+def breakers(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+    """Too many requests failed on a node: open its breaker, each time in a row for twice as long; an
+    answer closes it."""
+    for name, node in sorted(grid.nodes.items()):
+        if node.opened_ms is not None and node.ramp is not None:
+            yield ev.BreakerClosed(name)
+        elif len(node.suspects) >= (policy.breaker_failures if node.opened_ms is None else 1):
+            open_ms = min(policy.breaker_open_ms << min(node.trips, 16), policy.breaker_open_max_ms)
+            yield ev.BreakerOpened(name, len(node.suspects), open_ms)
 
 
 def lost_attempts(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
@@ -81,6 +113,8 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Holding, policy: Policy
         return "overdue"
     if node.backed_off and not held.started:
         return node.backed_off
+    if node.temp_mc is not None and node.temp_mc > policy.temp_critical_mc:
+        return "critical"
     return ""
 
 
@@ -93,69 +127,174 @@ def ends(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
         elif request.work_id and request.node not in grid.nodes:
             yield ev.AttemptAbandoned(key, request.attempt, request.node, request.work_id, "removed")
         elif not request.work_id and (request.failures or request.body_lost):
-            code = why_hopeless(request, policy)
+            code = why_hopeless(grid, request, policy)
             if code:
                 yield ev.RequestFailed(key, code)
 
 
-def why_hopeless(request: Request, policy: Policy) -> str:
+def why_hopeless(grid: Grid, request: Request, policy: Policy) -> str:
     """The code of a waiting request that gets no further attempt, or nothing."""
     if request.body_lost:
         return "body_gone"
-    refusals = sum(failure.blame == "request" for failure in request.failures)
-    if refusals >= policy.max_refusals:
+    if is_refused(grid, request, policy):
         return "answer_too_large" if request.failures[-1].code == "answer_too_large" else "refused"
     begun = sum(failure.code != UNREACHABLE for failure in request.failures)
     return "attempts_exhausted" if begun >= policy.max_attempts else ""
+
+
+def is_refused(grid: Grid, request: Request, policy: Policy) -> bool:
+    """Whether the request has itself to blame: refused alike by a second node, or `max_refusals` times by
+    the only one that has its model."""
+    refusals = [each for each in request.failures if each.blame == "request" or each.code == DOUBTFUL]
+    if len(refusals) < policy.max_refusals:
+        return False
+    refusers = {each.node for each in refusals}
+    return len(refusers) > 1 or not any(
+        request.model in node.installed and node.rules.takes_inference and name not in refusers
+        for name, node in grid.nodes.items()
+    )
 
 
 def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """Waiting requests, highest priority and earliest deadline first, each to its best node.
 
     Who waits for a busy node counts as work ahead of the next one there, so a queue spills over as soon
-    as that is faster. Bodies beyond `max_bytes` in all are left for the next commit. Of those that were
-    deferred before, at most `max_scan` are looked at again, and one per model that has no node.
+    as that is faster. A model that others wait for is not evicted at once: they go first, for a while.
+    Bodies beyond `max_bytes` in all are left for the next commit. Of those that were deferred before, at
+    most `max_scan` of a model are looked at again, and one per model that has no node.
     """
-    waiting = [(key, request) for key, request in grid.open.items() if not request.work_id]
-    waiting.sort(key=lambda row: (-row[1].priority, row[1].deadline_ms, row[1].accepted))
-    free = free_slots(grid, policy)
-    ahead: dict[str, int] = {}
-    nowhere: set[str] = set()
-    routed_bytes = 0
-    scanned: dict[str, int] = {}
-    for key, request in waiting:
-        hopeless = request.model in nowhere and request.deferred == "no_node"
-        if request.deferred and (free <= 0 or scanned.get(request.model, 0) >= policy.max_scan or hopeless):
+    queue = Queue(grid, policy)
+    for key in queue.order:
+        request = grid.open[key]
+        if request.work_id or queue.is_settled(request):
             continue
-        scanned[request.model] = scanned.get(request.model, 0) + 1
-        match route(grid, request, policy, ahead):
+        decision = route(grid, request, policy, queue.waiting)
+        if isinstance(decision, Route):
+            first = queue.goes_first(request, decision)
+            if first is not None:
+                yield from queue.place(*first)
+                decision = route(grid, request, policy, queue.waiting)
+        yield from queue.place(key, request, decision)
+        if queue.is_full:
+            return
+
+
+class Queue:
+    """The waiting requests in the order of service, and what becomes of them in one round."""
+
+    def __init__(self, grid: Grid, policy: Policy) -> None:
+        self.grid, self.policy = grid, policy
+        rows = [(key, request) for key, request in grid.open.items() if not request.work_id]
+        rows.sort(key=lambda row: (-row[1].priority, row[1].deadline_ms, row[1].accepted))
+        self.order = [key for key, _ in rows]
+        models: dict[str, int] = {}
+        for _, request in rows:
+            models[request.model] = models.get(request.model, 0) + 1
+        self.waiting = Waiting(ahead={}, models=models)
+        self.is_full = False
+        self._free = free_slots(grid, policy)
+        self._nowhere: set[tuple[str, int, int]] = set()
+        self._scanned: dict[str, int] = {}
+        self._bytes = 0
+
+    def is_settled(self, request: Request) -> bool:
+        """Whether there is no need to look again at a request that was deferred before."""
+        if not request.deferred:
+            return False
+        scanned = self._scanned.get(request.model, 0)
+        self._scanned[request.model] = scanned + 1
+        hopeless = request.deferred == "no_node" and kin(request) in self._nowhere
+        return self._free <= 0 or scanned >= self.policy.max_scan or hopeless
+
+    def goes_first(self, request: Request, decision: Route) -> tuple[str, Request, Route] | None:
+        """Who runs before a request whose load would evict a model that others wait for: the first of
+        those, if it would run on the same node and its elders have not waited too long for it."""
+        verdict = next(each for each in decision.verdicts if each.node == decision.node)
+        if not verdict.evicts:
+            return None
+        round_trip_ms = verdict.load_ms + verdict.evict_ms
+        patience_ms = min(self.policy.group_wait_ms, self.policy.group_loads * round_trip_ms)
+        if self.grid.at_ms - request.accepted_ms >= patience_ms:
+            return None
+        for key in self.order:
+            other = self.grid.open[key]
+            if other.work_id or other.model not in verdict.evicts or other.priority < request.priority:
+                continue
+            found = route(self.grid, other, self.policy, self.waiting)
+            if isinstance(found, Route) and found.node == decision.node:
+                return key, other, found
+            return None
+        return None
+
+    def place(self, key: str, request: Request, decision: Decision) -> Iterator[ev.AnyEvent]:
+        """What is answered for one request."""
+        match decision:
             case Route(node, verdicts):
-                routed_bytes += request.body_bytes
-                if routed_bytes > policy.max_bytes and routed_bytes > request.body_bytes:
+                self._bytes += request.body_bytes
+                if self._bytes > self.policy.max_bytes and self._bytes > request.body_bytes:
+                    self.is_full = True
                     return
+                for model in next(each for each in verdicts if each.node == node).evicts:
+                    yield ev.UnloadOrdered(node, model, "room")
+                self._free -= 1
                 yield ev.RequestRouted(
-                    key, request.attempt + 1, node, grid.policy_id, grid.position, verdicts
+                    key, request.attempt + 1, node, self.grid.policy_id, self.grid.position, verdicts
                 )
-                free -= 1
             case Wait(kind, node, verdicts):
                 if node:
-                    run_ms = next(each.run_ms for each in verdicts if each.node == node)
-                    ahead[node] = ahead.get(node, 0) + run_ms // grid.nodes[node].rules.slots
+                    self.put_ahead(request, next(each for each in verdicts if each.node == node))
                 else:
-                    nowhere.add(request.model)
+                    self._nowhere.add(kin(request))
                 if request.deferred != kind:
                     yield ev.RequestDeferred(key, kind, node, verdicts)
             case Reject(code, _):
                 yield ev.RequestFailed(key, code)
 
+    def put_ahead(self, request: Request, verdict: Verdict) -> None:
+        """It waits for this node: its work counts for whoever comes after it."""
+        ahead = self.waiting.ahead.setdefault(verdict.node, Ahead())
+        run_ms = verdict.run_ms // self.grid.nodes[verdict.node].rules.slots
+        if verdict.load_ms or request.model in ahead.coming:
+            ahead.cold_ms += run_ms
+            if request.model not in ahead.coming:
+                ahead.coming += (request.model,)
+        else:
+            ahead.warm_ms += run_ms
+
+
+def kin(request: Request) -> tuple[str, int, int]:
+    """Requests that the same nodes take."""
+    return (request.model, request.tier, request.num_ctx)
+
 
 def free_slots(grid: Grid, policy: Policy) -> int:
     """How many more items all inference nodes may hold."""
     return sum(
-        max(node.rules.slots + policy.prefetch - len(node.holdings), 0)
+        max(open_slots(node, policy) + policy.prefetch - len(node.holdings), 0)
         for node in grid.nodes.values()
-        if node.rules.inference
+        if node.rules.takes_inference
     )
+
+
+def housekeeping(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+    """Now and then, while nobody waits: idle nodes load what the plan wants there, one model at a time."""
+    every_ms = policy.plan_every_ms
+    if not every_ms or grid.before_ms // every_ms == grid.at_ms // every_ms:
+        return
+    if any(not request.work_id for request in grid.open.values()):
+        return
+    yield from work_of(grid, plan(grid, demand_of(grid, policy), policy), policy)
+
+
+QUESTIONS: tuple[Question, ...] = (
+    safety,
+    relief,
+    breakers,
+    lost_attempts,
+    ends,
+    placements,
+    housekeeping,
+)
 
 
 def is_timed(grid: Grid) -> bool:

@@ -1,11 +1,12 @@
 """route(): filter, cost, pick. Pure: the grid and the policy go in, a decision comes out.
 
 Each node gets a verdict: the first filter that holds it back, or the expected time to the finished
-answer in ms, as a sum of terms. The least (cost, name) wins. If the winner has no free slot, the request
-waits for it: its queue is already part of its cost, so whoever waits does so because it is faster.
+answer in ms, as a sum of terms. The least (cost, name) wins. If the winner cannot begin at once, the
+request waits for it: the time until then is part of its cost, so whoever waits does so because it is
+faster.
 
-Filters, in order: role, silent, stale, inventory_unknown, not_installed, two_agents, no_temperature, hot,
-ram. Those on temperature, RAM and staleness never fail open.
+Filters, in order: role, silent, stale, inventory_unknown, not_installed, tier, too_large, two_agents,
+no_temperature, hot, ram, breaker, memory. Those on temperature, RAM and staleness never fail open.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from orion_streams.config import Policy
+from orion_streams.config import ROBOT, Policy
 from orion_streams.events import Verdict
-from orion_streams.state import Grid, Holding, Node, Request, Speed
+from orion_streams.ledger import NO_RULES, Room, capacity_mb, footprint_mb, is_going, room
+from orion_streams.state import Demand, Grid, Holding, Installed, Node, Request, Resident, Speed
 
 
 class Route(Struct, frozen=True):
-    """Send it to this node now."""
+    """Send it to this node now; what its verdict evicts goes first."""
 
     node: str
     verdicts: tuple[Verdict, ...]
 
 
 class Wait(Struct, frozen=True):
-    """Keep it: `busy`, the best `node` has no free slot; `no_node`, every node is filtered."""
+    """Keep it: `busy`, the best `node` cannot begin yet; `no_node`, every node is filtered."""
 
     kind: str
     node: str
@@ -44,16 +46,31 @@ class Reject(Struct, frozen=True):
 
 Decision = Route | Wait | Reject
 
+
+class Ahead(Struct):
+    """Waiting work that a node does first: of models that are there (`warm_ms`), of others, which load
+    (`cold_ms`), and the models that it will have loaded by then."""
+
+    warm_ms: int = 0
+    cold_ms: int = 0
+    coming: tuple[str, ...] = ()
+
+
+class Waiting(Struct):
+    """What waits in the grid beside the request: work ahead by node, and the models that are waited for."""
+
+    ahead: dict[str, Ahead] = {}
+    models: Mapping[str, int] = MappingProxyType({})
+
+
 _UNMEASURED = Speed()
-_NOTHING_AHEAD: Mapping[str, int] = MappingProxyType({})
+_NOBODY = Waiting()
 
 
-def route(
-    grid: Grid, request: Request, policy: Policy, ahead: Mapping[str, int] = _NOTHING_AHEAD
-) -> Decision:
-    """Where the request goes. `ahead`: ms of waiting work per node that is served before it."""
+def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting = _NOBODY) -> Decision:
+    """Where the request goes, in the light of what is served before it."""
     nodes, tokens = grid.nodes, answer_tokens(grid, request, policy)
-    verdicts = tuple([judge(grid, nodes[name], request, tokens, policy, ahead) for name in sorted(nodes)])
+    verdicts = tuple([judge(grid, nodes[name], request, tokens, policy, waiting) for name in sorted(nodes)])
     best: Verdict | None = None
     for verdict in verdicts:  # in the order of names, so the first of equals wins
         if not verdict.filter and (best is None or verdict.cost_ms < best.cost_ms):
@@ -66,97 +83,269 @@ def route(
 
 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
-    """Nobody is eligible: unknown only if every inference node's known inventory lacks the model."""
-    if verdicts and all(verdict.filter in ("role", "not_installed") for verdict in verdicts):
-        return Reject("unknown_model", verdicts)
+    """Nobody is eligible: hopeless only if the known facts of every inference node say so for ever."""
+    filters = {verdict.filter for verdict in verdicts}
+    if verdicts and filters <= {"role", "not_installed", "too_large"}:
+        return Reject("model_too_large" if "too_large" in filters else "unknown_model", verdicts)
     return Wait("no_node", "", verdicts)
 
 
 def judge(
+    grid: Grid, node: Node, request: Request, tokens: int, policy: Policy, waiting: Waiting
+) -> Verdict:
+    """One node's verdict on a request with an expected answer of so many tokens."""
+    rules, heard_ms, temp_mc = node.rules, node.heard_ms, node.temp_mc
+    on_disk = node.installed.get(request.model)
+    if (
+        on_disk is None
+        or heard_ms is None
+        or temp_mc is None
+        or temp_mc > policy.temp_max_mc
+        or node.backed_off
+        or grid.at_ms - heard_ms > policy.stale_ms
+        or node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb
+        or not node.inventory_known
+        or not rules.inference
+        or rules.name == ROBOT
+        or node.opened_ms is not None
+        or node.two_agents_ms is not None
+        or policy.spill_forbidden
+    ):  # something may be wrong: find out what, in the order of the filters
+        held_back = obstacle(grid, node, request, policy)
+        if held_back is not None or on_disk is None:
+            return held_back or Verdict(rules.name, "not_installed")
+    return cost(grid, node, request, on_disk, tokens, policy, waiting)
+
+
+def cost(  # noqa: PLR0912 - a term each
     grid: Grid,
     node: Node,
     request: Request,
+    on_disk: Installed,
     tokens: int,
     policy: Policy,
-    ahead: Mapping[str, int],
+    waiting: Waiting,
 ) -> Verdict:
-    """One node's verdict on a request with an expected answer of so many tokens."""
-    rules = node.rules
-    if not rules.inference:
-        return Verdict(rules.name, "role")
-    if node.heard_ms is None:
-        return Verdict(rules.name, "silent")
-    model = request.model
-    installed = node.installed.get(model)
-    age_ms = grid.at_ms - node.heard_ms
-    temp_mc, used, total = node.temp_mc, node.ram_used_mb * 1000, node.ram_total_mb
-    if (
-        installed is None
-        or age_ms > policy.stale_ms
-        or node.backed_off
-        or temp_mc is None
-        or temp_mc > policy.temp_max_mc
-        or used > policy.ram_max_permille * total
-        or node.two_agents_ms is not None
-        or not node.inventory_known
-    ):
-        held_back = obstacle(grid, node, request, policy)
-        if held_back is not None:
-            return held_back
-    name = rules.name
-    size_mb = installed.size_mb if installed is not None else 0
-    speed = grid.speeds.get(f"{name} {model}", _UNMEASURED)
-    drain_ms, loading = ahead.get(name, 0), False
+    """The expected ms to the finished answer on a node that passed the filters, term by term. This is the
+    hot path: what most requests do not need is asked for behind a condition."""
+    rules, model = node.rules, request.model
+    name, slots = rules.name, rules.slots
+    row = node.resident.get(model)
+    warm = row is not None and same_runner(row, request)
+    if node.unload_ordered_ms or (row is None and node.resident):
+        warm = finds_runner(grid, node, request, on_disk, policy)
+    drain_ms, running, coming = 0, 0, False
     if node.holdings:
-        held_ms, loading = drain(node.holdings, rules.slots, grid.at_ms, model)
-        drain_ms += held_ms
-    load_ms = 0
-    if model not in node.resident and not loading:
-        load_ms = speed.load_ms or size_mb * policy.load_us_per_mb // 1000
-    prefill_us = speed.prefill_us_per_token or size_mb * policy.prefill_us_per_mb
+        drain_ms, running, coming = drain(node, request, warm, grid.at_ms, policy)
+    if waiting.ahead and name in waiting.ahead:
+        ahead = waiting.ahead[name]
+        drain_ms += ahead.warm_ms if warm else ahead.warm_ms + ahead.cold_ms
+        coming = coming or model in ahead.coming
+    if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
+        slots = open_slots(node, policy)
+    free_slots = slots + policy.prefetch - running
+    load_ms = evict_ms = reserve_mb = 0
+    evicts: tuple[str, ...] = ()
+    if not warm and not coming:
+        found = room(grid, node, model, request.num_ctx or policy.num_ctx, policy, waiting.models)
+        if found.short_mb:
+            return too_tight(grid, node, request, on_disk, found, policy)
+        load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+        reserve_mb, evicts = found.need_mb, found.evicts
+        for each in evicts:
+            evict_ms += reload_ms(grid, node, each, policy, waiting)
+        drain_ms += found.wait_ms
+        if found.busy or found.wait_ms:
+            free_slots = 0
+    speed = grid.speeds.get(f"{name} {model}", _UNMEASURED)
+    prefill_us, decode_us = speed.prefill_us_per_token, speed.decode_us_per_token
+    if not prefill_us or not decode_us:
+        prefill_us = prefill_us or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb)
+        decode_us = decode_us or on_disk.size_mb * (rules.decode_us_per_mb or policy.decode_us_per_mb)
     prefill_ms = request.prompt_tokens * prefill_us // 1000
-    decode_us = speed.decode_us_per_token or size_mb * policy.decode_us_per_mb
     decode_ms = tokens * decode_us // 1000
-    spill_ms = policy.spill_ms if request.tier and request.tier not in rules.tiers else 0
-    retry_ms = policy.retry_ms * failed_here(request, name) if request.failures else 0
-    cost_ms = drain_ms + load_ms + prefill_ms + decode_ms + spill_ms + retry_ms
-    free_slots = rules.slots + policy.prefetch - len(node.holdings)
-    return Verdict(
-        name, "", 0, 0, cost_ms,
-        drain_ms, load_ms, prefill_ms, decode_ms, spill_ms, retry_ms, free_slots,
+    cached_ms = heat_ms = spill_ms = retry_ms = late_ms = 0
+    if request.session and warm and request.session in node.sessions.get(model, ()):
+        cached_ms = prefill_ms * policy.session_permille // 1000
+    if node.forecast_mc > policy.temp_return_mc:
+        heat_ms = (prefill_ms - cached_ms + decode_ms) * derating(node, policy) // 1000
+    if request.tier and request.tier not in rules.tiers:
+        spill_ms = policy.spill_ms
+    if request.failures:
+        retry_ms = policy.retry_ms * failed_here(request, name)
+    age_ms = grid.at_ms - (node.heard_ms or 0)
+    if age_ms > policy.fresh_ms:
+        late_ms = age_ms - policy.fresh_ms
+    cost_ms = (
+        drain_ms + load_ms + evict_ms + prefill_ms - cached_ms + decode_ms
+        + heat_ms + spill_ms + retry_ms + late_ms
     )  # fmt: skip
+    return Verdict(
+        name, "", 0, 0, cost_ms, drain_ms, load_ms, prefill_ms, decode_ms, spill_ms, retry_ms,
+        free_slots, evict_ms, cached_ms, heat_ms, late_ms, reserve_mb, evicts,
+    )  # fmt: skip
+
+
+def same_runner(row: Resident, request: Request) -> bool:
+    """Whether this runner serves the request as it is; another context length or thread count reloads."""
+    if row.num_ctx == request.num_ctx:
+        return row.runner == request.runner
+    return not request.num_ctx or (not row.num_ctx and row.context_length in (0, request.num_ctx))
+
+
+def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed, policy: Policy) -> bool:
+    """Whether a runner in memory serves the request, maybe under another name of the same weights, that
+    was not told to go."""
+    return any(
+        (name == request.model or row.digest == on_disk.digest)
+        and same_runner(row, request)
+        and not is_going(grid, node, name, policy)
+        for name, row in node.resident.items()
+    )
+
+
+def drain(node: Node, request: Request, warm: bool, at_ms: int, policy: Policy) -> tuple[int, int, bool]:
+    """Expected ms until what the node holds is done, how many runs that is, and whether one of them, or
+    an ordered load, brings the runner that the request needs. An ordered load of another model does not
+    keep a warm one waiting."""
+    total_ms, running, coming, model = 0, 0, False, request.model
+    for held in node.holdings.values():
+        if held.request:
+            running += 1
+        elif warm and held.model != model:
+            continue
+        if not warm and held.model == model:
+            coming = coming or (held.num_ctx == request.num_ctx and held.runner == request.runner)
+        total_ms += remaining_ms(held, at_ms, policy) if held.started else held.run_ms
+    return total_ms // node.rules.slots, running, coming
+
+
+def remaining_ms(held: Holding, at_ms: int, policy: Policy) -> int:
+    """What is left of a run that has started. One that takes longer than expected is not about to end for
+    that: a share of what was expected always remains."""
+    least_ms = held.run_ms * policy.residual_permille // 1000 if held.request else 0
+    left_ms = held.run_ms - (at_ms - held.since_ms)
+    return left_ms if left_ms > least_ms else least_ms
+
+
+def open_slots(node: Node, policy: Policy) -> int:
+    """Runs that the node may hold: one while its breaker probes or while it is about to grow too hot, one
+    more with each answer after that, else all its slots."""
+    slots = node.rules.slots
+    if node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
+        return 1
+    return slots if node.ramp is None else min(slots, 1 + node.ramp)
+
+
+def derating(node: Node, policy: Policy) -> int:
+    """How much slower work counts on a node that nears the mark, in thousandths: 0 at the lower mark,
+    `derate_permille` where it is, or will soon be, at the upper one."""
+    span_mc = policy.temp_max_mc - policy.temp_return_mc
+    above_mc = min(node.forecast_mc, policy.temp_max_mc) - policy.temp_return_mc
+    return policy.derate_permille * max(above_mc, 0) // span_mc
+
+
+def reload_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiting) -> int:
+    """What it costs others that the model goes: a load, as likely as it is asked for next."""
+    on_disk = node.installed.get(model)
+    if on_disk is None:
+        return 0
+    load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+    if model in waiting.models:
+        return load_ms
+    total = sum(demand_now(grid, each, policy) for each in grid.demand)
+    return load_ms * demand_now(grid, model, policy) // total if total else 0
+
+
+def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> int:
+    """A load on this node: as measured, else by what its disk is said to read."""
+    known = grid.speeds.get(f"{node.rules.name} {model}", _UNMEASURED).load_ms
+    return known or on_disk.size_mb * (node.rules.load_us_per_mb or policy.load_us_per_mb) // 1000
+
+
+def demand_now(grid: Grid, model: str, policy: Policy) -> int:
+    """Requests for the model of late, in thousandths, halved every `demand_half_ms`."""
+    found = grid.demand.get(model)
+    return decayed(found, grid.at_ms, policy.demand_half_ms) if found is not None else 0
+
+
+def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
+    """An exponential decay in integers: halved per `half_ms`, straight lines between."""
+    halves, rest_ms = divmod(max(at_ms - demand.at_ms, 0), half_ms)
+    milli = demand.milli >> min(halves, 63)
+    return milli - milli * rest_ms // (2 * half_ms)
 
 
 def answer_tokens(grid: Grid, request: Request, policy: Policy) -> int:
     """Expected answer length: the model's learned mean, at most what the request allows."""
     if request.kind == "embed":
         return 0
-    mean = grid.lengths.get(request.model) or policy.prior_tokens
+    mean = grid.lengths.get(request.model) or prior_tokens(grid, request.model, policy)
     return min(mean, request.num_predict) if request.num_predict else mean
+
+
+def prior_tokens(grid: Grid, model: str, policy: Policy) -> int:
+    """The answer length of a model that has not answered yet."""
+    return grid.models.get(model, NO_RULES).prior_tokens or policy.prior_tokens
 
 
 def obstacle(grid: Grid, node: Node, request: Request, policy: Policy) -> Verdict | None:
     """The first filter that holds the node back, with the value that tripped it and its limit."""
-    name, heard_ms = node.rules.name, node.heard_ms or 0
+    name, heard_ms = node.rules.name, node.heard_ms
+    if not node.rules.takes_inference:
+        return Verdict(name, "role")
+    if heard_ms is None:
+        return Verdict(name, "silent")
     age_ms = grid.at_ms - heard_ms
     if age_ms > policy.stale_ms:
         return Verdict(name, "stale", age_ms, policy.stale_ms)
     if not node.inventory_known:
         return Verdict(name, "inventory_unknown")
-    if request.model not in node.installed:
+    installed = node.installed.get(request.model)
+    if installed is None:
         return Verdict(name, "not_installed")
-    if node.two_agents_ms is not None and grid.at_ms - node.two_agents_ms <= policy.two_agents_ms:
+    if request.tier in policy.spill_forbidden and request.tier not in node.rules.tiers:
+        return Verdict(name, "tier", request.tier)
+    return oversized(grid, node, request, installed, policy) or trouble(grid, node, policy)
+
+
+def oversized(
+    grid: Grid, node: Node, request: Request, installed: Installed, policy: Policy
+) -> Verdict | None:
+    """A model that does not fit even if nothing else were there; one that is in memory shows it does."""
+    row = node.resident.get(request.model)
+    if row is not None and same_runner(row, request):
+        return None
+    need_mb = footprint_mb(grid, node, installed, request.num_ctx or policy.num_ctx, policy)
+    if need_mb > capacity_mb(node, policy):
+        return Verdict(node.rules.name, "too_large", need_mb, capacity_mb(node, policy))
+    return None
+
+
+def trouble(grid: Grid, node: Node, policy: Policy) -> Verdict | None:
+    """What is wrong with the node itself, whatever is asked of it."""
+    name, at_ms = node.rules.name, grid.at_ms
+    if node.two_agents_ms is not None and at_ms - node.two_agents_ms <= policy.two_agents_ms:
         return Verdict(name, "two_agents")
     if node.temp_mc is None and node.rules.temperature_sensor:
         return Verdict(name, "no_temperature")
     temp_mc = node.temp_mc or 0
     if temp_mc > policy.temp_max_mc or node.backed_off == "hot":
         return Verdict(name, "hot", temp_mc, mark(node, policy.temp_max_mc, policy.temp_return_mc))
-    permille = ram_permille(node)
     if node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb or node.backed_off:
         limit = mark(node, policy.ram_max_permille, policy.ram_return_permille)
-        return Verdict(name, "ram", permille, limit)
+        return Verdict(name, "ram", ram_permille(node), limit)
+    if node.opened_ms is not None and at_ms - node.opened_ms < node.open_ms:
+        return Verdict(name, "breaker", at_ms - node.opened_ms, node.open_ms)
     return None
+
+
+def too_tight(
+    grid: Grid, node: Node, request: Request, installed: Installed, found: Room, policy: Policy
+) -> Verdict:
+    """A load that finds no room now, or never would."""
+    never = oversized(grid, node, request, installed, policy)
+    return never or Verdict(node.rules.name, "memory", found.need_mb, found.need_mb - found.short_mb)
 
 
 def mark(node: Node, upper: int, lower: int) -> int:
@@ -167,16 +356,6 @@ def mark(node: Node, upper: int, lower: int) -> int:
 def ram_permille(node: Node) -> int:
     """Used memory in thousandths of all, rounded up, so that "900.1" never reads as 900."""
     return -(-node.ram_used_mb * 1000 // node.ram_total_mb) if node.ram_total_mb else 0
-
-
-def drain(holdings: Mapping[str, Holding], slots: int, at_ms: int, model: str) -> tuple[int, bool]:
-    """Expected ms until what the node holds is done, and whether that loads `model` anyway."""
-    total_ms, loading = 0, False
-    for held in holdings.values():
-        elapsed_ms = at_ms - held.since_ms if held.started else 0
-        total_ms += max(held.run_ms - elapsed_ms, 0)
-        loading = loading or held.model == model
-    return total_ms // slots, loading
 
 
 def failed_here(request: Request, node: str) -> int:

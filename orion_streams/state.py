@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from orion_streams.config import NodeRules, Policy
+from orion_streams.config import ModelRules, NodeRules, Policy
 
 
 class Installed(Struct, frozen=True):
@@ -20,15 +20,25 @@ class Installed(Struct, frozen=True):
 
 
 class Resident(Struct, frozen=True):
-    """A model in a node's memory; `context_length` belongs to the runner's identity."""
+    """A model in a node's memory: a runner, which digest and options identify.
+
+    `context_length` is what Ollama says; `num_ctx` and `runner` what it was asked for, known once a run
+    of ours ended on it. `since_ms`: when it came. `pending_mb`: of its memory, what no sample shows yet.
+    """
 
     digest: str
     size_mb: int
     context_length: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+    since_ms: int = 0
+    pending_mb: int = 0
 
 
 class Holding(Struct, frozen=True):
-    """An attempt that takes a slot on a node until its result comes or health no longer lists it."""
+    """An attempt that takes a slot on a node until its result comes or health no longer lists it; with an
+    empty `request` an ordered load, which takes none. `load_ms`: the part of `run_ms` that is a load;
+    `reserve_mb`: the memory set aside for that."""
 
     request: str
     attempt: int
@@ -39,11 +49,22 @@ class Holding(Struct, frozen=True):
     alone: bool = False
     started: bool = False
     missing: int = 0
+    load_ms: int = 0
+    reserve_mb: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+    cached: bool = False
 
 
 class Node(Struct, frozen=True):
-    """One row of the node-state table. `heard_ms` is None until the first health entry. By model:
-    `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go."""
+    """One row of the node-state table. `heard_ms` is None until the first health entry.
+
+    `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
+    By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
+    `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
+    Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
+    opened, `trips` how often in a row, `ramp` the answers since it closed (None: all slots are open).
+    """
 
     rules: NodeRules
     heard_ms: int | None = None
@@ -51,6 +72,9 @@ class Node(Struct, frozen=True):
     boot_before: str = ""
     two_agents_ms: int | None = None
     temp_mc: int | None = None
+    forecast_mc: int = 0
+    slope_mc_per_s: int = 0
+    sampled_ms: int = 0
     ram_used_mb: int = 0
     ram_total_mb: int = 0
     cpu_permille: int = 0
@@ -64,6 +88,13 @@ class Node(Struct, frozen=True):
     holdings: dict[str, Holding] = {}
     used_ms: dict[str, int] = {}
     unload_ordered_ms: dict[str, int] = {}
+    load_failed_ms: dict[str, int] = {}
+    sessions: dict[str, tuple[str, ...]] = {}
+    suspects: tuple[str, ...] = ()
+    opened_ms: int | None = None
+    open_ms: int = 0
+    trips: int = 0
+    ramp: int | None = None
 
 
 UNREACHABLE = "ollama_unreachable"
@@ -103,6 +134,8 @@ class Request(Struct, frozen=True):
     started: bool = False
     deferred: str = ""
     body_lost: bool = False
+    num_ctx: int = 0
+    runner: str = ""
     failures: tuple[Failure, ...] = ()
 
 
@@ -122,6 +155,14 @@ class Speed(Struct, frozen=True):
     decode_us_per_token: int = 0
 
 
+class Demand(Struct, frozen=True):
+    """How much a model was asked for of late: requests in thousandths, halved every
+    policy.demand_half_ms, as of `at_ms`."""
+
+    milli: int
+    at_ms: int
+
+
 def client_of(request: str) -> str:
     """The client of a request's key "client/id"."""
     return request.partition("/")[0]
@@ -129,21 +170,26 @@ def client_of(request: str) -> str:
 
 class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
-    commit; `closed` by client and request, oldest first; `speeds` by "node model"; `lengths` the mean
-    answer in tokens by model."""
+    commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
+    "node model"; `lengths` the mean answer in tokens by model; `footprints` the memory that a runner was
+    seen to take, in MB by "digest num_ctx"."""
 
     position: int = 0
     number: int = 0
     at_ms: int = 0
+    before_ms: int = 0
     server_ms: int = 0
     revision: int = 0
     policy_id: str = ""
     policy: Policy = Policy()
+    models: dict[str, ModelRules] = {}
     nodes: dict[str, Node] = {}
     open: dict[str, Request] = {}
     closed: dict[str, dict[str, Closed]] = {}
     speeds: dict[str, Speed] = {}
     lengths: dict[str, int] = {}
+    footprints: dict[str, int] = {}
+    demand: dict[str, Demand] = {}
 
     def copy(self) -> Grid:
         """A working copy that its owner may fold into; the rows are shared."""
@@ -154,6 +200,8 @@ class Grid(Struct):
             closed={client: rows.copy() for client, rows in self.closed.items()},
             speeds=self.speeds.copy(),
             lengths=self.lengths.copy(),
+            footprints=self.footprints.copy(),
+            demand=self.demand.copy(),
         )
 
     def find_closed(self, request: str) -> Closed | None:

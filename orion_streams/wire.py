@@ -14,6 +14,8 @@ Megabytes = Annotated[int, Meta(ge=0, le=2**30)]
 Millis = Annotated[int, Meta(ge=0, le=2**36)]
 Tokens = Annotated[int, Meta(ge=0, le=2**24)]
 """Bounded so that products of two of them stay within 64 bits."""
+RunnerOptions = Annotated[dict[Word, Annotated[int, Meta(ge=-(2**53), le=2**53)]], Meta(max_length=16)]
+"""Options that a model is loaded with, under Ollama's names."""
 
 
 ResultOp = Literal["started", "tokens", "completed", "failed"]
@@ -60,18 +62,28 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `work:<node>`. run: the request's body fields stand beside it; its own entry id is the
-    attempt's fence. cancel: `work_id` names the run. load, unload: `model`."""
+    attempt's fence. cancel: `work_id` names the run or load. load, unload: `model`.
+
+    `options` of a run or load are the runner's that the router pinned. They win over the request's own,
+    and one that they leave out is Ollama's default, whatever the request says: so no request reloads the
+    model by accident. Without any, the request's own go through.
+    """
 
     op: Literal["run", "cancel", "load", "unload"]
     request: Word = ""
     attempt: Amount = 0
     model: Word = ""
     work_id: Id = ""
+    options: RunnerOptions = {}
 
 
 class ResultHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `results:<node>`. tokens: `seq` and the field `text`. completed: counts, durations and
-    the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`."""
+    the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`.
+
+    With an empty `request` it is the end of an ordered load: completed, with `load_ms` as the agent
+    measured it, or failed. An unload has no result; health shows what came of it.
+    """
 
     op: ResultOp
     request: Word

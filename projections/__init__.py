@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from orion_streams import events as ev
-from orion_streams.projections import models, nodes, requests, speeds
+from orion_streams.projections import breaker, models, nodes, requests, speeds
 from orion_streams.state import Grid
 
 
@@ -36,6 +36,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
         case ev.NodeSampled():
             nodes.sampled(grid, event)
         case ev.RequestAccepted():
+            speeds.asked(grid, event)
             requests.accepted(grid, event)
         case ev.RequestRouted():
             nodes.routed(grid, event)
@@ -44,18 +45,21 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             nodes.started(grid, event)
             requests.started(grid, event)
         case ev.RequestCompleted():
-            nodes.released(grid, event.node, event.work_id)
-            models.ran(grid, event)
             speeds.completed(grid, event)
+            breaker.answered(grid, event)
+            models.ran(grid, event)
+            nodes.released(grid, event.node, event.work_id)
             requests.closed(grid, event, "done")
         case ev.RequestDeferred():
             requests.deferred(grid, event)
         case ev.AttemptFailed():
+            breaker.failed(grid, event)
             nodes.attempt_failed(grid, event)
             requests.attempt_failed(grid, event)
         case ev.AttemptEnded():
             nodes.released(grid, event.node, event.work_id)
         case ev.AttemptAbandoned():
+            breaker.failed(grid, event)
             nodes.abandoned(grid, event)
             requests.abandoned(grid, event)
         case ev.RequestFailed():
@@ -74,6 +78,12 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             models.unloaded(grid, event)
         case ev.UnloadOrdered():
             models.unload_ordered(grid, event)
+        case ev.LoadOrdered():
+            models.load_ordered(grid, event)
+        case ev.LoadEnded():
+            speeds.loaded(grid, event)
+            models.load_ended(grid, event)
+            nodes.released(grid, event.node, event.work_id)
         case ev.ModelInstalled():
             models.installed(grid, event)
         case ev.ModelRemoved():
@@ -82,6 +92,10 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             nodes.backed_off(grid, event.node, event.reason)
         case ev.NodeReturned():
             nodes.backed_off(grid, event.node, "")
+        case ev.BreakerOpened():
+            breaker.opened(grid, event)
+        case ev.BreakerClosed():
+            breaker.closed(grid, event.node)
         case ev.PolicyChanged():
             nodes.policy_changed(grid, event)
         case ev.InputRejected() | ev.RequestRejected() | ev.RequestResent():
@@ -93,6 +107,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
 def advance(grid: Grid, head: ev.Committed) -> None:
     """Move grid time by what the server's clock says, never back and at most `max_step_ms`: the excess
     of a clock that jumps is forgotten."""
+    grid.before_ms = grid.at_ms
     if grid.number:
         step_ms = head.server_ms - grid.server_ms
         grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from msgspec.structs import replace
 
 from orion_streams import events as ev
-from orion_streams.state import Grid, Installed, Resident
+from orion_streams.ledger import footprint_key
+from orion_streams.state import Grid, Holding, Installed, Node, Resident
+
+T = TypeVar("T")
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
@@ -24,12 +29,88 @@ def removed(grid: Grid, event: ev.ModelRemoved) -> None:
         grid.nodes[event.node] = replace(node, installed=left)
 
 
+MAX_FOOTPRINTS = 256
+
+
 def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
-    """The model is in the node's memory."""
+    """The model is in the node's memory. What our own runs know of its options stays, unless Ollama says
+    that it is another runner."""
     node = grid.nodes.get(event.node)
-    if node is not None:
-        row = Resident(event.digest, event.size_mb, event.context_length)
-        grid.nodes[event.node] = replace(node, resident={**node.resident, event.model: row})
+    if node is None:
+        return
+    before = node.resident.get(event.model)
+    known = before is not None and before.context_length in (0, event.context_length)
+    row = Resident(
+        event.digest,
+        event.size_mb,
+        event.context_length,
+        num_ctx=before.num_ctx if before is not None and known else 0,
+        runner=before.runner if before is not None and known else "",
+        since_ms=before.since_ms if before is not None and known else grid.at_ms,
+    )
+    if before is None:
+        row = asked_of(node, event.model, row)
+    grid.nodes[event.node] = replace(
+        node,
+        resident={**node.resident, event.model: row},
+        sessions=node.sessions if known else without(node.sessions, event.model),
+        unload_ordered_ms=node.unload_ordered_ms if known else without(node.unload_ordered_ms, event.model),
+    )
+    seen = footprint_key(event.digest, row.num_ctx or event.context_length, node.rules.slots)
+    grid.footprints.pop(seen, None)
+    grid.footprints[seen] = event.size_mb
+    if len(grid.footprints) > MAX_FOOTPRINTS:
+        del grid.footprints[next(iter(grid.footprints))]
+
+
+def asked_of(node: Node, model: str, row: Resident) -> Resident:
+    """The options of the run, or ordered load, that has just brought the model."""
+    for held in node.holdings.values():
+        if held.model == model and held.num_ctx:
+            return replace(row, num_ctx=held.num_ctx, runner=held.runner)
+    return row
+
+
+def load_ordered(grid: Grid, event: ev.LoadOrdered) -> None:
+    """The node was told to load the model: its memory is set aside until that has ended."""
+    node = grid.nodes.get(event.node)
+    if node is None:
+        return
+    held = Holding(
+        request="",
+        attempt=0,
+        model=event.model,
+        run_ms=event.load_ms,
+        since_ms=grid.at_ms,
+        cold=True,
+        alone=not node.holdings,
+        started=True,
+        load_ms=event.load_ms,
+        reserve_mb=event.reserve_mb,
+        num_ctx=event.num_ctx,
+        runner=event.runner,
+    )
+    key = event.work_id or f"undecided load {event.model}"
+    others = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
+    grid.nodes[event.node] = replace(
+        node,
+        holdings={**others, key: held},
+        used_ms={**node.used_ms, event.model: grid.at_ms},
+        load_failed_ms=without(node.load_failed_ms, event.model),
+    )
+
+
+def load_ended(grid: Grid, event: ev.LoadEnded) -> None:
+    """The model is in memory, sooner than health shows it; or it is not to be tried again for a while."""
+    node = grid.nodes.get(event.node)
+    held = node.holdings.get(event.work_id) if node is not None else None
+    if node is None or held is None:
+        return
+    if not event.ok:
+        failed = {**node.load_failed_ms, event.model: grid.at_ms}
+        grid.nodes[event.node] = replace(node, load_failed_ms=failed)
+        return
+    keep_resident(grid, node, event.model, held)
 
 
 def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
@@ -44,17 +125,53 @@ def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
     """The model left the node's memory."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.resident:
-        left = {name: row for name, row in node.resident.items() if name != event.model}
-        ordered = {name: ms for name, ms in node.unload_ordered_ms.items() if name != event.model}
-        grid.nodes[event.node] = replace(node, resident=left, unload_ordered_ms=ordered)
+        grid.nodes[event.node] = replace(
+            node,
+            resident=without(node.resident, event.model),
+            unload_ordered_ms=without(node.unload_ordered_ms, event.model),
+            sessions=without(node.sessions, event.model),
+        )
 
 
 def ran(grid: Grid, event: ev.RequestCompleted) -> None:
-    """An answer shows that its model is in memory, sooner than the next health entry does."""
+    """An answer shows that its model is in memory, sooner than the next health entry does, with which
+    options, and whose prompt its slot now holds."""
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
-    if request is None or node is None or request.model in node.resident:
+    if request is None or node is None:
         return
-    on_disk = node.installed.get(request.model)
-    if on_disk is not None:
-        row = Resident(on_disk.digest, on_disk.size_mb)
-        grid.nodes[event.node] = replace(node, resident={**node.resident, request.model: row})
+    held = node.holdings.get(event.work_id)
+    if held is not None:
+        node = keep_resident(grid, node, request.model, held)
+    if request.session or request.model in node.sessions:
+        others = (each for each in node.sessions.get(request.model, ()) if each != request.session)
+        latest = (request.session, *others)[: node.rules.slots]
+        grid.nodes[event.node] = replace(node, sessions={**node.sessions, request.model: latest})
+
+
+def keep_resident(grid: Grid, node: Node, model: str, held: Holding) -> Node:
+    """The node's row with the model in memory, as this run or load has left it there."""
+    row, on_disk = node.resident.get(model), node.installed.get(model)
+    if row is None and on_disk is not None:
+        row = Resident(
+            on_disk.digest,
+            on_disk.size_mb,
+            since_ms=grid.at_ms,
+            pending_mb=held.reserve_mb or on_disk.size_mb,
+        )
+    if row is None:
+        return node
+    row = replace(row, num_ctx=held.num_ctx, runner=held.runner)
+    if row == node.resident.get(model) and model not in node.unload_ordered_ms:
+        return node
+    kept = replace(
+        node,
+        resident={**node.resident, model: row},
+        unload_ordered_ms=without(node.unload_ordered_ms, model),
+    )
+    grid.nodes[node.rules.name] = kept
+    return kept
+
+
+def without(table: dict[str, T], name: str) -> dict[str, T]:
+    """The table without one of its names; the same one if it has none such."""
+    return {key: row for key, row in table.items() if key != name} if name in table else table

@@ -15,6 +15,7 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
     grid.revision = event.revision
     grid.policy_id = event.policy_id
     grid.policy = event.policy
+    grid.models = event.models
     grid.nodes = {rules.name: with_rules(before, rules) for rules in event.nodes}
 
 
@@ -30,6 +31,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
     if node is None:
         return
     boot_before, two_agents_ms = node.boot_before, node.two_agents_ms
+    slope_mc_per_s = slope(node, event)
     if event.boot != node.boot:
         if event.boot == boot_before:  # back to the boot before: two agents take turns
             two_agents_ms = grid.at_ms
@@ -41,6 +43,9 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         boot_before=boot_before,
         two_agents_ms=two_agents_ms,
         temp_mc=event.temp_mc,
+        forecast_mc=forecast(event.temp_mc, slope_mc_per_s, grid.policy.slope_horizon_ms),
+        slope_mc_per_s=slope_mc_per_s,
+        sampled_ms=event.sampled_ms,
         ram_used_mb=event.ram_used_mb,
         ram_total_mb=event.ram_total_mb,
         cpu_permille=event.cpu_permille,
@@ -50,6 +55,21 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         inventory_known=event.inventory_known,
         holdings=watched(node.holdings, event) if node.holdings else node.holdings,
     )
+
+
+def slope(node: Node, event: ev.NodeSampled) -> int:
+    """How fast the temperature rises, in thousandths of a degree a second, smoothed over some samples.
+    Measured by the sample's own clock: that of the log may stand still or jump."""
+    passed_ms = event.sampled_ms - node.sampled_ms
+    if event.boot != node.boot or event.temp_mc is None or node.temp_mc is None or passed_ms <= 0:
+        return 0
+    measured = (event.temp_mc - node.temp_mc) * 1000 // passed_ms
+    return (3 * node.slope_mc_per_s + measured) // 4
+
+
+def forecast(temp_mc: int | None, slope_mc_per_s: int, horizon_ms: int) -> int:
+    """The temperature after the horizon, if it goes on rising so; one that falls counts as it is."""
+    return (temp_mc or 0) + max(slope_mc_per_s, 0) * horizon_ms // 1000
 
 
 def is_calm(grid: Grid, rules: NodeRules, event: ev.NodeSampled) -> bool:
@@ -89,8 +109,13 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
         model=request.model,
         run_ms=chosen.run_ms if chosen else 0,
         since_ms=grid.at_ms,
-        cold=request.model not in node.resident,
+        cold=chosen is not None and chosen.load_ms > 0,
         alone=not node.holdings,
+        load_ms=chosen.load_ms if chosen else 0,
+        reserve_mb=chosen.reserve_mb if chosen else 0,
+        num_ctx=request.num_ctx,
+        runner=request.runner,
+        cached=chosen is not None and chosen.cached_ms > 0,
     )
     holdings = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
     holdings[fence(event)] = held

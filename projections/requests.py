@@ -36,9 +36,14 @@ def state_of(request: Request) -> str:
 
 
 def accepted(grid: Grid, event: ev.RequestAccepted) -> None:
-    """A new open request; its deadline counts from when its entry was written."""
+    """A new open request."""
+    grid.open[event.request] = row_of(grid, event)
+
+
+def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
+    """The request's row; its deadline counts from when its entry was written."""
     began_ms = grid.at_ms - event.age_ms
-    grid.open[event.request] = Request(
+    return Request(
         entry_id=event.entry_id,
         kind=event.kind,
         model=event.model,
@@ -52,6 +57,8 @@ def accepted(grid: Grid, event: ev.RequestAccepted) -> None:
         body_bytes=event.body_bytes,
         prompt_tokens=event.prompt_tokens,
         num_predict=event.num_predict,
+        num_ctx=event.num_ctx,
+        runner=event.runner,
     )
 
 

@@ -7,30 +7,47 @@ measured load contains a wait (a warm answer's is never 0 either).
 from __future__ import annotations
 
 from orion_streams import events as ev
-from orion_streams.state import Grid, Speed
+from orion_streams.routing import decayed, prior_tokens
+from orion_streams.state import Demand, Grid, Speed
+
+
+def asked(grid: Grid, event: ev.RequestAccepted) -> None:
+    """One more request for the model."""
+    known, half_ms = grid.demand.get(event.model), grid.policy.demand_half_ms
+    before = decayed(known, grid.at_ms, half_ms) if known is not None else 0
+    grid.demand[event.model] = Demand(before + 1000, grid.at_ms)
 
 
 def completed(grid: Grid, event: ev.RequestCompleted) -> None:
-    """Fold one answer's durations into the speeds of (node, model) and the model's mean length."""
-    request = grid.open.get(event.request)
+    """Fold one answer's durations into the speeds of (node, model) and the model's mean length. A prefill
+    that a session's cache has shortened teaches nothing."""
+    request, node = grid.open.get(event.request), grid.nodes.get(event.node)
     if request is None:
         return
     key = f"{event.node} {request.model}"
     known = grid.speeds.get(key, Speed())
-    load_ms, prefill_us, decode_us = (
-        known.load_ms,
-        known.prefill_us_per_token,
-        known.decode_us_per_token,
-    )
+    held = node.holdings.get(event.work_id) if node is not None else None
+    load_ms, prefill_us, decode_us = known.load_ms, known.prefill_us_per_token, known.decode_us_per_token
     if event.cold and event.alone and event.load_ms > 0:
         load_ms = average(load_ms, event.load_ms)
-    if event.prompt_tokens > 0 and event.prefill_ms > 0:
+    if event.prompt_tokens > 0 and event.prefill_ms > 0 and not (held is not None and held.cached):
         prefill_us = average(prefill_us, event.prefill_ms * 1000 // event.prompt_tokens)
     if event.tokens > 1 and event.decode_ms > 0:
         decode_us = average(decode_us, event.decode_ms * 1000 // event.tokens)
     grid.speeds[key] = Speed(load_ms, prefill_us, decode_us)
     if event.tokens > 0:
-        grid.lengths[request.model] = average(grid.lengths.get(request.model, 0), event.tokens)
+        mean = grid.lengths.get(request.model) or prior_tokens(grid, request.model, grid.policy)
+        grid.lengths[request.model] = max((7 * mean + event.tokens) // 8, 1)
+
+
+def loaded(grid: Grid, event: ev.LoadEnded) -> None:
+    """An ordered load ran on an idle node: the best lesson there is."""
+    if event.ok and event.alone and event.load_ms > 0:
+        key = f"{event.node} {event.model}"
+        known = grid.speeds.get(key, Speed())
+        grid.speeds[key] = Speed(
+            average(known.load_ms, event.load_ms), known.prefill_us_per_token, known.decode_us_per_token
+        )
 
 
 def average(known: int, measured: int) -> int:

@@ -135,8 +135,8 @@ def test_the_url_may_come_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_policys_id_names_its_content() -> None:
     """The same rules have the same id; any change of policy or of a node's rules has another."""
     one, same = parse(NODE), parse(NODE)
-    assert policy_id(one.policy, one.rules()) == policy_id(same.policy, same.rules())
+    assert policy_id(one) == policy_id(same)
     other = parse(NODE + "slots = 2")
-    assert policy_id(one.policy, one.rules()) != policy_id(other.policy, other.rules())
+    assert policy_id(one) != policy_id(other)
     third = parse(NODE + "[policy]\nspill_ms = 1")
-    assert policy_id(one.policy, one.rules()) != policy_id(third.policy, third.rules())
+    assert policy_id(one) != policy_id(third)

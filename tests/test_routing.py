@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from orion_streams.events import Verdict
-from orion_streams.routing import Decision, Reject, Route, Wait, ram_permille, route
+from orion_streams.routing import Ahead, Decision, Reject, Route, Wait, Waiting, ram_permille, route
 from orion_streams.state import Failure, Grid, Node, Request
 from tests import grids as make
 from tests.grids import AT_MS, DISK, HEAVY, MEMORY, MODEL, POLICY, edge, grid, holding, node, request
@@ -28,7 +28,7 @@ def dumb_route(grid: Grid, request: Request) -> str:
     costs = []
     for name in sorted(grid.nodes):
         row = grid.nodes[name]
-        if fit(row, request):
+        if name != "orion-edge" and fit(row, request):
             size = DISK[request.model].size_mb
             warm = request.model in row.resident
             coming = any(held.model == request.model for held in row.holdings.values())
@@ -122,7 +122,8 @@ def test_it_changes_nothing(grid: Grid, request: Request) -> None:
     [
         ({"temp_mc": 75_000}, ""),
         ({"temp_mc": 75_001}, "hot"),
-        ({"ram_used_mb": 7_200}, ""),
+        ({"ram_used_mb": 7_200, "resident": MEMORY}, ""),
+        ({"ram_used_mb": 7_200}, "memory"),
         ({"ram_used_mb": 7_201}, "ram"),
         ({"heard_ms": AT_MS - 5_000}, ""),
         ({"heard_ms": AT_MS - 5_001}, "stale"),
@@ -182,7 +183,7 @@ def test_the_best_node_is_waited_for_when_it_is_busy() -> None:
 
 def test_work_ahead_counts_as_drain() -> None:
     """A queue that is served before makes a node dearer by its length."""
-    decision = route(grid(node("a"), node("b")), request(), POLICY, {"a": 5})
+    decision = route(grid(node("a"), node("b")), request(), POLICY, Waiting({"a": Ahead(warm_ms=5)}))
     assert isinstance(decision, Route)
     assert decision.node == "b"
     assert verdict(decision, "a").drain_ms == 5

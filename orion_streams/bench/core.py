@@ -18,13 +18,14 @@ from orion_streams.routing import Route, route
 from orion_streams.state import Grid
 
 MODEL, SIZE_MB = "llama3.2:3b", 2019
-NODES = ("orion-edge", "orion-master", "orion-worker")
+NODES = ("orion-master", "orion-spare", "orion-worker")
 REPEATS, LOOPS = 30, 500
 REQUESTS = 3_000
 
 
 def three_nodes() -> Grid:
-    """Three nodes that could all take a request: cool, the model in memory, and at work on one."""
+    """Three nodes that could all take a request: cool, the model in memory, its speed known, and at work
+    on one."""
     grid = Grid()
     policy = Policy()
     rules = tuple(NodeRules(name, tiers=(1, 2), slots=4) for name in NODES)
@@ -34,8 +35,15 @@ def three_nodes() -> Grid:
         apply(grid, sample(name))
         apply(grid, ev.ModelInstalled(name, MODEL, "digest", SIZE_MB))
         apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
-        apply(grid, accepted(f"brain/held-{n}"))
-        apply(grid, ev.RequestRouted(f"brain/held-{n}", 1, name, "bench", 0, (), work_id=f"1-{n}"))
+        for key in (f"brain/done-{n}", f"brain/held-{n}"):
+            apply(grid, accepted(key))
+            apply(grid, ev.RequestRouted(key, 1, name, "bench", 0, (), work_id=f"1 {key}"))
+        apply(
+            grid,
+            ev.RequestCompleted(
+                f"brain/done-{n}", 1, name, f"1 brain/done-{n}", 20, 100, 0, 500, 4_000, 4_500
+            ),
+        )
     apply(grid, accepted("brain/waiting"))
     return grid
 

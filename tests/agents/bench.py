@@ -129,7 +129,13 @@ class Bench:
         added = await self.redis.xadd(f"{self.prefix}work:{NODE}", {"head": packed, **(body or {})})
         return str(added.decode())
 
-    async def run(self, request: str = "q", model: str = MODEL, **body: Any) -> str:
+    async def run(
+        self,
+        request: str = "q",
+        model: str = MODEL,
+        pinned: Mapping[str, int] | None = None,
+        **body: Any,
+    ) -> str:
         """Hand the node a run; `prompt` unless there is other content. The work id."""
         fields = {
             name: value if isinstance(value, str | bytes | int) else msgspec.json.encode(value)
@@ -138,7 +144,12 @@ class Bench:
         if not {"prompt", "messages", "input"} & fields.keys():
             fields["prompt"] = f"prompt of {request}"
         fields["model"] = model
-        return await self.work("run", fields, request=f"brain/{request}", attempt=1, model=model)
+        head = {"request": f"brain/{request}", "attempt": 1, "model": model, "options": dict(pinned or {})}
+        return await self.work("run", fields, **head)
+
+    async def load(self, model: str = MODEL, pinned: Mapping[str, int] | None = None) -> str:
+        """Order a load. The work id."""
+        return await self.work("load", model=model, options=dict(pinned or {}))
 
     async def cancel(self, work_id: str) -> str:
         return await self.work("cancel", work_id=work_id)

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from orion_streams.agents.backend import Chunk, RunFailed
 from orion_streams.agents.ollama import Ollama, request_body
 from orion_streams.config import NodeConfig
-from orion_streams.contract import RequestEntry
-from orion_streams.simulation.ollama import RunningNode
-from tests.agents.bench import MODEL, SKILLED
+from orion_streams.contract import Message, RequestEntry
+from orion_streams.simulation.ollama import ModelSpec, RunningNode, serve
+from tests.agents.bench import MODEL, QUICK, SKILLED
 
 
 @pytest.mark.parametrize(
@@ -26,13 +27,13 @@ def test_every_answer_has_a_limit(asked: Any, sent: Any) -> None:
     """`num_predict` is bounded, whatever is asked; what is no number goes on, to be refused."""
     options = {} if asked is None else {"num_predict": asked}
     entry = RequestEntry(model=MODEL, prompt="x", options={"temperature": 0.5, **options})
-    body = msgspec.json.decode(request_body(entry, "30m", 100))
+    body = msgspec.json.decode(request_body(entry, {}, "30m", 100))
     assert body["options"] == {"temperature": 0.5, "num_predict": sent}
 
 
 def test_a_body_holds_what_was_asked_and_nothing_else() -> None:
     """Fields that were not given are left out; every kind pins how long the model stays."""
-    body = msgspec.json.decode(request_body(RequestEntry(model=MODEL, prompt="x"), "30m", 9))
+    body = msgspec.json.decode(request_body(RequestEntry(model=MODEL, prompt="x"), {}, "30m", 9))
     assert body == {
         "model": MODEL,
         "keep_alive": "30m",
@@ -40,12 +41,33 @@ def test_a_body_holds_what_was_asked_and_nothing_else() -> None:
         "stream": True,
         "prompt": "x",
     }
-    embed = msgspec.json.decode(request_body(RequestEntry(model=MODEL, input=["x"]), "30m", 9))
+    embed = msgspec.json.decode(request_body(RequestEntry(model=MODEL, input=["x"]), {}, "30m", 9))
     assert embed == {"model": MODEL, "keep_alive": "30m", "options": {}, "input": ["x"]}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"prompt": "x"},
+        {"messages": [Message(role="user", content="x")]},
+        {"input": ["x"]},
+        {"kind": "embed", "prompt": "x"},
+    ],
+)
+def test_pinned_options_are_the_runners_only_ones(content: dict[str, Any]) -> None:
+    """Whatever the kind: what is pinned wins, the request's other runner options go, the rest stays; and
+    where nothing is pinned all of them stay."""
+    own: dict[str, Any] = {"num_ctx": 8192, "num_thread": 7, "num_batch": 8, "num_gpu": 0, "main_gpu": 1}
+    asked: dict[str, Any] = own | {"use_mmap": False, "temperature": 0.5, "num_predict": 5}
+    entry = RequestEntry(model=MODEL, options=asked, **content)
+    body = msgspec.json.decode(request_body(entry, {"num_ctx": 2048, "num_gpu": -1}, "30m", 9))
+    assert body["options"] == {"num_ctx": 2048, "num_gpu": -1, "temperature": 0.5, "num_predict": 5}
+    assert msgspec.json.decode(request_body(entry, {}, "30m", 9))["options"] == asked
+    assert entry.options == asked
+
+
 async def collect(backend: Ollama, entry: RequestEntry) -> list[Chunk]:
-    return [each async for each in backend.run(entry)]
+    return [each async for each in backend.run(entry, {})]
 
 
 async def test_two_requests_at_once_do_not_mix(node: RunningNode) -> None:
@@ -140,3 +162,31 @@ async def test_who_is_not_what_was_configured_is_said() -> None:
         with pytest.raises(RunFailed, match="/sim/sensors answers without `engine`") as failed:
             await collect(backend, RequestEntry(model=MODEL, prompt="x"))
     assert failed.value.code == "bad_answer"
+
+
+async def test_a_model_that_only_embeds_can_be_loaded_and_unloaded() -> None:
+    """Ollama refuses to load it by an empty prompt: another way is found, with the same options."""
+    embedder = ModelSpec(name="embedder:30m", size_mb=60, capabilities=("embedding",))
+    async with serve(structs.replace(QUICK, models=(embedder,))) as node:
+        backend = Ollama(NodeConfig(ollama=node.url, simulated=True), 50)
+        await backend.load("embedder:30m", {"num_ctx": 512})
+        assert [(row.name, row.context_length) for row in await backend.resident()] == [
+            ("embedder:30m", 512)
+        ]
+        await backend.unload("embedder:30m")
+        with pytest.raises(RunFailed) as failed:
+            await backend.load("absent:7b", {"num_ctx": 512})
+        assert failed.value.code == "model_missing"
+        await backend.close()
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"{}", "no_done"), (b"no json", "bad_answer")])
+async def test_a_load_succeeds_with_done_only(answer: bytes, code: str) -> None:
+    """A server that is being stopped may still answer with status 200."""
+    async with speaking(lambda path: answer) as backend:
+        for asked in (backend.load(MODEL, {}), backend.unload(MODEL)):
+            with pytest.raises(RunFailed) as failed:
+                await asked
+            assert (failed.value.code, failed.value.blame) == (code, "node")
+    async with speaking(lambda path: b'{"done":true}') as backend:
+        await backend.load(MODEL, {})

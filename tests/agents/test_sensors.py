@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from orion_streams.agents import health as health_module
 from orion_streams.agents import sensors
 from orion_streams.agents.backend import Echo
 from orion_streams.agents.health import Residency
-from orion_streams.agents.sensors import Machine, cpu_zone, mapped_by_ollama, throttled
+from orion_streams.agents.sensors import Machine, SimulatedMachine, cpu_zone, mapped, throttled
 from orion_streams.intake import inventory_digest
 from tests.agents.bench import MODEL, SKILLED, Bench, elsewhere, running
 
@@ -103,18 +104,77 @@ async def test_a_vcgencmd_that_fails_says_nothing(
     assert await throttled(str(tmp_path / "absent")) == 0
 
 
+class Process:
+    """A process as psutil shows it; without `shared` one that has ended."""
+
+    def __init__(self, name: str | None, shared: int | None) -> None:
+        self.info, self.shared = {"name": name}, shared
+
+    def memory_info(self) -> SimpleNamespace:
+        if self.shared is None:
+            raise psutil.NoSuchProcess(1)
+        return SimpleNamespace(shared=self.shared)
+
+
 def test_mapped_models_of_every_ollama_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shared pages of server and runner are added; other processes and hidden ones are not."""
-    rows: list[tuple[str | None, object]] = [
-        ("ollama", SimpleNamespace(shared=100)),
-        ("ollama runner", SimpleNamespace(shared=2000)),
-        ("python", SimpleNamespace(shared=30_000)),
-        ("ollama", None),
-        (None, SimpleNamespace(shared=400_000)),
-    ]
-    found = [SimpleNamespace(info={"name": name, "memory_info": memory}) for name, memory in rows]
+    """Shared pages of server and runner are added; other processes and ended ones are not."""
+    rows = [("ollama", 100), ("ollama runner", 2000), ("python", 30_000), ("ollama", None), (None, 400_000)]
+    found = [Process(name, shared) for name, shared in rows]
     monkeypatch.setattr(psutil, "process_iter", lambda attrs: iter(found))
-    assert mapped_by_ollama() == 2100
+    assert mapped(sensors.ollama_processes()) == 2100
+
+
+async def test_a_models_mapped_memory_is_seen_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A known process is looked at for every sample, as its pages grow while it loads; a new one is found
+    by the very next sample when asked to look again, and after some samples otherwise."""
+    gigabyte = 1024 * sensors.MB
+    runner, late = Process("ollama", 0), Process("ollama", 2 * gigabyte)
+    found = [runner]
+    memory = SimpleNamespace(total=8 * gigabyte, available=7 * gigabyte)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "process_iter", lambda attrs: iter(found))
+    machine = Machine(tmp_path)
+
+    async def used_mb() -> int:
+        return (await machine.sample()).ram_used_mb
+
+    assert await used_mb() == 1024
+    runner.shared = gigabyte
+    assert await used_mb() == 2048
+    found.append(late)
+    assert await used_mb() == 2048
+    machine.look_again()
+    assert await used_mb() == 4096
+    runner.shared = None
+    assert await used_mb() == 3072
+    found.append(Process("ollama", gigabyte))
+    assert [await used_mb() for _ in range(sensors.SELDOM)] == [3072, 3072, 3072, 4096, 4096]
+
+
+async def test_sensors_look_again_when_other_models_are_in_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each change of what is resident, before the next sample, and not while it stays."""
+    looks: list[str] = []
+    monkeypatch.setattr(SimulatedMachine, "look_again", lambda machine: looks.append("again"))
+    async with running(bench.config):
+        await bench.healthy(lambda head: True, "nothing is there")
+        assert looks == []
+        for number, num_ctx in enumerate((512, 1024), 1):
+            await bench.load(pinned={"num_ctx": num_ctx})
+            await bench.healthy(resident_with([num_ctx]), "it is there")
+            await bench.healthy(resident_with([num_ctx]), "it is still there")
+            assert len(looks) == number
+        await bench.work("unload", model=MODEL)
+        await bench.healthy(resident_with([]), "it is gone")
+        assert len(looks) == 3
+
+
+def resident_with(lengths: list[int]) -> Callable[[wire.HealthHead], bool]:
+    """Whether just models with these context lengths are in memory."""
+    return lambda head: [row.context_length for row in head.resident] == lengths
 
 
 async def test_a_health_entry_is_complete(bench: Bench) -> None:

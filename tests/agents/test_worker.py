@@ -287,17 +287,6 @@ async def test_a_run_whose_body_is_broken_is_refused(agent: Bench) -> None:
     assert (end.head.code, end.head.blame) == ("refused", "request")
 
 
-async def test_load_and_unload_show_in_health(agent: Bench) -> None:
-    """The router's load makes a model resident, its unload makes it go; one that fails breaks nothing."""
-    await agent.work("load", model=SKILLED)
-    await agent.healthy(lambda head: [row.name for row in head.resident] == [SKILLED], "it is resident")
-    await agent.work("load", model="absent:7b")
-    await agent.work("unload", model=SKILLED)
-    await agent.healthy(lambda head: head.resident == (), "it is gone")
-    await agent.idle()
-    assert await agent.results() == []
-
-
 async def test_two_slots_serve_two_requests_at_once(bench: Bench) -> None:
     """One run that hangs does not hold up the other slot."""
     async with running(limited(bench.config, slots=2)):

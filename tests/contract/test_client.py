@@ -227,7 +227,7 @@ async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
 
     async def script(run: Run) -> None:
         if run.prompt == "fail":
-            await run.fail("ollama_error")
+            await run.fail("stream_cut")
         else:
             await silence(run)
 

@@ -34,7 +34,7 @@ async def test_the_first_router_writes_its_rules(store: Store, config: Config) -
     assert isinstance(head, ev.Committed)
     assert not head.decided
     rules = config.rules()
-    assert changed == ev.PolicyChanged(1, policy_id(config.policy, rules), config.policy, rules)
+    assert changed == ev.PolicyChanged(1, policy_id(config), config.policy, rules)
     assert sorted(router.state.grid.nodes) == sorted([EDGE, MASTER, WORKER])
 
 

@@ -1,0 +1,93 @@
+"""What failures say of a node. Each failed request counts once, and only against the node: one that fails
+alike on a second node, or twice on the same, has itself to blame and no longer counts anywhere.
+
+state      event                                   next state
+closed     breaker_failures requests in a row fail  open, for open_ms (node.breaker_opened)
+open       open_ms pass                            probing: one run at a time
+probing    it fails                                open, for twice as long
+any        an answer                               closed (node.breaker_closed); slots open one by one
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.state import UNREACHABLE, Grid, Node
+
+DOUBTFUL = "ollama_error"
+"""A refusal that may be the request's own fault: it counts once the request was answered elsewhere."""
+NOBODYS = (UNREACHABLE, "cancelled", "silent", "hot", "ram", "critical", "removed")
+"""Ends of attempts that other filters look after, or that we brought about."""
+
+
+def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
+    """An attempt failed on the node, before the request remembers it."""
+    key = event.request
+    code, blame = (
+        (event.code, event.blame) if isinstance(event, ev.AttemptFailed) else (event.reason, "node")
+    )
+    request, node = grid.open.get(key), grid.nodes.get(event.node)
+    if request is None or node is None or request.work_id != event.work_id:
+        return
+    if blame != "node" or code in NOBODYS:
+        return
+    if any(failure.code == code for failure in request.failures):
+        clear(grid, key)
+    elif code != DOUBTFUL:
+        suspect(grid, node, key)
+
+
+def suspect(grid: Grid, node: Node, key: str) -> None:
+    """One more request failed here; an open breaker waits for its probe."""
+    waits = node.opened_ms is not None and grid.at_ms - node.opened_ms < node.open_ms
+    if key not in node.suspects and not waits and len(node.suspects) < grid.policy.breaker_failures:
+        grid.nodes[node.rules.name] = replace(node, suspects=(*node.suspects, key))
+
+
+def clear(grid: Grid, key: str) -> None:
+    """The request itself is at fault: it is held against no node."""
+    for name, node in grid.nodes.items():
+        if key in node.suspects:
+            left = tuple(each for each in node.suspects if each != key)
+            grid.nodes[name] = replace(node, suspects=left)
+
+
+def answered(grid: Grid, event: ev.RequestCompleted) -> None:
+    """An answer: this node works, and one that refused the request is to blame."""
+    request, node = grid.open.get(event.request), grid.nodes.get(event.node)
+    if request is None or node is None:
+        return
+    for failure in request.failures:
+        other = grid.nodes.get(failure.node)
+        if failure.code == DOUBTFUL and failure.node != event.node and other is not None:
+            suspect(grid, other, event.request)
+    if node.suspects or node.ramp is not None or node.opened_ms is not None:
+        grid.nodes[event.node] = replace(node, suspects=(), ramp=ramp_after(node))
+
+
+def ramp_after(node: Node) -> int | None:
+    """Answers since the breaker closed; None once all slots are open again. An open one notes 0: the
+    probe was answered."""
+    if node.opened_ms is not None:
+        return 0
+    if node.ramp is None or node.ramp + 2 >= node.rules.slots:
+        return None
+    return node.ramp + 1
+
+
+def opened(grid: Grid, event: ev.BreakerOpened) -> None:
+    """From now on nothing, for `open_ms`."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        grid.nodes[event.node] = replace(
+            node, opened_ms=grid.at_ms, open_ms=event.open_ms, trips=node.trips + 1, suspects=(), ramp=None
+        )
+
+
+def closed(grid: Grid, name: str) -> None:
+    """The node works again; it gets its slots back one by one."""
+    node = grid.nodes.get(name)
+    if node is not None:
+        ramp = 0 if node.rules.slots > 1 else None
+        grid.nodes[name] = replace(node, opened_ms=None, open_ms=0, trips=0, suspects=(), ramp=ramp)

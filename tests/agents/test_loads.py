@@ -1,0 +1,352 @@
+"""Loads and unloads that the router orders, pinned options, and the order in which room is made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import pytest
+from msgspec import structs
+
+from orion_streams import contract, wire
+from orion_streams.agents import worker as worker_module
+from orion_streams.agents.backend import Echo
+from orion_streams.agents.ollama import Ollama
+from orion_streams.agents.worker import Worker
+from orion_streams.channels import Item
+from orion_streams.simulation.ollama import serve
+from tests.agents.bench import MODEL, NODE, QUICK, SKILLED, Bench, elsewhere, limited, running
+from tests.helpers import eventually
+
+COLD_MS = 500
+"""What a load of MODEL takes on a slow disk."""
+DISK = 253.113294 * 1000 / COLD_MS
+PINNED = {"num_ctx": 2048, "num_thread": 3}
+OWN = {"num_ctx": 8192, "num_thread": 7}
+
+
+@pytest.fixture
+async def agent(bench: Bench) -> AsyncIterator[Bench]:
+    """The bench with its agent running."""
+    async with running(bench.config):
+        yield bench
+
+
+async def disk_bench(url: str, prefix: str, mb_per_s: float) -> AsyncIterator[Bench]:
+    """A bench whose node's disk is slow."""
+    async with serve(structs.replace(QUICK, disk_mb_per_s=mb_per_s)) as node:
+        opened = Bench(url, prefix, node)
+        await opened.prepare()
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture
+async def slow(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
+    """A load of MODEL takes half a second."""
+    async for opened in disk_bench(valkey_url, prefix, DISK):
+        yield opened
+
+
+@pytest.fixture
+async def stuck(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
+    """A load takes longer than any test."""
+    async for opened in disk_bench(valkey_url, prefix, 0.1):
+        yield opened
+
+
+def resident(*rows: tuple[str, int]) -> Callable[[wire.HealthHead], bool]:
+    """Whether just these models are in memory, with these context lengths."""
+    return lambda head: {(row.name, row.context_length) for row in head.resident} == set(rows)
+
+
+async def test_a_load_says_how_long_it_took(slow: Bench) -> None:
+    """A completed result with the time that the agent measured, for no request; then health shows the
+    model with the context length that was pinned."""
+    async with running(slow.config):
+        end = await slow.ended(await slow.load(pinned=PINNED))
+        assert (end.head.op, end.head.request, end.head.attempt) == ("completed", "", 0)
+        assert end.head.load_ms == end.head.total_ms >= COLD_MS
+        assert end.fields.keys() == {b"head"}
+        await slow.healthy(resident((MODEL, 2048)), "it is resident")
+        assert len(await slow.results()) == 1
+
+
+@pytest.mark.parametrize(("pinned", "is_cold"), [(PINNED, False), ({}, True)])
+async def test_a_run_finds_the_model_as_it_was_loaded(
+    slow: Bench, pinned: dict[str, int], is_cold: bool
+) -> None:
+    """With the load's options a run does not load again, whatever it asks for itself; with its own, which
+    go through where nothing is pinned, it does."""
+    async with running(slow.config):
+        await slow.ended(await slow.load(pinned=PINNED))
+        end = await slow.ended(await slow.run(pinned=pinned, options=OWN))
+        assert end.head.op == "completed"
+        assert (end.head.load_ms >= COLD_MS) is is_cold
+        await slow.healthy(resident((MODEL, 8192 if is_cold else 2048)), "as it was")
+
+
+@pytest.mark.parametrize(
+    "body", [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}, {"input": ["x"]}]
+)
+async def test_pinned_options_reach_ollama_and_a_requests_own_do_not(
+    agent: Bench, body: dict[str, Any]
+) -> None:
+    """Generate, chat and embed: the model has the pinned context length; unpinned it has the request's."""
+    for pinned, num_ctx in ((PINNED, 2048), ({}, 8192), ({"num_thread": 3}, 4096)):
+        end = await agent.ended(await agent.run(model=SKILLED, pinned=pinned, options=OWN, **body))
+        assert end.head.op == "completed"
+        await agent.healthy(resident((SKILLED, num_ctx)), f"{num_ctx} tokens")
+
+
+async def test_load_and_unload_show_in_health(agent: Bench) -> None:
+    """The router's load makes a model resident, its unload makes it go, without a result."""
+    load = await agent.load(SKILLED)
+    await agent.healthy(resident((SKILLED, 4096)), "it is resident")
+    await agent.work("unload", model=SKILLED)
+    await agent.healthy(resident(), "it is gone")
+    await agent.idle()
+    assert [(each.head.op, each.head.work_id) for each in await agent.results()] == [("completed", load)]
+
+
+async def test_a_load_that_fails_says_so_and_the_agent_goes_on(agent: Bench) -> None:
+    """The failure's own code, by the node; an unload that fails says nothing; the next load is done."""
+    end = await agent.ended(await agent.load("absent:7b"))
+    assert (end.head.op, end.head.code, end.head.blame) == ("failed", "model_missing", "node")
+    assert "absent:7b" in end.message
+    await agent.work("unload", model="absent:7b")
+    assert (await agent.ended(await agent.load())).head.op == "completed"
+    await agent.idle()
+    assert len(await agent.results()) == 2
+
+
+async def test_a_load_without_ollama_is_unreachable(bench: Bench) -> None:
+    """Connection refused: said as such."""
+    async with running(elsewhere(bench.config, "http://127.0.0.1:9")):
+        end = await bench.ended(await bench.load())
+        assert (end.head.op, end.head.code, end.head.blame) == ("failed", "ollama_unreachable", "node")
+
+
+async def test_a_load_has_a_deadline(stuck: Bench) -> None:
+    """After `load_deadline_ms` it is overdue, by the node, and what comes next is begun."""
+    async with running(limited(stuck.config, load_deadline_ms=100)):
+        for _ in range(2):
+            end = await stuck.ended(await stuck.load())
+            assert (end.head.op, end.head.code, end.head.blame) == ("failed", "load_overdue", "node")
+        await stuck.healthy(lambda head: head.in_hand == (), "nothing in hand")
+
+
+async def test_a_load_brings_a_broken_model_back(agent: Bench) -> None:
+    """What Ollama lists after a crash is not believed until a load succeeds."""
+    await agent.ended(await agent.run())
+    await agent.fault("error_line")
+    await agent.ended(await agent.run())
+    await agent.healthy(resident(), "it counts as gone")
+    await agent.ended(await agent.load())
+    await agent.healthy(resident((MODEL, 4096)), "it is back")
+
+
+async def test_a_model_whose_load_is_overdue_counts_as_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama lists a model while it loads, and this one never came to its end."""
+
+    async def never(backend: Ollama, *asked: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with running(limited(bench.config, load_deadline_ms=300)):
+        await bench.ended(await bench.run())
+        await bench.healthy(resident((MODEL, 4096)), "it is listed")
+        monkeypatch.setattr(Ollama, "load", never)
+        assert (await bench.ended(await bench.load())).head.code == "load_overdue"
+        await bench.healthy(resident(), "it counts as gone")
+
+
+async def test_a_load_in_hand_is_listed_and_can_be_cancelled(stuck: Bench) -> None:
+    """Health lists it while Ollama loads; a cancel ends it at once, as cancelled, and lets Ollama go."""
+    async with running(stuck.config):
+        load = await stuck.load()
+        listed = await stuck.healthy(lambda head: load in head.in_hand, "it is in hand")
+        assert (listed.in_hand, listed.work_read) == ((load,), load)
+        await stuck.cancel(load)
+        end = await stuck.ended(load)
+        assert (end.head.op, end.head.code, end.head.blame) == ("failed", "cancelled", "ours")
+        await stuck.idle()
+        await stuck.healthy(lambda head: head.in_hand == (), "nothing in hand")
+        assert len(await stuck.results()) == 1
+
+
+async def test_a_load_cancelled_in_the_backlog_never_reaches_ollama(bench: Bench) -> None:
+    """Load and cancel both wait when the agent starts: cancelled, and the model is not there."""
+    load = await bench.load()
+    await bench.cancel(load)
+    async with running(bench.config):
+        assert (await bench.ended(load)).head.code == "cancelled"
+        await bench.ended(await bench.load(SKILLED))
+        await bench.healthy(resident((SKILLED, 4096)), "only the other")
+
+
+def test_work_is_in_hand_from_the_moment_it_is_read(bench: Bench) -> None:
+    """Runs, loads and unloads, before anything was done with them; a cancel is not."""
+    worker = Worker(bench.config, NODE, cast(Any, None), cast(Any, None), Echo())
+    for number, op in enumerate(("run", "load", "unload", "cancel"), 1):
+        head = wire.WorkHead(cast(Any, op), model=MODEL, options=PINNED, work_id="1-9")
+        worker.noticed(Item(f"1-{number}", {b"head": wire.encode_head(head)}, cast(Any, None)))
+    assert list(worker.in_hand) == ["1-1", "1-2", "1-3"]
+    assert worker.work_read == "1-4"
+
+
+async def test_a_load_takes_no_slot(agent: Bench) -> None:
+    """While a run has the only slot, a load of another model is done."""
+    held = await agent.hanging()
+    assert (await agent.ended(await agent.load(SKILLED))).head.op == "completed"
+    assert await agent.ends(held) == []
+
+
+async def test_a_run_does_not_wait_for_a_load_of_another_model(slow: Bench) -> None:
+    """A resident model answers while another is being loaded."""
+    async with running(slow.config):
+        await slow.ended(await slow.run(pinned=PINNED))
+        load = await slow.load(SKILLED)
+        end = await slow.ended(await slow.run(pinned=PINNED))
+        assert end.head.op == "completed"
+        assert await slow.ends(load) == []
+        assert (await slow.ended(load)).head.op == "completed"
+
+
+class Held:
+    """Ollama's unload, carried out only once `go` is set; `done` is the order in which unloads ended and
+    the rest began, `begun` how many unloads began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = asyncio.Event()
+        self.done: list[str] = []
+        self.begun = 0
+        unload, load, run = Ollama.unload, Ollama.load, Ollama.run
+
+        async def held_unload(backend: Ollama, model: str) -> None:
+            self.begun += 1
+            await self.go.wait()
+            await unload(backend, model)
+            self.done.append("unload")
+
+        async def noted_load(backend: Ollama, *asked: Any) -> None:
+            self.done.append("load")
+            await load(backend, *asked)
+
+        def noted_run(backend: Ollama, entry: contract.RequestEntry, *pinned: Any) -> Any:
+            self.done.append("run")
+            return run(backend, entry, *pinned)
+
+        monkeypatch.setattr(Ollama, "unload", held_unload)
+        monkeypatch.setattr(Ollama, "load", noted_load)
+        monkeypatch.setattr(Ollama, "run", noted_run)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Unloads wait until the test lets them go on."""
+    return Held(monkeypatch)
+
+
+async def after_unload(bench: Bench, op: str) -> tuple[str, str]:
+    """An unload of one model and a run or load of another, once both are in hand. Their work ids."""
+    unload = await bench.work("unload", model=SKILLED)
+    work_id = await (bench.run() if op == "run" else bench.load())
+    await bench.healthy(lambda head: head.in_hand == (unload, work_id), "both are in hand")
+    return unload, work_id
+
+
+@pytest.mark.parametrize("op", ["run", "load"])
+async def test_what_is_read_after_an_unload_begins_after_it(agent: Bench, held: Held, op: str) -> None:
+    """It stays in hand while the unload goes on, though slots are free, and begins when that has ended."""
+    unload, work_id = await after_unload(agent, op)
+    for _ in range(3):
+        await agent.healthy(lambda head: head.in_hand == (unload, work_id), "both still are")
+        assert held.done == []
+    held.go.set()
+    assert (await agent.ended(work_id)).head.op == "completed"
+    assert held.done == ["unload", op]
+
+
+@pytest.mark.parametrize("op", ["run", "load"])
+async def test_control_without_the_wait_it_overtakes(
+    agent: Bench, held: Held, op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control of the test above."""
+
+    async def no_wait(tasks: object) -> None:
+        """Room is not waited for."""
+
+    monkeypatch.setattr(worker_module, "ended", no_wait)
+    unload = await agent.work("unload", model=SKILLED)
+    work_id = await (agent.run() if op == "run" else agent.load())
+    assert (await agent.ended(work_id)).head.op == "completed"
+    assert held.done == [op]
+    assert await agent.pending() == [unload]
+    held.go.set()
+    await agent.idle()
+
+
+async def test_what_waits_for_an_unload_can_be_cancelled(agent: Bench, held: Held) -> None:
+    """It ends at once and never reaches Ollama; the unload goes on."""
+    unload, work_id = await after_unload(agent, "run")
+    await agent.cancel(work_id)
+    assert (await agent.ended(work_id)).head.code == "cancelled"
+    assert await agent.pending() == [unload]
+    held.go.set()
+    await agent.idle()
+    assert held.done == ["unload"]
+
+
+async def test_an_unload_that_hangs_blocks_nothing_for_ever(bench: Bench, held: Held) -> None:
+    """After `load_deadline_ms` it is over, without a result, and what waited begins; its model is still
+    there for all that is known."""
+    async with running(limited(bench.config, load_deadline_ms=300)):
+        first = await bench.ended(await bench.run())
+        await bench.work("unload", model=MODEL)
+        second = await bench.ended(await bench.run(model=SKILLED))
+        assert (first.head.op, second.head.op) == ("completed", "completed")
+        await bench.idle()
+        await bench.healthy(resident((MODEL, 4096), (SKILLED, 4096)), "both are there")
+    assert (held.begun, held.done) == (1, ["run", "run"])
+    assert len(await bench.ends()) == 2
+
+
+async def test_an_unload_can_be_cancelled(agent: Bench, held: Held) -> None:
+    """It is acknowledged without a result, and what waited begins."""
+    unload, work_id = await after_unload(agent, "run")
+    await agent.cancel(unload)
+    assert (await agent.ended(work_id)).head.op == "completed"
+    await agent.idle()
+    assert held.done == ["run"]
+
+
+async def test_an_unload_that_fails_strangely_blocks_nothing(
+    agent: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in it, it is acknowledged, and what follows begins."""
+
+    async def fail(backend: Ollama, model: str) -> None:
+        raise ValueError(model)
+
+    monkeypatch.setattr(Ollama, "unload", fail)
+    await agent.work("unload", model=MODEL)
+    assert (await agent.ended(await agent.run())).head.op == "completed"
+    await agent.idle()
+
+
+async def test_unloads_do_not_wait_for_each_other(agent: Bench, held: Held) -> None:
+    """Two that hang are both begun, and cost their deadline once; what follows waits for both."""
+    for model in (MODEL, SKILLED):
+        await agent.work("unload", model=model)
+    run = await agent.run()
+
+    async def both_begun() -> bool:
+        return held.begun == 2
+
+    await eventually(both_begun, "both unloads")
+    held.go.set()
+    assert (await agent.ended(run)).head.op == "completed"
+    assert held.done == ["unload", "unload", "run"]
