@@ -74,8 +74,11 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     unload_again_ms: Count = 30_000
     load_again_ms: Count = 300_000
     min_stay_ms: Natural = 30_000
-    group_loads: Natural = 2
-    group_wait_ms: Natural = 120_000
+    evict_horizon_ms: Natural = 300_000
+    evict_permille: Natural = 4_000
+    evict_copy: Natural = 250
+    group_loads: Natural = 6
+    group_wait_ms: Natural = 900_000
     residual_permille: Permille = 250
     session_permille: Natural = 800
     demand_half_ms: Count = 600_000

@@ -48,16 +48,19 @@ def decide(
 
 
 def safety(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Strictly above a mark: backed off. At or below the lower marks for some samples: back."""
+    """Strictly above a mark: backed off. At or below the lower marks of what was passed, and not above
+    any other, for some samples: back."""
     for name, node in sorted(grid.nodes.items()):
         if node.heard_ms is None:
             continue
-        if node.backed_off:
-            if node.calm_samples >= policy.return_samples:
-                yield ev.NodeReturned(name)
-        elif node.temp_mc is not None and node.temp_mc > policy.temp_max_mc:
-            yield ev.NodeBackedOff(name, "hot", node.temp_mc, policy.temp_max_mc)
-        elif node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb:
+        if node.backed_off and node.calm_samples >= policy.return_samples:
+            yield ev.NodeReturned(name)
+            continue
+        temp_mc = node.temp_mc
+        if temp_mc is not None and temp_mc > policy.temp_max_mc and "hot" not in node.backed_off:
+            yield ev.NodeBackedOff(name, "hot", temp_mc, policy.temp_max_mc)
+        full = node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb
+        if full and "ram" not in node.backed_off:
             yield ev.NodeBackedOff(name, "ram", ram_permille(node), policy.ram_max_permille)
 
 
@@ -65,7 +68,7 @@ def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """A node that backed off for its memory lets go of idle models until it is at the lower mark, the
     least recently used first and one at a time: otherwise it would stay full, and away, for ever."""
     for name, node in sorted(grid.nodes.items()):
-        full = node.backed_off == "ram" and ram_permille(node) > policy.ram_return_permille
+        full = "ram" in node.backed_off and ram_permille(node) > policy.ram_return_permille
         told = any(is_going(grid, node, model, policy) for model in node.unload_ordered_ms)
         if not full or told or not is_fresh(grid, node, policy):
             continue
@@ -112,7 +115,7 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Holding, policy: Policy
     if grid.at_ms - held.since_ms > policy.attempt_deadline_ms:
         return "overdue"
     if node.backed_off and not held.started:
-        return node.backed_off
+        return node.backed_off.partition(" ")[0]
     if node.temp_mc is not None and node.temp_mc > policy.temp_critical_mc:
         return "critical"
     return ""

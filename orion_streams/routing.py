@@ -134,16 +134,17 @@ def cost(  # noqa: PLR0912 - a term each
     warm = row is not None and same_runner(row, request)
     if node.unload_ordered_ms or (row is None and node.resident):
         warm = finds_runner(grid, node, request, on_disk, policy)
-    drain_ms, running, coming = 0, 0, False
+    drain_ms, running, coming, behind = 0, 0, False, False
     if node.holdings:
         drain_ms, running, coming = drain(node, request, warm, grid.at_ms, policy)
     if waiting.ahead and name in waiting.ahead:
         ahead = waiting.ahead[name]
         drain_ms += ahead.warm_ms if warm else ahead.warm_ms + ahead.cold_ms
-        coming = coming or model in ahead.coming
+        behind = not warm and not coming and model in ahead.coming
+        coming = coming or behind
     if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
         slots = open_slots(node, policy)
-    free_slots = slots + policy.prefetch - running
+    free_slots = 0 if behind else slots + policy.prefetch - running
     load_ms = evict_ms = reserve_mb = 0
     evicts: tuple[str, ...] = ()
     if not warm and not coming:
@@ -251,10 +252,14 @@ def reload_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiti
     if on_disk is None:
         return 0
     load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+    load_ms = load_ms * policy.evict_permille // 1000
+    copies = sum(model in each.resident for each in grid.nodes.values())
+    if copies > 1:
+        load_ms = load_ms * policy.evict_copy // 1000
     if model in waiting.models:
         return load_ms
-    total = sum(demand_now(grid, each, policy) for each in grid.demand)
-    return load_ms * demand_now(grid, model, policy) // total if total else 0
+    soon = demand_now(grid, model, policy) * policy.evict_horizon_ms // (policy.demand_half_ms * 1443 // 1000)
+    return load_ms * min(soon, 1000) // 1000
 
 
 def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> int:
@@ -330,10 +335,11 @@ def trouble(grid: Grid, node: Node, policy: Policy) -> Verdict | None:
     if node.temp_mc is None and node.rules.temperature_sensor:
         return Verdict(name, "no_temperature")
     temp_mc = node.temp_mc or 0
-    if temp_mc > policy.temp_max_mc or node.backed_off == "hot":
-        return Verdict(name, "hot", temp_mc, mark(node, policy.temp_max_mc, policy.temp_return_mc))
-    if node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb or node.backed_off:
-        limit = mark(node, policy.ram_max_permille, policy.ram_return_permille)
+    if temp_mc > policy.temp_max_mc or "hot" in node.backed_off:
+        limit = policy.temp_return_mc if "hot" in node.backed_off else policy.temp_max_mc
+        return Verdict(name, "hot", temp_mc, limit)
+    if node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb or "ram" in node.backed_off:
+        limit = policy.ram_return_permille if "ram" in node.backed_off else policy.ram_max_permille
         return Verdict(name, "ram", ram_permille(node), limit)
     if node.opened_ms is not None and at_ms - node.opened_ms < node.open_ms:
         return Verdict(name, "breaker", at_ms - node.opened_ms, node.open_ms)
@@ -346,11 +352,6 @@ def too_tight(
     """A load that finds no room now, or never would."""
     never = oversized(grid, node, request, installed, policy)
     return never or Verdict(node.rules.name, "memory", found.need_mb, found.need_mb - found.short_mb)
-
-
-def mark(node: Node, upper: int, lower: int) -> int:
-    """The mark that counts: the lower one for a node that has backed off and has yet to return."""
-    return lower if node.backed_off else upper
 
 
 def ram_permille(node: Node) -> int:

@@ -60,6 +60,7 @@ class Node(Struct, frozen=True):
     """One row of the node-state table. `heard_ms` is None until the first health entry.
 
     `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
+    `backed_off`: the marks that it passed and has yet to return from, "hot", "ram" or "hot ram".
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
     `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
     Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it

@@ -50,7 +50,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         ram_total_mb=event.ram_total_mb,
         cpu_permille=event.cpu_permille,
         throttled=event.throttled,
-        calm_samples=node.calm_samples + 1 if is_calm(grid, node.rules, event) else 0,
+        calm_samples=node.calm_samples + 1 if is_calm(grid, node, event) else 0,
         work_read=event.work_read,
         inventory_known=event.inventory_known,
         holdings=watched(node.holdings, event) if node.holdings else node.holdings,
@@ -72,11 +72,14 @@ def forecast(temp_mc: int | None, slope_mc_per_s: int, horizon_ms: int) -> int:
     return (temp_mc or 0) + max(slope_mc_per_s, 0) * horizon_ms // 1000
 
 
-def is_calm(grid: Grid, rules: NodeRules, event: ev.NodeSampled) -> bool:
-    """Whether a sample is at or below both lower marks; no reading is calm only where no sensor is."""
+def is_calm(grid: Grid, node: Node, event: ev.NodeSampled) -> bool:
+    """Whether a sample speaks for a return: at or below the lower mark of what was passed, not above the
+    mark of the other. No reading is calm only where no sensor is."""
     policy = grid.policy
-    cool = not rules.temperature_sensor if event.temp_mc is None else event.temp_mc <= policy.temp_return_mc
-    return cool and event.ram_used_mb * 1000 <= policy.ram_return_permille * event.ram_total_mb
+    temp_mc = policy.temp_return_mc if "hot" in node.backed_off else policy.temp_max_mc
+    permille = policy.ram_return_permille if "ram" in node.backed_off else policy.ram_max_permille
+    cool = not node.rules.temperature_sensor if event.temp_mc is None else event.temp_mc <= temp_mc
+    return cool and event.ram_used_mb * 1000 <= permille * event.ram_total_mb
 
 
 def watched(holdings: dict[str, Holding], event: ev.NodeSampled) -> dict[str, Holding]:
@@ -91,10 +94,11 @@ def watched(holdings: dict[str, Holding], event: ev.NodeSampled) -> dict[str, Ho
 
 
 def backed_off(grid: Grid, name: str, reason: str) -> None:
-    """Remember why a node takes nothing; empty when it is back."""
+    """Remember why a node takes nothing, each mark once; an empty reason: it is back."""
     node = grid.nodes.get(name)
     if node is not None:
-        grid.nodes[name] = replace(node, backed_off=reason, calm_samples=0)
+        reasons = {*node.backed_off.split(), reason} if reason else set()
+        grid.nodes[name] = replace(node, backed_off=" ".join(sorted(reasons)), calm_samples=0)
 
 
 def routed(grid: Grid, event: ev.RequestRouted) -> None:

@@ -179,6 +179,23 @@ def ps(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = Non
     return do("cli.reads", "ps", as_json, redis, config)
 
 
+@command("plan", "plan --json")
+def plan(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Which models should live where, the reason for each, and the demand it is based on."""
+    return do("cli.reads", "plan", as_json, redis, config)
+
+
+@command("explain q1", "explain brain/q1", "explain brain/q1 --json")
+def explain(
+    request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
+    return do("cli.explaining", request, as_json, redis, config)
+
+
 @command("replay", "replay --json")
 def replay(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Recompute every decision from the log; exit 4 where one differs from what was recorded."""
@@ -204,3 +221,52 @@ def log(
 def bench(as_json: AsJson = False) -> int:
     """Measure the grid on this machine against a bare relay."""
     return do("bench", json=as_json)
+
+
+@command("simulate", "simulate --workload bursty --policy points --json", "simulate --compare --seeds 20")
+def simulate(
+    compare: Annotated[bool, typer.Option("--compare", help="Every policy on the same traces.")] = False,
+    workload: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="steady, bursty, two-big, hot-afternoon or node-loss."),
+    ] = None,
+    regime: Annotated[
+        str | None, typer.Option(metavar="NAME", help="decode-heavy (default) or load-heavy.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="ours, round-robin, least-connections, random, sticky-only, points or lower-bound.",
+        ),
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Of one run. Default: 350.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, max=1_000, help="The house's three, then more workers.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, max=1_000_000_000, help="The same seed, the same run.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1_000, help="With --compare: so many, from --seed on.")
+    ] = 20,
+    health_ms: Annotated[
+        int | None,
+        typer.Option(
+            min=100, max=600_000, help="Between health entries. Default: 2000; 60000 in huge runs."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """The real decisions on SIMULATED machines and a virtual clock: what a policy is worth."""
+    return do(
+        "cli.simulating",
+        compare=compare,
+        workload=workload,
+        regime=regime,
+        policy=policy,
+        requests=requests,
+        nodes=nodes,
+        seed=seed,
+        seeds=seeds,
+        health_ms=health_ms,
+        as_json=as_json,
+    )

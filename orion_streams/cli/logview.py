@@ -14,6 +14,7 @@ from orion_streams import events as ev
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.reads import opened
+from orion_streams.cli.words import degrees, duration, ram, seconds
 from orion_streams.errors import LogError
 from orion_streams.log import RedisLog
 
@@ -123,7 +124,7 @@ def as_text(line: Line, coloured: bool) -> str:
     start, stop = (COLOURS.get(kind, COLOURS.get(kind.partition(".")[0], "")), "\x1b[0m")
     if not coloured or not start:
         start = stop = ""
-    return f"{line.position:>7}  {when}  {start}{kind:<18}{stop} {describe(line.event)}"
+    return f"{line.position:>7}  {when}  {start}{kind:<20}{stop} {describe(line.event)}"
 
 
 def tag(event: ev.AnyEvent) -> str:
@@ -133,9 +134,9 @@ def tag(event: ev.AnyEvent) -> str:
 
 COLOURS = {
     "committed": "\x1b[2m",
-    "ticked": "\x1b[2m",
     "node.sampled": "\x1b[2m",
     "node.backed_off": "\x1b[31m",
+    "node.breaker_opened": "\x1b[31m",
     "node": "\x1b[32m",
     "model": "\x1b[36m",
     "attempt": "\x1b[33m",
@@ -160,8 +161,6 @@ def describe(event: ev.AnyEvent) -> str:
             )
         case ev.PolicyChanged():
             return f"revision {event.revision}, policy {event.policy_id}, {len(event.nodes)} nodes"
-        case ev.NodeSampled():
-            return sample(event)
         case ev.RequestRouted():
             verdicts = ", ".join(verdict(each) for each in event.verdicts)
             return f"{event.request} attempt {event.attempt} to {event.node} ({verdicts})"
@@ -173,6 +172,30 @@ def describe(event: ev.AnyEvent) -> str:
                 f"{event.request} on {event.node}: {event.tokens} tokens in {event.total_ms} ms"
                 f" ({'cold' if event.cold else 'warm'})"
             )
+        case _:
+            return of_node(event)
+
+
+def of_node(event: ev.AnyEvent) -> str:
+    """The same for what happens to a node and its models."""
+    match event:
+        case ev.NodeSampled():
+            return sample(event)
+        case ev.NodeBackedOff(node, reason, value, mark):
+            unit = degrees if reason == "hot" else ram
+            return f"{node} {reason}: {unit(value)} > {unit(mark)}"
+        case ev.BreakerOpened(node, failures, open_ms):
+            return f"{node} for {seconds(open_ms)}, after {failures} failed requests"
+        case ev.UnloadOrdered(node, model, reason):
+            return f"{node} {model}, for {reason}"
+        case ev.LoadOrdered():
+            return (
+                f"{event.node} {event.model}, num_ctx {event.num_ctx}, {event.reserve_mb} MB,"
+                f" expected in {duration(event.load_ms)}"
+            )
+        case ev.LoadEnded():
+            took = f"loaded in {duration(event.load_ms)}" if event.ok else "failed to load"
+            return f"{event.node} {event.model} {took}{', alone' if event.alone else ''}"
         case _:
             return fields(event)
 

@@ -1,9 +1,9 @@
-"""`orion nodes`, `orion models`, `orion ps`: the grid as the log has it."""
+"""`orion nodes`, `models`, `ps` and `plan`: the grid as the log has it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from orion_streams.cli import rows, where
 from orion_streams.cli.outcome import tell
+from orion_streams.cli.planning import plan_rows
 from orion_streams.config import Config
 from orion_streams.connection import connect
 from orion_streams.errors import BackendError
@@ -31,13 +32,21 @@ class Now(Struct, frozen=True):
     silence_ms: int
 
 
+MAKERS: dict[str, Callable[[Grid], Any]] = {
+    "nodes": rows.node_rows,
+    "models": rows.model_rows,
+    "ps": rows.ps_rows,
+    "plan": plan_rows,
+}
+"""What each of the reads shows of the grid."""
+
+
 async def run(what: str, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
     """Show one of the reads. Raises BackendError, ConfigError, LogError."""
     config = where.find(redis_url, config_path)
     async with opened(config) as store:
         now = await look(store)
-    make: Any = {"nodes": rows.node_rows, "models": rows.model_rows, "ps": rows.ps_rows}[what]
-    found = make(now.grid)
+    found = MAKERS[what](now.grid)
     warn(now)
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")

@@ -9,14 +9,20 @@ from msgspec.structs import replace
 
 from orion_streams.config import Policy
 from orion_streams.events import Verdict
+from orion_streams.intake import runner_options
+from orion_streams.ledger import capacity_mb, committed_mb
 from orion_streams.projections.requests import state_of
-from orion_streams.routing import Wait, obstacle, route
+from orion_streams.routing import Wait, open_slots, route, trouble
 from orion_streams.state import Grid, Node, Request
 
 
 class NodeRow(Struct, frozen=True):
-    """A node as routing sees it. `state`: available, no_inference, or the filter that holds it back, with
-    the `value` that tripped it and its `limit`. `heard_ms_ago` is None for one never heard of."""
+    """A node as routing sees it. `state`: available, no_inference, no_models, or the filter that holds it
+    back whatever is asked of it, with the `value` that tripped it and its `limit`.
+
+    `derated`: it counts as slower, as it nears the mark. `open_slots`: how many runs it may hold now.
+    `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was ordered
+    to load. `heard_ms_ago` is None for one never heard of."""
 
     node: str
     inference: bool
@@ -25,19 +31,28 @@ class NodeRow(Struct, frozen=True):
     limit: int
     tiers: tuple[int, ...]
     temp_mc: int | None
+    forecast_mc: int | None
+    derated: bool
     ram_used_mb: int
     ram_total_mb: int
+    committed_mb: int
+    capacity_mb: int
     cpu_permille: int
     throttled: int
     slots: int
+    open_slots: int
     in_hand: int
+    breaker: str
+    breaker_left_ms: int
     resident: list[str]
+    loading: list[str]
     installed: list[str]
     heard_ms_ago: int | None
 
 
 class ModelRow(Struct, frozen=True):
-    """A model on a node. `size_mb` on disk, `resident_mb` in memory."""
+    """A model on a node. `size_mb` on disk, `resident_mb` in memory; `num_ctx` what its runner was asked
+    for (0: not known), `context_length` what Ollama says."""
 
     model: str
     node: str
@@ -47,6 +62,7 @@ class ModelRow(Struct, frozen=True):
     resident_mb: int
     digest: str
     context_length: int
+    num_ctx: int
 
 
 class RequestRow(Struct, frozen=True):
@@ -95,40 +111,72 @@ def node_rows(grid: Grid) -> list[NodeRow]:
 def node_row(grid: Grid, node: Node) -> NodeRow:
     """One node."""
     found = standing(grid, node, grid.policy)
+    takes_inference = node.rules.takes_inference
+    breaker, left_ms = breaker_of(grid, node)
     return NodeRow(
         node=node.rules.name,
-        inference=node.rules.inference,
+        inference=takes_inference,
         state=found.filter or "available",
         value=found.value,
         limit=found.limit,
         tiers=node.rules.tiers,
         temp_mc=node.temp_mc,
+        forecast_mc=None if node.temp_mc is None else max(node.forecast_mc, node.temp_mc),
+        derated=node.forecast_mc > grid.policy.temp_return_mc,
         ram_used_mb=node.ram_used_mb,
         ram_total_mb=node.ram_total_mb,
+        committed_mb=committed_mb(grid, node, grid.policy) if node.heard_ms is not None else 0,
+        capacity_mb=max(capacity_mb(node, grid.policy), 0),
         cpu_permille=node.cpu_permille,
         throttled=node.throttled,
-        slots=node.rules.slots if node.rules.inference else 0,
-        in_hand=len(node.holdings),
+        slots=node.rules.slots if takes_inference else 0,
+        open_slots=open_slots(node, grid.policy) if takes_inference else 0,
+        in_hand=sum(bool(held.request) for held in node.holdings.values()),
+        breaker=breaker,
+        breaker_left_ms=left_ms,
         resident=sorted(node.resident),
+        loading=sorted({held.model for held in node.holdings.values() if not held.request}),
         installed=sorted(node.installed),
         heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
     )
 
 
+def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
+    """The state of a node's breaker, and for how many ms it is still open."""
+    if node.opened_ms is None:
+        return ("closed" if node.ramp is None else "ramp"), 0
+    left_ms = node.opened_ms + node.open_ms - grid.at_ms
+    return ("open", left_ms) if left_ms > 0 else ("probing", 0)
+
+
 def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """What routing would find on this node, whatever is asked of it."""
-    name = node.rules.name
-    if node.heard_ms is None:
+    """What routing finds on this node, whatever is asked of it: available only where some model's requests
+    pass all its filters."""
+    name, heard_ms = node.rules.name, node.heard_ms
+    if heard_ms is None:
         return Verdict(name, "silent")
-    probe = any_request(next(iter(node.installed), ""))
-    found = obstacle(grid, node, probe, policy)
-    if found is not None and found.filter == "stale":
-        return found
-    if not node.rules.inference:
+    if grid.at_ms - heard_ms > policy.stale_ms:
+        return Verdict(name, "stale", grid.at_ms - heard_ms, policy.stale_ms)
+    if not node.rules.takes_inference:
         return Verdict(name, "no_inference")
-    if found is not None and found.filter == "not_installed":
-        return Verdict(name, "no_models")
-    return with_mark(found, policy) if found is not None else Verdict(name)
+    if not node.inventory_known:
+        return Verdict(name, "inventory_unknown")
+    found = trouble(grid, node, policy)
+    if found is not None:
+        return with_mark(found, policy)
+    return best_of_models(grid, node, policy)
+
+
+def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
+    """The verdict on the smallest installed model that no filter holds back, else on the smallest of all;
+    no_models without any."""
+    alone = replace(grid, nodes={node.rules.name: node})
+    verdicts = [
+        route(alone, any_request(grid, model), policy).verdicts[0]
+        for model, _ in sorted(node.installed.items(), key=lambda item: (item[1].size_mb, item[0]))
+    ]
+    nothing = Verdict(node.rules.name, "no_models")
+    return min(verdicts, key=lambda each: bool(each.filter), default=nothing)
 
 
 def with_mark(found: Verdict, policy: Policy) -> Verdict:
@@ -141,8 +189,9 @@ def with_mark(found: Verdict, policy: Policy) -> Verdict:
     return replace(found, limit=upper if found.value > upper else lower)
 
 
-def any_request(model: str) -> Request:
-    """A request that no filter minds, for this model."""
+def any_request(grid: Grid, model: str) -> Request:
+    """The least that can be asked of this model, on its usual runner."""
+    num_ctx, runner = runner_options(grid, model, {})
     return Request(
         entry_id="",
         kind="generate",
@@ -157,6 +206,8 @@ def any_request(model: str) -> Request:
         body_bytes=0,
         prompt_tokens=0,
         num_predict=0,
+        num_ctx=num_ctx,
+        runner=runner,
     )
 
 
@@ -179,6 +230,7 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
                 resident_mb=in_memory.size_mb if in_memory else 0,
                 digest=on_disk.digest if on_disk else in_memory.digest if in_memory else "",
                 context_length=in_memory.context_length if in_memory else 0,
+                num_ctx=in_memory.num_ctx if in_memory else 0,
             )
 
 
@@ -191,7 +243,7 @@ def ps_rows(grid: Grid) -> PsRows:
             model=model,
             resident_mb=row.size_mb,
             context_length=row.context_length,
-            running=sum(held.model == model for held in node.holdings.values()),
+            running=sum(held.model == model and bool(held.request) for held in node.holdings.values()),
         )
         for name, node in sorted(grid.nodes.items())
         for model, row in sorted(node.resident.items())

@@ -3,60 +3,86 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orion_streams.cli.planning import PlanNode, PlanRows
 from orion_streams.cli.rows import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
+from orion_streams.cli.words import degrees, duration, gigabytes, percent, seconds
 from orion_streams.config import Config
+from orion_streams.plan import Placement
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
+ROOMY = 110
+"""From so many columns on there is room for what can be had elsewhere, too."""
 
 
 def show(what: str, found: Any, config: Config) -> None:
     """Print one of the reads."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = make_console()
     match what:
         case "nodes":
-            console.print(nodes_table(found, config))
+            show_nodes(console, found, config)
         case "models":
             console.print(models_table(found))
+        case "plan":
+            show_plan(console, found)
         case _:
             show_ps(console, found)
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A plain table."""
+def make_console() -> Console:
+    """The terminal; whatever a client or model is called is shown as it is."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
+    """A plain table; the columns that are `whole` never wrap."""
     made = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=name in whole,
+        )
     return made
 
 
-def nodes_table(found: list[NodeRow], config: Config) -> Table:
+def show_nodes(console: Console, found: list[NodeRow], config: Config) -> None:
     """`orion nodes`."""
+    roles = {name: node.role for name, node in config.nodes.items()} if console.width >= ROOMY else {}
+    console.print(nodes_table(found, roles))
+    simulated = [row.node for row in found if row.node in config.nodes and config.nodes[row.node].simulated]
+    if simulated:
+        console.print(f"simulated: {', '.join(simulated)}", style=DIM)
+
+
+def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:
+    """All nodes, with their roles if there is room for them."""
+    figures = ("TEMP", "RAM", "CPU", "SLOTS", "HEARD")
     made = table(
-        "NODE", "STATE", "TEMP", "RAM", "CPU", "SLOTS", "IN MEMORY", "HEARD", "ROLE",
-        right=("TEMP", "RAM", "CPU", "SLOTS", "HEARD"),
+        "NODE", "STATE", "TEMP", "RAM", "CPU", "SLOTS", "IN MEMORY", "HEARD", *(["ROLE"] if roles else []),
+        right=figures, whole=("NODE", *figures),
     )  # fmt: skip
     for row in found:
         heard = row.heard_ms_ago is not None
-        here = config.nodes.get(row.node)
-        simulated = " (simulated)" if here is not None and here.simulated else ""
         made.add_row(
             row.node,
             node_state(row),
             degrees(row.temp_mc) if heard else "",
-            f"{gigabytes(row.ram_used_mb)} of {gigabytes(row.ram_total_mb)} GB" if heard else "",
+            f"{gigabytes(row.ram_used_mb)}/{gigabytes(row.ram_total_mb)} GB" if heard else "",
             f"{row.cpu_permille / 10:.0f} %" if heard else "",
-            f"{row.in_hand} of {row.slots}" if row.inference else "",
-            ", ".join(row.resident),
-            f"{seconds(row.heard_ms_ago)} ago" if row.heard_ms_ago is not None else "never",
-            Text((here.role if here is not None else "") + simulated, style=DIM),
+            f"{row.in_hand} of {row.open_slots}" if row.inference else "",
+            "\n".join([*row.resident, *(f"{model} (loading)" for model in row.loading)]),
+            f"{seconds(row.heard_ms_ago)}" if row.heard_ms_ago is not None else "never",
+            *([Text(roles.get(row.node, ""), style=DIM)] if roles else []),
         )
     return made
 
@@ -65,7 +91,7 @@ def node_state(row: NodeRow) -> Text:
     """The state with its numbers: "hot: 76.1 °C > 75.0 °C"."""
     match row.state:
         case "available":
-            return Text("available", style=GOOD)
+            return available(row)
         case "no_inference":
             return Text("no inference", style=DIM)
         case "hot":
@@ -74,8 +100,25 @@ def node_state(row: NodeRow) -> Text:
             return Text(f"ram: {against(row, percent)}", style=BAD)
         case "stale":
             return Text(f"stale: {seconds(row.value)}", style=BAD)
+        case "breaker":
+            return Text(f"breaker: open, {seconds(row.breaker_left_ms)} left", style=BAD)
+        case "too_large" | "memory":
+            what = "too small" if row.state == "too_large" else "no room"
+            return Text(f"{what}: {row.value} MB > {row.limit} MB", style=BAD)
         case other:
             return Text(other.replace("_", " "), style=BAD)
+
+
+def available(row: NodeRow) -> Text:
+    """It takes work, and what still holds some of it back."""
+    if row.breaker == "probing":
+        return Text("available: breaker probing", style=WAITING)
+    if row.breaker == "ramp":
+        return Text("available: slots reopening", style=WAITING)
+    if not row.derated or row.temp_mc is None or row.forecast_mc is None:
+        return Text("available", style=GOOD)
+    rising = f"rising to {degrees(row.forecast_mc)}" if row.forecast_mc > row.temp_mc else "near the mark"
+    return Text(f"available: {rising}", style=WAITING)
 
 
 def against(row: NodeRow, unit: Callable[[int], str]) -> str:
@@ -97,7 +140,7 @@ def models_table(found: list[ModelRow]) -> Table:
             row.node,
             f"{row.size_mb} MB" if row.installed else Text("no", style=WAITING),
             Text(f"{row.resident_mb} MB", style=GOOD) if row.resident else "",
-            str(row.context_length or ""),
+            str(row.num_ctx or row.context_length or ""),
             Text(row.digest.removeprefix("sha256:")[:12], style=DIM),
         )
     return made
@@ -143,23 +186,57 @@ def resident_table(found: list[ResidentRow]) -> Table:
     return made
 
 
-def degrees(temp_mc: int | None) -> str:
-    """Milli-degrees for a person."""
-    return "no sensor" if temp_mc is None else f"{temp_mc / 1000:.1f} °C"
+def show_plan(console: Console, found: PlanRows) -> None:
+    """`orion plan`."""
+    if found.placements:
+        console.print(plan_table(found.placements))
+    else:
+        console.print("nothing to plan: no model is in memory, pinned or asked for of late", style=DIM)
+    console.print()
+    console.print(plan_memory(found.nodes))
+    console.print()
+    console.print(plan_demand(found))
+    if not found.acted_on:
+        console.print("policy.plan_every_ms is 0: the router does not act on it", style=WAITING)
 
 
-def percent(permille: int) -> str:
-    """Thousandths for a person."""
-    return f"{permille / 10:.1f} %"
+def plan_table(found: list[Placement]) -> Table:
+    """A line for each model that has a place, or is in memory without one."""
+    made = table(
+        "NODE", "MODEL", "ACTION", "SIZE", "SAVES", "REASON",
+        right=("SIZE", "SAVES"), whole=("NODE", "ACTION", "SIZE", "SAVES"),
+    )  # fmt: skip
+    styles = {"keep": GOOD, "load": WAITING}
+    for row in found:
+        made.add_row(
+            row.node,
+            row.model,
+            Text(row.action, style=styles.get(row.action, DIM)),
+            f"{row.size_mb} MB",
+            duration(row.saved_us_per_mb * row.size_mb // 1000),
+            row.reason,
+        )
+    return made
 
 
-def gigabytes(megabytes: int) -> str:
-    """MB for a person."""
-    return f"{megabytes / 1000:.1f}"
+def plan_memory(found: list[PlanNode]) -> Table:
+    """What the plan takes of each node's memory, and what is taken now."""
+    figures = ("PLANNED FOR MODELS", "USED OR PROMISED NOW")
+    made = table("NODE", *figures, right=figures)
+    for row in found:
+        planned = f"{row.planned_mb} of {row.capacity_mb} MB"
+        unknown = Text("not heard from, or its models are not known", style=WAITING)
+        taken = f"{row.committed_mb} of {row.limit_mb} MB"
+        made.add_row(row.node, planned if row.known else unknown, taken if row.known else "")
+    return made
 
 
-def seconds(ms: int) -> str:
-    """A duration for a person."""
-    if ms < 10_000:
-        return f"{ms / 1000:.1f} s"
-    return f"{ms // 1000} s" if ms < 600_000 else f"{ms // 60_000} min"
+def plan_demand(found: PlanRows) -> str:
+    """The demand behind it."""
+    if not found.demand:
+        return "no demand is known yet: no model was asked for of late"
+    total = sum(found.demand.values())
+    shares = ", ".join(
+        f"{model} {milli / 1000:.1f} ({milli * 100 / total:.0f} %)" for model, milli in found.demand.items()
+    )
+    return f"based on requests of late, halved every {seconds(found.half_ms)}: {shares}"

@@ -21,6 +21,8 @@ READS = (
     ["nodes"],
     ["models", "--json"],
     ["ps"],
+    ["plan", "--json"],
+    ["explain", "q1"],
     ["replay"],
     ["log", "--follow"],
     ["ask", "Why?"],
@@ -91,7 +93,14 @@ def test_roles_must_be_chosen_on_a_strange_machine(
 
 @pytest.mark.parametrize(
     "words",
-    [["nodes", "--nope"], ["nonsense"], ["ask"], ["log", "-n", "many"], ["log", "--from", "0"]],
+    [
+        ["nodes", "--nope"],
+        ["nonsense"],
+        ["ask"],
+        ["explain"],
+        ["log", "-n", "many"],
+        ["log", "--from", "0"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_is_2(orion: Orion, words: list[str]) -> None:
@@ -109,7 +118,10 @@ def test_wrong_usage_of_a_role_is_2(home: Path, command: str) -> None:
     assert "usage:" in err
 
 
-COMMANDS = ["demo", "test", "up", "router", "agent", "ask", "nodes", "models", "ps", "log", "bench"]
+COMMANDS = [
+    *("demo", "test", "up", "router", "agent", "ask", "nodes", "models", "ps", "plan", "explain", "replay"),
+    *("log", "bench"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,20 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from msgspec.structs import replace
+from rich.console import Console
 
 from orion_streams import events as ev
-from orion_streams.cli import reads, rows
-from orion_streams.cli.logview import Line, as_data, as_text
-from orion_streams.config import NodeRules
-from orion_streams.state import Grid, Installed, Node
+from orion_streams.cli import reads, rows, tables
+from orion_streams.cli.logview import COLOURS, Line, as_data, as_text
+from orion_streams.config import Config, ModelRules
+from orion_streams.intake import runner_options
+from orion_streams.routing import route
+from orion_streams.state import Node
 from tests.cli.conftest import Orion
 from tests.cli.running import MODEL, OTHER
+from tests.grids import AT_MS, DISK, HEAVY, MEMORY, edge, holding, node, request
+from tests.grids import grid as grid_of
 
 Read = Callable[..., Any]
 NODE_KEYS = {
-    "node", "inference", "state", "value", "limit", "tiers", "temp_mc", "ram_used_mb", "ram_total_mb",
-    "cpu_permille", "throttled", "slots", "in_hand", "resident", "installed", "heard_ms_ago",
+    "node", "inference", "state", "value", "limit", "tiers", "temp_mc", "forecast_mc", "derated",
+    "ram_used_mb", "ram_total_mb", "committed_mb", "capacity_mb", "cpu_permille", "throttled", "slots",
+    "open_slots", "in_hand", "breaker", "breaker_left_ms", "resident", "loading", "installed",
+    "heard_ms_ago",
 }  # fmt: skip
 
 
@@ -51,12 +60,147 @@ def test_a_node_shows_its_sample_its_slots_and_its_memory(read: Read) -> None:
 
 def test_a_grid_that_stands_still_grows_stale() -> None:
     """A node's sample ages by the server's clock, whether or not a router still commits."""
-    node = Node(NodeRules("one"), heard_ms=1000, inventory_known=True, installed={MODEL: Installed("d", 1)})
-    grid = Grid(at_ms=1000, nodes={"one": replace(node, temp_mc=1, ram_total_mb=1)})
+    grid = grid_of(node("one", heard_ms=AT_MS))
     assert rows.node_rows(grid)[0].state == "available"
     grid.at_ms += grid.policy.stale_ms + 1
     [late] = rows.node_rows(grid)
     assert (late.state, late.value, late.limit) == ("stale", grid.policy.stale_ms + 1, grid.policy.stale_ms)
+
+
+CONDITIONS = st.builds(
+    node,
+    st.just("one"),
+    slots=st.integers(1, 3),
+    heard_ms=st.sampled_from([None, AT_MS, AT_MS - 5_000, AT_MS - 5_001]),
+    temp_mc=st.sampled_from([None, 50_000, 75_000, 75_001]),
+    forecast_mc=st.sampled_from([0, 73_000, 80_000]),
+    ram_used_mb=st.sampled_from([500, 2_000, 7_200, 7_201]),
+    ram_total_mb=st.sampled_from([1_000, 2_000, 8_000]),
+    backed_off=st.sampled_from(["", "", "", "hot", "ram"]),
+    inventory_known=st.sampled_from([True, True, False]),
+    installed=st.sampled_from([{}, {MODEL: DISK[MODEL]}, {HEAVY: DISK[HEAVY]}, DISK, DISK]),
+    resident=st.sampled_from([{}, {MODEL: MEMORY[MODEL]}, MEMORY]),
+    holdings=st.sampled_from([{}, {"5-0": holding(HEAVY, reserve_mb=2_400)}]),
+    opened_ms=st.sampled_from([None, None, AT_MS - 1_000, AT_MS - 15_000]),
+    open_ms=st.just(15_000),
+    ramp=st.sampled_from([None, 0]),
+)
+"""Nodes in every condition, at the marks and one beyond them."""
+
+
+@given(CONDITIONS)
+@example(node("one", ram_used_mb=500, ram_total_mb=2_000))  # room for the smaller model only
+def test_available_means_that_routing_takes_something(one: Node) -> None:
+    """A node is shown as available exactly where some model's requests pass every filter of routing."""
+    grid = grid_of(one)
+    [row] = rows.node_rows(grid)
+    passed = []
+    for model in row.installed:
+        num_ctx, runner = runner_options(grid, model, {})
+        asked = request(model=model, num_ctx=num_ctx, runner=runner)
+        passed += [not each.filter for each in route(grid, asked, grid.policy).verdicts]
+    assert (row.state == "available") == any(passed)
+
+
+def test_a_node_that_serves_only_what_it_has_in_memory_is_available() -> None:
+    """No room for the smaller model, as the bigger one is pinned: requests for that one go through."""
+    full = node("one", ram_used_mb=2_500, ram_total_mb=2_900, resident={HEAVY: MEMORY[HEAVY]})
+    grid = grid_of(full)
+    grid.models = {HEAVY: ModelRules(resident_on=("one",))}
+    assert route(grid, request(), grid.policy).verdicts[0].filter == "memory"
+    assert rows.node_rows(grid)[0].state == "available"
+
+
+def test_the_robot_is_never_available() -> None:
+    """Whatever a configuration says, orion-edge is shown without inference, and without slots."""
+    robot = edge()
+    [row] = rows.node_rows(grid_of(replace(robot, rules=replace(robot.rules, inference=True))))
+    assert (row.state, row.inference, row.slots, row.open_slots) == ("no_inference", False, 0, 0)
+
+
+def test_a_node_too_small_for_all_its_models_is_not_available() -> None:
+    """Where no installed model fits, the smallest one's need and the room for it are shown."""
+    [row] = rows.node_rows(grid_of(node("one", ram_used_mb=600, ram_total_mb=1_000)))
+    assert (row.state, row.limit) == ("too_large", 380)
+    assert row.value > 380
+    assert shown([row]).startswith(f"too small: {row.value} MB > 380 MB")
+
+
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [
+        ({"ram_used_mb": 600, "ram_total_mb": 1_000, "temp_mc": 76_100}, "hot"),
+        ({"installed": {}, "inventory_known": False}, "inventory_unknown"),
+        ({"installed": {}}, "no_models"),
+        ({"installed": {}, "heard_ms": AT_MS - 5_001}, "stale"),
+    ],
+)
+def test_what_holds_back_the_node_is_shown_before_its_models(values: dict[str, Any], state: str) -> None:
+    """Of several reasons, the one that has nothing to do with what is asked."""
+    [row] = rows.node_rows(grid_of(node("one", **values)))
+    assert row.state == state
+
+
+@pytest.mark.parametrize(
+    ("values", "state", "breaker", "words"),
+    [
+        ({}, "available", "closed", "available"),
+        ({"opened_ms": AT_MS - 5_000, "open_ms": 15_000}, "breaker", "open", "breaker: open, 10 s left"),
+        ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, "available", "probing", "available: breaker pr"),
+        ({"ramp": 0}, "available", "ramp", "available: slots reopening"),
+    ],
+)
+def test_the_breaker_of_a_node_is_shown(
+    values: dict[str, Any], state: str, breaker: str, words: str
+) -> None:
+    """Open with the time that is left, probing, or opening its slots one by one."""
+    [row] = rows.node_rows(grid_of(node("one", slots=2, **values)))
+    assert (row.state, row.breaker) == (state, breaker)
+    assert row.breaker_left_ms == (10_000 if breaker == "open" else 0)
+    assert row.open_slots == (2 if breaker == "closed" else 1)
+    assert shown([row]).startswith(words)
+
+
+def test_a_rising_temperature_is_shown_before_the_mark_is_passed() -> None:
+    """A node that nears the mark says what it rises to, and counts as derated."""
+    [row] = rows.node_rows(grid_of(node("one", temp_mc=68_000, forecast_mc=73_100)))
+    assert (row.state, row.forecast_mc, row.derated) == ("available", 73_100, True)
+    assert shown([row]).startswith("available: rising to 73.1 °C")
+
+
+def test_memory_and_ordered_loads_are_counted() -> None:
+    """What is promised counts as committed; an ordered load takes memory and no slot."""
+    load = holding(HEAVY, request="", reserve_mb=2_400)
+    [row] = rows.node_rows(grid_of(node("one", holdings={"5-0": load})))
+    assert (row.in_hand, row.loading) == (0, [HEAVY])
+    assert (row.committed_mb, row.capacity_mb) == (2_000 + 2_400, 8_000 * 88 // 100 - 500)
+    grid = grid_of(node("one", holdings={"5-0": load}, resident={HEAVY: MEMORY[HEAVY]}))
+    assert rows.ps_rows(grid).resident[0].running == 0
+
+
+def shown(found: list[rows.NodeRow]) -> str:
+    """What the table says of the first node's state."""
+    return tables.node_state(found[0]).plain
+
+
+def test_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a client calls its request is no markup for the terminal."""
+    grid = grid_of(node("one"), open_requests={"brain/[/bold] :smile:": request()})
+    tables.show("ps", rows.ps_rows(grid), Config())
+    assert "[/bold] :smile:" in capsys.readouterr().out
+
+
+def test_the_tables_fit_a_narrow_terminal() -> None:
+    """At 80 columns node names and figures stay whole, and no line is longer."""
+    hot = node("orion-worker", temp_mc=76_100, resident={MODEL: MEMORY[MODEL], HEAVY: MEMORY[HEAVY]})
+    console = Console(width=80)
+    found = rows.node_rows(grid_of(node("orion-master"), hot))
+    with console.capture() as capture:
+        console.print(tables.nodes_table(found, {}))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    for words in ("orion-master", "orion-worker", "76.1 °C", "2.0/8.0 GB", "hot: 76.1 °C", MODEL, HEAVY):
+        assert any(words in line for line in lines), words
 
 
 def test_old_data_is_called_old(orion: Orion, grid_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +227,7 @@ def test_models_are_listed_per_node(read: Read) -> None:
         "resident_mb": 478,
         "digest": f"digest of {MODEL}",
         "context_length": 4096,
+        "num_ctx": 0,
     }
     assert not found[1]["resident"]
 
@@ -154,3 +299,36 @@ def test_every_event_has_a_line() -> None:
         if not isinstance(event, ev.PolicyChanged):
             assert f'"event":"{kind.__struct_config__.tag}"' in as_data(Line(1, 1, event))
     assert all(line.startswith("      1  ") for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (ev.BreakerOpened("one", 3, 15_000), "node.breaker_opened  one for 15 s, after 3 failed requests"),
+        (ev.BreakerClosed("one"), "node.breaker_closed  node=one"),
+        (ev.UnloadOrdered("one", MODEL, "room"), f"model.unload_ordered one {MODEL}, for room"),
+        (
+            ev.LoadOrdered("one", MODEL, 4096, "", 4_300, 478),
+            f"model.load_ordered   one {MODEL}, num_ctx 4096, 478 MB, expected in 4.3 s",
+        ),
+        (
+            ev.LoadEnded("one", MODEL, "1-0", ok=True, load_ms=676, alone=True),
+            f"model.load_ended     one {MODEL} loaded in 676 ms, alone",
+        ),
+        (
+            ev.LoadEnded("one", MODEL, "1-0", ok=False),
+            f"model.load_ended     one {MODEL} failed to load",
+        ),
+        (ev.NodeBackedOff("one", "hot", 76_100, 75_000), "node.backed_off      one hot: 76.1 °C > 75.0 °C"),
+        (ev.NodeBackedOff("one", "ram", 912, 900), "node.backed_off      one ram: 91.2 % RAM > 90.0 % RAM"),
+    ],
+)
+def test_what_happens_to_a_node_is_a_line_with_units(event: ev.AnyEvent, words: str) -> None:
+    """Breakers, ordered loads and unloads, and backoffs say what they mean."""
+    assert as_text(Line(1, 1, event), coloured=False).endswith(words)
+
+
+def test_only_events_have_colours() -> None:
+    """Each colour belongs to an event that exists, or to a family of them."""
+    tags = {str(kind.__struct_config__.tag) for kind in ev.AnyEvent.__args__}
+    assert set(COLOURS) <= tags | {each.partition(".")[0] for each in tags}
