@@ -38,7 +38,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     temp_max_mc: Count = 75_000
     temp_return_mc: Count = 70_000
     temp_critical_mc: Count = 82_000
-    slope_horizon_ms: Natural = 15_000
+    derate_from_mc: Count = 65_000
+    slope_horizon_ms: Natural = 240_000
+    slope_smoothing_ms: Count = 30_000
     derate_permille: Natural = 500
     ram_max_permille: Permille = 900
     ram_return_permille: Permille = 850
@@ -74,10 +76,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     unload_again_ms: Count = 30_000
     load_again_ms: Count = 300_000
     min_stay_ms: Natural = 30_000
-    evict_horizon_ms: Natural = 300_000
-    evict_permille: Natural = 4_000
-    evict_copy: Natural = 250
-    group_loads: Natural = 6
+    evict_horizon_ms: Natural = 400_000
+    copy_loads: Natural = 3
+    due_stretch: Natural = 2
+    group_loads: Natural = 3
     group_wait_ms: Natural = 900_000
     residual_permille: Permille = 250
     session_permille: Natural = 800

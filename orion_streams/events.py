@@ -201,9 +201,10 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     """What the decision found on one node: a filter with the value that tripped it and its limit, or
     the expected time to the finished answer, `cost_ms`, broken into terms (all ms).
 
-    drain: what the node does first; load; evict: what the models that must go will cost others; prefill
-    and decode; cached: the part of prefill that a session saves; heat: slow-down near the mark; spill:
-    off its tier; retry: failed here before; late: old health. `reserve_mb`: memory that a load takes.
+    drain: what the node does first; load; evict: what that load costs others, by the models that must go
+    and, for a further copy of a model, by the place that it takes; prefill and decode; cached: the part of
+    prefill that a session saves; heat: slow-down near the mark; spill: off its tier; retry: failed here
+    before; late: old health. `reserve_mb`: memory that a load takes.
     """
 
     node: str

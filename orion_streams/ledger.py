@@ -133,7 +133,9 @@ def candidates(
     grid: Grid, node: Node, model: str, policy: Policy, needed: Collection[str]
 ) -> list[Candidate]:
     """Models that may go for this one, those that should go first at the head. Pinned ones never do."""
-    held = {each.model: each.reserve_mb for each in node.holdings.values()}
+    held: dict[str, int] = {}
+    for each in node.holdings.values():
+        held[each.model] = max(each.reserve_mb, held.get(each.model, 0))
     rows = dict(node.resident)
     for other, reserve_mb in held.items():  # it is being loaded: it may go when its work has ended
         if other not in rows:

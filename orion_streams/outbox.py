@@ -189,8 +189,8 @@ def whereabouts(grid: Grid, request: Request) -> str:
         return f"{'ran' if request.started else 'was about to run'} on {request.node}"
     decision = route(grid, request, grid.policy)
     held_back = ", ".join(f"{each.node}: {each.filter}" for each in decision.verdicts if each.filter)
-    busy = isinstance(decision, Wait) and decision.node
-    waited = f"waited for {decision.node}, which was busy" if busy else "waited for a node"
+    node = decision.node if isinstance(decision, Wait) else ""
+    waited = f"waited for {node}, which was busy" if node else "waited for a node"
     return f"{waited} ({held_back})" if held_back else waited
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
@@ -17,8 +18,11 @@ from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, room
 from orion_streams.routing import demand_now, expected_load_ms, trouble
 from orion_streams.state import Grid, Node
 
-SECOND_COPY = 4
-"""A further copy of a model that has a place already is worth so many times less."""
+COPY_MILLI = 4_000
+"""Nothing more than a first copy of a model that was asked for less of late: requests in thousandths."""
+SECOND_COPY = 2
+"""Each further copy of a model is worth less by so many powers of two."""
+GOING = ("leave", "unload")
 STAY_NUM, STAY_DEN = 5, 4
 """What is in memory counts for a quarter more."""
 
@@ -37,7 +41,7 @@ class Placement(Struct, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """A model that could live on a node. `worth` orders them: µs saved per MB, now."""
+    """A model that could live on a node, or does, or is about to. `worth`: µs saved per MB, now."""
 
     worth: int
     node: str
@@ -57,28 +61,53 @@ def plan(grid: Grid, demand: Mapping[str, int], policy: Policy) -> tuple[Placeme
     free_mb = {
         name: capacity_mb(node, policy)
         for name, node in sorted(grid.nodes.items())
-        if node.rules.takes_inference and node.heard_ms is not None and node.inventory_known
+        if node.rules.takes_inference and is_heard(grid, node, policy) and node.inventory_known
     }
     copies: dict[str, int] = {}
     placed: list[Placement] = []
     left = candidates(grid, free_mb, demand, policy)
     while left:
-        best = max(left, key=lambda each: rank(each, copies))
+        best = min(left, key=lambda each: rank(each, copies, demand))
         left.remove(best)
-        worth = worth_now(best, copies)
-        fits = best.size_mb <= free_mb[best.node]
-        if (worth or best.pinned) and fits:
+        worth = worth_now(best, copies, demand)
+        if (worth or best.pinned) and best.size_mb <= free_mb[best.node]:
             free_mb[best.node] -= best.size_mb
             copies[best.model] = copies.get(best.model, 0) + 1
             placed.append(chosen(best, worth, copies[best.model]))
         elif best.resident:
-            why = "not asked for of late" if not worth else "others save more in its place"
+            why = "others save more in its place" if worth else "asked for too seldom of late"
             placed.append(Placement(best.node, best.model, "leave", best.size_mb, worth, why))
+    rows = make_room(grid, placed, policy)
     return tuple(
-        sorted(
-            placed, key=lambda each: (each.node, each.action == "leave", -each.saved_us_per_mb, each.model)
-        )
+        sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
     )
+
+
+def is_heard(grid: Grid, node: Node, policy: Policy) -> bool:
+    """Whether the node was heard from of late."""
+    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
+
+
+def make_room(grid: Grid, placed: list[Placement], policy: Policy) -> list[Placement]:
+    """The lines, those of models marked that go for the next load on their node."""
+    goes_for: dict[tuple[str, str], str] = {}
+    for each in placed:
+        if each.action == "load" and not any(node == each.node for node, _ in goes_for):
+            found = room(
+                grid, grid.nodes[each.node], each.model, context_of(grid, each.model, policy), policy
+            )
+            goes_for |= dict.fromkeys(((each.node, model) for model in found.evicts), each.model)
+    return [
+        replace(each, action="unload", reason=f"makes room for {goes_for[each.node, each.model]}")
+        if each.action == "leave" and (each.node, each.model) in goes_for
+        else each
+        for each in placed
+    ]
+
+
+def context_of(grid: Grid, model: str, policy: Policy) -> int:
+    """The context length that a model is loaded with unless a request asks for another."""
+    return grid.models.get(model, NO_RULES).num_ctx or policy.num_ctx
 
 
 def candidates(
@@ -90,27 +119,32 @@ def candidates(
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in sorted(node.installed.items()):
-            rules = grid.models.get(model, NO_RULES)
-            size_mb = footprint_mb(grid, node, on_disk, rules.num_ctx or policy.num_ctx, policy)
+            size_mb = footprint_mb(grid, node, on_disk, context_of(grid, model, policy), policy)
             load_ms = expected_load_ms(grid, node, model, on_disk, policy)
-            resident, pinned = model in node.resident, name in rules.resident_on
+            pinned = name in grid.models.get(model, NO_RULES).resident_on
+            resident = model in node.resident or any(held.model == model for held in node.holdings.values())
             worth = load_ms * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
             if worth or resident or pinned:
                 found.append(Candidate(worth, name, model, size_mb, pinned, resident))
     return found
 
 
-def rank(each: Candidate, copies: Mapping[str, int]) -> tuple[bool, int, str, str]:
+def rank(
+    each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]
+) -> tuple[bool, int, str, str]:
     """The order of choosing: pins, then worth; names decide between equals."""
-    worth = worth_now(each, copies)
+    worth = worth_now(each, copies, demand)
     if each.resident:
         worth = worth * STAY_NUM // STAY_DEN + 1
-    return each.pinned, worth, each.node, each.model
+    return not each.pinned, -worth, each.node, each.model
 
 
-def worth_now(each: Candidate, copies: Mapping[str, int]) -> int:
+def worth_now(each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]) -> int:
     """µs per MB, given how many copies have a place already."""
-    return each.worth // SECOND_COPY ** min(copies.get(each.model, 0), 16)
+    further = copies.get(each.model, 0)
+    if further and demand.get(each.model, 0) < COPY_MILLI:
+        return 0
+    return each.worth >> SECOND_COPY * min(further, 16)
 
 
 def chosen(each: Candidate, worth: int, copy: int) -> Placement:
@@ -126,13 +160,13 @@ def chosen(each: Candidate, worth: int, copy: int) -> Placement:
 
 def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> Iterator[ev.AnyEvent]:
     """The plan's next step on each node that is idle and well: one load, and what goes for it."""
-    wanted = {(each.node, each.model) for each in placements if each.action != "leave"}
+    wanted = {(each.node, each.model) for each in placements if each.action not in GOING}
     busy: set[str] = set()
     for each in placements:
         node = grid.nodes[each.node]
         if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model, policy):
             continue
-        num_ctx = grid.models.get(each.model, NO_RULES).num_ctx or policy.num_ctx
+        num_ctx = context_of(grid, each.model, policy)
         found = room(grid, node, each.model, num_ctx, policy)
         if (
             found.short_mb
@@ -158,7 +192,7 @@ def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> It
 def is_idle(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
     """Whether the node may load this model now: fresh, fit, cool, without work for a while, and not one
     that failed to load there of late."""
-    if node.heard_ms is None or grid.at_ms - node.heard_ms > policy.stale_ms or node.holdings:
+    if node.holdings or not is_heard(grid, node, policy):
         return False
     if trouble(grid, node, policy) is not None or node.opened_ms is not None:
         return False

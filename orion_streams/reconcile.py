@@ -11,22 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
-from orion_streams.events import Verdict
 from orion_streams.ledger import is_going
 from orion_streams.plan import demand_of, plan, work_of
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
-from orion_streams.routing import (
-    Ahead,
-    Decision,
-    Reject,
-    Route,
-    Wait,
-    Waiting,
-    open_slots,
-    ram_permille,
-    route,
-)
+from orion_streams.queueing import placements
+from orion_streams.routing import ram_permille
 from orion_streams.state import UNREACHABLE, Grid, Holding, Node, Request
 
 Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
@@ -155,127 +145,6 @@ def is_refused(grid: Grid, request: Request, policy: Policy) -> bool:
     return len(refusers) > 1 or not any(
         request.model in node.installed and node.rules.takes_inference and name not in refusers
         for name, node in grid.nodes.items()
-    )
-
-
-def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Waiting requests, highest priority and earliest deadline first, each to its best node.
-
-    Who waits for a busy node counts as work ahead of the next one there, so a queue spills over as soon
-    as that is faster. A model that others wait for is not evicted at once: they go first, for a while.
-    Bodies beyond `max_bytes` in all are left for the next commit. Of those that were deferred before, at
-    most `max_scan` of a model are looked at again, and one per model that has no node.
-    """
-    queue = Queue(grid, policy)
-    for key in queue.order:
-        request = grid.open[key]
-        if request.work_id or queue.is_settled(request):
-            continue
-        decision = route(grid, request, policy, queue.waiting)
-        if isinstance(decision, Route):
-            first = queue.goes_first(request, decision)
-            if first is not None:
-                yield from queue.place(*first)
-                decision = route(grid, request, policy, queue.waiting)
-        yield from queue.place(key, request, decision)
-        if queue.is_full:
-            return
-
-
-class Queue:
-    """The waiting requests in the order of service, and what becomes of them in one round."""
-
-    def __init__(self, grid: Grid, policy: Policy) -> None:
-        self.grid, self.policy = grid, policy
-        rows = [(key, request) for key, request in grid.open.items() if not request.work_id]
-        rows.sort(key=lambda row: (-row[1].priority, row[1].deadline_ms, row[1].accepted))
-        self.order = [key for key, _ in rows]
-        models: dict[str, int] = {}
-        for _, request in rows:
-            models[request.model] = models.get(request.model, 0) + 1
-        self.waiting = Waiting(ahead={}, models=models)
-        self.is_full = False
-        self._free = free_slots(grid, policy)
-        self._nowhere: set[tuple[str, int, int]] = set()
-        self._scanned: dict[str, int] = {}
-        self._bytes = 0
-
-    def is_settled(self, request: Request) -> bool:
-        """Whether there is no need to look again at a request that was deferred before."""
-        if not request.deferred:
-            return False
-        scanned = self._scanned.get(request.model, 0)
-        self._scanned[request.model] = scanned + 1
-        hopeless = request.deferred == "no_node" and kin(request) in self._nowhere
-        return self._free <= 0 or scanned >= self.policy.max_scan or hopeless
-
-    def goes_first(self, request: Request, decision: Route) -> tuple[str, Request, Route] | None:
-        """Who runs before a request whose load would evict a model that others wait for: the first of
-        those, if it would run on the same node and its elders have not waited too long for it."""
-        verdict = next(each for each in decision.verdicts if each.node == decision.node)
-        if not verdict.evicts:
-            return None
-        round_trip_ms = verdict.load_ms + verdict.evict_ms
-        patience_ms = min(self.policy.group_wait_ms, self.policy.group_loads * round_trip_ms)
-        if self.grid.at_ms - request.accepted_ms >= patience_ms:
-            return None
-        for key in self.order:
-            other = self.grid.open[key]
-            if other.work_id or other.model not in verdict.evicts or other.priority < request.priority:
-                continue
-            found = route(self.grid, other, self.policy, self.waiting)
-            if isinstance(found, Route) and found.node == decision.node:
-                return key, other, found
-            return None
-        return None
-
-    def place(self, key: str, request: Request, decision: Decision) -> Iterator[ev.AnyEvent]:
-        """What is answered for one request."""
-        match decision:
-            case Route(node, verdicts):
-                self._bytes += request.body_bytes
-                if self._bytes > self.policy.max_bytes and self._bytes > request.body_bytes:
-                    self.is_full = True
-                    return
-                for model in next(each for each in verdicts if each.node == node).evicts:
-                    yield ev.UnloadOrdered(node, model, "room")
-                self._free -= 1
-                yield ev.RequestRouted(
-                    key, request.attempt + 1, node, self.grid.policy_id, self.grid.position, verdicts
-                )
-            case Wait(kind, node, verdicts):
-                if node:
-                    self.put_ahead(request, next(each for each in verdicts if each.node == node))
-                else:
-                    self._nowhere.add(kin(request))
-                if request.deferred != kind:
-                    yield ev.RequestDeferred(key, kind, node, verdicts)
-            case Reject(code, _):
-                yield ev.RequestFailed(key, code)
-
-    def put_ahead(self, request: Request, verdict: Verdict) -> None:
-        """It waits for this node: its work counts for whoever comes after it."""
-        ahead = self.waiting.ahead.setdefault(verdict.node, Ahead())
-        run_ms = verdict.run_ms // self.grid.nodes[verdict.node].rules.slots
-        if verdict.load_ms or request.model in ahead.coming:
-            ahead.cold_ms += run_ms
-            if request.model not in ahead.coming:
-                ahead.coming += (request.model,)
-        else:
-            ahead.warm_ms += run_ms
-
-
-def kin(request: Request) -> tuple[str, int, int]:
-    """Requests that the same nodes take."""
-    return (request.model, request.tier, request.num_ctx)
-
-
-def free_slots(grid: Grid, policy: Policy) -> int:
-    """How many more items all inference nodes may hold."""
-    return sum(
-        max(open_slots(node, policy) + policy.prefetch - len(node.holdings), 0)
-        for node in grid.nodes.values()
-        if node.rules.takes_inference
     )
 
 

@@ -11,9 +11,6 @@ no_temperature, hot, ram, breaker, memory. Those on temperature, RAM and stalene
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from msgspec import Struct
 
 from orion_streams.config import ROBOT, Policy
@@ -57,18 +54,20 @@ class Ahead(Struct):
 
 
 class Waiting(Struct):
-    """What waits in the grid beside the request: work ahead by node, and the models that are waited for."""
+    """What waits in the grid beside the request: work ahead by node, and how many wait for a model.
+    `copies` remembers on how many nodes a model is, or is about to be, in memory."""
 
     ahead: dict[str, Ahead] = {}
-    models: Mapping[str, int] = MappingProxyType({})
+    models: dict[str, int] = {}
+    copies: dict[str, int] = {}
 
 
 _UNMEASURED = Speed()
-_NOBODY = Waiting()
 
 
-def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting = _NOBODY) -> Decision:
+def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting | None = None) -> Decision:
     """Where the request goes, in the light of what is served before it."""
+    waiting = waiting or Waiting()
     nodes, tokens = grid.nodes, answer_tokens(grid, request, policy)
     verdicts = tuple([judge(grid, nodes[name], request, tokens, policy, waiting) for name in sorted(nodes)])
     best: Verdict | None = None
@@ -153,16 +152,17 @@ def cost(  # noqa: PLR0912 - a term each
             return too_tight(grid, node, request, on_disk, found, policy)
         load_ms = expected_load_ms(grid, node, model, on_disk, policy)
         reserve_mb, evicts = found.need_mb, found.evicts
+        if copies(grid, model, waiting):
+            evict_ms = load_ms * policy.copy_loads
         for each in evicts:
-            evict_ms += reload_ms(grid, node, each, policy, waiting)
+            evict_ms += loss_ms(grid, node, each, policy, waiting)
         drain_ms += found.wait_ms
         if found.busy or found.wait_ms:
             free_slots = 0
     speed = grid.speeds.get(f"{name} {model}", _UNMEASURED)
     prefill_us, decode_us = speed.prefill_us_per_token, speed.decode_us_per_token
     if not prefill_us or not decode_us:
-        prefill_us = prefill_us or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb)
-        decode_us = decode_us or on_disk.size_mb * (rules.decode_us_per_mb or policy.decode_us_per_mb)
+        prefill_us, decode_us = pace(grid, node, model, on_disk, policy)
     prefill_ms = request.prompt_tokens * prefill_us // 1000
     decode_ms = tokens * decode_us // 1000
     cached_ms = heat_ms = spill_ms = retry_ms = late_ms = 0
@@ -230,10 +230,12 @@ def remaining_ms(held: Holding, at_ms: int, policy: Policy) -> int:
 
 
 def open_slots(node: Node, policy: Policy) -> int:
-    """Runs that the node may hold: one while its breaker probes or while it is about to grow too hot, one
-    more with each answer after that, else all its slots."""
+    """Runs that the node may hold: none more while it is about to pass the temperature mark, one while its
+    breaker probes, one more with each answer after that, else all its slots."""
     slots = node.rules.slots
-    if node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
+    if node.forecast_mc > policy.temp_max_mc:
+        return 0
+    if node.opened_ms is not None:
         return 1
     return slots if node.ramp is None else min(slots, 1 + node.ramp)
 
@@ -246,20 +248,28 @@ def derating(node: Node, policy: Policy) -> int:
     return policy.derate_permille * max(above_mc, 0) // span_mc
 
 
-def reload_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiting) -> int:
-    """What it costs others that the model goes: a load, as likely as it is asked for next."""
+def loss_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiting) -> int:
+    """What others lose when the model goes: a load for each request that is expected within the horizon,
+    for one at least if any waits, and half of that if another node keeps a copy."""
     on_disk = node.installed.get(model)
     if on_disk is None:
         return 0
-    load_ms = expected_load_ms(grid, node, model, on_disk, policy)
-    load_ms = load_ms * policy.evict_permille // 1000
-    copies = sum(model in each.resident for each in grid.nodes.values())
-    if copies > 1:
-        load_ms = load_ms * policy.evict_copy // 1000
-    if model in waiting.models:
-        return load_ms
-    soon = demand_now(grid, model, policy) * policy.evict_horizon_ms // (policy.demand_half_ms * 1443 // 1000)
-    return load_ms * min(soon, 1000) // 1000
+    window_ms = max(min(policy.demand_half_ms * 1443 // 1000, grid.at_ms), 1)  # of an average: half / ln 2
+    expected_milli = demand_now(grid, model, policy) * policy.evict_horizon_ms // window_ms
+    needed_milli = max(expected_milli, 1000 if model in waiting.models else 0)
+    lost_ms = expected_load_ms(grid, node, model, on_disk, policy) * needed_milli // 1000
+    return lost_ms // 2 if copies(grid, model, waiting) > 1 else lost_ms
+
+
+def copies(grid: Grid, model: str, waiting: Waiting) -> int:
+    """On how many nodes the model is in memory, or will be as soon as a load has ended."""
+    known = waiting.copies.get(model)
+    if known is None:
+        known = waiting.copies[model] = sum(
+            model in node.resident or any(held.model == model for held in node.holdings.values())
+            for node in grid.nodes.values()
+        )
+    return known
 
 
 def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> int:
@@ -281,11 +291,32 @@ def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
     return milli - milli * rest_ms // (2 * half_ms)
 
 
+def best_pace(grid: Grid, model: str, policy: Policy) -> tuple[int, int]:
+    """µs per token of prompt and of answer, on the fastest node that has the model on disk."""
+    paces = [
+        pace(grid, node, model, on_disk, policy)
+        for node in grid.nodes.values()
+        if node.rules.takes_inference and (on_disk := node.installed.get(model)) is not None
+    ]
+    return min(paces, key=lambda each: each[1], default=(0, 0))
+
+
+def pace(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> tuple[int, int]:
+    """µs per token of prompt and of answer on a node: as measured, else by the size of the weights."""
+    speed, rules = grid.speeds.get(f"{node.rules.name} {model}", _UNMEASURED), node.rules
+    return (
+        speed.prefill_us_per_token
+        or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
+        speed.decode_us_per_token or on_disk.size_mb * (rules.decode_us_per_mb or policy.decode_us_per_mb),
+    )
+
+
 def answer_tokens(grid: Grid, request: Request, policy: Policy) -> int:
     """Expected answer length: the model's learned mean, at most what the request allows."""
     if request.kind == "embed":
         return 0
-    mean = grid.lengths.get(request.model) or prior_tokens(grid, request.model, policy)
+    length = grid.lengths.get(request.model)
+    mean = length.milli // 1000 if length is not None else prior_tokens(grid, request.model, policy)
     return min(mean, request.num_predict) if request.num_predict else mean
 
 

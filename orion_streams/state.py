@@ -156,6 +156,14 @@ class Speed(Struct, frozen=True):
     decode_us_per_token: int = 0
 
 
+class Length(Struct, frozen=True):
+    """The mean answer of a model in thousandths of a token, over so many answers: all of the first ones,
+    later a moving average."""
+
+    milli: int
+    answers: int
+
+
 class Demand(Struct, frozen=True):
     """How much a model was asked for of late: requests in thousandths, halved every
     policy.demand_half_ms, as of `at_ms`."""
@@ -188,7 +196,7 @@ class Grid(Struct):
     open: dict[str, Request] = {}
     closed: dict[str, dict[str, Closed]] = {}
     speeds: dict[str, Speed] = {}
-    lengths: dict[str, int] = {}
+    lengths: dict[str, Length] = {}
     footprints: dict[str, int] = {}
     demand: dict[str, Demand] = {}
 

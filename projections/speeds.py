@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from orion_streams import events as ev
 from orion_streams.routing import decayed, prior_tokens
-from orion_streams.state import Demand, Grid, Speed
+from orion_streams.state import Demand, Grid, Length, Speed
+
+MEMORY = 16
+"""So many answers make a model's mean length."""
 
 
 def asked(grid: Grid, event: ev.RequestAccepted) -> None:
@@ -36,8 +39,17 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
         decode_us = average(decode_us, event.decode_ms * 1000 // event.tokens)
     grid.speeds[key] = Speed(load_ms, prefill_us, decode_us)
     if event.tokens > 0:
-        mean = grid.lengths.get(request.model) or prior_tokens(grid, request.model, grid.policy)
-        grid.lengths[request.model] = max((7 * mean + event.tokens) // 8, 1)
+        mean = grid.lengths.get(request.model)
+        if mean is None:
+            mean = Length(prior_tokens(grid, request.model, grid.policy) * 1000, 0)
+        grid.lengths[request.model] = longer(mean, event.tokens)
+
+
+def longer(mean: Length, tokens: int) -> Length:
+    """The mean after one more answer; the prior counts as half an answer, the past as `MEMORY` at most."""
+    weight = min(2 * mean.answers + 1, 2 * MEMORY)
+    milli = (weight * mean.milli + 2 * tokens * 1000) // (weight + 2)
+    return Length(milli, min(mean.answers + 1, MEMORY))
 
 
 def loaded(grid: Grid, event: ev.LoadEnded) -> None:

@@ -12,7 +12,7 @@ from orion_streams import events as ev
 from orion_streams.cli.logview import Line, tag
 from orion_streams.events import Verdict
 from orion_streams.projections.requests import state_of
-from orion_streams.reconcile import Queue
+from orion_streams.queueing import Queue
 from orion_streams.routing import Decision, Reject, Route, route
 from orion_streams.state import Grid, Request
 

@@ -27,6 +27,9 @@ DECISIONS = (
     ev.NodeBackedOff,
     ev.NodeReturned,
     ev.UnloadOrdered,
+    ev.LoadOrdered,
+    ev.BreakerOpened,
+    ev.BreakerClosed,
     ev.RequestExpired,
     ev.RequestFailed,
 )

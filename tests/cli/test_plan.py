@@ -53,7 +53,7 @@ def test_the_memory_of_a_node_is_what_is_planned_of_what_there_is() -> None:
     big_mb = next(each.size_mb for each in plan_rows(house).placements if each.model == HEAVY)
     actions = {each.model: each.action for each in plan_rows(house).placements if each.node == "master"}
     assert actions == {MODEL: "leave", HEAVY: "load"}
-    assert (master.planned_mb, worker.planned_mb) == (big_mb, big_mb)
+    assert (master.planned_mb, worker.planned_mb) == (big_mb, 0)
     policy, row = house.policy, house.nodes["master"]
     assert master.capacity_mb == capacity_mb(row, policy)
     assert master.committed_mb == committed_mb(house, row, policy)
@@ -77,7 +77,7 @@ def test_without_demand_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing asked for: what is in memory may go, and where nothing is, there is nothing to plan."""
     house = wanted()
     out = shown(plan_rows(house), capsys)
-    assert "not asked for of late" in out
+    assert "asked for too seldom of late" in out
     assert "no demand is known yet: no model was asked for of late" in out
     house.nodes["master"] = replace(house.nodes["master"], resident={})
     found = plan_rows(house)

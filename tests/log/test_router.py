@@ -262,11 +262,11 @@ async def test_every_client_has_replies_of_its_own(store: Store, config: Config)
     router = await running(store, config, *agents)
     for client in ("brain", "cli"):
         await ask(store, "same", client)
-    await settle(router)
-    for agent in agents:
-        for run in await agent.read_work():
-            await agent.complete(run, run.request.encode())
-    await settle(router)
+        await settle(router)
+        for agent in agents:
+            for run in await agent.read_work():
+                await agent.complete(run, run.request.encode())
+        await settle(router)
     for client in ("brain", "cli"):
         [reply] = await replies(store, client)
         assert (reply["kind"], reply["text"]) == ("done", f"{client}/same")

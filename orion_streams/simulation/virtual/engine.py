@@ -1,0 +1,308 @@
+"""Virtual time passes: a heap of what happens next, the real fold, the real `decide`, simulated machines.
+
+At each moment the inputs are folded in as one commit, then `decide` answers, and what it answers is folded
+in and acted upon, as the router and the agents do. Nothing sleeps; a seed gives the same run every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
+
+import msgspec
+
+from orion_streams import events as ev
+from orion_streams.config import NodeRules, Policy
+from orion_streams.errors import OrionError
+from orion_streams.projections import apply
+from orion_streams.reconcile import Question, decide
+from orion_streams.simulation.virtual.physics import NEVER, Model, Run, VirtualNode
+from orion_streams.simulation.virtual.reporting import Reporter
+from orion_streams.simulation.virtual.results import Result, ordered, percentile
+from orion_streams.simulation.virtual.workloads import LOSS, Arrival, Scenario, warmer_mc
+
+DISPATCH_MS = 10
+"""Between a decision and its arrival on the node: commit, read, HTTP."""
+MAX_ROUNDS = 64
+"""So often in a row may `decide` have something to add at one moment."""
+NUM_CTX = 4_096
+
+_replace = msgspec.structs.replace
+_Handler = Callable[[int, object, object], None]
+
+
+class SimulationError(OrionError):
+    """The simulated grid broke a promise: it is the core that is wrong, or the simulator."""
+
+
+def policy_for(health_ms: int) -> Policy:
+    """The rules of every simulated grid: nothing is rejected, no clock jumps; the plan is looked at no more
+    often than health comes."""
+    return Policy(
+        plan_every_ms=max(Policy().plan_every_ms, health_ms),
+        stale_ms=max(6_000, 3 * health_ms),
+        max_step_ms=1_000_000_000,
+        max_attempts=1_000_000,
+        max_open=1_000_000,
+        default_deadline_ms=86_400_000,
+        max_deadline_ms=86_400_000,
+        attempt_deadline_ms=86_400_000,
+        dedupe_keep=64,
+        max_events=1_000,
+        max_bytes=1_000_000_000,
+        num_ctx=NUM_CTX,
+    )
+
+
+class Engine(Reporter):
+    """One run. `questions`: what the policy asks; `all_warm`: the lower bound's physics."""
+
+    def __init__(
+        self,
+        scene: Scenario,
+        trace: Iterator[Arrival],
+        questions: Sequence[Question],
+        *,
+        all_warm: bool = False,
+        health_ms: int = 2_000,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.scene, self.trace, self.questions = scene, trace, questions
+        super().__init__(all_warm, progress)
+        self.health_ms = health_ms
+        self.policy = policy_for(health_ms)
+        self.models = {each.name: Model(each, NUM_CTX) for each in scene.mix.models}
+        share = self.policy.ram_max_permille - self.policy.ram_margin_permille
+        self.nodes = {
+            spec.name: VirtualNode(spec, spec.ram_total_mb * share // 1000, self.models, self, all_warm)
+            for spec in scene.nodes
+        }
+        self.boots = dict.fromkeys(self.nodes, 1)
+        self.lost: dict[str, list[str]] = {}
+        self.heap: list[tuple[int, int, _Handler, object, object]] = []
+        self.sequence = self.work_number = self.commits = self.now = 0
+        self.coming = True
+        self.rejected = 0
+
+    # time
+
+    def run(self) -> None:
+        """Until every request has its answer."""
+        self.begin()
+        heap = self.heap
+        while self.coming or self.grid.open:
+            now, _, handler, what, more = heappop(heap)
+            self.now = now
+            handler(now, what, more)
+            while heap and heap[0][0] == now:
+                _, _, handler, what, more = heappop(heap)
+                handler(now, what, more)
+            if self.inputs:
+                self.commit(now)
+        for node in self.nodes.values():
+            node.advance(self.now)
+
+    def begin(self) -> None:
+        """The first commit: the rules, the machines, what they have on disk."""
+        scene, loads = self.scene, self.policy.load_us_per_mb
+        rules = tuple(
+            NodeRules(
+                name=spec.name,
+                inference=spec.name != "orion-edge",
+                tiers={"orion-master": (1,), "orion-edge": ()}.get(spec.name, (2,)),
+                slots=spec.slots,
+                ram_mb=spec.ram_total_mb,
+                load_us_per_mb=round(1e6 / spec.disk_mb_per_s) if spec.disk_mb_per_s else loads,
+            )
+            for spec in sorted(scene.nodes, key=lambda each: each.name)
+        )
+        self.inputs.append(ev.PolicyChanged(1, "simulated", self.policy, rules))
+        for name in self.nodes:
+            for model in self.models.values():
+                self.inputs.append(ev.ModelInstalled(name, model.name, model.digest, model.size_mb))
+                if self.all_warm:
+                    self.model_loaded(self.nodes[name], model)
+        if scene.lost:
+            self.at(round(scene.span_ms * LOSS[0]), self.on_loss, scene.lost)
+        self.on_tick(0, None, None)
+        self.commit(0)
+        self.next_arrival()
+
+    def at(self, when_ms: int, handler: _Handler, what: object, more: object = None) -> None:
+        """Something is to happen."""
+        self.sequence += 1
+        heappush(self.heap, (when_ms, self.sequence, handler, what, more))
+
+    def schedule(self, node: VirtualNode) -> None:
+        """When the machine has to be looked at next; earlier appointments no longer hold."""
+        due_ms = node.next_due()
+        if due_ms != NEVER:
+            self.at(due_ms, self.on_due, node, node.version)
+
+    # what happens
+
+    def next_arrival(self) -> None:
+        """Look at the trace's next line."""
+        arrival = next(self.trace, None)
+        if arrival is None:
+            self.coming = False
+        else:
+            self.at(arrival.at_ms, self.on_arrival, arrival)
+
+    def on_arrival(self, now: int, what: object, more: object) -> None:
+        """Somebody asks."""
+        assert isinstance(what, Arrival)  # noqa: S101 - the heap holds whatever a handler takes
+        self.sequence += 1
+        key = f"brain/{self.sequence}"
+        self.asked[key] = what
+        self.inputs.append(
+            ev.RequestAccepted(
+                request=key,
+                entry_id="0-1",
+                kind="generate",
+                model=what.model,
+                deadline_ms=86_400_000,
+                body_bytes=1,
+                prompt_tokens=what.prompt_tokens,
+                session=what.session,
+                num_ctx=NUM_CTX,
+            )
+        )
+        self.next_arrival()
+
+    def on_tick(self, now: int, what: object, more: object) -> None:
+        """Every machine that lives shows how it is."""
+        warmer_by_mc = warmer_mc(self.scene, now)
+        for name, node in self.nodes.items():
+            node.advance(now)
+            node.thermals.ambient_mc = node.spec.ambient_mc + warmer_by_mc
+            if node.is_slowed:
+                node.version += 1
+                self.schedule(node)
+            if name not in self.lost:
+                self.inputs.append(self.sample(node, now))
+        self.at(now + self.health_ms, self.on_tick, None)
+
+    def on_due(self, now: int, what: object, more: object) -> None:
+        """Something on the machine ends, if nothing changed since that was computed."""
+        assert isinstance(what, VirtualNode)  # noqa: S101 - see on_arrival
+        if what.version == more:
+            what.due(now)
+            self.schedule(what)
+
+    def on_work(self, now: int, what: object, more: object) -> None:
+        """An attempt or an ordered load arrives on its machine."""
+        assert isinstance(what, VirtualNode) and isinstance(more, Run | ev.LoadOrdered)  # noqa: S101
+        if what.name in self.lost:
+            self.lost[what.name].append(more.work_id)
+            return
+        if isinstance(more, Run):
+            what.hand(more, now)
+        else:
+            what.order_load(more.work_id, self.models[more.model], now)
+        self.schedule(what)
+
+    def on_cancel(self, now: int, what: object, more: object) -> None:
+        """The agent stops an attempt, if it still has it."""
+        assert isinstance(what, VirtualNode) and isinstance(more, ev.AttemptAbandoned)  # noqa: S101
+        if what.name not in self.lost and what.cancel(more.work_id, now):
+            self.ended_late(what.name, more.work_id, more.request, more.attempt, "cancelled")
+            self.schedule(what)
+
+    def on_unload(self, now: int, what: object, more: object) -> None:
+        """An ordered unload arrives, and takes place a little later."""
+        assert isinstance(what, VirtualNode) and isinstance(more, ev.UnloadOrdered)  # noqa: S101
+        if what.name not in self.lost:
+            what.order_unload(more.model)
+            self.at(now + what.spec.unload_ms, self.on_unloaded, what, more.model)
+
+    def on_unloaded(self, now: int, what: object, more: object) -> None:
+        """The ordered unload takes place."""
+        assert isinstance(what, VirtualNode) and isinstance(more, str)  # noqa: S101 - see on_arrival
+        what.finish_unload(more, now)
+        self.schedule(what)
+
+    def on_loss(self, now: int, what: object, more: object) -> None:
+        """A machine falls silent, with whatever it does."""
+        node = self.nodes[str(what)]
+        self.lost[node.name] = node.fail(now)
+        self.at(round(self.scene.span_ms * LOSS[1]), self.on_return, node.name)
+
+    def on_return(self, now: int, what: object, more: object) -> None:
+        """It is back, empty: its agent reports what it had in hand, under a new boot."""
+        node = self.nodes[str(what)]
+        node.advance(now)
+        self.boots[node.name] += 1
+        self.restarted(node, self.lost.pop(node.name))
+        self.inputs.append(self.sample(node, now))
+
+    # the router
+
+    def commit(self, now: int) -> None:
+        """Fold the inputs, decide, fold and do what was answered."""
+        grid, inputs = self.grid, self.inputs
+        self.inputs = []
+        self.commits += 1
+        apply(grid, ev.Committed(self.commits, now, len(inputs), True, ""))
+        news = False
+        for event in inputs:
+            apply(grid, event)
+            news = news or type(event) is not ev.RequestStarted
+        if not news:  # that what was sent has begun is no question to anybody
+            return
+        for _ in range(MAX_ROUNDS):
+            answers = decide(grid, self.policy, self.questions)
+            for answer in answers:
+                self.act(now, answer)
+            if len(answers) < self.policy.max_events:  # then it has answered all that it had to say
+                return
+        raise SimulationError(f"decide has no fixed point at {now} ms")
+
+    def act(self, now: int, answer: ev.AnyEvent) -> None:
+        """Fold an answer, and send what follows from it on its way."""
+        arrives_ms = now + DISPATCH_MS
+        match answer:
+            case ev.RequestRouted():
+                self.work_number += 1
+                answer = _replace(answer, work_id=f"{self.work_number}-0")
+                self.at(arrives_ms, self.on_work, self.nodes[answer.node], self.run_of(answer))
+            case ev.LoadOrdered():
+                self.work_number += 1
+                answer = _replace(answer, work_id=f"{self.work_number}-0")
+                self.at(arrives_ms, self.on_work, self.nodes[answer.node], answer)
+            case ev.AttemptAbandoned():
+                self.at(arrives_ms, self.on_cancel, self.nodes[answer.node], answer)
+            case ev.UnloadOrdered():
+                self.at(arrives_ms, self.on_unload, self.nodes[answer.node], answer)
+            case ev.RequestExpired() | ev.RequestFailed():
+                self.rejected += 1
+                del self.asked[answer.request]
+        apply(self.grid, answer)
+
+    def run_of(self, routed: ev.RequestRouted) -> Run:
+        """The attempt, as its machine gets it."""
+        asked = self.asked[routed.request]
+        lengths = asked.prompt_tokens, asked.tokens, asked.overhead_ms
+        return Run(routed.work_id, routed.request, self.models[asked.model], lengths, asked.session)
+
+    # the outcome
+
+    def result(self, policy: str, seed: int) -> Result:
+        """What it came to."""
+        answers_ms, scene = ordered(self.latencies_ms), self.scene
+        if len(answers_ms) + self.rejected != scene.requests:
+            raise SimulationError(
+                f"{len(answers_ms)} answers and {self.rejected} refusals to {scene.requests}"
+            )
+        return Result(
+            regime=scene.regime,
+            workload=scene.workload,
+            policy=policy,
+            seed=seed,
+            p50_ms=percentile(answers_ms, 50),
+            p95_ms=percentile(answers_ms, 95),
+            max_ms=answers_ms[-1] if answers_ms else 0,
+            cold_loads=sum(node.cold_loads for node in self.nodes.values()),
+            hot_ms=round(sum(node.thermals.hot_ms for node in self.nodes.values())),
+            rejected=self.rejected,
+        )
