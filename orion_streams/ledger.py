@@ -31,10 +31,11 @@ class Room(Struct, frozen=True):
 
 def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int, policy: Policy) -> int:
     """Memory of a runner: as it was seen, else weights + context (per slot) + what a runner takes."""
-    seen = grid.footprints.get(footprint_key(on_disk.digest, num_ctx, node.rules.slots))
+    slots = node.rules.slots
+    seen = grid.footprints.get(f"{on_disk.digest} {num_ctx} {slots}") if grid.footprints else None
     if seen is not None:
         return seen
-    context_mb = num_ctx * node.rules.slots * on_disk.size_mb // policy.context_divisor
+    context_mb = num_ctx * slots * on_disk.size_mb // policy.context_divisor
     return on_disk.size_mb + context_mb + policy.runner_mb
 
 
@@ -80,7 +81,12 @@ def room(
     """What a load of an installed model finds on the node. What goes first: idle models, not young, not
     `needed` by who waits, the least recently used."""
     need_mb = footprint_mb(grid, node, node.installed[model], num_ctx, policy)
-    short_mb = need_mb - (limit_mb(node, policy) - committed_mb(grid, node, policy))
+    permille = policy.ram_max_permille - policy.ram_margin_permille
+    if not node.resident and not node.holdings:  # nothing but the machine itself: the hot path
+        used_mb = node.ram_used_mb if node.ram_used_mb > policy.ram_system_mb else policy.ram_system_mb
+        short_mb = need_mb + used_mb - node.ram_total_mb * permille // 1000
+        return Room(need_mb) if short_mb <= 0 else Room(need_mb, short_mb=short_mb)
+    short_mb = need_mb + committed_mb(grid, node, policy) - limit_mb(node, policy)
     busy = False
     own = node.resident.get(model)
     if own is not None:  # another runner of the same model: Ollama lets it end, then loads it anew

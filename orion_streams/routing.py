@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orion_streams.config import ROBOT, Policy
 from orion_streams.events import Verdict
-from orion_streams.ledger import NO_RULES, Room, capacity_mb, footprint_mb, is_going, room
+from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, is_going, room
 from orion_streams.state import Demand, Grid, Holding, Installed, Node, Request, Resident, Speed
 
 
@@ -53,6 +53,9 @@ class Ahead(Struct):
     coming: tuple[str, ...] = ()
 
 
+NOTHING_AHEAD = Ahead()
+
+
 class Waiting(Struct):
     """What waits in the grid beside the request: work ahead by node, and how many wait for a model.
     `copies` remembers on how many nodes a model is, or is about to be, in memory."""
@@ -62,7 +65,7 @@ class Waiting(Struct):
     copies: dict[str, int] = {}
 
 
-_UNMEASURED = Speed()
+UNMEASURED = Speed()
 
 
 def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting | None = None) -> Decision:
@@ -89,77 +92,51 @@ def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     return Wait("no_node", "", verdicts)
 
 
-def judge(
+def judge(  # noqa: PLR0912 - the hot path: each call that it does without is a twentieth of a route
     grid: Grid, node: Node, request: Request, tokens: int, policy: Policy, waiting: Waiting
 ) -> Verdict:
-    """One node's verdict on a request with an expected answer of so many tokens."""
-    rules, heard_ms, temp_mc = node.rules, node.heard_ms, node.temp_mc
-    on_disk = node.installed.get(request.model)
+    """One node's verdict on a request with an expected answer of so many tokens: the filter that holds the
+    node back, or the expected ms to the finished answer. What few requests need stands behind an `if`."""
+    rules, model, at_ms = node.rules, request.model, grid.at_ms
+    name, heard_ms, temp_mc, on_disk = rules.name, node.heard_ms, node.temp_mc, node.installed.get(model)
     if (
         on_disk is None
         or heard_ms is None
         or temp_mc is None
         or temp_mc > policy.temp_max_mc
         or node.backed_off
-        or grid.at_ms - heard_ms > policy.stale_ms
+        or at_ms - heard_ms > policy.stale_ms
         or node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb
         or not node.inventory_known
         or not rules.inference
-        or rules.name == ROBOT
+        or name == ROBOT
         or node.opened_ms is not None
         or node.two_agents_ms is not None
         or policy.spill_forbidden
     ):  # something may be wrong: find out what, in the order of the filters
         held_back = obstacle(grid, node, request, policy)
-        if held_back is not None or on_disk is None:
-            return held_back or Verdict(rules.name, "not_installed")
-    return cost(grid, node, request, on_disk, tokens, policy, waiting)
-
-
-def cost(  # noqa: PLR0912 - a term each
-    grid: Grid,
-    node: Node,
-    request: Request,
-    on_disk: Installed,
-    tokens: int,
-    policy: Policy,
-    waiting: Waiting,
-) -> Verdict:
-    """The expected ms to the finished answer on a node that passed the filters, term by term. This is the
-    hot path: what most requests do not need is asked for behind a condition."""
-    rules, model = node.rules, request.model
-    name, slots = rules.name, rules.slots
+        if held_back is not None or on_disk is None or heard_ms is None:
+            return held_back or Verdict(name, "not_installed")
     row = node.resident.get(model)
     warm = row is not None and same_runner(row, request)
     if node.unload_ordered_ms or (row is None and node.resident):
         warm = finds_runner(grid, node, request, on_disk, policy)
-    drain_ms, running, coming, behind = 0, 0, False, False
+    drain_ms, running, slots = 0, 0, rules.slots
     if node.holdings:
-        drain_ms, running, coming = drain(node, request, warm, grid.at_ms, policy)
+        drain_ms, running = drain(node, model, warm, at_ms, policy)
+    if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
+        slots = open_slots(node, policy)
+    free_slots, load = slots + policy.prefetch - running, NO_LOAD
     if waiting.ahead and name in waiting.ahead:
         ahead = waiting.ahead[name]
         drain_ms += ahead.warm_ms if warm else ahead.warm_ms + ahead.cold_ms
-        behind = not warm and not coming and model in ahead.coming
-        coming = coming or behind
-    if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
-        slots = open_slots(node, policy)
-    free_slots = 0 if behind else slots + policy.prefetch - running
-    load_ms = evict_ms = reserve_mb = 0
-    evicts: tuple[str, ...] = ()
-    if not warm and not coming:
-        found = room(grid, node, model, request.num_ctx or policy.num_ctx, policy, waiting.models)
-        if found.short_mb:
-            return too_tight(grid, node, request, on_disk, found, policy)
-        load_ms = expected_load_ms(grid, node, model, on_disk, policy)
-        reserve_mb, evicts = found.need_mb, found.evicts
-        if copies(grid, model, waiting):
-            evict_ms = load_ms * policy.copy_loads
-        for each in evicts:
-            evict_ms += loss_ms(grid, node, each, policy, waiting)
-        drain_ms += found.wait_ms
-        if found.busy or found.wait_ms:
-            free_slots = 0
-    speed = grid.speeds.get(f"{name} {model}", _UNMEASURED)
+    speed = grid.speeds.get(f"{name} {model}", UNMEASURED)
+    if not warm:
+        load = load_on(grid, node, request, on_disk, speed.load_ms, policy, waiting)
+        if load.short_mb:
+            return too_tight(grid, node, request, on_disk, load, policy)
+        drain_ms += load.wait_ms
+        free_slots = 0 if load.later else free_slots
     prefill_us, decode_us = speed.prefill_us_per_token, speed.decode_us_per_token
     if not prefill_us or not decode_us:
         prefill_us, decode_us = pace(grid, node, model, on_disk, policy)
@@ -174,17 +151,65 @@ def cost(  # noqa: PLR0912 - a term each
         spill_ms = policy.spill_ms
     if request.failures:
         retry_ms = policy.retry_ms * failed_here(request, name)
-    age_ms = grid.at_ms - (node.heard_ms or 0)
-    if age_ms > policy.fresh_ms:
-        late_ms = age_ms - policy.fresh_ms
+    if at_ms - heard_ms > policy.fresh_ms:
+        late_ms = at_ms - heard_ms - policy.fresh_ms
     cost_ms = (
-        drain_ms + load_ms + evict_ms + prefill_ms - cached_ms + decode_ms
+        drain_ms + load.load_ms + load.evict_ms + prefill_ms - cached_ms + decode_ms
         + heat_ms + spill_ms + retry_ms + late_ms
     )  # fmt: skip
     return Verdict(
-        name, "", 0, 0, cost_ms, drain_ms, load_ms, prefill_ms, decode_ms, spill_ms, retry_ms,
-        free_slots, evict_ms, cached_ms, heat_ms, late_ms, reserve_mb, evicts,
+        name, "", 0, 0, cost_ms, drain_ms, load.load_ms, prefill_ms, decode_ms, spill_ms, retry_ms,
+        free_slots, load.evict_ms, cached_ms, heat_ms, late_ms, load.reserve_mb, load.evicts,
     )  # fmt: skip
+
+
+class Load(Struct, frozen=True):
+    """What a request pays for a model that is not in memory: the load, and what that costs others. `later`:
+    it cannot begin at once; `short_mb` > 0: there is no room for it."""
+
+    load_ms: int = 0
+    evict_ms: int = 0
+    reserve_mb: int = 0
+    evicts: tuple[str, ...] = ()
+    wait_ms: int = 0
+    later: bool = False
+    need_mb: int = 0
+    short_mb: int = 0
+
+
+NO_LOAD = Load()
+BEHIND = Load(later=True)
+
+
+def load_on(
+    grid: Grid,
+    node: Node,
+    request: Request,
+    on_disk: Installed,
+    measured_ms: int,
+    policy: Policy,
+    waiting: Waiting,
+) -> Load:
+    """The load that the request needs on this node: none if one is on its way for others."""
+    model = request.model
+    if node.holdings and is_coming(node, request):
+        return NO_LOAD
+    if waiting.ahead and model in waiting.ahead.get(node.rules.name, NOTHING_AHEAD).coming:
+        return BEHIND
+    found = room(grid, node, model, request.num_ctx or policy.num_ctx, policy, waiting.models)
+    if found.short_mb:
+        return Load(need_mb=found.need_mb, short_mb=found.short_mb)
+    load_ms = measured_ms or on_disk.size_mb * (node.rules.load_us_per_mb or policy.load_us_per_mb) // 1000
+    elsewhere = waiting.copies.get(model)
+    if elsewhere is None:
+        elsewhere = copies(grid, model, waiting)
+    evict_ms = load_ms * policy.copy_loads if elsewhere else 0
+    if not (found.evicts or found.busy):
+        return Load(load_ms, evict_ms, found.need_mb)
+    for each in found.evicts:
+        evict_ms += loss_ms(grid, node, each, policy, waiting)
+    later = found.busy or found.wait_ms > 0
+    return Load(load_ms, evict_ms, found.need_mb, found.evicts, found.wait_ms, later)
 
 
 def same_runner(row: Resident, request: Request) -> bool:
@@ -205,20 +230,25 @@ def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed, p
     )
 
 
-def drain(node: Node, request: Request, warm: bool, at_ms: int, policy: Policy) -> tuple[int, int, bool]:
-    """Expected ms until what the node holds is done, how many runs that is, and whether one of them, or
-    an ordered load, brings the runner that the request needs. An ordered load of another model does not
-    keep a warm one waiting."""
-    total_ms, running, coming, model = 0, 0, False, request.model
+def drain(node: Node, model: str, warm: bool, at_ms: int, policy: Policy) -> tuple[int, int]:
+    """Expected ms until what the node holds is done, and how many runs that is. An ordered load of another
+    model does not keep a warm one waiting."""
+    total_ms = running = 0
     for held in node.holdings.values():
         if held.request:
             running += 1
         elif warm and held.model != model:
             continue
-        if not warm and held.model == model:
-            coming = coming or (held.num_ctx == request.num_ctx and held.runner == request.runner)
         total_ms += remaining_ms(held, at_ms, policy) if held.started else held.run_ms
-    return total_ms // node.rules.slots, running, coming
+    return total_ms // node.rules.slots, running
+
+
+def is_coming(node: Node, request: Request) -> bool:
+    """Whether a run that the node holds, or an ordered load, brings the runner that the request needs."""
+    return any(
+        held.model == request.model and held.num_ctx == request.num_ctx and held.runner == request.runner
+        for held in node.holdings.values()
+    )
 
 
 def remaining_ms(held: Holding, at_ms: int, policy: Policy) -> int:
@@ -262,19 +292,18 @@ def loss_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiting
 
 
 def copies(grid: Grid, model: str, waiting: Waiting) -> int:
-    """On how many nodes the model is in memory, or will be as soon as a load has ended."""
-    known = waiting.copies.get(model)
-    if known is None:
-        known = waiting.copies[model] = sum(
+    """On how many nodes the model is in memory, or will be as soon as a load has ended. Counted once."""
+    if model not in waiting.copies:
+        waiting.copies[model] = sum(
             model in node.resident or any(held.model == model for held in node.holdings.values())
             for node in grid.nodes.values()
         )
-    return known
+    return waiting.copies[model]
 
 
 def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> int:
     """A load on this node: as measured, else by what its disk is said to read."""
-    known = grid.speeds.get(f"{node.rules.name} {model}", _UNMEASURED).load_ms
+    known = grid.speeds.get(f"{node.rules.name} {model}", UNMEASURED).load_ms
     return known or on_disk.size_mb * (node.rules.load_us_per_mb or policy.load_us_per_mb) // 1000
 
 
@@ -303,7 +332,7 @@ def best_pace(grid: Grid, model: str, policy: Policy) -> tuple[int, int]:
 
 def pace(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> tuple[int, int]:
     """µs per token of prompt and of answer on a node: as measured, else by the size of the weights."""
-    speed, rules = grid.speeds.get(f"{node.rules.name} {model}", _UNMEASURED), node.rules
+    speed, rules = grid.speeds.get(f"{node.rules.name} {model}", UNMEASURED), node.rules
     return (
         speed.prefill_us_per_token
         or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
@@ -378,11 +407,11 @@ def trouble(grid: Grid, node: Node, policy: Policy) -> Verdict | None:
 
 
 def too_tight(
-    grid: Grid, node: Node, request: Request, installed: Installed, found: Room, policy: Policy
+    grid: Grid, node: Node, request: Request, installed: Installed, load: Load, policy: Policy
 ) -> Verdict:
     """A load that finds no room now, or never would."""
     never = oversized(grid, node, request, installed, policy)
-    return never or Verdict(node.rules.name, "memory", found.need_mb, found.need_mb - found.short_mb)
+    return never or Verdict(node.rules.name, "memory", load.need_mb, load.need_mb - load.short_mb)
 
 
 def ram_permille(node: Node) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from orion_streams import events as ev
@@ -15,35 +15,42 @@ from orion_streams.history import fold_raw
 from orion_streams.projections import apply
 from orion_streams.reconcile import decide
 from orion_streams.routing import Route, route
+from orion_streams.simulation.virtual.running import simulate
 from orion_streams.state import Grid
 
 MODEL, SIZE_MB = "llama3.2:3b", 2019
 NODES = ("orion-master", "orion-spare", "orion-worker")
 REPEATS, LOOPS = 30, 500
 REQUESTS = 3_000
+MANY = 1_000
+SIMULATED = 20_000
 
 
 def three_nodes() -> Grid:
-    """Three nodes that could all take a request: cool, the model in memory, its speed known, and at work
-    on one."""
+    """Three nodes that could all take a request, and one that waits."""
+    return house(NODES)
+
+
+def house(names: Sequence[str], loaded: bool = True) -> Grid:
+    """Nodes that could all take a request: cool, the model's speed known, and at work on one. The model is
+    in memory, or else on disk alone."""
     grid = Grid()
-    policy = Policy()
-    rules = tuple(NodeRules(name, tiers=(1, 2), slots=4) for name in NODES)
+    rules = tuple(NodeRules(name, tiers=(1, 2), slots=4) for name in names)
     apply(grid, ev.Committed(number=1, server_ms=1_000, inputs=0, decided=True, hash=""))
-    apply(grid, ev.PolicyChanged(1, "bench", policy, rules))
-    for n, name in enumerate(NODES):
+    apply(grid, ev.PolicyChanged(1, "bench", Policy(), rules))
+    for n, name in enumerate(names):
         apply(grid, sample(name))
         apply(grid, ev.ModelInstalled(name, MODEL, "digest", SIZE_MB))
-        apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
+        if loaded:
+            apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
         for key in (f"brain/done-{n}", f"brain/held-{n}"):
             apply(grid, accepted(key))
             apply(grid, ev.RequestRouted(key, 1, name, "bench", 0, (), work_id=f"1 {key}"))
-        apply(
-            grid,
-            ev.RequestCompleted(
-                f"brain/done-{n}", 1, name, f"1 brain/done-{n}", 20, 100, 0, 500, 4_000, 4_500
-            ),
-        )
+        done = f"brain/done-{n}"
+        apply(grid, ev.RequestCompleted(done, 1, name, f"1 {done}", 20, 100, 0, 500, 4_000, 4_500))
+        if not loaded:
+            apply(grid, ev.AttemptEnded(f"brain/held-{n}", 1, name, f"1 brain/held-{n}", "cancelled"))
+            apply(grid, ev.ModelUnloaded(name, MODEL))
     apply(grid, accepted("brain/waiting"))
     return grid
 
@@ -74,6 +81,25 @@ def route_us() -> Row:
     decision = route(grid, request, policy)
     assert isinstance(decision, Route) and not any(v.filter for v in decision.verdicts)  # noqa: S101
     return Row("route_us_3_nodes", tidy(fastest_us(lambda: route(grid, request, policy))), "µs")
+
+
+def route_us_per_node() -> list[Row]:
+    """One route over very many nodes, by the node: with the model in memory everywhere, and nowhere."""
+    names = [f"node-{n:04}" for n in range(MANY)]
+    rows = []
+    for what, loaded in (("warm", True), ("cold", False)):
+        grid = house(names, loaded)
+        request, policy = grid.open["brain/waiting"], grid.policy
+        us = fastest_us(lambda: route(grid, request, policy), loops=2)  # noqa: B023 - called at once
+        rows.append(Row(f"route_us_per_node_{MANY}_{what}", tidy(us / MANY), "µs"))
+    return rows
+
+
+def simulate_us() -> Row:
+    """A simulated request: its events folded, its decisions taken, its machines advanced."""
+    began = time.perf_counter()
+    simulate("decode-heavy", "steady", "ours", 1, requests=SIMULATED)
+    return Row("simulate_us_per_request", tidy((time.perf_counter() - began) / SIMULATED * 1e6), "µs")
 
 
 def decide_us() -> Row:
@@ -114,7 +140,7 @@ def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
             yield grid.position + n * 4 + len(made), raw
 
 
-def fastest_us(work: Callable[[], Any]) -> float:
+def fastest_us(work: Callable[[], Any], loops: int = LOOPS) -> float:
     """µs a call, of the fastest of many repeats: whatever is above it, others took."""
     best_s = float("inf")
     gc.collect()
@@ -122,14 +148,14 @@ def fastest_us(work: Callable[[], Any]) -> float:
     try:
         for _ in range(REPEATS):
             began = time.perf_counter()
-            for _ in range(LOOPS):
+            for _ in range(loops):
                 work()
             best_s = min(best_s, time.perf_counter() - began)
     finally:
         gc.enable()
-    return best_s / LOOPS * 1e6
+    return best_s / loops * 1e6
 
 
 def rows() -> list[Row]:
-    """All of it, in about two seconds."""
-    return [route_us(), decide_us(), fold_events()]
+    """All of it, in a few seconds."""
+    return [route_us(), *route_us_per_node(), decide_us(), fold_events(), simulate_us()]

@@ -39,6 +39,9 @@ GOALS = {
     "agent_rss_mb": Goal("value", most=80),
     "agent_idle_cpu_percent": Goal("value", most=1),
     "route_us_3_nodes": Goal("value", most=5),
+    "route_us_per_node_1000_warm": Goal("value", most=2),
+    "route_us_per_node_1000_cold": Goal("value", most=2),
+    "simulate_us_per_request": Goal("value", most=180),  # a million in three minutes
 }
 
 
