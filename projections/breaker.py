@@ -1,5 +1,6 @@
-"""What failures say of a node. Each failed request counts once, and only against the node: one that fails
-alike on a second node, or twice on the same, has itself to blame and no longer counts anywhere.
+"""What failures say of a node. A request counts once, however often it fails there. What may be the
+request's own fault counts only when another node has answered it: one that is refused alike everywhere, or
+again and again by the only node, says nothing about the nodes.
 
 state      event                                   next state
 closed     breaker_failures requests in a row fail  open, for open_ms (node.breaker_opened)
@@ -16,7 +17,7 @@ from orion_streams import events as ev
 from orion_streams.state import UNREACHABLE, Grid, Node
 
 DOUBTFUL = "ollama_error"
-"""A refusal that may be the request's own fault: it counts once the request was answered elsewhere."""
+"""A refusal that may be the request's own fault."""
 NOBODYS = (UNREACHABLE, "cancelled", "silent", "hot", "ram", "critical", "removed")
 """Ends of attempts that other filters look after, or that we brought about."""
 
@@ -30,11 +31,7 @@ def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
     request, node = grid.open.get(key), grid.nodes.get(event.node)
     if request is None or node is None or request.work_id != event.work_id:
         return
-    if blame != "node" or code in NOBODYS:
-        return
-    if any(failure.code == code for failure in request.failures):
-        clear(grid, key)
-    elif code != DOUBTFUL:
+    if blame == "node" and code != DOUBTFUL and code not in NOBODYS:
         suspect(grid, node, key)
 
 
@@ -43,14 +40,6 @@ def suspect(grid: Grid, node: Node, key: str) -> None:
     waits = node.opened_ms is not None and grid.at_ms - node.opened_ms < node.open_ms
     if key not in node.suspects and not waits and len(node.suspects) < grid.policy.breaker_failures:
         grid.nodes[node.rules.name] = replace(node, suspects=(*node.suspects, key))
-
-
-def clear(grid: Grid, key: str) -> None:
-    """The request itself is at fault: it is held against no node."""
-    for name, node in grid.nodes.items():
-        if key in node.suspects:
-            left = tuple(each for each in node.suspects if each != key)
-            grid.nodes[name] = replace(node, suspects=left)
 
 
 def answered(grid: Grid, event: ev.RequestCompleted) -> None:

@@ -244,7 +244,8 @@ async def folded(log: Log) -> LoggedGrid:
 
 def without_stamps(event: ev.AnyEvent) -> ev.AnyEvent:
     """A decision as `decide` made it: the shell stamped the ids of the entries that it caused."""
-    stamps = ("work_id", "reply_id") if isinstance(event, ev.RequestRouted) else ("reply_id",)
+    stamped = isinstance(event, ev.RequestRouted | ev.LoadOrdered)
+    stamps = ("work_id", "reply_id") if stamped else ("reply_id",)
     held = {name: "" for name in stamps if hasattr(event, name)}
     return structs.replace(event, **held) if held else event
 
