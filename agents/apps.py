@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,7 @@ from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
 from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised, will_pass
-from orion_streams.config import Config, NodeConfig
+from orion_streams.config import ROBOT, Config, NodeConfig
 from orion_streams.connection import connect, end_if_cancelled
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
@@ -172,7 +173,8 @@ def run_router(config: Config) -> int:
 
 def run_agent(config: Config, node: str) -> int:
     """Run a node's agent until a signal. The exit code. Raises ConfigError."""
-    config.node(node)
+    if config.node(node).inference and socket.gethostname().partition(".")[0] == ROBOT:
+        raise ConfigError(f"this is {ROBOT}, the robot: it never runs inference, not even as {node}")
     with lock_node(config, node):
         return run(agent_app(config, node))
 

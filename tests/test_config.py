@@ -57,6 +57,30 @@ WRONG = {
         "[nodes.pi]\ninference = false",
         "nodes: expected at least one node with inference = true",
     ),
+    "the robot": (
+        NODE + '[nodes.orion-edge]\nollama = "http://127.0.0.1:1"',
+        "nodes.orion-edge: orion-edge is the robot and never runs inference; set inference = false",
+    ),
+    "the robot's Ollama": (
+        '[nodes.pi]\nollama = "http://orion-edge:11434"',
+        "nodes.pi: orion-edge is the robot and never runs inference",
+    ),
+    "a tier nobody has": (
+        NODE + "[policy]\nspill_forbidden = [3]",
+        "policy.spill_forbidden: no inference node has tier 3, nobody could answer it",
+    ),
+    "a place that is none": (
+        NODE + '[models."llama3.2:3b"]\nresident_on = ["pj"]',
+        "models.llama3.2:3b.resident_on: pj is no inference node",
+    ),
+    "the critical mark": (
+        NODE + "[policy]\ntemp_critical_mc = 75000",
+        "policy.temp_critical_mc: expected more than policy.temp_max_mc",
+    ),
+    "the margin": (
+        NODE + "[policy]\nram_margin_permille = 900",
+        "policy.ram_margin_permille: expected less than policy.ram_max_permille",
+    ),
     "no ollama": ('[nodes.pi]\nollama = ""', "nodes.pi.ollama: expected a URL, as inference is on"),
 }
 
