@@ -16,7 +16,7 @@ from orion_streams import events as ev
 from orion_streams.config import Policy
 from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, room
 from orion_streams.routing import demand_now, expected_load_ms, trouble
-from orion_streams.state import Grid, Node
+from orion_streams.state import Grid, Installed, Node
 
 COPY_MILLI = 4_000
 """Nothing more than a first copy of a model that was asked for less of late: requests in thousandths."""
@@ -113,20 +113,38 @@ def context_of(grid: Grid, model: str, policy: Policy) -> int:
 def candidates(
     grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int], policy: Policy
 ) -> list[Candidate]:
-    """Every model on every node's disk, or in its memory."""
-    total = sum(demand.values()) or 1
+    """Every model on every node's disk, or in its memory. Wherever it is, it saves its next request the
+    load on the node that would load it fastest."""
+    total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes, policy)
     found = []
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in sorted(node.installed.items()):
             size_mb = footprint_mb(grid, node, on_disk, context_of(grid, model, policy), policy)
-            load_ms = expected_load_ms(grid, node, model, on_disk, policy)
             pinned = name in grid.models.get(model, NO_RULES).resident_on
-            resident = model in node.resident or any(held.model == model for held in node.holdings.values())
-            worth = load_ms * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
+            resident = is_there(node, model, on_disk)
+            worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
             if worth or resident or pinned:
                 found.append(Candidate(worth, name, model, size_mb, pinned, resident))
     return found
+
+
+def is_there(node: Node, model: str, on_disk: Installed) -> bool:
+    """Whether the model is in memory, maybe under another name of the same weights, or about to be."""
+    return any(name == model or row.digest == on_disk.digest for name, row in node.resident.items()) or any(
+        held.model == model for held in node.holdings.values()
+    )
+
+
+def quickest_loads(grid: Grid, nodes: Mapping[str, int], policy: Policy) -> dict[str, int]:
+    """The expected ms of a load, by model, on the node that is fastest at it."""
+    quickest: dict[str, int] = {}
+    for name in nodes:
+        node = grid.nodes[name]
+        for model, on_disk in node.installed.items():
+            load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+            quickest[model] = min(load_ms, quickest.get(model, load_ms))
+    return quickest
 
 
 def rank(

@@ -12,28 +12,22 @@ from orion_streams.config import NodeRules
 from orion_streams.projections import evolve, fold
 from orion_streams.reconcile import decide
 from orion_streams.state import MAX_FAILURES, UNREACHABLE, Failure, Grid
-from tests.grids import AT_MS, DISK, HEAVY, MEMORY, MODEL, POLICY, edge, grid, holding, node, request
-
-FENCE = "9-0"
-
-
-def sample(name: str, **values: Any) -> ev.NodeSampled:
-    """A health event of a healthy node; `values` replace what it says."""
-    usual: dict[str, Any] = {
-        "boot": "b",
-        "sampled_ms": 1,
-        "temp_mc": 50_000,
-        "ram_used_mb": 2_000,
-        "ram_total_mb": 8_000,
-        "cpu_permille": 10,
-        "work_read": FENCE,
-    }
-    return ev.NodeSampled(name, **{**usual, **values})
-
-
-def kinds(answers: tuple[ev.AnyEvent, ...]) -> list[str]:
-    """What was answered, by the events' tags."""
-    return [str(answer.__struct_config__.tag) for answer in answers]
+from tests.grids import (
+    AT_MS,
+    DISK,
+    FENCE,
+    HEAVY,
+    MEMORY,
+    MODEL,
+    POLICY,
+    edge,
+    grid,
+    holding,
+    kinds,
+    node,
+    request,
+    sample,
+)
 
 
 def assigned(started: bool = False, **values: Any) -> Grid:
@@ -42,21 +36,6 @@ def assigned(started: bool = False, **values: Any) -> Grid:
     held = holding(request="brain/q1", started=started)
     worker = node("orion-worker", **{"holdings": {FENCE: held}, **values})
     return grid(worker, node("orion-master"), edge(), open_requests={"brain/q1": row})
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({"temp_mc": 75_000}, []),
-        ({"temp_mc": 75_001}, ["node.backed_off"]),
-        ({"ram_used_mb": 7_200}, []),
-        ({"ram_used_mb": 7_201}, ["node.backed_off"]),
-        ({"temp_mc": None}, []),
-    ],
-)
-def test_backoff_is_strictly_above_a_mark(values: dict[str, Any], expected: list[str]) -> None:
-    """75.0 °C and 90.0 % stay, one unit more goes."""
-    assert kinds(decide(grid(node("n", **values)), POLICY)) == expected
 
 
 def test_return_needs_calm_samples_in_a_row() -> None:
@@ -71,12 +50,23 @@ def test_return_needs_calm_samples_in_a_row() -> None:
     assert answers == [[], [], [], [], [], ["node.returned"]]
 
 
-def test_both_marks_must_be_calm_to_return() -> None:
-    """A node that cooled down while its memory is still full does not return."""
-    hot = grid(node("n", temp_mc=60_000, backed_off="hot"))
-    for _ in range(POLICY.return_samples + 1):
-        hot = evolve(hot, sample("n", ram_used_mb=6_801))
-    assert decide(hot, POLICY) == ()
+@pytest.mark.parametrize(
+    ("passed", "used_mb", "expected"),
+    [
+        ("hot", 7_200, ["node.returned"]),
+        ("hot", 7_201, ["node.backed_off"]),
+        ("hot ram", 6_800, ["node.returned"]),
+        ("hot ram", 6_801, []),
+        ("ram", 6_800, ["node.returned"]),
+        ("ram", 6_801, []),
+    ],
+)
+def test_what_was_passed_must_be_calm_to_return(passed: str, used_mb: int, expected: list[str]) -> None:
+    """The lower mark counts for what was passed, the upper one for the rest."""
+    row = grid(node("n", temp_mc=60_000, backed_off=passed))
+    for _ in range(POLICY.return_samples):
+        row = evolve(row, sample("n", ram_used_mb=used_mb, temp_mc=60_000))
+    assert kinds(decide(row, POLICY)) == expected
 
 
 def test_waiting_work_on_a_hot_node_flows_elsewhere() -> None:
@@ -296,49 +286,3 @@ def test_remembered_ids_grow_old() -> None:
             replace(closed, at_ms=AT_MS + age_ms), ev.Committed(2, closed.server_ms, 0, True, "")
         )
         assert (later.find_closed("brain/q") is not None) == remembered
-
-
-def full(**values: Any) -> Grid:
-    """A node that backed off as its memory is full, with two models in it; gemma was used last."""
-    used = {MODEL: AT_MS - 1_000, HEAVY: AT_MS - 9_000}
-    return grid(node("n", ram_used_mb=7_500, backed_off="ram", resident=MEMORY, used_ms=used, **values))
-
-
-def test_a_full_node_lets_go_of_the_least_recently_used_model() -> None:
-    """On a memory backoff idle models are unloaded one at a time, the one unused for longest first."""
-    answers = decide(full(), POLICY)
-    assert answers == (ev.UnloadOrdered("n", HEAVY),)
-    told = fold(full(), answers)
-    assert decide(told, POLICY) == ()
-    lighter = evolve(told, ev.ModelUnloaded("n", HEAVY))
-    assert decide(lighter, POLICY) == (ev.UnloadOrdered("n", MODEL),)
-
-
-def test_a_busy_model_is_not_unloaded() -> None:
-    """A model that a node is running for somebody stays, also if it is the least recently used."""
-    answers = decide(full(holdings={"5-0": holding(HEAVY, started=True)}), POLICY)
-    assert answers == (ev.UnloadOrdered("n", MODEL),)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"backed_off": "hot"},
-        {"backed_off": ""},
-        {"heard_ms": AT_MS - POLICY.stale_ms - 1},
-        {"ram_used_mb": 6_800},
-    ],
-)
-def test_only_a_full_node_that_is_heard_unloads(values: dict[str, Any]) -> None:
-    """Heat alone empties no memory, a silent node is told nothing, and at the lower mark it is enough."""
-    usual: dict[str, Any] = {"backed_off": "ram", "ram_used_mb": 6_801, "resident": MEMORY}
-    assert kinds(decide(grid(node("n", **usual)), POLICY)) == ["model.unload_ordered"]
-    assert decide(grid(node("n", **{**usual, **values})), POLICY) == ()
-
-
-def test_an_unload_that_is_not_seen_is_ordered_again() -> None:
-    """An order is repeated after `unload_again_ms`, not sooner."""
-    for age_ms, expected in ((POLICY.unload_again_ms, ()), (POLICY.unload_again_ms + 1, (HEAVY,))):
-        told = full(unload_ordered_ms={HEAVY: AT_MS - age_ms})
-        answers = decide(told, POLICY)
-        assert tuple(each.model for each in answers if isinstance(each, ev.UnloadOrdered)) == expected
