@@ -254,6 +254,9 @@ def simulate(
             min=100, max=600_000, help="Between health entries. Default: 2000; 60000 in huge runs."
         ),
     ] = None,
+    fifo: Annotated[
+        bool, typer.Option("--fifo", help="Nodes serve in the order of arrival, which Ollama does not.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """The real decisions on SIMULATED machines and a virtual clock: what a policy is worth."""
@@ -268,5 +271,6 @@ def simulate(
         seed=seed,
         seeds=seeds,
         health_ms=health_ms,
+        fifo=fifo,
         as_json=as_json,
     )

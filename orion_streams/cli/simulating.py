@@ -47,6 +47,7 @@ def run(
     seed: int,
     seeds: int,
     health_ms: int | None,
+    fifo: bool,
     as_json: bool,
 ) -> int:
     """Run it and show it. The exit code: failed where a request was refused, which no policy may do."""
@@ -59,10 +60,10 @@ def run(
             raise typer.BadParameter("--compare runs every policy: leave --policy out")
         regimes = (regime,) if regime else REGIMES
         workloads = (workload,) if workload else WORKLOADS
-        results = compared(regimes, workloads, range(seed, seed + seeds), count, nodes, health)
+        results = compared(regimes, workloads, range(seed, seed + seeds), count, nodes, health, fifo)
     else:
         chosen = (regime or REGIMES[0], workload or WORKLOADS[0], policy or OURS)
-        results = [single(*chosen, seed, count, nodes, health)]
+        results = [single(*chosen, seed, count, nodes, health, fifo)]
     if as_json:
         sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
     elif compare:
@@ -82,13 +83,20 @@ def check(option: str, given: str | None, known: Sequence[str]) -> None:
 
 
 def single(
-    regime: str, workload: str, policy: str, seed: int, requests: int, nodes: int, health_ms: int
+    regime: str,
+    workload: str,
+    policy: str,
+    seed: int,
+    requests: int,
+    nodes: int,
+    health_ms: int,
+    fifo: bool,
 ) -> Result:
     """One run; a long one shows how far it is."""
     with progress(requests if requests > LONG else 0, "requests") as advance:
         return simulate(
             regime, workload, policy, seed,
-            requests=requests, nodes=nodes, health_ms=health_ms, progress=advance,
+            requests=requests, nodes=nodes, health_ms=health_ms, fifo=fifo, progress=advance,
         )  # fmt: skip
 
 
@@ -99,9 +107,10 @@ def compared(
     requests: int,
     nodes: int,
     health_ms: int,
+    fifo: bool,
 ) -> list[Result]:
     """Every policy on every trace."""
-    work = jobs(regimes, workloads, seeds, requests, nodes, health_ms)
+    work = jobs(regimes, workloads, seeds, requests, nodes, health_ms, fifo)
     results: list[Result] = []
     with progress(len(work), "runs") as advance:
         for each in run_all(work):

@@ -28,6 +28,7 @@ class Job(Struct, frozen=True):
     requests: int
     nodes: int
     health_ms: int
+    fifo: bool
 
 
 class Median(Struct, frozen=True):
@@ -63,10 +64,11 @@ def jobs(
     requests: int,
     nodes: int,
     health_ms: int,
+    fifo: bool,
 ) -> list[Job]:
     """Every run, in the order of the results."""
     return [
-        Job(regime, workload, policy, seed, requests, nodes, health_ms)
+        Job(regime, workload, policy, seed, requests, nodes, health_ms, fifo)
         for regime in regimes
         for workload in workloads
         for policy in POLICIES
@@ -84,6 +86,7 @@ def run_job(job: Job) -> Result:
         requests=job.requests,
         nodes=job.nodes,
         health_ms=job.health_ms,
+        fifo=job.fifo,
     )
 
 

@@ -77,6 +77,8 @@ class Engine(Reporter):
             spec.name: VirtualNode(spec, spec.ram_total_mb * share // 1000, self.models, self, all_warm)
             for spec in scene.nodes
         }
+        for node in self.nodes.values():
+            node.fifo = scene.fifo
         self.boots = dict.fromkeys(self.nodes, 1)
         self.lost: dict[str, list[str]] = {}
         self.heap: list[tuple[int, int, _Handler, object, object]] = []

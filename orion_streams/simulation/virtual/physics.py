@@ -84,6 +84,7 @@ class VirtualNode:
         self.spec, self.name = spec, spec.name
         self.room_mb = limit_mb - spec.base_ram_mb
         self.all_warm = all_warm
+        self.fifo = False
         self.listener = listener
         self.thermals = Thermals(spec)
         self.resident: dict[str, int] = dict.fromkeys(models, 0) if all_warm else {}
@@ -263,9 +264,9 @@ class VirtualNode:
         self.version += 1
 
     def next_run(self) -> Run:
-        """The oldest request for a model in memory, else the oldest of all."""
+        """The oldest request for a model in memory, else the oldest of all; `fifo`: always the oldest."""
         queue, resident = self.queue, self.resident
-        if queue[0].model.name in resident:
+        if self.fifo or queue[0].model.name in resident:
             return queue[0]
         return next((run for run in queue if run.model.name in resident), queue[0])
 

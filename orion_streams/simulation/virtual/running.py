@@ -6,6 +6,8 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from orion_streams.simulation.virtual.engine import Engine
 from orion_streams.simulation.virtual.policies import LOWER_BOUND, questions_of
 from orion_streams.simulation.virtual.results import Result
@@ -26,10 +28,11 @@ def simulate(
     requests: int,
     nodes: int = 3,
     health_ms: int = 0,
+    fifo: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Run it, and say what it came to. `health_ms` 0: as often as fits so many requests."""
-    scene = scenario(regime, workload, requests, nodes)
+    scene = replace(scenario(regime, workload, requests, nodes), fifo=fifo)
     engine = Engine(
         scene,
         arrivals(scene, seed),

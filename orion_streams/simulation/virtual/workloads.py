@@ -62,7 +62,8 @@ class Arrival(Struct, frozen=True):
 
 
 class Scenario(Struct, frozen=True):
-    """A workload in a regime on a house. `span_ms`: when the last request is expected."""
+    """A workload in a regime on a house. `span_ms`: when the last request is expected; `fifo`: the nodes'
+    own queues are first in, first out, which Ollama's is not."""
 
     regime: str
     workload: str
@@ -72,6 +73,7 @@ class Scenario(Struct, frozen=True):
     gap_ms: float
     span_ms: int
     lost: str = ""
+    fifo: bool = False
 
 
 def model(name: str, size_mb: int) -> ModelSpec:

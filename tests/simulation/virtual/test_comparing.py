@@ -67,7 +67,7 @@ def test_the_median_of_the_seeds_counts() -> None:
 
 def test_several_processes_give_the_same_results_in_the_same_order() -> None:
     """Two cores find what one finds."""
-    work = jobs(["load-heavy"], ["steady"], [1, 2], 10, 3, 2_000)
+    work = jobs(["load-heavy"], ["steady"], [1, 2], 10, 3, 2_000, False)
     assert list(run_all(work, 2)) == list(run_all(work, 1))
     assert [(each.policy, each.seed) for each in work[:3]] == [("ours", 1), ("ours", 2), ("round-robin", 1)]
 

@@ -215,3 +215,13 @@ def test_a_hot_machine_takes_longer() -> None:
     node.hand(run("1"), 0)
     play(node)
     assert witness.ended_ms["1"] == pytest.approx(3 * 11_200, abs=5)
+
+
+def test_a_node_that_is_fifo_serves_the_oldest() -> None:
+    """Unlike Ollama it lets a request for another model go before a younger one for the model in memory."""
+    for fifo, first in ((False, "2-0"), (True, "1-0")):
+        node, _ = machine()
+        node.fifo = fifo
+        node.resident = {"b": 0}
+        node.queue = [run("1-0", "a"), run("2-0", "b")]
+        assert node.next_run().work_id == first
