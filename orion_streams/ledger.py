@@ -12,7 +12,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from orion_streams.config import ModelRules, Policy
-from orion_streams.state import Grid, Installed, Node, Resident
+from orion_streams.state import Grid, Holding, Installed, Node, Resident
 
 NO_RULES = ModelRules()
 
@@ -55,18 +55,44 @@ def capacity_mb(node: Node, policy: Policy) -> int:
 
 
 def committed_mb(grid: Grid, node: Node, policy: Policy) -> int:
-    """Memory that is used or promised. Models that were told to go count as gone for a while."""
-    shown_mb = promised_mb = going_mb = 0
+    """Memory that is used or promised. Models that were told to go count as gone for a while, and one that
+    is loaded anew as what it will be."""
+    loads = unseen(grid, node, policy)
+    shown_mb = going_mb = 0
+    promised_mb = sum(loads.values())
     for model, row in node.resident.items():
+        stays = model not in loads and not is_going(grid, node, model, policy)
         if row.pending_mb:
-            promised_mb += row.pending_mb
+            promised_mb += row.pending_mb if stays else 0
         else:
             shown_mb += row.size_mb
-            going_mb += row.size_mb if is_going(grid, node, model, policy) else 0
-    for held in node.holdings.values():
-        if held.reserve_mb and held.model not in node.resident:
-            promised_mb += held.reserve_mb
+            going_mb += 0 if stays else row.size_mb
     return max(node.ram_used_mb, policy.ram_system_mb + shown_mb) + promised_mb - going_mb
+
+
+def unseen(grid: Grid, node: Node, policy: Policy) -> dict[str, int]:
+    """Memory set aside for loads whose runner is not there yet, by model."""
+    loads: dict[str, int] = {}
+    for held in node.holdings.values():
+        if held.reserve_mb and not is_seen(grid, node, held, policy):
+            loads[held.model] = loads.get(held.model, 0) + held.reserve_mb
+    return loads
+
+
+def is_seen(grid: Grid, node: Node, held: Holding, policy: Policy) -> bool:
+    """Whether the runner that this run or load brings is in memory."""
+    row = node.resident.get(held.model)
+    if row is None or is_going(grid, node, held.model, policy):
+        return False
+    if row.num_ctx == held.num_ctx:
+        return row.runner == held.runner
+    return not held.num_ctx or (not row.num_ctx and row.context_length in (0, held.num_ctx))
+
+
+def weights(node: Node, model: str) -> str:
+    """What tells whether two names stand for the same file: the digest, else the name."""
+    found = node.installed.get(model)
+    return found.digest if found is not None else model
 
 
 def is_going(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
@@ -87,11 +113,15 @@ def room(
         short_mb = need_mb + used_mb - node.ram_total_mb * permille // 1000
         return Room(need_mb) if short_mb <= 0 else Room(need_mb, short_mb=short_mb)
     short_mb = need_mb + committed_mb(grid, node, policy) - limit_mb(node, policy)
-    busy = False
+    digest = node.installed[model].digest
+    busy = any(weights(node, held.model) == digest for held in node.holdings.values())
     own = node.resident.get(model)
-    if own is not None:  # another runner of the same model: Ollama lets it end, then loads it anew
-        short_mb -= own.size_mb
-        busy = any(held.model == model for held in node.holdings.values())
+    if (
+        own is not None
+        and not is_going(grid, node, model, policy)
+        and model not in unseen(grid, node, policy)
+    ):
+        short_mb -= own.pending_mb or own.size_mb  # Ollama lets it end, then loads it anew
     if short_mb <= 0:
         return Room(need_mb, busy=busy)
     chosen, short_mb = choose(grid, node, model, short_mb, policy, needed)
@@ -142,10 +172,12 @@ def candidates(
     held: dict[str, int] = {}
     for each in node.holdings.values():
         held[each.model] = max(each.reserve_mb, held.get(each.model, 0))
+    loads = unseen(grid, node, policy)
+    busy = {name for each in held for name in (each, weights(node, each))}
     rows = dict(node.resident)
     for other, reserve_mb in held.items():  # it is being loaded: it may go when its work has ended
         if other not in rows:
-            rows[other] = Resident("", reserve_mb, since_ms=grid.at_ms)
+            rows[other] = Resident("", loads.get(other, reserve_mb), since_ms=grid.at_ms)
     found = []
     for other, row in rows.items():
         pinned = node.rules.name in grid.models.get(other, NO_RULES).resident_on
@@ -154,12 +186,12 @@ def candidates(
         stay_ms = max(row.since_ms + policy.min_stay_ms - grid.at_ms, 0) if row.since_ms else 0
         found.append(
             Candidate(
-                busy=other in held,
+                busy=other in busy or row.digest in busy,
                 young=stay_ms > 0,
                 needed=other in needed,
                 used_ms=node.used_ms.get(other, 0),
                 model=other,
-                size_mb=row.pending_mb or row.size_mb,
+                size_mb=loads.get(other) or row.pending_mb or row.size_mb,
                 stay_ms=stay_ms,
             )
         )

@@ -42,6 +42,8 @@ def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
         if request.work_id or queue.is_settled(request):
             continue
         decision = route(grid, request, policy, queue.waiting)
+        if isinstance(decision, Route) and queue.is_drained(request, decision.node):
+            decision = Wait("busy", decision.node, decision.verdicts)
         if isinstance(decision, Route):
             first = queue.goes_first(request, decision)
             if first is not None:
@@ -68,17 +70,19 @@ class Queue:
         self.is_full = False
         self._free = free_slots(grid, policy)
         self._nowhere: set[tuple[str, int, int]] = set()
-        self._scanned: dict[str, int] = {}
+        self._scanned: dict[tuple[str, int, int], int] = {}
         self._bytes = 0
+        self._draining: dict[str, tuple[str, ...]] = {}
 
     def is_settled(self, request: Request) -> bool:
         """Whether there is no need to look again at a request that was deferred before."""
         if not request.deferred:
             return False
-        scanned = self._scanned.get(request.model, 0)
-        self._scanned[request.model] = scanned + 1
-        hopeless = request.deferred == "no_node" and kin(request) in self._nowhere
-        return self._free <= 0 or scanned >= self.policy.max_scan or hopeless
+        if self._free <= 0 or (request.deferred == "no_node" and kin(request) in self._nowhere):
+            return True
+        scanned = self._scanned.get(kin(request), 0)
+        self._scanned[kin(request)] = scanned + 1
+        return scanned >= self.policy.max_scan
 
     def goes_first(self, request: Request, decision: Route) -> tuple[str, Request, Route] | None:
         """Who runs before a request whose load would evict a model that others wait for: the first of
@@ -87,8 +91,13 @@ class Queue:
         if not verdict.evicts or self.is_impatient(request, verdict):
             return None
         for key in self.order:
-            other = self.grid.open[key]
-            if other.work_id or other.model not in verdict.evicts or other.priority < request.priority:
+            other = self.grid.open.get(key)
+            if (
+                other is None
+                or other.work_id
+                or other.model not in verdict.evicts
+                or other.priority < request.priority
+            ):
                 continue
             found = route(self.grid, other, self.policy, self.waiting)
             if not isinstance(found, Route) or found.node != decision.node:
@@ -103,7 +112,13 @@ class Queue:
         """Whether a request has let others go first for long enough: `group_loads` times what its load
         costs it and others, at most `group_wait_ms`."""
         patience_ms = self.policy.group_loads * (verdict.load_ms + verdict.evict_ms)
-        return self.grid.at_ms - request.accepted_ms >= min(patience_ms, self.policy.group_wait_ms)
+        share_ms = (request.deadline_ms - request.accepted_ms) // 4
+        waited_ms = self.grid.at_ms - request.accepted_ms
+        return waited_ms >= min(patience_ms, self.policy.group_wait_ms, share_ms)
+
+    def is_drained(self, request: Request, node: str) -> bool:
+        """Whether somebody waits, and has waited long enough, for this model to go from the node."""
+        return request.model in self._draining.get(node, ())
 
     def place(self, key: str, request: Request, decision: Decision) -> Iterator[ev.AnyEvent]:
         """What is answered for one request."""
@@ -122,6 +137,9 @@ class Queue:
                 )
             case Wait(kind, node, verdicts):
                 if node:
+                    verdict = verdict_on(node, verdicts)
+                    if verdict.evicts and self.is_impatient(request, verdict):
+                        self._draining.setdefault(node, verdict.evicts)
                     self.put_ahead(request, verdict_on(node, verdicts))
                 else:
                     self._nowhere.add(kin(request))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
-from orion_streams.ledger import is_going
+from orion_streams.ledger import is_going, weights
 from orion_streams.plan import demand_of, plan, work_of
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
@@ -62,8 +62,12 @@ def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
         told = any(is_going(grid, node, model, policy) for model in node.unload_ordered_ms)
         if not full or told or not is_fresh(grid, node, policy):
             continue
-        busy = {held.model for held in node.holdings.values()}
-        idle = [(node.used_ms.get(model, 0), model) for model in node.resident if model not in busy]
+        busy = {name for held in node.holdings.values() for name in (held.model, weights(node, held.model))}
+        idle = [
+            (node.used_ms.get(model, 0), model)
+            for model, row in node.resident.items()
+            if not {row.digest, model} & busy
+        ]
         if idle:
             yield ev.UnloadOrdered(name, min(idle)[1])
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orion_streams.config import ROBOT, Policy
 from orion_streams.events import Verdict
-from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, is_going, room
+from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, is_going, room, weights
 from orion_streams.state import Demand, Grid, Holding, Installed, Node, Request, Resident, Speed
 
 
@@ -87,8 +87,10 @@ def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting | None 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     """Nobody is eligible: hopeless only if the known facts of every inference node say so for ever."""
     filters = {verdict.filter for verdict in verdicts}
-    if verdicts and filters <= {"role", "not_installed", "too_large"}:
-        return Reject("model_too_large" if "too_large" in filters else "unknown_model", verdicts)
+    if "too_large" in filters and filters <= {"role", "not_installed", "tier", "too_large"}:
+        return Reject("model_too_large", verdicts)
+    if verdicts and filters <= {"role", "not_installed"}:
+        return Reject("unknown_model", verdicts)
     return Wait("no_node", "", verdicts)
 
 
@@ -118,7 +120,7 @@ def judge(  # noqa: PLR0912 - the hot path: each call that it does without is a 
         if held_back is not None or on_disk is None or heard_ms is None:
             return held_back or Verdict(name, "not_installed")
     row = node.resident.get(model)
-    warm = row is not None and same_runner(row, request)
+    warm = row is not None and row.digest == on_disk.digest and same_runner(row, request)
     if node.unload_ordered_ms or (row is None and node.resident):
         warm = finds_runner(grid, node, request, on_disk, policy)
     drain_ms, running, slots = 0, 0, rules.slots
@@ -126,7 +128,7 @@ def judge(  # noqa: PLR0912 - the hot path: each call that it does without is a 
         drain_ms, running = drain(node, model, warm, at_ms, policy)
     if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
         slots = open_slots(node, policy)
-    free_slots, load = slots + policy.prefetch - running, NO_LOAD
+    free_slots, load = slots + (policy.prefetch if node.opened_ms is None else 0) - running, NO_LOAD
     if waiting.ahead and name in waiting.ahead:
         ahead = waiting.ahead[name]
         drain_ms += ahead.warm_ms if warm else ahead.warm_ms + ahead.cold_ms
@@ -202,7 +204,7 @@ def load_on(
     load_ms = measured_ms or on_disk.size_mb * (node.rules.load_us_per_mb or policy.load_us_per_mb) // 1000
     elsewhere = waiting.copies.get(model)
     if elsewhere is None:
-        elsewhere = copies(grid, model, waiting)
+        elsewhere = copies(grid, model, policy, waiting)
     evict_ms = load_ms * policy.copy_loads if elsewhere else 0
     if not (found.evicts or found.busy):
         return Load(load_ms, evict_ms, found.need_mb)
@@ -223,7 +225,7 @@ def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed, p
     """Whether a runner in memory serves the request, maybe under another name of the same weights, that
     was not told to go."""
     return any(
-        (name == request.model or row.digest == on_disk.digest)
+        row.digest == on_disk.digest
         and same_runner(row, request)
         and not is_going(grid, node, name, policy)
         for name, row in node.resident.items()
@@ -246,17 +248,22 @@ def drain(node: Node, model: str, warm: bool, at_ms: int, policy: Policy) -> tup
 def is_coming(node: Node, request: Request) -> bool:
     """Whether a run that the node holds, or an ordered load, brings the runner that the request needs."""
     return any(
-        held.model == request.model and held.num_ctx == request.num_ctx and held.runner == request.runner
+        weights(node, held.model) == weights(node, request.model)
+        and held.num_ctx == request.num_ctx
+        and held.runner == request.runner
         for held in node.holdings.values()
     )
 
 
 def remaining_ms(held: Holding, at_ms: int, policy: Policy) -> int:
     """What is left of a run that has started. One that takes longer than expected is not about to end for
-    that: a share of what was expected always remains."""
-    least_ms = held.run_ms * policy.residual_permille // 1000 if held.request else 0
-    left_ms = held.run_ms - (at_ms - held.since_ms)
-    return left_ms if left_ms > least_ms else least_ms
+    that: a share of what was expected always remains, and as much as it is overdue."""
+    elapsed_ms = at_ms - held.since_ms
+    left_ms = held.run_ms - elapsed_ms
+    if not held.request:
+        return max(left_ms, 0)
+    least_ms = held.run_ms * policy.residual_permille // 1000
+    return max(left_ms, least_ms, -left_ms)
 
 
 def open_slots(node: Node, policy: Policy) -> int:
@@ -288,14 +295,19 @@ def loss_ms(grid: Grid, node: Node, model: str, policy: Policy, waiting: Waiting
     expected_milli = demand_now(grid, model, policy) * policy.evict_horizon_ms // window_ms
     needed_milli = max(expected_milli, 1000 if model in waiting.models else 0)
     lost_ms = expected_load_ms(grid, node, model, on_disk, policy) * needed_milli // 1000
-    return lost_ms // 2 if copies(grid, model, waiting) > 1 else lost_ms
+    return lost_ms // 2 if copies(grid, model, policy, waiting) > 1 else lost_ms
 
 
-def copies(grid: Grid, model: str, waiting: Waiting) -> int:
+def copies(grid: Grid, model: str, policy: Policy, waiting: Waiting) -> int:
     """On how many nodes the model is in memory, or will be as soon as a load has ended. Counted once."""
     if model not in waiting.copies:
         waiting.copies[model] = sum(
-            model in node.resident or any(held.model == model for held in node.holdings.values())
+            (model in node.resident or any(held.model == model for held in node.holdings.values()))
+            and node.rules.takes_inference
+            and node.inventory_known
+            and node.heard_ms is not None
+            and grid.at_ms - node.heard_ms <= policy.stale_ms
+            and trouble(grid, node, policy) is None
             for node in grid.nodes.values()
         )
     return waiting.copies[model]
@@ -327,7 +339,7 @@ def best_pace(grid: Grid, model: str, policy: Policy) -> tuple[int, int]:
         for node in grid.nodes.values()
         if node.rules.takes_inference and (on_disk := node.installed.get(model)) is not None
     ]
-    return min(paces, key=lambda each: each[1], default=(0, 0))
+    return min(paces, key=lambda each: (each[1], each[0]), default=(0, 0))
 
 
 def pace(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> tuple[int, int]:
@@ -378,8 +390,7 @@ def oversized(
     grid: Grid, node: Node, request: Request, installed: Installed, policy: Policy
 ) -> Verdict | None:
     """A model that does not fit even if nothing else were there; one that is in memory shows it does."""
-    row = node.resident.get(request.model)
-    if row is not None and same_runner(row, request):
+    if any(row.digest == installed.digest and same_runner(row, request) for row in node.resident.values()):
         return None
     need_mb = footprint_mb(grid, node, installed, request.num_ctx or policy.num_ctx, policy)
     if need_mb > capacity_mb(node, policy):

@@ -151,7 +151,7 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
 def keep_resident(grid: Grid, node: Node, model: str, held: Holding) -> Node:
     """The node's row with the model in memory, as this run or load has left it there."""
     row, on_disk = node.resident.get(model), node.installed.get(model)
-    if row is None and on_disk is not None:
+    if on_disk is not None and (row is None or row.digest != on_disk.digest):
         row = Resident(
             on_disk.digest,
             on_disk.size_mb,

@@ -1,0 +1,1 @@
+"""The laws of routing, each for every input that Hypothesis can think of."""
