@@ -61,7 +61,7 @@ async def test_a_run_names_its_runners_options(
 
 
 async def test_an_idle_node_loads_what_it_should_hold(store: Store, config: Config) -> None:
-    """A pinned model is loaded on its idle node, once; what came of it is an event that teaches its time."""
+    """A pinned model is loaded on its idle node, once; what came of it is an event and teaches its time."""
     agent = Agent(store, MASTER)
     router = await running(store, pinned(config, resident_on=(MASTER,)), agent)
     await passes(store, router, 11_000, agent)
