@@ -148,6 +148,7 @@ class BenchGrid:
             "nodes.orion-edge": {"inference": False, "ollama": ""},
             "policy": {
                 "temp_max_mc": 1_000_000,
+                "temp_critical_mc": 1_000_001,
                 "ram_max_permille": 1000,
                 "ram_return_permille": 999,
             },
