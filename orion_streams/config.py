@@ -37,7 +37,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 
     temp_max_mc: Count = 75_000
     temp_return_mc: Count = 70_000
-    temp_critical_mc: Count = 82_000
+    temp_critical_mc: Count = 85_000
     derate_from_mc: Count = 65_000
     slope_horizon_ms: Natural = 240_000
     slope_smoothing_ms: Count = 30_000
