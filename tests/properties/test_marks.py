@@ -21,7 +21,7 @@ from tests.grids import FENCE, HEAVY, MEMORY, POLICY, fails, grid, holding, kind
 from tests.properties import strategies as make
 from tests.properties.world import MASTER, WORKER, World
 
-TEMPERATURES = (50_000, 69_999, 70_000, 70_001, 75_000, 75_001, 82_001, None)
+TEMPERATURES = (50_000, 69_999, 70_000, 70_001, 75_000, 75_001, 85_001, None)
 MEMORIES = (100, 849, 850, 851, 900, 901)
 Sample = tuple[int | None, int]
 
@@ -125,8 +125,8 @@ def running(started: bool = True, **values: Any) -> Grid:
     ("temp_mc", "started", "expected"),
     [
         (75_001, True, ["node.backed_off"]),
-        (82_000, True, ["node.backed_off"]),
-        (82_001, True, ["node.backed_off", "attempt.abandoned", "request.routed"]),
+        (85_000, True, ["node.backed_off"]),
+        (85_001, True, ["node.backed_off", "attempt.abandoned", "request.routed"]),
         (75_001, False, ["node.backed_off", "attempt.abandoned", "request.routed"]),
         (75_000, False, []),
     ],
@@ -134,7 +134,7 @@ def running(started: bool = True, **values: Any) -> Grid:
 def test_beyond_the_critical_mark_running_work_moves(
     temp_mc: int, started: bool, expected: list[str]
 ) -> None:
-    """Strictly above 82 °C what runs is given up and goes elsewhere; below, only what has not begun."""
+    """Strictly above 85 °C what runs is given up and goes elsewhere; below, only what has not begun."""
     answers = decide(running(started, temp_mc=temp_mc), POLICY)
     assert kinds(answers) == expected
     assert all(each.node == "other" for each in answers if isinstance(each, ev.RequestRouted))
@@ -151,7 +151,7 @@ def test_work_that_moved_is_withdrawn_and_answered_elsewhere() -> None:
     world.read_work(first)
     [work_id] = world.machines[first].in_hand
     world.begin(first, work_id)
-    world.machines[first].temp_mc = 82_001
+    world.machines[first].temp_mc = 85_001
     world.beat()
     world.settle()
     assert world.request(key).node == ({MASTER, WORKER} - {first}).pop()
