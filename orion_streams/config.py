@@ -82,7 +82,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     group_loads: Natural = 3
     group_wait_ms: Natural = 900_000
     residual_permille: Permille = 250
-    session_permille: Natural = 800
+    session_permille: Annotated[int, Meta(ge=0, le=1000)] = 800
     demand_half_ms: Count = 600_000
     plan_every_ms: Natural = 10_000
     plan_idle_ms: Natural = 5_000
@@ -119,6 +119,11 @@ class ModelRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     num_thread: Natural = 0
     prior_tokens: Natural = 0
     resident_on: tuple[Name, ...] = ()
+
+    @property
+    def runner(self) -> str:
+        """The pinned options beside num_ctx, as a runner's row names them."""
+        return f"num_thread={self.num_thread}" if self.num_thread else ""
 
 
 class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -303,6 +308,14 @@ def contradictions(config: Config) -> list[str]:  # noqa: PLR0912 - one branch p
         found.append("policy.ram_return_permille: expected less than policy.ram_max_permille")
     if policy.temp_critical_mc <= policy.temp_max_mc:
         found.append("policy.temp_critical_mc: expected more than policy.temp_max_mc")
+    if policy.derate_from_mc > policy.temp_max_mc:
+        found.append("policy.derate_from_mc: expected at most policy.temp_max_mc")
+    if policy.fresh_ms > policy.stale_ms:
+        found.append("policy.fresh_ms: expected at most policy.stale_ms")
+    if policy.breaker_open_ms > policy.breaker_open_max_ms:
+        found.append("policy.breaker_open_ms: expected at most policy.breaker_open_max_ms")
+    if len(config.model_rules()) < len(config.models):
+        found.append("models: the same model twice (a name without a tag means `:latest`)")
     if policy.ram_margin_permille >= policy.ram_max_permille:
         found.append("policy.ram_margin_permille: expected less than policy.ram_max_permille")
     if policy.default_deadline_ms > policy.max_deadline_ms:
@@ -328,5 +341,5 @@ def contradictions(config: Config) -> list[str]:  # noqa: PLR0912 - one branch p
     for name, model in sorted(config.models.items()):
         for place in model.resident_on:
             if place not in config.nodes or not config.nodes[place].inference:
-                found.append(f"models.{name}.resident_on: {place} is no inference node")
+                found.append(f"models.{name}.resident_on: '{place}' is no inference node")
     return found

@@ -18,6 +18,7 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 MAX_ID_BYTES = 128
 MAX_FIELDS = 64
+MAX_NUM_CTX = 10_000_000
 MAX_MESSAGE = 300
 """Characters of the sentence in a rejected reply: it may quote what the client sent."""
 
@@ -185,7 +186,7 @@ CODES = {
     "bad_field": "A field is missing, has the wrong type or lies outside its limits.",
     "bad_json": "A JSON field cannot be read, is nested too deep or has a number too large.",
     "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
-    "unknown_model": "No inference node has the model installed.",
+    "unknown_model": "No inference node that the request may run on has the model installed.",
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "queue_full": "This client has policy.max_open requests open; send it again later.",
@@ -286,6 +287,11 @@ def check_content(entry: RequestEntry) -> None:
             "bad_field",
             f"kind {kind_of(entry)} takes exactly one of {' or '.join(needs)}, "
             f"got {' and '.join(given) or 'none'}",
+        )
+    num_ctx = (entry.options or {}).get("num_ctx", 1)
+    if not isinstance(num_ctx, int) or isinstance(num_ctx, bool) or not 1 <= num_ctx <= MAX_NUM_CTX:
+        raise ContractError(
+            "bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}"
         )
     if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
         raise ContractError("bad_field", "format: expected `json` or a JSON schema object")

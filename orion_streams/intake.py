@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -61,8 +62,6 @@ class Taken(Struct, frozen=True):
 
 
 NOTHING = Taken()
-MAX_NUM_CTX = 10_000_000
-"""Tokens; more is no context length, and the request is left to Ollama's default."""
 
 
 def take(
@@ -169,14 +168,11 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     return decision.code, f"{contract.CODES[decision.code]}{f' {sizes}.' if sizes else ''}"
 
 
-def runner_options(grid: Grid, model: str, options: Mapping[str, object]) -> tuple[int, str]:
+def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:
     """The runner that the request needs: its context length, and the options beside it. What streams.toml
     pins holds whatever a request asks for; a thread count that is not pinned is Ollama's own choice."""
     rules = grid.models.get(model, NO_RULES)
-    asked = options.get("num_ctx")
-    usable = isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked <= MAX_NUM_CTX
-    wanted = asked if usable and isinstance(asked, int) else grid.policy.num_ctx
-    return rules.num_ctx or wanted, f"num_thread={rules.num_thread}" if rules.num_thread else ""
+    return rules.num_ctx or options.get("num_ctx") or grid.policy.num_ctx, rules.runner
 
 
 def num_predict(request: contract.RequestEntry) -> int:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from orion_streams import events as ev
 from orion_streams.config import Policy
 from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, room
-from orion_streams.routing import demand_now, expected_load_ms, trouble
+from orion_streams.routing import demand_now, expected_load_ms, is_heard, trouble
 from orion_streams.state import Grid, Installed, Node
 
 COPY_MILLI = 4_000
@@ -81,11 +81,6 @@ def plan(grid: Grid, demand: Mapping[str, int], policy: Policy) -> tuple[Placeme
     return tuple(
         sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
     )
-
-
-def is_heard(grid: Grid, node: Node, policy: Policy) -> bool:
-    """Whether the node was heard from of late."""
-    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
 
 
 def make_room(grid: Grid, placed: list[Placement], policy: Policy) -> list[Placement]:
@@ -196,12 +191,11 @@ def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> It
         busy.add(each.node)
         for model in found.evicts:
             yield ev.UnloadOrdered(each.node, model, "room")
-        num_thread = grid.models.get(each.model, NO_RULES).num_thread
         yield ev.LoadOrdered(
             node=each.node,
             model=each.model,
             num_ctx=num_ctx,
-            runner=f"num_thread={num_thread}" if num_thread else "",
+            runner=grid.models.get(each.model, NO_RULES).runner,
             load_ms=expected_load_ms(grid, node, each.model, node.installed[each.model], policy),
             reserve_mb=found.need_mb,
         )

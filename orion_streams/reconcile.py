@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
-from orion_streams.ledger import is_going, weights
+from orion_streams.ledger import NO_RULES, is_going, weights
 from orion_streams.plan import demand_of, plan, work_of
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
 from orion_streams.queueing import placements
-from orion_streams.routing import ram_permille
+from orion_streams.routing import is_heard, ram_permille
 from orion_streams.state import UNREACHABLE, Grid, Holding, Node, Request
 
 Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
@@ -56,25 +56,20 @@ def safety(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
 
 def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """A node that backed off for its memory lets go of idle models until it is at the lower mark, the
-    least recently used first and one at a time: otherwise it would stay full, and away, for ever."""
+    least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
     for name, node in sorted(grid.nodes.items()):
         full = "ram" in node.backed_off and ram_permille(node) > policy.ram_return_permille
         told = any(is_going(grid, node, model, policy) for model in node.unload_ordered_ms)
-        if not full or told or not is_fresh(grid, node, policy):
+        if not full or told or not is_heard(grid, node, policy):
             continue
         busy = {name for held in node.holdings.values() for name in (held.model, weights(node, held.model))}
         idle = [
-            (node.used_ms.get(model, 0), model)
+            (name in grid.models.get(model, NO_RULES).resident_on, node.used_ms.get(model, 0), model)
             for model, row in node.resident.items()
             if not {row.digest, model} & busy
         ]
         if idle:
-            yield ev.UnloadOrdered(name, min(idle)[1])
-
-
-def is_fresh(grid: Grid, node: Node, policy: Policy) -> bool:
-    """Whether the node was heard from of late."""
-    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
+            yield ev.UnloadOrdered(name, min(idle)[2])
 
 
 def breakers(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
@@ -129,13 +124,17 @@ def ends(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
                 yield ev.RequestFailed(key, code)
 
 
+NO_ATTEMPT = (UNREACHABLE, "hot", "ram", "critical", "removed")
+"""Ends of attempts that are no failures: Ollama was away, or we moved the work ourselves."""
+
+
 def why_hopeless(grid: Grid, request: Request, policy: Policy) -> str:
     """The code of a waiting request that gets no further attempt, or nothing."""
     if request.body_lost:
         return "body_gone"
     if is_refused(grid, request, policy):
         return "answer_too_large" if request.failures[-1].code == "answer_too_large" else "refused"
-    begun = sum(failure.code != UNREACHABLE for failure in request.failures)
+    begun = sum(failure.code not in NO_ATTEMPT for failure in request.failures)
     return "attempts_exhausted" if begun >= policy.max_attempts else ""
 
 

@@ -87,10 +87,8 @@ def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting | None 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     """Nobody is eligible: hopeless only if the known facts of every inference node say so for ever."""
     filters = {verdict.filter for verdict in verdicts}
-    if "too_large" in filters and filters <= {"role", "not_installed", "tier", "too_large"}:
-        return Reject("model_too_large", verdicts)
-    if verdicts and filters <= {"role", "not_installed"}:
-        return Reject("unknown_model", verdicts)
+    if verdicts and filters <= {"role", "not_installed", "tier", "too_large"}:
+        return Reject("model_too_large" if "too_large" in filters else "unknown_model", verdicts)
     return Wait("no_node", "", verdicts)
 
 
@@ -128,6 +126,8 @@ def judge(  # noqa: PLR0912 - the hot path: each call that it does without is a 
         drain_ms, running = drain(node, model, warm, at_ms, policy)
     if node.ramp is not None or node.opened_ms is not None or node.forecast_mc > policy.temp_max_mc:
         slots = open_slots(node, policy)
+    if node.forecast_mc > policy.temp_max_mc:  # it begins nothing before it has stopped warming up
+        drain_ms += policy.slope_smoothing_ms
     free_slots, load = slots + (policy.prefetch if node.opened_ms is None else 0) - running, NO_LOAD
     if waiting.ahead and name in waiting.ahead:
         ahead = waiting.ahead[name]
@@ -305,8 +305,7 @@ def copies(grid: Grid, model: str, policy: Policy, waiting: Waiting) -> int:
             (model in node.resident or any(held.model == model for held in node.holdings.values()))
             and node.rules.takes_inference
             and node.inventory_known
-            and node.heard_ms is not None
-            and grid.at_ms - node.heard_ms <= policy.stale_ms
+            and is_heard(grid, node, policy)
             and trouble(grid, node, policy) is None
             for node in grid.nodes.values()
         )
@@ -356,7 +355,7 @@ def answer_tokens(grid: Grid, request: Request, policy: Policy) -> int:
     """Expected answer length: the model's learned mean, at most what the request allows."""
     if request.kind == "embed":
         return 0
-    length = grid.lengths.get(request.model)
+    length = grid.answers.get(request.model)
     mean = length.milli // 1000 if length is not None else prior_tokens(grid, request.model, policy)
     return min(mean, request.num_predict) if request.num_predict else mean
 
@@ -396,6 +395,11 @@ def oversized(
     if need_mb > capacity_mb(node, policy):
         return Verdict(node.rules.name, "too_large", need_mb, capacity_mb(node, policy))
     return None
+
+
+def is_heard(grid: Grid, node: Node, policy: Policy) -> bool:
+    """Whether the node was heard from of late."""
+    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= policy.stale_ms
 
 
 def trouble(grid: Grid, node: Node, policy: Policy) -> Verdict | None:

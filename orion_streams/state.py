@@ -74,7 +74,7 @@ class Node(Struct, frozen=True):
     two_agents_ms: int | None = None
     temp_mc: int | None = None
     forecast_mc: int = 0
-    slope_mc_per_s: int = 0
+    slope_uc_per_s: int = 0
     sampled_ms: int = 0
     ram_used_mb: int = 0
     ram_total_mb: int = 0
@@ -180,8 +180,8 @@ def client_of(request: str) -> str:
 class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
     commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
-    "node model"; `lengths` the mean answer in tokens by model; `footprints` the memory that a runner was
-    seen to take, in MB by "digest num_ctx"."""
+    "node model"; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
+    seen to take, in MB by "digest num_ctx slots"."""
 
     position: int = 0
     number: int = 0
@@ -196,7 +196,7 @@ class Grid(Struct):
     open: dict[str, Request] = {}
     closed: dict[str, dict[str, Closed]] = {}
     speeds: dict[str, Speed] = {}
-    lengths: dict[str, Length] = {}
+    answers: dict[str, Length] = {}
     footprints: dict[str, int] = {}
     demand: dict[str, Demand] = {}
 
@@ -208,7 +208,7 @@ class Grid(Struct):
             open=self.open.copy(),
             closed={client: rows.copy() for client, rows in self.closed.items()},
             speeds=self.speeds.copy(),
-            lengths=self.lengths.copy(),
+            answers=self.answers.copy(),
             footprints=self.footprints.copy(),
             demand=self.demand.copy(),
         )

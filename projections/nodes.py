@@ -31,7 +31,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
     if node is None:
         return
     boot_before, two_agents_ms = node.boot_before, node.two_agents_ms
-    slope_mc_per_s = slope(node, event, grid.policy.slope_smoothing_ms)
+    slope_uc_per_s = slope(node, event, grid.policy.slope_smoothing_ms)
     if event.boot != node.boot:
         if event.boot == boot_before:  # back to the boot before: two agents take turns
             two_agents_ms = grid.at_ms
@@ -43,8 +43,8 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         boot_before=boot_before,
         two_agents_ms=two_agents_ms,
         temp_mc=event.temp_mc,
-        forecast_mc=forecast(event.temp_mc, slope_mc_per_s, grid.policy),
-        slope_mc_per_s=slope_mc_per_s,
+        forecast_mc=forecast(event.temp_mc, slope_uc_per_s, grid.policy),
+        slope_uc_per_s=slope_uc_per_s,
         sampled_ms=event.sampled_ms,
         ram_used_mb=event.ram_used_mb,
         ram_total_mb=event.ram_total_mb,
@@ -58,22 +58,22 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
 
 
 def slope(node: Node, event: ev.NodeSampled, smoothing_ms: int) -> int:
-    """How fast the temperature rises, in thousandths of a degree a second, smoothed over so many ms: a
+    """How fast the temperature rises, in millionths of a degree a second, smoothed over so many ms: a
     sensor's steps must not look like a fire. Time is the sample's own: that of the log may stand still."""
     passed_ms = event.sampled_ms - node.sampled_ms
     if event.boot != node.boot or event.temp_mc is None or node.temp_mc is None or passed_ms <= 0:
         return 0
-    measured = (event.temp_mc - node.temp_mc) * 1000 // passed_ms
+    measured = (event.temp_mc - node.temp_mc) * 1_000_000 // passed_ms
     weight_ms = min(passed_ms, smoothing_ms)
-    return (node.slope_mc_per_s * (smoothing_ms - weight_ms) + measured * weight_ms) // smoothing_ms
+    return (node.slope_uc_per_s * (smoothing_ms - weight_ms) + measured * weight_ms) // smoothing_ms
 
 
-def forecast(temp_mc: int | None, slope_mc_per_s: int, policy: Policy) -> int:
+def forecast(temp_mc: int | None, slope_uc_per_s: int, policy: Policy) -> int:
     """The temperature after the horizon, if it goes on rising so; at or below the lower mark, or falling,
     it counts as it is: a cool machine may warm up as fast as it likes."""
     if temp_mc is None or temp_mc <= policy.derate_from_mc:
         return temp_mc or 0
-    return temp_mc + max(slope_mc_per_s, 0) * policy.slope_horizon_ms // 1000
+    return temp_mc + max(slope_uc_per_s, 0) * policy.slope_horizon_ms // 1_000_000
 
 
 def is_calm(grid: Grid, node: Node, event: ev.NodeSampled) -> bool:

@@ -10,6 +10,8 @@ from orion_streams import events as ev
 from orion_streams.routing import decayed, prior_tokens
 from orion_streams.state import Demand, Grid, Length, Speed
 
+MAX_MODELS = 256
+"""Demand is remembered of so many models: a client may name any."""
 MEMORY = 16
 """So many answers make a model's mean length."""
 
@@ -18,7 +20,10 @@ def asked(grid: Grid, event: ev.RequestAccepted) -> None:
     """One more request for the model."""
     known, half_ms = grid.demand.get(event.model), grid.policy.demand_half_ms
     before = decayed(known, grid.at_ms, half_ms) if known is not None else 0
+    grid.demand.pop(event.model, None)  # the table is in the order of asking
     grid.demand[event.model] = Demand(before + 1000, grid.at_ms)
+    if len(grid.demand) > MAX_MODELS:
+        del grid.demand[next(iter(grid.demand))]
 
 
 def completed(grid: Grid, event: ev.RequestCompleted) -> None:
@@ -39,10 +44,10 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
         decode_us = average(decode_us, event.decode_ms * 1000 // event.tokens)
     grid.speeds[key] = Speed(load_ms, prefill_us, decode_us)
     if event.tokens > 0:
-        mean = grid.lengths.get(request.model)
+        mean = grid.answers.get(request.model)
         if mean is None:
             mean = Length(prior_tokens(grid, request.model, grid.policy) * 1000, 0)
-        grid.lengths[request.model] = longer(mean, event.tokens)
+        grid.answers[request.model] = longer(mean, event.tokens)
 
 
 def longer(mean: Length, tokens: int) -> Length:

@@ -71,7 +71,7 @@ WRONG = {
     ),
     "a place that is none": (
         NODE + '[models."llama3.2:3b"]\nresident_on = ["pj"]',
-        "models.llama3.2:3b.resident_on: pj is no inference node",
+        "models.llama3.2:3b.resident_on: 'pj' is no inference node",
     ),
     "the critical mark": (
         NODE + "[policy]\ntemp_critical_mc = 75000",

@@ -105,9 +105,6 @@ def take_request(some: Grid, options: str) -> ev.RequestAccepted:
         ({}, "{}", (4_096, "")),
         ({}, '{"num_ctx": 8192}', (8_192, "")),
         ({}, '{"num_thread": 2}', (4_096, "")),
-        ({}, '{"num_ctx": true}', (4_096, "")),
-        ({}, '{"num_ctx": -1}', (4_096, "")),
-        ({}, '{"num_ctx": 10000001}', (4_096, "")),
         ({MODEL: ModelRules(num_ctx=2_048)}, '{"num_ctx": 8192}', (2_048, "")),
         ({MODEL: ModelRules(num_ctx=2_048, num_thread=3)}, '{"num_thread": 2}', (2_048, "num_thread=3")),
         ({MODEL: ModelRules(num_thread=3)}, '{"num_ctx": 8192}', (8_192, "num_thread=3")),
@@ -120,6 +117,19 @@ def test_pinned_options_override_what_a_request_asks_for(
     """No request reloads a runner by accident: first the pin holds, then the request, then the policy."""
     accepted = take_request(grid(node("n"), models=rules), options)
     assert (accepted.num_ctx, accepted.runner) == expected
+
+
+@pytest.mark.parametrize("num_ctx", ["true", "-1", "0", "10000001", '"4096"', "1e3"])
+def test_a_context_length_that_is_none_is_rejected(num_ctx: str) -> None:
+    """Nobody's context is changed silently: what is no length gets one clear reply."""
+    fields = {b"model": MODEL.encode(), b"prompt": b"p", b"options": b'{"num_ctx": %s}' % num_ctx.encode()}
+    taken = take(grid(node("n")), Entry("requests", "brain", "5-0", fields), 1_100_000, "0-0", {})
+    [event] = taken.events
+    assert isinstance(event, ev.InputRejected)
+    assert (event.code, taken.message) == (
+        "bad_field",
+        "options.num_ctx: expected an integer, 1 to 10000000",
+    )
 
 
 def test_pinned_options_reach_the_node() -> None:

@@ -246,8 +246,9 @@ def simulate(
     nodes: Annotated[int, typer.Option(min=1, max=1_000, help="The house's three, then more workers.")] = 3,
     seed: Annotated[int, typer.Option(min=0, max=1_000_000_000, help="The same seed, the same run.")] = 1,
     seeds: Annotated[
-        int, typer.Option(min=1, max=1_000, help="With --compare: so many, from --seed on.")
-    ] = 20,
+        int | None,
+        typer.Option(min=1, max=1_000, help="With --compare: so many, from --seed on. Default: 20."),
+    ] = None,
     health_ms: Annotated[
         int | None,
         typer.Option(
@@ -260,6 +261,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> int:
     """The real decisions on SIMULATED machines and a virtual clock: what a policy is worth."""
+    if seeds is not None and not compare:
+        raise typer.BadParameter("--seeds goes with --compare; a single run takes --seed")
     return do(
         "cli.simulating",
         compare=compare,
@@ -269,7 +272,7 @@ def simulate(
         requests=requests,
         nodes=nodes,
         seed=seed,
-        seeds=seeds,
+        seeds=seeds or 20,
         health_ms=health_ms,
         fifo=fifo,
         as_json=as_json,

@@ -52,7 +52,7 @@ async def run(
             sys.stdout.write((msgspec.json.encode(answer).decode() if as_json else answer.text) + "\n")
             sys.stdout.flush()
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
-    tell(dim(f"why there: orion explain {answer.id}"))
+    tell(dim(f"why there: ./orion explain {answer.id}"))
     return 0
 
 

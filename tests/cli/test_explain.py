@@ -275,7 +275,7 @@ def test_a_waiting_request_shows_what_routing_says_now(explain: Explain, data: A
 def test_a_rejected_request_says_why(explain: Explain, data: Any) -> None:
     """It was never accepted: the code, its sentence and the position."""
     out = explain("nowhere")
-    assert "brain/nowhere was rejected: unknown_model. No inference node has the model" in out
+    assert "brain/nowhere was rejected: unknown_model. No inference node that the request" in out
     assert "its id stays unused" in out
     found = data("nowhere")
     assert (found["accepted"], found["decisions"], found["outcome"]["code"]) == (None, [], "unknown_model")

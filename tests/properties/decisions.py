@@ -107,7 +107,7 @@ def a_grid(seed: int, backwards: bool = False) -> Grid:
         speeds={
             f"{row.rules.name} {MODEL}": Speed(900, 20_000, dice.throw((70_000, 90_000))) for row in rows
         },
-        lengths={HEAVY: Length(dice.throw((40_000, 900_000)), 3)},
+        answers={HEAVY: Length(dice.throw((40_000, 900_000)), 3)},
         demand={model: Demand(dice.throw((0, 1_000, 7_000)), AT_MS - 60_000) for model in MODELS},
         models=dice.throw(({}, {HEAVY: ModelRules(num_ctx=8_192, resident_on=("orion-worker",))})),
     )

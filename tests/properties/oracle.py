@@ -102,7 +102,7 @@ class Oracle(Memory):
         if self.request.kind == "embed":
             return 0
         rules = self.grid.models.get(self.request.model, ModelRules())
-        known = self.grid.lengths.get(self.request.model)
+        known = self.grid.answers.get(self.request.model)
         mean = known.milli // 1000 if known is not None else rules.prior_tokens or 200
         limit = self.request.num_predict
         return limit if 0 < limit < mean else mean
@@ -149,6 +149,7 @@ class Oracle(Memory):
         behind = not warm and not coming and self.is_behind()
         counted = [each for each in held if each.request or not warm or each.model == request.model]
         drain_ms = sum(self.left_ms(each) for each in counted) // node.rules.slots
+        drain_ms += 30_000 if node.forecast_mc > 75_000 else 0
         drain_ms += queue.warm_ms.get(name, 0) + (0 if warm else queue.cold_ms.get(name, 0))
         ahead = self.policy.prefetch if node.opened_ms is None else 0  # a probe is one run
         free = self.slots() + ahead - sum(1 for each in held if each.request)
@@ -237,10 +238,8 @@ def dumb_route(
         best = min(fit, key=lambda each: (each.cost_ms, each.node))
         return ("route" if best.free_slots > 0 else "busy"), best.node, verdicts
     reasons = {each.filter for each in verdicts}
-    if "too_large" in reasons and not reasons - {"role", "not_installed", "tier", "too_large"}:
-        return "model_too_large", "", verdicts
-    if verdicts and not reasons - {"role", "not_installed"}:
-        return "unknown_model", "", verdicts
+    if verdicts and not reasons - {"role", "not_installed", "tier", "too_large"}:
+        return "model_too_large" if "too_large" in reasons else "unknown_model", "", verdicts
     return "no_node", "", verdicts
 
 

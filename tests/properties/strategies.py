@@ -199,7 +199,7 @@ FACTS: dict[str, st.SearchStrategy[Any]] = {
     "speeds": table(
         tuple(f"{name} {model}" for name in NAMES for model in MODELS), SPEED.map(lambda v: Speed(**v)), 3
     ),
-    "lengths": table(MODELS, st.sampled_from((Length(1_000, 1), Length(60_500, 3), Length(900_000, 16)))),
+    "answers": table(MODELS, st.sampled_from((Length(1_000, 1), Length(60_500, 3), Length(900_000, 16)))),
     "footprints": table(tuple(FOOTPRINTS), st.booleans()).map(
         lambda seen: {key: FOOTPRINTS[key][large] for key, large in seen.items()}
     ),

@@ -98,7 +98,7 @@ def test_results_that_come_again_change_nothing() -> None:
             world.say(machine.name, head)
     assert world.settle(0) == []
     assert len([head for machine in world.machines.values() for head in machine.said]) > 10
-    for table in ("nodes", "open", "closed", "speeds", "lengths", "footprints", "demand"):
+    for table in ("nodes", "open", "closed", "speeds", "answers", "footprints", "demand"):
         assert getattr(world.grid, table) == getattr(before, table)
     assert all(len(kinds) == 1 for kinds in world.replies.values())
 
