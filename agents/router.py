@@ -15,7 +15,7 @@ from collections.abc import Callable
 from orion_streams import events as ev
 from orion_streams.agents.retention import Retention
 from orion_streams.commits import Guard
-from orion_streams.config import Config, policy_id
+from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.draft import Draft, LoggedGrid, is_token
 from orion_streams.errors import BodyGone, CommitConflict, ConfigError
 from orion_streams.history import check_cursors, extend, load
@@ -85,7 +85,8 @@ class Router:
             draft = Draft(self.state, self.guard, server_ms)
             draft.begin(decided=False)
             models = config.model_rules()
-            draft.stage(ev.PolicyChanged(config.revision, proposed, config.policy, config.rules(), models))
+            rules = (config.policy, config.rules(), models)
+            draft.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
             draft.mark_inputs()
             await self.commit(draft)
         grid = self.state.grid

@@ -26,6 +26,9 @@ Tier = Annotated[int, Meta(ge=1, le=9)]
 Url = Annotated[str, Meta(pattern=r"^((https?|echo)://.*)?$")]
 ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
+DECIDER = 2
+"""The version of the code that decides, raised with every change of what it answers to the same grid:
+replay judges only what its own version decided."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 
@@ -237,8 +240,8 @@ def full_model_name(model: str) -> str:
 
 
 def policy_id(config: Config) -> str:
-    """Eight hex digits that name a policy together with the nodes and models it was made for."""
-    rules = (config.policy, config.rules(), config.model_rules())
+    """Eight hex digits that name a policy, its nodes and models, and the code that decides by it."""
+    rules = (DECIDER, config.policy, config.rules(), config.model_rules())
     return hashlib.blake2b(msgspec.json.encode(rules), digest_size=4).hexdigest()
 
 

@@ -290,9 +290,7 @@ def check_content(entry: RequestEntry) -> None:
         )
     num_ctx = (entry.options or {}).get("num_ctx", 1)
     if not isinstance(num_ctx, int) or isinstance(num_ctx, bool) or not 1 <= num_ctx <= MAX_NUM_CTX:
-        raise ContractError(
-            "bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}"
-        )
+        raise ContractError("bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}")
     if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
         raise ContractError("bad_field", "format: expected `json` or a JSON schema object")
 

@@ -29,13 +29,14 @@ class Committed(Event, frozen=True, tag="committed"):
 
 
 class PolicyChanged(Event, frozen=True, tag="policy.changed"):
-    """From here on these rules hold."""
+    """From here on these rules hold, and this version of the code decides."""
 
     revision: int
     policy_id: str
     policy: Policy
     nodes: tuple[NodeRules, ...]
     models: dict[str, ModelRules] = {}
+    decider: int = 1
 
 
 class NodeSampled(Event, frozen=True, tag="node.sampled"):

@@ -191,6 +191,7 @@ class Grid(Struct):
     revision: int = 0
     policy_id: str = ""
     policy: Policy = Policy()
+    decider: int = 1
     models: dict[str, ModelRules] = {}
     nodes: dict[str, Node] = {}
     open: dict[str, Request] = {}

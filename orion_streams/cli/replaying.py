@@ -32,6 +32,8 @@ def show(report: Report) -> None:
         f"{report.decisions} decisions recomputed from {report.events} events: "
         f"{report.diverged or 'none'} differ\n"
     )
+    if report.older:
+        tell(f"{report.older} decisions were made by another version of the code: folded, not judged")
     first = report.first_divergence
     if first is not None:
         tell(f"first at position {first.position}")

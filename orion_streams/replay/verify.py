@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from msgspec import Struct, structs
 
 from orion_streams import events as ev
+from orion_streams.config import DECIDER
 from orion_streams.draft import LoggedGrid
 from orion_streams.history import CHUNK, fold_raw
 from orion_streams.log import Log
@@ -44,12 +45,14 @@ class Divergence(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What a verification found."""
+    """What a verification found. `older`: decisions of another version of the code, which are folded and
+    not judged."""
 
     events: int = 0
     decisions: int = 0
     diverged: int = 0
     first_divergence: Divergence | None = None
+    older: int = 0
 
 
 async def verify(store: Log) -> Report:
@@ -84,6 +87,11 @@ def check_commit(state: LoggedGrid, commit: list[Row], report: Report) -> None:
         raise TypeError(f"position {commit[0][0]}: a commit begins with its head")
     inputs, recorded = commit[: 1 + head.inputs], commit[1 + head.inputs :]
     fold_raw(state, inputs)
+    if head.decided and state.grid.decider != DECIDER:
+        report.older += sum(isinstance(ev.decode(raw), DECISIONS) for _, raw in recorded)
+        report.events += len(commit)
+        fold_raw(state, recorded)
+        return
     recomputed = decide(state.grid, state.grid.policy) if head.decided else ()
     report.events += len(commit)
     report.decisions += sum(isinstance(answer, DECISIONS) for answer in recomputed)

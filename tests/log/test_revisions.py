@@ -9,7 +9,7 @@ from msgspec import structs
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
-from orion_streams.config import Config, policy_id
+from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.errors import ConfigError
 from tests.helpers import (
     Agent,
@@ -34,7 +34,7 @@ async def test_the_first_router_writes_its_rules(store: Store, config: Config) -
     assert isinstance(head, ev.Committed)
     assert not head.decided
     rules = config.rules()
-    assert changed == ev.PolicyChanged(1, policy_id(config), config.policy, rules)
+    assert changed == ev.PolicyChanged(1, policy_id(config), config.policy, rules, {}, DECIDER)
     assert sorted(router.state.grid.nodes) == sorted([EDGE, MASTER, WORKER])
 
 

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
-from orion_streams.config import Config
+from orion_streams.config import DECIDER, Config
 from orion_streams.draft import GENESIS, chain
 from orion_streams.errors import LogError
 from orion_streams.replay.verify import DECISIONS, verify
@@ -115,3 +115,21 @@ async def test_a_changed_input_breaks_the_hash(config: Config) -> None:
     store.memory.streams["log"][entry] = {b"event": ev.encode(structs.replace(sampled, temp_mc=10))}
     with pytest.raises(LogError, match="is not the one that was written"):
         await verify(store.log)
+
+
+async def test_what_another_version_decided_is_not_judged(config: Config) -> None:
+    """Decisions of older code are folded and counted, not called diverged; our own are."""
+    for decider, diverged in ((1, False), (DECIDER, True)):
+        store = MemoryStore()
+        await play(store, config)
+        events = await history(store.log)
+        changed: dict[int, ev.AnyEvent] = {}
+        for position, event in enumerate(events, start=1):
+            if isinstance(event, ev.PolicyChanged):
+                changed[position] = structs.replace(event, decider=decider)
+            elif isinstance(event, ev.RequestRouted):
+                changed[position] = structs.replace(event, verdicts=())
+        await rewrite(store, changed)
+        report = await verify(store.log)
+        assert bool(report.diverged) is diverged
+        assert report.older == (0 if diverged else sum(isinstance(event, DECISIONS) for event in events))
