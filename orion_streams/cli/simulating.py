@@ -173,46 +173,55 @@ def show_single(result: Result, requests: int, nodes: int, health_ms: int) -> No
 
 
 def show_comparison(results: Sequence[Result], requests: int, nodes: int, seeds: int) -> None:
-    """A table per regime, and what is binding and was missed."""
+    """Per regime: what each policy comes to, and whether ours meets its goals."""
     console = wide_console()
     found = medians(results)
+    over = "one seed" if seeds == 1 else f"median of {seeds} seeds"
     for regime in dict.fromkeys(each.regime for each in results):
         console.print(
-            f"SIMULATED, {regime}: p95 time to answer in s, median of {seeds} seeds, "
-            f"{requests} requests, {nodes} nodes",
+            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {requests} requests, {nodes} nodes",
             soft_wrap=True,
         )
         rows = {workload: each for (of, workload), each in found.items() if of == regime}
-        console.print(comparison_table(regime, rows))
+        console.print(policy_table(rows))
+        console.print()
+        console.print(goal_table(regime, rows))
         console.print()
     console.print(
-        "Goals of ours, binding: p95, seconds above 75 °C and longest time to answer against the baseline "
-        "with the best p95 (underlined). To strive for, in brackets: the others.",
+        "Goals compare ours with the baseline of the best p95 (underlined): p95, seconds above 75 °C, "
+        "longest time to answer. Those in brackets are to strive for.",
         style=DIM,
         soft_wrap=True,
     )
 
 
-def comparison_table(regime: str, rows: dict[str, Medians]) -> Table:
-    """Workloads by policies, then the goals."""
-    goals = verdicts(regime, next(iter(rows.values())))
-    titles = [f"{each.goal} {each.bound}" for each in goals]
-    made = table("WORKLOAD", *POLICIES, *titles, right=(*POLICIES, *titles))
-    for workload, found in rows.items():
-        best = best_baseline(found)
+def policy_table(rows: dict[str, Medians]) -> Table:
+    """A policy a row, a workload a column."""
+    made = table("POLICY", *rows, right=tuple(rows))
+    best = {workload: best_baseline(found) for workload, found in rows.items()}
+    for name in POLICIES:
         cells = [
-            Text(f"{found[name].p95_ms / 1000:.1f}", style="underline" if name == best else "")
-            for name in POLICIES
+            Text(f"{found[name].p95_ms / 1000:,.0f}", style="underline" if name == best[workload] else "")
+            for workload, found in rows.items()
         ]
-        made.add_row(workload, *cells, *(goal_cell(each) for each in verdicts(regime, found)))
+        made.add_row(name, *cells)
+    return made
+
+
+def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
+    """A goal a row, a workload a column."""
+    made = table("GOAL OF OURS", *rows, right=tuple(rows))
+    for goals in zip(*(verdicts(regime, found) for found in rows.values()), strict=True):
+        title = f"{goals[0].goal} {goals[0].bound}"
+        made.add_row(title if goals[0].binding else f"({title})", *(goal_cell(each) for each in goals))
     return made
 
 
 def goal_cell(verdict: Verdict) -> Text:
     """The measured ratio, and whether it meets the goal."""
     if not verdict.binding:
-        mark = "met" if verdict.is_met else "not met"
-        return Text(f"({verdict.measured:.2f} {mark})", style=GOOD if verdict.is_met else WAITING)
+        mark = "met" if verdict.is_met else "no"
+        return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else WAITING)
     mark = "pass" if verdict.is_met else "OVER"
     return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else BAD)
 
