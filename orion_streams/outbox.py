@@ -190,7 +190,7 @@ def whereabouts(grid: Grid, request: Request) -> str:
     decision = route(grid, request, grid.policy)
     held_back = ", ".join(f"{each.node}: {each.filter}" for each in decision.verdicts if each.filter)
     node = decision.node if isinstance(decision, Wait) else ""
-    waited = f"waited for {node}, which was busy" if node else "waited for a node"
+    waited = f"waited for {node}, which could not begin yet" if node else "waited for a node"
     return f"{waited} ({held_back})" if held_back else waited
 
 

@@ -11,6 +11,7 @@ from orion_streams import events as ev
 from orion_streams.cli.story import Choice, Happening, Look, Step, Story
 from orion_streams.cli.words import (
     TERMS,
+    WORD_FOR,
     duration,
     held_back,
     seconds,
@@ -163,7 +164,11 @@ def decision(choice: Choice, width: int) -> Iterator[Row]:
         what += f", which unloads {', '.join(evicts)} for it" if evicts else ""
         what += "; the client is told that it begins anew" if choice.attempt > 1 else ""
     else:
-        what = f"waits for {choice.node}, which is busy" if choice.node else "waits, as no node can take it"
+        what = (
+            f"waits for {choice.node}, which cannot begin yet"
+            if choice.node
+            else "waits, as no node can take it"
+        )
     lines = wrapped(when(choice.after_ms, choice.position) + what, width, INDENT)
     yield from (Row(line, BOLD) for line in lines)
     yield from verdicts_of(choice.verdicts, choice.node, width)
@@ -206,9 +211,8 @@ def verdict(found: Verdict) -> str:
     for name in TERMS:
         ms = int(getattr(found, f"{name}_ms"))
         if ms:
-            terms.append(
-                f"{'-' if name == 'cached' else '+'} {name} {duration(ms)}".replace(" ", HARD_SPACE)
-            )
+            sign, word = "-" if name == "cached" else "+", WORD_FOR.get(name, name)
+            terms.append(f"{sign} {word} {duration(ms)}".replace(" ", HARD_SPACE))
     evicts = f" (unloads {', '.join(found.evicts)})" if found.evicts else ""
     return "= " + (" ".join(terms).removeprefix(f"+{HARD_SPACE}") or "nothing to do") + evicts
 
@@ -284,7 +288,9 @@ def look(found: Look, width: int) -> Iterator[Row]:
         case "rejected":
             what = "no node can ever take it"
         case _:
-            what = f"waits for {found.node}, which is busy" if found.node else "no node can take it"
+            what = (
+                f"waits for {found.node}, which cannot begin yet" if found.node else "no node can take it"
+            )
     behind = f", behind {found.ahead} other{'s' * (found.ahead > 1)}" if found.ahead else ""
     yield from (Row(line, BOLD) for line in wrapped(f"{at}: {what}{behind}", width, "  "))
     yield from verdicts_of(found.verdicts, found.node, width)

@@ -226,7 +226,7 @@ def test_an_attempt_that_failed_is_told_with_the_next_one(explain: Explain, data
 def test_a_request_that_waited_is_told_with_what_it_waited_for(explain: Explain, data: Any) -> None:
     """Deferred behind a busy node, with the drain that this costs, then routed there."""
     out = explain("queued")
-    assert "waits for worker, which is busy" in out
+    assert "waits for worker, which cannot begin yet" in out
     assert "= drain " in out
     assert "master does not have the model on disk" in flat(out)
     assert [each["kind"] for each in data("queued")["decisions"]] == ["deferred", "routed"]
@@ -469,7 +469,7 @@ def test_a_cost_is_the_sum_of_its_terms() -> None:
         "\N{NO-BREAK SPACE}", " "
     )
     assert words == (
-        "= drain 1 ms + load 1 ms + evict 1 ms + prefill 1 ms - cached 1 ms + decode 1 ms + heat 2 ms"
+        "= drain 1 ms + load 1 ms + others 1 ms + prefill 1 ms - cached 1 ms + decode 1 ms + heat 2 ms"
         " + spill 2 ms + retry 2 ms + late 2 ms (unloads a, b)"
     )
     assert verdict(Verdict("one")) == "= nothing to do"
