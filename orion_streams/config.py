@@ -311,10 +311,6 @@ def contradictions(config: Config) -> list[str]:  # noqa: PLR0912 - one branch p
         found.append("policy.ram_return_permille: expected less than policy.ram_max_permille")
     if policy.temp_critical_mc <= policy.temp_max_mc:
         found.append("policy.temp_critical_mc: expected more than policy.temp_max_mc")
-    if policy.derate_from_mc > policy.temp_max_mc:
-        found.append("policy.derate_from_mc: expected at most policy.temp_max_mc")
-    if policy.fresh_ms > policy.stale_ms:
-        found.append("policy.fresh_ms: expected at most policy.stale_ms")
     if policy.breaker_open_ms > policy.breaker_open_max_ms:
         found.append("policy.breaker_open_ms: expected at most policy.breaker_open_max_ms")
     if len(config.model_rules()) < len(config.models):

@@ -119,7 +119,7 @@ def judge(  # noqa: PLR0912 - the hot path: each call that it does without is a 
             return held_back or Verdict(name, "not_installed")
     row = node.resident.get(model)
     warm = row is not None and row.digest == on_disk.digest and same_runner(row, request)
-    if node.unload_ordered_ms or (row is None and node.resident):
+    if node.unload_ordered_ms or (not warm and node.resident):
         warm = finds_runner(grid, node, request, on_disk, policy)
     drain_ms, running, slots = 0, 0, rules.slots
     if node.holdings:

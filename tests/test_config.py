@@ -77,6 +77,14 @@ WRONG = {
         NODE + "[policy]\ntemp_critical_mc = 75000",
         "policy.temp_critical_mc: expected more than policy.temp_max_mc",
     ),
+    "the breaker's times": (
+        NODE + "[policy]\nbreaker_open_ms = 240001",
+        "policy.breaker_open_ms: expected at most policy.breaker_open_max_ms",
+    ),
+    "one model twice": (
+        NODE + '[models.gemma3]\nnum_ctx = 1\n[models."gemma3:latest"]\nnum_ctx = 2',
+        "models: the same model twice",
+    ),
     "the margin": (
         NODE + "[policy]\nram_margin_permille = 900",
         "policy.ram_margin_permille: expected less than policy.ram_max_permille",

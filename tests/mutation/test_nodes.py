@@ -287,3 +287,13 @@ def test_an_event_of_a_node_that_is_not_there_changes_no_node(event: ev.AnyEvent
     """Rules may have removed it: history is folded all the same."""
     some: Grid = grid(node("n", resident=MEMORY, installed=DISK), open_requests={"brain/a": request()})
     assert evolve(some, event).nodes == some.nodes
+
+
+def test_a_falling_temperature_is_forecast_as_it_is() -> None:
+    """However far the horizon lies."""
+    far = Policy(slope_horizon_ms=2_000_000)
+    assert [forecast(65_001, slope_uc_per_s, far) for slope_uc_per_s in (-1, 0, 1)] == [
+        65_001,
+        65_001,
+        65_003,
+    ]

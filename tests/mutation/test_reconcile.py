@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
+from orion_streams.config import ModelRules, NodeRules, Policy
 from orion_streams.reconcile import (
     breakers,
     decide,
@@ -335,3 +335,13 @@ def test_a_node_is_judged_by_its_role_when_it_is_asked_again() -> None:
     """The robot has the model and never counts as another who could be asked."""
     robot = replace(node("orion-edge"), rules=NodeRules("orion-edge"))
     assert is_refused(grid(node("n"), robot), request(failures=(BAD, BAD)), POLICY) is True
+
+
+@pytest.mark.parametrize(
+    ("model", "pinned_on", "goes"),
+    [(MODEL, "n", HEAVY), (HEAVY, "n", MODEL), (MODEL, "m", MODEL)],
+)
+def test_a_full_node_lets_go_of_pinned_models_last(model: str, pinned_on: str, goes: str) -> None:
+    """Those that are pinned here, whenever they were used."""
+    found = answers(relief, full(), models={model: ModelRules(resident_on=(pinned_on,))})
+    assert found == [ev.UnloadOrdered("n", goes, "relief")]

@@ -700,3 +700,10 @@ def test_the_least_cost_wins_and_names_decide_between_equals() -> None:
     assert isinstance(waits, Wait)
     assert (waits.kind, waits.node) == ("busy", "a")
     assert route(grid(), request(), POLICY) == Wait("no_node", "", ())
+
+
+def test_a_node_that_is_about_to_be_hot_begins_later() -> None:
+    """What it holds, and then the time that its slope is smoothed over."""
+    held = {"1-0": holding(run_ms=700)}
+    found = judged(warm(slots=2, holdings=held, forecast_mc=75_001))
+    assert (found.drain_ms, found.free_slots) == (350 + POLICY.slope_smoothing_ms, -1)

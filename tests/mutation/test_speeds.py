@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from orion_streams import events as ev
 from orion_streams.config import ModelRules
 from orion_streams.projections import evolve
-from orion_streams.projections.speeds import MEMORY, average, longer
+from orion_streams.projections.speeds import MAX_MODELS, MEMORY, average, longer
 from orion_streams.state import Demand, Grid, Length, Speed
 from tests.grids import AT_MS, HEAVY, MODEL, grid, holding, node, request
 
@@ -178,3 +178,14 @@ def test_demand_is_halved_by_time_and_grows_by_one() -> None:
     asked = ev.RequestAccepted("brain/a", "7-0", "chat", MODEL, 1, 1, 1)
     assert evolve(some, asked).demand == {MODEL: Demand(2_500, AT_MS), HEAVY: Demand(5, 6)}
     assert evolve(grid(node("n")), asked).demand == {MODEL: Demand(1_000, AT_MS)}
+
+
+def test_demand_is_remembered_of_so_many_models() -> None:
+    """The one that was asked for the longest ago goes first; asking again makes a model the youngest."""
+    asked = ev.RequestAccepted("brain/a", "7-0", "chat", MODEL, 1, 1, 1)
+    others = {f"x{n}:1b": Demand(1, AT_MS) for n in range(MAX_MODELS)}
+    almost = dict(list(others.items())[1:])
+    assert list(evolve(grid(demand=others), asked).demand) == [*list(others)[1:], MODEL]
+    assert list(evolve(grid(demand=almost), asked).demand) == [*almost, MODEL]
+    known = {MODEL: Demand(1, AT_MS), **almost}
+    assert list(evolve(grid(demand=known), asked).demand) == [*almost, MODEL]
