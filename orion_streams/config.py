@@ -284,15 +284,18 @@ def parse(text: str, source: str = "streams.toml") -> Config:
 
 
 def explain(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
-    """The wrong key and what was expected. msgspec does not say which node it was: look again."""
+    """The wrong key and what was expected. msgspec does not say which node or model it was: look again."""
     key, what = split_error(error)
-    if key.startswith(("nodes[...]", "key")):
-        for name, node in tree["nodes"].items():
+    for table, rows in (("nodes", dict[Name, NodeConfig]), ("models", dict[ModelName, ModelRules])):
+        if not isinstance(tree.get(table), dict):
+            continue
+        for name, row in tree[table].items():
             try:
-                msgspec.convert({name: node}, dict[Name, NodeConfig])
+                msgspec.convert({name: row}, rows)
             except msgspec.ValidationError as again:
-                inner, what = split_error(again)
-                return f"nodes.{name}{inner.partition('[...]')[2]}: {what}"
+                inner, found = split_error(again)
+                if found == what:
+                    return f"{table}.{name}{inner.partition('[...]')[2]}: {what}"
     return f"{key or 'top level'}: {what}"
 
 

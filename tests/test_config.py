@@ -77,6 +77,11 @@ WRONG = {
         NODE + "[policy]\ntemp_critical_mc = 75000",
         "policy.temp_critical_mc: expected more than policy.temp_max_mc",
     ),
+    "a model's unknown key": (
+        NODE + '[models."llama3.2:3b"]\nspeed = 1',
+        "models.llama3.2:3b: Object contains unknown field `speed`",
+    ),
+    "a model's name": (NODE + '[models."a b"]\nnum_ctx = 1', "models.a b: Expected `str` matching regex"),
     "the breaker's times": (
         NODE + "[policy]\nbreaker_open_ms = 240001",
         "policy.breaker_open_ms: expected at most policy.breaker_open_max_ms",
