@@ -202,15 +202,19 @@ def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> It
 
 
 def is_idle(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
-    """Whether the node may load this model now: fresh, fit, cool, without work for a while, and not one
-    that failed to load there of late."""
-    if node.holdings or not is_heard(grid, node, policy):
+    """Whether the node may load this model now: quiet, and it has not failed to load there of late."""
+    failed_ms = node.load_failed_ms.get(model)
+    if failed_ms is not None and grid.at_ms - failed_ms < policy.load_again_ms:
+        return False
+    return is_quiet(grid, node, policy)
+
+
+def is_quiet(grid: Grid, node: Node, policy: Policy) -> bool:
+    """Whether the node may load anything now: heard from, fit, cool, and without work for a while."""
+    if node.holdings or not node.rules.takes_inference or not is_heard(grid, node, policy):
         return False
     if trouble(grid, node, policy) is not None or node.opened_ms is not None:
         return False
     if node.forecast_mc > policy.temp_return_mc:
-        return False
-    failed_ms = node.load_failed_ms.get(model)
-    if failed_ms is not None and grid.at_ms - failed_ms < policy.load_again_ms:
         return False
     return grid.at_ms - max(node.used_ms.values(), default=0) >= policy.plan_idle_ms

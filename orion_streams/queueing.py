@@ -29,13 +29,15 @@ from orion_streams.state import Grid, Node, Request
 
 
 def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Waiting requests, highest priority and earliest deadline first, each to its best node.
+    """Waiting requests, highest priority and earliest due first, each to its best node.
 
     Who waits for a busy node counts as work ahead of the next one there, so a queue spills over as soon
     as that is faster. A model that others wait for is not evicted at once: they go first, for a while.
     Bodies beyond `max_bytes` in all are left for the next commit. Of those that were deferred before, at
-    most `max_scan` of a model are looked at again, and one per model that has no node.
+    most `max_scan` of a kind are looked at again, and one of a kind that has no node.
     """
+    if all(request.work_id for request in grid.open.values()):
+        return
     queue = Queue(grid, policy)
     for key in queue.order:
         request = grid.open[key]
@@ -61,7 +63,10 @@ class Queue:
         self.grid, self.policy = grid, policy
         rows = [(key, request) for key, request in grid.open.items() if not request.work_id]
         paces: dict[str, tuple[int, int]] = {}
-        rows.sort(key=lambda row: (-row[1].priority, due_ms(grid, row[1], policy, paces), row[1].accepted))
+        if len(rows) > 1:
+            rows.sort(
+                key=lambda row: (-row[1].priority, due_ms(grid, row[1], policy, paces), row[1].accepted)
+            )
         self.order = [key for key, _ in rows]
         models: dict[str, int] = {}
         for _, request in rows:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from orion_streams import events as ev
 from orion_streams.config import Policy
 from orion_streams.ledger import NO_RULES, is_going, weights
-from orion_streams.plan import demand_of, plan, work_of
+from orion_streams.plan import demand_of, is_quiet, plan, work_of
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
 from orion_streams.queueing import placements
@@ -157,6 +157,8 @@ def housekeeping(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     if not every_ms or grid.before_ms // every_ms == grid.at_ms // every_ms:
         return
     if any(not request.work_id for request in grid.open.values()):
+        return
+    if not any(is_quiet(grid, node, policy) for node in grid.nodes.values()):
         return
     yield from work_of(grid, plan(grid, demand_of(grid, policy), policy), policy)
 
