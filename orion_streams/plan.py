@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
+from orion_streams.expectations import demand_now, expected_load_ms
 from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, room
-from orion_streams.routing import demand_now, expected_load_ms, is_heard, trouble
+from orion_streams.routing import is_heard, trouble
 from orion_streams.state import Grid, Installed, Node
 
 COPY_MILLI = 4_000

@@ -13,18 +13,8 @@ from collections.abc import Iterator
 from orion_streams import events as ev
 from orion_streams.config import Policy
 from orion_streams.events import Verdict
-from orion_streams.routing import (
-    Ahead,
-    Decision,
-    Reject,
-    Route,
-    Wait,
-    Waiting,
-    answer_tokens,
-    best_pace,
-    open_slots,
-    route,
-)
+from orion_streams.expectations import answer_tokens, best_pace
+from orion_streams.routing import Ahead, Decision, Reject, Route, Wait, Waiting, open_slots, route
 from orion_streams.state import Grid, Node, Request
 
 

@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from orion_streams.config import ROBOT, Policy
 from orion_streams.events import Verdict
-from orion_streams.ledger import NO_RULES, capacity_mb, footprint_mb, is_going, room, weights
-from orion_streams.state import Demand, Grid, Holding, Installed, Node, Request, Resident, Speed
+from orion_streams.expectations import UNMEASURED, answer_tokens, demand_now, expected_load_ms, pace
+from orion_streams.ledger import capacity_mb, footprint_mb, is_going, room, weights
+from orion_streams.state import Grid, Holding, Installed, Node, Request, Resident
 
 
 class Route(Struct, frozen=True):
@@ -63,9 +64,6 @@ class Waiting(Struct):
     ahead: dict[str, Ahead] = {}
     models: dict[str, int] = {}
     copies: dict[str, int] = {}
-
-
-UNMEASURED = Speed()
 
 
 def route(grid: Grid, request: Request, policy: Policy, waiting: Waiting | None = None) -> Decision:
@@ -310,59 +308,6 @@ def copies(grid: Grid, model: str, policy: Policy, waiting: Waiting) -> int:
             for node in grid.nodes.values()
         )
     return waiting.copies[model]
-
-
-def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> int:
-    """A load on this node: as measured, else by what its disk is said to read."""
-    known = grid.speeds.get(f"{node.rules.name} {model}", UNMEASURED).load_ms
-    return known or on_disk.size_mb * (node.rules.load_us_per_mb or policy.load_us_per_mb) // 1000
-
-
-def demand_now(grid: Grid, model: str, policy: Policy) -> int:
-    """Requests for the model of late, in thousandths, halved every `demand_half_ms`."""
-    found = grid.demand.get(model)
-    return decayed(found, grid.at_ms, policy.demand_half_ms) if found is not None else 0
-
-
-def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
-    """An exponential decay in integers: halved per `half_ms`, straight lines between."""
-    halves, rest_ms = divmod(max(at_ms - demand.at_ms, 0), half_ms)
-    milli = demand.milli >> min(halves, 63)
-    return milli - milli * rest_ms // (2 * half_ms)
-
-
-def best_pace(grid: Grid, model: str, policy: Policy) -> tuple[int, int]:
-    """µs per token of prompt and of answer, on the fastest node that has the model on disk."""
-    paces = [
-        pace(grid, node, model, on_disk, policy)
-        for node in grid.nodes.values()
-        if node.rules.takes_inference and (on_disk := node.installed.get(model)) is not None
-    ]
-    return min(paces, key=lambda each: (each[1], each[0]), default=(0, 0))
-
-
-def pace(grid: Grid, node: Node, model: str, on_disk: Installed, policy: Policy) -> tuple[int, int]:
-    """µs per token of prompt and of answer on a node: as measured, else by the size of the weights."""
-    speed, rules = grid.speeds.get(f"{node.rules.name} {model}", UNMEASURED), node.rules
-    return (
-        speed.prefill_us_per_token
-        or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
-        speed.decode_us_per_token or on_disk.size_mb * (rules.decode_us_per_mb or policy.decode_us_per_mb),
-    )
-
-
-def answer_tokens(grid: Grid, request: Request, policy: Policy) -> int:
-    """Expected answer length: the model's learned mean, at most what the request allows."""
-    if request.kind == "embed":
-        return 0
-    length = grid.answers.get(request.model)
-    mean = length.milli // 1000 if length is not None else prior_tokens(grid, request.model, policy)
-    return min(mean, request.num_predict) if request.num_predict else mean
-
-
-def prior_tokens(grid: Grid, model: str, policy: Policy) -> int:
-    """The answer length of a model that has not answered yet."""
-    return grid.models.get(model, NO_RULES).prior_tokens or policy.prior_tokens
 
 
 def obstacle(grid: Grid, node: Node, request: Request, policy: Policy) -> Verdict | None:

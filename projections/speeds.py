@@ -7,7 +7,7 @@ measured load contains a wait (a warm answer's is never 0 either).
 from __future__ import annotations
 
 from orion_streams import events as ev
-from orion_streams.routing import decayed, prior_tokens
+from orion_streams.expectations import decayed, prior_tokens
 from orion_streams.state import Demand, Grid, Length, Speed
 
 MAX_MODELS = 256

@@ -9,19 +9,21 @@ from msgspec.structs import replace
 
 from orion_streams.config import ROBOT, ModelRules, NodeRules, Policy
 from orion_streams.events import Verdict
+from orion_streams.expectations import (
+    answer_tokens,
+    best_pace,
+    decayed,
+    demand_now,
+    expected_load_ms,
+)
 from orion_streams.routing import (
     Ahead,
     Reject,
     Route,
     Wait,
     Waiting,
-    answer_tokens,
-    best_pace,
     copies,
-    decayed,
-    demand_now,
     derating,
-    expected_load_ms,
     failed_here,
     loss_ms,
     obstacle,
