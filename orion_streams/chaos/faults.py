@@ -252,7 +252,7 @@ FAULTS = (
     Fault("part_clients", "their requests and answers wait for them", part_clients, ("proxies",)),
     Fault("move_clock", "an hour's jump expires nothing", move_clock, SERVER),
     Fault("poison", "one rejected reply for each, nobody else notices", poison, ("poison",)),
-    Fault("forge_agent_entries", "garbage of one node: they change nothing for others", forge_agent_entries, ("edge",)),
+    Fault("forge_agent_entries", "garbage of one node changes nothing", forge_agent_entries, ("edge",)),
     Fault("drop_group", "the router makes it again, no work is lost", drop_group, AGENTS),
     Fault("ollama_error_line", "an error line in a stream is no answer", ollama("error_line"), OLLAMAS),
     Fault("ollama_no_done", "an end without `done` is no answer", ollama("end_without_done"), OLLAMAS, 2),

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,9 @@ class ChaosGrid(SimulatedGrid):
 
     def resume_server(self) -> None:
         """SIGCONT."""
-        if self.server.pid:
-            os.kill(self.server.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            if self.server.pid:
+                os.kill(self.server.pid, signal.SIGCONT)
 
     def move_clock(self, by_s: int) -> None:
         """Set the server's clock so far off."""

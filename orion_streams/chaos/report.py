@@ -114,7 +114,7 @@ kills         {report.kills} while requests were open
 lost          {report.lost}
 twice         {report.duplicate_replies} replies, {report.duplicate_dispatches} dispatches
 repeated      {report.repeated_generations} generations, after a crash or a backoff
-tail          {report.gone} acknowledged entries lost by a server, {report.tail_repeats} ends dropped by clients
+tail          {report.gone} acknowledged entries lost, {report.tail_repeats} ends dropped by clients
 recovery      {in_seconds(p50)} (p50), {in_seconds(p95)} (p95); longest silence {in_seconds(silence)}
 log           {report.log_gaps} gaps in {report.events} events
 replay        {report.decisions} decisions recomputed, {report.diverged} differ""",
