@@ -29,6 +29,7 @@ from orion_streams.config import ROBOT, Config, NodeConfig
 from orion_streams.connection import connect, end_if_cancelled
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
+from orion_streams.state import Grid
 
 log = logging.getLogger("orion")
 
@@ -54,8 +55,8 @@ def router_app(config: Config) -> App:
 async def lead(router: Router, store: RedisLog, config: Config) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again."""
-    await make_groups(store, config)
     await router.start()
+    await make_groups(store, config, router.state.grid)
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
     kept_s = loop.time()
@@ -68,14 +69,16 @@ async def lead(router: Router, store: RedisLog, config: Config) -> None:
         await router.cycle(block_ms)
         if loop.time() - kept_s >= KEEP_EVERY_S:
             await router.retention.keep(router.state, router.guard)
-            await make_groups(store, config)
+            await make_groups(store, config, router.state.grid)
             kept_s = loop.time()
 
 
-async def make_groups(store: RedisLog, config: Config) -> None:
-    """See that every agent can read its work, also after somebody deleted the stream."""
+async def make_groups(store: RedisLog, config: Config, grid: Grid) -> None:
+    """See that every agent can read its work, also after somebody deleted the stream or the group. What an
+    agent has read does not come to it again: nothing runs twice."""
     for name in config.nodes:
-        await store.make_group(f"work:{name}")
+        node = grid.nodes.get(name)
+        await store.make_group(f"work:{name}", (node.work_read if node else "") or "0")
 
 
 def agent_app(config: Config, node: str) -> App:

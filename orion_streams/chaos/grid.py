@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from orion_streams.chaos.proxy import Proxy
 from orion_streams.connection import connect
+from orion_streams.processes import Say
 from orion_streams.server import EmbeddedServer, Fsync, free_port
 from orion_streams.simulation.grid import GEMMA, SimulatedGrid, SimulatedNode, three_nodes
 from orion_streams.simulation.ollama.spec import ModelSpec
@@ -83,9 +84,9 @@ class ChaosGrid(SimulatedGrid):
     """Two routers, three nodes, a server of a given make. `proxies`: by role or client. `clock_file`: what
     the server's clock is moved by, where libfaketime is installed."""
 
-    def __init__(self, folder: Path, binary: Path | None, fsync: Fsync) -> None:
+    def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
-        super().__init__(cast(), folder=folder, settings=settings, routers=len(ROUTERS))
+        super().__init__(cast(), folder=folder, settings=settings, say=say, routers=len(ROUTERS))
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         library = faketime() if binary is None else None  # Debian's Redis and its malloc do not bear it

@@ -88,7 +88,7 @@ def glued(rows: Iterable[Row]) -> list[str]:
         elif row.kind == "token":
             so_far = pieces.setdefault(row.name, [])
             so_far.append(row.text)
-            if row.attempt != attempts.get(row.name, row.attempt) or row.seq != len(so_far):
+            if row.attempt != attempts.setdefault(row.name, row.attempt) or row.seq != len(so_far):
                 found.append(f"{'/'.join(row.name)}: token {row.attempt}/{row.seq} in place {len(so_far)}")
         elif row.kind == "done" and not row.text.startswith("".join(pieces.get(row.name, ()))):
             found.append(f"{'/'.join(row.name)}: its tokens are not its answer")

@@ -28,6 +28,7 @@ from orion_streams.chaos.invariants import LogRow
 from orion_streams.chaos.load import Load
 from orion_streams.connection import connect
 from orion_streams.errors import BackendError
+from orion_streams.processes import Say
 from orion_streams.replay.verify import Report as Replayed
 from orion_streams.server import Fsync
 from orion_streams.simulation.observer import Observer
@@ -37,8 +38,6 @@ FAULTS_PER_MINUTE = 75
 AT_ONCE = 5
 REST_S, REPLAY_S = 120.0, 300.0
 PAGE = 1_000
-
-Say = Callable[[str], None]
 
 
 class Round(Struct):
@@ -85,11 +84,12 @@ async def play(
     rng: random.Random,
     only: frozenset[str],
     outage_s: float,
-    say: Say,
+    say: Callable[[str], None],
+    log: Say,
 ) -> Round:
     """One round on one server. Raises BackendError when the grid itself cannot be started."""
     folder = Path(tempfile.mkdtemp(prefix="orion-chaos-"))
-    grid = ChaosGrid(folder, binary, fsync)
+    grid = ChaosGrid(folder, binary, fsync, log)
     try:
         async with grid:
             scene = Scene(grid, watching(grid), Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
@@ -113,7 +113,9 @@ def models(grid: ChaosGrid) -> list[str]:
 class Chaos:
     """A round in the making."""
 
-    def __init__(self, scene: Scene, outcome: Round, only: frozenset[str], say: Say) -> None:
+    def __init__(
+        self, scene: Scene, outcome: Round, only: frozenset[str], say: Callable[[str], None]
+    ) -> None:
         self.scene, self.outcome, self._say = scene, outcome, say
         self._done: list[Done] = []
         self._busy: set[str] = set()

@@ -292,9 +292,19 @@ def chaos(
     only: Annotated[
         list[str] | None, typer.Option(metavar="FAULT", help="Nothing else; may come again.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to write what the processes say.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Kill, cut, hang and fill a grid of real processes, and see whether every promise holds."""
     return do(
-        "chaos", minutes=minutes, seed=seed, server=server, fsync=fsync, only=only or [], json=as_json
+        "chaos",
+        minutes=minutes,
+        seed=seed,
+        server=server,
+        fsync=fsync,
+        only=only or [],
+        log=log,
+        json=as_json,
     )

@@ -7,10 +7,13 @@ import asyncio
 from collections.abc import Sequence
 
 from orion_streams.cli import where
-from orion_streams.cli.outcome import outcome
+from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.connection import connect
+from orion_streams.errors import BackendError
 from orion_streams.server import check_server
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
@@ -49,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the server, then run the role. Raises ConfigError, BackendError."""
+    """Check the server, then run the role. Raises ConfigError; BackendError when no grid is named."""
     config = where.find(options.redis, options.config)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
@@ -61,9 +64,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def check(config: Config) -> None:
-    """Refuse a server that would lose the grid."""
-    redis = connect(config.redis.url)
+    """Refuse a server that would lose the grid. One that does not answer yet is waited for: after a power
+    cut the house's machines come up in any order."""
+    redis, pause_s = connect(config.redis.url), FIRST_PAUSE_S
     try:
-        await check_server(redis)
+        while True:
+            try:
+                return await check_server(redis)
+            except BackendError as error:
+                if pause_s == FIRST_PAUSE_S:
+                    tell(f"orion: {error}: waiting for it")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     finally:
         await redis.aclose()
