@@ -11,17 +11,17 @@ CHUNK = 65_536
 
 
 class Proxy:
-    """Passes bytes on to the server at `url`; clients connect to `self.url`.
+    """Passes bytes on to the server at `url`; clients connect to `self.url`, at an address of this machine.
 
     `lose_answers`: so many commands that hold `word` are still carried out, but their connection is cut
     before the answer. While it is `parted` bytes wait on their way, as packets do that a network drops and
     sends again: what was under way arrives late.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
         address = urlsplit(url)
         self._host, self._port = address.hostname, address.port
-        self.url = ""
+        self.url, self._listens_at = "", host
         self.word = b"XADD"
         self.lose_answers = self.lost = 0
         self._passing = asyncio.Event()
@@ -38,8 +38,8 @@ class Proxy:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen on a free port of the loopback."""
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        """Listen on a free port."""
+        self._listener = await asyncio.start_server(self._accept, self._listens_at, 0)
         self.url = "redis://{}:{}/0".format(*self._listener.sockets[0].getsockname())
 
     async def stop(self) -> None:

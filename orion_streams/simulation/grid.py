@@ -203,7 +203,13 @@ class SimulatedGrid:
         if child is None:
             path.write_bytes(msgspec.json.encode(spec))
             argv = (sys.executable, "-m", "orion_streams.simulation.ollama", "--spec", str(path))
-            child = Child(f"node {name}", argv, announces=True, say=self._say, remark=self._remark)
+            child = Child(
+                f"node {name}",
+                self.command(f"node {name}", argv),
+                announces=True,
+                say=self._say,
+                remark=self._remark,
+            )
             self.ollamas[name] = child
         await child.start(START_S[spec.engine])
         self.node_urls[name] = str(child.announced["url"])
@@ -260,11 +266,15 @@ class SimulatedGrid:
         """Where a role finds Redis."""
         return self.redis_url
 
+    def command(self, process: str, argv: tuple[str, ...]) -> tuple[str, ...]:
+        """What starts a process."""
+        return argv
+
     def _role(self, name: str, *arguments: str) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
         env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url_for(name)}
-        return Child(name, argv, env=env, say=self._say, remark=self._remark)
+        return Child(name, self.command(name, argv), env=env, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:
         tables: dict[str, Mapping[str, Any]] = {

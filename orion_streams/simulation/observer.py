@@ -100,9 +100,9 @@ class Observer:
 
     async def stop(self) -> Tally:
         """Read to the end of all streams; what they show."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # Python 3.11 loses one that comes as a read ends
+            await asyncio.wait([self._task], timeout=0.2)
         while await self._read(block_ms=None):
             pass
         return self.tally()
