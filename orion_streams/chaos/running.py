@@ -91,18 +91,13 @@ async def play(
     folder = Path(tempfile.mkdtemp(prefix="orion-chaos-"))
     grid = ChaosGrid(folder, binary, fsync, log)
     try:
-        async with grid:
-            scene = Scene(grid, watching(grid), Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
-            scene.observer.start()
+        async with grid, connect(grid.redis_url) as redis:
+            observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
+            scene = Scene(grid, observer, Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
+            observer.start()
             return await Chaos(scene, Round(server, fsync), only, say).run(seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def watching(grid: ChaosGrid) -> Observer:
-    """An observer that sees the server itself."""
-    redis = connect(grid.redis_url)
-    return Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
 
 
 def models(grid: ChaosGrid) -> list[str]:
