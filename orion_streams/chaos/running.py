@@ -34,7 +34,7 @@ from orion_streams.server import Fsync
 from orion_streams.simulation.observer import Observer
 
 USERS = 14
-FAULTS_PER_MINUTE = 75
+FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 75, 25
 AT_ONCE = 5
 REST_S, REPLAY_S = 120.0, 300.0
 PAGE = 1_000
@@ -144,7 +144,10 @@ class Chaos:
         return self.outcome
 
     async def _break_things(self, until_s: float) -> None:
-        pause_s = 60 / FAULTS_PER_MINUTE
+        share = sum(fault.share for fault in self._faults) / sum(fault.share for fault in FAULTS)
+        pause_s = 60 / max(
+            FAULTS_PER_MINUTE * share, LEAST_PER_MINUTE
+        )  # few faults come as often as in all
         while time.monotonic() < until_s:
             await asyncio.sleep(self.scene.rng.uniform(0.5, 1.5) * pause_s)
             if len(self._running) < AT_ONCE and (chosen := self._draw()):
