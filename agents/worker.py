@@ -21,8 +21,9 @@ from orion_streams import contract, wire
 from orion_streams.agents.answer import Answer, Repeater
 from orion_streams.agents.backend import Backend, Chunk, RunFailed
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App, Item, StreamChannel, refused, will_pass
+from orion_streams.channels import App, Item, StreamChannel, refused
 from orion_streams.config import Config
+from orion_streams.connection import will_pass
 from orion_streams.errors import ContractError
 from orion_streams.state import work_order
 

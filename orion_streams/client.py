@@ -27,11 +27,11 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from orion_streams import asking
+from orion_streams import asking, urls
 from orion_streams.asking import Answer, AnswerEvent, Asking, Call, Fields
-from orion_streams.connection import connect
+from orion_streams.connection import connect, in_short, will_pass
 from orion_streams.contract import Reply
 from orion_streams.errors import BackendError, OrionError
 
@@ -57,8 +57,13 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         prefix: str = "orion:",
         give_up_s: float = 180.0,
         margin_s: float = 5.0,
+        password: str = "",
+        tls_ca_file: str = "",
+        tls_cert_file: str = "",
+        tls_key_file: str = "",
     ) -> None:
-        self._redis: Any = connect(url)
+        url = urls.with_password(url, password) if password else url
+        self._redis: Any = connect(urls.with_tls(url, tls_ca_file, tls_cert_file, tls_key_file))
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
@@ -201,14 +206,15 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                 if cancel_requests() > cancels:
                     raise asyncio.CancelledError  # it got lost in Python 3.11's wait_for, inside redis-py
                 return answer
-            except (AuthenticationError, ResponseError) as error:
-                raise BackendError(f"redis refuses: {error}") from error
             except (RedisError, OSError) as error:
+                what = in_short(error)
+                if not will_pass(error):
+                    raise BackendError(f"redis refuses: {what}") from error
                 if pause_s == FIRST_PAUSE_S:
-                    log.warning("redis is away (%s): trying for %g s", error, self._give_up_s)
+                    log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
                 self._cuts += 1
                 if clock() + pause_s > give_up:
-                    raise BackendError(f"redis is away: {error}") from error
+                    raise BackendError(f"redis is away: {what}") from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause_s = min(pause_s * 2, 5.0)
 

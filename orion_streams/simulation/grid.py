@@ -257,7 +257,7 @@ class SimulatedGrid:
     def _role(self, name: str, *arguments: str) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
-        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.redis_url}
+        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.redis_url, "ORION_REDIS_PASSWORD": ""}
         return Child(name, argv, env=env, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:
