@@ -116,8 +116,8 @@ class Worker:
         head = decode(item)
         if head is not None and head.op in ("run", "load"):
             what = "the server lost what this node had said of it"
-            lost = self.failed(head, item.id, RunFailed("agent_restarted", "node", what))
-            await self.results.write(*self._ends.get(item.id, lost))
+            lost = RunFailed("agent_restarted", "node", what)
+            await self.results.write(*(self._ends.get(item.id) or self.failed(head, item.id, lost)))
         await self.settle(item)
 
     async def settle(self, item: Item) -> None:
