@@ -36,7 +36,7 @@ EXPECTED = (
 )
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError, InvalidResponse)
 AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
-CLOSED = "Connection closed by server."
+CUT = ("Connection closed by server", "Connection reset by peer")
 
 
 def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
@@ -147,7 +147,11 @@ def in_short(error: Exception) -> str:
 def not_answering(error: Exception) -> str:
     """`in_short` for a server that was never heard."""
     words = in_short(error)
-    return f"{words} If it speaks TLS only, its URL is rediss://" if words == CLOSED else words
+    if any(each in words for each in CUT):
+        return f"{words.rstrip('.')}; a port that speaks TLS wants rediss://"
+    if "Timeout connecting" in words:
+        return f"{words}; so does rediss:// end where nobody speaks TLS, which wants redis://"
+    return words
 
 
 async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:
