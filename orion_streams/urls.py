@@ -51,13 +51,13 @@ def with_password(url: str, password: str) -> str:
 
 def with_tls(url: str, ca_file: str, cert_file: str, key_file: str) -> str:
     """The URL with the files of its TLS, if it is over TLS; what it names itself goes before."""
-    parts = urlsplit(url)
-    if parts.scheme not in TLS:
+    if scheme_of(url) not in TLS:
         return url
+    place, _, query = url.partition("?")
     files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
-    said = parse_qs(parts.query)
+    said = parse_qs(query)
     more = urlencode({name: path for name, path in files.items() if path and name not in said}, safe="/")
-    return urlunsplit(parts._replace(query="&".join(each for each in (parts.query, more) if each)))
+    return "?".join(each for each in (place, "&".join(each for each in (query, more) if each)) if each)
 
 
 def scheme_of(url: str) -> str:

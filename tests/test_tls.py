@@ -132,7 +132,7 @@ async def test_a_request_goes_all_the_way_over_tls(mutual: Secure) -> None:
         plain = Redis(port=mutual.plain_port)
         connected = [each["laddr"].rpartition(":")[2] for each in plain.client_list()]
         plain.close()
-    assert connected.count(str(mutual.plain_port)) == 1  # who asked
+    assert connected.count(str(mutual.plain_port)) <= 2  # who asks here
     assert connected.count(str(mutual.port)) > 4
 
 
