@@ -97,7 +97,7 @@ class Router:
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
             return True
-        log.warning("%s", lost(before, self._written, f"{self.config.prefix}log"))
+        log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
         self.guard = structs.replace(self.guard, out_id=max(out_id, self.guard.out_id, key=work_order))
         self.retention.begin_anew()
         self._gone.clear()
@@ -241,13 +241,13 @@ def drained(streams: Iterable[str], found: Sequence[Raw], limit: int) -> frozens
     return frozenset(name for name in streams if counts[name] < limit)
 
 
-def lost(before: Written, now: Written, key: str) -> str:
+def lost(before: Written, now: Written, holds: bool, prefix: str) -> str:
     """What a server lost, by name. LogError when that is everything."""
     had = f"this router had committed {before.position} (commit {before.number})"
     if not now.position:
-        raise LogError(f"{key} is empty, but {had}: somebody deleted it, or the server lost everything")
-    if now.position > before.position:
-        return (
-            f"the server lost its tail: {key} has other events before {now.position} than it had when {had}"
+        raise LogError(
+            f"{prefix}log is empty, but {had}: somebody deleted it, or the server lost everything"
         )
-    return f"the server lost its tail: {key} ends at {now.position} (commit {now.number}), {had}"
+    if holds or now.position < before.position:
+        return f"{prefix}log ends at {now.position} (commit {now.number}), {had}"
+    return f"{prefix}log was written anew by others, up to {now.position} (commit {now.number}); {had}"
