@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from msgspec import json
 from msgspec.structs import replace
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams import AsyncClient
+from orion_streams.connection import connect
 from orion_streams.server import packaged_binary
 from orion_streams.simulation.grid import SimulatedGrid, three_nodes
+from orion_streams.urls import with_password
 from tests.cli.running import run
 from tests.conftest import REDIS_SERVER, SERVERS
 from tests.ha.servers import House
@@ -181,3 +184,30 @@ async def test_a_lost_tail_is_said_by_name_and_healed(house: House, tmp_path: Pa
         await grid.check(tmp_path, before)
         again = [each for each in before if (await grid.answers())[each]]
         assert grid.client.duplicates <= len(again)
+
+
+async def test_servers_and_sentinels_may_ask_for_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with both passwords writes before and after a fail-over; without the sentinels' it is told
+    that they name no primary."""
+    with House(packaged_binary(), tmp_path, password="secret") as house:
+        url = with_password(house.url, "secret")
+        refused: Any = connect(url)
+        with pytest.raises(RedisConnectionError):
+            await refused.ping()
+        await refused.aclose()
+        monkeypatch.setenv("ORION_SENTINEL_PASSWORD", "secret")
+        redis: Any = connect(url)
+        await redis.set("written", "before")
+        house.primary.kill()
+
+        async def written() -> bool:
+            try:
+                return bool(await redis.set("written", "after"))
+            except RedisConnectionError:
+                return False
+
+        await eventually(written, "a write to the new primary", 30.0)
+        assert house.replica.redis.get("written") == b"after"
+        await redis.aclose()
