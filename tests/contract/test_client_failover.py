@@ -94,6 +94,33 @@ async def test_a_reply_below_what_was_lost_is_heard(
                 await waiting
 
 
+@pytest.mark.parametrize("resends", [True, False])
+async def test_a_request_that_the_new_server_never_got_is_sent_again(
+    valkey_url: str, prefix: str, resends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acknowledged, lost, and the connection cut: the request comes again and is answered. A client that
+    sends once (the control) waits for nothing, until its deadline is over."""
+    if not resends:
+        monkeypatch.setattr(AsyncClient, "_spawn", lambda _, work: work.close())
+    async with proxied(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix, margin_s=1) as client:
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="lost", timeout_s=3))
+        redis: Any = connect(valkey_url)
+
+        async def sent() -> Any:
+            return await redis.exists(f"{prefix}requests:brain")
+
+        await eventually(sent, "the request was sent")
+        await redis.delete(f"{prefix}requests:brain")
+        assert proxy.cut() > 0
+        await redis.aclose()
+        async with running(valkey_url, prefix):
+            if resends:
+                assert (await asked).text == "x"
+            else:
+                with pytest.raises(RequestTimeout):
+                    await asked
+
+
 async def stepped_back(client: AsyncClient, high: str) -> bool:
     """Whether it would hear a lower reply."""
     return client._position != high.encode()

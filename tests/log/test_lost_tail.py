@@ -186,3 +186,25 @@ async def test_a_snapshot_of_a_lost_tail_is_passed_over(store: Store, config: Co
     loaded, expected = await load(store.log), await folded(store.log)
     assert isinstance(loaded, LoggedGrid)
     assert (encode_grid(loaded.grid), loaded.digest) == (encode_grid(expected.grid), expected.digest)
+
+
+@pytest.mark.parametrize("notices", [True, False])
+async def test_rules_that_were_lost_are_proposed_again(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch, notices: bool
+) -> None:
+    """The lost tail held new rules: the router that had proposed them begins as at the start, and they hold
+    again. One that only folds what there is (the control) goes on by the old ones."""
+    if not notices:
+        monkeypatch.setattr(Router, "fold_again", Router.recover)
+    agent = Agent(store, WORKER)
+    await running(store, config, agent)
+    before = await store.dump()
+    router = await running(store, structs.replace(config, revision=config.revision + 1), agent)
+    await store.restore(before)
+    store.skip(50)
+    await agent.beat()
+    await settle(router)
+    await agent.beat()
+    await settle(router)
+    assert router.state.grid.revision == config.revision + (1 if notices else 0)
+    await assert_consistent(store)
