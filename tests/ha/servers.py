@@ -54,9 +54,9 @@ class Instance:
 
     def __init__(self, binary: Path, folder: Path, text: str, *words: str, password: str = "") -> None:
         folder.mkdir()
-        self.port, self.folder = free_port(), folder
+        self.port, self.tls_port, self.folder = free_port(), free_port(), folder
         self._path = folder / "server.conf"
-        self._path.write_text(text.replace("{port}", str(self.port)).replace("{dir}", str(folder)))
+        self._path.write_text(for_here(text, port=self.port, tls_port=self.tls_port, dir=folder))
         self._argv = [str(binary), str(self._path), *words]
         self._process: subprocess.Popen[bytes] | None = None
         self.redis: Any = Redis(port=self.port, socket_timeout=2, password=password or None)
@@ -90,19 +90,29 @@ class Instance:
         self.redis.close()
 
 
-class House:
-    """All five. `url` names the sentinels. With a `password`, servers and sentinels ask for it."""
+def for_here(text: str, **values: object) -> str:
+    """The text with {name} replaced."""
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return text
 
-    def __init__(self, binary: Path, folder: Path, password: str = "") -> None:
-        text, more = SERVER + documented("redis.conf"), ""
+
+class House:
+    """All five. `url` names the sentinels. With a `password`, servers and sentinels ask for it; with `tls`,
+    settings of a TLS port, they speak TLS with each other and with clients."""
+
+    def __init__(self, binary: Path, folder: Path, password: str = "", tls: str = "") -> None:
+        self._tls = bool(tls)
+        tls += "tls-replication yes\n" if tls else ""
+        text, more = SERVER + documented("redis.conf") + tls, tls
         if password:
             text += f"requirepass {password}\nmasterauth {password}\n"
-            more = f"sentinel auth-pass {SERVICE} {password}\nrequirepass {password}\n"
+            more += f"sentinel auth-pass {SERVICE} {password}\nrequirepass {password}\n"
             more += f"sentinel sentinel-pass {password}\n"
         self.primary = Instance(binary, folder / "primary", text, password=password)
-        text += f"replicaof 127.0.0.1 {self.primary.port}\n"
+        text += f"replicaof 127.0.0.1 {self.reach(self.primary)}\n"
         self.replica = Instance(binary, folder / "replica", text, password=password)
-        conf = sentinel_conf(self.primary.port, more)
+        conf = sentinel_conf(self.reach(self.primary), more)
         self.sentinels = [
             Instance(binary, folder / f"sentinel{n}", conf, "--sentinel", password=password)
             for n in range(3)
@@ -111,8 +121,12 @@ class House:
     @property
     def url(self) -> str:
         """By which all clients find the primary."""
-        places = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        return f"redis+sentinel://{places}/{SERVICE}"
+        places = ",".join(f"127.0.0.1:{self.reach(each)}" for each in self.sentinels)
+        return f"{'rediss' if self._tls else 'redis'}+sentinel://{places}/{SERVICE}"
+
+    def reach(self, instance: Instance) -> int:
+        """The port by which others reach it."""
+        return instance.tls_port if self._tls else instance.port
 
     def __enter__(self) -> Self:
         try:

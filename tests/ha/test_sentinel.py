@@ -16,12 +16,14 @@ from msgspec.structs import replace
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams import AsyncClient
-from orion_streams.connection import connect
+from orion_streams.connection import connect, in_short
 from orion_streams.server import packaged_binary
 from orion_streams.simulation.grid import SimulatedGrid, three_nodes
-from orion_streams.urls import with_password
+from orion_streams.urls import with_password, with_tls
+from tests import certificates
+from tests.certificates import NEEDS_OPENSSL
 from tests.cli.running import run
-from tests.conftest import REDIS_SERVER, SERVERS
+from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
 from tests.ha.servers import House
 from tests.helpers import TERMINAL_REPLIES, eventually
 
@@ -186,16 +188,24 @@ async def test_a_lost_tail_is_said_by_name_and_healed(house: House, tmp_path: Pa
         assert grid.client.duplicates <= len(again)
 
 
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=[NEEDS_REDIS, NEEDS_OPENSSL])])
 async def test_servers_and_sentinels_may_ask_for_passwords(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
-    """A client with both passwords writes before and after a fail-over; without the sentinels' it is told
-    that they name no primary."""
-    with House(packaged_binary(), tmp_path, password="secret") as house:
-        url = with_password(house.url, "secret")
+    """A client with both passwords writes before and after a fail-over, also where all of it is TLS;
+    without the sentinels' password it is told that they name no primary."""
+    settings, ca = "", ""
+    if tls:
+        (tmp_path / "certs").mkdir()
+        certs = certificates.make(tmp_path / "certs")
+        settings, ca = certificates.server_conf(certs), str(certs / "ca.pem")
+    binary = Path(str(REDIS_SERVER)) if tls else packaged_binary()
+    with House(binary, tmp_path, password="secret", tls=settings) as house:
+        url = with_tls(with_password(house.url, "secret"), ca, "", "")
         refused: Any = connect(url)
-        with pytest.raises(RedisConnectionError):
+        with pytest.raises(RedisConnectionError) as caught:
             await refused.ping()
+        assert in_short(caught.value) == "the sentinels name no primary"
         await refused.aclose()
         monkeypatch.setenv("ORION_SENTINEL_PASSWORD", "secret")
         redis: Any = connect(url)
