@@ -107,7 +107,7 @@ def router(config: Config) -> User:
     grants = (
         Grant(("evalsha",), keys(config, BOTH, "guard", "log", "requests:*", *outputs)),
         Grant(
-            ("hgetall", "hmget", *ENTRIES, *MEASURES, "xinfo|stream"),
+            ("hgetall", "hmget", *ENTRIES, "xlen", "type", "memory|usage", "xinfo|stream"),
             keys(config, READ, "guard", "log", "snapshots", *inputs, *outputs),
         ),
         Grant(("hset", "hdel"), keys(config, WRITE, "guard")),
