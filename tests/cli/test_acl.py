@@ -197,7 +197,7 @@ def test_nobody_takes_his_own_rights_away(
     """An administrator with the name of a role is refused before anything is changed."""
     ask("ACL", "SETUSER", "orion-router", *ADMIN_RULES)
     before = sorted(ask("ACL", "LIST"))
-    url = f"redis://orion-router:the%20administrator%27s@127.0.0.1:{server.port}/0"
+    url = f"redis://orion-router:{ADMIN_PASSWORD}@127.0.0.1:{server.port}/0"
     code, _, err = orion("acl", "--apply", "--passwords", str(home / "pw"), "--redis", url)
     assert code == 78
     assert "orion-router would take its own rights away" in err

@@ -16,7 +16,7 @@ from orion_streams.config import Config, parse
 from orion_streams.server import EmbeddedServer
 from tests.conftest import REDIS_SERVER, STREAMS_TOML
 
-ADMIN, ADMIN_PASSWORD = "admin", "the administrator's"
+ADMIN = ADMIN_PASSWORD = "admin"
 ADMIN_RULES = ("reset", "on", f">{ADMIN_PASSWORD}", "~*", "&*", "+@all")
 
 
@@ -53,6 +53,10 @@ class Guarded:
         client.response_callbacks.clear()
         self._clients.append(client)
         return client
+
+    def url(self, name: str) -> str:
+        """Where that user connects to."""
+        return f"redis://{name}:{name}@127.0.0.1:{self.server.port}/0"
 
     def set(self, users: Iterable[acl.User]) -> None:
         """Give the server these users."""
