@@ -20,7 +20,7 @@ from orion_streams.server import check_server
 from orion_streams.simulation.grid import EMBEDDER, GEMMA
 from tests.cli.running import run
 from tests.conftest import SERVERS, ServerStore
-from tests.helpers import MODEL, Agent, ask, settle
+from tests.helpers import MODEL, Agent, ask, kinds, settle
 from tests.security.grids import GuardedGrid
 from tests.security.guarded import ADMIN, Guarded, guarded
 
@@ -86,13 +86,14 @@ async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
         await agent.beat()
         await ask(store, f"q{number}")
         await settle(router)
-        for run_ in await agent.read_work():
-            await agent.say(run_, "tokens", b"4", seq=1)
-            await agent.complete(run_)
-        await settle(router)
+        while runs := await agent.read_work():
+            await agent.say(runs[0], "tokens", b"4", seq=1)
+            await (agent.fail if number == 3 else agent.complete)(runs[0])
+            await settle(router)
         await admin.script_flush()
         await router.retention.keep(router.state, router.guard)
         await router.retention.close()
+    assert [(await kinds(store, f"q{number}"))[-1] for number in (3, 9)] == ["error", "done"]
     assert len(await log.snapshots()) == 2
     assert await log.first_position() > 1
     await router.follow(1)

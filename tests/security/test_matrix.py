@@ -48,7 +48,7 @@ def of_agent(name: str) -> Rights:
 
 ROUTER: Rights = {
     **on(("INFO", "TIME", SCRIPT_LOAD), [""]),
-    **on(("EVALSHA {sha} 1 {key}",), ["guard", "log"], REQUESTS, WORK, REPLIES),
+    **on(("EVALSHA {sha} 1 {key}",), ["guard", "log"], BODIES),
     **on((*READS, *MEASURES, STREAM, "HGETALL {key}", "HMGET {key} number"), HEAD, TOLD, BODIES),
     **on(("HSET {key} number 1", "HDEL {key} nothing"), HEAD),
     **on(WRITES, ["log", "snapshots"], WORK, REPLIES),
