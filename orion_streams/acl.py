@@ -18,6 +18,7 @@ from orion_streams.config import Config
 from orion_streams.errors import ConfigError
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
+KINDS = ("requests", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
 """How large a stream is and how far its group has read. XINFO STREAM would show two of its entries."""
@@ -60,12 +61,13 @@ def hashed(password: str) -> str:
 
 
 def users(config: Config) -> tuple[User, ...]:
-    """All users of a grid: its clients, its agents, the router, the reader."""
+    """All users of a grid: its clients, its agents, the router, and two who only read."""
     return (
         *(client(config, name) for name in config.clients.names),
         *(agent(config, name) for name in sorted(config.nodes)),
         router(config),
         reader(config),
+        observer(config),
     )
 
 
@@ -128,8 +130,19 @@ def reader(config: Config) -> User:
         Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, *told)),
         Grant(MEASURES, keys(config, READ, *bodies)),
     )
-    what = "nodes, ps, plan, explain, log, replay, doctor"
+    what = "reader of the log: nodes, ps, plan, explain, log, replay"
     return User(user_name(config, "reader"), what, plain(config, "info", "time"), grants)
+
+
+def observer(config: Config) -> User:
+    """Reads every stream, prompts and answers, too: XINFO tells a stream's end only with its last entry."""
+    streams = ("log", "snapshots", *(f"{kind}:*" for kind in KINDS))
+    grants = (
+        Grant(("hgetall", *MEASURES), keys(config, READ, "guard")),
+        Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, *streams)),
+    )
+    what = "observer of all streams: doctor"
+    return User(user_name(config, "observer"), what, plain(config, "info", "time"), grants)
 
 
 def plain(config: Config, *commands: str) -> Grant:
@@ -152,4 +165,6 @@ def needs_select(url: str) -> bool:
     """Whether the grid lives in another database than 0."""
     parts = urlsplit(url)
     path = "" if parts.scheme.endswith("unix") else parts.path.strip("/")
+    if parts.scheme.endswith("+sentinel"):
+        path = path.partition("/")[2]  # after the service
     return parse_qs(parts.query).get("db", [path])[0] not in ("", "0")

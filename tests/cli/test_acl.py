@@ -177,14 +177,15 @@ def test_json_is_one_line_with_everything(orion: Orion, apply: Orion) -> None:
 
 
 def test_who_may_not_set_users_is_told_what_to_do(
-    orion: Orion, apply: Orion, server: EmbeddedServer, home: Path
+    orion: Orion, apply: Orion, server: EmbeddedServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A role's user, a wrong password: exit 78, one line that names the way, no password in it."""
     apply()
     password = (home / "pw" / "orion-reader").read_text()
     for name, given in (("orion-reader", password), ("orion-reader", "wrong-one")):
         url = f"redis://{name}:{given}@127.0.0.1:{server.port}/0"
-        code, out, err = orion("acl", "--apply", "--passwords", str(home / "pw"), "--redis", url)
+        monkeypatch.setenv("ORION_REDIS_URL", url)
+        code, out, err = orion("acl", "--apply", "--passwords", str(home / "pw"))
         assert (code, out) == (78, "")
         assert "name an administrator" in err
         assert err.count("\n") == 1
@@ -192,13 +193,14 @@ def test_who_may_not_set_users_is_told_what_to_do(
 
 
 def test_nobody_takes_his_own_rights_away(
-    orion: Orion, server: EmbeddedServer, ask: Any, home: Path
+    orion: Orion, server: EmbeddedServer, ask: Any, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An administrator with the name of a role is refused before anything is changed."""
     ask("ACL", "SETUSER", "orion-router", *ADMIN_RULES)
     before = sorted(ask("ACL", "LIST"))
     url = f"redis://orion-router:{ADMIN_PASSWORD}@127.0.0.1:{server.port}/0"
-    code, _, err = orion("acl", "--apply", "--passwords", str(home / "pw"), "--redis", url)
+    monkeypatch.setenv("ORION_REDIS_URL", url)
+    code, _, err = orion("acl", "--apply", "--passwords", str(home / "pw"))
     assert code == 78
     assert "orion-router would take its own rights away" in err
     assert sorted(ask("ACL", "LIST")) == before

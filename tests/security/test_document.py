@@ -11,7 +11,7 @@ from tests.security.test_no_code_from_data import ROOT
 
 
 def rows() -> list[str]:
-    """A line per role: a client, an agent, the robot's agent, the router, the reader."""
+    """A line per role: a client, an agent, the robot's agent, the router, who only reads."""
     config = the_config()
     nodes = {"NODE": config.nodes["orion-worker"], "orion-edge": config.nodes["orion-edge"]}
     some = structs.replace(config, clients=Clients(("CLIENT",)), nodes=nodes)

@@ -18,6 +18,7 @@ from orion_streams.connection import connect
 from orion_streams.log import RedisLog
 from orion_streams.server import check_server
 from orion_streams.simulation.grid import EMBEDDER, GEMMA
+from orion_streams.simulation.observer import Observer
 from tests.cli.running import run
 from tests.conftest import SERVERS, ServerStore
 from tests.helpers import MODEL, Agent, ask, kinds, settle
@@ -45,20 +46,28 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
         assert isinstance(heard[-1], Answer)
         again = await brain.generate(GEMMA.name, "Why?", id="q1", timeout_s=30)
         assert again.id == "q1"
+
+    async def run_as(url: str, *words: str) -> tuple[int, str, str]:
+        return await asyncio.to_thread(lambda: run(tmp_path, *words, ORION_REDIS_URL=url))
+
     with pytest.raises(AuthenticationError):
         assert grid._server is not None
         await connect(grid._server.url).ping()
-    config = ("--config", str(grid.config_path), "--redis", grid.redis_url)
+    config = ("--config", str(grid.config_path))
     for words in (("nodes",), ("ps",), ("models",), ("plan",), ("log",), ("replay",), ("explain", "q1")):
-        code, out, err = await asyncio.to_thread(run, tmp_path, *words, "--json", *config)
+        code, out, err = await run_as(grid.redis_url, *words, "--json", *config)
         assert (code, err) == (0, ""), words
         assert msgspec.json.decode(out)
+    observer = connect(grid.url("orion-observer"))
+    tally = await Observer(observer, "orion:", ["brain"], list(grid.nodes)).stop()
+    assert (tally.lost, tally.duplicate_replies, tally.duplicate_dispatches) == (0, 0, 0)
+    assert tally.answered == 3
+    await observer.aclose()
     assert await grid.denied() == []
-    asked = ("ask", "Why?", "--json", "--config", str(grid.config_path))
-    url = ("--redis", grid.url("orion-client-cli"))
-    code, out, err = await asyncio.to_thread(run, tmp_path, *asked, "--model", GEMMA.name, *url)
+    cli, asked = grid.url("orion-client-cli"), ("ask", "Why?", "--json", *config)
+    code, out, err = await run_as(cli, *asked, "--model", GEMMA.name)
     assert (code, msgspec.json.decode(out)["done_reason"]) == (0, "stop"), err
-    code, out, err = await asyncio.to_thread(run, tmp_path, *asked, *url)
+    code, out, err = await run_as(cli, *asked)
     assert (code, out) == (78, "")
     assert "--model" in err, "a client's user does not see which models there are"
 

@@ -61,12 +61,14 @@ READER: Rights = {
     **on((*MEASURES, GROUPS), HEAD, TOLD, BODIES),
     **on((*READS, STREAM), TOLD),
 }
+OBSERVER: Rights = {**READER, **on((*READS, STREAM), TOLD, BODIES)}
 EXPECTED: dict[str, Rights] = {
     **{f"orion-client-{name}": of_client(name) for name in CLIENTS},
     **{f"orion-agent-{name}": of_agent(name) for name in WORKERS},
     f"orion-agent-{ROBOT}": on(WRITES, [f"health:{ROBOT}"]),
     "orion-router": ROUTER,
     "orion-reader": READER,
+    "orion-observer": OBSERVER,
 }
 """Beside PING, nothing else may be run."""
 
@@ -208,6 +210,9 @@ def test_users_of_two_grids_do_not_meet() -> None:
         ("redis://h?db=2", True),
         ("unix:///run/redis.sock", False),
         ("unix:///run/redis.sock?db=1", True),
+        ("redis+sentinel://h:1,h:2/house/0", False),
+        ("redis+sentinel://h:1,h:2/house", False),
+        ("redis+sentinel://u@h:1,h:2/house/4", True),
     ],
 )
 def test_select_is_granted_only_to_a_grid_in_another_database(url: str, wanted: bool) -> None:
