@@ -129,6 +129,7 @@ async def apply_all(
     redis: Any = connect(config.redis.url)
     try:
         await check_rights(redis, [row.user for row in rows], disable_default)
+        await name_strays(redis, config)
         for row in rows:
             await redis.execute_command("ACL", "SETUSER", row.user, *row.rules)
             if not is_so(row.rules, await redis.execute_command("ACL", "GETUSER", row.user)):
@@ -161,6 +162,15 @@ async def check_rights(redis: Any, names: list[str], disable_default: bool) -> N
             "--disable-default: no other user could undo it. Make an administrator first, in redis-cli: "
             "ACL SETUSER admin on >PASSWORD ~* &* +@all"
         )
+
+
+async def name_strays(redis: Any, config: Config) -> None:
+    """A client or node that left streams.toml may still log in: say how that ends."""
+    known = {user.name for user in acl.users(config)}
+    ours = tuple(f"{acl.user_name(config, kind)}-" for kind in ("client", "agent"))
+    for raw in await redis.execute_command("ACL", "USERS"):
+        if (name := raw.decode()) not in known and name.startswith(ours):
+            tell(f"orion: {name} is not in streams.toml: redis-cli ACL DELUSER {name}")
 
 
 async def administrators(redis: Any) -> Any:

@@ -153,6 +153,18 @@ def test_default_is_disabled_and_comes_back(apply: Orion, server: EmbeddedServer
     assert redis.Redis(port=server.port).ping()
 
 
+def test_a_user_who_left_the_grid_is_named(apply: Orion, ask: Any) -> None:
+    """A node that streams.toml no longer has may still log in; it is not removed unasked, as another
+    streams.toml may know it."""
+    for name in ("orion-agent-sold", "orion-client-old", "orion-friend", "orion2-agent-other"):
+        ask("ACL", "SETUSER", name, "on")
+    code, _, err = apply(BRAIN)
+    assert code == 0
+    said = [line.split()[1] for line in err.splitlines() if "ACL DELUSER" in line]
+    assert said == ["orion-agent-sold", "orion-client-old"]
+    assert b"orion-agent-sold" in ask("ACL", "USERS")
+
+
 def test_what_default_is_stays_unless_asked(apply: Orion, ask: Any) -> None:
     """The house's Redis may have others on default: it stays as it was, and the command says so."""
     before = ask("ACL", "GETUSER", "default")
