@@ -157,7 +157,8 @@ class Router:
         for raw in found:
             if draft.bytes > policy.max_bytes or draft.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            draft.take(raw, limits.entry_max_bytes, policy.max_step_ms if deciding else None)
+            age_max_ms = policy.max_step_ms if deciding else None
+            draft.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes)
         draft.mark_inputs()
         if deciding and eventful:
             answers = decide(self.state.grid, self.state.grid.policy)

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 from orion_streams import events as ev
 from orion_streams import wire
 from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, Head, OutEntry, Raw
+from orion_streams.config import Limits
 from orion_streams.intake import Entry, Taken, take
 from orion_streams.outbox import Out, deliver, token_reply
 from orion_streams.projections import apply
@@ -83,7 +84,13 @@ class Draft:
         )
         apply(self.grid, self._head)
 
-    def take(self, raw: Raw, entry_max_bytes: int, age_max_ms: int | None) -> None:
+    def take(
+        self,
+        raw: Raw,
+        entry_max_bytes: int,
+        age_max_ms: int | None,
+        answer_max_bytes: int = Limits().answer_max_bytes,
+    ) -> None:
         """Fold an input entry and move its cursor past it. Its age is capped unless it is backlog."""
         source, _, owner = raw.stream.partition(":")
         age_ms = max(self.server_ms - work_order(raw.id)[0], 0)
@@ -96,6 +103,7 @@ class Draft:
             entry_max_bytes,
             self._taken_up_to(f"results:{owner}"),
             self._guard.relayed | self._relayed,
+            answer_max_bytes,
         )
         self._cursors[raw.stream] = raw.id
         for event in taken.events:
