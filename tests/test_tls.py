@@ -124,7 +124,7 @@ def test_with_the_right_authority_it_is_read(tmp_path: Path, server: Secure) -> 
     assert (code, "log is empty" in err) == (EXIT_NO_BACKEND, True)
 
 
-@pytest.mark.parametrize("command", ["nodes", "router"])
+@pytest.mark.parametrize("command", ["nodes", "ps"])
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_tls_on_one_side_only_is_said(tmp_path: Path, server: Secure, command: str, scheme: str) -> None:
     """A plain URL to a port that speaks TLS, and the other way round: exit 69, and the line says which URL
