@@ -85,23 +85,25 @@ class Router:
     async def recover(self) -> bool:
         """The grid as the log has it; no if the log does not hold what this router had committed. The guard
         is read last: whatever was committed in between makes the next commit conflict, unless it only
-        passed tokens on. LogError when nothing is left.
-
-        After a lost tail ids go on above those that were given out: no other server's clock brings an
-        attempt's fence back, or a reply below what a client has read.
-        """
-        before, out_id = self._written, self.guard.out_id
+        passed tokens on. LogError when nothing is left."""
+        before = self._written
         self.state = await load(self.store)
-        self.guard = await self.store.guard()
+        await self.read_guard()
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
             return True
         log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
-        self.guard = structs.replace(self.guard, out_id=max(out_id, self.guard.out_id, key=work_order))
         self.retention.begin_anew()
         self._gone.clear()
         return False
+
+    async def read_guard(self) -> None:
+        """The guard as the server has it. After a lost tail ids go on above those that were given out: no
+        other server's clock brings an attempt's fence back, or a reply below what a client has read."""
+        guard = await self.store.guard()
+        out_id = max(self.guard.out_id, guard.out_id, key=work_order)
+        self.guard = structs.replace(guard, out_id=out_id)
 
     async def fold_again(self) -> None:
         """Forget what was not committed; after a lost tail, begin as at the start."""
@@ -227,7 +229,7 @@ class Router:
         )
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         await extend(self.store, self.state, await self.store.last_position())
-        self.guard = await self.store.guard()
+        await self.read_guard()
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         if inputs and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)

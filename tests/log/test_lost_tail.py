@@ -133,6 +133,7 @@ async def test_ids_go_on_above_those_that_were_lost(store: Store, config: Config
     if not remembers:
         router = Router(store.another(), config)
     await router.start()
+    await router.start()  # a cut before its first commit
     fresh = Agent(store, WORKER)
     given = await dispatch(store, router, fresh, "q2")
     assert (work_order(given.work_id) > work_order(lost.work_id)) == remembers
