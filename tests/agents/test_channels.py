@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 
+from orion_streams.absence import Absence
 from orion_streams.channels import (
     App,
     Feeder,
@@ -194,7 +195,7 @@ async def test_supervised_work_is_repeated_while_redis_is_away() -> None:
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         async with asyncio.timeout(20):
-            await supervised("test", work)
+            await supervised("test", work, Absence(logging.getLogger("test")))
     assert failures == []
 
 
