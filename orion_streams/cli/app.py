@@ -189,6 +189,12 @@ def plan(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = N
     return do("cli.reads", "plan", as_json, redis, config)
 
 
+@command("doctor", "doctor --json", "doctor --redis redis://orion-master:6379/0")
+def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """What is wrong with the grid, and the line that mends each; exit 3 if anything is."""
+    return do("cli.doctor", as_json, redis, config)
+
+
 @command("explain q1", "explain brain/q1", "explain brain/q1 --json")
 def explain(
     request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
