@@ -20,7 +20,8 @@ MAX_BYTES = 8_000_000
 
 
 class Written(Struct, frozen=True):
-    """A file that was written. `missing`: positions before it that were trimmed and never archived."""
+    """A file that was written. `missing`: positions between it and the file before that were trimmed and
+    never archived."""
 
     first: int
     last: int
@@ -42,7 +43,7 @@ async def archive_next(store: Log, prefix: str, folder: Path, until: int) -> Wri
         header, until = await header_at(store, prefix, first, until)
         rows = await take(store, first, until)
         written = await asyncio.to_thread(archive.write, folder, header, rows)
-        missing = (after + 1, first - 1) if first > after + 1 else None
+        missing = (after + 1, first - 1) if before is not None and first > after + 1 else None
         return Written(first, written.last, missing)
 
 
