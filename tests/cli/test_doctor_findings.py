@@ -13,7 +13,7 @@ from orion_streams.cli.doctor.showing import diagnose
 from orion_streams.commits import Guard
 from orion_streams.config import DECIDER, parse, policy_id
 from orion_streams.state import Node
-from tests.grids import AT_MS, MEMORY, edge, grid, node, request
+from tests.grids import AT_MS, MEMORY, edge, grid, holding, node, request
 
 URL = "redis://house:6379/0"
 TOML = """
@@ -331,6 +331,19 @@ def test_what_could_not_be_read_is_said_and_the_rest_goes_on() -> None:
     assert said == [("warning", "doctor"), ("problem", "router")]
     assert any("TIME was not looked at: this user may not" in each.what for each in found.findings)
     assert any("after 3 comes 5" in each.what and "backup" in each.mend for each in found.findings)
+
+
+def test_what_waits_is_counted_by_what_it_waits_for() -> None:
+    """Two requests wait for a busy node: how many, for which node, and the oldest one's age."""
+
+    def busy(facts: Facts) -> None:
+        assert facts.grid is not None
+        asked(2, accepted_ms=AT_MS - 7_000)(facts)
+        held = {"3-0": holding(run_ms=60_000)}
+        facts.grid.nodes |= {"pi": pi("pi", holdings=held), "pi2": pi("pi2", holdings={"4-0": holding()})}
+
+    [found] = findings(busy, "requests")
+    assert found.what == "2 open, 2 of them waiting (2 for pi2), the oldest is 7.0 s old"
 
 
 def test_every_node_of_only_one_side_is_named() -> None:

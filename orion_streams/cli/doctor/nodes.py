@@ -163,7 +163,10 @@ def requests(facts: Facts) -> Iterator[Finding]:
         return
     waiting = [row for row in rows if not row.node]
     oldest = max(row.age_ms for row in rows)
-    what = f"{len(rows)} open, {len(waiting)} of them waiting, the oldest for {seconds(oldest)}"
+    places = Counter(row.waiting_for for row in waiting if row.waiting_for)
+    whom = ", ".join(f"{count} for {name}" for name, count in sorted(places.items()))
+    held = f" ({whom})" if whom else ""
+    what = f"{len(rows)} open, {len(waiting)} of them waiting{held}, the oldest is {seconds(oldest)} old"
     nobody = [row for row in waiting if row.waiting == "no_node"]
     yield Finding("ok", "requests", what)
     if nobody:
