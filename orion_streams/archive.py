@@ -101,14 +101,15 @@ def write(folder: Path, before: Header, rows: Sequence[bytes]) -> Header:
             file.write(packed)
             file.flush()
             os.fsync(file.fileno())
+        for _ in read_segment(Segment(part, header.first, last)):
+            pass  # what the disk gives back is what counts
         part.replace(path)
         sync_folder(folder)
     except OSError as error:
+        raise LogError(f"{folder}: {path.name} cannot be written: {error.strerror}") from error
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise LogError(f"{folder}: {path.name} cannot be written: {error.strerror}") from error
-    for _ in read_segment(Segment(path, header.first, last)):
-        pass  # what the disk gives back is what counts
     return header
 
 

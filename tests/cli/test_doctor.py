@@ -78,7 +78,9 @@ def test_a_grid_is_looked_at_and_nothing_is_written(
     before = snapshot(own, prefix)
     code, found = doctor()
     assert (code, found.severity) == (3, "problem")
-    assert any("too hot: 76.1 °C now" in each for each in about(found, "worker"))
+    [worker] = about(found, "worker")
+    assert worker.startswith("backed off for ")
+    assert "too hot: 76.1 °C now, its mark is 75.0 °C" in worker
     assert about(found, "never") == ["never heard from: its agent has not run"]
     code, out, _ = orion("doctor")
     assert code == 3

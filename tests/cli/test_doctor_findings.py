@@ -190,7 +190,8 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "nobody commits: health:pi wait, the oldest entry for 83 s; the last commit was 90 s ago",
         f"orion router --redis {URL}",
     ),
-    "empty": (fact(last=0, first=0, grid=None), P, "router", "no router has run", "orion router"),
+    "lost log": (fact(last=0, grid=None), P, "router", "g:log is gone, g:guard is at commit 9", "backup"),
+    "empty": (fact(last=0, grid=None, guard=Guard()), P, "router", "no router has run", "orion router"),
     "lost tail": (
         stream("requests:brain", top="7-0"), P, "router", "entries were lost",
         "HSET g:guard 'cursor requests:brain' 7-0",

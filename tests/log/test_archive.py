@@ -354,6 +354,25 @@ async def test_a_full_disk_leaves_nothing_behind(
         assert len(await everything(store, folder)) == 1
 
 
+async def test_a_disk_that_gives_back_something_else_is_not_believed(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is read again before it gets its name: with a bit flipped on the way it never does."""
+    store, compress = MemoryStore(), gzip.compress
+    await grown(store, config, 2)
+
+    def flipped(raw: bytes, **how: int) -> bytes:
+        packed = compress(raw, **how)
+        return packed[:-20] + bytes([packed[-20] ^ 1]) + packed[-19:]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gzip, "compress", flipped)
+        with pytest.raises(LogError, match=r"line \d+: "):
+            await everything(store, folder)
+    assert names(folder) == [".lock"]
+    assert len(await everything(store, folder)) == 1
+
+
 async def test_what_cannot_be_archived_is_kept_up_to_a_limit(
     config: Config, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from orion_streams.config import DECIDER, policy_id
 from orion_streams.state import work_order
 
 ABOUT = "router"
+RESTORE = "stop the router, restore the server's files from a backup"
 QUIET_MS = 5_000
 """A router takes what waits at once; what is older was not taken."""
 STEPS = 2.5
@@ -20,6 +21,11 @@ STEPS = 2.5
 def router(facts: Facts) -> Iterator[Finding]:
     """Findings about the router and the log."""
     if "guard" in facts.failed or "log" in facts.failed:
+        return
+    if facts.last == 0 and facts.guard is not None and facts.guard.number:
+        prefix = facts.config.prefix
+        what = f"{prefix}log is gone, {prefix}guard is at commit {facts.guard.number}"
+        yield Finding("problem", ABOUT, what, RESTORE)
         return
     if facts.last == 0:
         yield Finding(
@@ -64,7 +70,7 @@ def lost(facts: Facts) -> Iterator[Finding]:
     number = facts.grid.number if facts.grid is not None else 0
     if guard.number < number:
         what = f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"
-        yield Finding("problem", ABOUT, what, "stop the router, restore both from the same backup")
+        yield Finding("problem", ABOUT, what, RESTORE)
     for stream, cursor in sorted(guard.cursors.items()):
         found = facts.streams.get(stream)
         if found is not None and work_order(cursor) > work_order(found.top):
