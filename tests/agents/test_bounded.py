@@ -13,10 +13,14 @@ from msgspec import structs
 
 from orion_streams import AsyncClient
 from orion_streams.agents import apps
+from orion_streams.archive import base, read, segments
 from orion_streams.commits import CURSOR, RELAYED
 from orion_streams.config import Config, parse
+from orion_streams.history import extend, fold_raw, load
+from orion_streams.log import RedisLog
 from orion_streams.server import EmbeddedServer
 from orion_streams.simulation.ollama import serve
+from orion_streams.state import encode_grid
 from tests.agents.bench import MODEL, NODE, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
 from tests.conftest import REDIS_SERVER, SERVERS
@@ -39,7 +43,7 @@ SLACK = {"replies:brain": 400, "requests:brain": 200, f"work:{NODE}": 200, "log"
 """What may come between two rounds of house-keeping."""
 
 
-def tight(config: Config) -> Config:
+def tight(config: Config, archive_dir: str) -> Config:
     """Little is kept of anything."""
     retention = structs.replace(
         config.retention,
@@ -48,6 +52,7 @@ def tight(config: Config) -> Config:
         replies_entries=100,
         snapshot_events=200,
         log_keep_ms=1,
+        archive_dir=archive_dir,
     )
     limits = structs.replace(config.limits, health_ms=10)
     policy = structs.replace(config.policy, dedupe_keep=20)
@@ -63,8 +68,16 @@ async def highest(bench: Bench, seen: Counter[str]) -> None:
         seen[kind] = max(seen[kind], sum(name.startswith(kind) for name in fields))
 
 
-async def loaded(bench: Bench) -> tuple[Counter[str], dict[str, int]]:
-    """Requests in number; the highest lengths that were seen meanwhile, and how much was ever added."""
+@asynccontextmanager
+async def loaded(bench: Bench) -> AsyncIterator[tuple[Counter[str], dict[str, int]]]:
+    """Router and agent, after requests in number; the highest lengths that were seen meanwhile, and how
+    much was ever added."""
+    async with routing(bench), running(bench.config):
+        yield await asked_much(bench)
+
+
+async def asked_much(bench: Bench) -> tuple[Counter[str], dict[str, int]]:
+    """The requests."""
     seen: Counter[str] = Counter()
     turns = asyncio.Semaphore(AT_A_TIME)
     async with AsyncClient(bench.url, prefix=bench.prefix) as client:
@@ -92,15 +105,14 @@ def over(seen: Counter[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def grid(kind: str, home: Path, prefix: str) -> AsyncIterator[Bench]:
-    """Server, router, agent and a node that answers at once, with little retention."""
+async def grid(kind: str, home: Path, prefix: str, archive_dir: str = "") -> AsyncIterator[Bench]:
+    """A server, and a grid to be run on it with little retention, whose node answers at once."""
     binary = Path(str(REDIS_SERVER)) if kind == "redis" else None
     with EmbeddedServer(home / "data", binary=binary) as server:
         async with serve(structs.replace(QUICK, slots=AT_A_TIME)) as node:
             bench = Bench(server.url, prefix, node)
-            bench.config = tight(parse(toml(server.url, prefix, node.url)))
-            async with routing(bench), running(bench.config):
-                yield bench
+            bench.config = tight(parse(toml(server.url, prefix, node.url)), archive_dir)
+            yield bench
             await bench.redis.aclose()
 
 
@@ -111,8 +123,7 @@ async def test_every_stream_keeps_within_its_retention(
     """Far more is written to each stream than it may hold, and none is ever longer than that; the guard has
     a cursor for each input and a last token for each open attempt, and none afterwards."""
     monkeypatch.setattr(apps, "KEEP_EVERY_S", 0.1)
-    async with grid(kind, tmp_path, prefix) as bench:
-        seen, added = await loaded(bench)
+    async with grid(kind, tmp_path, prefix) as bench, loaded(bench) as (seen, added):
         assert over(seen) == [], seen
         for name, bound in BOUNDS.items():
             assert added[name] > bound, f"{name} was never full: {added[name]}"
@@ -132,6 +143,29 @@ async def test_without_house_keeping_streams_grow(
 ) -> None:
     """The control: a router that never trims; what it trims elsewhere is then longer than it may be."""
     monkeypatch.setattr(apps, "KEEP_EVERY_S", 1e9)
-    async with grid("valkey", tmp_path, prefix) as bench:
-        seen, _ = await loaded(bench)
+    async with grid("valkey", tmp_path, prefix) as bench, loaded(bench) as (seen, _):
+        pass
     assert set(over(seen)) >= {"log", "replies:brain", "requests:brain", f"work:{NODE}"}
+
+
+async def test_under_load_nothing_is_trimmed_that_is_not_archived(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an archive the log keeps within its retention all the same, and the archive, which begins at
+    position 1, and what is left of the log give the state that the log alone gives."""
+    monkeypatch.setattr(apps, "KEEP_EVERY_S", 0.1)
+    folder = tmp_path / "archive"
+    async with grid("valkey", tmp_path, prefix, str(folder)) as bench:
+        async with loaded(bench) as (seen, added):
+            assert over(seen) == [], seen
+            assert added["log"] > seen["log"]
+        store = RedisLog(bench.redis, prefix)
+        state = base(folder)
+        fold_raw(state, read(folder, state.grid.position))
+        assert state.grid.position >= await store.first_position() - 1 > 0
+        end = await store.last_position()
+        await extend(store, state, end)
+        live = await load(store, end)
+        assert encode_grid(state.grid) == encode_grid(live.grid)
+        assert state.digest == live.digest
+        assert segments(folder)[0].first == 1
