@@ -26,7 +26,7 @@ from tests.agents.test_redis_gone import routing
 from tests.conftest import REDIS_SERVER, SERVERS
 from tests.helpers import eventually
 
-REQUESTS, AT_A_TIME = 600, 8
+REQUESTS, AT_A_TIME = 450, 8
 NODE_ENTRIES = 100
 """What a server trims roughly goes by whole blocks of so many entries."""
 BOUNDS = {
