@@ -38,6 +38,7 @@ from orion_streams.config import ROBOT, Config, NodeConfig
 from orion_streams.connection import connect, end_if_cancelled
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
+from orion_streams.state import Grid
 
 log = logging.getLogger("orion")
 
@@ -68,8 +69,8 @@ async def lead(
 ) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again. `back` is called as long as the server takes commits."""
-    await make_groups(store, config)
     await router.start()
+    await make_groups(store, config, router.state.grid)
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
     began_s = kept_s = loop.time()
@@ -84,14 +85,16 @@ async def lead(
             back()  # reads alone say nothing of a server that refuses writes
         if loop.time() - kept_s >= KEEP_EVERY_S:
             await router.retention.keep(router.state, router.guard)
-            await make_groups(store, config)
+            await make_groups(store, config, router.state.grid)
             kept_s = loop.time()
 
 
-async def make_groups(store: RedisLog, config: Config) -> None:
-    """See that every agent can read its work, also after somebody deleted the stream."""
+async def make_groups(store: RedisLog, config: Config, grid: Grid) -> None:
+    """See that every agent can read its work, also after somebody deleted the stream or the group. What an
+    agent has read does not come to it again: nothing runs twice."""
     for name in config.nodes:
-        await store.make_group(f"work:{name}")
+        node = grid.nodes.get(name)
+        await store.make_group(f"work:{name}", (node.work_read if node else "") or "0")
 
 
 def agent_app(config: Config, node: str) -> App:

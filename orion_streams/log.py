@@ -46,8 +46,9 @@ class Log(Protocol):
         ...
 
     async def save_snapshot(self, snapshot: Snapshot) -> None: ...
-    async def make_group(self, stream: str) -> None:
-        """The consumer group of one through which an agent reads its work."""
+    async def make_group(self, stream: str, after: str) -> None:
+        """The consumer group of one through which an agent reads its work, from behind an entry on. A group
+        that is there stays as it is."""
         ...
 
     async def trim(self, stream: str, min_id: str) -> None:
@@ -159,12 +160,14 @@ class RedisLog:
             if "equal or smaller" not in str(error):  # another router keeps a newer one
                 raise
 
-    async def make_group(self, stream: str) -> None:
+    async def make_group(self, stream: str, after: str) -> None:
         try:
-            await self._redis.xgroup_create(self.key(stream), GROUP, id="0", mkstream=True)
+            await self._redis.xgroup_create(self.key(stream), GROUP, id=after, mkstream=True)
         except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
+            if "WRONGTYPE" in str(error):
                 raise LogError(f"{self.key(stream)}: {error}") from error
+            if "BUSYGROUP" not in str(error):
+                raise
 
     async def trim(self, stream: str, min_id: str) -> None:
         await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)

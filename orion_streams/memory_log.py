@@ -143,7 +143,7 @@ class MemoryLog:
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
 
-    async def make_group(self, stream: str) -> None:
+    async def make_group(self, stream: str, after: str) -> None:
         """Groups exist only on a server."""
 
     async def trim(self, stream: str, min_id: str) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -35,6 +36,7 @@ PORT_TRIES = 5
 _LOG_TAIL_BYTES = 2000
 
 _GUARD = """
+trap '' XFSZ
 exec 3<&0 </dev/null
 "$@" 3<&- &
 server=$!
@@ -47,7 +49,8 @@ kill "$guard" 2>/dev/null
 exit "$code"
 """
 """Runs the server and ends it when the pipe on stdin closes, however the pipe's owner ended. A server that
-has just begun to write its first append-only file ignores a SIGTERM, so it is told again."""
+has just begun to write its first append-only file ignores a SIGTERM, so it is told again. A file that may
+not grow any more is an error to the server, as a full disk is, not its death."""
 
 _CONFIG = """\
 port {port}
@@ -72,14 +75,25 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, data_dir: Path, fsync: Fsync = "everysec", port: int = 0, binary: Path | None = None
+        self,
+        data_dir: Path,
+        fsync: Fsync = "everysec",
+        port: int = 0,
+        binary: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.fsync, self.port = fsync, port
         self._wanted_port, self._binary = port, binary
+        self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = self._lock = -1
         self._server_pid = 0
+
+    @property
+    def pid(self) -> int:
+        """The server's own process; 0 while there is none."""
+        return self._server_pid
 
     @property
     def url(self) -> str:
@@ -129,6 +143,14 @@ class EmbeddedServer:
         """Whether it was started and has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would; `start` brings it back at the same port, from its file."""
+        self._wanted_port = self.port
+        if self._server_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._server_pid, signal.SIGKILL)
+        self.stop()
+
     def stop(self) -> None:
         """End it cleanly: what it acknowledged is in its file. Idle if it does not run."""
         self._end_process()
@@ -152,6 +174,7 @@ class EmbeddedServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=self.data_dir,
+                env=self._env,
                 pass_fds=(self._lock,),
                 start_new_session=True,
             )

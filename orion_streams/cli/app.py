@@ -311,3 +311,34 @@ def simulate(
         fifo=fifo,
         as_json=as_json,
     )
+
+
+@command(
+    "chaos", "chaos --minutes 10 --seed 7 --json", "chaos --server redis --fsync always --only kill_server"
+)
+def chaos(
+    minutes: Annotated[float, typer.Option(min=0.05, max=1_440, help="How long things are broken.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=1_000_000_000, help="Of what is broken when.")] = 1,
+    server: Annotated[str, typer.Option(metavar="NAME", help="valkey, redis, or any of them.")] = "any",
+    fsync: Annotated[
+        str, typer.Option(metavar="HOW", help="When the server's file is written: everysec, always or any.")
+    ] = "any",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="FAULT", help="Nothing else; may come again.")
+    ] = None,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to write what the processes say.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Kill, cut, hang and fill a grid of real processes, and see whether every promise holds."""
+    return do(
+        "chaos",
+        minutes=minutes,
+        seed=seed,
+        server=server,
+        fsync=fsync,
+        only=only or [],
+        log=log,
+        json=as_json,
+    )

@@ -6,10 +6,12 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
+from orion_streams.absence import BackOff
 from orion_streams.cli import where
-from orion_streams.cli.outcome import outcome
+from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.connection import connect
+from orion_streams.errors import BackendError
 from orion_streams.server import check_server
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the server, then run the role. Raises ConfigError, BackendError."""
+    """Check the server, then run the role. Raises ConfigError; BackendError when no grid is named."""
     config = where.find(options.redis, options.config)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
@@ -61,9 +63,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def check(config: Config) -> None:
-    """Refuse a server that would lose the grid."""
-    redis = connect(config.redis.url)
+    """Refuse a server that would lose the grid. One that does not answer yet is waited for: after a power
+    cut the house's machines come up in any order."""
+    redis, back_off, said = connect(config.redis.url), BackOff(), False
     try:
-        await check_server(redis)
+        while True:
+            try:
+                return await check_server(redis)
+            except BackendError as error:
+                if not said:
+                    tell(f"orion: {error}: waiting for it")
+                said = True
+            await asyncio.sleep(back_off.pause_s())
     finally:
         await redis.aclose()

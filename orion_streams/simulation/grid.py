@@ -110,15 +110,16 @@ class SimulatedGrid:
         say: Say = silent,
         remark: Say = silent,
         port: int = 0,
+        routers: int = 1,
     ) -> None:
         self.nodes = {node.name: node for node in (nodes or three_nodes())}
         self.redis_url = ""
         self.node_urls: dict[str, str] = {}
         self.engines: dict[str, str] = {}
-        self.router: Child | None = None
+        self.routers: list[Child] = []
         self.agents: dict[str, Child] = {}
         self.ollamas: dict[str, Child] = {}
-        self._settings, self._port = settings or {}, port
+        self._settings, self._port, self._router_count = settings or {}, port, routers
         self._say, self._remark = say, remark
         self._server: EmbeddedServer | None = None
         self._temporary = folder is None
@@ -160,10 +161,11 @@ class SimulatedGrid:
             self.redis_url = await self._start_server()
             await asyncio.gather(*(self.start_ollama(name) for name in self.nodes))
             self.config_path.write_text(self._toml(), encoding="utf-8")
-            self.router = self._role("router", "router")
+            for number in range(1, self._router_count + 1):
+                self.routers.append(self._role(f"router {number}" if number > 1 else "router", "router"))
             for name in self.nodes:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
-            await asyncio.gather(self.router.start(), *(agent.start() for agent in self.agents.values()))
+            await asyncio.gather(*(role.start() for role in (*self.routers, *self.agents.values())))
             await self.wait_for(self.all_known, READY_S)
         except BaseException:
             await self.stop()
@@ -172,7 +174,7 @@ class SimulatedGrid:
     async def stop(self) -> None:
         """Agents, router, nodes, server, in this order and each within GRACE_S."""
         await stop_all(list(self.agents.values()), GRACE_S)
-        await stop_all([self.router] if self.router else [], GRACE_S)
+        await stop_all(self.routers, GRACE_S)
         await stop_all(list(self.ollamas.values()), GRACE_S)
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
@@ -201,7 +203,13 @@ class SimulatedGrid:
         if child is None:
             path.write_bytes(msgspec.json.encode(spec))
             argv = (sys.executable, "-m", "orion_streams.simulation.ollama", "--spec", str(path))
-            child = Child(f"node {name}", argv, announces=True, say=self._say, remark=self._remark)
+            child = Child(
+                f"node {name}",
+                self.command(f"node {name}", argv),
+                announces=True,
+                say=self._say,
+                remark=self._remark,
+            )
             self.ollamas[name] = child
         await child.start(START_S[spec.engine])
         self.node_urls[name] = str(child.announced["url"])
@@ -254,11 +262,19 @@ class SimulatedGrid:
                 raise BackendError(f"{name}: /sim/{what}: {answer.text.strip()}")
             return msgspec.json.decode(answer.content, type=dict[str, Any])
 
+    def url_for(self, role: str) -> str:
+        """Where a role finds Redis."""
+        return self.redis_url
+
+    def command(self, process: str, argv: tuple[str, ...]) -> tuple[str, ...]:
+        """What starts a process."""
+        return argv
+
     def _role(self, name: str, *arguments: str) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
-        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.redis_url}
-        return Child(name, argv, env=env, say=self._say, remark=self._remark)
+        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url_for(name)}
+        return Child(name, self.command(name, argv), env=env, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:
         tables: dict[str, Mapping[str, Any]] = {

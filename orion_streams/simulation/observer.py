@@ -1,20 +1,61 @@
-"""Counts, from the raw streams alone, what was asked and what was answered.
+"""An observer of the raw streams: what was asked, handed out and answered.
 
-It shares no code with what it watches: field names and stream names are all it knows.
+It shares no code with what it watches: stream names and field names are all it knows. It reads while the
+grid runs, since requests and work are trimmed. Where a server comes back without its tail, `look_again`
+forgets what is no longer there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
-TERMINAL = (b"done", b"error", b"expired", b"cancelled")
+TERMINAL = ("done", "error", "expired", "cancelled")
 COUNT = 500
 BLOCK_MS = 200
+TAIL_S = 30.0
+"""A server loses less than this of what it had acknowledged."""
+
+Name = tuple[str, str]
+"""(client, id) of a request."""
+
+
+class Asked(Struct, frozen=True):
+    """An entry of `requests:*` that is no cancel."""
+
+    name: Name
+    seen_s: float
+
+
+class Run(Struct, frozen=True):
+    """A run in `work:*`."""
+
+    node: str
+    name: Name
+    attempt: int
+
+
+class Reply(Struct, frozen=True):
+    """An entry of `replies:*`."""
+
+    name: Name
+    kind: str
+    attempt: int
+    seq: int
+    node: str
+    text: str
+    code: str
+    seen_s: float
+
+
+Row = Asked | Run | Reply | None
 
 
 class Tally(Struct):
@@ -31,23 +72,27 @@ class Tally(Struct):
 
 
 class Observer:
-    """Reads `requests:*`, `replies:*` and `work:*` from their beginning, while the grid runs."""
+    """Reads `requests:*`, `replies:*` and `work:*` from their beginning, while the grid runs. `rows` holds
+    what it saw of each stream, by entry id; `gone` counts acknowledged entries that a server lost."""
 
     def __init__(self, redis: Any, prefix: str, clients: list[str], nodes: list[str]) -> None:
         self._redis = redis
-        self._cursors: dict[Any, Any] = {
-            **{f"{prefix}requests:{name}": "0-0" for name in clients},
-            **{f"{prefix}replies:{name}": "0-0" for name in clients},
-            **{f"{prefix}work:{name}": "0-0" for name in nodes},
-        }
         self._cut = len(prefix)
-        self._asked: set[tuple[str, bytes]] = set()
-        self._rejected: set[tuple[str, bytes]] = set()
-        self._ends: Counter[tuple[str, bytes]] = Counter()
-        self._restarted: set[tuple[str, bytes]] = set()
-        self._by_node: Counter[str] = Counter()
-        self._runs: Counter[tuple[str, bytes]] = Counter()
+        streams = [f"{kind}:{name}" for kind in ("requests", "replies") for name in clients]
+        self.rows: dict[str, dict[str, Row]] = {
+            stream: {} for stream in (*streams, *(f"work:{name}" for name in nodes))
+        }
+        self._prefix = prefix
+        self._cursors = dict.fromkeys(self.rows, "0-0")
+        self._recent: list[tuple[float, str, str]] = []
+        self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self.asked: set[Name] = set()
+        self.ends: Counter[Name] = Counter()
+        self.rejected: Counter[Name] = Counter()
+        self.gone = 0
+        self.answered_s: list[float] = []
+        """When each done reply was seen, by this process's monotonic clock."""
 
     def start(self) -> None:
         """Watch in the background."""
@@ -55,60 +100,138 @@ class Observer:
 
     async def stop(self) -> Tally:
         """Read to the end of all streams; what they show."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # Python 3.11 loses one that comes as a read ends
+            await asyncio.wait([self._task], timeout=0.2)
         while await self._read(block_ms=None):
             pass
         return self.tally()
 
     def answered_so_far(self) -> int:
         """Requests with a terminal reply."""
-        return len(self._ends)
+        return len(self.ends)
+
+    def open(self) -> set[Name]:
+        """Requests without an end at this moment, as far as was read."""
+        return self.asked - self.ends.keys() - self.rejected.keys()
 
     def tally(self) -> Tally:
         """The counts at this moment."""
-        accepted = self._asked - self._rejected
-        runs = Counter(stream.partition(":")[2] for stream, _ in self._runs)
+        seen = [row for rows in self.rows.values() for row in rows.values()]
+        runs = Counter((run.name, run.attempt) for run in seen if isinstance(run, Run))
+        replies = [row for row in seen if isinstance(row, Reply)]
         return Tally(
-            requests=len(self._asked),
-            answered=len(self._ends),
-            lost=len(accepted - self._ends.keys()),
-            duplicate_replies=sum(count - 1 for count in self._ends.values()),
-            duplicate_dispatches=sum(count - 1 for count in self._runs.values()),
-            rerouted=len(self._restarted),
-            by_node=dict(sorted(self._by_node.items())),
-            dispatched=dict(sorted(runs.items())),
+            requests=len(self.asked),
+            answered=len(self.ends),
+            lost=len(self.open()),
+            duplicate_replies=sum(count - 1 for count in self.ends.values()),
+            duplicate_dispatches=sum(count - 1 for count in runs.values()),
+            rerouted=len({row.name for row in replies if row.kind == "restarted"}),
+            by_node=counted(row.node or row.kind for row in replies if row.kind in TERMINAL),
+            dispatched=counted(run.node for run in seen if isinstance(run, Run)),
         )
+
+    async def look_again(self) -> int:
+        """After a server came back: forget what it no longer has. How many entries those were."""
+        async with self._reading:
+            since_s = time.monotonic() - TAIL_S
+            recent = [each for each in self._recent if each[0] >= since_s]
+            lost = 0
+            for stream in self.rows:
+                ids = [entry_id for _, where, entry_id in recent if where == stream]
+                lost += await self._forget_lost(stream, ids)
+            self._recent = recent
+            self.gone += lost
+            return lost
+
+    async def _forget_lost(self, stream: str, ids: list[str]) -> int:
+        key = self._prefix + stream
+        first = await self._redis.xrange(key, count=1)
+        floor = order(first[0][0].decode()) if first else (0, 0)
+        there = set()
+        if ids:
+            there = {entry_id.decode() for entry_id, _ in await self._redis.xrange(key, min=ids[0])}
+        lost = [each for each in ids if each not in there and order(each) >= floor]
+        for entry_id in lost:
+            self._count(self.rows[stream].pop(entry_id, None), -1)
+        last = await self._redis.xrevrange(key, count=1)
+        top = last[0][0].decode() if last else "0-0"
+        if order(self._cursors[stream]) > order(top):
+            self._cursors[stream] = max(
+                (each for each in self.rows[stream] if order(each) <= order(top)), key=order, default="0-0"
+            )
+        return len(lost)
 
     async def _watch(self) -> None:
         while True:
             try:
-                await self._read(BLOCK_MS)
-            except (RedisConnectionError, OSError):
+                if not await self._read(BLOCK_MS):
+                    await asyncio.sleep(0.02)
+            except (RedisError, OSError):
                 await asyncio.sleep(0.2)
 
     async def _read(self, block_ms: int | None) -> bool:
-        answer = await self._redis.xread(self._cursors, count=COUNT, block=block_ms)
-        for key, entries in answer or ():
-            self._cursors[key.decode()] = entries[-1][0].decode()
-            for entry_id, fields in entries:
-                self._see(key.decode()[self._cut :], entry_id, fields)
-        return bool(answer)
+        async with self._reading:
+            cursors = {self._prefix + stream: cursor for stream, cursor in self._cursors.items()}
+            answer = await self._redis.xread(cursors, count=COUNT, block=block_ms)
+            now_s = time.monotonic()
+            for key, entries in answer or ():
+                stream = key.decode()[self._cut :]
+                self._cursors[stream] = entries[-1][0].decode()
+                for entry_id, fields in entries:
+                    row = read_row(stream, entry_id.decode(), fields, now_s)
+                    self.rows[stream][entry_id.decode()] = row
+                    self._recent.append((now_s, stream, entry_id.decode()))
+                    self._count(row, 1)
+            return bool(answer)
 
-    def _see(self, stream: str, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
-        kind, _, owner = stream.partition(":")
-        name = (owner, fields.get(b"id", entry_id))
-        if kind == "requests" and b"cancel" not in fields:
-            self._asked.add(name)
-        elif kind == "work" and b'"op":"run"' in fields.get(b"head", b""):
-            self._runs[(stream, fields[b"head"])] += 1
-        elif kind == "replies":
-            what = fields.get(b"kind", b"")
-            if what in TERMINAL:
-                self._ends[name] += 1
-                self._by_node[fields.get(b"node", b"").decode() or what.decode()] += 1
-            elif what == b"restarted":
-                self._restarted.add(name)
-            elif what == b"rejected":
-                self._rejected.add(name)
+    def _count(self, row: Row, by: int) -> None:
+        match row:
+            case Asked(name=name):
+                self.asked.add(name)  # what was asked once stays asked: its client resends it
+            case Reply(name=name, kind="rejected"):
+                self.rejected[name] += by
+            case Reply(name=name, kind=kind) if kind in TERMINAL:
+                self.ends[name] += by
+                if by > 0 and kind == "done":
+                    self.answered_s.append(row.seen_s)
+        for counter in (self.ends, self.rejected):
+            if row is not None and not counter.get(row.name, 1):
+                del counter[row.name]
+
+
+def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: float) -> Row:
+    """An entry as what it is; None for what nobody counts."""
+    kind, _, owner = stream.partition(":")
+    text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    if kind == "requests" and "cancel" not in text:
+        return Asked((owner, text.get("id") or entry_id), now_s)
+    if kind == "work":
+        with suppress(ValueError):
+            head = json.loads(text.get("head", ""))
+            if head["op"] == "run":
+                client, _, request_id = head["request"].partition("/")
+                return Run(owner, (client, request_id), head["attempt"])
+    if kind == "replies":
+        return Reply(
+            name=(owner, text.get("id", entry_id)),
+            kind=text.get("kind", ""),
+            attempt=int(text.get("attempt") or 0),
+            seq=int(text.get("seq") or 0),
+            node=text.get("node", ""),
+            text=text.get("text", ""),
+            code=text.get("code", ""),
+            seen_s=now_s,
+        )
+    return None
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """What an entry's id sorts by."""
+    ms, _, n = entry_id.partition("-")
+    return int(ms), int(n or 0)
+
+
+def counted(values: Any) -> dict[str, int]:
+    """How often each comes, by name."""
+    return dict(sorted(Counter(values).items()))

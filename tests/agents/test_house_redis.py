@@ -115,7 +115,7 @@ async def lived(bench: Bench, home: Path) -> None:
             assert await reads.run(what, True, None, str(config)) == 0
         assert await logview.run(False, 1, None, True, None, str(config)) == 0
         assert await doctor(True, None, str(config)) in (0, 3)
-        assert await archiving.run(str(home / "archive"), True, None, str(config)) == 0
+    assert await archiving.run(str(home / "archive"), True, None, str(config)) == 0
 
 
 @pytest.mark.parametrize("binary", BINARIES)

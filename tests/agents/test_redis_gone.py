@@ -65,19 +65,17 @@ async def routing(bench: Bench) -> AsyncIterator[App]:
 
 
 @contextmanager
-def away(own: Own, pid: int, how: str) -> Iterator[None]:
+def away(own: Own, how: str) -> Iterator[None]:
     """The server killed, and started again on the same data and port; or stopped, and let go on."""
     if how == "hung":
-        os.kill(pid, signal.SIGSTOP)
+        os.kill(own.server.pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            os.kill(own.server.pid, signal.SIGCONT)
         return
-    os.kill(pid, signal.SIGKILL)
+    own.server.kill()
     yield
-    own.server.stop()
-    own.server._wanted_port = own.server.port
     own.server.start()
 
 
@@ -127,7 +125,7 @@ async def test_an_agent_holds_little_while_redis_is_away(
         runs = [await own.bench.run(f"r{n}") for n in range(4)]
         for work_id in runs:
             await own.bench.said(work_id, "tokens")
-        with away(own, await own.pid(), how):
+        with away(own, how):
             await own.answered()
             before = await tried(app, many)
             assert await tried(app, 3 * many) <= before + A_FEW
@@ -150,7 +148,7 @@ async def test_a_router_holds_little_while_redis_is_away(
     async with routing(own.bench) as app, running(own.bench.config):
         await ask(own.bench, "q1")
         await answered(own.bench, "q1")
-        with away(own, await own.pid(), how):
+        with away(own, how):
             before = await tried(app, many)
             assert await tried(app, 3 * many) <= before + A_FEW
         await ask(own.bench, "q2")

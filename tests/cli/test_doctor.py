@@ -157,7 +157,7 @@ def test_a_hung_server_is_69(doctor: Doctor, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(gathering, "PATIENCE_S", 0.3)
     with EmbeddedServer(tmp_path / "data") as server:
         assert doctor("--redis", server.url)[0] == 3
-        hung = psutil.Process(server._server_pid)
+        hung = psutil.Process(server.pid)
         hung.suspend()
         try:
             code, found = doctor("--redis", server.url)

@@ -286,6 +286,15 @@ def test_a_node_whose_router_sleeps_is_not_blamed() -> None:
     assert (found.severity, found.what) == ("ok", "its agent reports, but no router has read it yet")
 
 
+def test_a_group_is_made_behind_what_was_read() -> None:
+    """The line that mends a missing group lets nothing run twice: it begins behind what was read."""
+    facts = healthy()
+    facts.groups = {"work:pi": None}
+    state(work_read="77-1")(facts)
+    [found] = [each for each in diagnose(facts).findings if each.about == "streams"]
+    assert found.mend.endswith("XGROUP CREATE g:work:pi agent 77-1 MKSTREAM")
+
+
 def test_since_when_a_node_is_out_is_said() -> None:
     """The moment is taken from the log where it is known."""
     facts = healthy()

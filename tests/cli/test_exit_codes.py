@@ -42,7 +42,7 @@ def test_without_a_grid_the_next_step_is_named(orion: Orion, words: list[str]) -
     )
 
 
-@pytest.mark.parametrize("words", [["nodes"], ["ask", "Why?", "--json"], ["router"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["nodes"], ["ask", "Why?", "--json"]], ids=" ".join)
 def test_a_dead_server_is_no_backend(orion: Orion, words: list[str]) -> None:
     """Nobody listens at the URL: exit 69, one line, no traceback."""
     code, out, err = orion(*words, "--redis", f"redis://127.0.0.1:{free_port()}/0")

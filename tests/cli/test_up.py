@@ -228,7 +228,7 @@ async def test_heat_and_a_killed_agent_are_seen(tmp_path: Path) -> None:
         await grid.start_agent("solo")
         assert agent.pid != pid
         await grid.wait_for(lambda seen: seen.nodes["solo"].boot != boot, 20)
-        children = [agent, *grid.ollamas.values(), *([grid.router] if grid.router else [])]
+        children = [agent, *grid.ollamas.values(), *grid.routers]
         below = [psutil.Process(child.pid) for child in children if child.pid is not None]
     assert len(below) == 3
     assert gone(below)()

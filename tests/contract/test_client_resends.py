@@ -11,14 +11,14 @@ from orion_streams import (
     RequestFailed,
 )
 from orion_streams import events as ev
+from orion_streams.chaos.proxy import Proxy
 
 from .grid import MODEL, Run, connected, count, echo, eventually, running
-from .proxy import proxied
 
 
 async def test_a_lost_answer_of_the_write_has_one_effect(valkey_url: str, prefix: str) -> None:
     """Cut after the XADD was applied and before its answer, the client sends again: one effect, one end."""
-    async with running(valkey_url, prefix) as grid, proxied(valkey_url) as proxy:
+    async with running(valkey_url, prefix) as grid, Proxy(valkey_url) as proxy:
         proxy.lose_answers = 3
         async with AsyncClient(proxy.url, prefix=prefix) as client:
             answer = await client.generate(MODEL, "once", id="safe")
@@ -42,7 +42,7 @@ async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str
         await run.token("after")
         await run.done("before after")
 
-    async with running(valkey_url, prefix, script) as grid, proxied(valkey_url) as proxy:
+    async with running(valkey_url, prefix, script) as grid, Proxy(valkey_url) as proxy:
         async with AsyncClient(proxy.url, prefix=prefix) as client:
             joined = ""
             async for event in client.stream(MODEL, "go", id="cut"):
@@ -58,7 +58,7 @@ async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str
 async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, prefix: str) -> None:
     """When an acknowledged entry is gone after a cut, as after a lost tail, the client sends it again and
     gets its answer."""
-    async with proxied(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
+    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
         asked = asyncio.create_task(client.generate(MODEL, "x", id="lost"))
         async with AsyncClient(valkey_url, prefix=prefix) as observer:
             redis: Any = observer._redis

@@ -136,6 +136,6 @@ async def test_a_group_is_made_once(server_store: ServerStore) -> None:
     """Making the agent's consumer group again changes nothing, and it begins at the stream's beginning."""
     await server_store.add("work:n1", {"head": "run"})
     for _ in range(2):
-        await server_store.log.make_group("work:n1")
+        await server_store.log.make_group("work:n1", "0")
     [group] = await server_store.redis.xinfo_groups(server_store.prefix + "work:n1")
     assert group["last-delivered-id"] == b"0-0"

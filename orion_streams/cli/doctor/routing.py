@@ -170,10 +170,15 @@ def streams(facts: Facts) -> Iterator[Finding]:
         yield Finding("warning", "streams", what, mend)
     for name, group in sorted(facts.groups.items()):
         if group is None and facts.last:
-            mend = f"{cli(facts)} XGROUP CREATE {prefix}{name} agent 0 MKSTREAM  # a router does it, too"
-            yield Finding(
-                "problem", "streams", f"{prefix}{name} has no group: its agent reads nothing", mend
-            )
+            what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
+            yield Finding("problem", "streams", what, make_group(facts, name))
+
+
+def make_group(facts: Facts, name: str) -> str:
+    """The line that makes a work stream's group, as the router does: what was read does not come again."""
+    node = facts.grid.nodes.get(name.removeprefix("work:")) if facts.grid is not None else None
+    after = (node.work_read if node is not None else "") or "0"
+    return f"{cli(facts)} XGROUP CREATE {facts.config.prefix}{name} agent {after} MKSTREAM"
 
 
 def limits(facts: Facts) -> Iterator[tuple[str, int, str]]:

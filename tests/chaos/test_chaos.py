@@ -1,0 +1,102 @@
+"""A short run of real kills on real servers, and what the command says of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from orion_streams.chaos import plan
+from orion_streams.chaos.faults import FAULTS
+from tests.cli.conftest import Orion
+from tests.cli.running import environment
+from tests.conftest import NEEDS_REDIS
+
+KEYS = {
+    *(
+        "seed",
+        "requests",
+        "answered",
+        "kills",
+        "faults",
+        "lost",
+        "duplicate_replies",
+        "duplicate_dispatches",
+    ),
+    *("repeated_generations", "recovery_ms_p50", "recovery_ms_p95", "log_gaps", "diverged", "tail_repeats"),
+}
+
+
+def chaos(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
+    """`orion chaos --json WORDS` as a process: exit code, data, what it told meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-m", "orion_streams.cli", "chaos", "--json", *words],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, msgspec.json.decode(done.stdout), done.stderr
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("server", "fsync"), [("valkey", "everysec"), pytest.param("redis", "always", marks=NEEDS_REDIS)]
+)
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, server: str, fsync: str) -> None:
+    """Kills of everything, alone and mixed: every promise holds, on both servers and with both ways of
+    writing."""
+    words = ("--minutes", "0.3", "--seed", "5", "--server", server, "--fsync", fsync, "--log", "said.txt")
+    code, told, said = chaos(tmp_path, *words)
+    assert (code, told["broken"]) == (0, []), said
+    assert told.keys() >= KEYS
+    assert told["servers"] == [f"{server} {fsync}"]
+    assert min(told["requests"], told["kills"], told["decisions"], len(told["faults"])) > 0
+    zeros = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diverged")
+    assert [told[key] for key in zeros] == [0] * len(zeros)
+    assert told["gone"] == 0 or fsync == "everysec"
+    processes = {line.split("s  ")[1].partition(":")[0] for line in (tmp_path / "said.txt").open()}
+    assert {"chaos", "router", "router 2", "agent orion-master", "agent orion-worker"} <= processes
+
+
+def test_every_round_has_another_server_and_another_way_of_writing() -> None:
+    """Ten minutes are four rounds: both servers, each with both ways."""
+    makes: list[tuple[str, Path | None]] = [("valkey", None), ("redis", Path("redis-server"))]
+    rounds = [(make[0], fsync) for make, fsync in plan(10, 1, makes, "any")]
+    assert sorted(rounds) == [
+        ("redis", "always"),
+        ("redis", "everysec"),
+        ("valkey", "always"),
+        ("valkey", "everysec"),
+    ]
+    assert len(plan(0.3, 1, makes, "any")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "nonsense"), "--only nonsense: no such fault (known: kill_agent, "),
+        (("--fsync", "never"), "--fsync never: expected everysec, always or any"),
+        (("--server", "kafka"), "--server kafka: "),
+        (("--log", "/nowhere/at/all"), "--log /nowhere/at/all: cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(orion: Orion, words: tuple[str, ...], said: str) -> None:
+    """A name that is none: exit 78, one line that says what there is, and nothing was started."""
+    code, out, err = orion("chaos", *words)
+    assert (code, out) == (78, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_every_fault_states_its_promise() -> None:
+    """Names are unique, and each says what has to hold all the same."""
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    assert all(fault.promise and fault.targets for fault in FAULTS)

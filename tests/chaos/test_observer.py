@@ -1,0 +1,63 @@
+"""The observer of the raw streams, on a real server that comes back without its tail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orion_streams.connection import connect
+from orion_streams.simulation.observer import Observer
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> Any:
+    """A connection of this test."""
+    opened: Any = connect(valkey_url)
+    yield opened
+    await opened.aclose()
+
+
+async def test_it_counts_what_the_streams_show(redis: Any, prefix: str) -> None:
+    """Requests, ends and runs; an id that ended is no longer open."""
+    observer = Observer(redis, prefix, ["brain"], ["n1"])
+    for name in ("q1", "q2"):
+        await redis.xadd(f"{prefix}requests:brain", {"id": name, "model": "m"})
+    await redis.xadd(f"{prefix}work:n1", {"head": '{"op":"run","request":"brain/q1","attempt":1}'})
+    await redis.xadd(f"{prefix}replies:brain", {"id": "q1", "kind": "done", "node": "n1", "text": ""})
+    tally = await observer.stop()
+    assert (tally.requests, tally.answered, tally.lost) == (2, 1, 1)
+    assert (tally.by_node, tally.dispatched) == ({"n1": 1}, {"n1": 1})
+    assert observer.open() == {("brain", "q2")}
+
+
+async def test_what_the_server_lost_is_forgotten(redis: Any, prefix: str) -> None:
+    """After a lost tail an end that is gone does not count, and the same end made again counts once."""
+    stream = f"{prefix}replies:brain"
+    end = {"id": "q1", "kind": "done", "node": "n1", "text": ""}
+    await redis.xadd(f"{prefix}requests:brain", {"id": "q1", "model": "m"})
+    await redis.xadd(stream, {"id": "q0", "kind": "done"}, id="1-0")
+    observer = Observer(redis, prefix, ["brain"], ["n1"])
+    await redis.xadd(stream, end, id="9-0")
+    await observer.stop()
+    assert await observer.look_again() == 0
+    await redis.delete(stream)
+    await redis.xadd(stream, {"id": "q0", "kind": "done"}, id="1-0")
+    assert await observer.look_again() == 1
+    assert observer.open() == {("brain", "q1")}
+    await redis.xadd(stream, end, id="5-0")
+    tally = await observer.stop()
+    assert (tally.answered, tally.duplicate_replies, observer.gone) == (2, 0, 1)
+
+
+async def test_what_was_trimmed_is_not_lost(redis: Any, prefix: str) -> None:
+    """Entries below the stream's first one were trimmed: they stay counted."""
+    stream = f"{prefix}work:n1"
+    observer = Observer(redis, prefix, ["brain"], ["n1"])
+    for attempt in (1, 2, 3):
+        head = f'{{"op":"run","request":"brain/q1","attempt":{attempt}}}'
+        await redis.xadd(stream, {"head": head}, id=f"{attempt}-0")
+    await observer.stop()
+    await redis.xtrim(stream, minid="3-0", approximate=False)
+    assert await observer.look_again() == 0
+    assert observer.tally().dispatched == {"n1": 3}
