@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from orion_streams import wire
 from orion_streams.absence import Absence, BackOff
-from orion_streams.channels import away, refused, will_pass
-from orion_streams.connection import ask, end_if_cancelled
+from orion_streams.channels import away, refused
+from orion_streams.connection import ask, end_if_cancelled, will_pass
 
 log = logging.getLogger("orion.agent")
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from orion_streams import contract, wire
 from orion_streams import events as ev
-from orion_streams.config import full_model_name
+from orion_streams.config import Limits, full_model_name
 from orion_streams.errors import ContractError
 from orion_streams.ledger import NO_RULES
 from orion_streams.projections import requests
@@ -65,20 +65,25 @@ NOTHING = Taken()
 
 
 def take(
-    grid: Grid, entry: Entry, entry_max_bytes: int, results_cursor: str, relayed: Mapping[str, int]
+    grid: Grid,
+    entry: Entry,
+    entry_max_bytes: int,
+    results_cursor: str,
+    relayed: Mapping[str, int],
+    answer_max_bytes: int = Limits().answer_max_bytes,
 ) -> Taken:
     """What the entry means to this grid.
 
     `results_cursor`: the last entry taken of the node's results; `relayed`: the last token passed on of
-    each open attempt.
+    each open attempt. An agent's entry is a head and at most an answer.
     """
     match entry.source:
         case "requests":
             return take_request(grid, entry, entry_max_bytes)
         case "health":
-            return take_health(grid, entry, results_cursor)
+            return take_health(grid, entry, results_cursor, entry_max_bytes + answer_max_bytes)
         case "results":
-            return take_result(grid, entry, relayed)
+            return take_result(grid, entry, relayed, entry_max_bytes + answer_max_bytes)
         case _:
             raise ValueError(f"no such input: {entry.source}")
 
@@ -87,7 +92,7 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
     """A request or a cancel of a client."""
     reply_to = contract.request_id(entry.fields, entry.id)
     try:
-        size = sum(len(name) + len(value) for name, value in entry.fields.items())
+        size = size_of(entry)
         if size > entry_max_bytes:
             raise ContractError("too_large", f"{size} bytes; at most {entry_max_bytes}")
         fields = contract.decode_fields(entry.fields)
@@ -101,6 +106,11 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
         return Taken((rejected,), reply_to=reply_to, message=str(error))
     return admit(grid, entry, request, size, reply_to)
+
+
+def size_of(entry: Entry) -> int:
+    """Bytes of names and values."""
+    return sum(len(name) + len(value) for name, value in entry.fields.items())
 
 
 def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
@@ -181,8 +191,10 @@ def num_predict(request: contract.RequestEntry) -> int:
     return asked if isinstance(asked, int) and 0 < asked < 1_000_000_000 else 0
 
 
-def take_health(grid: Grid, entry: Entry, results_cursor: str) -> Taken:
+def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -> Taken:
     """A node's complete health: the sample, and load/unload events derived from what changed."""
+    if size_of(entry) > max_bytes:
+        return unreadable(entry, "too_large")
     node = grid.nodes.get(entry.owner)
     try:
         head = wire.decode_health(entry.fields.get(b"head", b""))
@@ -255,12 +267,14 @@ def residency_changes(node: Node, name: str, head: wire.HealthHead) -> list[ev.A
     return changes
 
 
-def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int]) -> Taken:
+def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes: int) -> Taken:
     """What an agent says of an attempt. Only the current attempt, by its fence, moves its request."""
     try:
         head = wire.decode_result(entry.fields.get(b"head", b""))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return unreadable(entry)
+    if size_of(entry) > max_bytes:  # a token never becomes an event
+        return NOTHING if head.op == "tokens" else unreadable(entry, "too_large")
     if not head.request:
         return take_load(grid, entry.owner, head)
     request = grid.open.get(head.request)
@@ -339,6 +353,6 @@ def completion(grid: Grid, node: str, head: wire.ResultHead, request: Request) -
     )
 
 
-def unreadable(entry: Entry) -> Taken:
+def unreadable(entry: Entry, code: str = "unreadable") -> Taken:
     """An agent's entry that is not what the wire says."""
-    return Taken((ev.InputRejected(stream=entry.stream, entry_id=entry.id, code="unreadable"),))
+    return Taken((ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=code),))

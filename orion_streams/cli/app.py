@@ -251,6 +251,49 @@ def archive(
     return do("cli.archiving", folder, as_json, redis, config)
 
 
+@command(
+    "acl",
+    "acl --format aclfile --passwords /etc/orion/passwords",
+    "acl --apply --passwords /etc/orion/passwords --disable-default",
+    "acl orion-client-brain --apply --passwords /etc/orion/passwords",
+)
+def acl(
+    users: Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORM", help="setuser (for redis-cli) or aclfile.")
+    ] = "setuser",
+    apply: Annotated[bool, typer.Option("--apply", help="Set the users on the server.")] = False,
+    passwords: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A file per user with its password; made where there is none."),
+    ] = None,
+    disable_default: Annotated[
+        bool, typer.Option("--disable-default", help="With --apply: nobody gets in without a user.")
+    ] = False,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """One user of Redis per role, with the rights that it needs and no other: print or apply them."""
+    if form not in ("setuser", "aclfile"):
+        raise typer.BadParameter("--format: expected setuser or aclfile")
+    if apply and passwords is None:
+        raise typer.BadParameter("--apply goes with --passwords DIR: without a password nobody can log in")
+    if disable_default and not apply:
+        raise typer.BadParameter("--disable-default goes with --apply")
+    return do(
+        "cli.acl",
+        users or [],
+        form == "aclfile",
+        apply,
+        passwords,
+        disable_default,
+        as_json,
+        redis,
+        config,
+    )
+
+
 @command("bench", "bench --json")
 def bench(as_json: AsJson = False) -> int:
     """Measure the grid on this machine against a bare relay."""

@@ -6,12 +6,14 @@ import sys
 from contextlib import aclosing
 
 import msgspec
+from redis.exceptions import NoPermissionError
 
 from orion_streams import Answer, AsyncClient, Piece, Restarted
 from orion_streams.asking import Fields
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.reads import look, opened, warn
+from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.state import Grid
 
@@ -34,12 +36,7 @@ async def run(
     config = where.find(redis_url, config_path)
     if CLIENT not in config.clients.names:
         raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
-    async with opened(config) as store:
-        now = await look(store)
-    warn(now)
-    if model is None:
-        model = first_installed(now.grid)
-        tell(f"orion: asking {model}")
+    model = await model_to_ask(config, model)
     fields: Fields = {"tier": tier, "timeout_s": timeout_s}
     if system is not None:
         fields["system"] = system
@@ -54,6 +51,23 @@ async def run(
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
     tell(dim(f"why there: ./orion explain {answer.id}"))
     return 0
+
+
+async def model_to_ask(config: Config, wanted: str | None) -> str:
+    """The model that was named, else the first installed. A client's own user may not read the log: then
+    it has to be named (ConfigError), and nothing says whether the router is there."""
+    try:
+        async with opened(config) as store:
+            now = await look(store)
+    except NoPermissionError:
+        if wanted is None:
+            raise ConfigError("this user may not read which models there are: name one (--model)") from None
+        return wanted
+    warn(now)
+    if wanted is None:
+        wanted = first_installed(now.grid)
+        tell(f"orion: asking {wanted}")
+    return wanted
 
 
 async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:

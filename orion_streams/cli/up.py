@@ -15,6 +15,7 @@ from orion_streams.cli.local import LocalRoles
 from orion_streams.cli.outcome import tell
 from orion_streams.errors import BackendError
 from orion_streams.simulation.grid import SimulatedGrid
+from orion_streams.urls import BY_SENTINELS, scheme_of, shown
 
 LOOK_S = 1.0
 """How often the embedded server is looked at."""
@@ -89,7 +90,7 @@ def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
             for name, url in grid.node_urls.items()
             if (names := [model.name for model in grid.nodes[name].spec.models]) is not None
         ]
-        data = {"redis_url": grid.redis_url, "simulated": True, "config": str(grid.config_path)}
+        data = {"redis_url": shown(grid.redis_url), "simulated": True, "config": str(grid.config_path)}
         return write_line({**data, "models": models, "nodes": nodes})
     engines = ", ".join(sorted(set(grid.engines.values())))
     sys.stdout.write(
@@ -105,7 +106,7 @@ def ready_local(local: LocalRoles, as_json: bool) -> None:
     if as_json:
         return write_line(
             {
-                "redis_url": local.redis_url,
+                "redis_url": shown(local.redis_url),
                 "simulated": False,
                 "config": local.config_file,
                 "roles": local.roles,
@@ -128,14 +129,17 @@ def write_line(data: dict[str, Any]) -> None:
 
 
 def hints(url: str, prefix: str, model: str) -> str:
-    """Lines to paste."""
-    question = '"Why is the sky blue?"'
+    """Lines to paste. A password, if there is one, goes into REDISCLI_AUTH."""
+    url, question = shown(url), '"Why is the sky blue?"'
+    by_hand = (
+        f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
+        f"prompt {question}\n"
+        f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
+    )
     return (
         f"\n  Redis     {url}\n"
         f"  ask       ./orion ask {question} --model {model}\n"
         f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
-        f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
-        f"prompt {question}\n"
-        f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
+        f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
         f"  stop      Ctrl-C\n"
     )

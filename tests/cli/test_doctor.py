@@ -136,8 +136,8 @@ def test_a_wrong_password_is_78(doctor: Doctor, own: Any, url: str, home: Path, 
     (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=wrong))
     code, found = doctor()
     assert (code, len(found.findings)) == (78, 1)
-    assert "refuses this user" in found.findings[0].what
-    assert "ORION_REDIS_URL" in found.findings[0].mend
+    assert "cannot be used so" in found.findings[0].what
+    assert "ORION_REDIS_PASSWORD" in found.findings[0].mend
     assert "secret" not in msgspec.json.encode(found).decode()
 
 

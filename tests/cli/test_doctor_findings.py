@@ -316,7 +316,10 @@ def test_work_of_an_agent_that_is_gone_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(fact(away="refused"), "does not answer: refused"), (fact(refused="WRONGPASS"), "refuses this user")],
+    [
+        (fact(away="refused"), "does not answer: refused"),
+        (fact(refused="WRONGPASS"), "cannot be used so: WRONGPASS"),
+    ],
 )
 def test_without_the_server_only_that_is_said(change: Callable[[Facts], None], words: str) -> None:
     """One problem, with its mend, and nothing about what could not be seen."""

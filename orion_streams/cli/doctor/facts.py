@@ -57,15 +57,16 @@ class Kept(Struct, frozen=True):
 class Facts(Struct):
     """Everything that could be found out; None, or no row, where it could not.
 
-    `away`: why the server does not answer; `refused`: that it takes not this user at all; `failed`: by
-    check, why it was not made. `info`: INFO. `clock_off_ms`: the server's clock minus this machine's.
-    `numbers`: the guard's commit number before and after everything else was looked at. `waiting`: by
-    input stream the id of the oldest entry that no router has taken. `since_ms`: by node, the server's
-    time when it last backed off. `silence_ms`: how long ago the last logged commit was.
+    `url`: the server's, without its password. `away`: why it does not answer; `refused`: why it takes not
+    this user at all; `failed`: by check, why it was not made. `info`: INFO. `clock_off_ms`: the server's
+    clock minus this machine's. `numbers`: the guard's commit number before and after everything else was
+    looked at. `waiting`: by input stream the id of the oldest entry that no router has taken. `since_ms`: by
+    node, the server's time when it last backed off. `silence_ms`: how long ago the last logged commit was.
     """
 
     config: Config
     url: str
+    database: int = 0
     away: str = ""
     refused: str = ""
     failed: dict[str, str] = {}

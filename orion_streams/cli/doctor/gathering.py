@@ -21,11 +21,11 @@ from orion_streams.archiving import last_header
 from orion_streams.cli.doctor.facts import Facts, Group, Kept, Seen, Stream
 from orion_streams.commits import GROUP
 from orion_streams.config import Config, NodeConfig
-from orion_streams.connection import connect
+from orion_streams.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.errors import LogError
 from orion_streams.history import CHUNK, load
 from orion_streams.log import RedisLog
-from orion_streams.server import place
+from orion_streams.urls import shown
 
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
@@ -41,7 +41,8 @@ class Gathering:
         self.config = config
         self.redis: Any = connect(config.redis.url, PATIENCE_S)
         self.store = RedisLog(self.redis, config.prefix)
-        self.facts = Facts(config, shown(self.redis))
+        self.facts = Facts(config, shown(config.redis.url))
+        self.facts.database = self.redis.connection_pool.connection_kwargs.get("db") or 0
 
     async def look(self) -> Facts:
         """Everything, one after the other; a server that does not answer is asked once."""
@@ -76,14 +77,18 @@ class Gathering:
         try:
             await step()
         except AuthenticationError as error:
-            self.facts.refused = str(error)
-        except (ResponseError, LogError) as error:
+            self.facts.refused = in_short(error)
+        except LogError as error:
             self.facts.failed[name] = str(error)
+        except ResponseError as error:
+            self.facts.failed[name] = in_short(error)
         except (RedisError, OSError) as error:
-            if name == "PING" or not str(error).startswith("LOADING"):
-                self.facts.away = str(error) or type(error).__name__
+            if is_untrusted(error):
+                self.facts.refused = in_short(error)
+            elif name != "PING" and in_short(error).startswith("LOADING"):
+                self.facts.failed[name] = in_short(error)
             else:
-                self.facts.failed[name] = str(error)
+                self.facts.away = not_answering(error)
 
     def streams(self) -> list[str]:
         """All keys of the grid, without the prefix."""
@@ -182,13 +187,6 @@ class Gathering:
             self.facts.archive = Kept(True, error=str(error))
         else:
             self.facts.archive = Kept(place.is_dir(), header.last if header else 0)
-
-
-def shown(redis: Any) -> str:
-    """The server's address without user and password, with its database."""
-    database = redis.connection_pool.connection_kwargs.get("db") or 0
-    where = place(redis)
-    return where if where.startswith("unix:") else f"{where}/{database}"
 
 
 def is_reachable(name: str, node: NodeConfig) -> bool:

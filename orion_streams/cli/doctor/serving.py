@@ -18,8 +18,8 @@ SLOW_PING_MS, SLOW_SCRIPT_MS = 50.0, 1.0
 def server(facts: Facts) -> Iterator[Finding]:
     """Findings about the server."""
     if facts.refused:
-        mend = "name user and password in ORION_REDIS_URL, redis://USER:PASSWORD@HOST:PORT/0"
-        yield Finding("problem", ABOUT, f"Redis at {facts.url} refuses this user: {facts.refused}", mend)
+        mend = "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL"
+        yield Finding("problem", ABOUT, f"Redis at {facts.url} cannot be used so: {facts.refused}", mend)
         return
     if facts.away:
         what = f"Redis at {facts.url} does not answer: {facts.away}"
@@ -50,8 +50,7 @@ def describe(facts: Facts) -> str:
 
 def keys_of(facts: Facts) -> int:
     """How many keys the database has that the URL names."""
-    tail = facts.url.rpartition("/")[2]
-    row: Any = facts.info.get(f"db{tail if tail.isdecimal() else 0}", {})
+    row: Any = facts.info.get(f"db{facts.database}", {})
     return int(row.get("keys", 0)) if isinstance(row, dict) else 0
 
 

@@ -1,0 +1,115 @@
+"""A whole grid under least-privilege users: it works, and the server has nothing to refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import structs
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from orion_streams import Answer, AsyncClient, Piece
+from orion_streams.agents import apps
+from orion_streams.agents.router import Router
+from orion_streams.connection import connect
+from orion_streams.log import RedisLog
+from orion_streams.server import check_server
+from orion_streams.simulation.grid import EMBEDDER, GEMMA
+from orion_streams.simulation.observer import Observer
+from tests.cli.running import run
+from tests.conftest import SERVERS, ServerStore
+from tests.helpers import MODEL, Agent, ask, kinds, settle
+from tests.security.grids import GuardedGrid
+from tests.security.guarded import ADMIN, Guarded, guarded
+
+
+@pytest.fixture(params=SERVERS)
+async def grid(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[GuardedGrid]:
+    """Router, three agents, three simulated nodes, each process with its own user."""
+    folder = tmp_path / "grid"
+    folder.mkdir()
+    async with GuardedGrid(request.param, folder) as started:
+        yield started
+
+
+async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_path: Path) -> None:
+    """Answer, stream, vectors, resend and cancel by a client; every read by the reader; `ask` by the client
+    `cli`. Nobody gets in as default, and nothing was refused to anybody."""
+    async with AsyncClient(grid.url("orion-client-brain")) as brain:
+        assert (await brain.generate(GEMMA.name, "Why?", id="q1", timeout_s=30)).text
+        assert (await brain.embed(EMBEDDER.name, ["a"], timeout_s=30)).vectors
+        heard = [event async for event in brain.stream(GEMMA.name, "Why?", timeout_s=30)]
+        assert isinstance(heard[0], Piece)
+        assert isinstance(heard[-1], Answer)
+        again = await brain.generate(GEMMA.name, "Why?", id="q1", timeout_s=30)
+        assert again.id == "q1"
+
+    async def run_as(url: str, *words: str) -> tuple[int, str, str]:
+        return await asyncio.to_thread(lambda: run(tmp_path, *words, ORION_REDIS_URL=url))
+
+    with pytest.raises(AuthenticationError):
+        assert grid._server is not None
+        await connect(grid._server.url).ping()
+    config = ("--config", str(grid.config_path))
+    for words in (("nodes",), ("ps",), ("models",), ("plan",), ("log",), ("replay",), ("explain", "q1")):
+        code, out, err = await run_as(grid.redis_url, *words, "--json", *config)
+        assert (code, err) == (0, ""), words
+        assert msgspec.json.decode(out)
+    observer = connect(grid.url("orion-observer"))
+    tally = await Observer(observer, "orion:", ["brain"], list(grid.nodes)).stop()
+    assert (tally.lost, tally.duplicate_replies, tally.duplicate_dispatches) == (0, 0, 0)
+    assert tally.answered == 3
+    await observer.aclose()
+    assert await grid.denied() == []
+    cli, asked = grid.url("orion-client-cli"), ("ask", "Why?", "--json", *config)
+    code, out, err = await run_as(cli, *asked, "--model", GEMMA.name)
+    assert (code, msgspec.json.decode(out)["done_reason"]) == (0, "stop"), err
+    code, out, err = await run_as(cli, *asked)
+    assert (code, out) == (78, "")
+    assert "--model" in err, "a client's user does not see which models there are"
+
+
+@pytest.fixture(params=SERVERS)
+def held(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
+    """A server with all users, without processes."""
+    with guarded(request.param, tmp_path / "data") as opened:
+        yield opened
+
+
+async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
+    """Also what it does seldom: snapshots, trims of every stream, groups, the script loaded anew after a
+    SCRIPT FLUSH, following. The server has refused nothing; a key of the house's own is refused."""
+    limits = {"snapshot_events": 20, "log_keep_ms": 1, "replies_entries": 1}
+    retention = structs.replace(held.config.retention, **limits)
+    config = structs.replace(held.config, retention=retention)
+    admin, own = connect(held.url(ADMIN)), connect(held.url("orion-router"))
+    store, log = ServerStore("", admin, config.prefix), RedisLog(own, config.prefix)
+    router, agent = Router(log, config), Agent(store, "orion-worker", (MODEL,))
+    await check_server(own)
+    await router.start()
+    await apps.make_groups(log, config, router.state.grid)
+    for number in range(10):
+        await agent.beat()
+        await ask(store, f"q{number}")
+        await settle(router)
+        while runs := await agent.read_work():
+            await agent.say(runs[0], "tokens", b"4", seq=1)
+            await (agent.fail if number == 3 else agent.complete)(runs[0])
+            await settle(router)
+        await admin.script_flush()
+        await router.retention.keep(router.state, router.guard)
+        await router.retention.close()
+    assert [(await kinds(store, f"q{number}"))[-1] for number in (3, 9)] == ["error", "done"]
+    assert len(await log.snapshots()) == 2
+    assert await log.first_position() > 1
+    await router.follow(1)
+    await Router(log, config).start()
+    assert held.admin.execute_command("ACL", "LOG") == []
+    with pytest.raises(NoPermissionError):
+        await own.set("bus", "x")
+    assert len(held.admin.execute_command("ACL", "LOG")) == 1
+    await admin.aclose()
+    await own.aclose()

@@ -1,0 +1,137 @@
+"""Hostile clients and agents on a grid of real processes, where each has only its own user's rights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from redis.exceptions import RedisError
+
+from orion_streams import AsyncClient
+from orion_streams import events as ev
+from orion_streams.connection import connect
+from orion_streams.log import RedisLog
+from orion_streams.simulation.grid import EMBEDDER, GEMMA
+from tests.contract.test_bad_input import REJECTED
+from tests.helpers import TERMINAL_REPLIES, eventually
+from tests.security.grids import GuardedGrid
+from tests.security.test_hostile import ABSURD, GARBAGE, HIGHEST, MASTER, WORKER
+
+
+async def ask_all(grid: GuardedGrid, ids: list[str]) -> None:
+    """Requests of the gateway, for the model that only the master has: each is answered."""
+    async with AsyncClient(grid.url("orion-client-gateway"), "gateway") as client:
+        answers = [client.embed(EMBEDDER.name, [each], id=each, timeout_s=60) for each in ids]
+        for answer in await asyncio.gather(*answers):
+            assert answer.node == MASTER
+
+
+async def ends(grid: GuardedGrid, client: str) -> Counter[bytes]:
+    """The terminal replies of each id."""
+    admin: Any = connect(grid.admin_url)
+    rows = await admin.xrange(f"orion:replies:{client}")
+    await admin.aclose()
+    return Counter(row[b"id"] for _, row in rows if row[b"kind"].decode() in TERMINAL_REPLIES)
+
+
+async def limit_entries(grid: GuardedGrid) -> None:
+    """As docs/SECURITY.md advises: the server takes no larger ones."""
+    admin: Any = connect(grid.admin_url)
+    await admin.config_set("proto-max-bulk-len", "16mb")
+    await admin.aclose()
+
+
+async def test_a_hostile_brain_damages_only_its_own_streams(tmp_path: Path) -> None:
+    """A flood, megabytes, everything malformed, absurd ids, its own stream wiped under its open requests:
+    the gateway is answered before, amid and after, once each, by the same router process."""
+    async with GuardedGrid("valkey", tmp_path) as grid:
+        [leader] = grid.routers
+        pid = leader.pid
+        await ask_all(grid, ["before"])
+        brain: Any = connect(grid.url("orion-client-brain"))
+        own = "orion:requests:brain"
+        for number in range(300):
+            await brain.xadd(own, {"id": f"q{number}", "model": GEMMA.name, "prompt": "x", "priority": "9"})
+        amid = asyncio.create_task(ask_all(grid, [f"amid{number}" for number in range(10)]))
+        for fields, _ in REJECTED.values():
+            await brain.xadd(own, fields)
+        await brain.xadd(own, {"id": "huge", "model": GEMMA.name, "prompt": b"x" * 20_000_000})
+        await brain.xadd(
+            own, {"id": "wiped", "model": GEMMA.name, "prompt": "x"}, maxlen=0, approximate=False
+        )
+        for number in range(300):
+            await brain.xadd(own, {"cancel": f"q{number % 7}"})
+        await brain.xadd(own, {"id": "last", "model": GEMMA.name, "prompt": "x"}, id=HIGHEST)
+        await amid
+        await limit_entries(grid)
+        with pytest.raises(RedisError):
+            await brain.xadd(own, {"id": "huge", "prompt": b"x" * 20_000_000})
+        await ask_all(grid, ["after"])
+
+        async def all_ended() -> bool:
+            return len(await ends(grid, "brain")) >= 300
+
+        await eventually(all_ended, "an end of each of its own requests", 60.0)
+        assert set((await ends(grid, "brain")).values()) == {1}
+        gateway = await ends(grid, "gateway")
+        assert gateway == dict.fromkeys((b"before", b"after", *(b"amid%d" % n for n in range(10))), 1)
+        assert leader.pid == pid
+        await brain.aclose()
+
+
+OWN = (f"orion:health:{WORKER}", f"orion:results:{WORKER}")
+FORGED = {"request": "gateway/q1", "attempt": 1, "work_id": "1-0"}
+
+
+async def harm(mallory: Any, stop: asyncio.Event) -> None:
+    """Round after round: clear what is there, then all the harm that an agent can think of."""
+    number = 0
+    while not stop.is_set():
+        for stream in OWN:
+            await mallory.xadd(stream, {"head": "x"}, maxlen=0, approximate=False)
+            for fields in GARBAGE:
+                await mallory.xadd(stream, fields)
+        for beat in ABSURD.values():
+            head = {"boot": str(number), "sampled_ms": number, "temp_mc": 20_000, "ram_used_mb": 1}
+            head |= {"ram_total_mb": 8192, "cpu_permille": 0} | beat
+            await mallory.xadd(OWN[0], {"head": msgspec.json.encode(head)})
+        for op in ("started", "tokens", "completed", "failed"):
+            forged = msgspec.json.encode({"op": op, **FORGED})
+            await mallory.xadd(OWN[1], {"head": forged, "text": "forged"})
+        large = msgspec.json.encode({"op": "completed", **FORGED})
+        await mallory.xadd(OWN[0], {"head": b"x" * 6_000_000})
+        await mallory.xadd(OWN[1], {"head": large, "text": b"x" * 6_000_000})
+        number += 1
+
+
+async def test_a_hostile_agent_stops_no_other_node(tmp_path: Path) -> None:
+    """In place of the worker's agent, with its password: garbage, absurd health, forged results, megabytes,
+    its streams cleared. The master's work goes on under the same router process."""
+    wanted = {(kind, code) for kind in ("health", "results") for code in ("unreadable", "too_large")}
+    async with GuardedGrid("valkey", tmp_path) as grid:
+        [leader] = grid.routers
+        pid = leader.pid
+        await grid.kill_agent(WORKER)
+        mallory, reader = connect(grid.url(f"orion-agent-{WORKER}")), connect(grid.redis_url)
+        stop = asyncio.Event()
+        harming = asyncio.create_task(harm(mallory, stop))
+        ids = [f"q{number}" for number in range(10)]
+        await ask_all(grid, ids)
+        await ask_all(grid, ["again"])
+        stop.set()
+        await harming
+
+        async def all_seen() -> bool:
+            told = [ev.decode(raw) for _, raw in await RedisLog(reader, "orion:").events(0, 100_000)]
+            rejected = [e for e in told if isinstance(e, ev.InputRejected)]
+            return {(e.stream.removesuffix(f":{WORKER}"), e.code) for e in rejected} == wanted
+
+        await eventually(all_seen, "what the router made of it")
+        assert await ends(grid, "gateway") == {each.encode(): 1 for each in (*ids, "again")}
+        assert leader.pid == pid
+        await mallory.aclose()
+        await reader.aclose()
