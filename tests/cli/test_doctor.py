@@ -14,6 +14,7 @@ import psutil
 import pytest
 import redis as sync_redis
 
+from orion_streams import acl
 from orion_streams.cli.doctor import gathering
 from orion_streams.cli.doctor.gathering import Gathering, is_reachable
 from orion_streams.cli.doctor.showing import Diagnosis, diagnose
@@ -107,6 +108,21 @@ def test_a_readers_rights_are_enough(doctor: Doctor, own: Any, url: str, home: P
     assert about(found, "doctor") == []
     assert {each.about for each in found.findings} == {each.about for each in owner.findings}
     assert "pw" not in msgspec.json.encode(found).decode()
+
+
+def test_the_observer_of_orion_acl_sees_all(
+    doctor: Doctor, own: Any, url: str, home: Path, prefix: str
+) -> None:
+    """The user that `orion acl` makes for it has the rights that every check needs."""
+    user = acl.observer(parse(TOML.format(prefix=prefix, url=url)))
+    own.execute_command("ACL", "SETUSER", user.name, *user.rules(acl.hashed("pw")))
+    with_user = url.replace("redis://", f"redis://{user.name}:pw@")
+    (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=with_user))
+    code, found = doctor()
+    own.execute_command("ACL", "DELUSER", user.name)
+    assert code == 3
+    assert about(found, "doctor") == []
+    assert about(found, "never") != []
 
 
 @pytest.mark.parametrize("right", READER.split())

@@ -60,8 +60,9 @@ class Facts(Struct):
     `url`: the server's, without its password. `away`: why it does not answer; `refused`: why it takes not
     this user at all; `failed`: by check, why it was not made. `info`: INFO. `clock_off_ms`: the server's
     clock minus this machine's. `numbers`: the guard's commit number before and after everything else was
-    looked at. `waiting`: by input stream the id of the oldest entry that no router has taken. `since_ms`: by
-    node, the server's time when it last backed off. `silence_ms`: how long ago the last logged commit was.
+    looked at. `waiting`: by input stream the id of the oldest entry that no router has taken.
+    `since_ms`: by node, the server's time when it last backed off. `silence_ms`: how long ago the last
+    logged commit was.
     """
 
     config: Config
