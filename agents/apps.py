@@ -24,7 +24,7 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised
+from orion_streams.channels import STEADY_S, App, Feeder, StreamChannel, away, refused, supervised
 from orion_streams.config import ROBOT, Config, NodeConfig
 from orion_streams.connection import connect, end_if_cancelled, will_pass
 from orion_streams.errors import ConfigError, OrionError
@@ -45,29 +45,36 @@ def router_app(config: Config) -> App:
     store = RedisLog(redis, config.prefix)
     router = Router(store, config)
 
+    async def route_once() -> None:
+        await lead(router, store, config, lambda: app.absence.worked("router"))
+
     @app.task
     async def route() -> None:
-        await end_on_error(app, lambda: supervised("router", lambda: lead(router, store, config)))
+        await end_on_error(app, lambda: supervised("router", route_once, app.absence))
 
     app.closers += [router.retention.close, redis.aclose]
     return app
 
 
-async def lead(router: Router, store: RedisLog, config: Config) -> None:
+async def lead(
+    router: Router, store: RedisLog, config: Config, back: Callable[[], None] = lambda: None
+) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
-    repeats this starts from the log again."""
+    repeats this starts from the log again. `back` is called as long as the server takes commits."""
     await router.start()
     await make_groups(store, config, router.state.grid)
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
-    kept_s = loop.time()
+    began_s = kept_s = loop.time()
     while True:
         end_if_cancelled()
         if router.following:
             await router.follow(FOLLOW_BLOCK_MS)
+            back()
             continue
         block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
-        await router.cycle(block_ms)
+        if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
+            back()  # reads alone say nothing of a server that refuses writes
         if loop.time() - kept_s >= KEEP_EVERY_S:
             await router.retention.keep(router.state, router.guard)
             await make_groups(store, config, router.state.grid)
@@ -87,7 +94,8 @@ def agent_app(config: Config, node: str) -> App:
     table = config.node(node)
     app = App(f"orion-agent-{node}")
     redis, blocking = connect(config.redis.url), connect(config.redis.url)
-    results = ResultWriter(redis, config.key("results", node), config.retention.results_entries)
+    kept = config.retention.results_entries
+    results = ResultWriter(redis, config.key("results", node), kept, app.absence)
     backend = make_backend(table, config)
     channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
     worker = Worker(config, node, channel, results, backend) if table.inference else None
@@ -106,9 +114,12 @@ def agent_app(config: Config, node: str) -> App:
         try:
             await health.beat()
         except (RedisError, OSError) as error:
-            if not will_pass(error):
+            if will_pass(error):
+                app.absence.failed("health", away(error))
+            else:
                 app.end(refused(beats.key_name, error))
-            log.warning("redis takes no health (%s)", type(error).__name__)
+        else:
+            app.absence.worked("health")
 
     if worker is not None and residency is not None:
         app.closers += [residency.close, worker.stop]

@@ -9,14 +9,14 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams import wire
-from orion_streams.channels import refused
+from orion_streams.absence import Absence, BackOff
+from orion_streams.channels import away, refused
 from orion_streams.connection import ask, end_if_cancelled, will_pass
 
 log = logging.getLogger("orion.agent")
 
 MAX_WAITING = 1000
 BATCH = 64
-BACK_OFF_MAX_S = 2.0
 
 Waiting = tuple[dict[str, bytes], "asyncio.Future[None]"]
 
@@ -25,8 +25,9 @@ class ResultWriter:
     """One writer per agent. Whatever waits goes out in one round trip; after a lost answer it is sent
     again, which the router takes for what it is. Callers wait, so memory stays bounded."""
 
-    def __init__(self, redis: Any, key: str, keep_entries: int) -> None:
+    def __init__(self, redis: Any, key: str, keep_entries: int, absence: Absence | None = None) -> None:
         self._redis, self._key, self._keep = redis, key, keep_entries
+        self._absence = absence or Absence(log)
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(MAX_WAITING)
         self.last_id = ""
 
@@ -49,7 +50,7 @@ class ResultWriter:
                     written.set_result(None)
 
     async def _send(self, batch: list[Waiting]) -> None:
-        back_off_s = 0.1
+        back_off = BackOff()
         while True:
             end_if_cancelled()
             try:
@@ -60,12 +61,12 @@ class ResultWriter:
                 failed = error
             if failed is None:
                 self.last_id = ids[-1].decode()
+                self._absence.worked("results")
                 return
             if not will_pass(failed):
                 raise refused(self._key, failed)
-            log.warning("redis takes no results (%s): trying again", type(failed).__name__)
-            await asyncio.sleep(back_off_s)
-            back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+            self._absence.failed("results", away(failed))
+            await asyncio.sleep(back_off.pause_s())
 
     async def _add(self, batch: list[Waiting]) -> list[Any]:
         """One round trip. The answers, errors among them."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from orion_streams import events as ev
+from orion_streams.archiving import archive_next
 from orion_streams.commits import Guard, Snapshot
 from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
@@ -29,6 +31,11 @@ class Retention:
         self._due: dict[str, ev.RepliesTrimmed] = {}
         self._snapshot_position = 0
         self._verifying: asyncio.Task[None] | None = None
+        self._archiving: asyncio.Task[None] | None = None
+        self._archive_folder = Path(config.retention.archive_dir).expanduser()
+        self._archived = 0
+        self._archive_fault = ""
+        self._closing = False
 
     def due(self) -> list[ev.RepliesTrimmed]:
         """Trims that forget ids: they are committed first, the streams are trimmed later."""
@@ -71,12 +78,44 @@ class Retention:
         self._due.clear()
 
     async def close(self) -> None:
-        """Let a verification that runs come to its end."""
-        if self._verifying is not None:
-            try:
-                await self._verifying
-            except LogError as error:
-                log.error("%s", error)
+        """Let a verification and a file of the archive that are under way come to their end."""
+        self._closing = True
+        for task in (self._verifying, self._archiving):
+            if task is not None:
+                await asyncio.wait({task})
+                if error := task.exception():
+                    log.error("%s", error)
+        self._closing = False
+
+    def archive(self, until: int) -> None:
+        """See that the log is in the archive up to a position, in a task of its own."""
+        if self._archiving is not None:
+            if not self._archiving.done():
+                return
+            task, self._archiving = self._archiving, None
+            task.result()
+        if self._archived < until:
+            self._archiving = asyncio.create_task(self._archive(until))
+
+    async def _archive(self, until: int) -> None:
+        """File by file. What is wrong is said when it begins and when it is over, and tried again."""
+        prefix, folder = self.config.prefix, self._archive_folder
+        try:
+            while file := await archive_next(self.store, prefix, folder, until):
+                self._archived = file.last
+                if file.missing:
+                    log.error("the archive lacks positions %d to %d: trimmed before", *file.missing)
+                if self._closing:
+                    return
+        except LogError as error:
+            if str(error) != self._archive_fault:
+                log.error("the log is not archived: %s", error)
+            self._archive_fault = str(error)
+            return
+        self._archived = max(self._archived, until)
+        if self._archive_fault:
+            log.warning("the log is archived again, up to position %d", self._archived)
+        self._archive_fault = ""
 
     async def trim_requests(self, client: str, grid: Grid, guard: Guard) -> None:
         """Below the oldest open request, or below the cursor."""
@@ -112,15 +151,29 @@ class Retention:
             self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
     async def trim_log(self, grid: Grid) -> None:
-        """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot."""
+        """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot, and
+        below what is archived: as long as the log is not twice as large as it should be."""
         kept = await self.store.snapshots()
         if len(kept) < 2:
             return
-        keep = self.config.retention
+        keep, floor = self.config.retention, kept[-1].position
         wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
         _, size = await self.store.size("log")
-        if size > keep.log_keep_mb * 1_000_000:
+        surplus = size - keep.log_keep_mb * 1_000_000
+        if surplus > 0:
             first = await self.store.first_position()
-            surplus = size - keep.log_keep_mb * 1_000_000
             wanted = max(wanted, first + (grid.position - first) * surplus // size)
-        await self.store.trim("log", f"{min(wanted, kept[-1].position) + 1}-0")
+        wanted = min(wanted, floor)
+        if keep.archive_dir:
+            self.archive(floor)
+            if wanted > self._archived and surplus > keep.log_keep_mb * 1_000_000:
+                log.error(
+                    "the log takes %d MB: it is trimmed to position %d, archived only to %d (%s)",
+                    size // 1_000_000,
+                    wanted,
+                    self._archived,
+                    self._archive_fault or "the archive is too slow",
+                )
+            else:
+                wanted = min(wanted, self._archived)
+        await self.store.trim("log", f"{wanted + 1}-0")

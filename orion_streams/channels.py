@@ -19,13 +19,13 @@ from mode import Service
 from msgspec import Struct
 from redis.exceptions import RedisError, ResponseError
 
+from orion_streams.absence import Absence, BackOff
 from orion_streams.commits import GROUP
 from orion_streams.connection import as_dict, ask, end_if_cancelled, in_short, will_pass
 from orion_streams.errors import ConfigError, OrionError
 
 log = logging.getLogger("orion.channels")
 
-BACK_OFF_MAX_S = 2.0
 STEADY_S = 10.0
 """Work that went on for so long: after it the next pause is short again."""
 
@@ -64,6 +64,7 @@ class App(faust.App):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
+        self.absence = Absence(log)
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
 
@@ -178,21 +179,21 @@ class Feeder(Service):
 
     @Service.task
     async def _feed(self) -> None:
-        back_off_s = 0.1
+        app, back_off = cast(App, self.channel.app), BackOff()
         while not self.should_stop:
             if not self.channel.subscriber_count:
                 await self.sleep(0.01)  # nobody listens yet: a put would be dropped
                 continue
             try:
                 await self._pass_on()
-                back_off_s = 0.1
+                back_off.reset()
+                app.absence.worked("work")
             except (RedisError, OSError) as error:
-                if not self._waits_for(error):
-                    cast(App, self.channel.app).end(refused(self.channel.key_name, error))
+                if not self._waits_for(error, app.absence):
+                    app.end(refused(self.channel.key_name, error))
                     return
                 self._behind = True
-                await self.sleep(back_off_s)
-                back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+                await self.sleep(back_off.pause_s())
 
     async def _pass_on(self) -> None:
         if self._behind:
@@ -204,33 +205,38 @@ class Feeder(Service):
         for item in items:
             await self.channel.put(cast(Any, item))
 
-    def _waits_for(self, error: Exception) -> bool:
+    def _waits_for(self, error: Exception, absence: Absence) -> bool:
         """Say why nothing comes; whether that may pass."""
-        words = in_short(error)
+        words, key = in_short(error), self.channel.key_name
         if isinstance(error, ResponseError) and ("NOGROUP" in words or "no longer exists" in words):
-            log.warning("no stream %s: waiting for the router to make it", self.channel.key_name)
+            absence.failed("work", f"no stream {key}: waiting for the router to make it", f"stream {key}")
             return True
         if will_pass(error):
-            log.warning("redis is away (%s: %s): waiting", type(error).__name__, words)
+            absence.failed("work", away(error))
             return True
         return False
 
 
-async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a unit of work for ever; while Redis is away, wait with a growing pause."""
-    loop = asyncio.get_running_loop()
-    back_off_s = 0.1
+def away(error: Exception) -> str:
+    """What is said while Redis is away."""
+    return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"
+
+
+async def supervised(name: str, work: Callable[[], Awaitable[None]], absence: Absence) -> None:
+    """Repeat a unit of work for ever; while Redis is away, wait with a growing pause. Work that goes on for
+    long tells `absence` itself when Redis is back."""
+    loop, back_off = asyncio.get_running_loop(), BackOff()
     while True:
         end_if_cancelled()
         began_s = loop.time()
         try:
             await work()
-            back_off_s = 0.1
+            back_off.reset()
+            absence.worked(name)
         except (RedisError, OSError) as error:
             if not will_pass(error):
                 raise
             if loop.time() - began_s > STEADY_S:
-                back_off_s = 0.1
-            log.warning("%s: redis is away (%s: %s): waiting", name, type(error).__name__, in_short(error))
-            await asyncio.sleep(back_off_s)
-            back_off_s = min(back_off_s * 2, BACK_OFF_MAX_S)
+                back_off.reset()
+            absence.failed(name, away(error))
+            await asyncio.sleep(back_off.pause_s())

@@ -188,6 +188,7 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
 
     log_keep_ms: Count = 172_800_000
     log_keep_mb: Count = 256
+    archive_dir: str = ""
     snapshot_events: Count = 20_000
     health_entries: Count = 600
     results_entries: Count = 20_000

@@ -1,4 +1,4 @@
-"""What a process costs while it idles."""
+"""What a process costs while it idles, and how long the router's script holds the server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import asyncio
 import psutil
 
 from orion_streams.bench.rows import Row, tidy
+from orion_streams.connection import connect
+from orion_streams.errors import BackendError
 
 MB = 1024 * 1024
 
@@ -29,3 +31,16 @@ def cpu_s(process: psutil.Process) -> float:
     """Seconds of processor time so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+async def script(url: str) -> Row:
+    """The 99th percentile of all script calls since the server began, by its own clock; while it runs one
+    it answers nobody. Raises BackendError when none has run."""
+    redis = connect(url)
+    try:
+        row = (await redis.info("latencystats")).get("latency_percentiles_usec_evalsha")
+    finally:
+        await redis.aclose()
+    if not isinstance(row, dict):
+        raise BackendError("the server has no latency of EVALSHA: no commit was measured")
+    return Row("script_p99_ms", tidy(float(row["p99"]) / 1000), "ms")

@@ -36,6 +36,7 @@ class Goal(Struct, frozen=True):
 GOALS = {
     "streams_p50_ms": Goal("ratio", most=2),
     "streams_rps_16": Goal("ratio", least=0.4),
+    "script_p99_ms": Goal("value", most=1),
     "agent_rss_mb": Goal("value", most=80),
     "agent_idle_cpu_percent": Goal("value", most=1),
     "route_us_3_nodes": Goal("value", most=5),

@@ -96,11 +96,12 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
         streams = await streams_path(grid, plan)
         agent = await grid.start_agent(HTTP_NODE, HTTP_MODEL)
         over_http = await http_path(grid, plan)
+        held = await footprint.script(grid.url)
         assert agent.pid is not None  # noqa: S101 - it answered
         say("an idle agent")
         idle = await footprint.idle(agent.pid, plan.settle_s, plan.idle_s)
         grid.check_alive()
-    return [*streams, *over_http, *idle, *rows]
+    return [*streams, *over_http, held, *idle, *rows]
 
 
 async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:

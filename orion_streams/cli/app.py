@@ -84,8 +84,12 @@ def command(
     *examples: str, settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a command, with examples at the end of its help."""
-    lines = ["\b", "Examples:", *(f"  orion {each}" for each in examples)]
-    return app.command(epilog="\n".join(lines), context_settings=settings)
+    return app.command(epilog=examples_of(*examples), context_settings=settings)
+
+
+def examples_of(*examples: str) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  orion {each}" for each in examples)])
 
 
 @command("demo", "demo --json", "demo --real")
@@ -185,6 +189,12 @@ def plan(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = N
     return do("cli.reads", "plan", as_json, redis, config)
 
 
+@command("doctor", "doctor --json", "doctor --redis redis://orion-master:6379/0")
+def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """What is wrong with the grid, and the line that mends each; exit 3 if anything is."""
+    return do("cli.doctor", as_json, redis, config)
+
+
 @command("explain q1", "explain brain/q1", "explain brain/q1 --json")
 def explain(
     request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
@@ -202,8 +212,17 @@ def replay(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile =
     return do("cli.replaying", as_json, redis, config)
 
 
-@command("log", "log --follow", "log --from 1 -n 100 --json")
+log_commands = typer.Typer(invoke_without_command=True)
+app.add_typer(
+    log_commands,
+    name="log",
+    epilog=examples_of("log", "log --follow", "log --from 1 -n 100 --json", "log archive DIR"),
+)
+
+
+@log_commands.callback()
 def log(
+    context: typer.Context,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     start: Annotated[
         int | None, typer.Option("--from", metavar="POS", min=1, help="First position. Default: the last.")
@@ -214,7 +233,22 @@ def log(
     config: ConfigFile = None,
 ) -> int:
     """The log: every sample, decision and outcome."""
-    return do("cli.logview", follow, start, count, as_json, redis, config)
+    if context.invoked_subcommand is None:
+        return do("cli.logview", follow, start, count, as_json, redis, config)
+    if follow or start or count or as_json or redis or config:
+        raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
+    return EXIT_OK
+
+
+@log_commands.command(epilog=examples_of("log archive /var/backups/orion", "log archive archive --json"))
+def archive(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the files are; it is made.")],
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Write what the log has since the last time to compressed files, chained to those that are there."""
+    return do("cli.archiving", folder, as_json, redis, config)
 
 
 @command(

@@ -6,14 +6,13 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
+from orion_streams.absence import BackOff
 from orion_streams.cli import where
 from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.connection import connect
 from orion_streams.errors import BackendError
 from orion_streams.server import check_server
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
@@ -66,15 +65,15 @@ def run(options: argparse.Namespace) -> int:
 async def check(config: Config) -> None:
     """Refuse a server that would lose the grid. One that does not answer yet is waited for: after a power
     cut the house's machines come up in any order."""
-    redis, pause_s = connect(config.redis.url), FIRST_PAUSE_S
+    redis, back_off, said = connect(config.redis.url), BackOff(), False
     try:
         while True:
             try:
                 return await check_server(redis)
             except BackendError as error:
-                if pause_s == FIRST_PAUSE_S:
+                if not said:
                     tell(f"orion: {error}: waiting for it")
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                said = True
+            await asyncio.sleep(back_off.pause_s())
     finally:
         await redis.aclose()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 
+from orion_streams.absence import Absence
 from orion_streams.channels import App, Feeder, Item, StreamChannel, refused, supervised
 from orion_streams.commits import GROUP
 from orion_streams.connection import connect, in_short, will_pass
@@ -185,7 +186,7 @@ async def test_supervised_work_is_repeated_while_redis_is_away() -> None:
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         async with asyncio.timeout(20):
-            await supervised("test", work)
+            await supervised("test", work, Absence(logging.getLogger("test")))
     assert failures == []
 
 

@@ -24,6 +24,7 @@ PROMISED = {
     "streams_rps_16",
     "http_p50_ms",
     "http_rps_16",
+    "script_p99_ms",
     "agent_rss_mb",
     "agent_idle_cpu_percent",
     "route_us_3_nodes",

@@ -62,7 +62,8 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, server: str, fs
     zeros = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diverged")
     assert [told[key] for key in zeros] == [0] * len(zeros)
     assert told["gone"] == 0 or fsync == "everysec"
-    processes = {line.split("s  ")[1].partition(":")[0] for line in (tmp_path / "said.txt").open()}
+    lines = (tmp_path / "said.txt").read_text(encoding="utf-8").splitlines()
+    processes = {line.split("s  ")[1].partition(":")[0] for line in lines}
     assert {"chaos", "router", "router 2", "agent orion-master", "agent orion-worker"} <= processes
 
 

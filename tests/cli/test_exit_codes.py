@@ -22,6 +22,7 @@ READS = (
     ["models", "--json"],
     ["ps"],
     ["plan", "--json"],
+    ["doctor"],
     ["explain", "q1"],
     ["replay"],
     ["log", "--follow"],
@@ -120,7 +121,7 @@ def test_wrong_usage_of_a_role_is_2(home: Path, command: str) -> None:
 
 COMMANDS = [
     *("demo", "test", "up", "router", "agent", "ask", "nodes", "models", "ps", "plan", "explain", "replay"),
-    *("log", "bench"),
+    *("log", "bench", "doctor"),
 ]
 
 

@@ -19,7 +19,7 @@ from tests.helpers import Agent, Store, ask, folded, kinds, replies, settle
 WORKER = "orion-worker"
 
 
-def keeping(config: Config, **limits: int) -> Config:
+def keeping(config: Config, **limits: int | str) -> Config:
     """The configuration with other [retention] limits."""
     return structs.replace(config, retention=structs.replace(config.retention, **limits))
 

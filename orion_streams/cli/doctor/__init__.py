@@ -1,0 +1,9 @@
+"""`orion doctor`: looks at the whole grid, says what is wrong, and the line that mends each.
+
+`gathering` asks the server, the Ollamas and the archive; the findings are pure functions of what it found.
+It only reads, and needs no more than a reader's rights.
+"""
+
+from orion_streams.cli.doctor.showing import run
+
+__all__ = ["run"]

@@ -1,0 +1,321 @@
+"""`orion doctor` on real servers: running, away, hung, refusing, read-only, damaged."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import redis as sync_redis
+
+from orion_streams import acl
+from orion_streams.cli.doctor import gathering
+from orion_streams.cli.doctor.gathering import Gathering, is_reachable
+from orion_streams.cli.doctor.showing import Diagnosis, diagnose
+from orion_streams.config import Config, NodeConfig, parse
+from orion_streams.server import EmbeddedServer, free_port
+from orion_streams.simulation.ollama import serve
+from tests.agents.bench import QUICK, Bench, process, running
+from tests.cli.conftest import Orion
+from tests.cli.running import TOML, prepared
+from tests.conftest import SERVERS
+from tests.helpers import eventually
+
+READER = "+ping +info +time +hgetall +xrange +xrevrange +xread +xinfo +xlen +type +memory|usage"
+Doctor = Callable[..., tuple[int, Diagnosis]]
+
+
+@pytest.fixture
+def doctor(orion: Orion) -> Doctor:
+    """`orion doctor --json`: its exit code, and what it found."""
+
+    def look(*words: str) -> tuple[int, Diagnosis]:
+        code, out, err = orion("doctor", "--json", *words)
+        assert (out.count("\n"), err) == (1, "")
+        return code, msgspec.json.decode(out, type=Diagnosis)
+
+    return look
+
+
+@pytest.fixture(params=SERVERS)
+def url(request: pytest.FixtureRequest) -> str:
+    """Each of the session's servers."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture
+def own(url: str, home: Path, prefix: str) -> Iterator[Any]:
+    """A prepared grid of this test's own and its ./streams.toml; a plain client of its server."""
+    prepared(url, prefix)
+    (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=url))
+    client: Any = sync_redis.Redis.from_url(url)
+    yield client
+    client.delete(*client.keys(f"{prefix}*"))
+    client.close()
+
+
+def about(found: Diagnosis, what: str) -> list[str]:
+    """What is wrong with one thing."""
+    return [each.what for each in found.findings if each.about == what and each.severity != "ok"]
+
+
+def snapshot(client: Any, prefix: str) -> dict[bytes, bytes]:
+    """All keys of a grid as they are."""
+    return {key: client.dump(key) for key in sorted(client.keys(f"{prefix}*"))}
+
+
+def test_a_grid_is_looked_at_and_nothing_is_written(
+    doctor: Doctor, orion: Orion, own: Any, prefix: str
+) -> None:
+    """A hot node, one never heard of and a router that is gone are found: exit 3, for people and as data,
+    and no byte under the prefix has changed."""
+    before = snapshot(own, prefix)
+    code, found = doctor()
+    assert (code, found.severity) == (3, "problem")
+    [worker] = about(found, "worker")
+    assert worker.startswith("backed off for ")
+    assert "too hot: 76.1 °C now, its mark is 75.0 °C" in worker
+    assert about(found, "never") == ["never heard from: its agent has not run"]
+    code, out, _ = orion("doctor")
+    assert code == 3
+    assert all(each.about in out for each in found.findings)
+    assert "never heard from: its agent has not run" in out
+    assert "→ on never: orion agent --node never" in out
+    assert snapshot(own, prefix) == before
+
+
+def as_user(own: Any, url: str, home: Path, prefix: str, rules: str) -> None:
+    """Let ./streams.toml name a user with these rights on the grid's keys."""
+    name = f"user-{prefix[:-1]}"
+    own.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", f"%R~{prefix}*", *rules.split())
+    with_user = url.replace("redis://", f"redis://{name}:pw@")
+    (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=with_user))
+
+
+def test_a_readers_rights_are_enough(doctor: Doctor, own: Any, url: str, home: Path, prefix: str) -> None:
+    """A user who may only read sees all that the owner sees; the password is shown nowhere."""
+    _, owner = doctor()
+    as_user(own, url, home, prefix, READER)
+    code, found = doctor()
+    assert code == 3
+    assert about(found, "doctor") == []
+    assert {each.about for each in found.findings} == {each.about for each in owner.findings}
+    assert "pw" not in msgspec.json.encode(found).decode()
+
+
+def test_the_observer_of_orion_acl_sees_all(
+    doctor: Doctor, own: Any, url: str, home: Path, prefix: str
+) -> None:
+    """The user that `orion acl` makes for it has the rights that every check needs."""
+    user = acl.observer(parse(TOML.format(prefix=prefix, url=url)))
+    own.execute_command("ACL", "SETUSER", user.name, *user.rules(acl.hashed("pw")))
+    with_user = url.replace("redis://", f"redis://{user.name}:pw@")
+    (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=with_user))
+    code, found = doctor()
+    own.execute_command("ACL", "DELUSER", user.name)
+    assert code == 3
+    assert about(found, "doctor") == []
+    assert about(found, "never") != []
+
+
+@pytest.mark.parametrize("right", READER.split())
+def test_what_may_not_be_read_is_said(
+    doctor: Doctor, own: Any, url: str, home: Path, prefix: str, right: str
+) -> None:
+    """Each right that is missing: some check says so, or goes without, and the others go on."""
+    as_user(own, url, home, prefix, " ".join(each for each in READER.split() if each != right))
+    code, found = doctor()
+    assert code == 3
+    if right not in ("+ping", "+xread"):
+        assert any("this user may not" in each for each in about(found, "doctor")), found
+    seen = {each.about for each in found.findings}
+    assert seen & {"redis", "router", "never"}
+    assert len(found.findings) >= 3
+
+
+def test_a_reader_may_archive(orion: Orion, own: Any, url: str, home: Path, prefix: str) -> None:
+    """`orion log archive` needs no more than a reader's rights."""
+    as_user(own, url, home, prefix, READER)
+    assert orion("log", "archive", "kept")[0] == 0
+
+
+def test_a_wrong_password_is_78(doctor: Doctor, own: Any, url: str, home: Path, prefix: str) -> None:
+    """Redis refuses the user: one problem that names the way out, exit 78, and no password."""
+    wrong = url.replace("redis://", "redis://nobody:secret@")
+    (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=wrong))
+    code, found = doctor()
+    assert (code, len(found.findings)) == (78, 1)
+    assert "cannot be used so" in found.findings[0].what
+    assert "ORION_REDIS_PASSWORD" in found.findings[0].mend
+    assert "secret" not in msgspec.json.encode(found).decode()
+
+
+def test_a_dead_server_is_69(doctor: Doctor, orion: Orion, home: Path) -> None:
+    """Nobody listens: one problem with the line that mends it, exit 69, also for people."""
+    words = ("--redis", f"redis://127.0.0.1:{free_port()}/0")
+    code, found = doctor(*words)
+    assert (code, [each.severity for each in found.findings]) == (69, ["problem"])
+    assert "does not answer" in found.findings[0].what
+    code, out, err = orion("doctor", *words)
+    assert (code, err) == (69, "")
+    assert "→ sudo systemctl start redis-server" in out
+
+
+def test_a_hung_server_is_69(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped server takes connections and answers nothing: it is asked once, then that is said."""
+    monkeypatch.setattr(gathering, "PATIENCE_S", 0.3)
+    with EmbeddedServer(tmp_path / "data") as server:
+        assert doctor("--redis", server.url)[0] == 3
+        hung = psutil.Process(server.pid)
+        hung.suspend()
+        try:
+            code, found = doctor("--redis", server.url)
+        finally:
+            hung.resume()
+        assert (code, len(found.findings)) == (69, 1)
+
+
+def test_a_server_that_takes_no_writes_is_looked_at(doctor: Doctor, tmp_path: Path, home: Path) -> None:
+    """A read-only replica, and a server without memory left: the rest is looked at all the same."""
+    with EmbeddedServer(tmp_path / "data") as server:
+        prepared(server.url, "g:")
+        (home / "streams.toml").write_text(TOML.format(prefix="g:", url=server.url))
+        client: Any = sync_redis.Redis.from_url(server.url)
+        client.config_set("maxmemory", 1_000_000)
+        _, found = doctor()
+        assert any("soon refuses writes" in each for each in about(found, "redis"))
+        assert about(found, "never") != []
+        client.config_set("maxmemory", 0)
+        client.replicaof("127.0.0.1", "9")
+        _, found = doctor()
+        assert any("read-only replica" in each for each in about(found, "redis"))
+        client.close()
+
+
+def test_damage_is_named_and_the_rest_is_looked_at(doctor: Doctor, own: Any, prefix: str) -> None:
+    """A gap in the log, a key of another type, a group that is gone, a cursor beyond the end, and keys of
+    others: each is found beside the others."""
+    own.xdel(f"{prefix}log", "5-0")
+    own.set(f"{prefix}replies:brain", "mine")
+    own.xgroup_create(f"{prefix}work:master", "agent", id="0", mkstream=True)
+    own.hset(f"{prefix}guard", "cursor health:master", "9999999999999-0")
+    code, found = doctor()
+    assert code == 3
+    assert any("the log has a gap: after 4 comes 6" in each for each in about(found, "router"))
+    assert any("health:master ends at" in each and "lost" in each for each in about(found, "router"))
+    streams = " ".join(about(found, "streams"))
+    assert f"{prefix}replies:brain is a string" in streams
+    assert f"{prefix}work:worker has no group" in streams
+    assert f"{prefix}work:master" not in streams
+
+
+async def looked(config: Config) -> Diagnosis:
+    """What is found, inside this process."""
+    return diagnose(await Gathering(config).look())
+
+
+async def test_a_running_grid_is_ok_until_its_router_dies(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """Router and agents run: nothing is wrong. The router killed: that nobody commits is found, its agents
+    are not blamed; started again, all is well by itself."""
+    async with serve(QUICK) as node:
+        bench = Bench(valkey_url, prefix, node)
+        async with running(bench.config), running(bench.config, "edge"):
+            async with process(tmp_path, bench, "router") as router:
+                await router.logged("leading from position")
+
+                async def well() -> bool:
+                    found = await looked(bench.config)
+                    return found.severity == "ok"
+
+                await eventually(well, "that nothing is wrong", 20.0)
+                await router.kill()
+
+            async def found_dead() -> bool:
+                found = await looked(bench.config)
+                wrong = [each for each in found.findings if each.severity != "ok"]
+                return [each.about for each in wrong] == ["router"] and "nobody commits" in wrong[0].what
+
+            await eventually(found_dead, "that nobody commits", 30.0)
+            async with process(tmp_path, bench, "router"):
+                await eventually(well, "that it mends itself", 20.0)
+        await bench.close()
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP server that notes what it is asked; it answers as an Ollama without models."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"GET {self.path}")
+            body = b'{"version":"0.24.0"}' if self.path.endswith("version") else b'{"models":[]}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            asked.append(f"POST {self.path}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+async def test_an_ollama_is_only_asked_what_loads_nothing(valkey_url: str, prefix: str) -> None:
+    """Of an Ollama that can be meant from here version and list are read, and nothing else; one that does
+    not answer is said; a loopback URL of another machine is not asked at all."""
+    with listening() as (url, asked):
+        toml = (
+            f'prefix = "{prefix}"\n[redis]\nurl = "{valkey_url}"\n'
+            f'[nodes.here]\nsimulated = true\nollama = "{url}"\n'
+            f'[nodes.away]\nsimulated = true\nollama = "http://127.0.0.1:{free_port()}"\n'
+            f'[nodes.other]\nollama = "{url}"\n'
+        )
+        facts = await Gathering(parse(toml)).look()
+        assert sorted(asked) == ["GET /api/ps", "GET /api/version"]
+    assert facts.ollamas["here"].version == "0.24.0"
+    assert facts.ollamas["away"].error != ""
+    assert "other" not in facts.ollamas
+    assert is_reachable("any", NodeConfig(ollama="http://orion-worker:11434"))
+
+
+def test_the_archive_of_this_machine_is_looked_at(
+    doctor: Doctor, orion: Orion, own: Any, url: str, home: Path, prefix: str
+) -> None:
+    """With archive_dir set: where it ends, a file of it that is damaged, and a folder that is elsewhere."""
+    text = TOML.format(prefix=prefix, url=url) + '[retention]\narchive_dir = "kept"\n'
+    (home / "streams.toml").write_text(text)
+    said = [each.what for each in doctor()[1].findings if each.about == "archive"]
+    assert said == ["kept is not on this machine; it is the router's"]
+    assert orion("log", "archive", "kept")[0] == 0
+    [said_now] = [each for each in doctor()[1].findings if each.about == "archive"]
+    assert (said_now.severity, said_now.what.startswith("kept reaches position ")) == ("ok", True)
+    next((home / "kept").glob("log-*")).write_bytes(b"nothing")
+    [broken] = about(doctor()[1], "archive")
+    assert "line 1: cannot be read" in broken
+
+
+def test_a_bad_configuration_is_78(orion: Orion, home: Path) -> None:
+    """Without a usable streams.toml nobody knows where to look: exit 78, one line with file and key."""
+    (home / "streams.toml").write_text("[nodes.one]\nslots = 0\n")
+    code, out, err = orion("doctor")
+    assert (code, out) == (78, "")
+    assert err.startswith("orion: streams.toml: nodes.one.slots: ")

@@ -1,0 +1,375 @@
+"""`orion doctor`, the pure part: of each fault one finding, of a healthy grid none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from orion_streams.cli.doctor.facts import Facts, Finding, Group, Kept, Seen, Severity, Stream
+from orion_streams.cli.doctor.showing import diagnose
+from orion_streams.commits import Guard
+from orion_streams.config import DECIDER, parse, policy_id
+from orion_streams.state import Node
+from tests.grids import AT_MS, MEMORY, edge, grid, holding, node, request
+
+URL = "redis://house:6379/0"
+TOML = """
+revision = 3
+prefix = "g:"
+[retention]
+archive_dir = "/srv/archive"
+snapshot_events = 100
+[nodes.pi]
+tiers = [1]
+[nodes.pi2]
+tiers = [2]
+[nodes.orion-edge]
+inference = false
+ollama = ""
+"""
+CONFIG = parse(TOML)
+NOW = f"{AT_MS}-0"
+INFO: dict[str, Any] = {
+    "redis_version": "7.0.15",
+    "role": "master",
+    "aof_enabled": 1,
+    "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
+    "rdb_last_bgsave_status": "ok",
+    "maxmemory": 0,
+    "maxmemory_policy": "noeviction",
+    "used_memory": 50_000_000,
+    "evicted_keys": 0,
+    "loading": 0,
+    "db0": {"keys": 17},
+}
+
+
+def pi(name: str, **values: Any) -> Node:
+    """A healthy node with a model in memory."""
+    return node(name, **{"resident": MEMORY, **values})
+
+
+def healthy() -> Facts:
+    """A grid in which everything is as it should be."""
+    names = [f"{kind}:{each}" for each in CONFIG.nodes for kind in ("health", "results", "work")]
+    names += [f"{kind}:{each}" for each in CONFIG.clients.names for kind in ("requests", "replies")]
+    streams = {name: Stream("stream", 10, 1000, NOW) for name in (*names, "log", "snapshots")}
+    rules: dict[str, Any] = {
+        "revision": 3,
+        "policy_id": policy_id(CONFIG),
+        "decider": DECIDER,
+        "position": 500,
+    }
+    return Facts(
+        CONFIG,
+        URL,
+        info=dict(INFO),
+        server_ms=AT_MS,
+        clock_off_ms=3,
+        ping_ms=0.3,
+        script_p99_ms=0.4,
+        guard=Guard(9, "t", NOW, {"requests:brain": NOW}),
+        numbers=(9, 9),
+        first=101,
+        last=500,
+        snapshots=(450, 350),
+        streams={**streams, "guard": Stream("hash")},
+        groups={"work:pi": Group(0), "work:pi2": Group(1)},
+        grid=grid(pi("pi"), pi("pi2"), edge(), **rules),
+        silence_ms=300,
+        archive=Kept(True, 350),
+    )
+
+
+def test_a_healthy_grid_is_ok() -> None:
+    """Every finding is ok, each part of the grid has one, and none has anything to mend."""
+    found = diagnose(healthy())
+    assert found.severity == "ok"
+    assert [each for each in found.findings if each.mend] == []
+    abouts = {"redis", "router", "configuration", "archive", "pi", "pi2", "orion-edge", "requests"}
+    assert {each.about for each in found.findings} == abouts
+
+
+def info(**values: Any) -> Callable[[Facts], None]:
+    """INFO says something else."""
+    return lambda facts: facts.info.update(values)
+
+
+def fact(**values: Any) -> Callable[[Facts], None]:
+    """Something else was found out."""
+
+    def change(facts: Facts) -> None:
+        for name, value in values.items():
+            setattr(facts, name, value)
+
+    return change
+
+
+def state(**values: Any) -> Callable[[Facts], None]:
+    """The node `pi` is otherwise."""
+
+    def change(facts: Facts) -> None:
+        assert facts.grid is not None
+        facts.grid.nodes["pi"] = pi("pi", **values)
+
+    return change
+
+
+def gone(**values: Any) -> Callable[[Facts], None]:
+    """The same, and its agent is quiet: nothing new in its health stream."""
+
+    def change(facts: Facts) -> None:
+        state(**values)(facts)
+        facts.streams["health:pi"] = Stream("stream", 10, 1000, "5-0")
+
+    return change
+
+
+def rules(**values: Any) -> Callable[[Facts], None]:
+    """The log's rules are others."""
+
+    def change(facts: Facts) -> None:
+        assert facts.grid is not None
+        facts.grid = replace(facts.grid, **values)
+
+    return change
+
+
+def stream(name: str, **values: Any) -> Callable[[Facts], None]:
+    """A stream is otherwise."""
+
+    def change(facts: Facts) -> None:
+        facts.streams[name] = replace(facts.streams[name], **values)
+
+    return change
+
+
+def asked(count: int, **values: Any) -> Callable[[Facts], None]:
+    """So many open requests of the Brain."""
+
+    def change(facts: Facts) -> None:
+        assert facts.grid is not None
+        facts.grid.open = {f"brain/q{n}": request(**values) for n in range(count)}
+
+    return change
+
+
+def all_hot(facts: Facts) -> None:
+    """Two open requests, and both nodes are too hot."""
+    assert facts.grid is not None
+    asked(2)(facts)
+    facts.grid.nodes |= {name: pi(name, temp_mc=76_000, backed_off="hot") for name in ("pi", "pi2")}
+
+
+P: Severity = "problem"
+W: Severity = "warning"
+FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
+    "old": (info(redis_version="6.2.1"), P, "redis", "too old", "apt install"),
+    "replica": (info(role="slave", master_host="a", master_port=1), P, "redis", "read-only replica", "a:1"),
+    "volatile": (info(aof_enabled=0), P, "redis", "keeps nothing", "CONFIG SET appendonly yes"),
+    "evicts": (
+        info(maxmemory=10**9, maxmemory_policy="allkeys-lru"), P, "redis", "may drop streams", "noeviction",
+    ),
+    "evicted": (info(evicted_keys=3), P, "redis", "dropped 3 keys", "noeviction"),
+    "loading": (info(loading=1, loading_eta_seconds=9), P, "redis", "loads its data, about 9 s", "wait"),
+    "disk": (info(aof_last_write_status="err"), P, "redis", "MISCONF", "df -h"),
+    "rewrite": (info(aof_last_bgrewrite_status="err"), W, "redis", "rewritten", "df -h"),
+    "bgsave": (info(rdb_last_bgsave_status="err"), P, "redis", "last snapshot failed", "BGSAVE"),
+    "tight": (info(maxmemory=60_000_000), W, "redis", "50 of 60 MB (83.3 %", "CONFIG SET maxmemory"),
+    "full": (info(maxmemory=51_000_000), P, "redis", "soon refuses writes", "CONFIG SET maxmemory"),
+    "clock ahead": (fact(clock_off_ms=3_600_000), W, "redis", "60 min ahead of", "timedatectl"),
+    "clock behind": (fact(clock_off_ms=-6_000), W, "redis", "6.0 s behind", "timedatectl"),
+    "slow": (fact(ping_ms=80.0), W, "redis", "PING takes 80 ms", "--latency"),
+    "script": (fact(script_p99_ms=2.5), W, "redis", "2.5 ms or more", "max_bytes"),
+    "nobody": (
+        fact(waiting={"health:pi": f"{AT_MS - 83_000}-0"}, silence_ms=90_000), P, "router",
+        "nobody commits: health:pi wait, the oldest entry for 83 s; the last commit was 90 s ago",
+        f"orion router --redis {URL}",
+    ),
+    "lost log": (fact(last=0, grid=None), P, "router", "g:log is gone, g:guard is at commit 9", "backup"),
+    "empty": (fact(last=0, grid=None, guard=Guard()), P, "router", "no router has run", "orion router"),
+    "lost tail": (
+        stream("requests:brain", top="7-0"), P, "router", "entries were lost",
+        "HSET g:guard 'cursor requests:brain' 7-0",
+    ),
+    "lost guard": (fact(guard=Guard()), P, "router", "g:guard is at commit 0, g:log at 1", "backup"),
+    "newer file": (rules(revision=2), W, "configuration", "not in force yet", "restart the router"),
+    "older file": (rules(revision=4), W, "configuration", "the log's rules hold", "copy"),
+    "other rules": (rules(policy_id="x"), P, "configuration", "a router refuses", "set revision = 4"),
+    "program": (
+        rules(policy_id="x", decider=DECIDER + 1), W, "configuration", "decides by version", "same version",
+    ),
+    "no snapshots": (fact(snapshots=(), archive=None), W, "router", "no snapshot", "router's log"),
+    "archive gap": (fact(archive=Kept(True, 50)), P, "archive", "positions 51 to 100 were trimmed", "df"),
+    "archive broken": (fact(archive=Kept(True, error="f: line 3: bad")), P, "archive", "line 3", "df"),
+    "archive stands": (
+        fact(archive=Kept(True, 9000), first=9001, last=9990, snapshots=(9950, 9900)), W, "archive",
+        "reaches position 9000; up to 9900", "orion log archive",
+    ),
+    "foreign": (stream("replies:cli", kind="string"), P, "streams", "g:replies:cli is a string", "RENAME"),
+    "health": (stream("health:pi", entries=9_000), W, "streams", "g:health:pi has 9000", "trim"),
+    "results": (stream("results:pi", entries=90_000), W, "streams", "g:results:pi has 90000", "trim"),
+    "replies": (stream("replies:brain", entries=60_000), W, "streams", "kept are 50000", "replies_entries"),
+    "requests": (stream("requests:brain", entries=9_000), W, "streams", "g:requests:brain", "router"),
+    "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
+    "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
+    "group": (
+        fact(groups={"work:pi": None}), P, "streams", "g:work:pi has no group", "XGROUP CREATE g:work:pi",
+    ),
+    "silent": (gone(heard_ms=None), P, "pi", "never heard from", f"orion agent --node pi --redis {URL}"),
+    "stale": (gone(heard_ms=AT_MS - 9_000), P, "pi", "not heard from for 9.0 s", "orion agent --node pi"),
+    "hot": (
+        state(temp_mc=76_000, backed_off="hot"), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
+        "at 70.0 °C or below for 3 samples",
+    ),
+    "ram": (
+        state(ram_used_mb=7_400, backed_off="ram"), W, "pi", "memory too full: 92.5 % now", "at 85.0 %",
+    ),
+    "breaker": (
+        state(opened_ms=AT_MS - 1_000, open_ms=15_000, trips=2, suspects=("a", "b")), W, "pi",
+        "breaker is open after failures (a, b), 2 times", "one probe in 14 s",
+    ),
+    "sensor": (state(temp_mc=None), P, "pi", "no temperature", "temperature_sensor = false"),
+    "ollama away": (state(inventory_known=False), P, "pi", "models are unknown", "systemctl status ollama"),
+    "no models": (state(installed={}, resident={}), P, "pi", "no model on disk", "ollama pull"),
+    "two agents": (state(two_agents_ms=AT_MS - 1), P, "pi", "two agents", "pgrep -af 'orion agent"),
+    "leftover": (state(resident={}, ram_used_mb=3_000), W, "pi", "3000 MB are used and no model", "ps aux"),
+    "voltage": (state(throttled=0b101), W, "pi", "now: under-voltage, throttled", "power supply"),
+    "capped": (state(throttled=0b10), W, "pi", "frequency is capped", "cooling"),
+    "unreachable": (
+        fact(ollamas={"pi": Seen(error="refused")}), W, "pi", "from here: refused", "systemctl",
+    ),
+    "nobody takes": (
+        all_hot, W, "requests", "2 wait and no node takes them: pi hot, pi2 hot", "orion explain brain/q0",
+    ),
+    "crowded": (asked(950), W, "requests", "client brain has 950 of 1000", "max_open"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found(fault: str) -> None:
+    """One thing is wrong: a finding says so under its name and severity, with the line that mends it."""
+    change, severity, about, what, mend = FAULTS[fault]
+    facts = healthy()
+    change(facts)
+    found = diagnose(facts)
+    assert found.severity == severity
+    assert [
+        each
+        for each in found.findings
+        if (each.severity, each.about) == (severity, about) and what in each.what and mend in each.mend
+    ] != [], "\n".join(map(str, found.findings))
+
+
+def findings(change: Callable[[Facts], None], about: str) -> list[Finding]:
+    """What is said of one thing when something is otherwise."""
+    facts = healthy()
+    change(facts)
+    return [each for each in diagnose(facts).findings if each.about == about]
+
+
+def test_a_number_that_moves_is_a_router() -> None:
+    """Entries wait, as under load, and the guard's number moves: somebody commits."""
+    waiting = {"requests:brain": f"{AT_MS - 60_000}-0"}
+    assert findings(fact(waiting=waiting, numbers=(9, 9)), "router")[0].severity == "problem"
+    assert findings(fact(waiting=waiting, numbers=(9, 10)), "router")[0].severity == "ok"
+    assert findings(fact(waiting={"requests:brain": NOW}), "router")[0].severity == "ok"
+
+
+def test_a_node_whose_router_sleeps_is_not_blamed() -> None:
+    """The log has not heard of it for long, but its stream goes on: the agent is alive."""
+    [found] = findings(state(heard_ms=AT_MS - 60_000), "pi")
+    assert (found.severity, found.what) == ("ok", "its agent reports, but no router has read it yet")
+
+
+def test_a_group_is_made_behind_what_was_read() -> None:
+    """The line that mends a missing group lets nothing run twice: it begins behind what was read."""
+    facts = healthy()
+    facts.groups = {"work:pi": None}
+    state(work_read="77-1")(facts)
+    [found] = [each for each in diagnose(facts).findings if each.about == "streams"]
+    assert found.mend.endswith("XGROUP CREATE g:work:pi agent 77-1 MKSTREAM")
+
+
+def test_since_when_a_node_is_out_is_said() -> None:
+    """The moment is taken from the log where it is known."""
+    facts = healthy()
+    state(temp_mc=76_000, backed_off="hot")(facts)
+    facts.since_ms = {"pi": AT_MS - 42_000}
+    assert "backed off for 42 s, too hot" in next(
+        each.what for each in diagnose(facts).findings if each.about == "pi"
+    )
+
+
+def test_work_of_an_agent_that_is_gone_is_named() -> None:
+    """Entries were read by an agent that is silent: how many, and what ends them."""
+    facts = healthy()
+    gone(heard_ms=AT_MS - 9_000)(facts)
+    facts.groups["work:pi"] = Group(2)
+    found = [each for each in diagnose(facts).findings if each.about == "pi"]
+    assert any("2 entries of its work were read and not ended" in each.what for each in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (fact(away="refused"), "does not answer: refused"),
+        (fact(refused="WRONGPASS"), "cannot be used so: WRONGPASS"),
+    ],
+)
+def test_without_the_server_only_that_is_said(change: Callable[[Facts], None], words: str) -> None:
+    """One problem, with its mend, and nothing about what could not be seen."""
+    facts = healthy()
+    change(facts)
+    [found] = diagnose(facts).findings
+    assert (found.severity, found.about) == ("problem", "redis")
+    assert words in found.what
+    assert found.mend
+
+
+def test_what_could_not_be_read_is_said_and_the_rest_goes_on() -> None:
+    """A check that is forbidden, one that found damage: each by name, beside all others."""
+    facts = healthy()
+    facts.failed = {
+        "TIME": "NOPERM no permissions to run 'time'",
+        "grid": "the log has a gap: after 3 comes 5",
+    }
+    facts.grid = None
+    found = diagnose(facts)
+    said = [(each.severity, each.about) for each in found.findings if each.severity != "ok"]
+    assert said == [("warning", "doctor"), ("problem", "router")]
+    assert any("TIME was not looked at: this user may not" in each.what for each in found.findings)
+    assert any("after 3 comes 5" in each.what and "backup" in each.mend for each in found.findings)
+
+
+def test_what_waits_is_counted_by_what_it_waits_for() -> None:
+    """Two requests wait for a busy node: how many, for which node, and the oldest one's age."""
+
+    def busy(facts: Facts) -> None:
+        assert facts.grid is not None
+        asked(2, accepted_ms=AT_MS - 7_000)(facts)
+        held = {"3-0": holding(run_ms=60_000)}
+        facts.grid.nodes |= {"pi": pi("pi", holdings=held), "pi2": pi("pi2", holdings={"4-0": holding()})}
+
+    [found] = findings(busy, "requests")
+    assert found.what == "2 open, 2 of them waiting (2 for pi2), the oldest is 7.0 s old"
+
+
+def test_every_node_of_only_one_side_is_named() -> None:
+    """Nodes that file and log do not share are named with the other revision."""
+    facts = healthy()
+    assert facts.grid is not None
+    facts.grid = replace(facts.grid, revision=4, nodes={"pi": pi("pi"), "old": pi("old")})
+    [found] = [each for each in diagnose(facts).findings if each.about == "configuration"]
+    assert "only streams.toml has orion-edge, pi2; only the log has old" in found.what
+
+
+def test_the_keys_of_others_are_counted() -> None:
+    """A house Redis: how many keys are under the prefix, and how many are not."""
+    ours = len(healthy().streams)
+    [first, *_] = findings(info(db0={"keys": ours + 5}), "redis")
+    assert first.what == f"Redis 7.0.15 at {URL}: {ours} keys under g:, beside 5 keys of others"

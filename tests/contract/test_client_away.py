@@ -1,0 +1,67 @@
+"""The Brain's client while the server is away for long: it keeps its requests, and each gets one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from orion_streams import AsyncClient, client
+from orion_streams.errors import BackendError
+from orion_streams.server import EmbeddedServer, free_port
+from orion_streams.simulation.ollama import serve
+from tests.agents.bench import MODEL, QUICK, Bench, running
+from tests.agents.test_redis_gone import routing
+from tests.helpers import eventually
+
+MANY = 12
+
+
+async def test_requests_outlive_a_server_that_is_away(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is killed under open requests, and more are asked while it is away: through many failed
+    tries all are kept; when it is back each has exactly one end, under the id it was asked with."""
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.005)
+    slow = structs.replace(QUICK, decode_tokens_per_s=100.0)
+    with EmbeddedServer(tmp_path / "data", fsync="always") as server:
+        async with serve(slow) as node:
+            bench = Bench(server.url, prefix, node)
+            async with (
+                routing(bench),
+                running(bench.config),
+                AsyncClient(server.url, prefix=prefix) as brain,
+            ):
+                before = [asyncio.create_task(brain.generate(MODEL, f"{n}", id=f"b{n}")) for n in range(4)]
+
+                async def asked() -> bool:
+                    return len(await bench.redis.xrange(f"{prefix}requests:brain")) == 4
+
+                await eventually(asked, "that all are sent")
+                server.kill()
+                while_away = [
+                    asyncio.create_task(brain.generate(MODEL, f"{n}", id=f"w{n}")) for n in range(20)
+                ]
+
+                async def tried() -> bool:
+                    return brain._cuts >= MANY
+
+                await eventually(tried, f"{MANY} failed tries", 60.0)
+                assert not any(task.done() for task in (*before, *while_away))
+                server.start()
+                answers = await asyncio.gather(*before, *while_away)
+                assert all(answer.text for answer in answers)
+                rows = [row for _, row in await bench.redis.xrange(f"{prefix}replies:brain")]
+                done = [row[b"id"].decode() for row in rows if row[b"kind"] == b"done"]
+            await bench.redis.aclose()
+    expected = [f"b{n}" for n in range(4)] + [f"w{n}" for n in range(20)]
+    assert sorted(done) == sorted(expected)
+
+
+async def test_the_client_gives_up_after_its_time(prefix: str) -> None:
+    """The control: with little patience a server that never comes back is a BackendError."""
+    async with AsyncClient(f"redis://127.0.0.1:{free_port()}/0", prefix=prefix, give_up_s=0.1) as brain:
+        with pytest.raises(BackendError, match="redis is away"):
+            await brain.generate(MODEL, "x")
