@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +20,7 @@ from orion_streams.replay.verify import verify
 from orion_streams.state import encode_grid
 from tests.conftest import ServerStore
 from tests.crash.roles import MODEL, NODE, WORDS, AgentRole, Ollama, Role, RouterRole
-from tests.helpers import TERMINAL_REPLIES, assert_consistent, folded, replies
+from tests.helpers import TERMINAL_REPLIES, assert_consistent, eventually, folded, replies
 
 TOML = """
 prefix = "{prefix}"
@@ -39,7 +37,7 @@ token_flush_ms = 1
 snapshot_events = {snapshot_events}
 log_keep_ms = {log_keep_ms}
 """
-BOUND_S, LOOK_S = 5.0, 0.004
+BOUND_S = 5.0
 ID = "q1"
 
 
@@ -93,15 +91,6 @@ class Life:
         """The request, by hand."""
         await self.store.add("requests:brain", {"id": ID, "model": MODEL, "prompt": "say three words"})
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Look every few milliseconds, for at most `BOUND_S`: hundreds of lives cannot wait longer."""
-        try:
-            async with asyncio.timeout(BOUND_S):
-                while not await holds():
-                    await asyncio.sleep(LOOK_S)
-        except TimeoutError:
-            raise AssertionError(f"{what}: not within {BOUND_S} s: {await self.told()}") from None
-
     async def told(self) -> list[tuple[str, str]]:
         """Kind and text of all replies."""
         return [(row["kind"], row.get("text", "")) for row in await replies(self.store)]
@@ -134,9 +123,9 @@ class Life:
     async def come_to_rest(self) -> None:
         """Wait for the end of all work; then the agent falls silent, the router takes
         what is left, and falls silent, too."""
-        await self.until(self.rests, "rest")
+        await eventually(self.rests, "rest", BOUND_S)
         await self.agent.bury()
-        await self.until(self.reads_no_more, "all inputs taken")
+        await eventually(self.reads_no_more, "all inputs taken", BOUND_S)
         await self.router.bury()
 
     async def close(self) -> None:
@@ -240,7 +229,7 @@ async def run_to_rest(life: Life, struck: Role, victim: str, how: str) -> None:
     async def over() -> bool:
         return struck.struck.is_set() or await life.rests()
 
-    await life.until(over, "rest")
+    await eventually(over, "rest", BOUND_S)
     struck.at = 0
     if struck.struck.is_set() and how != "withdraw":
         if how == "stop":

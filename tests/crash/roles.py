@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -156,10 +157,8 @@ class AgentRole(Role):
     async def _beat(self) -> None:
         while True:
             end_if_cancelled()
-            try:
+            with suppress(RedisError, OSError):  # as the timer of the app: the next one will do
                 await self.health.beat()
-            except (RedisError, OSError):
-                pass  # as the timer of the app: the next one will do
             await asyncio.sleep(HEALTH_S)
 
     async def _feed(self) -> None:
