@@ -24,11 +24,12 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised, will_pass
+from orion_streams.channels import App, Feeder, StreamChannel, refused, supervised
 from orion_streams.config import ROBOT, Config, NodeConfig
-from orion_streams.connection import connect, end_if_cancelled
+from orion_streams.connection import connect, end_if_cancelled, will_pass
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
+from orion_streams.urls import shown
 
 log = logging.getLogger("orion")
 
@@ -152,7 +153,7 @@ async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
 def lock_node(config: Config, node: str) -> IO[str]:
     """Keep a second agent of the same node and grid away from this machine. ConfigError if there is one.
     The lock is held as long as the file stays open."""
-    grid = hashlib.blake2b(f"{config.redis.url} {config.prefix}".encode(), digest_size=8).hexdigest()
+    grid = hashlib.blake2b(f"{shown(config.redis.url)} {config.prefix}".encode(), digest_size=8).hexdigest()
     path = Path(tempfile.gettempdir()) / f"orion-agent-{os.getuid()}-{node}-{grid}.lock"
     try:
         held = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")

@@ -9,6 +9,7 @@ import time
 
 import httpx
 import msgspec
+from redis.exceptions import RedisError
 
 from orion_streams import wire
 from orion_streams.agents.backend import Backend
@@ -58,6 +59,10 @@ class Residency:
                 what = str(error) or type(error).__name__
                 log.warning("Ollama does not answer (%s): its models are unknown", what)
             self.installed, self.resident, self._silent = None, (), True
+
+    def tell_anew(self) -> None:
+        """The next entry holds the whole list: the last one may be lost."""
+        self._told = ""
 
     async def close(self) -> None:
         """Look no further."""
@@ -130,7 +135,12 @@ class Health:
             work_read=work_read,
             results_written=results_written,
         )
-        await self._channel.send(value={"head": wire.encode_head(head)})
+        try:
+            await self._channel.send(value={"head": wire.encode_head(head)})
+        except (RedisError, OSError):
+            if self._residency is not None:
+                self._residency.tell_anew()
+            raise
 
     def _compare(self, resident: tuple[wire.ResidentModel, ...]) -> None:
         """A model that came or went takes or leaves memory that the next sample must show."""

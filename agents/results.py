@@ -9,8 +9,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams import wire
-from orion_streams.channels import refused, will_pass
-from orion_streams.connection import ask, end_if_cancelled
+from orion_streams.channels import refused
+from orion_streams.connection import ask, end_if_cancelled, will_pass
 
 log = logging.getLogger("orion.agent")
 

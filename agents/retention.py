@@ -63,6 +63,13 @@ class Retention:
         self._snapshot_position = position
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
+    def begin_anew(self) -> None:
+        """The log lost its tail: a snapshot in the making, and the position of the last one, are void."""
+        if self._verifying is not None and not self._verifying.cancel():
+            self._verifying.exception()  # it is about the lost tail: nobody else will look at it
+        self._verifying, self._snapshot_position = None, 0
+        self._due.clear()
+
     async def close(self) -> None:
         """Let a verification that runs come to its end."""
         if self._verifying is not None:

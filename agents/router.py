@@ -10,20 +10,32 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec import Struct, structs
 
 from orion_streams import events as ev
 from orion_streams.agents.retention import Retention
-from orion_streams.commits import Guard
+from orion_streams.commits import Guard, Raw
 from orion_streams.config import DECIDER, Config, policy_id
-from orion_streams.draft import Draft, LoggedGrid, is_token
-from orion_streams.errors import BodyGone, CommitConflict, ConfigError
-from orion_streams.history import check_cursors, extend, load
+from orion_streams.draft import GENESIS, Draft, LoggedGrid, is_token
+from orion_streams.errors import BodyGone, CommitConflict, ConfigError, LogError
+from orion_streams.history import check_cursors, extend, load, still_holds
 from orion_streams.log import Log
 from orion_streams.reconcile import decide, is_timed
 from orion_streams.state import Grid, work_order
 
 log = logging.getLogger("orion.router")
+
+
+class Written(Struct, frozen=True):
+    """What this router knows to be in the log: the last commit, its last position, the hash up to it."""
+
+    number: int = 0
+    position: int = 0
+    digest: bytes = GENESIS
+
 
 MAX_COMMIT_EVENTS = 256
 """Inputs taken until a commit has so many events: an inventory is many, and a script holds the server."""
@@ -45,6 +57,7 @@ class Router:
         self.guard = Guard()
         self.retention = Retention(store, config)
         self.following = False
+        self._written = Written()
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
@@ -69,11 +82,31 @@ class Router:
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):
             pass
 
-    async def recover(self) -> None:
-        """The grid as the log has it. The guard is read after it: whatever was committed in between
-        makes the next commit conflict, unless it only passed tokens on."""
+    async def recover(self) -> bool:
+        """The grid as the log has it; no if the log does not hold what this router had committed. The guard
+        is read last: whatever was committed in between makes the next commit conflict, unless it only
+        passed tokens on. LogError when nothing is left.
+
+        After a lost tail ids go on above those that were given out: no other server's clock brings an
+        attempt's fence back, or a reply below what a client has read.
+        """
+        before, out_id = self._written, self.guard.out_id
         self.state = await load(self.store)
         self.guard = await self.store.guard()
+        self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
+        holds = await still_holds(self.store, self.state, before.position, before.digest)
+        if holds and self.guard.number >= before.number:
+            return True
+        log.warning("%s", lost(before, self._written, f"{self.config.prefix}log"))
+        self.guard = structs.replace(self.guard, out_id=max(out_id, self.guard.out_id, key=work_order))
+        self.retention.begin_anew()
+        self._gone.clear()
+        return False
+
+    async def fold_again(self) -> None:
+        """Forget what was not committed; after a lost tail, begin as at the start."""
+        if not await self.recover():
+            await self.start()
 
     async def propose_policy(self) -> None:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with
@@ -116,7 +149,7 @@ class Router:
         eventful = more or tick or bool(noted) or any(not is_token(raw) for raw in found)
         if not (found or eventful):
             return False
-        draft = Draft(self.state, self.guard, server_ms)
+        draft = Draft(self.state, self.guard, server_ms, drained(cursors, found, limits.batch_entries))
         if eventful:
             draft.begin(deciding)
         for event in noted:
@@ -162,16 +195,17 @@ class Router:
         except CommitConflict as conflict:
             self._lost_in_a_row += 1
             log.info("%s (%d in a row)", conflict, self._lost_in_a_row)
-            await self.recover()
+            await self.fold_again()
             self.following = self._lost_in_a_row >= self.config.limits.lose_before_following
         except BodyGone as gone:
             log.warning("%s: its request ends as body_gone", gone)
             key, entry_id = gone.source
             self._gone.add((key.removeprefix(self.config.prefix), entry_id))
-            await self.recover()
+            await self.fold_again()
             await self.note_cut(key.removeprefix(self.config.prefix))
         else:
             self.guard = guard
+            self._written = Written(guard.number, self.state.grid.position, self.state.digest)
             self._lost_in_a_row = 0
             self._gone.clear()
         return True
@@ -193,8 +227,27 @@ class Router:
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         await extend(self.store, self.state, await self.store.last_position())
         self.guard = await self.store.guard()
+        self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         if inputs and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)
             self.following = False
             self._lost_in_a_row = 0
             await self.start()
+
+
+def drained(streams: Iterable[str], found: Sequence[Raw], limit: int) -> frozenset[str]:
+    """Streams of which a read found all there was. Its answer is of one moment, for all of them."""
+    counts = Counter(raw.stream for raw in found)
+    return frozenset(name for name in streams if counts[name] < limit)
+
+
+def lost(before: Written, now: Written, key: str) -> str:
+    """What a server lost, by name. LogError when that is everything."""
+    had = f"this router had committed {before.position} (commit {before.number})"
+    if not now.position:
+        raise LogError(f"{key} is empty, but {had}: somebody deleted it, or the server lost everything")
+    if now.position > before.position:
+        return (
+            f"the server lost its tail: {key} has other events before {now.position} than it had when {had}"
+        )
+    return f"the server lost its tail: {key} ends at {now.position} (commit {now.number}), {had}"

@@ -2,8 +2,9 @@
 
 Every run and every load ends in exactly one result, completed or failed, and is acknowledged after that.
 Success is a `done` chunk only. What was delivered to an agent that died is reported `agent_restarted`,
-never run again. Room is made before it is taken: runs and loads begin when every unload that was read
-before them has been carried out, or has failed.
+never run again; what comes to the same agent twice, as its server lost its tail, ends once more as it did.
+Room is made before it is taken: runs and loads begin when every unload that was read before them has been
+carried out, or has failed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from orion_streams import contract, wire
 from orion_streams.agents.answer import Answer, Repeater
 from orion_streams.agents.backend import Backend, Chunk, RunFailed
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App, Item, StreamChannel, refused, will_pass
+from orion_streams.channels import App, Item, StreamChannel, refused
 from orion_streams.config import Config
+from orion_streams.connection import will_pass
 from orion_streams.errors import ContractError
 from orion_streams.state import work_order
 
@@ -31,6 +33,8 @@ log = logging.getLogger("orion.agent")
 CATCH_UP_COUNT = 1000
 STOP_STEP_S = 0.2
 CANCELLED = "cancelled by the router"
+REMEMBERED = 16
+"""Ends that may have to be written again; of one that is older it is said that it was lost."""
 WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
 Outcome = tuple[wire.ResultHead, dict[str, bytes]]
 Tasks = Collection[asyncio.Task[None]]
@@ -48,6 +52,8 @@ class Worker:
         self.work_read = ""
         self.broken: set[str] = set()
         self._withdrawn: set[str] = set()
+        self._again: set[str] = set()  # read before, and now once more
+        self._ends: dict[str, Outcome] = {}
         self._finished: dict[str, Item] = {}  # and not yet acknowledged
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloads: set[asyncio.Task[None]] = set()
@@ -57,7 +63,10 @@ class Worker:
     def noticed(self, item: Item) -> None:
         """An item was read: from now on health lists it, unless it is a cancel. Work whose cancel was read
         before it has begun does not begin."""
-        self.work_read = max(self.work_read, item.id, key=work_order)
+        if work_order(item.id) <= work_order(self.work_read):
+            self._again.add(item.id)
+            return
+        self.work_read = item.id
         raw = item.fields.get(b"head", b"")
         if raw.startswith(WORK):
             self.in_hand.setdefault(item.id, None)
@@ -71,7 +80,10 @@ class Worker:
 
     async def catch_up(self) -> None:
         """Read the stream to its end before anything runs. What was delivered before is pending: by a
-        former process it may have run, so it failed; otherwise nobody saw it yet."""
+        former process it may have run, so it failed; otherwise nobody saw it yet, or its end was lost."""
+        for work_id in [entry_id.decode() for entry_id in self.channel.settled]:
+            if work_id in self._ends:  # before it is acknowledged
+                await self.results.write(*self._ends[work_id])
         known = {*self.in_hand, *self._finished}  # before the read: some may end meanwhile
         pending = [
             item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known
@@ -97,6 +109,17 @@ class Worker:
             await self.results.write(*self.failed(head, item.id, error))
         await self.settle(item)
 
+    async def end_again(self, item: Item) -> None:
+        """Say once more how it ended, if it did."""
+        if item.id in self.in_hand:
+            return
+        head = decode(item)
+        if head is not None and head.op in ("run", "load"):
+            what = "the server lost what this node had said of it"
+            lost = RunFailed("agent_restarted", "node", what)
+            await self.results.write(*(self._ends.get(item.id) or self.failed(head, item.id, lost)))
+        await self.settle(item)
+
     async def settle(self, item: Item) -> None:
         """Acknowledge what is done. While Redis is away it is remembered, so that it never runs again."""
         self._finished[item.id] = item
@@ -110,8 +133,10 @@ class Worker:
 
     async def handle(self, item: Item) -> None:
         """Dispatch an item; work goes on in a task of its own."""
-        head = decode(item)
-        if head is None:
+        if item.id in self._again:
+            self._again.remove(item.id)
+            await self.end_again(item)
+        elif (head := decode(item)) is None:
             log.error("work entry %s cannot be read: left out", item.id)
             self.in_hand.pop(item.id, None)
             await self.settle(item)
@@ -142,6 +167,9 @@ class Worker:
             outcome = await self.outcome(head, item, room)
             self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late
             if head.op != "unload":
+                self._ends[item.id] = outcome
+                if len(self._ends) > REMEMBERED:
+                    del self._ends[next(iter(self._ends))]
                 await self.results.write(*outcome)
             await self.settle(item)
         finally:

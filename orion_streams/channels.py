@@ -17,19 +17,10 @@ import faust
 from faust.app.base import BootStrategy
 from mode import Service
 from msgspec import Struct
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.commits import GROUP
-from orion_streams.connection import as_dict, ask, end_if_cancelled
+from orion_streams.connection import as_dict, ask, end_if_cancelled, in_short, will_pass
 from orion_streams.errors import ConfigError, OrionError
 
 log = logging.getLogger("orion.channels")
@@ -37,21 +28,6 @@ log = logging.getLogger("orion.channels")
 BACK_OFF_MAX_S = 2.0
 STEADY_S = 10.0
 """Work that went on for so long: after it the next pause is short again."""
-AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError)
-AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
-
-
-def will_pass(error: Exception) -> bool:
-    """Whether waiting may mend it: the server is away, loading, full or read-only for now. A password or
-    a permission that is wrong, or a key of another type, stays wrong."""
-    if isinstance(error, AuthenticationError | AuthorizationError):
-        return False
-    return isinstance(error, AWAY) or in_short(error).startswith(AWAY_WORDS)
-
-
-def in_short(error: Exception) -> str:
-    """What Redis said. redis-py puts the command before it, which may hold a prompt or an answer."""
-    return str(error).rpartition(" caused error: ")[2] or type(error).__name__
 
 
 def refused(key: str, error: Exception) -> ConfigError:

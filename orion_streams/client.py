@@ -27,11 +27,11 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from orion_streams import asking
+from orion_streams import asking, urls
 from orion_streams.asking import Answer, AnswerEvent, Asking, Call, Fields
-from orion_streams.connection import connect
+from orion_streams.connection import connect, in_short, will_pass
 from orion_streams.contract import Reply
 from orion_streams.errors import BackendError, OrionError
 
@@ -57,13 +57,18 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         prefix: str = "orion:",
         give_up_s: float = 180.0,
         margin_s: float = 5.0,
+        password: str = "",
+        tls_ca_file: str = "",
+        tls_cert_file: str = "",
+        tls_key_file: str = "",
     ) -> None:
-        self._redis: Any = connect(url)
+        url = urls.with_password(url, password) if password else url
+        self._redis: Any = connect(urls.with_tls(url, tls_ca_file, tls_cert_file, tls_key_file))
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
         self._ended: dict[str, None] = {}
-        self._position: bytes | str = "0-0"
+        self._position = b"0-0"
         self._reader: asyncio.Task[None] | None = None
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
@@ -146,8 +151,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         """Send it, with a reader at work that began before."""
         async with self._starting:
             if self._reader is None or self._reader.done():
-                newest = await self._patiently(lambda: self._redis.xrevrange(self._replies, count=1))
-                self._position = newest[0][0] if newest else "0-0"
+                self._position = await self._patiently(self._newest_reply)
                 self._reader = asyncio.create_task(self._read())
         await self._send(call.entry)
 
@@ -157,7 +161,8 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
 
     async def _read(self) -> None:
         """Hand out replies while anybody waits. After a cut everything open is sent again: the server may
-        have lost what it had acknowledged, and an id that the grid knows starts nothing."""
+        have lost what it had acknowledged, and an id that the grid knows starts nothing. Nor may the place
+        up to which was read lie in what was lost: new replies could come below it, by another clock."""
         try:
             while self._calls:
                 cuts = self._cuts
@@ -165,11 +170,17 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                     self._position = entry_id
                     self._hand_out(fields)
                 if cuts != self._cuts:
+                    newest = await self._patiently(self._newest_reply)
+                    self._position = min(self._position, newest, key=place_of)
                     for call in self._calls.values():
                         self._spawn(self._send(call.entry))
         except Exception as error:  # whatever it is, those who wait must hear of it
             for call in self._calls.values():
                 call.finish(error)
+
+    async def _newest_reply(self) -> bytes:
+        newest = await self._redis.xrevrange(self._replies, count=1)
+        return newest[0][0] if newest else b"0-0"
 
     async def _next_replies(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
         answer = await self._redis.xread({self._replies: self._position}, READ_COUNT, BLOCK_MS)
@@ -201,14 +212,15 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                 if cancel_requests() > cancels:
                     raise asyncio.CancelledError  # it got lost in Python 3.11's wait_for, inside redis-py
                 return answer
-            except (AuthenticationError, ResponseError) as error:
-                raise BackendError(f"redis refuses: {error}") from error
             except (RedisError, OSError) as error:
+                what = in_short(error)
+                if not will_pass(error):
+                    raise BackendError(f"redis refuses: {what}") from error
                 if pause_s == FIRST_PAUSE_S:
-                    log.warning("redis is away (%s): trying for %g s", error, self._give_up_s)
+                    log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
                 self._cuts += 1
                 if clock() + pause_s > give_up:
-                    raise BackendError(f"redis is away: {error}") from error
+                    raise BackendError(f"redis is away: {what}") from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause_s = min(pause_s * 2, 5.0)
 
@@ -222,6 +234,12 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         task = asyncio.create_task(quietly())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def place_of(entry_id: bytes) -> tuple[int, int]:
+    """An entry's id as numbers that compare as Redis does."""
+    ms, _, n = entry_id.partition(b"-")
+    return int(ms), int(n)
 
 
 def cancel_requests() -> int:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from orion_streams import urls
 from orion_streams.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -148,9 +149,14 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The [redis] table. An empty url means the embedded server."""
+    """The [redis] table. An empty url means the embedded server. `load` puts password and TLS files into
+    the url: from there on it says all that a connection needs."""
 
     url: str = ""
+    password_file: str = ""
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     data_dir: str = ""
     fsync: Literal["everysec", "always"] = "everysec"
     block_ms: Annotated[int, Meta(ge=10, le=2_000)] = 2_000
@@ -248,16 +254,47 @@ def policy_id(config: Config) -> str:
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
     """Read the configuration: `path`, else $ORION_CONFIG, else ./streams.toml, else the package's own.
 
-    Raises ConfigError with file, key and what was expected.
+    `redis_url` comes from the command line: no password may stand there. Raises ConfigError with file, key
+    and what was expected.
     """
     chosen = path or os.environ.get("ORION_CONFIG")
     if chosen is None:
         chosen = Path("streams.toml") if Path("streams.toml").exists() else PACKAGED_TOML
     config = parse(read_text(Path(chosen)), str(chosen))
-    url = redis_url or os.environ.get("ORION_REDIS_URL")
-    if url:
-        config = msgspec.structs.replace(config, redis=msgspec.structs.replace(config.redis, url=url))
-    return config
+    if redis_url and urls.has_password(redis_url):
+        raise ConfigError(
+            "--redis: a command line is seen by everybody on this machine: put the password into "
+            "ORION_REDIS_PASSWORD, or into a file that redis.password_file names"
+        )
+    url = redis_url or os.environ.get("ORION_REDIS_URL") or config.redis.url
+    return with_url(config, complete(url, config.redis)) if url else config
+
+
+def with_url(config: Config, url: str) -> Config:
+    """The same configuration on another server."""
+    redis = msgspec.structs.replace(config.redis, url=url)
+    return msgspec.structs.replace(config, redis=redis)
+
+
+def complete(url: str, redis: RedisConfig) -> str:
+    """The URL with password and TLS files. An ORION_REDIS_PASSWORD that is set goes before
+    `password_file`, both before what stands in the URL; set and empty: only what stands there."""
+    password = os.environ.get("ORION_REDIS_PASSWORD")
+    if password is None and redis.password_file:
+        password = read_password(Path(redis.password_file).expanduser())
+    if password:
+        url = urls.with_password(url, password)
+    return urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
+
+
+def read_password(path: Path) -> str:
+    """The one line of a file that only its owner can read. ConfigError otherwise."""
+    text = read_text(path)
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"redis.password_file: others can read {path}: chmod 600 {path}")
+    if not text.strip() or "\n" in text.strip():
+        raise ConfigError(f"redis.password_file: expected one line in {path}, the password")
+    return text.strip()
 
 
 def read_text(path: Path) -> str:

@@ -1,44 +1,157 @@
-"""Connections to Redis or Valkey, set up once and the same everywhere."""
+"""Connections to Redis or Valkey, set up once and the same everywhere, and what their errors mean."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orion_streams import urls
 from orion_streams.errors import ConfigError
 
 SOCKET_TIMEOUT_S = 10.0
 """Longer than any blocking read, so that only a dead server trips it."""
+SENTINEL_TIMEOUT_S = 1.0
+"""A sentinel answers from memory; one that does not is passed over."""
+EXPECTED = (
+    "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix://PATH or "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+)
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError, InvalidResponse)
+AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
+CUT = ("Connection closed by server", "Connection reset by peer")
 
 
 def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
-    """A client of the server at `url` (redis://, rediss:// or unix://).
+    """A client of the server at `url`, see `urls`. Behind sentinels each new connection goes to the primary
+    that they name, and one to a primary that was demoted is closed.
 
     It never retries: after a lost answer nobody knows whether a write happened, and redis-py's own retry
-    would write twice. Raises ConfigError for a URL that is none.
+    would write twice. Raises ConfigError for a URL that is none, or names a file that cannot be read.
     """
     try:
-        return _from_url(url, timeout_s)
+        found = urls.sentinels(url) if urls.scheme_of(url) in urls.BY_SENTINELS else None
+        own = url.replace("valkey+unix://", "unix://") if found is None else found.url
+        options: dict[str, Any] = {**parse_url(own), **_common(timeout_s)}
+        _check_files(options)
+        if found is not None:
+            return _by_sentinels(found, options)
+        return Redis.from_url(own, **_common(timeout_s))
     except ValueError:  # its words may quote the URL, and that may hold a password
-        raise ConfigError(
-            "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix://PATH"
-        ) from None
+        raise ConfigError(EXPECTED) from None
 
 
-def _from_url(url: str, timeout_s: float) -> Redis:
-    return Redis.from_url(
-        url.replace("valkey+unix://", "unix://"),
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        driver_info=None,  # an ACL user of Redis 7.0 may not set it
-    )
+def _common(timeout_s: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "driver_info": None,  # an ACL user of Redis 7.0 may not set it
+    }
+
+
+def _by_sentinels(found: urls.Sentinels, options: dict[str, Any]) -> Redis:
+    del options["host"]
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    if options.pop("connection_class", None) is SSLConnection:
+        tls["ssl"] = options["ssl"] = True
+    password = os.environ.get("ORION_SENTINEL_PASSWORD") or None
+    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": password}
+    sentinels = Sentinel(found.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    return Redis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
+
+
+class PrimaryPool(SentinelConnectionPool):
+    """Connections to the primary; closed, it lets go of the sentinels too."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            await self.sentinel_manager.aclose()
+
+
+def _check_files(options: dict[str, Any]) -> None:
+    """ConfigError for a certificate or key that cannot be read: as an error of the connection it would be
+    waited for."""
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = options.get(name)
+        if path and not os.access(path, os.R_OK):
+            raise ConfigError(f"{TLS_KEYS[name]}: {path} cannot be read")
+
+
+TLS_KEYS = {
+    "ssl_ca_certs": "redis.tls_ca_file",
+    "ssl_certfile": "redis.tls_cert_file",
+    "ssl_keyfile": "redis.tls_key_file",
+}
+
+
+def place(redis: Redis) -> str:
+    """Where a client connects to, without its password."""
+    pool = redis.connection_pool
+    held = pool.connection_kwargs
+    if isinstance(pool, SentinelConnectionPool):
+        return f"the primary of {pool.service_name}"
+    if "path" in held:
+        return f"unix://{held['path']}"
+    scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
+    return f"{scheme}://{held.get('host', 'localhost')}:{held.get('port', 6379)}"
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether waiting may mend it: the server is away, loading, full, demoted or read-only for now. A
+    password, a permission or a certificate that is wrong, or a key of another type, stays wrong."""
+    if isinstance(error, AuthenticationError | AuthorizationError) or is_untrusted(error):
+        return False
+    return isinstance(error, AWAY) or in_short(error).startswith(AWAY_WORDS)
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether the server showed a certificate that is not trusted, or of another host."""
+    return isinstance(error.__context__, ssl.SSLCertVerificationError)
+
+
+def in_short(error: Exception) -> str:
+    """What went wrong, in a line. redis-py puts the command before what Redis said, and that may hold a
+    prompt or an answer."""
+    cause = error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message.rstrip('.')} (redis.tls_ca_file)"
+    if isinstance(cause, ssl.SSLError):
+        return "TLS failed: it speaks none on that port (redis://), or wants a certificate of its clients"
+    if isinstance(error, MasterNotFoundError):
+        return "the sentinels name no primary"
+    if isinstance(error, InvalidResponse):
+        return "what answers there is no Redis, or speaks TLS only (rediss://)"
+    return str(error).rpartition(" caused error: ")[2] or type(error).__name__
+
+
+def not_answering(error: Exception) -> str:
+    """`in_short` for a server that was never heard."""
+    words = in_short(error)
+    if any(each in words for each in CUT):
+        return f"{words.rstrip('.')}; a port that speaks TLS wants rediss://"
+    if "Timeout connecting" in words:
+        return f"{words}; so does rediss:// end where nobody speaks TLS, which wants redis://"
+    return words
 
 
 async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:

@@ -23,6 +23,7 @@ from orion_streams.state import Grid, work_order
 ENDS_AN_ATTEMPT = (ev.RequestCompleted, ev.AttemptFailed, ev.AttemptAbandoned, ev.AttemptEnded)
 _TOKENS = b'{"op":"tokens"'
 GENESIS = b"\0" * 16
+END = f"{2**64 - 1}-0"
 
 
 class LoggedGrid(Struct):
@@ -49,14 +50,17 @@ def is_token(raw: Raw) -> bool:
 
 
 class Draft:
-    """What one commit will write. It folds into `state.grid`, which the caller owns."""
+    """What one commit will write. It folds into `state.grid`, which the caller owns. `drained`: streams of
+    which, with what is taken, nothing is left: what an agent says of later entries was lost."""
 
-    def __init__(self, state: LoggedGrid, guard: Guard, server_ms: int) -> None:
+    def __init__(
+        self, state: LoggedGrid, guard: Guard, server_ms: int, drained: frozenset[str] = frozenset()
+    ) -> None:
         self.grid = state.grid
         self.state = state
         self.server_ms = server_ms
         self.bytes = 0
-        self._guard = guard
+        self._guard, self._drained = guard, drained
         self._position = state.grid.position
         self._cursors: dict[str, str] = {}
         self._relayed: dict[str, int] = {}
@@ -86,12 +90,11 @@ class Draft:
         if age_max_ms is not None:
             age_ms = min(age_ms, age_max_ms)
         entry = Entry(source, owner, raw.id, raw.fields, age_ms)
-        results = f"results:{owner}"
         taken = take(
             self.grid,
             entry,
             entry_max_bytes,
-            self._cursors.get(results) or self._guard.cursors.get(results, "0-0"),
+            self._taken_up_to(f"results:{owner}"),
             self._guard.relayed | self._relayed,
         )
         self._cursors[raw.stream] = raw.id
@@ -100,6 +103,11 @@ class Draft:
         if taken.token is not None:
             self._relayed[taken.token.work_id] = taken.token.seq
             self._out(token_reply(taken.token, owner))
+
+    def _taken_up_to(self, stream: str) -> str:
+        if stream in self._drained:
+            return END
+        return self._cursors.get(stream) or self._guard.cursors.get(stream, "0-0")
 
     def stage(self, event: ev.AnyEvent, taken: Taken | None = None) -> None:
         """Fold an event, with the ids of the entries that it causes stamped onto it."""

@@ -45,7 +45,9 @@ async def load(store: Log, until: int | None = None) -> LoggedGrid:
     end = last if until is None else min(until, last)
     state = LoggedGrid(Grid())
     for snapshot in await store.snapshots():
-        if first - 1 <= snapshot.position <= end:
+        if first - 1 <= snapshot.position <= end and await goes_on_from(
+            store, snapshot.position, snapshot.digest
+        ):  # one of a tail that was lost does not
             state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
             break
     if first > state.grid.position + 1:
@@ -64,6 +66,25 @@ async def extend(store: Log, state: LoggedGrid, end: int) -> None:
         await asyncio.sleep(0)
 
 
+async def still_holds(store: Log, state: LoggedGrid, position: int, digest: bytes) -> bool:
+    """Whether `state`, the head of the log, goes on from the end of a commit there, by its running hash."""
+    if state.grid.position <= position:
+        return state.grid.position == position and state.digest == digest
+    return await goes_on_from(store, position, digest.hex())
+
+
+async def goes_on_from(store: Log, position: int, digest: str) -> bool:
+    """Whether the commit after a position, if it can be read, names the running hash up to there."""
+    if await store.first_position() > position + 1:
+        return True
+    rows = await store.events(position, 1)
+    try:
+        event = ev.decode(rows[0][1]) if rows else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True  # whoever folds it names the position
+    return event is None or (isinstance(event, ev.Committed) and event.hash == digest)
+
+
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
     """Keep a snapshot once it equals what the one before it and the log between give. LogError if not."""
     before = await store.snapshots()
@@ -80,7 +101,11 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
 
 async def check_cursors(store: Log, guard: Guard, number: int, prefix: str) -> None:
     """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
-    `number`: that of the last logged commit."""
+    `number`: that of the last logged commit.
+
+    A server that lost its tail never comes here: guard, log and streams end at one moment of its history,
+    so what the guard has read is there. These were deleted, or put back from different moments.
+    """
     if guard.number < number or (guard.number and not number):
         raise LogError(
             f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"

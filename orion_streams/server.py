@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import redis as sync_redis
 from redis.asyncio import Redis
@@ -24,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
+from orion_streams.connection import is_untrusted, not_answering, place
 from orion_streams.errors import BackendError, ConfigError
 
 Fsync = Literal["everysec", "always"]
@@ -291,7 +291,9 @@ async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
     except (AuthenticationError, NoPermissionError) as error:
         raise ConfigError(f"Redis at {where} refuses this user: {error}") from error
     except (RedisError, OSError) as error:
-        raise BackendError(f"Redis at {where} does not answer: {error}") from error
+        if is_untrusted(error):
+            raise ConfigError(f"Redis at {where}: {not_answering(error)}") from error
+        raise BackendError(f"Redis at {where} does not answer: {not_answering(error)}") from error
     complaint = weakness(info, allow_volatile)
     if complaint is not None:
         what, mend = complaint
@@ -317,11 +319,3 @@ def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | No
 def setting(key: str, value: str) -> str:
     """The line that changes a setting now and for good."""
     return f"{{cli}} CONFIG SET {key} {value} && {{cli}} CONFIG REWRITE"
-
-
-def place(redis: Redis) -> str:
-    """Where a client connects to, without its password."""
-    held = redis.connection_pool.connection_kwargs
-    if "path" in held:
-        return f"unix://{held['path']}"
-    return urlsplit(f"redis://{held.get('host', 'localhost')}:{held.get('port', 6379)}").geturl()

@@ -132,7 +132,7 @@ class BenchGrid:
         )
 
     async def _start(self, name: str, *arguments: str, announces: bool = False) -> Child:
-        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url}
+        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url, "ORION_REDIS_PASSWORD": ""}
         child = Child(name, (sys.executable, *arguments), env=env, announces=announces, remark=self._remark)
         self.children.append(child)
         self._held.push_async_callback(child.stop)

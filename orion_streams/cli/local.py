@@ -7,8 +7,7 @@ import socket
 import sys
 
 from orion_streams import config as configuration
-from orion_streams.cli.where import with_url
-from orion_streams.config import Config
+from orion_streams.config import Config, with_url
 from orion_streams.connection import connect
 from orion_streams.errors import ConfigError
 from orion_streams.history import load
@@ -78,7 +77,8 @@ class LocalRoles:
             await asyncio.to_thread(self._server.stop)
 
     async def _start_children(self) -> None:
-        env = {"ORION_REDIS_URL": self.redis_url}  # not among the arguments: it may hold a password
+        # not among the arguments, as it may hold a password; and no other one: the embedded server has none
+        env = {"ORION_REDIS_URL": self.redis_url, "ORION_REDIS_PASSWORD": ""}
         for role in self.roles:
             name, _, node = role.partition(":")
             argv = [sys.executable, "-m", "orion_streams.cli", name]

@@ -11,6 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orion_streams.connection import is_untrusted, not_answering
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
 
 EXIT_INTERRUPTED = 130
@@ -30,10 +31,14 @@ def outcome(work: Callable[[], int | None]) -> int:
         tell(f"orion: {error}")
         return error.exit_code
     except AuthenticationError:
-        tell("orion: Redis refuses the password: name it in the URL, or in ORION_REDIS_URL")
+        tell("orion: Redis refuses the password: put it into ORION_REDIS_PASSWORD or redis.password_file")
         return EXIT_BAD_CONFIG
     except (RedisConnectionError, RedisTimeoutError) as error:
-        tell(f"orion: Redis does not answer ({error}): start it, or name another with --redis URL")
+        what = not_answering(error)
+        if is_untrusted(error):
+            tell(f"orion: Redis: {what}")
+            return EXIT_BAD_CONFIG
+        tell(f"orion: Redis does not answer ({what}): start it, or name another with --redis URL")
         return EXIT_NO_BACKEND
     except RedisError as error:
         tell(f"orion: Redis refuses: {error}")

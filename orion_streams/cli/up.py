@@ -15,6 +15,7 @@ from orion_streams.cli.local import LocalRoles
 from orion_streams.cli.outcome import tell
 from orion_streams.errors import BackendError
 from orion_streams.simulation.grid import SimulatedGrid
+from orion_streams.urls import shown
 
 LOOK_S = 1.0
 """How often the embedded server is looked at."""
@@ -89,7 +90,7 @@ def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
             for name, url in grid.node_urls.items()
             if (names := [model.name for model in grid.nodes[name].spec.models]) is not None
         ]
-        data = {"redis_url": grid.redis_url, "simulated": True, "config": str(grid.config_path)}
+        data = {"redis_url": shown(grid.redis_url), "simulated": True, "config": str(grid.config_path)}
         return write_line({**data, "models": models, "nodes": nodes})
     engines = ", ".join(sorted(set(grid.engines.values())))
     sys.stdout.write(
@@ -105,7 +106,7 @@ def ready_local(local: LocalRoles, as_json: bool) -> None:
     if as_json:
         return write_line(
             {
-                "redis_url": local.redis_url,
+                "redis_url": shown(local.redis_url),
                 "simulated": False,
                 "config": local.config_file,
                 "roles": local.roles,
@@ -128,7 +129,8 @@ def write_line(data: dict[str, Any]) -> None:
 
 
 def hints(url: str, prefix: str, model: str) -> str:
-    """Lines to paste."""
+    """Lines to paste. A password, if there is one, goes into REDISCLI_AUTH."""
+    url = shown(url)
     question = '"Why is the sky blue?"'
     return (
         f"\n  Redis     {url}\n"

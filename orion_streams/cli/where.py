@@ -1,6 +1,6 @@
 """Which grid a command is about: --redis, ORION_REDIS_URL, [redis] url, or the one running here.
 
-`orion up` with an embedded server notes where it listens in a small file, removed when it stops.
+`orion up` notes where its server is in a small file that only its user can read, removed when it stops.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from orion_streams import config as configuration
-from orion_streams.config import Config
+from orion_streams.config import Config, with_url
 from orion_streams.errors import BackendError
 from orion_streams.server import data_dir, is_alive
 
@@ -45,11 +44,6 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
     return with_url(config, running.redis_url)
 
 
-def with_url(config: Config, url: str) -> Config:
-    """The same configuration on another server."""
-    return replace(config, redis=replace(config.redis, url=url))
-
-
 def note_path() -> Path:
     """Where the running grid is noted: $XDG_RUNTIME_DIR, else the data folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -73,13 +67,19 @@ def noted(running: Running) -> Iterator[None]:
     path = note_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{running.pid}")
-    fresh.write_bytes(msgspec.json.encode(running))
+    write_privately(fresh, running)
     fresh.replace(path)
     try:
         yield
     finally:
         if running_here() == running:
             if before is not None and is_alive(str(before.pid)):
-                path.write_bytes(msgspec.json.encode(before))
+                write_privately(path, before)
             else:
                 path.unlink(missing_ok=True)
+
+
+def write_privately(path: Path, running: Running) -> None:
+    """Its URL may hold a password: nobody else may read it, not even for a moment."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(running))

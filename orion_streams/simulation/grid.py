@@ -98,7 +98,7 @@ class SimulatedGrid:
 
     `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
     processes print, `remark` what happens to them unasked. Without a `folder` it makes a temporary one,
-    gone when it stops.
+    gone when it stops. With a `redis_url` it lives on that server instead of an embedded one.
     """
 
     def __init__(
@@ -110,9 +110,10 @@ class SimulatedGrid:
         say: Say = silent,
         remark: Say = silent,
         port: int = 0,
+        redis_url: str = "",
     ) -> None:
         self.nodes = {node.name: node for node in (nodes or three_nodes())}
-        self.redis_url = ""
+        self.redis_url = redis_url
         self.node_urls: dict[str, str] = {}
         self.engines: dict[str, str] = {}
         self.router: Child | None = None
@@ -157,7 +158,8 @@ class SimulatedGrid:
         """Start everything and wait until the router knows all nodes. Raises BackendError; then nothing
         is left behind."""
         try:
-            self.redis_url = await self._start_server()
+            if not self.redis_url:
+                self.redis_url = await self._start_server()
             await asyncio.gather(*(self.start_ollama(name) for name in self.nodes))
             self.config_path.write_text(self._toml(), encoding="utf-8")
             self.router = self._role("router", "router")
@@ -257,7 +259,7 @@ class SimulatedGrid:
     def _role(self, name: str, *arguments: str) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
-        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.redis_url}
+        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.redis_url, "ORION_REDIS_PASSWORD": ""}
         return Child(name, argv, env=env, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:

@@ -11,18 +11,9 @@ from typing import Any
 import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 
-from orion_streams.channels import (
-    App,
-    Feeder,
-    Item,
-    StreamChannel,
-    in_short,
-    refused,
-    supervised,
-    will_pass,
-)
+from orion_streams.channels import App, Feeder, Item, StreamChannel, refused, supervised
 from orion_streams.commits import GROUP
-from orion_streams.connection import connect
+from orion_streams.connection import connect, in_short, will_pass
 from tests.helpers import eventually
 
 Handler = Callable[[Item], Awaitable[None]]

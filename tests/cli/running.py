@@ -77,6 +77,15 @@ def descendants(pid: int) -> list[psutil.Process]:
     return found
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none if it ends while it is looked at."""
+    try:
+        found: list[str] = process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
 def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
     """Whether all of them have ended."""
     return lambda: not any(runs(each) for each in processes)

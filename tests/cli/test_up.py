@@ -17,7 +17,7 @@ from orion_streams.config import Config, parse
 from orion_streams.errors import ConfigError
 from orion_streams.simulation.grid import GEMMA, SimulatedGrid, SimulatedNode
 from orion_streams.simulation.ollama.spec import NodeSpec
-from tests.cli.running import MODEL, TOML, descendants, finish, gone, run, start
+from tests.cli.running import MODEL, TOML, descendants, finish, gone, run, start, words_of
 from tests.helpers import eventually_true
 
 
@@ -41,7 +41,7 @@ class Up:
 
     def named(self, *words: str) -> psutil.Process:
         """The process with these words in its command line."""
-        [found] = [each for each in self.below if set(words) <= set(each.cmdline())]
+        [found] = [each for each in self.below if set(words) <= set(words_of(each))]
         return found
 
     def end(self, how: signal.Signals) -> tuple[int, str, str]:
@@ -116,7 +116,7 @@ def test_a_crashed_agent_is_started_again(up: Up) -> None:
     before.kill()
 
     def back() -> bool:
-        found = [each for each in descendants(up.process.pid) if "orion-worker" in each.cmdline()]
+        found = [each for each in descendants(up.process.pid) if "orion-worker" in words_of(each)]
         return bool(found) and found[0].pid != before.pid
 
     eventually_true(back, "a second agent")

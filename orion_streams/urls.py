@@ -1,0 +1,91 @@
+"""A server's URL says all of it: where, by which path, as whom, over TLS or not. Pure.
+
+    redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]       rediss:// the same over TLS, unix://PATH a socket
+    redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT],HOST[:PORT]/SERVICE[/DB]       rediss+sentinel://
+
+What redis-py takes as a query goes along: ?ssl_ca_certs=FILE. `shown` is the only form for people's eyes.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
+
+from msgspec import Struct
+
+SENTINEL_PORT = 26_379
+TLS, BY_SENTINELS = ("rediss", "rediss+sentinel"), ("redis+sentinel", "rediss+sentinel")
+_USER_INFO = re.compile(r"^([^:/]*://)([^:/@?#]*)(:.*)?@", re.DOTALL)
+"""Up to the last @: a password with a slash in it is one all the same."""
+_IN_QUERY = re.compile(r"(?<=[?&])password=[^&#]*&?")
+
+
+class Sentinels(Struct, frozen=True):
+    """Who knows the primary. `url`: the primary's own, without its place."""
+
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    url: str
+
+
+def has_password(url: str) -> bool:
+    """Whether a password stands in it."""
+    found = _USER_INFO.match(url)
+    return bool(found and found[3] not in (None, ":")) or bool(_IN_QUERY.search(url))
+
+
+def shown(url: str) -> str:
+    """The URL without its password."""
+    found = _USER_INFO.match(url)
+    if found:
+        user = f"{found[2]}@" if found[2] else ""
+        url = found[1] + user + url[found.end() :]
+    return _IN_QUERY.sub("", url).rstrip("?&")
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with this password, whatever stood there."""
+    scheme, user, rest = _taken_apart(shown(url))
+    return f"{scheme}{user}:{quote(password, safe='')}@{rest}"
+
+
+def with_tls(url: str, ca_file: str, cert_file: str, key_file: str) -> str:
+    """The URL with the files of its TLS, if it is over TLS; what it names itself goes before."""
+    if scheme_of(url) not in TLS:
+        return url
+    place, _, query = url.partition("?")
+    files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
+    said = parse_qs(query)
+    more = urlencode({name: path for name, path in files.items() if path and name not in said}, safe="/")
+    return "?".join(each for each in (place, "&".join(each for each in (query, more) if each)) if each)
+
+
+def scheme_of(url: str) -> str:
+    """What stands before ://."""
+    return url.partition("://")[0].lower()
+
+
+def sentinels(url: str) -> Sentinels:
+    """A sentinel URL taken apart. ValueError for one that is none."""
+    parts = urlsplit(url)
+    user, _, places = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    hosts = tuple(_host(place) for place in places.split(","))
+    if not service or (db and not db.isdigit()):
+        raise ValueError("no service")
+    scheme = parts.scheme.removesuffix("+sentinel")
+    own = urlunsplit((scheme, f"{user}@primary" if user else "primary", db, parts.query, ""))
+    return Sentinels(hosts, service, own)
+
+
+def _host(place: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{place}")
+    if not parts.hostname:
+        raise ValueError("no host")
+    return parts.hostname, parts.port or SENTINEL_PORT
+
+
+def _taken_apart(url: str) -> tuple[str, str, str]:
+    found = _USER_INFO.match(url)
+    scheme, _, rest = url.partition("://")
+    return (found[1], found[2], url[found.end() :]) if found else (f"{scheme}://", "", rest)

@@ -1,0 +1,183 @@
+"""Passwords come by environment, file or streams.toml, and are never seen anywhere."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from redis import Redis
+
+from orion_streams.config import load
+from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND, ConfigError
+from orion_streams.server import EmbeddedServer
+from tests.cli.running import TOML, descendants, finish, prepared, run, start
+from tests.cli.test_up import Up
+
+MARK = "marked-Passw0rd"
+COMMANDS = [
+    "nodes",
+    "ask Why?",
+    "log",
+    "replay",
+    "explain q",
+    "up --roles router",
+    "router",
+    "agent --node master",
+]
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server with a log, where only the user `boss` may do anything, by the marked password."""
+    with EmbeddedServer(tmp_path_factory.mktemp("guarded")) as server:
+        prepared(server.url, "secret:")
+        admin: Any = Redis(port=server.port)
+        admin.execute_command("ACL", "SETUSER", "boss", "on", f">{MARK}", "~*", "&*", "+@all")
+        admin.execute_command("ACL", "SETUSER", "default", "off")
+        yield server
+        boss: Any = Redis(port=server.port, username="boss", password=MARK)
+        boss.execute_command("ACL", "SETUSER", "default", "on")
+        boss.close()
+        admin.close()
+
+
+def write_toml(home: Path, url: str, more: str = "") -> None:
+    """./streams.toml of that log's grid."""
+    text = TOML.format(prefix="secret:", url=url)
+    (home / "streams.toml").write_text(text.replace("[policy]", f"{more}\n[policy]"))
+
+
+def as_boss(server: EmbeddedServer, secret: str = "") -> str:
+    """The server's URL with the user's name, perhaps with a password."""
+    return server.url.replace("//", f"//boss{':' + secret if secret else ''}@")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_password_on_a_command_line_is_refused(home: Path, command: str) -> None:
+    """Exit 78 and one line that says where it belongs, without it: argv is seen by everybody."""
+    code, out, err = run(home, *command.split(), "--redis", f"redis://boss:{MARK}@127.0.0.1:1/0")
+    assert (code, out, err.count("\n")) == (EXIT_BAD_CONFIG, "", 1)
+    assert "ORION_REDIS_PASSWORD" in err
+    assert "redis.password_file" in err
+    assert MARK not in err
+
+
+@pytest.mark.parametrize("how", ["environment", "file", "url in the file", "url in the environment"])
+def test_where_a_password_may_come_from(home: Path, guarded: EmbeddedServer, how: str) -> None:
+    """ORION_REDIS_PASSWORD, redis.password_file, and either URL open the same door; without any it stays
+    shut, and the line says where one belongs."""
+    secret, env = home / "secret", {}
+    write_toml(home, as_boss(guarded))
+    code, _, err = run(home, "nodes")
+    assert (code, "ORION_REDIS_PASSWORD" in err) == (EXIT_BAD_CONFIG, True)
+    match how:
+        case "environment":
+            env["ORION_REDIS_PASSWORD"] = MARK
+        case "file":
+            secret.touch(mode=0o600)
+            secret.write_text(MARK + "\n")
+            write_toml(home, as_boss(guarded), f'password_file = "{secret}"')
+        case "url in the file":
+            write_toml(home, as_boss(guarded, MARK))
+        case _:
+            env["ORION_REDIS_URL"] = as_boss(guarded, MARK)
+    code, out, err = run(home, "nodes", "--json", **env)
+    assert (code, MARK in out + err) == (0, False)
+
+
+def test_the_environment_goes_before_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that is set goes before the file's, and that before the URL's; set and empty it leaves the
+    URL as it is: so a parent that has put all into the URL says so to its children."""
+    secret = home / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text("of-file")
+    write_toml(home, "redis://u:of-url@h", f'password_file = "{secret}"')
+    assert load().redis.url == "redis://u:of-file@h"
+    monkeypatch.setenv("ORION_REDIS_PASSWORD", "of-environment")
+    assert load().redis.url == "redis://u:of-environment@h"
+    monkeypatch.setenv("ORION_REDIS_PASSWORD", "")
+    assert load().redis.url == "redis://u:of-url@h"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_password_file_that_others_can_read_is_refused(home: Path, mode: int) -> None:
+    """ConfigError with the line that mends it."""
+    secret = home / "secret"
+    secret.write_text(MARK)
+    secret.chmod(mode)
+    write_toml(home, "redis://h", f'password_file = "{secret}"')
+    with pytest.raises(ConfigError, match=f"chmod 600 {secret}"):
+        load()
+    secret.chmod(0o600)
+    assert load().redis.url == f"redis://:{MARK}@h"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "one\ntwo\n"])
+def test_a_password_file_holds_one_line(home: Path, text: str) -> None:
+    """ConfigError for an empty file or several lines, without what they say."""
+    secret = home / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text(text)
+    write_toml(home, "redis://h", f'password_file = "{secret}"')
+    with pytest.raises(ConfigError, match="expected one line") as caught:
+        load()
+    assert "two" not in str(caught.value)
+
+
+def test_a_running_grid_shows_its_password_to_nobody(home: Path, guarded: EmbeddedServer) -> None:
+    """`orion up` and its children work with a password, which stands in none of their command lines, in
+    nothing that they print, and in its note for its owner alone, by which other commands find the grid."""
+    write_toml(home, as_boss(guarded))
+    (home / "streams.toml").rename(home / "house.toml")
+    env = {"ORION_REDIS_PASSWORD": MARK, "ORION_LOG": "debug"}
+    up = Up(home, "--roles", "router,agent:master", "--config", "house.toml", **env)
+    try:
+        assert up.ready["redis_url"] == as_boss(guarded)
+        running = [psutil.Process(up.process.pid), *descendants(up.process.pid)]
+        assert len(running) == 3
+        assert not any(MARK in word for process in running for word in process.cmdline())
+        note = home / "orion-streams" / "up.json"
+        assert (note.stat().st_mode & 0o777, MARK in note.read_text()) == (0o600, True)
+        code, out, err = run(home, "nodes")
+        assert (code, MARK in out + err) == (0, False)
+    finally:
+        code, out, err = up.end(signal.SIGTERM)
+    assert (code, MARK in out + err) == (0, False)
+    assert "leading from position" in err
+
+
+def test_the_hints_show_no_password(home: Path, guarded: EmbeddedServer) -> None:
+    """What `orion up` says to a person has lines to paste, with the user and without the password."""
+    write_toml(home, as_boss(guarded, MARK))
+    process = start(home, "up", "--roles", "router")
+    assert process.stdout is not None
+    said = "".join(iter(process.stdout.readline, "  stop      Ctrl-C\n"))
+    process.send_signal(signal.SIGTERM)
+    _, out, err = finish(process)
+    assert f"redis-cli -u {as_boss(guarded)} XADD" in said
+    assert MARK not in said + out + err
+
+
+@pytest.mark.parametrize("command", ["nodes", "router", "agent --node master", "ask Why? --model m"])
+def test_a_wrong_password_is_refused_and_not_shown(
+    home: Path, guarded: EmbeddedServer, command: str
+) -> None:
+    """Exit 78; neither the line nor the log of a process holds it."""
+    write_toml(home, as_boss(guarded, f"wrong-{MARK}"))
+    code, out, err = run(home, *command.split(), ORION_LOG="debug")
+    assert (code, MARK in out + err) == (EXIT_BAD_CONFIG, False)
+
+
+@pytest.mark.parametrize(
+    "place", ["boss:{}@127.0.0.1:1/0", "boss:{}/slash@127.0.0.1:1/0", "boss:{}@[::1/0"]
+)
+@pytest.mark.parametrize("command", ["nodes", "router", "ask Why? --model m"])
+def test_a_server_that_is_away_shows_no_password(home: Path, command: str, place: str) -> None:
+    """Nobody listens there, or the URL is none: the line names the place at most."""
+    code, out, err = run(home, *command.split(), ORION_REDIS_URL="redis://" + place.format(MARK))
+    assert code in (EXIT_NO_BACKEND, EXIT_BAD_CONFIG)
+    assert (MARK in out + err, "Traceback" in err) == (False, False)
