@@ -46,17 +46,18 @@ def router_app(config: Config) -> App:
 
     @app.task
     async def route() -> None:
-        await end_on_error(app, lambda: supervised("router", lambda: lead(router, store, config)))
+        await end_on_error(app, lambda: supervised("router", lambda: lead(router, config)))
 
     app.closers += [router.retention.close, redis.aclose]
     return app
 
 
-async def lead(router: Router, store: RedisLog, config: Config) -> None:
+async def lead(router: Router, config: Config) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again."""
-    await make_groups(store, config)
     await router.start()
+    await router.make_groups()
+    await router.look_for_losses()
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
     kept_s = loop.time()
@@ -68,15 +69,10 @@ async def lead(router: Router, store: RedisLog, config: Config) -> None:
         block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
         await router.cycle(block_ms)
         if loop.time() - kept_s >= KEEP_EVERY_S:
+            await router.make_groups()
+            await router.look_for_losses()  # before anything is trimmed by cursors of what is gone
             await router.retention.keep(router.state, router.guard)
-            await make_groups(store, config)
             kept_s = loop.time()
-
-
-async def make_groups(store: RedisLog, config: Config) -> None:
-    """See that every agent can read its work, also after somebody deleted the stream."""
-    for name in config.nodes:
-        await store.make_group(f"work:{name}")
 
 
 def agent_app(config: Config, node: str) -> App:

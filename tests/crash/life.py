@@ -87,9 +87,24 @@ class Life:
         self.graves.append(self.agent)
         return self.agent
 
-    async def ask(self) -> None:
-        """The request, by hand."""
-        await self.store.add("requests:brain", {"id": ID, "model": MODEL, "prompt": "say three words"})
+    async def ask(self, request_id: str = ID, entry_id: str = "") -> None:
+        """A request, by hand."""
+        fields = {"id": request_id, "model": MODEL, "prompt": "say three words"}
+        await self.store.add("requests:brain", fields, entry_id)
+
+    async def ends(self, request_id: str = ID) -> list[dict[str, str]]:
+        """The terminal replies to a request."""
+        rows = await replies(self.store)
+        return [row for row in rows if row["id"] == request_id and row["kind"] in TERMINAL_REPLIES]
+
+    async def token(self, request_id: str = ID) -> None:
+        """Wait for the first piece of an answer."""
+
+        async def there() -> bool:
+            rows = await replies(self.store)
+            return any(row["id"] == request_id and row["kind"] == "token" for row in rows)
+
+        await eventually(there, f"a token of {request_id}", BOUND_S)
 
     async def told(self) -> list[tuple[str, str]]:
         """Kind and text of all replies."""
@@ -117,7 +132,8 @@ class Life:
     async def reads_no_more(self) -> bool:
         """The router has taken all that was written, and its last commit is the server's."""
         guard = self.router.router.guard
-        tops = await self.store.log.tops(guard.cursors)
+        extents = await self.store.log.extents(guard.cursors)
+        tops = {stream: extent.top for stream, extent in extents.items()}
         return tops == guard.cursors and await self.store.log.guard() == guard
 
     async def come_to_rest(self) -> None:

@@ -131,7 +131,7 @@ class RouterRole(Role):
         super().__init__(url, at)
         self.store = RedisLog(self.connect(), config.prefix)
         self.router = Router(self.store, config)
-        self.main = [self.start(supervised("router", lambda: apps.lead(self.router, self.store, config)))]
+        self.main = [self.start(supervised("router", lambda: apps.lead(self.router, config)))]
 
     async def ended(self) -> None:
         await super().ended()

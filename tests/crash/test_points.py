@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
 from uuid import uuid4
 
 import pytest
-import redis as sync_redis
 
 from orion_streams.channels import App
-from orion_streams.server import EmbeddedServer
 from tests.crash.life import PLANS, Life, Plan, live
 from tests.crash.mortal import all_of, mortality
 
@@ -18,21 +15,6 @@ TOGETHER = 5
 """Lives at a time. When none of them came to its point, none has so many."""
 FEWEST_POINTS = 25
 """A life has far more; with fewer the counting is broken, and the test would say nothing."""
-
-
-@pytest.fixture(scope="module")
-def exact_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose streams are trimmed to the entry, not by the hundred."""
-    with EmbeddedServer(tmp_path_factory.mktemp("exact")) as server:
-        with sync_redis.Redis.from_url(server.url) as client:
-            client.config_set("stream-node-max-entries", 1)
-        yield server.url
-
-
-@pytest.fixture(scope="module")
-def app() -> App:
-    """What a channel wants to know of its app."""
-    return App("crash")
 
 
 @pytest.mark.parametrize(
