@@ -36,12 +36,13 @@ ROW = wire.InstalledModel(MODEL, "sha256:stand-in", 300)
 
 class Ollama:
     """The stand-in: every run answers differently, so halves of two runs would show. `failing`: so many
-    of the first runs break; `hold`: runs go on after two words only when it is set."""
+    of the first runs break; `first` is added to their numbers; `hold`: runs go on after two words only
+    when it is set."""
 
     engine = "scripted"
 
     def __init__(self, failing: int = 0) -> None:
-        self.runs, self.failing = 0, failing
+        self.runs, self.failing, self.first = 0, failing, 0
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -51,7 +52,7 @@ class Ollama:
         self.runs += 1
         mine = self.runs
         for number, word in enumerate(WORDS):
-            yield Chunk(text=f"{word}-{mine} ")
+            yield Chunk(text=f"{word}-{self.first + mine} ")
             await asyncio.sleep(WORD_S)
             if number == 1:
                 if mine <= self.failing:
