@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from msgspec import Struct
+from redis.exceptions import ResponseError
 
 from orion_streams import wire
 from orion_streams.channels import App
@@ -127,7 +128,10 @@ class Life:
         node = grid.nodes.get(NODE)
         if grid.open or node is None or node.holdings or self.agent.worker.in_hand:
             return False
-        pending = await self.redis.xpending(f"{self.config.prefix}work:{NODE}", GROUP)
+        try:
+            pending = await self.redis.xpending(f"{self.config.prefix}work:{NODE}", GROUP)
+        except ResponseError:
+            return False  # the group is still to be made
         return bool(pending["pending"] == 0)
 
     async def reads_no_more(self) -> bool:
