@@ -182,9 +182,10 @@ async def assert_promise(life: Life, lost: bool = False) -> None:
         attempt = ends[0]["attempt"]
         passed_on = [r["text"] for r in rows if r["kind"] == "token" and r["attempt"] == attempt]
         pieces = "".join(passed_on)
-        assert ends[0]["text"].startswith(pieces) if lost else ends[0]["text"] == pieces
+        whole = ends[0]["text"].startswith(pieces) if lost else ends[0]["text"] == pieces
+        assert whole, f"the pieces are not the answer: {rows}"
         number = ends[0]["text"].split()[0].partition("-")[2]
-        assert ends[0]["text"].split() == [f"{word}-{number}" for word in WORDS]
+        assert ends[0]["text"].split() == [f"{word}-{number}" for word in WORDS], rows
     await assert_no_attempt_twice(life, lost)
     await assert_log(life)
 
@@ -195,7 +196,9 @@ def assert_tokens(rows: list[dict[str, str]]) -> None:
     assert attempts == sorted(attempts), rows
     for attempt, group in groupby((r for r in rows if r["kind"] == "token"), lambda r: r["attempt"]):
         pieces = list(group)
-        assert [int(row["seq"]) for row in pieces] == list(range(1, len(pieces) + 1)), rows
+        assert [int(row["seq"]) for row in pieces] == list(range(1, len(pieces) + 1)), (
+            f"pieces are missing or come twice: {rows}"
+        )
         runs = {word.partition("-")[2] for row in pieces for word in row["text"].split()}
         assert len(runs) == 1, f"attempt {attempt} holds pieces of two runs: {rows}"
     announced = [int(row["attempt"]) for row in rows if row["kind"] == "restarted"]
@@ -209,14 +212,14 @@ async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
     for _, fields in rows:
         head = wire.decode_result(fields[b"head"])
         begun[head.work_id] += head.op == "started"
-    assert max(begun.values(), default=0) <= 1, begun
+    assert max(begun.values(), default=0) <= 1, f"an attempt was begun twice: {begun}"
     if not life.plan.trimmed and not lost:
         handed_out = [
             fields
             for _, fields in await life.store.entries(f"work:{NODE}")
             if wire.decode_work(fields[b"head"]).op == "run"
         ]
-        assert life.ollama.runs <= len(handed_out)
+        assert life.ollama.runs <= len(handed_out), "an attempt ran twice"
 
 
 async def assert_log(life: Life) -> None:
@@ -230,8 +233,8 @@ async def assert_log(life: Life) -> None:
         await assert_consistent(life.store)
         again = await folded(life.store.log)
     live = life.router.router.state
-    assert encode_grid(again.grid) == encode_grid(live.grid)
-    assert again.digest == live.digest
+    assert encode_grid(again.grid) == encode_grid(live.grid), "the log's fold is not the live state"
+    assert again.digest == live.digest, "the log is not the one that the router wrote"
 
 
 async def live(life: Life, victim: str, at: int, how: str) -> bool:

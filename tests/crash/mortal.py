@@ -26,7 +26,7 @@ class Mortal:
         self.at, self.points = at, 0
         self.dead = False
         self.struck = asyncio.Event()
-        self.strike: Callable[[], None] = self.die
+        self.strike: Callable[[], object] = self.die
         self.tasks: set[asyncio.Task[Any]] = set()
         self.clients: list[Any] = []
 

@@ -26,7 +26,7 @@ from tests.crash.roles import MODEL, WORDS
 from tests.helpers import eventually
 
 NIGHTLY = os.environ.get("ORION_NIGHTLY") == "1"
-TOGETHER = 4
+TOGETHER = 8
 FEWEST_COMMANDS = 20
 """A life writes far more; with fewer the counting is broken, and the test would say nothing."""
 
