@@ -54,6 +54,7 @@ class Retention:
         knows, though nothing is left to verify it with."""
         if await self.store.first_position() <= 1:
             return
+        self.begin_anew()
         position = state.grid.position
         log.error("all snapshots were deleted: the state at position %d is kept, unverified", position)
         await self.store.save_snapshot(Snapshot(position, state.digest.hex(), encode_grid(state.grid)))
@@ -77,7 +78,7 @@ class Retention:
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
     def begin_anew(self) -> None:
-        """The log lost its tail: a snapshot in the making, and the position of the last one, are void."""
+        """The log or its snapshots were lost: one in the making, and the last one's position, are void."""
         if self._verifying is not None and not self._verifying.cancel():
             self._verifying.exception()  # it is about the lost tail: nobody else will look at it
         self._verifying, self._snapshot_position = None, 0

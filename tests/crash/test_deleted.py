@@ -12,6 +12,8 @@ import pytest
 from orion_streams.agents import losses
 from orion_streams.channels import App
 from orion_streams.commits import GROUP, Extent
+from orion_streams.config import Config
+from orion_streams.errors import LogError
 from orion_streams.history import load
 from orion_streams.log import RedisLog
 from orion_streams.replay.verify import verify
@@ -21,7 +23,8 @@ from tests.agents.test_router_app import ask as ask_bench
 from tests.crash.life import Life, Plan
 from tests.crash.mortal import mortality
 from tests.crash.roles import NODE
-from tests.helpers import eventually
+from tests.helpers import Agent, Store, eventually, settle
+from tests.log.driving import running as leading
 
 BOUND_S = 5.0
 
@@ -243,6 +246,11 @@ async def test_deleted_snapshots_are_replaced(
         await eventually(trimmed, "the log is trimmed", BOUND_S)
         await life.agent.bury()
         await eventually(life.reads_no_more, "all inputs taken", BOUND_S)
+
+        async def kept() -> bool:
+            return life.router.router.retention._verifying is None
+
+        await eventually(kept, "no snapshot in the making", BOUND_S)
         await life.store.drop("snapshots")
         await said(caplog, "all snapshots were deleted")
         await life.router.bury()
@@ -254,6 +262,18 @@ async def test_deleted_snapshots_are_replaced(
         await life.router.bury()
         assert (await verify(log)).diverged == 0
         await life.close()
+
+
+async def test_a_follower_notices_too(store: Store, config: Config) -> None:
+    """A router that only follows ends as the leader does when the log was deleted."""
+    agent = Agent(store, "orion-worker")
+    router = await leading(store, config, agent)
+    await settle(router)
+    router.following = True
+    await router.follow(10)
+    await store.drop("log")
+    with pytest.raises(LogError, match="what was deleted is lost"):
+        await router.follow(10)
 
 
 @pytest.mark.parametrize(
