@@ -115,9 +115,13 @@ def agent_app(config: Config, node: str) -> App:
         async def write_results() -> None:
             await end_on_error(app, results.run)
 
+        async def catch_up() -> None:
+            residency.tell_anew()  # health may have missed the cut, and the server lost the last list
+            await worker.catch_up()
+
         @app.task
         async def feed() -> None:
-            feeder = Feeder(channel, config.redis.block_ms, worker.catch_up, worker.noticed)
+            feeder = Feeder(channel, config.redis.block_ms, catch_up, worker.noticed)
             await app.add_runtime_dependency(feeder)
 
     app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]

@@ -74,6 +74,11 @@ class Own:
     async def stop(self) -> None:
         await asyncio.to_thread(self._server.stop)
 
+    async def remove(self) -> None:
+        """Stop it, and leave nothing on the disk: there are thousands."""
+        await self.stop()
+        shutil.rmtree(self.data_dir)
+
     async def lose(self, at: Callable[[bytes], int]) -> None:
         """kill -9, cut its file at the byte that `at` names, and start it again at the same place."""
         client: Any = connect(self.url)

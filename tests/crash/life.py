@@ -37,7 +37,7 @@ token_flush_ms = 1
 snapshot_events = {snapshot_events}
 log_keep_ms = {log_keep_ms}
 """
-BOUND_S = 5.0
+BOUND_S = 10.0
 ID = "q1"
 
 

@@ -149,11 +149,15 @@ class AgentRole(Role):
         channel = Direct(app, redis=self.connect(), key=key("work", NODE))
         self.worker = Worker(config, NODE, channel, self.results, ollama)
         channel.handler = self.worker.handle
-        self.feeder = Feeder(channel, config.redis.block_ms, self.worker.catch_up, self.worker.noticed)
         beats = StreamChannel(app, redis=redis, key=key("health", NODE), keep_entries=1000)
         self.residency = Residency(ollama, config.limits.inventory_ms)
+        self.feeder = Feeder(channel, config.redis.block_ms, self._catch_up, self.worker.noticed)
         self.health = Health(beats, Cool(), self.residency, self.worker, self.results)
         self.main = [self.start(each) for each in (self.results.run(), self._beat(), self._feed())]
+
+    async def _catch_up(self) -> None:
+        self.residency.tell_anew()
+        await self.worker.catch_up()
 
     async def _beat(self) -> None:
         while True:

@@ -26,7 +26,7 @@ from tests.crash.roles import NODE
 from tests.helpers import Agent, Store, eventually, settle
 from tests.log.driving import running as leading
 
-BOUND_S = 5.0
+BOUND_S = 10.0
 
 
 @pytest.fixture

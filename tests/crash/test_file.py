@@ -26,7 +26,7 @@ from tests.crash.roles import MODEL, WORDS
 from tests.helpers import eventually
 
 NIGHTLY = os.environ.get("ORION_NIGHTLY") == "1"
-TOGETHER = 8
+TOGETHER, CALL_S = 8, 30.0
 FEWEST_COMMANDS = 20
 """A life writes far more; with fewer the counting is broken, and the test would say nothing."""
 
@@ -81,7 +81,7 @@ async def resume(
         raise
     finally:
         await life.let_go()
-        await server.stop()
+        await server.remove()
 
 
 @pytest.mark.timeout(7200 if NIGHTLY else 120)
@@ -132,7 +132,7 @@ async def survive(life: Life, server: Own, back: int, when: str) -> bool:
         await life.redis.connection_pool.disconnect()
         life.ollama.hold.set()
         await reunited(life)
-        async with asyncio.timeout(BOUND_S):
+        async with asyncio.timeout(CALL_S):
             pieces, text = await call
         assert [word.partition("-")[0] for word in text.split()] == list(WORDS)
         assert text.startswith(pieces)
@@ -191,7 +191,7 @@ async def test_those_who_survive_what_their_server_lost_go_on(
             raise
         finally:
             await life.let_go()
-            await server.stop()
+            await server.remove()
 
     lost = 0
     with mortality():
