@@ -88,24 +88,26 @@ class Router:
     async def recover(self) -> bool:
         """The grid as the log has it; no if the log does not hold what this router had committed. The guard
         is read last: whatever was committed in between makes the next commit conflict, unless it only
-        passed tokens on. LogError when log or guard was deleted.
-
-        After a lost tail ids go on above those that were given out: no other server's clock brings an
-        attempt's fence back, or a reply below what a client has read.
-        """
-        before, out_id = self._written, self.guard.out_id
+        passed tokens on. LogError when log or guard was deleted."""
+        before = self._written
         self.state = await load(self.store)
-        self.guard = await self.store.guard()
+        await self.read_guard()
         check_guard(self.guard, self.state.grid.number, before.number, self.config.prefix)
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
             return True
-        log.warning("%s", lost(before, self._written, f"{self.config.prefix}log"))
-        self.guard = structs.replace(self.guard, out_id=max(out_id, self.guard.out_id, key=work_order))
+        log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
         self.retention.begin_anew()
         self._gone.clear()
         return False
+
+    async def read_guard(self) -> None:
+        """The guard as the server has it. After a lost tail ids go on above those that were given out: no
+        other server's clock brings an attempt's fence back, or a reply below what a client has read."""
+        guard = await self.store.guard()
+        out_id = max(self.guard.out_id, guard.out_id, key=work_order)
+        self.guard = structs.replace(guard, out_id=out_id)
 
     async def fold_again(self) -> None:
         """Forget what was not committed; after a lost tail, begin as at the start."""
@@ -275,7 +277,7 @@ class Router:
             await self.fold_again()
             return
         await extend(self.store, self.state, last)
-        self.guard = await self.store.guard()
+        await self.read_guard()
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         if inputs and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)
@@ -290,11 +292,9 @@ def drained(streams: Iterable[str], found: Sequence[Raw], limit: int) -> frozens
     return frozenset(name for name in streams if counts[name] < limit)
 
 
-def lost(before: Written, now: Written, key: str) -> str:
+def lost(before: Written, now: Written, holds: bool, prefix: str) -> str:
     """What a server lost, by name."""
     had = f"this router had committed {before.position} (commit {before.number})"
-    if now.position > before.position:
-        return (
-            f"the server lost its tail: {key} has other events before {now.position} than it had when {had}"
-        )
-    return f"the server lost its tail: {key} ends at {now.position} (commit {now.number}), {had}"
+    if holds or now.position < before.position:
+        return f"{prefix}log ends at {now.position} (commit {now.number}), {had}"
+    return f"{prefix}log was written anew by others, up to {now.position} (commit {now.number}); {had}"

@@ -81,9 +81,7 @@ class Worker:
     async def catch_up(self) -> None:
         """Read the stream to its end before anything runs. What was delivered before is pending: by a
         former process it may have run, so it failed; otherwise nobody saw it yet, or its end was lost."""
-        for work_id in [entry_id.decode() for entry_id in self.channel.settled]:
-            if work_id in self._ends:  # before it is acknowledged
-                await self.results.write(*self._ends[work_id])
+        self.channel.settled.clear()  # what they acknowledge may be lost: it is seen below
         known = {*self.in_hand, *self._finished}  # before the read: some may end meanwhile
         pending = [
             item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,30 +12,22 @@ from redis import Redis
 
 from orion_streams import AsyncClient
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND
-from orion_streams.server import free_port
 from orion_streams.simulation.grid import SimulatedGrid, three_nodes
 from orion_streams.urls import with_tls
+from tests import certificates
+from tests.certificates import NEEDS_OPENSSL
 from tests.cli.running import TOML, run
-from tests.conftest import REDIS_SERVER
+from tests.conftest import NEEDS_REDIS, REDIS_SERVER
 from tests.ha.servers import Instance
 
-OPENSSL = shutil.which("openssl")
-pytestmark = [
-    pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed"),
-    pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed"),
-]
+pytestmark = [NEEDS_REDIS, NEEDS_OPENSSL]
 SERVER = """\
-port {{port}}
+port {port}
 bind 127.0.0.1
-dir {{dir}}
-logfile {{dir}}/log
+dir {dir}
+logfile {dir}/log
 appendonly yes
 save ""
-tls-port {tls_port}
-tls-cert-file {certs}/server.pem
-tls-key-file {certs}/server.key
-tls-ca-cert-file {certs}/ca.pem
-tls-auth-clients {clients}
 """
 
 
@@ -53,51 +43,19 @@ class Secure(Struct, frozen=True):
         return str(self.certs / "ca.pem")
 
 
-def openssl(folder: Path, *words: str) -> None:
-    """Run openssl in a folder."""
-    subprocess.run([str(OPENSSL), *words], cwd=folder, check=True, capture_output=True)
-
-
-def sign(folder: Path, name: str, extensions: str) -> None:
-    """NAME.key, and NAME.pem signed by the authority."""
-    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key")
-    openssl(folder, "req", "-new", *key, "-subj", f"/CN={name}", "-out", f"{name}.csr")
-    (folder / "extensions").write_text(extensions)
-    authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-    openssl(
-        folder,
-        "x509",
-        "-req",
-        "-in",
-        f"{name}.csr",
-        *authority,
-        "-extfile",
-        "extensions",
-        "-out",
-        f"{name}.pem",
-    )
-
-
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a server's certificate for 127.0.0.1, a client's, and another authority."""
-    folder = tmp_path_factory.mktemp("certs")
-    for name in ("ca", "other"):
-        key = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key")
-        openssl(folder, "req", "-x509", *key, "-subj", f"/CN={name}", "-days", "2", "-out", f"{name}.pem")
-    sign(folder, "server", "subjectAltName=IP:127.0.0.1\n")
-    sign(folder, "client", "extendedKeyUsage=clientAuth\n")
-    return folder
+    """The certificates of this module."""
+    return certificates.make(tmp_path_factory.mktemp("certs"))
 
 
 def serving(folder: Path, certs: Path, clients: str) -> Iterator[Secure]:
     """Redis with both ports."""
-    port = free_port()
-    text = SERVER.format(tls_port=port, certs=certs, clients=clients)
+    text = SERVER + certificates.server_conf(certs, clients)
     server = Instance(Path(str(REDIS_SERVER)), folder / "server", text)
     try:
         server.start()
-        yield Secure(server.port, port, certs)
+        yield Secure(server.port, server.tls_port, certs)
     finally:
         server.kill()
 

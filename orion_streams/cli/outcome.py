@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orion_streams.connection import is_untrusted, not_answering
+from orion_streams.connection import in_short, is_untrusted, not_answering
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
 
 EXIT_INTERRUPTED = 130
@@ -41,7 +41,7 @@ def outcome(work: Callable[[], int | None]) -> int:
         tell(f"orion: Redis does not answer ({what}): start it, or name another with --redis URL")
         return EXIT_NO_BACKEND
     except RedisError as error:
-        tell(f"orion: Redis refuses: {error}")
+        tell(f"orion: Redis refuses: {in_short(error)}")
         return EXIT_FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit

@@ -15,7 +15,7 @@ from orion_streams.cli.local import LocalRoles
 from orion_streams.cli.outcome import tell
 from orion_streams.errors import BackendError
 from orion_streams.simulation.grid import SimulatedGrid
-from orion_streams.urls import shown
+from orion_streams.urls import BY_SENTINELS, scheme_of, shown
 
 LOOK_S = 1.0
 """How often the embedded server is looked at."""
@@ -130,14 +130,16 @@ def write_line(data: dict[str, Any]) -> None:
 
 def hints(url: str, prefix: str, model: str) -> str:
     """Lines to paste. A password, if there is one, goes into REDISCLI_AUTH."""
-    url = shown(url)
-    question = '"Why is the sky blue?"'
+    url, question = shown(url), '"Why is the sky blue?"'
+    by_hand = (
+        f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
+        f"prompt {question}\n"
+        f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
+    )
     return (
         f"\n  Redis     {url}\n"
         f"  ask       ./orion ask {question} --model {model}\n"
         f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
-        f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
-        f"prompt {question}\n"
-        f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
+        f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
         f"  stop      Ctrl-C\n"
     )

@@ -15,7 +15,7 @@ from orion_streams.config import load
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND, ConfigError
 from orion_streams.server import EmbeddedServer
 from tests.cli.running import TOML, descendants, finish, prepared, run, start
-from tests.cli.test_up import Up
+from tests.cli.test_up import LOCAL, Up
 
 MARK = "marked-Passw0rd"
 COMMANDS = [
@@ -148,6 +148,18 @@ def test_a_running_grid_shows_its_password_to_nobody(home: Path, guarded: Embedd
         code, out, err = up.end(signal.SIGTERM)
     assert (code, MARK in out + err) == (0, False)
     assert "leading from position" in err
+
+
+def test_the_embedded_server_needs_none(home: Path) -> None:
+    """A password that is set for the house's Redis is not sent to the grid's own server, which has none."""
+    (home / "streams.toml").write_text(LOCAL)
+    up = Up(home, "--roles", "router,agent:here", ORION_REDIS_PASSWORD=MARK)
+    try:
+        code, _, err = run(home, "nodes", ORION_REDIS_PASSWORD=MARK)
+        assert code == 0, err
+    finally:
+        code, out, err = up.end(signal.SIGTERM)
+    assert (code, MARK in out + err) == (0, False)
 
 
 def test_the_hints_show_no_password(home: Path, guarded: EmbeddedServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,12 +14,18 @@ from typing import Any
 import pytest
 from msgspec import json
 from msgspec.structs import replace
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams import AsyncClient
+from orion_streams.connection import connect, in_short
+from orion_streams.processes import Child
 from orion_streams.server import packaged_binary
 from orion_streams.simulation.grid import SimulatedGrid, three_nodes
+from orion_streams.urls import with_password, with_tls
+from tests import certificates
+from tests.certificates import NEEDS_OPENSSL
 from tests.cli.running import run
-from tests.conftest import REDIS_SERVER, SERVERS
+from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
 from tests.ha.servers import House
 from tests.helpers import TERMINAL_REPLIES, eventually
 
@@ -84,6 +91,27 @@ class Grid:
             return self.house.taken_over()
 
         await eventually(over, "the take-over", 30.0)
+
+    @asynccontextmanager
+    async def second_router(self) -> AsyncIterator[Child]:
+        """Another router of the same grid, while the block runs."""
+        argv = (sys.executable, "-m", "orion_streams.cli", "router", "--config", str(self.grid.config_path))
+        env = {"ORION_REDIS_URL": self.house.url}
+        child = Child("router 2", argv, env=env, say=self.say, remark=self.say)
+        await child.start()
+
+        async def leads() -> bool:
+            return any(line.startswith("router 2") and "leading" in line for line in self.lines)
+
+        try:
+            await eventually(leads, "a second router", 30.0)
+            yield child
+        finally:
+            await child.stop()
+
+    def say(self, name: str, line: str) -> None:
+        """Keep what a process says."""
+        self.lines.append(f"{name}: {line}")
 
     async def answers(self) -> Counter[str]:
         """Terminal replies on the new primary, by id."""
@@ -181,3 +209,59 @@ async def test_a_lost_tail_is_said_by_name_and_healed(house: House, tmp_path: Pa
         await grid.check(tmp_path, before)
         again = [each for each in before if (await grid.answers())[each]]
         assert grid.client.duplicates <= len(again)
+
+
+@pytest.mark.parametrize("house", ["valkey"], indirect=True)
+async def test_the_second_router_takes_over_with_the_replica(house: House, tmp_path: Path) -> None:
+    """The machine with the primary and the leading router is gone, and the replica lacks a tail: the other
+    router says what was lost and leads."""
+    async with under_load(house) as grid, grid.second_router() as second:
+        await grid.load.more(5)
+        house.cut_replication()
+        await grid.load.more(5)
+        before = set(grid.load.answered)
+        house.primary.kill()
+        assert grid.grid.router is not None
+        await grid.grid.router.kill()
+        await grid.taken_over()
+        await grid.load.more(5)
+        await grid.load.end()
+        [line] = grid.lost_tails()
+        assert line.startswith("router 2: ")
+        assert second.restarts == 0
+        await grid.check(tmp_path, before)
+
+
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=[NEEDS_REDIS, NEEDS_OPENSSL])])
+async def test_servers_and_sentinels_may_ask_for_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """A client with both passwords writes before and after a fail-over, also where all of it is TLS;
+    without the sentinels' password it is told that they name no primary."""
+    settings, ca = "", ""
+    if tls:
+        (tmp_path / "certs").mkdir()
+        certs = certificates.make(tmp_path / "certs")
+        settings, ca = certificates.server_conf(certs), str(certs / "ca.pem")
+    binary = Path(str(REDIS_SERVER)) if tls else packaged_binary()
+    with House(binary, tmp_path, password="secret", tls=settings) as house:
+        url = with_tls(with_password(house.url, "secret"), ca, "", "")
+        refused: Any = connect(url)
+        with pytest.raises(RedisConnectionError) as caught:
+            await refused.ping()
+        assert in_short(caught.value) == "the sentinels name no primary"
+        await refused.aclose()
+        monkeypatch.setenv("ORION_SENTINEL_PASSWORD", "secret")
+        redis: Any = connect(url)
+        await redis.set("written", "before")
+        house.primary.kill()
+
+        async def written() -> bool:
+            try:
+                return bool(await redis.set("written", "after"))
+            except RedisConnectionError:
+                return False
+
+        await eventually(written, "a write to the new primary", 30.0)
+        assert house.replica.redis.get("written") == b"after"
+        await redis.aclose()

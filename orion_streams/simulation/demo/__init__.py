@@ -7,6 +7,7 @@ fresh process. Any broken promise makes it exit 1.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -81,7 +82,10 @@ async def recompute(grid: SimulatedGrid) -> Report:
     """Verify the log in a fresh process."""
     command = ("-m", "orion_streams.cli", "replay", "--json", "--redis", grid.redis_url)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, "--config", str(grid.config_path), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        *(*command, "--config", str(grid.config_path)),
+        env={**os.environ, "ORION_REDIS_PASSWORD": ""},  # the grid's own server has none
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
     try:
