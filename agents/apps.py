@@ -29,7 +29,6 @@ from orion_streams.config import ROBOT, Config, NodeConfig
 from orion_streams.connection import connect, end_if_cancelled, will_pass
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.log import RedisLog
-from orion_streams.state import Grid
 from orion_streams.urls import shown
 
 log = logging.getLogger("orion")
@@ -46,7 +45,7 @@ def router_app(config: Config) -> App:
     router = Router(store, config)
 
     async def route_once() -> None:
-        await lead(router, store, config, lambda: app.absence.worked("router"))
+        await lead(router, config, lambda: app.absence.worked("router"))
 
     @app.task
     async def route() -> None:
@@ -56,13 +55,12 @@ def router_app(config: Config) -> App:
     return app
 
 
-async def lead(
-    router: Router, store: RedisLog, config: Config, back: Callable[[], None] = lambda: None
-) -> None:
+async def lead(router: Router, config: Config, back: Callable[[], None] = lambda: None) -> None:
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again. `back` is called as long as the server takes commits."""
     await router.start()
-    await make_groups(store, config, router.state.grid)
+    await router.make_groups()
+    await router.look_for_losses()
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
     began_s = kept_s = loop.time()
@@ -76,17 +74,10 @@ async def lead(
         if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
             back()  # reads alone say nothing of a server that refuses writes
         if loop.time() - kept_s >= KEEP_EVERY_S:
+            await router.make_groups()
+            await router.look_for_losses()  # before anything is trimmed by cursors of what is gone
             await router.retention.keep(router.state, router.guard)
-            await make_groups(store, config, router.state.grid)
             kept_s = loop.time()
-
-
-async def make_groups(store: RedisLog, config: Config, grid: Grid) -> None:
-    """See that every agent can read its work, also after somebody deleted the stream or the group. What an
-    agent has read does not come to it again: nothing runs twice."""
-    for name in config.nodes:
-        node = grid.nodes.get(name)
-        await store.make_group(f"work:{name}", (node.work_read if node else "") or "0")
 
 
 def agent_app(config: Config, node: str) -> App:
@@ -133,9 +124,13 @@ def agent_app(config: Config, node: str) -> App:
         async def write_results() -> None:
             await end_on_error(app, results.run)
 
+        async def catch_up() -> None:
+            residency.tell_anew()  # health may have missed the cut, and the server lost the last list
+            await worker.catch_up()
+
         @app.task
         async def feed() -> None:
-            feeder = Feeder(channel, config.redis.block_ms, worker.catch_up, worker.noticed)
+            feeder = Feeder(channel, config.redis.block_ms, catch_up, worker.noticed)
             await app.add_runtime_dependency(feeder)
 
     app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]

@@ -44,6 +44,9 @@ class Retention:
 
     async def keep(self, state: LoggedGrid, guard: Guard) -> None:
         """One round of snapshots and trims, a few milliseconds."""
+        kept = await self.store.snapshots()
+        if not kept:
+            await self.replace_snapshots(state)
         await self.snapshot(state)
         grid = state.grid
         for client in self.config.clients.names:
@@ -51,7 +54,18 @@ class Retention:
             await self.trim_replies(client, grid, guard)
         for name in self.config.nodes:
             await self.trim_work(name, grid)
-        await self.trim_log(grid)
+        await self.trim_log(grid, kept)
+
+    async def replace_snapshots(self, state: LoggedGrid) -> None:
+        """Without any snapshot nobody can load a log whose beginning was trimmed: keep what this router
+        knows, though nothing is left to verify it with."""
+        if await self.store.first_position() <= 1:
+            return
+        self.begin_anew()
+        position = state.grid.position
+        log.error("all snapshots were deleted: the state at position %d is kept, unverified", position)
+        await self.store.save_snapshot(Snapshot(position, state.digest.hex(), encode_grid(state.grid)))
+        self._snapshot_position = position
 
     async def snapshot(self, state: LoggedGrid) -> None:
         """Take a snapshot every `snapshot_events`; it is verified from the log before it is kept."""
@@ -71,7 +85,7 @@ class Retention:
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
     def begin_anew(self) -> None:
-        """The log lost its tail: a snapshot in the making, and the position of the last one, are void."""
+        """The log or its snapshots were lost: one in the making, and the last one's position, are void."""
         if self._verifying is not None and not self._verifying.cancel():
             self._verifying.exception()  # it is about the lost tail: nobody else will look at it
         self._verifying, self._snapshot_position = None, 0
@@ -150,10 +164,9 @@ class Retention:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
             self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
-    async def trim_log(self, grid: Grid) -> None:
+    async def trim_log(self, grid: Grid, kept: list[Snapshot]) -> None:
         """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot, and
         below what is archived: as long as the log is not twice as large as it should be."""
-        kept = await self.store.snapshots()
         if len(kept) < 2:
             return
         keep, floor = self.config.retention, kept[-1].position

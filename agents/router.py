@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct, structs
 
 from orion_streams import events as ev
+from orion_streams.agents.losses import lost_group, lost_stream, was_deleted
 from orion_streams.agents.retention import Retention
-from orion_streams.commits import Guard, Raw
+from orion_streams.commits import Extent, Guard, Raw
 from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.draft import GENESIS, Draft, LoggedGrid, is_token
-from orion_streams.errors import BodyGone, CommitConflict, ConfigError, LogError
-from orion_streams.history import check_cursors, extend, load, still_holds
+from orion_streams.errors import BodyGone, CommitConflict, ConfigError
+from orion_streams.history import check_cursors, check_guard, extend, load, still_holds
 from orion_streams.log import Log
 from orion_streams.reconcile import decide, is_timed
 from orion_streams.state import Grid, work_order
@@ -61,6 +62,8 @@ class Router:
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
+        self._unread: set[str] = set()
+        self._extents: dict[str, Extent] = {}
 
     @property
     def input_streams(self) -> list[str]:
@@ -76,7 +79,7 @@ class Router:
         """Fold to the head, take the configuration's policy, then all health and results that wait:
         nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
         await self.recover()
-        await check_cursors(self.store, self.guard, self.state.grid.number, self.config.prefix)
+        await check_cursors(self.store, self.guard, self.config.prefix)
         await self.propose_policy()
         waiting = [name for name in self.input_streams if not name.startswith("requests:")]
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):
@@ -85,10 +88,11 @@ class Router:
     async def recover(self) -> bool:
         """The grid as the log has it; no if the log does not hold what this router had committed. The guard
         is read last: whatever was committed in between makes the next commit conflict, unless it only
-        passed tokens on. LogError when nothing is left."""
+        passed tokens on. LogError when log or guard was deleted."""
         before = self._written
         self.state = await load(self.store)
         await self.read_guard()
+        check_guard(self.guard, self.state.grid.number, before.number, self.config.prefix)
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
@@ -146,7 +150,7 @@ class Router:
         if self.stood_still(block_ms) and deciding:
             await self.start()  # what was read may be long over
             return True
-        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
+        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.lost_work(), *self.retention.due()]
         tick = deciding and self.tick_is_due(server_ms)  # tokens alone must not stop the clock
         eventful = more or tick or bool(noted) or any(not is_token(raw) for raw in found)
         if not (found or eventful):
@@ -190,6 +194,47 @@ class Router:
             and (f"requests:{key.partition('/')[0]}", request.entry_id) in self._gone
         ]
 
+    async def make_groups(self) -> None:
+        """See that every agent can read its work. Where its stream or group was deleted, nothing old is
+        handed out a second time: what it had not read yet is tried again as a new attempt."""
+        for name in self.config.nodes:
+            node = self.state.grid.nodes.get(name)
+            if not await self.store.make_group(f"work:{name}", self.guard.out_id) or node is None:
+                continue
+            read = work_order(node.work_read)
+            unread = [work_id for work_id in node.holdings if work_order(work_id) > read]
+            self._unread.update(unread)
+            if read != (0, 0):
+                log.error("%s", lost_group(f"{self.config.prefix}work:{name}", len(unread)))
+
+    def lost_work(self) -> list[ev.AttemptAbandoned]:
+        """Attempts that no agent will ever read."""
+        lost = [
+            ev.AttemptAbandoned(held.request, held.attempt, name, work_id, "gone")
+            for name, node in self.state.grid.nodes.items()
+            for work_id, held in node.holdings.items()
+            if work_id in self._unread
+        ]
+        if not lost:
+            self._unread.clear()
+        return lost
+
+    async def look_for_losses(self) -> None:
+        """Say which streams were deleted since the last look, and read what is there now from its
+        beginning: by a clock that was put back it could stand below the cursor."""
+        replies = [f"replies:{name}" for name in self.config.clients.names]
+        before = self._extents
+        self._extents = await self.store.extents([*self.input_streams, *replies])
+        lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
+        draft = Draft(self.state, self.guard, self.state.grid.server_ms)
+        for name in lost:
+            cursor = self.guard.cursors.get(name, "")
+            log.error("%s", lost_stream(self.config.prefix, name, before[name].top, cursor))
+            if work_order(cursor) > work_order(self._extents[name].top):
+                draft.begin_again(name)
+        if draft.moves:
+            await self.commit(draft)
+
     async def commit(self, draft: Draft) -> bool:
         """Write it, or forget it: after a refusal or an unknown outcome the log says what holds."""
         commit, guard = draft.finish(self._token())
@@ -228,7 +273,11 @@ class Router:
             {name: self.guard.cursors.get(name, "0-0") for name in self.input_streams}, 1, 0
         )
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
-        await extend(self.store, self.state, await self.store.last_position())
+        last = await self.store.last_position()
+        if last < self.state.grid.position:
+            await self.fold_again()
+            return
+        await extend(self.store, self.state, last)
         await self.read_guard()
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         if inputs and not news and self.guard.number == number:
@@ -245,12 +294,8 @@ def drained(streams: Iterable[str], found: Sequence[Raw], limit: int) -> frozens
 
 
 def lost(before: Written, now: Written, holds: bool, prefix: str) -> str:
-    """What a server lost, by name. LogError when that is everything."""
+    """What a server lost, by name."""
     had = f"this router had committed {before.position} (commit {before.number})"
-    if not now.position:
-        raise LogError(
-            f"{prefix}log is empty, but {had}: somebody deleted it, or the server lost everything"
-        )
     if holds or now.position < before.position:
         return f"{prefix}log ends at {now.position} (commit {now.number}), {had}"
     return f"{prefix}log was written anew by others, up to {now.position} (commit {now.number}); {had}"

@@ -48,7 +48,7 @@ class Worker:
     ) -> None:
         self.config, self.node = config, node
         self.channel, self.results, self.backend = channel, results, backend
-        self.in_hand: dict[str, asyncio.Task[None] | None] = {}  # None: not to be cancelled (any more)
+        self.in_hand: dict[str, asyncio.Task[None] | None] = {}  # None: not to be cancelled (yet, any more)
         self.work_read = ""
         self.broken: set[str] = set()
         self._withdrawn: set[str] = set()
@@ -156,10 +156,11 @@ class Worker:
         if head.op == "unload":
             self._unloads.add(task)
             task.add_done_callback(self._unloads.discard)
-        self.in_hand[item.id] = None if item.id in self._withdrawn else task
 
     async def work(self, head: wire.WorkHead, item: Item, room: Tasks) -> None:
         """One run, load or unload, from its turn to its end. Of an unload there is no result."""
+        # from here on it can be cancelled: a task that has not begun would end without a result
+        self.in_hand[item.id] = None if item.id in self._withdrawn else asyncio.current_task()
         try:
             outcome = await self.outcome(head, item, room)
             self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late

@@ -180,7 +180,7 @@ class Call:
         self.entry = entry
         self.news = asyncio.Event()
         self.end: Reply | Exception | None = None
-        self._attempt, self._seq = 1, 0
+        self._attempt, self._seq, self._fence = 1, 0, ""
         self._restarted: Restarted | None = None
         self._texts: list[str] = []
 
@@ -189,18 +189,33 @@ class Call:
         missed. A cancel that arrived before its request is no end."""
         match reply.kind:
             case "token":
-                if (reply.attempt, reply.seq) == (self._attempt, self._seq + 1):
-                    self._seq += 1
+                if reply.seq == 1:
+                    self._compare(reply)
+                place = (reply.attempt, reply.seq)
+                if place == (self._attempt, self._seq + 1) and self._fence in ("", reply.work_id):
+                    self._seq, self._fence = reply.seq, reply.work_id
                     self._texts.append(reply.text)
                     self.news.set()
             case "restarted":
-                self._attempt, self._seq, self._texts = reply.attempt, 0, []
-                self._restarted = Restarted(reply.attempt, reply.node)
-                self.news.set()
-            case "done" | "known" | "error" | "expired" | "cancelled":
+                self._restart(reply)
+            case "done":
+                self._compare(reply)
+                self.finish(reply)
+            case "known" | "error" | "expired" | "cancelled":
                 self.finish(reply)
             case "rejected" if reply.code != "unknown_id":
                 self.finish(reply)
+
+    def _compare(self, reply: Reply) -> None:
+        """A server that lost its tail may bring an attempt that nobody announces, under a number that was
+        there before: its work id tells that it is another one."""
+        if self._fence and reply.work_id != self._fence:
+            self._restart(reply)
+
+    def _restart(self, reply: Reply) -> None:
+        self._attempt, self._seq, self._fence, self._texts = reply.attempt, 0, "", []
+        self._restarted = Restarted(reply.attempt, reply.node)
+        self.news.set()
 
     def finish(self, end: Reply | Exception) -> None:
         """The first end counts."""

@@ -66,6 +66,16 @@ class Raw(Struct, frozen=True):
     fields: dict[bytes, bytes]
 
 
+class Extent(Struct, frozen=True):
+    """How far a stream goes: its first entry's id, the last id that it ever gave, how many entries it has
+    and how many were ever added. All nothing for one that is not there."""
+
+    first: str = "0-0"
+    top: str = "0-0"
+    length: int = 0
+    added: int = 0
+
+
 class Snapshot(Struct, frozen=True):
     """The grid's bytes at a position, with the running hash of the log up to it."""
 

@@ -117,6 +117,15 @@ class Draft:
             return END
         return self._cursors.get(stream) or self._guard.cursors.get(stream, "0-0")
 
+    def begin_again(self, stream: str) -> None:
+        """Read an input from its beginning: it is not the one that was read before."""
+        self._cursors[stream] = "0-0"
+
+    @property
+    def moves(self) -> bool:
+        """Whether any cursor moves."""
+        return bool(self._cursors)
+
     def stage(self, event: ev.AnyEvent, taken: Taken | None = None) -> None:
         """Fold an event, with the ids of the entries that it causes stamped onto it."""
         if isinstance(event, ENDS_AN_ATTEMPT):

@@ -99,19 +99,26 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
     await store.save_snapshot(snapshot)
 
 
-async def check_cursors(store: Log, guard: Guard, number: int, prefix: str) -> None:
+def check_guard(guard: Guard, number: int, known: int, prefix: str) -> None:
+    """Log and guard are worth nothing without each other: LogError when one was deleted, or both.
+    `number`: that of the last logged commit; `known`: of the last one that a running router knows of."""
+    if guard.number < number or ((guard.number or known) and not number):
+        knew = f", and this router knew of commit {known}" if known else ""
+        raise LogError(
+            f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}{knew}: what was deleted "
+            "is lost. Stop all roles, then put back a copy of the server's data, or begin anew: "
+            f"redis-cli --scan --pattern '{prefix}*' | xargs redis-cli DEL"
+        )
+
+
+async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
     """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
-    `number`: that of the last logged commit.
 
     A server that lost its tail never comes here: guard, log and streams end at one moment of its history,
     so what the guard has read is there. These were deleted, or put back from different moments.
     """
-    if guard.number < number or (guard.number and not number):
-        raise LogError(
-            f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"
-        )
-    for stream, top in (await store.tops(guard.cursors)).items():
-        cursor = guard.cursors[stream]
+    for stream, extent in (await store.extents(guard.cursors)).items():
+        cursor, top = guard.cursors[stream], extent.top
         if work_order(cursor) > work_order(top):
             raise LogError(
                 f"{prefix}{stream} ends at {top}, but it was read up to {cursor}: entries were lost. "

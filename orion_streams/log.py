@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from orion_streams.commits import CURSOR, GROUP, RELAYED, Commit, Guard, Raw, Snapshot
+from orion_streams.commits import CURSOR, GROUP, RELAYED, Commit, Extent, Guard, Raw, Snapshot
 from orion_streams.connection import as_dict, ask, ask_one
 from orion_streams.errors import BodyGone, CommitConflict, LogError
 from orion_streams.state import work_order
@@ -46,9 +46,9 @@ class Log(Protocol):
         ...
 
     async def save_snapshot(self, snapshot: Snapshot) -> None: ...
-    async def make_group(self, stream: str, after: str) -> None:
-        """The consumer group of one through which an agent reads its work, from behind an entry on. A group
-        that is there stays as it is."""
+    async def make_group(self, stream: str, after: str) -> bool:
+        """The consumer group of one through which an agent reads its work, what comes after that id.
+        Whether there was none."""
         ...
 
     async def trim(self, stream: str, min_id: str) -> None:
@@ -63,8 +63,8 @@ class Log(Protocol):
         """The ids of its oldest entries."""
         ...
 
-    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
-        """The last id that each stream ever gave; "0-0" for one that is not there."""
+    async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
+        """How far each stream goes."""
         ...
 
 
@@ -160,7 +160,7 @@ class RedisLog:
             if "equal or smaller" not in str(error):  # another router keeps a newer one
                 raise
 
-    async def make_group(self, stream: str, after: str) -> None:
+    async def make_group(self, stream: str, after: str) -> bool:
         try:
             await self._redis.xgroup_create(self.key(stream), GROUP, id=after, mkstream=True)
         except ResponseError as error:
@@ -168,6 +168,8 @@ class RedisLog:
                 raise LogError(f"{self.key(stream)}: {error}") from error
             if "BUSYGROUP" not in str(error):
                 raise
+            return False
+        return True
 
     async def trim(self, stream: str, min_id: str) -> None:
         await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)
@@ -180,16 +182,19 @@ class RedisLog:
         rows = await self._redis.xrange(self.key(stream), count=count)
         return [entry_id.decode() for entry_id, _ in rows]
 
-    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
+    async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
         found = {}
         for stream in streams:
             try:
                 info = await self._redis.xinfo_stream(self.key(stream))
-                found[stream] = info["last-generated-id"].decode()
             except ResponseError as error:
                 if "no such key" not in str(error):
                     raise LogError(f"{self.key(stream)}: {error}") from error
-                found[stream] = "0-0"
+                found[stream] = Extent()
+                continue
+            first = info["first-entry"][0].decode() if info["first-entry"] else "0-0"
+            top = info["last-generated-id"].decode()
+            found[stream] = Extent(first, top, info["length"], info["entries-added"])
         return found
 
 

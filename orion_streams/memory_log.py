@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from orion_streams.commits import CURSOR, RELAYED, Commit, Guard, OutEntry, Raw, Snapshot
+from orion_streams.commits import CURSOR, RELAYED, Commit, Extent, Guard, OutEntry, Raw, Snapshot
 from orion_streams.errors import BodyGone, CommitConflict, LogError
 from orion_streams.log import RedisLog, position_of
 from orion_streams.state import work_order
@@ -24,6 +25,7 @@ class MemoryLog:
         self.streams: dict[str, Stream] = {}
         self.held: dict[str, str] = {}
         self._tops: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
         self._snapshots: list[Snapshot] = []
         self._added = asyncio.Condition()
 
@@ -45,6 +47,7 @@ class MemoryLog:
             as_bytes(name): as_bytes(value) for name, value in fields.items()
         }
         self._tops[stream] = entry_id
+        self._counts[stream] += 1
         return entry_id
 
     async def guard(self) -> Guard:
@@ -143,8 +146,9 @@ class MemoryLog:
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
 
-    async def make_group(self, stream: str, after: str) -> None:
+    async def make_group(self, stream: str, after: str) -> bool:
         """Groups exist only on a server."""
+        return False
 
     async def trim(self, stream: str, min_id: str) -> None:
         rows = self.streams.get(stream, {})
@@ -158,8 +162,12 @@ class MemoryLog:
     async def oldest_ids(self, stream: str, count: int) -> list[str]:
         return list(self.streams.get(stream, {}))[:count]
 
-    async def tops(self, streams: Iterable[str]) -> dict[str, str]:
-        return {stream: self._tops.get(stream, "0-0") for stream in streams}
+    async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
+        found = {}
+        for stream in streams:
+            rows, top = self.streams.get(stream, {}), self._tops.get(stream, "0-0")
+            found[stream] = Extent(next(iter(rows), "0-0"), top, len(rows), self._counts[stream])
+        return found
 
 
 def as_bytes(value: object) -> bytes:

@@ -72,6 +72,7 @@ class MemoryStore:
             self.memory.held.clear()
         self.memory.streams.pop(key, None)
         self.memory._tops.pop(key, None)
+        self.memory._counts.pop(key, None)
 
     async def dump(self) -> dict[str, Any]:
         held = self.memory

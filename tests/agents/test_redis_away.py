@@ -253,3 +253,14 @@ async def test_the_agent_stops_while_redis_is_away(own: Own) -> None:
         os.kill(await own.pid(), signal.SIGKILL)
         await own.answered()
     eventually_true(lambda: own.bench.node.machine.active == 0, "nothing runs")
+
+
+async def test_a_cut_that_health_missed_brings_the_whole_inventory(bench: Bench) -> None:
+    """Only the connection that reads work is cut, as when a server comes back between two health entries:
+    the next entry holds the list of models again, which the server may have lost."""
+    async with running(bench.config):
+        await bench.healthy(lambda head: head.inventory is not None, "the first list")
+        await bench.healthy(lambda head: head.inventory is None, "then the digest alone")
+        [reader] = [row for row in await bench.redis.client_list() if row["cmd"] == "xreadgroup"]
+        await bench.redis.client_kill_filter(_id=reader["id"])
+        await bench.healthy(lambda head: head.inventory is not None, "the list once more")

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from orion_streams import (
+    Answer,
     AsyncClient,
     Piece,
     RequestFailed,
+    Restarted,
 )
 from orion_streams import events as ev
 from orion_streams.chaos.proxy import Proxy
@@ -131,3 +133,38 @@ async def test_an_end_that_comes_twice_is_dropped_and_counted(valkey_url: str, p
         await eventually(counted, "a duplicate was counted")
         waiting.set()
         assert (await slow).text == "slow"
+
+
+async def test_an_attempt_number_that_came_again_restarts_the_answer(valkey_url: str, prefix: str) -> None:
+    """After a lost tail another attempt may come under the old number, unannounced: its work id tells it
+    apart, the reader begins anew, and halves of the two never meet."""
+    told = [
+        {"kind": "token", "attempt": "1", "work_id": "1-0", "seq": "1", "text": "old "},
+        {"kind": "token", "attempt": "1", "work_id": "2-0", "seq": "1", "text": "new "},
+        {"kind": "token", "attempt": "1", "work_id": "1-0", "seq": "2", "text": "half"},
+        {"kind": "token", "attempt": "1", "work_id": "2-0", "seq": "2", "text": "one"},
+        {"kind": "done", "attempt": "1", "work_id": "3-0", "text": "another"},
+    ]
+    heard = []
+    async with AsyncClient(valkey_url, prefix=prefix) as client:
+        redis: Any = client._redis
+        events = client.stream(MODEL, "x", id="q")
+        step = asyncio.ensure_future(anext(events))
+
+        async def sent() -> Any:
+            return await redis.xlen(f"{prefix}requests:brain")
+
+        await eventually(sent, "the request was sent")
+        for reply in told:
+            await redis.xadd(f"{prefix}replies:brain", {"id": "q", **reply})
+            if reply["text"] != "half":  # which is not heard
+                heard.append(await step)
+                step = asyncio.ensure_future(anext(events))
+                if isinstance(heard[-1], Restarted):
+                    heard.append(await step)
+                    step = asyncio.ensure_future(anext(events))
+        await asyncio.wait([step])
+        assert isinstance(step.exception(), StopAsyncIteration)
+    assert [each.text if isinstance(each, Piece | Answer) else "restarted" for each in heard] == [
+        *("old ", "restarted", "new ", "one", "restarted", "another")
+    ]

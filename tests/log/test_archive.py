@@ -392,7 +392,7 @@ async def test_what_cannot_be_archived_is_kept_up_to_a_limit(
     await store.add("log", {"event": huge}, f"{await store.log.last_position() + 1}-0")
     tight = keeping(config, log_keep_mb=1, log_keep_ms=1, archive_dir=str(folder))
     router.retention.config = tight
-    await router.retention.trim_log(router.state.grid)
+    await router.retention.trim_log(router.state.grid, await store.log.snapshots())
     first = await store.log.first_position()
     assert first > 1
     assert any("archived only to 0" in line for line in caplog.messages)

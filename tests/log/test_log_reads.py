@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orion_streams.commits import Head, Raw, Snapshot
+from orion_streams.commits import Extent, Head, Raw, Snapshot
 from orion_streams.errors import LogError
 from orion_streams.state import work_order
 from tests.conftest import ServerStore
@@ -122,20 +122,22 @@ async def test_tops_outlive_their_entries(store: Store) -> None:
     await store.add("health:n1", {"n": 1}, "10-0")
     last = await store.add("health:n1", {"n": 2}, "11-2")
     await store.delete("health:n1", last)
-    assert await store.log.tops(["health:n1", "health:n2"]) == {"health:n1": "11-2", "health:n2": "0-0"}
+    there, not_there = (await store.log.extents(["health:n1", "health:n2"])).values()
+    assert (there.first, there.top, there.length, there.added) == ("10-0", "11-2", 1, 2)
+    assert not_there == Extent()
 
 
 async def test_the_top_of_something_else_is_an_error(server_store: ServerStore) -> None:
     """A key that is no stream is named."""
     await server_store.redis.set(server_store.prefix + "health:n1", "a string")
     with pytest.raises(LogError, match="health:n1"):
-        await server_store.log.tops(["health:n1"])
+        await server_store.log.extents(["health:n1"])
 
 
 async def test_a_group_is_made_once(server_store: ServerStore) -> None:
     """Making the agent's consumer group again changes nothing, and it begins at the stream's beginning."""
     await server_store.add("work:n1", {"head": "run"})
     for _ in range(2):
-        await server_store.log.make_group("work:n1", "0")
+        await server_store.log.make_group("work:n1", "0-0")
     [group] = await server_store.redis.xinfo_groups(server_store.prefix + "work:n1")
     assert group["last-delivered-id"] == b"0-0"

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
+from orion_streams.commits import Extent
 from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.errors import ConfigError
 from tests.helpers import (
@@ -74,15 +75,15 @@ async def test_new_rules_survive_a_lost_commit(
     agent = Agent(store, WORKER)
     leader = await running(store, config, agent)
     log = store.another() if store.kind != "memory" else store.log
-    tops = log.tops
+    extents = log.extents
 
-    async def tops_while_the_leader_works(streams: dict[str, str]) -> dict[str, str]:
-        found = await tops(streams)
+    async def extents_while_the_leader_works(streams: dict[str, str]) -> dict[str, Extent]:
+        found = await extents(streams)
         await agent.beat()
         await leader.cycle(0)
         return found
 
-    monkeypatch.setattr(log, "tops", tops_while_the_leader_works)
+    monkeypatch.setattr(log, "extents", extents_while_the_leader_works)
     router = Router(log, with_revision(config, 2, spill_ms=7))
     recover = router.recover
 

@@ -12,7 +12,6 @@ from msgspec import structs
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from orion_streams import Answer, AsyncClient, Piece
-from orion_streams.agents import apps
 from orion_streams.agents.router import Router
 from orion_streams.connection import connect
 from orion_streams.log import RedisLog
@@ -90,7 +89,8 @@ async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
     router, agent = Router(log, config), Agent(store, "orion-worker", (MODEL,))
     await check_server(own)
     await router.start()
-    await apps.make_groups(log, config, router.state.grid)
+    await router.make_groups()
+    await router.look_for_losses()
     for number in range(10):
         await agent.beat()
         await ask(store, f"q{number}")

@@ -1,0 +1,195 @@
+"""Router and agent, real and inside this process, as mortals; Ollama and the machine are stand-ins.
+
+The agent's parts are the product's, wired as in agents/apps.py, but without Faust around them: its timers
+and services have hundreds of awaits of their own at which nothing of the grid happens. The backend is a
+stand-in for the same reason: httpx and a server in one loop would be most of the points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from orion_streams import contract, wire
+from orion_streams.absence import Absence
+from orion_streams.agents import apps
+from orion_streams.agents.backend import Chunk, RunFailed
+from orion_streams.agents.health import Health, Residency
+from orion_streams.agents.results import ResultWriter
+from orion_streams.agents.router import Router
+from orion_streams.agents.sensors import Sample
+from orion_streams.agents.worker import Worker
+from orion_streams.channels import App, Feeder, StreamChannel, supervised
+from orion_streams.config import Config
+from orion_streams.connection import connect, end_if_cancelled
+from orion_streams.log import RedisLog
+from tests.crash.mortal import Mortal
+
+NODE, MODEL = "n1", "gemma3:270m"
+HEALTH_S, WORD_S, STOP_S = 0.01, 0.003, 3.0
+WORDS = ("one", "two", "three")
+ROW = wire.InstalledModel(MODEL, "sha256:stand-in", 300)
+
+
+class Ollama:
+    """The stand-in: every run answers differently, so halves of two runs would show. `failing`: so many
+    of the first runs break; `first` is added to their numbers; `hold`: runs go on after two words only
+    when it is set."""
+
+    engine = "scripted"
+
+    def __init__(self, failing: int = 0) -> None:
+        self.runs, self.failing, self.first = 0, failing, 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def run(
+        self, entry: contract.RequestEntry, options: Mapping[str, int]
+    ) -> AsyncGenerator[Chunk, None]:
+        self.runs += 1
+        mine = self.runs
+        for number, word in enumerate(WORDS):
+            yield Chunk(text=f"{word}-{self.first + mine} ")
+            await asyncio.sleep(WORD_S)
+            if number == 1:
+                if mine <= self.failing:
+                    raise RunFailed("stream_cut", "node", "scripted", breaks_model=True)
+                await self.hold.wait()
+        yield Chunk(done=True, done_reason="stop", tokens=len(WORDS), prompt_tokens=1, total_ms=10)
+
+    async def load(self, model: str, options: Mapping[str, int]) -> None:
+        """Always there."""
+
+    async def unload(self, model: str) -> None:
+        """Stays."""
+
+    async def installed(self) -> tuple[wire.InstalledModel, ...]:
+        return (ROW,)
+
+    async def resident(self) -> tuple[wire.ResidentModel, ...]:
+        return (wire.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Cool:
+    """Sensors of a machine that is never hot."""
+
+    async def sample(self) -> Sample:
+        await asyncio.sleep(0)
+        return Sample(temp_mc=50_000, ram_used_mb=1000, ram_total_mb=8000, cpu_permille=100)
+
+    def look_again(self) -> None:
+        """Nothing is remembered."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Direct(StreamChannel):
+    """The work channel, of which a handler takes each item without a Faust agent in between."""
+
+    handler: Callable[[Any], Any]
+
+    async def put(self, value: Any) -> None:
+        await self.handler(value)
+
+
+class Role(Mortal):
+    """A process: its main tasks, and how it is told to end."""
+
+    def __init__(self, url: str, at: int) -> None:
+        super().__init__(at)
+        self.url = url
+        self.main: list[asyncio.Task[None]] = []
+
+    def connect(self) -> Any:
+        client = connect(self.url)
+        self.clients.append(client)
+        return client
+
+    def end(self) -> None:
+        """Cancel the main tasks, once each."""
+        for task in self.main:
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the main tasks are over. AssertionError for one that goes on, or ended by an error."""
+        _, going_on = await asyncio.wait(self.main, timeout=STOP_S)
+        assert not going_on, f"a cancel at point {self.at} was lost: {going_on}"
+        for task in self.main:
+            assert task.cancelled() or task.exception() is None, task
+
+
+class RouterRole(Role):
+    """The router's loop."""
+
+    def __init__(self, url: str, config: Config, at: int = 0) -> None:
+        super().__init__(url, at)
+        self.store = RedisLog(self.connect(), config.prefix)
+        self.router = Router(self.store, config)
+        absence = Absence(logging.getLogger("orion.channels"))
+        self.main = [self.start(supervised("router", lambda: apps.lead(self.router, config), absence))]
+
+    async def ended(self) -> None:
+        await super().ended()
+        await self.router.retention.close()
+
+
+class AgentRole(Role):
+    """A node's agent: results, health and work."""
+
+    def __init__(self, url: str, config: Config, app: App, ollama: Ollama, at: int = 0) -> None:
+        super().__init__(url, at)
+        redis, key = self.connect(), config.key
+        self.results = ResultWriter(redis, key("results", NODE), config.retention.results_entries)
+        channel = Direct(app, redis=self.connect(), key=key("work", NODE))
+        self.worker = Worker(config, NODE, channel, self.results, ollama)
+        channel.handler = self.worker.handle
+        beats = StreamChannel(app, redis=redis, key=key("health", NODE), keep_entries=1000)
+        self.residency = Residency(ollama, config.limits.inventory_ms)
+        self.feeder = Feeder(channel, config.redis.block_ms, self._catch_up, self.worker.noticed)
+        self.health = Health(beats, Cool(), self.residency, self.worker, self.results)
+        self.main = [self.start(each) for each in (self.results.run(), self._beat(), self._feed())]
+
+    async def _catch_up(self) -> None:
+        self.residency.tell_anew()
+        await self.worker.catch_up()
+
+    async def _beat(self) -> None:
+        while True:
+            end_if_cancelled()
+            with suppress(RedisError, OSError):  # as the timer of the app: the next one will do
+                await self.health.beat()
+            await asyncio.sleep(HEALTH_S)
+
+    async def _feed(self) -> None:
+        while True:
+            end_if_cancelled()
+            try:
+                await self.feeder._pass_on()
+            except (RedisError, OSError):
+                self.feeder._behind = True
+                await asyncio.sleep(HEALTH_S)
+
+    def withdraw(self) -> None:
+        """Cancel what runs, as a cancel of the router does, which is read after a run has begun."""
+        asyncio.get_running_loop().call_soon(self._withdraw)
+
+    def _withdraw(self) -> None:
+        for work_id, task in self.worker.in_hand.items():
+            self.worker.withdraw(work_id)
+            if task is not None:
+                task.cancel()
+
+    async def ended(self) -> None:
+        await super().ended()
+        async with asyncio.timeout(STOP_S):
+            await self.residency.close()
+            await self.worker.stop()
