@@ -61,6 +61,10 @@ class Retention:
             return
         taken = Snapshot(position, state.digest.hex(), encode_grid(state.grid))
         self._snapshot_position = position
+        self.verify(taken)
+
+    def verify(self, taken: Snapshot) -> None:
+        """Verify and keep a snapshot in the background."""
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
     async def close(self) -> None:

@@ -1,0 +1,83 @@
+"""A record of all that was ever written to the server's streams, for the checks: untrimmed, in order."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from orion_streams.commits import CURSOR, Commit
+from orion_streams.simulation.cluster.world import World
+
+
+class Written(Struct, frozen=True):
+    """An entry as it was written, or (with no fields) as it was trimmed."""
+
+    stream: str
+    id: str
+    fields: dict[bytes, bytes]
+    now_ms: int
+    trimmed: bool = False
+
+
+class Step(Struct, frozen=True):
+    """A commit: how many events it logged, and how many entries of each input it took."""
+
+    events: int
+    taken: dict[str, int]
+
+
+class Journal:
+    """What survives of the history, and what a lost tail took away."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.log: list[bytes] = []
+        self.entries: list[Written] = []
+        self.steps: list[Step] = []
+        self.lost: list[Written] = []
+        self._place: dict[str, dict[str, int]] = {}
+        self._marked = (0, 0, 0)
+
+    def appended(self, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
+        """An entry was written."""
+        if stream == "log":
+            self.log.append(fields[b"event"])
+            return
+        self.entries.append(Written(stream, entry_id, fields, self._world.now_ms))
+        places = self._place.setdefault(stream, {"0-0": 0})
+        places[entry_id] = len(places)
+
+    def trimmed(self, stream: str, entry_id: str) -> None:
+        """An entry of a reply stream went: what it answered may be forgotten."""
+        if stream.startswith("replies:"):
+            self.entries.append(Written(stream, entry_id, {}, self._world.now_ms, True))
+
+    def committed(self, commit: Commit, before: dict[str, str]) -> None:
+        """A commit moved cursors from where they stood `before`."""
+        taken = {
+            stream: self._place[stream].get(commit.set[CURSOR + stream], 0)
+            - self._place[stream].get(cursor, 0)
+            for stream, cursor in before.items()
+        }
+        self.steps.append(Step(len(commit.events), taken))
+
+    def mark(self) -> None:
+        """What was written until now stays."""
+        self._marked = (len(self.log), len(self.entries), len(self.steps))
+
+    def lose_tail(self) -> None:
+        """What was written since the mark never was."""
+        log, entries, steps = self._marked
+        gone = self.entries[entries:]
+        del self.log[log:], self.entries[entries:], self.steps[steps:]
+        for each in gone:
+            if not each.trimmed:
+                self._place[each.stream].pop(each.id, None)
+        self.lost += [each for each in gone if not each.trimmed]
+
+    def deleted(self, stream: str) -> None:
+        """A stream was deleted: what was not taken of it is lost, and places begin anew."""
+        self._place[stream] = {"0-0": 0}
+
+    def counts(self) -> tuple[int, int]:
+        """Entries that survive, and those that were lost."""
+        return len(self.entries), len(self.lost)

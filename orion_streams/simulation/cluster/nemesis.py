@@ -1,0 +1,188 @@
+"""What goes wrong by itself: kills, cuts, clocks, a server that comes back older, heat, sick Ollamas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from orion_streams.commits import CURSOR
+from orion_streams.simulation.cluster.faults import BY_THEMSELVES, RATES
+from orion_streams.simulation.cluster.house import MODELS
+from orion_streams.simulation.cluster.server import Server
+from orion_streams.state import work_order
+
+if TYPE_CHECKING:
+    from orion_streams.simulation.cluster.cluster import Cluster
+
+HOUR_MS = 3_600_000
+HOT_MC = (76_000, 79_000, 88_000)
+SICK = ("error", "hang", "away", "busy", "cut")
+
+
+class Nemesis:
+    """Brings the faults of a run upon a cluster, until all is healed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.world = cluster, cluster.world
+        self.rng = self.world.rng("nemesis")
+        self.is_over = False
+        self._away = 0
+        for kind in BY_THEMSELVES:
+            if kind in self.world.faults:
+                self._later(kind, self.world.rng(kind).randint(50, 1_500))
+
+    def _later(self, kind: str, delay_ms: int) -> None:
+        self.world.at(delay_ms, self._strike, kind)
+
+    def _strike(self, kind: str) -> None:
+        if self.is_over:
+            return
+        every_ms = getattr(RATES, kind)
+        self._later(kind, self.rng.randint(every_ms // 4, every_ms * 7 // 4))
+        act: Callable[[], bool] = getattr(self, f"_{kind}", self._sicken)
+        if act() if act != self._sicken else self._sicken(kind):
+            self.world.happened[kind] += 1
+
+    def heal(self) -> None:
+        """No more faults: everybody and everything is back."""
+        self.is_over = True
+        cluster = self.cluster
+        for line in cluster.lines():
+            line.is_cut = False
+        for agent in cluster.agents:
+            agent.machine.heal()
+            if not agent.is_alive:
+                agent.start()
+        for router in cluster.routers:
+            if "deleted_stream" in self.world.faults:
+                router.kill()  # the owner wonders why a node is silent
+            if not router.is_alive:
+                router.boot()
+        for client in cluster.clients:
+            client.slow_ms = 0
+
+    # processes and lines
+
+    def _span(self, longest_ms: int) -> int:
+        return self.rng.randint(20, longest_ms)
+
+    def _kill_router(self) -> bool:
+        router = self.rng.choice(self.cluster.routers)
+        if not router.is_alive:
+            return False
+        router.kill()
+        self.world.at(self._span(3_000), self._boot, router)
+        return True
+
+    def _boot(self, router: object) -> None:
+        for each in self.cluster.routers:
+            if each is router and not each.is_alive:
+                each.boot()
+
+    def _kill_agent(self) -> bool:
+        agent = self.rng.choice(self.cluster.agents)
+        if not agent.is_alive:
+            return False
+        agent.kill()
+        self.world.at(self._span(9_000), lambda: None if agent.is_alive else agent.start())
+        return True
+
+    def _cut(self, lines: list[object], longest_ms: int) -> bool:
+        line = self.rng.choice(lines)
+        line.is_cut = True  # type: ignore[attr-defined]
+        self.world.at(self._span(longest_ms), lambda: setattr(line, "is_cut", False))
+        return True
+
+    def _cut_router(self) -> bool:
+        return self._cut([each.line for each in self.cluster.routers], 4_000)
+
+    def _cut_agent(self) -> bool:
+        return self._cut([each.line for each in self.cluster.agents], 12_000)
+
+    def _cut_client(self) -> bool:
+        return self._cut([each.line for each in self.cluster.clients], 4_000)
+
+    def _slow_reader(self) -> bool:
+        client = self.rng.choice(self.cluster.clients)
+        client.slow_ms = self.rng.randint(100, 2_000)
+        self.world.at(self._span(6_000), lambda: setattr(client, "slow_ms", 0))
+        return True
+
+    # the server
+
+    def _clock_jump(self) -> bool:
+        off_ms = self.world.clock_off_ms
+        self.world.clock_off_ms = 0 if off_ms else self.rng.choice((-HOUR_MS, HOUR_MS, 7_000, -7_000))
+        return True
+
+    def _server_away(self) -> bool:
+        if self._away:
+            return False
+        self._go_away(self._span(5_000))
+        return True
+
+    def _go_away(self, span_ms: int) -> None:
+        self._away += 1
+        self.cluster.server.is_down = True
+        self.world.at(span_ms, self._come_back)
+
+    def _come_back(self) -> None:
+        self._away -= 1
+        self.cluster.server.is_down = False
+
+    def _lost_tail(self) -> bool:
+        if self._away:
+            return False
+        self._away += 1  # nothing else befalls the server meanwhile
+        self.cluster.server.mark()
+        self.world.at(self._span(1_000), self._die)
+        return True
+
+    def _die(self) -> None:
+        self._away -= 1
+        self.cluster.server.lose_tail()
+        self._go_away(self._span(3_000))
+
+    def _deleted_stream(self) -> bool:
+        """Somebody deletes the health of a node, and the server forgets how far its ids had come."""
+        if self._away:
+            return False
+        self.cluster.server.delete(f"health:{self.rng.choice(self.cluster.machines).name}")
+        return True
+
+    # machines
+
+    def _heat(self) -> bool:
+        machine = self.rng.choice(self.cluster.machines)
+        machine.target_mc = self.rng.choice(HOT_MC)
+        self.world.at(self._span(5_000), machine.heal)
+        return True
+
+    def _full_memory(self) -> bool:
+        machine = self.rng.choice(self.cluster.machines)
+        machine.other_mb = machine.ram_total_mb * self.rng.randint(80, 99) // 100
+        self.world.at(self._span(5_000), machine.heal)
+        return True
+
+    def _model_removed(self) -> bool:
+        machine = self.rng.choice(self.cluster.machines)
+        name = self.rng.choice(tuple(MODELS))
+        machine.installed.pop(name, None)
+        machine.resident.pop(name, None)
+        self.world.at(self._span(6_000), machine.heal)
+        return True
+
+    def _sicken(self, kind: str) -> bool:
+        machine = self.rng.choice(self.cluster.machines)
+        machine.failing = kind.removeprefix("ollama_")
+        self.world.at(self._span(3_000), machine.heal)
+        return True
+
+
+def accept_loss(server: Server) -> None:
+    """What the error of a cursor beyond its stream's end tells the owner to do."""
+    for name, cursor in server.held.items():
+        if name.startswith(CURSOR):
+            top = server._tops.get(name.removeprefix(CURSOR), "0-0")
+            if work_order(cursor) > work_order(top):
+                server.held[name] = top
