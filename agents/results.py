@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from orion_streams import wire
 from orion_streams.channels import refused, will_pass
 from orion_streams.connection import ask, end_if_cancelled
+from orion_streams.state import work_order
 
 log = logging.getLogger("orion.agent")
 
@@ -35,6 +36,15 @@ class ResultWriter:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._queue.put(({"head": wire.encode_head(head), **(body or {})}, written))
         await written
+
+    async def look_back(self) -> None:
+        """After a cut: claim no entry that the server has lost with its tail. The router would wait for it,
+        and a slot with it, until the next result."""
+        claimed = self.last_id
+        newest = await self._redis.xrevrange(self._key, count=1)
+        top = newest[0][0].decode() if newest else ""
+        if self.last_id == claimed:  # nothing was written meanwhile
+            self.last_id = min(claimed, top, key=work_order)
 
     async def run(self) -> None:
         """Write what is queued, until cancelled. Raises ConfigError when Redis refuses it for good."""

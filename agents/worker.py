@@ -72,6 +72,8 @@ class Worker:
     async def catch_up(self) -> None:
         """Read the stream to its end before anything runs. What was delivered before is pending: by a
         former process it may have run, so it failed; otherwise nobody saw it yet."""
+        await self.results.look_back()
+        top = await self.channel.top()
         known = {*self.in_hand, *self._finished}  # before the read: some may end meanwhile
         pending = [
             item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known
@@ -87,6 +89,7 @@ class Worker:
             self.noticed(item)
         for item in waiting:
             await self.handle(item)
+        self.work_read = max(self.work_read, top, key=work_order)  # and whatever was done before
 
     async def report_restart(self, item: Item) -> None:
         """End what a former process of this agent left behind."""

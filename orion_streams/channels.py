@@ -167,6 +167,11 @@ class StreamChannel(faust.Channel[Any]):
         rows = answers[-1][0][1] if answers[-1] else []
         return [self.item(entry_id, as_dict(parts)) for entry_id, parts in rows]
 
+    async def top(self) -> str:
+        """The id of the stream's last entry; empty when there is none."""
+        newest = await self.redis.xrevrange(self.key_name, count=1)
+        return newest[0][0].decode() if newest else ""
+
     async def acknowledge(self) -> None:
         """What is settled, at once: nothing more will be read."""
         if settled := list(self.settled):

@@ -145,20 +145,31 @@ class Agent:
 
     def _read(self) -> None:
         acks, known, behind = list(self._acks), set(self.in_hand), self._behind
+        claimed = self.last_result
         count = CATCH_UP_COUNT if behind else COUNT
         self.line.ask(
-            lambda: self.server.delivered(self.work, acks, behind, count),
-            lambda answer: self._on_work(answer, len(acks), known),
+            lambda: (self._tops(), self.server.delivered(self.work, acks, behind, count)),
+            lambda answer: self._on_work(answer, len(acks), known, claimed),
         )
 
-    def _on_work(self, answer: tuple[list[Item], ...] | None, acks: int, known: set[str]) -> None:
+    def _tops(self) -> tuple[str, str]:
+        streams = self.server.streams
+        results, work = streams.get(self.results, {}), streams.get(self.work, {})
+        return next(reversed(results), ""), next(reversed(work), "")
+
+    def _on_work(
+        self, answer: tuple[tuple[str, str], tuple[list[Item], ...]] | None, acks: int, known: set[str], claimed: str
+    ) -> None:
         if answer is None:
             self._behind = True
             self._reader.failed(PAUSE_MS)
             return
         del self._acks[:acks]
-        pending, new = answer
+        (results_top, work_top), (pending, new) = answer
         if self._behind:
+            if self.last_result == claimed:
+                self.last_result = min(claimed, results_top, key=work_order)
+            self.work_read = max(self.work_read, work_top, key=work_order)
             pending = [item for item in pending if item[0] not in known]
             if self._restarted:
                 for work_id, fields in pending:

@@ -11,7 +11,7 @@ from orion_streams.simulation.cluster.house import DEADLINE_MS, MODELS, prompt_o
 from orion_streams.simulation.cluster.server import Line, Server
 from orion_streams.simulation.cluster.world import Reader, World
 
-WINDOW = 20
+WINDOWS = (4, 8, 12)
 READ_COUNT, BLOCK_MS, PAUSE_MS, WAKE_MS = 100, 1_000, 150, 10
 ENDS = (b"done", b"error", b"expired", b"cancelled", b"known")
 MALFORMED: tuple[dict[str, Any], ...] = (
@@ -42,6 +42,7 @@ class Client:
         self.rng = world.rng(f"client {name}")
         self.line = Line(world, server, f"client {name}")
         self.requests, self.replies = f"requests:{name}", f"replies:{name}"
+        self.window = self.rng.choice(WINDOWS)
         self.asked = 0
         self.open: dict[str, Call] = {}
         self.ended: dict[str, bytes] = {}
@@ -70,7 +71,7 @@ class Client:
     # asking
 
     def _fill(self) -> None:
-        while len(self.open) < WINDOW and self.asked < self.quota:
+        while len(self.open) < self.window and self.asked < self.quota:
             self.asked += 1
             request_id = f"q{self.asked}"
             call = self.open[request_id] = Call(self._fields(request_id), self.world.now_ms)

@@ -16,13 +16,13 @@ MODELS = {
 }
 CLIENTS = {"brain": 6, "gateway": 3, "cli": 1}
 """By name, and their share of the requests."""
-DEADLINE_MS = 40_000
+DEADLINE_MS = 20_000
 HEALTH_MS = 1_000
 
 
 def configuration(world: World) -> Config:
     """Quick nodes, short deadlines; small limits where trimming is what is tried."""
-    slots = world.rng("slots").choice((4, 8, 16))
+    slots = world.rng("slots").choice((6, 12, 16))
     trims = "trimming" in world.faults
     return Config(
         clients=Clients(tuple(CLIENTS)),
@@ -46,7 +46,7 @@ def configuration(world: World) -> Config:
         limits=Limits(health_ms=HEALTH_MS),
         retention=Retention(
             log_keep_ms=2_000 if trims else 172_800_000,
-            snapshot_events=400 if trims else 20_000,
+            snapshot_events=400 if trims else 2_000,
             replies_entries=1_000 if trims else 50_000,
         ),
     )

@@ -25,7 +25,6 @@ class Nemesis:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.world = cluster, cluster.world
         self.rng = self.world.rng("nemesis")
-        self.is_over = False
         self._away = 0
         for kind in BY_THEMSELVES:
             if kind in self.world.faults:
@@ -35,7 +34,7 @@ class Nemesis:
         self.world.at(delay_ms, self._strike, kind)
 
     def _strike(self, kind: str) -> None:
-        if self.is_over:
+        if self.world.is_healed:
             return
         every_ms = getattr(RATES, kind)
         self._later(kind, self.rng.randint(every_ms // 4, every_ms * 7 // 4))
@@ -45,7 +44,7 @@ class Nemesis:
 
     def heal(self) -> None:
         """No more faults: everybody and everything is back."""
-        self.is_over = True
+        self.world.is_healed = True
         cluster = self.cluster
         for line in cluster.lines():
             line.is_cut = False
@@ -54,12 +53,12 @@ class Nemesis:
             if not agent.is_alive:
                 agent.start()
         for router in cluster.routers:
-            if "deleted_stream" in self.world.faults:
-                router.kill()  # the owner wonders why a node is silent
             if not router.is_alive:
                 router.boot()
         for client in cluster.clients:
             client.slow_ms = 0
+        if self.world.happened["deleted_stream"]:
+            self._start_routers_anew()
 
     # processes and lines
 
@@ -129,6 +128,7 @@ class Nemesis:
     def _come_back(self) -> None:
         self._away -= 1
         self.cluster.server.is_down = False
+        self.cluster.server.life += 1
 
     def _lost_tail(self) -> bool:
         if self._away:
@@ -148,7 +148,14 @@ class Nemesis:
         if self._away:
             return False
         self.cluster.server.delete(f"health:{self.rng.choice(self.cluster.machines).name}")
+        self.world.at(self._span(4_000), self._start_routers_anew)
         return True
+
+    def _start_routers_anew(self) -> None:
+        """The owner wonders why a node is silent."""
+        for router in self.cluster.routers:
+            router.kill()
+            router.boot()
 
     # machines
 

@@ -36,6 +36,7 @@ class Server(MemoryLog):
         self.journal = Journal(world)
         self.groups: dict[str, Group] = {}
         self.is_down = False
+        self.life = 1
         self.inputs = 0
         self.wakers: dict[str, list[Callable[[], None]]] = {}
         self._bytes: dict[str, int] = {}
@@ -138,6 +139,7 @@ class Line:
         self.is_cut = False
         self._rng = world.rng(f"line {name}")
         self._generation = 0
+        self._life = server.life
 
     def forget(self) -> None:
         """Its process died: nobody hears the answers."""
@@ -151,14 +153,17 @@ class Line:
 
     def strikes(self, fault: str, rate: float) -> bool:
         """Whether the fault happens to this message."""
-        if fault in self.world.faults and self._rng.random() < rate:
+        if fault in self.world.faults and not self.world.is_healed and self._rng.random() < rate:
             self.world.happened[fault] += 1
             return True
         return False
 
     def is_lost(self) -> bool:
-        """Whether a message does not arrive."""
-        return self.is_cut or self.server.is_down or self.strikes("lost_write", RATES.lost_write)
+        """Whether a message does not arrive; the first one after the server's end finds the line broken."""
+        life, self._life = self._life, self.server.life
+        if self.is_cut or self.server.is_down or life != self._life:
+            return True
+        return self.strikes("lost_write", RATES.lost_write)
 
     def ask(self, act: Callable[[], Any], then: Callable[[Any], None], writes: bool = False) -> None:
         """Have it done on the server, and hear of it: None is an error, after which nobody knows."""

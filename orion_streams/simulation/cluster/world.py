@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 EPOCH_MS = 1_800_000_000_000
+LOOK_MS = 40
 
 
 class World:
@@ -19,6 +20,7 @@ class World:
     def __init__(self, seed: int, faults: frozenset[str]) -> None:
         self.seed, self.faults = seed, faults
         self.now_ms = self.clock_off_ms = 0
+        self.is_healed = False
         self.happened: Counter[str] = Counter()
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
@@ -38,10 +40,12 @@ class World:
 
     def run_until(self, is_over: Callable[[], bool], limit_ms: int) -> bool:
         """Let things happen until it is over; whether it was before `limit_ms`."""
-        heap = self._heap
+        heap, look_ms = self._heap, self.now_ms
         while heap and heap[0][0] <= limit_ms:
-            if is_over():
-                return True
+            if self.now_ms >= look_ms:
+                if is_over():
+                    return True
+                look_ms = self.now_ms + LOOK_MS
             self.now_ms, _, act, arguments = heappop(heap)
             act(*arguments)
         return is_over()
