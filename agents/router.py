@@ -63,7 +63,8 @@ class Router:
         """Fold to the head, take the configuration's policy, then all health and results that wait:
         nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
         await self.recover()
-        await check_cursors(self.store, self.guard, self.state.grid.number, self.config.prefix)
+        guard = await self.store.guard()  # not older than the grid
+        await check_cursors(self.store, guard, self.state.grid.number, self.config.prefix)
         await self.propose_policy()
         waiting = [name for name in self.input_streams if not name.startswith("requests:")]
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):
@@ -71,9 +72,11 @@ class Router:
 
     async def recover(self) -> None:
         """The grid as the log has it. The guard is read after it: whatever was committed in between
-        makes the next commit conflict, unless it only passed tokens on."""
+        makes the next commit conflict, unless it only passed tokens on. What the guard counts as taken is
+        in the grid all the same: trimming below cursors must know what is open."""
         self.state = await load(self.store)
         self.guard = await self.store.guard()
+        await extend(self.store, self.state, await self.store.last_position())
 
     async def propose_policy(self) -> None:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with

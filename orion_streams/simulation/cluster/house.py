@@ -46,7 +46,7 @@ def configuration(world: World) -> Config:
         limits=Limits(health_ms=HEALTH_MS),
         retention=Retention(
             log_keep_ms=2_000 if trims else 172_800_000,
-            snapshot_events=400 if trims else 2_000,
+            snapshot_events=400,
             replies_entries=1_000 if trims else 50_000,
         ),
     )

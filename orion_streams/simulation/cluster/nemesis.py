@@ -14,6 +14,8 @@ from orion_streams.state import work_order
 if TYPE_CHECKING:
     from orion_streams.simulation.cluster.cluster import Cluster
 
+AT_FULL_RATE = 3
+"""Of more kinds than these each comes more seldom: a grid that never gets to work proves little."""
 HOUR_MS = 3_600_000
 HOT_MC = (76_000, 79_000, 88_000)
 SICK = ("error", "hang", "away", "busy", "cut")
@@ -26,9 +28,10 @@ class Nemesis:
         self.cluster, self.world = cluster, cluster.world
         self.rng = self.world.rng("nemesis")
         self._away = 0
-        for kind in BY_THEMSELVES:
-            if kind in self.world.faults:
-                self._later(kind, self.world.rng(kind).randint(50, 1_500))
+        kinds = [kind for kind in BY_THEMSELVES if kind in self.world.faults]
+        self._thin = max(len(kinds) / AT_FULL_RATE, 1.0)
+        for kind in kinds:
+            self._later(kind, round(self.world.rng(kind).randint(50, 1_500) * self._thin))
 
     def _later(self, kind: str, delay_ms: int) -> None:
         self.world.at(delay_ms, self._strike, kind)
@@ -36,7 +39,7 @@ class Nemesis:
     def _strike(self, kind: str) -> None:
         if self.world.is_healed:
             return
-        every_ms = getattr(RATES, kind)
+        every_ms = round(getattr(RATES, kind) * self._thin)
         self._later(kind, self.rng.randint(every_ms // 4, every_ms * 7 // 4))
         act: Callable[[], bool] = getattr(self, f"_{kind}", self._sicken)
         if act() if act != self._sicken else self._sicken(kind):

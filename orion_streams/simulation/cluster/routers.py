@@ -45,7 +45,7 @@ class RouterProcess(Process):
         self._tokens = world.rng(f"tokens {name}")
         self.router: Router | None = None
         self.starts = 0
-        self.keep_every_ms = 2_000 if "trimming" in world.faults else 10_000
+        self.keep_every_ms = 2_000 if "trimming" in world.faults else 3_000
         server.wakers.setdefault("inputs", []).append(lambda: self.wake(WAKE_MS))
 
     def boot(self) -> None:
