@@ -63,8 +63,7 @@ class Router:
         """Fold to the head, take the configuration's policy, then all health and results that wait:
         nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
         await self.recover()
-        guard = await self.store.guard()  # not older than the grid
-        await check_cursors(self.store, guard, self.state.grid.number, self.config.prefix)
+        await check_cursors(self.store, self.guard, self.state.grid.number, self.config.prefix)
         await self.propose_policy()
         waiting = [name for name in self.input_streams if not name.startswith("requests:")]
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):

@@ -62,8 +62,9 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
-        self._ended: dict[str, None] = {}
+        self._ended: dict[str, bytes] = {}
         self._position: bytes | str = "0-0"
+        self._last: dict[bytes, bytes] = {}
         self._reader: asyncio.Task[None] | None = None
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
@@ -147,7 +148,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         async with self._starting:
             if self._reader is None or self._reader.done():
                 newest = await self._patiently(lambda: self._redis.xrevrange(self._replies, count=1))
-                self._position = newest[0][0] if newest else "0-0"
+                self._position, self._last = newest[0] if newest else ("0-0", {})
                 self._reader = asyncio.create_task(self._read())
         await self._send(call.entry)
 
@@ -157,13 +158,17 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
 
     async def _read(self) -> None:
         """Hand out replies while anybody waits. After a cut everything open is sent again: the server may
-        have lost what it had acknowledged, and an id that the grid knows starts nothing."""
+        have lost what it had acknowledged, and an id that the grid knows starts nothing. If the last reply
+        is among what was lost, all are read again: with a clock that was put back, ids come again, too."""
         try:
             while self._calls:
                 cuts = self._cuts
-                for entry_id, fields in await self._patiently(self._next_replies):
-                    self._position = entry_id
-                    self._hand_out(fields)
+                rows = await self._patiently(self._next_replies)
+                if cuts != self._cuts and not await self._patiently(self._stands):
+                    self._position, self._last, rows = "0-0", {}, []
+                for entry_id, fields in rows:
+                    self._position, self._last = entry_id, fields
+                    self._hand_out(entry_id, fields)
                 if cuts != self._cuts:
                     for call in self._calls.values():
                         self._spawn(self._send(call.entry))
@@ -175,7 +180,12 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         answer = await self._redis.xread({self._replies: self._position}, READ_COUNT, BLOCK_MS)
         return [row for _, rows in answer or () for row in rows]
 
-    def _hand_out(self, fields: Mapping[bytes, bytes]) -> None:
+    async def _stands(self) -> bool:
+        """Whether the last reply that was read is still what it was."""
+        rows = await self._redis.xrange(self._replies, self._position, self._position)
+        return self._position == "0-0" or rows == [(self._position, self._last)]
+
+    def _hand_out(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         request_id = fields.get(b"id", b"").decode(errors="replace")
         call = self._calls.get(request_id)
         if call is not None and call.end is None:
@@ -184,11 +194,11 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
             except BackendError as error:
                 call.finish(error)
             if call.end is not None:
-                self._ended[request_id] = None
+                self._ended[request_id] = entry_id
                 if len(self._ended) > REMEMBERED:
                     del self._ended[next(iter(self._ended))]
-        elif request_id in self._ended and fields.get(b"kind") not in (b"token", b"known", b"rejected"):
-            self.duplicates += 1
+        elif fields.get(b"kind") not in (b"token", b"known", b"rejected"):
+            self.duplicates += self._ended.get(request_id, entry_id) != entry_id
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""

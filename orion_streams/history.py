@@ -40,8 +40,18 @@ async def load(store: Log, until: int | None = None) -> LoggedGrid:
 
     Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
     """
+    while True:
+        first = await store.first_position()
+        try:
+            return await load_from(store, first, until)
+        except LogError:
+            if await store.first_position() == first:  # else it was trimmed meanwhile
+                raise
+
+
+async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
+    """The same, of a log that begins at `first`."""
     last = await store.last_position()
-    first = await store.first_position()
     end = last if until is None else min(until, last)
     state = LoggedGrid(Grid())
     for snapshot in await store.snapshots():
@@ -80,10 +90,11 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
 
 async def check_cursors(store: Log, guard: Guard, number: int, prefix: str) -> None:
     """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
-    `number`: that of the last logged commit."""
-    if guard.number < number or (guard.number and not number):
+    `number`: that of the last logged commit, read after `guard`: another router may commit meanwhile."""
+    newest = (await store.guard()).number
+    if newest < number or (guard.number and not number):
         raise LogError(
-            f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"
+            f"{prefix}guard is at commit {newest}, {prefix}log at {number}: one of them was lost"
         )
     for stream, top in (await store.tops(guard.cursors)).items():
         cursor = guard.cursors[stream]

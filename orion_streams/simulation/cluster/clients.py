@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from orion_streams.commits import Raw
 from orion_streams.simulation.cluster.faults import RATES
 from orion_streams.simulation.cluster.house import DEADLINE_MS, MODELS, prompt_of
 from orion_streams.simulation.cluster.server import Line, Server
@@ -45,10 +46,11 @@ class Client:
         self.window = self.rng.choice(WINDOWS)
         self.asked = 0
         self.open: dict[str, Call] = {}
-        self.ended: dict[str, bytes] = {}
+        self.ended: dict[str, str] = {}
         self.tail_repeats = 0
         self.slow_ms = 0
         self._position = "0-0"
+        self._last: dict[bytes, bytes] = {}
         self._cuts = self._seen_cuts = 0
         self._reader = Reader(world, self._read, WAKE_MS, BLOCK_MS)
         server.wakers.setdefault(self.replies, []).append(self._reader.wake)
@@ -120,16 +122,24 @@ class Client:
 
     def _ask_replies(self) -> None:
         position = {self.replies: self._position}
-        self.line.ask(lambda: self.server._read(position, READ_COUNT), self._on_replies)
+        self.line.ask(lambda: (self._stands(), self.server._read(position, READ_COUNT)), self._on_replies)
 
-    def _on_replies(self, rows: Any) -> None:
-        if rows is None:
+    def _stands(self) -> bool:
+        """Whether the last reply that was read is still what it was."""
+        held = self.server.streams.get(self.replies, {}).get(self._position)
+        return self._position == "0-0" or held == self._last
+
+    def _on_replies(self, answer: tuple[bool, list[Raw]] | None) -> None:
+        if answer is None:
             self._cuts += 1
             self._reader.failed(PAUSE_MS)
             return
+        stands, rows = answer
+        if self._cuts != self._seen_cuts and not stands:
+            self._position, self._last, rows = "0-0", {}, []
         for raw in rows:
-            self._position = raw.id
-            self._hear(raw.fields)
+            self._position, self._last = raw.id, raw.fields
+            self._hear(raw.id, raw.fields)
         if self._cuts != self._seen_cuts:
             self._seen_cuts = self._cuts
             for call in self.open.values():
@@ -137,14 +147,14 @@ class Client:
         self._fill()
         self._reader.done(bool(rows))
 
-    def _hear(self, fields: dict[bytes, bytes]) -> None:
+    def _hear(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
         request_id, kind = fields[b"id"].decode(), fields[b"kind"]
         is_end = kind in ENDS or (kind == b"rejected" and fields.get(b"code") != b"unknown_id")
         call = self.open.get(request_id)
         if call is not None and is_end:
             del self.open[request_id]
-            self.ended[request_id] = kind
+            self.ended[request_id] = entry_id
             if self._chance("late_resend", RATES.late_resend):
                 self.world.at(self.rng.randint(50, 3_000), self._send, call.fields)
-        elif call is None and request_id in self.ended and kind in ENDS[:4]:
-            self.tail_repeats += 1
+        elif call is None and kind in ENDS[:4]:
+            self.tail_repeats += self.ended.get(request_id, entry_id) != entry_id
