@@ -75,12 +75,15 @@ async def extend(store: Log, state: LoggedGrid, end: int) -> None:
 
 
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
-    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not."""
+    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not; one of
+    a tail that the server has lost meanwhile is dropped."""
     before = await store.snapshots()
     base = LoggedGrid(Grid(), GENESIS)
     if before:
         base = LoggedGrid(decode_grid(before[0].grid), bytes.fromhex(before[0].digest))
     if base.grid.position >= snapshot.position:
+        return
+    if await store.last_position() < snapshot.position:
         return
     await extend(store, base, snapshot.position)
     if encode_grid(base.grid) != snapshot.grid or base.digest.hex() != snapshot.digest:

@@ -24,12 +24,13 @@ WAKE_MS = 25
 class DirectRetention(Retention):
     """Verifies its snapshots at once: there is no background."""
 
-    def verify(self, taken: Snapshot) -> None:
-        finish(save_verified(self._direct, taken))
-
     def __init__(self, line: RouterLine, config: Config) -> None:
         super().__init__(line, config)
-        self._direct = line.server
+        self._line = line
+
+    def verify(self, taken: Snapshot) -> None:
+        if not self._line.is_broken:
+            finish(save_verified(self._line.server, taken))
 
 
 class RouterProcess(Process):

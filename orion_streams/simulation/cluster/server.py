@@ -139,11 +139,16 @@ class Line:
         self.is_cut = False
         self._rng = world.rng(f"line {name}")
         self._generation = 0
-        self._life = server.life
+        self._lives = {False: server.life, True: server.life}
 
     def forget(self) -> None:
         """Its process died: nobody hears the answers."""
         self._generation += 1
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the next message will find that the server has died since the last one."""
+        return self._lives[False] != self.server.life
 
     def delay(self) -> int:
         """Time of one way, in ms."""
@@ -158,10 +163,11 @@ class Line:
             return True
         return False
 
-    def is_lost(self) -> bool:
-        """Whether a message does not arrive; the first one after the server's end finds the line broken."""
-        life, self._life = self._life, self.server.life
-        if self.is_cut or self.server.is_down or life != self._life:
+    def is_lost(self, writes: bool = False) -> bool:
+        """Whether a message does not arrive; the first one after the server's end finds the line broken.
+        Who reads and who writes have a connection each."""
+        life, self._lives[writes] = self._lives[writes], self.server.life
+        if self.is_cut or self.server.is_down or life != self.server.life:
             return True
         return self.strikes("lost_write", RATES.lost_write)
 
@@ -173,7 +179,7 @@ class Line:
         self, act: Callable[[], Any], then: Callable[[Any], None], writes: bool, generation: int
     ) -> None:
         answer = None
-        if not self.is_lost():
+        if not self.is_lost(writes):
             answer = act()
             if writes and self.strikes("duplicate_write", RATES.duplicate_write):
                 act()
@@ -189,7 +195,7 @@ class Line:
 class RouterLine(Line):
     """The router's `Log` over a line; each call may be killed on its way there and on its way back."""
 
-    async def _ask(self, work: Awaitable[Any]) -> Any:
+    async def _ask(self, work: Awaitable[Any], writes: bool = False) -> Any:
         try:
             await pause(self.delay())
             if self.is_lost():
@@ -197,7 +203,8 @@ class RouterLine(Line):
             answer = await work
         finally:
             work.close()  # type: ignore[attr-defined]  # it may not have begun
-        await pause(self.delay())
+        if writes:  # elsewhere one wait is as good as two
+            await pause(self.delay())
         if self.is_cut or self.strikes("lost_answer", RATES.lost_answer):
             raise RedisConnectionError("cut on the way back")
         return answer
@@ -226,7 +233,7 @@ class RouterLine(Line):
         return await self._ask(self.server.events(after, count))  # type: ignore[no-any-return]
 
     async def commit(self, commit: Commit) -> None:
-        await self._ask(self.server.commit(commit))
+        await self._ask(self.server.commit(commit), True)
 
     async def snapshots(self) -> list[Snapshot]:
         return await self._ask(self.server.snapshots())  # type: ignore[no-any-return]
