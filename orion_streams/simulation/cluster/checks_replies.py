@@ -163,8 +163,8 @@ def check(cluster: Cluster, found: Found) -> None:
     for entry in cluster.server.journal.entries:
         watcher.watch(entry)
     found.kinds = dict(sorted(watcher.kinds.items()))
-    found.answered = sum(bool(seen.reply) for seen in watcher.seen.values())
     for client in cluster.clients:
+        found.answered += len(client.ended)
         found.lost += len(client.open)
     if found.lost:
         found.breaks("every_request_ends", f"{found.lost} requests have no terminal reply")

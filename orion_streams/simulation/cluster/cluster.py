@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,7 +147,12 @@ def run_one(seed: int, requests: int, faults: frozenset[str]) -> Run:
     """One run from its seed."""
     with undisturbed():
         cluster = Cluster(seed, requests, faults)
-        found = check(cluster, cluster.run())
+        try:
+            found = check(cluster, cluster.run())
+        except Exception as error:  # whatever it is, it has a seed
+            found = Found()
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            found.breaks("nothing_crashes", f"{type(error).__name__}: {error} ({place.name}:{place.lineno})")
     world, journal = cluster.world, cluster.server.journal
     return Run(
         seed=seed,
