@@ -75,8 +75,8 @@ async def extend(store: Log, state: LoggedGrid, end: int) -> None:
 
 
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
-    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not; one of
-    a tail that the server has lost meanwhile is dropped."""
+    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
+    one of a tail that the server has lost meanwhile is dropped."""
     before = await store.snapshots()
     base = LoggedGrid(Grid(), GENESIS)
     if before:

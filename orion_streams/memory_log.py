@@ -74,8 +74,8 @@ class MemoryLog:
         for stream, cursor in cursors.items():
             if self._tops.get(stream, "0-0") == cursor:
                 continue
-            after, rows = work_order(cursor), self.streams.get(stream, {})
-            newest_first = list(takewhile(lambda each: work_order(each) > after, reversed(rows)))
+            rows = self.streams.get(stream, {})
+            newest_first = ids_down_to(cursor, rows)
             found += [Raw(stream, each, rows[each]) for each in newest_first[: -count - 1 : -1]]
         return found
 
@@ -161,6 +161,12 @@ class MemoryLog:
 
     async def tops(self, streams: Iterable[str]) -> dict[str, str]:
         return {stream: self._tops.get(stream, "0-0") for stream in streams}
+
+
+def ids_down_to(cursor: str, rows: Stream) -> list[str]:
+    """The ids above the cursor, the newest first: what waits is little, what was read may be much."""
+    after = work_order(cursor)
+    return list(takewhile(lambda each: work_order(each) > after, reversed(rows)))
 
 
 def as_bytes(value: object) -> bytes:

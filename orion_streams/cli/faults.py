@@ -45,8 +45,8 @@ def run(*, requests: int | None, seed: int, only: str | None, as_json: bool) -> 
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:
         show(report)
-    for each in report.broken:
-        tell(f"orion: {each.invariant} broke: {each.what}\n  again: {each.command}")
+    for row in report.broken:
+        tell(f"orion: {row.invariant} broke: {row.what}\n  again: {row.command}")
     return EXIT_FAILED if report.broken else EXIT_OK
 
 
@@ -70,8 +70,8 @@ def show(report: Report) -> None:
     """The counts, and the faults behind them."""
     console = wide_console()
     console.print(
-        f"SIMULATED: {report.requests:,} requests in {report.runs:,} runs, {report.virtual_s:,} s of virtual "
-        f"time, {report.events:,} events in {report.commits:,} commits"
+        f"SIMULATED: {report.requests:,} requests in {report.runs:,} runs, {report.virtual_s:,} s of "
+        f"virtual time, {report.events:,} events in {report.commits:,} commits"
     )
     counts = table("COUNT", "", right=("",))
     for name in ("answered", *ZEROS, "tail_repeats", "repeated_generations", "recoveries", "refusals"):

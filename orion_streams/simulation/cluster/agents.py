@@ -111,7 +111,7 @@ class Agent:
     def _look(self, work_read: str, results_written: str) -> None:
         machine = self.machine
         machine.look()
-        known = self.rules.inference and machine.failing != "away"
+        known = machine.failing != "away"  # the robot has an Ollama, too: it tempts
         digest, inventory = self._to_tell() if known else ("", None)
         head = wire.HealthHead(
             boot=f"{self.name} {self.boots}",
@@ -158,7 +158,11 @@ class Agent:
         return next(reversed(results), ""), next(reversed(work), "")
 
     def _on_work(
-        self, answer: tuple[tuple[str, str], tuple[list[Item], ...]] | None, acks: int, known: set[str], claimed: str
+        self,
+        answer: tuple[tuple[str, str], tuple[list[Item], ...]] | None,
+        acks: int,
+        known: set[str],
+        claimed: str,
     ) -> None:
         if answer is None:
             self._behind = True
@@ -275,7 +279,9 @@ class Agent:
 
     def _started(self, job: Job) -> None:
         if not job.is_over:
-            self._say(wire.ResultHead("started", job.head.request, job.head.attempt, job.work_id), {}, _nothing)
+            self._say(
+                wire.ResultHead("started", job.head.request, job.head.attempt, job.work_id), {}, _nothing
+            )
 
     def _pass_on(self, job: Job, seq: int) -> None:
         if not job.is_over:
@@ -291,7 +297,13 @@ class Agent:
             self._end(job, replace(result, load_ms=50, total_ms=50), {})
             return
         pieces = pieces_of(job.head.request, job.work_id)
-        counts = {"tokens": len(pieces), "prompt_tokens": 5, "prefill_ms": 5, "decode_ms": 50, "total_ms": 60}
+        counts = {
+            "tokens": len(pieces),
+            "prompt_tokens": 5,
+            "prefill_ms": 5,
+            "decode_ms": 50,
+            "total_ms": 60,
+        }
         self._end(job, replace(result, **counts), {"text": b"".join(pieces)})
 
     def _fail(self, job: Job, code: str, blame: str) -> None:

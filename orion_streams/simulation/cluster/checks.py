@@ -1,5 +1,5 @@
-"""The invariants, each with a name, checked on the raw streams: nothing here asks the router what it thinks,
-but for `fold_equals_state`."""
+"""The invariants, each with a name, checked on the raw streams: nothing here asks the router what it
+thinks, but for `fold_equals_state`."""
 
 from __future__ import annotations
 

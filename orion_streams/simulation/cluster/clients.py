@@ -1,4 +1,5 @@
-"""Clients: they ask, cancel, read their replies from a position, and send again what is open after a cut."""
+"""Clients: they ask, cancel, read their replies from a position, and send again what is open
+after a cut."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from orion_streams.simulation.cluster.house import DEADLINE_MS, MODELS, prompt_o
 from orion_streams.simulation.cluster.server import Line, Server
 from orion_streams.simulation.cluster.world import Reader, World
 
-WINDOWS = (4, 8, 12)
+WINDOWS = (6, 8, 12)
 READ_COUNT, BLOCK_MS, PAUSE_MS, WAKE_MS = 100, 1_000, 150, 10
 ENDS = (b"done", b"error", b"expired", b"cancelled", b"known")
 MALFORMED: tuple[dict[str, Any], ...] = (
@@ -89,7 +90,7 @@ class Client:
             "id": request_id,
             "model": self.rng.choice(tuple(MODELS)),
             "prompt": prompt_of(f"{self.name}/{request_id}"),
-            "stream": "1" if self.rng.random() < 0.25 else "0",
+            "stream": "1" if self.rng.random() < 0.15 else "0",
             "deadline_ms": DEADLINE_MS,
         }
         if self._chance("short_deadline", RATES.short_deadline):

@@ -79,8 +79,9 @@ class Cluster:
 
     def lines(self) -> Iterator[Line]:
         """Everybody's way to the server."""
-        for each in (*self.routers, *self.agents, *self.clients):
-            yield each.line
+        yield from (each.line for each in self.routers)
+        yield from (each.line for each in self.agents)
+        yield from (each.line for each in self.clients)
 
     def run(self) -> bool:
         """Let it happen; whether everything came to rest."""
@@ -152,7 +153,9 @@ def run_one(seed: int, requests: int, faults: frozenset[str]) -> Run:
         except Exception as error:  # whatever it is, it has a seed
             found = Found()
             place = traceback.extract_tb(error.__traceback__)[-1]
-            found.breaks("nothing_crashes", f"{type(error).__name__}: {error} ({place.name}:{place.lineno})")
+            found.breaks(
+                "nothing_crashes", f"{type(error).__name__}: {error} ({place.name}:{place.lineno})"
+            )
     world, journal = cluster.world, cluster.server.journal
     return Run(
         seed=seed,

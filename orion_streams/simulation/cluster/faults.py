@@ -36,6 +36,7 @@ class Rates(Struct, frozen=True):
     server_away: int = 6_000
     lost_tail: int = 5_000
     deleted_stream: int = 8_000
+    deleted_body: int = 2_000
     ollama_error: int = 4_000
     ollama_hang: int = 6_000
     ollama_away: int = 4_000

@@ -22,7 +22,7 @@ HEALTH_MS = 1_000
 
 def configuration(world: World) -> Config:
     """Quick nodes, short deadlines; small limits where trimming is what is tried."""
-    slots = world.rng("slots").choice((6, 12, 16))
+    slots = world.rng("slots").choice((6, 16, 16))
     trims = "trimming" in world.faults
     return Config(
         clients=Clients(tuple(CLIENTS)),

@@ -6,6 +6,10 @@ from msgspec import Struct
 
 from orion_streams.commits import CURSOR, Commit
 from orion_streams.simulation.cluster.world import World
+from orion_streams.state import work_order
+
+OLD_MS = 4_000
+"""Health that was written so long ago was read, whatever a message takes, before anybody gets work."""
 
 
 class Written(Struct, frozen=True):
@@ -23,6 +27,7 @@ class Step(Struct, frozen=True):
 
     events: int
     taken: dict[str, int]
+    overlooked: str = ""
 
 
 class Journal:
@@ -34,6 +39,7 @@ class Journal:
         self.entries: list[Written] = []
         self.steps: list[Step] = []
         self.lost: list[Written] = []
+        self._unread: dict[str, list[tuple[tuple[int, int], int]]] = {}
         self._place: dict[str, dict[str, int]] = {}
         self._marked = (0, 0, 0)
 
@@ -43,6 +49,9 @@ class Journal:
             self.log.append(fields[b"event"])
             return
         self.entries.append(Written(stream, entry_id, fields, self._world.now_ms))
+        if stream.startswith("health:"):
+            unread = self._unread.setdefault(stream.partition(":")[2], [])
+            unread.append((work_order(entry_id), self._world.now_ms))
         places = self._place.setdefault(stream, {"0-0": 0})
         places[entry_id] = len(places)
 
@@ -58,7 +67,22 @@ class Journal:
             - self._place[stream].get(cursor, 0)
             for stream, cursor in before.items()
         }
-        self.steps.append(Step(len(commit.events), taken))
+        for stream in taken:
+            kind, _, node = stream.partition(":")
+            if kind == "health":
+                upto = work_order(commit.set[CURSOR + stream])
+                self._unread[node] = [row for row in self._unread.get(node, ()) if row[0] > upto]
+        self.steps.append(Step(len(commit.events), taken, self._overlooked(commit)))
+
+    def _overlooked(self, commit: Commit) -> str:
+        """A node that gets work while its health waits to be read for too long."""
+        for out in commit.outs:
+            kind, _, node = out.stream.partition(":")
+            if kind == "work" and out.body_stream:
+                waiting = self._unread.get(node, ())
+                if waiting and self._world.now_ms - waiting[0][1] > OLD_MS:
+                    return node
+        return ""
 
     def mark(self) -> None:
         """What was written until now stays."""
@@ -72,11 +96,13 @@ class Journal:
         for each in gone:
             if not each.trimmed:
                 self._place[each.stream].pop(each.id, None)
+        self._unread.clear()  # what of it waits again is a little newer than it seems
         self.lost += [each for each in gone if not each.trimmed]
 
     def deleted(self, stream: str) -> None:
         """A stream was deleted: what was not taken of it is lost, and places begin anew."""
         self._place[stream] = {"0-0": 0}
+        self._unread.pop(stream.partition(":")[2], None)
 
     def counts(self) -> tuple[int, int]:
         """Entries that survive, and those that were lost."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orion_streams.commits import CURSOR
 from orion_streams.simulation.cluster.faults import BY_THEMSELVES, RATES
 from orion_streams.simulation.cluster.house import MODELS
-from orion_streams.simulation.cluster.server import Server
+from orion_streams.simulation.cluster.server import Line, Server
 from orion_streams.state import work_order
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ AT_FULL_RATE = 3
 """Of more kinds than these each comes more seldom: a grid that never gets to work proves little."""
 HOUR_MS = 3_600_000
 HOT_MC = (76_000, 79_000, 88_000)
-SICK = ("error", "hang", "away", "busy", "cut")
 
 
 class Nemesis:
@@ -41,8 +40,8 @@ class Nemesis:
             return
         every_ms = round(getattr(RATES, kind) * self._thin)
         self._later(kind, self.rng.randint(every_ms // 4, every_ms * 7 // 4))
-        act: Callable[[], bool] = getattr(self, f"_{kind}", self._sicken)
-        if act() if act != self._sicken else self._sicken(kind):
+        act: Callable[[], bool] = getattr(self, f"_{kind}")
+        if act():
             self.world.happened[kind] += 1
 
     def heal(self) -> None:
@@ -89,14 +88,14 @@ class Nemesis:
         self.world.at(self._span(9_000), lambda: None if agent.is_alive else agent.start())
         return True
 
-    def _cut(self, lines: list[object], longest_ms: int) -> bool:
+    def _cut(self, lines: Sequence[Line], longest_ms: int) -> bool:
         line = self.rng.choice(lines)
-        line.is_cut = True  # type: ignore[attr-defined]
+        line.is_cut = True
         self.world.at(self._span(longest_ms), lambda: setattr(line, "is_cut", False))
         return True
 
     def _cut_router(self) -> bool:
-        return self._cut([each.line for each in self.cluster.routers], 4_000)
+        return self._cut([each.line for each in self.cluster.routers], 9_000)
 
     def _cut_agent(self) -> bool:
         return self._cut([each.line for each in self.cluster.agents], 12_000)
@@ -160,6 +159,17 @@ class Nemesis:
             router.kill()
             router.boot()
 
+    def _deleted_body(self) -> bool:
+        """Somebody deletes a request that was taken: it cannot run any more, and has to end."""
+        server = self.cluster.server
+        stream = self.rng.choice(self.cluster.clients).requests
+        cursor = work_order(server.held.get(CURSOR + stream, "0-0"))
+        taken = [each for each in server.streams.get(stream, {}) if work_order(each) <= cursor]
+        if not taken:
+            return False
+        server.streams[stream].pop(self.rng.choice(taken[-5:]))
+        return True
+
     # machines
 
     def _heat(self) -> bool:
@@ -182,11 +192,26 @@ class Nemesis:
         self.world.at(self._span(6_000), machine.heal)
         return True
 
-    def _sicken(self, kind: str) -> bool:
+    def _sicken(self, how: str) -> bool:
         machine = self.rng.choice(self.cluster.machines)
-        machine.failing = kind.removeprefix("ollama_")
+        machine.failing = how
         self.world.at(self._span(3_000), machine.heal)
         return True
+
+    def _ollama_error(self) -> bool:
+        return self._sicken("error")
+
+    def _ollama_hang(self) -> bool:
+        return self._sicken("hang")
+
+    def _ollama_away(self) -> bool:
+        return self._sicken("away")
+
+    def _ollama_busy(self) -> bool:
+        return self._sicken("busy")
+
+    def _ollama_cut(self) -> bool:
+        return self._sicken("cut")
 
 
 def accept_loss(server: Server) -> None:

@@ -17,7 +17,7 @@ from orion_streams.simulation.cluster.world import Process, World, finish, pause
 
 BLOCK_MS, FOLLOW_BLOCK_MS = 1_000, 1_000
 PAUSE_MS, RESTART_MS = 150, 1_000
-WAKE_MS = 25
+WAKE_MS = 60
 """So long after news a router that waits looks: what came meanwhile is taken together."""
 
 
@@ -34,8 +34,8 @@ class DirectRetention(Retention):
 
 
 class RouterProcess(Process):
-    """One router, its supervisor, and its way to the server. `refusals` are ends by a LogError: a person has
-    to look."""
+    """One router, its supervisor, and its way to the server. `refused` hears of ends by a LogError:
+    a person has to look."""
 
     def __init__(
         self, world: World, server: Server, config: Config, name: str, refused: Callable[[str], None]

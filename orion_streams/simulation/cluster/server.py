@@ -1,5 +1,5 @@
-"""The server: the log in memory, with consumer groups, a journal of all that was written, and a tail that it
-may lose; and the lines that lead to it."""
+"""The server: the log in memory, with consumer groups, a journal of all that was written, and a tail that
+it may lose; and the lines that lead to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From a run that broke an invariant to a smaller one that breaks the same: fewer faults, fewer requests."""
+"""From a run that broke an invariant to a smaller one that breaks the same: fewer faults, fewer
+requests."""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ class Process:
 
 
 class Reader:
-    """When somebody reads: soon after something came, and every `block_ms` all the same; one read at a time.
-    Who reads says afterwards how it went: `done` or `failed`."""
+    """When somebody reads: soon after something came, and every `block_ms` all the same; one read at a
+    time. Who reads says afterwards how it went: `done` or `failed`."""
 
     def __init__(self, world: World, read: Callable[[], None], wake_ms: int, block_ms: int) -> None:
         self._world, self._act = world, read
