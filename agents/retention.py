@@ -106,7 +106,8 @@ class Retention:
         await self.store.trim(stream, floor)
         if surplus > 0:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
-            self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
+            if oldest:  # else nobody remembered any of them, and all are gone
+                self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
     async def trim_log(self, grid: Grid) -> None:
         """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot."""

@@ -74,6 +74,7 @@ class Agent:
         self.work_read = self.last_result = ""
         self.in_hand: dict[str, Job] = {}
         self._withdrawn: set[str] = set()
+        self._reporting: set[str] = set()
         self._queue: list[Job] = []
         self._running = 0
         self._unloading = 0
@@ -144,7 +145,7 @@ class Agent:
     # work
 
     def _read(self) -> None:
-        acks, known, behind = list(self._acks), set(self.in_hand), self._behind
+        acks, known, behind = list(self._acks), {*self.in_hand, *self._reporting}, self._behind
         claimed = self.last_result
         count = CATCH_UP_COUNT if behind else COUNT
         self.line.ask(
@@ -206,7 +207,12 @@ class Agent:
             return
         result = wire.ResultHead("failed", head.request, head.attempt, work_id)
         result = replace(result, code="agent_restarted", blame="node")
-        self._say(result, {}, lambda: self._acks.append(work_id))
+        self._reporting.add(work_id)
+        self._say(result, {}, lambda: self._reported(work_id))
+
+    def _reported(self, work_id: str) -> None:
+        self._reporting.remove(work_id)
+        self._acks.append(work_id)
 
     def _handle(self, work_id: str, fields: dict[bytes, bytes], head: wire.WorkHead | None) -> None:
         if head is None or head.op == "cancel":

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from orion_streams import events as ev
 from orion_streams import wire
 from orion_streams.simulation.cluster.checks import Found
 from orion_streams.simulation.cluster.house import EDGE, pieces_of, prompt_of
 from orion_streams.simulation.cluster.journal import Written
+from orion_streams.state import work_order
 
 if TYPE_CHECKING:
     from orion_streams.simulation.cluster.cluster import Cluster
 
+TRIMMED = ev.RepliesTrimmed
 TERMINAL = (b"done", b"error", b"expired", b"cancelled")
 
 
@@ -42,6 +45,8 @@ class Watcher:
         self.kinds: Counter[str] = Counter()
         self.seen: dict[str, Seen] = {}
         self.dispatched: set[str] = set()
+        events = (ev.decode(raw) for raw in cluster.server.journal.log if b'"replies.trimmed"' in raw)
+        self.floors = {each.client: work_order(each.min_id) for each in events if isinstance(each, TRIMMED)}
         self.trimmed: dict[str, str] = {}
         faults = cluster.world.happened
         self.deletes = faults["deleted_body"] > 0
@@ -92,9 +97,13 @@ class Watcher:
         self.dispatched.add(entry.id)
         seen.work_id, seen.attempt = entry.id, head.attempt
 
+    def is_forgotten(self, key: str, seen: Seen) -> bool:
+        """Whether the log says that the id was forgotten, before its reply was to be trimmed."""
+        return work_order(seen.reply) < self.floors.get(key.partition("/")[0], (0, 0))
+
     def begin_anew(self, key: str, seen: Seen) -> None:
-        """An id that was answered comes to life again: allowed only once its reply was trimmed."""
-        if seen.reply not in self.trimmed:
+        """An id that was answered comes to life again: allowed only once it was forgotten."""
+        if not self.is_forgotten(key, seen):
             self.found.breaks("known_ids_start_nothing", f"{key} ran again though its reply stands")
         seen.reply, seen.attempt, seen.announced, seen.seq, seen.token_work_id = "", 0, 1, 0, ""
 
@@ -143,7 +152,7 @@ class Watcher:
         """A terminal reply."""
         found, fields = self.found, entry.fields
         if seen.reply:
-            if seen.reply in self.trimmed:
+            if self.is_forgotten(key, seen):
                 self.begin_anew(key, seen)
             else:
                 found.duplicate_replies += 1

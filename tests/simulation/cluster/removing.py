@@ -1,0 +1,32 @@
+"""Taking a guard out of the code, for negative controls."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from orion_streams.simulation.cluster.cluster import run_one
+
+
+def without(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str, instead: str) -> None:
+    """Change a function of a module or class by its source; the part must be there."""
+    function = inspect.unwrap(getattr(owner, name))
+    source = textwrap.dedent(inspect.getsource(function))
+    assert part in source, f"{name} has no {part!r}"
+    scope: dict[str, Any] = {}
+    module = sys.modules[function.__module__]
+    exec(source.replace(part, instead), module.__dict__, scope)
+    monkeypatch.setattr(owner, name, scope[name])
+
+
+def broken(faults: str, seeds: range, requests: int = 200) -> dict[str, str]:
+    """The invariants that broke in these runs, with what broke them first."""
+    found: dict[str, str] = {}
+    for seed in seeds:
+        for name, what in run_one(seed, requests, frozenset(faults.split())).found.broken.items():
+            found.setdefault(name, f"{what} (seed {seed})")
+    return found
