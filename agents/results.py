@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orion_streams import wire
 from orion_streams.channels import refused, will_pass
@@ -41,7 +41,10 @@ class ResultWriter:
         """After a cut: claim no entry that the server has lost with its tail. The router would wait for it,
         and a slot with it, until the next result."""
         claimed = self.last_id
-        newest = await self._redis.xrevrange(self._key, count=1)
+        try:
+            newest = await self._redis.xrevrange(self._key, count=1)
+        except ResponseError:
+            return  # whoever writes will say why
         top = newest[0][0].decode() if newest else ""
         if self.last_id == claimed:  # nothing was written meanwhile
             self.last_id = min(claimed, top, key=work_order)

@@ -114,11 +114,15 @@ class Retention:
         kept = await self.store.snapshots()
         if len(kept) < 2:
             return
-        keep = self.config.retention
-        wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
+        keep, first = self.config.retention, await self.store.first_position()
+        try:
+            wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
+        except LogError:
+            if await self.store.first_position() == first:
+                raise
+            return  # another router has trimmed it meanwhile
         _, size = await self.store.size("log")
         if size > keep.log_keep_mb * 1_000_000:
-            first = await self.store.first_position()
             surplus = size - keep.log_keep_mb * 1_000_000
             wanted = max(wanted, first + (grid.position - first) * surplus // size)
         await self.store.trim("log", f"{min(wanted, kept[-1].position) + 1}-0")

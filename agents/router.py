@@ -18,7 +18,7 @@ from orion_streams.commits import Guard
 from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.draft import Draft, LoggedGrid, is_token
 from orion_streams.errors import BodyGone, CommitConflict, ConfigError
-from orion_streams.history import check_cursors, extend, load
+from orion_streams.history import catch_up, check_cursors, load
 from orion_streams.log import Log
 from orion_streams.reconcile import decide, is_timed
 from orion_streams.state import Grid, work_order
@@ -75,7 +75,7 @@ class Router:
         in the grid all the same: trimming below cursors must know what is open."""
         self.state = await load(self.store)
         self.guard = await self.store.guard()
-        await extend(self.store, self.state, await self.store.last_position())
+        self.state = await catch_up(self.store, self.state)
 
     async def propose_policy(self) -> None:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with
@@ -193,7 +193,7 @@ class Router:
             {name: self.guard.cursors.get(name, "0-0") for name in self.input_streams}, 1, 0
         )
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
-        await extend(self.store, self.state, await self.store.last_position())
+        self.state = await catch_up(self.store, self.state)
         self.guard = await self.store.guard()
         if inputs and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)

@@ -74,6 +74,16 @@ async def extend(store: Log, state: LoggedGrid, end: int) -> None:
         await asyncio.sleep(0)
 
 
+async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
+    """The state at the head of the log, from one that the caller owns; from the log alone if it was trimmed
+    beyond that, or its tail was lost. Raises LogError."""
+    try:
+        await extend(store, state, await store.last_position())
+    except LogError:
+        return await load(store)
+    return state
+
+
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
     """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
     one of a tail that the server has lost meanwhile is dropped."""

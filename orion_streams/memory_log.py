@@ -142,7 +142,8 @@ class MemoryLog:
         return self._snapshots[::-1]
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
-        self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
+        if not self._snapshots or snapshot.position > self._snapshots[-1].position:
+            self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
 
     async def make_group(self, stream: str) -> None:
         """Groups exist only on a server."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orion_streams.state import work_order
 from tests.agents.bench import MODEL, Bench, agent_process, elsewhere, limited, running
 
 SECRET = "marzipan-4711"
@@ -160,3 +161,25 @@ async def test_a_bad_log_level_is_refused(bench: Bench, tmp_path: Path) -> None:
         assert await agent.ended() == 78
         [line] = agent.log().splitlines()
         assert "ORION_LOG" in line
+
+
+async def test_health_claims_no_result_that_the_server_lost(bench: Bench) -> None:
+    """A result that is gone after a cut, as after a lost tail, is claimed no longer: the router would wait
+    for it, and keep the slot, until the next one."""
+    async with running(bench.config):
+        first, second = [await bench.ended(await bench.run(f"q{n}")) for n in range(2)]
+        await bench.healthy(lambda head: head.results_written == second.id, "both results")
+        lost = [each.id for each in await bench.results() if work_order(each.id) > work_order(first.id)]
+        await bench.redis.xdel(f"{bench.prefix}results:n1", *lost)
+        await bench.redis.client_kill_filter(_type="normal", skipme=True)
+        await bench.healthy(lambda head: head.results_written == first.id, "the first result alone")
+
+
+async def test_a_restarted_agent_has_read_what_was_done_before(bench: Bench) -> None:
+    """With nothing pending and nothing new, health says that all work was read: what a lost tail made the
+    grid believe to be in hand is seen to be missing."""
+    async with running(bench.config):
+        held = await bench.run()
+        await bench.ended(held)
+    async with running(bench.config):
+        await bench.healthy(lambda head: head.work_read == held and not head.in_hand, "all work read")

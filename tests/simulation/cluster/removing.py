@@ -12,14 +12,18 @@ import pytest
 from orion_streams.simulation.cluster.cluster import run_one
 
 
-def without(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str, instead: str) -> None:
-    """Change a function of a module or class by its source; the part must be there."""
-    function = inspect.unwrap(getattr(owner, name))
+def without(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str, instead: str, *more: tuple[str, str]
+) -> None:
+    """Change a function of a module or class by its source; each part must be there."""
+    function = getattr(owner, name)
     source = textwrap.dedent(inspect.getsource(function))
-    assert part in source, f"{name} has no {part!r}"
+    for old, new in ((part, instead), *more):
+        assert old in source, f"{name} has no {old!r}"
+        source = source.replace(old, new)
     scope: dict[str, Any] = {}
     module = sys.modules[function.__module__]
-    exec(source.replace(part, instead), module.__dict__, scope)
+    exec(source, module.__dict__, scope)
     monkeypatch.setattr(owner, name, scope[name])
 
 
