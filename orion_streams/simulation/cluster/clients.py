@@ -47,7 +47,7 @@ class Client:
         self.window = self.rng.choice(WINDOWS)
         self.asked = 0
         self.open: dict[str, Call] = {}
-        self.ended: dict[str, str] = {}
+        self.ended: dict[str, str] = {}  # by id: the entry that ended it; empty: rejected, so not burnt
         self.tail_repeats = 0
         self.slow_ms = 0
         self._position = "0-0"
@@ -154,8 +154,8 @@ class Client:
         call = self.open.get(request_id)
         if call is not None and is_end:
             del self.open[request_id]
-            self.ended[request_id] = entry_id
+            self.ended[request_id] = entry_id if kind != b"rejected" else ""
             if self._chance("late_resend", RATES.late_resend):
                 self.world.at(self.rng.randint(50, 3_000), self._send, call.fields)
         elif call is None and kind in ENDS[:4]:
-            self.tail_repeats += self.ended.get(request_id, entry_id) != entry_id
+            self.tail_repeats += (self.ended.get(request_id) or entry_id) != entry_id

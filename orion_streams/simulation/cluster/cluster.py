@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import traceback
 from collections import Counter
@@ -40,6 +41,7 @@ class Run(Struct):
     virtual_ms: int
     events: int
     commits: int
+    log_digest: str
 
 
 class Cluster:
@@ -168,4 +170,5 @@ def run_one(seed: int, requests: int, faults: frozenset[str]) -> Run:
         virtual_ms=world.now_ms,
         events=len(journal.log),
         commits=len(journal.steps),
+        log_digest=hashlib.blake2b(b"\n".join(journal.log), digest_size=16).hexdigest(),
     )

@@ -1,9 +1,9 @@
 """Negative controls: with a guard taken out, the simulation under faults names the invariant that breaks.
 
-What no run notices stands elsewhere: the token alone and the position alone matter to a process that sleeps
-through the loss of a tail, or to a log that is lost by itself (tests/log/test_controls.py); here everybody
-finds his connection broken, and everything is lost together. Nor does any run need `gone_samples` beyond one,
-or the wait for settled results: the agents' protocol lists work until its result is written, and the router
+What no run notices stands elsewhere: the token alone and the position alone matter to a process that
+sleeps through the loss of a tail, or to a log that is lost by itself (tests/log/test_controls.py); here
+everybody finds his connection broken, and everything is lost together. Nor does any run need `gone_samples`
+beyond one, or the wait for settled results: agents list work until its result is written, and the router
 reads results before health. These two are a second line of defence.
 """
 
@@ -19,8 +19,8 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.memory_log import MemoryLog
 from orion_streams.simulation.cluster import agents as cluster_agents
-from orion_streams.simulation.cluster import cluster, house
 from orion_streams.simulation.cluster import clients as cluster_clients
+from orion_streams.simulation.cluster import cluster, house
 from orion_streams.simulation.cluster.world import World
 from tests.simulation.cluster.removing import broken, without
 
@@ -66,8 +66,8 @@ def test_without_any_comparison_the_log_breaks(monkeypatch: Patch) -> None:
 
 
 def test_without_the_fence_an_old_attempt_answers(monkeypatch: Patch) -> None:
-    """The attempt's fence: a node that was cut off and healed late answers for the attempt that replaced its
-    own."""
+    """The attempt's fence: a node that was cut off and healed late answers for the attempt that replaced
+    its own."""
     without(monkeypatch, intake, "take_result", FENCE, "if request is None:")
     assert "answer_of_current_attempt" in broken("cut_agent ollama_hang", range(1, 9))
 
@@ -188,7 +188,7 @@ def test_without_trimming_streams_grow(monkeypatch: Patch) -> None:
 
 
 def test_without_its_filters_the_robot_gets_work(monkeypatch: Patch) -> None:
-    """The robot: its name keeps it from work, whatever its configuration says; without that it gets work."""
+    """The robot: its name keeps it from work, whatever its configuration says; else it gets some."""
 
     def changed(world: World) -> Config:
         usual = house.configuration(world)
