@@ -46,6 +46,7 @@ def configuration(world: World) -> Config:
         limits=Limits(health_ms=HEALTH_MS),
         retention=Retention(
             log_keep_ms=2_000 if trims else 172_800_000,
+            log_keep_mb=1,
             snapshot_events=400,
             replies_entries=1_000 if trims else 50_000,
         ),
