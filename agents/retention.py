@@ -82,6 +82,10 @@ class Retention:
             return
         taken = Snapshot(position, state.digest.hex(), encode_grid(state.grid))
         self._snapshot_position = position
+        self.verify(taken)
+
+    def verify(self, taken: Snapshot) -> None:
+        """Verify and keep a snapshot in the background."""
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
     def begin_anew(self) -> None:
@@ -162,7 +166,8 @@ class Retention:
         await self.store.trim(stream, floor)
         if surplus > 0:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
-            self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
+            if oldest:  # else nobody remembered any of them, and all are gone
+                self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
     async def trim_log(self, grid: Grid, kept: list[Snapshot]) -> None:
         """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot, and
@@ -170,11 +175,16 @@ class Retention:
         if len(kept) < 2:
             return
         keep, floor = self.config.retention, kept[-1].position
-        wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
+        first = await self.store.first_position()
+        try:
+            wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
+        except LogError:
+            if await self.store.first_position() == first:
+                raise
+            return  # another router has trimmed it meanwhile
         _, size = await self.store.size("log")
         surplus = size - keep.log_keep_mb * 1_000_000
         if surplus > 0:
-            first = await self.store.first_position()
             wanted = max(wanted, first + (grid.position - first) * surplus // size)
         wanted = min(wanted, floor)
         if keep.archive_dir:

@@ -21,8 +21,8 @@ from orion_streams.agents.retention import Retention
 from orion_streams.commits import Extent, Guard, Raw
 from orion_streams.config import DECIDER, Config, policy_id
 from orion_streams.draft import GENESIS, Draft, LoggedGrid, is_token
-from orion_streams.errors import BodyGone, CommitConflict, ConfigError
-from orion_streams.history import check_cursors, check_guard, extend, load, still_holds
+from orion_streams.errors import BodyGone, CommitConflict, ConfigError, LogError
+from orion_streams.history import catch_up, check_cursors, check_guard, extend, load, still_holds
 from orion_streams.log import Log
 from orion_streams.reconcile import decide, is_timed
 from orion_streams.state import Grid, work_order
@@ -86,13 +86,16 @@ class Router:
             pass
 
     async def recover(self) -> bool:
-        """The grid as the log has it; no if the log does not hold what this router had committed. The guard
-        is read last: whatever was committed in between makes the next commit conflict, unless it only
-        passed tokens on. LogError when log or guard was deleted."""
+        """The grid as the log has it; no if the log does not hold what this router had committed. LogError
+        when log or guard was deleted. The guard is read after the grid: whatever was committed in between
+        makes the next commit conflict, unless it only passed tokens on. What the guard counts as taken is
+        in the grid all the same: trimming below cursors must know what is open."""
         before = self._written
         self.state = await load(self.store)
         await self.read_guard()
-        check_guard(self.guard, self.state.grid.number, before.number, self.config.prefix)
+        self.state = await catch_up(self.store, self.state)
+        number = self.state.grid.number
+        await check_guard(self.store, self.guard, number, before.number, self.config.prefix)
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
@@ -274,10 +277,13 @@ class Router:
         )
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         last = await self.store.last_position()
-        if last < self.state.grid.position:
+        try:
+            if last < self.state.grid.position:
+                raise LogError(f"the log ends at {last}")
+            await extend(self.store, self.state, last)
+        except LogError:  # it was trimmed beyond what this router knows, or lost its tail
             await self.fold_again()
             return
-        await extend(self.store, self.state, last)
         await self.read_guard()
         self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
         if inputs and not news and self.guard.number == number:

@@ -26,13 +26,14 @@ from orion_streams.channels import App, Item, StreamChannel, refused
 from orion_streams.config import Config
 from orion_streams.connection import will_pass
 from orion_streams.errors import ContractError
-from orion_streams.state import work_order
 
 log = logging.getLogger("orion.agent")
 
 CATCH_UP_COUNT = 1000
 STOP_STEP_S = 0.2
 CANCELLED = "cancelled by the router"
+SEEN = 2 * CATCH_UP_COUNT
+"""Work entries that are known again when they come once more."""
 REMEMBERED = 16
 """Ends that may have to be written again; of one that is older it is said that it was lost."""
 WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
@@ -52,6 +53,7 @@ class Worker:
         self.work_read = ""
         self.broken: set[str] = set()
         self._withdrawn: set[str] = set()
+        self._seen: dict[str, bytes] = {}
         self._again: set[str] = set()  # read before, and now once more
         self._ends: dict[str, Outcome] = {}
         self._finished: dict[str, Item] = {}  # and not yet acknowledged
@@ -63,15 +65,22 @@ class Worker:
     def noticed(self, item: Item) -> None:
         """An item was read: from now on health lists it, unless it is a cancel. Work whose cancel was read
         before it has begun does not begin."""
-        if work_order(item.id) <= work_order(self.work_read):
+        raw = item.fields.get(b"head", b"")
+        if self._seen.get(item.id) == raw:  # by its content: a server that lost its tail gives ids again
             self._again.add(item.id)
             return
-        self.work_read = item.id
-        raw = item.fields.get(b"head", b"")
+        self.remember(item.id, raw)
         if raw.startswith(WORK):
             self.in_hand.setdefault(item.id, None)
         elif raw.startswith(CANCEL) and (head := decode(item)) is not None:
             self.withdraw(head.work_id)
+
+    def remember(self, work_id: str, head: bytes) -> None:
+        """It was read."""
+        self.work_read = work_id
+        self._seen[work_id] = head
+        if len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
 
     def withdraw(self, work_id: str) -> None:
         """Whatever ends this work, if it is still in hand, it was cancelled."""
@@ -100,7 +109,7 @@ class Worker:
 
     async def report_restart(self, item: Item) -> None:
         """End what a former process of this agent left behind."""
-        self.work_read = max(self.work_read, item.id, key=work_order)
+        self.remember(item.id, item.fields.get(b"head", b""))
         head = decode(item)
         if head is not None and head.op in ("run", "load"):
             error = RunFailed("agent_restarted", "node", "the agent of this node was restarted")

@@ -40,6 +40,7 @@ log = logging.getLogger("orion.client")
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
 DEFAULT_TIMEOUT_S = 600.0
 FIRST_PAUSE_S = 0.05
+START = b"0-0"
 
 T = TypeVar("T")
 
@@ -67,8 +68,9 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
-        self._ended: dict[str, None] = {}
-        self._position = b"0-0"
+        self._ended: dict[str, bytes] = {}
+        self._position = START
+        self._last: dict[bytes, bytes] = {}
         self._reader: asyncio.Task[None] | None = None
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
@@ -151,7 +153,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         """Send it, with a reader at work that began before."""
         async with self._starting:
             if self._reader is None or self._reader.done():
-                self._position = await self._patiently(self._newest_reply)
+                self._position, self._last = await self._patiently(self._newest_reply)
                 self._reader = asyncio.create_task(self._read())
         await self._send(call.entry)
 
@@ -161,32 +163,38 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
 
     async def _read(self) -> None:
         """Hand out replies while anybody waits. After a cut everything open is sent again: the server may
-        have lost what it had acknowledged, and an id that the grid knows starts nothing. Nor may the place
-        up to which was read lie in what was lost: new replies could come below it, by another clock."""
+        have lost what it had acknowledged, and an id that the grid knows starts nothing. If the last reply
+        is among what was lost, all are read again: with a clock that was put back, ids come again, too."""
         try:
             while self._calls:
                 cuts = self._cuts
-                for entry_id, fields in await self._patiently(self._next_replies):
-                    self._position = entry_id
-                    self._hand_out(fields)
+                rows = await self._patiently(self._next_replies)
+                if cuts != self._cuts and not await self._patiently(self._stands):
+                    self._position, self._last, rows = START, {}, []
+                for entry_id, fields in rows:
+                    self._position, self._last = entry_id, fields
+                    self._hand_out(entry_id, fields)
                 if cuts != self._cuts:
-                    newest = await self._patiently(self._newest_reply)
-                    self._position = min(self._position, newest, key=place_of)
                     for call in self._calls.values():
                         self._spawn(self._send(call.entry))
         except Exception as error:  # whatever it is, those who wait must hear of it
             for call in self._calls.values():
                 call.finish(error)
 
-    async def _newest_reply(self) -> bytes:
+    async def _newest_reply(self) -> tuple[bytes, dict[bytes, bytes]]:
         newest = await self._redis.xrevrange(self._replies, count=1)
-        return newest[0][0] if newest else b"0-0"
+        return newest[0] if newest else (START, {})
 
     async def _next_replies(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
         answer = await self._redis.xread({self._replies: self._position}, READ_COUNT, BLOCK_MS)
         return [row for _, rows in answer or () for row in rows]
 
-    def _hand_out(self, fields: Mapping[bytes, bytes]) -> None:
+    async def _stands(self) -> bool:
+        """Whether the last reply that was read is still what it was."""
+        rows = await self._redis.xrange(self._replies, self._position, self._position)
+        return self._position == START or rows == [(self._position, self._last)]
+
+    def _hand_out(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
         request_id = fields.get(b"id", b"").decode(errors="replace")
         call = self._calls.get(request_id)
         if call is not None and call.end is None:
@@ -195,11 +203,11 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
             except BackendError as error:
                 call.finish(error)
             if call.end is not None:
-                self._ended[request_id] = None
+                self._ended[request_id] = entry_id
                 if len(self._ended) > REMEMBERED:
                     del self._ended[next(iter(self._ended))]
-        elif request_id in self._ended and fields.get(b"kind") not in (b"token", b"known", b"rejected"):
-            self.duplicates += 1
+        elif fields.get(b"kind") not in (b"token", b"known", b"rejected"):
+            self.duplicates += self._ended.get(request_id, entry_id) != entry_id
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""
@@ -234,12 +242,6 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         task = asyncio.create_task(quietly())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def place_of(entry_id: bytes) -> tuple[int, int]:
-    """An entry's id as numbers that compare as Redis does."""
-    ms, _, n = entry_id.partition(b"-")
-    return int(ms), int(n)
 
 
 def cancel_requests() -> int:

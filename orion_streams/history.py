@@ -40,8 +40,18 @@ async def load(store: Log, until: int | None = None) -> LoggedGrid:
 
     Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
     """
+    while True:
+        first = await store.first_position()
+        try:
+            return await load_from(store, first, until)
+        except LogError:
+            if await store.first_position() == first:  # else it was trimmed meanwhile
+                raise
+
+
+async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
+    """The same, of a log that begins at `first`."""
     last = await store.last_position()
-    first = await store.first_position()
     end = last if until is None else min(until, last)
     state = LoggedGrid(Grid())
     for snapshot in await store.snapshots():
@@ -85,13 +95,26 @@ async def goes_on_from(store: Log, position: int, digest: str) -> bool:
     return event is None or (isinstance(event, ev.Committed) and event.hash == digest)
 
 
+async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
+    """The state at the head of the log, from one that the caller owns; from the log alone if it was trimmed
+    beyond that, or its tail was lost. Raises LogError."""
+    try:
+        await extend(store, state, await store.last_position())
+    except LogError:
+        return await load(store)
+    return state
+
+
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
-    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not."""
+    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
+    one of a tail that the server has lost meanwhile is dropped."""
     before = await store.snapshots()
     base = LoggedGrid(Grid(), GENESIS)
     if before:
         base = LoggedGrid(decode_grid(before[0].grid), bytes.fromhex(before[0].digest))
     if base.grid.position >= snapshot.position:
+        return
+    if await store.last_position() < snapshot.position:
         return
     await extend(store, base, snapshot.position)
     if encode_grid(base.grid) != snapshot.grid or base.digest.hex() != snapshot.digest:
@@ -99,13 +122,15 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
     await store.save_snapshot(snapshot)
 
 
-def check_guard(guard: Guard, number: int, known: int, prefix: str) -> None:
+async def check_guard(store: Log, guard: Guard, number: int, known: int, prefix: str) -> None:
     """Log and guard are worth nothing without each other: LogError when one was deleted, or both.
-    `number`: that of the last logged commit; `known`: of the last one that a running router knows of."""
-    if guard.number < number or ((guard.number or known) and not number):
+    `number`: that of the last logged commit, read after `guard`: another router may commit meanwhile;
+    `known`: of the last one that a running router knows of."""
+    newest = (await store.guard()).number
+    if newest < number or ((guard.number or known) and not number):
         knew = f", and this router knew of commit {known}" if known else ""
         raise LogError(
-            f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}{knew}: what was deleted "
+            f"{prefix}guard is at commit {newest}, {prefix}log at {number}{knew}: what was deleted "
             "is lost. Stop all roles, then put back a copy of the server's data, or begin anew: "
             f"redis-cli --scan --pattern '{prefix}*' | xargs redis-cli DEL"
         )

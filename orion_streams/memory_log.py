@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice, takewhile
 from typing import Any
 
 from orion_streams.commits import CURSOR, RELAYED, Commit, Extent, Guard, OutEntry, Raw, Snapshot
@@ -74,9 +75,11 @@ class MemoryLog:
     def _read(self, cursors: Mapping[str, str], count: int) -> list[Raw]:
         found = []
         for stream, cursor in cursors.items():
-            after = work_order(cursor)
-            ids = [each for each in self.streams.get(stream, {}) if work_order(each) > after]
-            found += [Raw(stream, each, self.streams[stream][each]) for each in ids[:count]]
+            if self._tops.get(stream, "0-0") == cursor:
+                continue
+            rows = self.streams.get(stream, {})
+            newest_first = ids_down_to(cursor, rows)
+            found += [Raw(stream, each, rows[each]) for each in newest_first[: -count - 1 : -1]]
         return found
 
     async def last_position(self) -> int:
@@ -86,32 +89,30 @@ class MemoryLog:
         return work_order(next(iter(self.streams.get("log", {})), "0-0"))[0]
 
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        rows = [
-            (position_of(entry_id), fields.get(b"event", b""))
-            for entry_id, fields in self.streams.get("log", {}).items()
-            if work_order(entry_id)[0] > after
-        ][:count]
-        for expected, (position, _) in enumerate(rows, start=after + 1):
-            if position != expected:
-                raise LogError(f"the log has a gap: after {expected - 1} comes {position}")
-        return rows
+        log, found = self.streams.get("log", {}), list[tuple[int, bytes]]()
+        for position in range(after + 1, min(after + count, await self.last_position()) + 1):
+            fields = log.get(f"{position}-0")
+            if fields is None:
+                following = next(each for each in map(position_of, log) if each > position)
+                raise LogError(f"the log has a gap: after {position - 1} comes {following}")
+            found.append((position, fields.get(b"event", b"")))
+        return found
 
     async def commit(self, commit: Commit) -> None:
-        guard, last = await self.guard(), await self.last_position()
-        expected = commit.expected
-        if (guard.number, guard.token) != (expected.number, expected.token):
-            raise CommitConflict(f"somebody committed first: the grid is at number {guard.number}")
+        held, expected, last = self.held, commit.expected, await self.last_position()
+        number = int(held.get("number", 0))
+        if (number, held.get("token", "")) != (expected.number, expected.token):
+            raise CommitConflict(f"somebody committed first: the grid is at number {number}")
         if last != expected.position:
             raise CommitConflict(f"somebody committed first: the grid is at position {last}")
-        bodies = self._check(commit, guard.out_id)
+        bodies = self._check(commit, held.get("out_id", "0-0"))
         for position, event in enumerate(commit.events, start=last + 1):
             self._append("log", {"event": event}, f"{position}-0")
         for out, fields in zip(commit.outs, bodies, strict=True):
             self._append(out.stream, fields, out.id)
-        self.held |= {"number": str(commit.number), "token": commit.token} | commit.set
-        self.held["out_id"] = commit.out_id
+        held |= {"number": str(commit.number), "token": commit.token, "out_id": commit.out_id} | commit.set
         for name in commit.drop:
-            self.held.pop(name, None)
+            held.pop(name, None)
         async with self._added:
             self._added.notify_all()
 
@@ -144,15 +145,16 @@ class MemoryLog:
         return self._snapshots[::-1]
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
-        self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
+        if not self._snapshots or snapshot.position > self._snapshots[-1].position:
+            self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
 
     async def make_group(self, stream: str, after: str) -> bool:
         """Groups exist only on a server."""
         return False
 
     async def trim(self, stream: str, min_id: str) -> None:
-        rows = self.streams.get(stream, {})
-        for entry_id in [each for each in rows if work_order(each) < work_order(min_id)]:
+        rows, floor = self.streams.get(stream, {}), work_order(min_id)
+        for entry_id in list(takewhile(lambda each: work_order(each) < floor, rows)):
             del rows[entry_id]
 
     async def size(self, stream: str) -> tuple[int, int]:
@@ -160,7 +162,7 @@ class MemoryLog:
         return len(rows), sum(len(v) for fields in rows.values() for v in fields.values())
 
     async def oldest_ids(self, stream: str, count: int) -> list[str]:
-        return list(self.streams.get(stream, {}))[:count]
+        return list(islice(self.streams.get(stream, {}), count))
 
     async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
         found = {}
@@ -168,6 +170,12 @@ class MemoryLog:
             rows, top = self.streams.get(stream, {}), self._tops.get(stream, "0-0")
             found[stream] = Extent(next(iter(rows), "0-0"), top, len(rows), self._counts[stream])
         return found
+
+
+def ids_down_to(cursor: str, rows: Stream) -> list[str]:
+    """The ids above the cursor, the newest first: what waits is little, what was read may be much."""
+    after = work_order(cursor)
+    return list(takewhile(lambda each: work_order(each) > after, reversed(rows)))
 
 
 def as_bytes(value: object) -> bytes:

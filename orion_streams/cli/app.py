@@ -300,7 +300,10 @@ def bench(as_json: AsJson = False) -> int:
     return do("bench", json=as_json)
 
 
-@command("simulate", "simulate --workload bursty --policy points --json", "simulate --compare --seeds 20")
+@command(
+    "simulate", "simulate --workload bursty --policy points --json", "simulate --compare --seeds 20",
+    "simulate --faults --requests 20000", "simulate --faults --requests 17 --seed 4711 --only kill_agent",
+)  # fmt: skip
 def simulate(
     compare: Annotated[bool, typer.Option("--compare", help="Every policy on the same traces.")] = False,
     workload: Annotated[
@@ -335,9 +338,23 @@ def simulate(
     fifo: Annotated[
         bool, typer.Option("--fifo", help="Nodes serve in the order of arrival, which Ollama does not.")
     ] = False,
+    faults: Annotated[
+        bool,
+        typer.Option("--faults", help="The whole cluster under faults. --requests defaults to 200000."),
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="LIST", help="With --faults: these kinds, or none, in every run.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """The real decisions on SIMULATED machines and a virtual clock: what a policy is worth."""
+    """The real decisions on SIMULATED machines and a virtual clock: what a policy is worth, and what
+    breaks under faults."""
+    if faults:
+        if compare or workload or regime or policy or health_ms or fifo or nodes != 3 or seeds:
+            raise typer.BadParameter("--faults goes with --requests, --seed, --only and --json")
+        return do("cli.faults", requests=requests, seed=seed, only=only, as_json=as_json)
+    if only is not None:
+        raise typer.BadParameter("--only goes with --faults")
     if seeds is not None and not compare:
         raise typer.BadParameter("--seeds goes with --compare; a single run takes --seed")
     return do(

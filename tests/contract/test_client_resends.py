@@ -14,6 +14,7 @@ from orion_streams import (
 )
 from orion_streams import events as ev
 from orion_streams.chaos.proxy import Proxy
+from orion_streams.contract import Reply, reply_fields
 
 from .grid import MODEL, Run, connected, count, echo, eventually, running
 
@@ -168,3 +169,25 @@ async def test_an_attempt_number_that_came_again_restarts_the_answer(valkey_url:
     assert [each.text if isinstance(each, Piece | Answer) else "restarted" for each in heard] == [
         *("old ", "restarted", "new ", "one", "restarted", "another")
     ]
+
+
+async def test_a_reply_under_an_earlier_id_is_read(valkey_url: str, prefix: str) -> None:
+    """When the server has lost its tail and its clock was put back, replies come under ids below the last
+    one read: after the cut the client reads them all again, and gets its answer."""
+    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
+        asked = asyncio.create_task(client.generate(MODEL, "x", id="early"))
+        async with AsyncClient(valkey_url, prefix=prefix) as observer:
+            redis: Any = observer._redis
+            stream, last = f"{prefix}replies:brain", b"9000000000000-5"
+            await redis.xadd(stream, reply_fields(Reply(id="other", kind="cancelled")), id=last)
+
+            async def has_read() -> bool:
+                return client._position == last
+
+            await eventually(has_read, "the last reply was read")
+            await redis.delete(stream)
+            done = reply_fields(Reply(id="early", kind="done", text="found"))
+            await redis.xadd(stream, done, id="1000-0")
+            assert proxy.cut() > 0
+        assert (await asked).text == "found"
+        assert client.duplicates == 0

@@ -230,3 +230,61 @@ async def test_an_untrimmed_log_folds_without_snapshots(store: Store, config: Co
     await work_for_a_while(store, router, agent, 8)
     assert len(await store.log.snapshots()) == 2
     assert encode_grid((await load(store.log)).grid) == encode_grid((await folded(store.log)).grid)
+
+
+async def test_a_snapshot_of_a_lost_tail_is_dropped(store: Store, config: Config) -> None:
+    """When the server has lost the tail that a snapshot stands for, it is not kept: no error."""
+    router = Router(store.log, config)
+    await router.start()
+    state = router.state
+    ahead = Snapshot(state.grid.position + 5, "00" * 16, encode_grid(state.grid))
+    await save_verified(store.log, ahead)
+    assert await store.log.snapshots() == []
+
+
+async def test_a_log_may_be_trimmed_while_it_is_read(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that loads while another one keeps a snapshot and trims the log loads once more."""
+    router = Router(store.log, config)
+    await router.start()
+    await Agent(store, WORKER).beat()
+    await settle(router)
+    state, reader = router.state, store.another()
+    await save_verified(
+        store.log, Snapshot(state.grid.position, state.digest.hex(), encode_grid(state.grid))
+    )
+    read, early = reader.snapshots, [True]
+
+    async def snapshots() -> list[Snapshot]:
+        if early.pop() if early else False:
+            for position in range(1, state.grid.position):
+                await store.delete("log", f"{position}-0")
+            return []
+        return await read()
+
+    monkeypatch.setattr(reader, "snapshots", snapshots)
+    loaded = await load(reader)
+    assert encode_grid(loaded.grid) == encode_grid(state.grid)
+
+
+async def test_replies_that_nobody_remembers_may_all_go(store: Store, config: Config) -> None:
+    """More rejected replies than may be kept, and no remembered id: they go, and the router goes on."""
+    router = Router(store.log, keeping(config, replies_entries=5))
+    await router.start()
+    for n in range(300):
+        await store.add("requests:brain", {"id": f"bad {n}"})
+    await settle(router)
+    for _ in range(2):
+        store.skip(1000)
+        await router.retention.keep(router.state, router.guard)
+        await settle(router)
+    assert len(await replies(store)) < 300
+
+
+async def test_of_two_snapshots_the_newer_is_kept(store: Store) -> None:
+    """A router that is behind does not put its older snapshot above another one's."""
+    older, newer = Snapshot(5, "00" * 16, b"a"), Snapshot(9, "11" * 16, b"b")
+    await store.log.save_snapshot(newer)
+    await store.another().save_snapshot(older)
+    assert await store.log.snapshots() == [newer]

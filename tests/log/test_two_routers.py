@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
+from orion_streams.commits import Guard
 from orion_streams.config import Config
 from orion_streams.history import load
+from orion_streams.log import Log
 from orion_streams.state import encode_grid
 from tests.helpers import (
     Agent,
@@ -155,3 +159,62 @@ async def test_a_foreign_commit_is_folded_too(store: Store, config: Config) -> N
     assert router.state.grid.number == head.number + 1
     assert router.guard == await store.log.guard()
     assert assert_replays(await history(store.log)) == 0
+
+
+class Overtaken:
+    """A store on which another router gets ahead right before the guard is read for the first time."""
+
+    def __init__(self, log: Log, meanwhile: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._log, self._meanwhile = log, [meanwhile]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def guard(self) -> Guard:
+        while self._meanwhile:
+            await self._meanwhile.pop()()
+        return await self._log.guard()
+
+
+async def test_the_grid_is_not_older_than_the_guard(store: Store, config: Config) -> None:
+    """What another router takes while this one folds to the head is in its grid, too: it trims requests
+    below the guard's cursors, and must know those that are open."""
+    agent = Agent(store, WORKER)
+    first = await running(store, config, agent)
+    await ask(store, "q1", model="nobody-known:1b")
+    overtaken: Any = Overtaken(store.another(), lambda: settle(first))
+    second = Router(overtaken, config)
+    await second.recover()
+    assert list(second.state.grid.open) == ["brain/q1"]
+    await second.retention.keep(second.state, second.guard)
+    assert len(await store.entries("requests:brain")) == 1
+
+
+async def test_two_routers_begin_a_grid_at_once(store: Store, config: Config) -> None:
+    """A router that found an empty log, and then a guard that another one had just made, goes on."""
+    first = Router(store.log, config)
+    overtaken: Any = Overtaken(store.another(), first.start)
+    second = Router(overtaken, config)
+    await second.start()
+    assert encode_grid(second.state.grid) == encode_grid(first.state.grid)
+
+
+async def test_a_follower_that_slept_through_a_lost_tail_goes_on(store: Store, config: Config) -> None:
+    """A follower whose log was rewritten behind its back folds it anew, as one that starts would."""
+    agent = Agent(store, WORKER)
+    first = await running(store, config, agent)
+    kept = await store.dump()
+    await agent.beat()
+    await settle(first)
+    follower = Router(store.another(), config)
+    await follower.start()
+    await store.restore(kept)
+    again = Router(store.another(), config)
+    await again.start()
+    for _ in range(2):
+        store.skip(500)
+        await agent.beat(temp_mc=60_000)
+        await settle(again)
+    await follower.follow(block_ms=0)
+    assert encode_grid(follower.state.grid) == encode_grid(again.state.grid)
+    assert follower.state.digest == again.state.digest

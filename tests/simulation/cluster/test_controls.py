@@ -1,0 +1,219 @@
+"""Negative controls: with a guard taken out, the simulation under faults names the invariant that breaks.
+
+What no run notices stands elsewhere: the token alone and the position alone matter to a process that
+sleeps through the loss of a tail, or to a log that is lost by itself (tests/log/test_controls.py); here
+everybody finds his connection broken, and everything is lost together. Nor does any run need `gone_samples`
+beyond one, or the wait for settled results: agents list work until its result is written, and the router
+reads results before health. These two are a second line of defence. So are an agent that tells an end once
+more (tests/agents/test_lost_tail.py) and a client that looks whether its last reply still stands
+(tests/contract/test_client_failover.py): a router that lives on gives out no id twice.
+"""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from orion_streams import config, draft, intake, projections, reconcile
+from orion_streams.agents import router as router_module
+from orion_streams.agents.retention import Retention
+from orion_streams.agents.router import Router
+from orion_streams.config import Config
+from orion_streams.memory_log import MemoryLog
+from orion_streams.simulation.cluster import agents as cluster_agents
+from orion_streams.simulation.cluster import cluster, house
+from orion_streams.simulation.cluster.world import World
+from tests.simulation.cluster.removing import broken, without
+
+Patch = pytest.MonkeyPatch
+NUMBER_AND_TOKEN = 'if (number, held.get("token", "")) != (expected.number, expected.token):'
+POSITION = "if last != expected.position:"
+FENCE = "if request is None or request.work_id != head.work_id or request.node != entry.owner:"
+CALM = "node.calm_samples >= policy.return_samples"
+
+
+def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
+    """Simulated houses with other limits."""
+
+    def changed(world: World) -> Config:
+        usual = house.configuration(world)
+        return replace(usual, **{table: replace(getattr(usual, table), **limits)})
+
+    monkeypatch.setattr(cluster, "configuration", changed)
+
+
+def with_safety(monkeypatch: Patch, part: str, instead: str) -> None:
+    """Another question about safety."""
+    without(monkeypatch, reconcile, "safety", part, instead)
+    monkeypatch.setattr(reconcile, "QUESTIONS", (reconcile.safety, *reconcile.QUESTIONS[1:]))
+
+
+def test_with_all_guards_the_same_runs_hold() -> None:
+    """The runs of these controls break nothing while no guard is missing."""
+    for faults in ("two_routers lost_answer", "cut_agent ollama_hang", "trimming kill_router late_resend"):
+        assert broken(faults, range(1, 9)) == {}
+
+
+def test_without_number_and_token_two_routers_repeat_each_other(monkeypatch: Patch) -> None:
+    """The compare-and-set: without it commits that only pass tokens on pass them twice."""
+    without(monkeypatch, MemoryLog, "commit", NUMBER_AND_TOKEN, "if False:")
+    assert "tokens_in_order" in broken("two_routers lost_answer", range(1, 9))
+
+
+def test_without_any_comparison_the_log_breaks(monkeypatch: Patch) -> None:
+    """The compare-and-set: without number, token and position two routers write over each other's grid."""
+    without(monkeypatch, MemoryLog, "commit", NUMBER_AND_TOKEN, "if False:", (POSITION, "if False:"))
+    assert "log_gapless" in broken("two_routers", range(1, 3))
+
+
+def test_without_the_fence_an_old_attempt_answers(monkeypatch: Patch) -> None:
+    """The attempt's fence: a node that was cut off and healed late answers for the attempt that replaced
+    its own."""
+    without(monkeypatch, intake, "take_result", FENCE, "if request is None:")
+    assert "answer_of_current_attempt" in broken("cut_agent ollama_hang", range(1, 9))
+
+
+def test_without_cursors_in_the_commit_inputs_are_taken_again(monkeypatch: Patch) -> None:
+    """Cursors: a router that was killed takes again what was taken."""
+    without(monkeypatch, MemoryLog, "commit", " | commit.set", "")
+    assert "inputs_taken_once" in broken("kill_router", range(1, 3))
+
+
+def test_without_the_relayed_marks_tokens_come_twice(monkeypatch: Patch) -> None:
+    """Relayed marks: tokens that an agent sends again reach the client again."""
+    part = "if head.seq != relayed.get(head.work_id, 0) + 1:"
+    without(monkeypatch, intake, "take_result", part, "if False:")
+    assert "tokens_in_order" in broken("lost_answer duplicate_write", range(1, 9))
+
+
+def test_without_known_ids_a_resend_runs_again(monkeypatch: Patch) -> None:
+    """Known ids: a request that is sent again is dispatched again."""
+    part = "if key in grid.open or grid.find_closed(key) is not None:"
+    without(monkeypatch, intake, "admit", part, "if False:")
+    found = broken("lost_answer late_resend", range(1, 3))
+    assert {"known_ids_start_nothing", "one_dispatch_per_attempt"} <= found.keys()
+
+
+def test_without_the_body_check_a_run_goes_out_empty(monkeypatch: Patch) -> None:
+    """Bodies: a request whose entry was deleted is sent to its next node without a prompt."""
+    part = "if source is None and out.body_required:"
+    without(monkeypatch, MemoryLog, "_with_body", part, "if False:")
+    assert "run_has_its_prompt" in broken("deleted_body ollama_error", range(1, 5))
+
+
+def test_without_hysteresis_nodes_flap(monkeypatch: Patch) -> None:
+    """Hysteresis: a node returns after one sample below the lower mark."""
+    with_safety(monkeypatch, CALM, "node.calm_samples >= 1")
+    assert "no_flapping" in broken("heat", range(1, 4), 1_000)
+
+
+def test_without_backoff_hot_nodes_get_work(monkeypatch: Patch) -> None:
+    """Backoff: a node above its mark is sent work."""
+    with_safety(monkeypatch, "for name, node in sorted(grid.nodes.items()):", "for name, node in ():")
+    assert "backed_off_never_routed" in broken("heat full_memory", range(1, 5), 400)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "part", "instead"),
+    [
+        (projections, "advance", "min(max(step_ms, 0), grid.policy.max_step_ms)", "max(step_ms, 0)"),
+        (draft.Draft, "take", "if age_max_ms is not None:", "if False:"),
+    ],
+    ids=["step", "age"],
+)
+def test_without_a_clamp_a_clock_jump_expires_requests(
+    monkeypatch: Patch, owner: object, name: str, part: str, instead: str
+) -> None:
+    """Time: a server's clock that jumps an hour ends requests that had seconds left."""
+    without(monkeypatch, owner, name, part, instead)
+    assert "never_expired_early" in broken("clock_jump", range(1, 5))
+
+
+def test_without_reading_health_first_work_goes_by_old_health(monkeypatch: Patch) -> None:
+    """The start: a router with a backlog routes on what nodes were before it. With all guards, and as few
+    entries to a commit, it does not."""
+    with_limits(monkeypatch, "limits", batch_entries=2)
+    assert broken("cut_router kill_router", range(1, 4)) == {}
+    part = "while await self.cycle(block_ms=0, streams=waiting, deciding=False):"
+    without(monkeypatch, Router, "start", part, "while False:")
+    assert "health_is_read_first" in broken("cut_router kill_router", range(1, 4))
+
+
+def test_without_the_cursor_check_a_stream_is_never_read_again(monkeypatch: Patch) -> None:
+    """Cursors beyond the end: after a deleted stream and a clock that was put back, nobody reads it."""
+
+    async def nothing(*arguments: object) -> None:
+        """No check."""
+
+    monkeypatch.setattr(router_module, "check_cursors", nothing)
+    assert "comes_to_rest" in broken("deleted_stream clock_jump", range(8, 13))
+
+
+TRIMS = {
+    "requests": (
+        "trim_requests", "if key.startswith(owner)]", "if False]",
+        "trimming ollama_error", "bodies_are_kept",
+    ),
+    "replies": (
+        "trim_replies", "needed = [row.reply_id for row in grid.closed.get(client, {}).values()]",
+        "needed = []", "trimming late_resend", "known_replies_stand",
+    ),
+    "log": (
+        "trim_log", "min(wanted, floor)", "grid.position",
+        "trimming kill_router", "routers_start",
+    ),
+    "work": (
+        "trim_work", "min([node.work_read, *node.holdings], key=work_order)", "f'{grid.server_ms}-0'",
+        "trimming kill_agent", "comes_to_rest",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", TRIMS)
+def test_trimming_what_is_needed_is_noticed(monkeypatch: Patch, stream: str) -> None:
+    """Trimming: open bodies, remembered replies, the log above its snapshots and unread work are needed."""
+    name, part, instead, faults, invariant = TRIMS[stream]
+    with_limits(monkeypatch, "retention", replies_entries=60)
+    without(monkeypatch, Retention, name, part, instead)
+    assert invariant in broken(faults, range(1, 9), 300)
+
+
+def test_without_trimming_streams_grow(monkeypatch: Patch) -> None:
+    """Bounds: a router that keeps no house lets its streams grow."""
+
+    async def nothing(*arguments: object) -> None:
+        """No trims."""
+
+    monkeypatch.setattr(Retention, "keep", nothing)
+    assert "streams_are_bounded" in broken("trimming", range(1, 2), 2_000)
+
+
+def test_without_its_filters_the_robot_gets_work(monkeypatch: Patch) -> None:
+    """The robot: its name keeps it from work, whatever its configuration says; else it gets some."""
+
+    def changed(world: World) -> Config:
+        usual = house.configuration(world)
+        robot = replace(usual.nodes[house.EDGE], inference=True)
+        return replace(usual, nodes={**usual.nodes, house.EDGE: robot})
+
+    monkeypatch.setattr(cluster, "configuration", changed)
+    assert broken("", range(1, 3)) == {}
+    monkeypatch.setattr(config.NodeRules, "takes_inference", property(lambda rules: rules.inference))
+    assert "robot_never" in broken("", range(1, 3))
+
+
+def test_a_grid_older_than_its_guard_trims_open_requests(monkeypatch: Patch) -> None:
+    """Folding to the head: a router that lost a race must not trim what its grid does not know yet, nor
+    take a log that another one has just begun for a lost one."""
+    without(monkeypatch, Router, "recover", "self.state = await catch_up(self.store, self.state)", "pass")
+    faults = "trimming two_routers late_resend ollama_error delay"
+    assert "routers_start" in broken(faults, range(12, 13), 400)
+    assert "bodies_are_kept" in broken(f"{faults} kill_router", range(24, 25), 400)
+
+
+def test_an_agent_that_forgets_what_it_reported_runs_it(monkeypatch: Patch) -> None:
+    """After a restart and a cut: what was reported as restarted comes once more, and must not begin."""
+    part = 'self._remember(work_id, fields.get(b"head", b""))'
+    without(monkeypatch, cluster_agents.Agent, "_report_restart", part, "pass")
+    faults = "cut_agent cut_client cut_router kill_agent"
+    assert "no_attempt_runs_twice" in broken(faults, range(502, 503), 2_000)
