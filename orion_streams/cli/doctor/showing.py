@@ -62,7 +62,7 @@ def unread(facts: Facts) -> Iterator[Finding]:
     for name, why in facts.failed.items():
         if "NOPERM" in why or "no permissions" in why:
             what = f"{name} was not looked at: this user may not ({why})"
-            yield Finding("warning", "doctor", what, "ask as the grid's reader")
+            yield Finding("warning", "doctor", what, "ask as the grid's observer")
         elif name in ("log", "grid", "snapshots"):
             yield Finding(
                 "problem", "router", why, "stop the router, restore the server's files from a backup"
