@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -59,25 +60,23 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again. `back` is called as long as the server takes commits."""
     await router.start()
-    await router.make_groups()
-    await router.look_for_losses()
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
-    began_s = kept_s = loop.time()
+    began_s, kept_s = loop.time(), -math.inf  # also where cuts come more often than rounds
     while True:
         end_if_cancelled()
         if router.following:
             await router.follow(FOLLOW_BLOCK_MS)
             back()
             continue
-        block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
-        if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
-            back()  # reads alone say nothing of a server that refuses writes
         if loop.time() - kept_s >= KEEP_EVERY_S:
             await router.make_groups()
             await router.look_for_losses()  # before anything is trimmed by cursors of what is gone
             await router.retention.keep(router.state, router.guard)
             kept_s = loop.time()
+        block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
+        if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
+            back()  # reads alone say nothing of a server that refuses writes
 
 
 def agent_app(config: Config, node: str) -> App:

@@ -187,7 +187,7 @@ def test_a_wrong_password_is_refused_and_not_shown(
 @pytest.mark.parametrize(
     "place", ["boss:{}@127.0.0.1:1/0", "boss:{}/slash@127.0.0.1:1/0", "boss:{}@[::1/0"]
 )
-@pytest.mark.parametrize("command", ["nodes", "router", "ask Why? --model m"])
+@pytest.mark.parametrize("command", ["nodes", "ps", "ask Why? --model m"])
 def test_a_server_that_is_away_shows_no_password(home: Path, command: str, place: str) -> None:
     """Nobody listens there, or the URL is none: the line names the place at most."""
     code, out, err = run(home, *command.split(), ORION_REDIS_URL="redis://" + place.format(MARK))

@@ -82,16 +82,14 @@ class RouterProcess(Process):
     async def _lead(self, router: Router) -> None:
         self.starts += 1
         await router.start()
-        await router.make_groups()
-        await router.look_for_losses()
-        kept_ms = self.world.now_ms
+        kept_ms = -self.keep_every_ms
         while True:
             if router.following:
                 await router.follow(FOLLOW_BLOCK_MS)
                 continue
-            await router.cycle(BLOCK_MS)
             if self.world.now_ms - kept_ms >= self.keep_every_ms:
                 await router.make_groups()
                 await router.look_for_losses()
                 await router.retention.keep(router.state, router.guard)
                 kept_ms = self.world.now_ms
+            await router.cycle(BLOCK_MS)
