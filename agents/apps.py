@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import hashlib
 import logging
-import math
 import os
 import socket
 import sys
@@ -34,7 +33,8 @@ from orion_streams.urls import shown
 
 log = logging.getLogger("orion")
 
-KEEP_EVERY_S = 10.0
+KEEP_EVERY_S, KEEP_FIRST_S = 10.0, 1.0
+"""The first round comes early: else cuts that come often would put all rounds off."""
 FOLLOW_BLOCK_MS = 1000
 
 
@@ -60,20 +60,22 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
     """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
     repeats this starts from the log again. `back` is called as long as the server takes commits."""
     await router.start()
+    await router.make_groups()
+    await router.look_for_losses()
     log.info("leading from position %d", router.state.grid.position)
     loop = asyncio.get_running_loop()
-    began_s, kept_s = loop.time(), -math.inf  # also where cuts come more often than rounds
+    began_s, keep_s = loop.time(), loop.time() + min(KEEP_FIRST_S, KEEP_EVERY_S)
     while True:
         end_if_cancelled()
         if router.following:
             await router.follow(FOLLOW_BLOCK_MS)
             back()
             continue
-        if loop.time() - kept_s >= KEEP_EVERY_S:
+        if loop.time() >= keep_s:
             await router.make_groups()
             await router.look_for_losses()  # before anything is trimmed by cursors of what is gone
             await router.retention.keep(router.state, router.guard)
-            kept_s = loop.time()
+            keep_s = loop.time() + KEEP_EVERY_S
         block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
         if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
             back()  # reads alone say nothing of a server that refuses writes

@@ -10,13 +10,18 @@ from pathlib import Path
 import orion_streams
 from orion_streams.errors import ConfigError
 
+SPREAD = ("-n", "3", "--dist", "loadfile")
+"""Most tests wait most of the time, for processes and servers."""
+
 
 def run(arguments: list[str]) -> int:
-    """Become pytest. Raises ConfigError where there is no checkout or no pytest."""
+    """Become pytest; all tests, unless some are named, are spread over a few processes. Raises ConfigError
+    where there is no checkout or no pytest."""
     root = Path(orion_streams.__file__).resolve().parent.parent
     if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
         raise ConfigError("the tests are in the git checkout, and this is installed without it")
     if find_spec("pytest") is None:
         raise ConfigError(f"pytest is not installed: {sys.executable} -m pip install -e '{root}[dev]'")
     os.chdir(root)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606 - no shell wanted
+    spread = SPREAD if all(word.startswith("-") for word in arguments) else ()
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *spread, *arguments])  # noqa: S606 - no shell wanted

@@ -13,7 +13,7 @@ import pytest
 from orion_streams.chaos import plan
 from orion_streams.chaos.faults import FAULTS
 from tests.cli.conftest import Orion
-from tests.cli.running import environment
+from tests.cli.running import ROOT, environment
 from tests.conftest import NEEDS_REDIS
 
 KEYS = {
@@ -98,6 +98,8 @@ def test_what_cannot_be_done_is_said_at_once(orion: Orion, words: tuple[str, ...
 
 
 def test_every_fault_states_its_promise() -> None:
-    """Names are unique, and each says what has to hold all the same."""
+    """Names are unique, each says what has to hold all the same, and RELIABILITY.md has them all."""
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert all(fault.promise and fault.targets for fault in FAULTS)
+    document = (ROOT / "RELIABILITY.md").read_text()
+    assert [fault.name for fault in FAULTS if f"| `{fault.name}` | {fault.promise} |" not in document] == []

@@ -42,7 +42,7 @@ GUARDS = {
         "if #set > 0 then redis.call('HSET', guard, unpack(set)) end",
         "",
         ("kill_both_routers", "poison"),
-        ("unrefused_poison",),
+        ("unrefused_poison", "glued_halves"),
     ),
 }
 

@@ -16,7 +16,7 @@ from orion_streams.simulation.cluster.server import RouterLine, Server
 from orion_streams.simulation.cluster.world import Process, World, finish, pause
 
 BLOCK_MS, FOLLOW_BLOCK_MS = 1_000, 1_000
-PAUSE_MS, RESTART_MS = 150, 1_000
+PAUSE_MS, RESTART_MS, KEEP_FIRST_MS = 150, 1_000, 200
 WAKE_MS = 60
 """So long after news a router that waits looks: what came meanwhile is taken together."""
 
@@ -82,14 +82,16 @@ class RouterProcess(Process):
     async def _lead(self, router: Router) -> None:
         self.starts += 1
         await router.start()
-        kept_ms = -self.keep_every_ms
+        await router.make_groups()
+        await router.look_for_losses()
+        keep_ms = self.world.now_ms + KEEP_FIRST_MS
         while True:
             if router.following:
                 await router.follow(FOLLOW_BLOCK_MS)
                 continue
-            if self.world.now_ms - kept_ms >= self.keep_every_ms:
+            if self.world.now_ms >= keep_ms:
                 await router.make_groups()
                 await router.look_for_losses()
                 await router.retention.keep(router.state, router.guard)
-                kept_ms = self.world.now_ms
+                keep_ms = self.world.now_ms + self.keep_every_ms
             await router.cycle(BLOCK_MS)

