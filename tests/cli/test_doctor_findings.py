@@ -224,7 +224,7 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
     "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
     "group": (
-        fact(groups={"work:pi": None}), P, "streams", "g:work:pi has no group", f"orion router --redis {URL}"
+        fact(groups={"work:pi": None}), P, "streams", "work:pi has no group", f"orion router --redis {URL}"
     ),
     "silent": (gone(heard_ms=None), P, "pi", "never heard from", f"orion agent --node pi --redis {URL}"),
     "stale": (gone(heard_ms=AT_MS - 9_000), P, "pi", "not heard from for 9.0 s", "orion agent --node pi"),

@@ -23,7 +23,7 @@ from orion_streams.config import Config, NodeConfig
 from orion_streams.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.errors import LogError
 from orion_streams.history import CHUNK, load
-from orion_streams.log import RedisLog
+from orion_streams.log import Log, RedisLog
 from orion_streams.urls import shown
 
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
@@ -209,7 +209,7 @@ async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
         return Seen(error=str(error) or type(error).__name__)
 
 
-async def backed_off_since(store: RedisLog, last: int, first: int, wanted: set[str]) -> dict[str, int]:
+async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) -> dict[str, int]:
     """When each of these nodes last backed off, by the server's time, if that is not too long ago, and as
     far back as the log can be read: a router may trim it meanwhile."""
     found: dict[str, int] = {}
