@@ -32,6 +32,7 @@ class Retention:
         self._snapshot_position = 0
         self._verifying: asyncio.Task[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
+        self._void: set[asyncio.Task[None]] = set()
         self._archive_folder = Path(config.retention.archive_dir).expanduser()
         self._archived = 0
         self._archive_fault = ""
@@ -73,7 +74,8 @@ class Retention:
             if not self._verifying.done():
                 return
             task, self._verifying = self._verifying, None
-            task.result()
+            if error := self.fault(task):
+                raise error
         if not self._snapshot_position:
             kept = await self.store.snapshots()
             self._snapshot_position = kept[0].position if kept else 0
@@ -89,11 +91,18 @@ class Retention:
         self._verifying = asyncio.create_task(save_verified(self.store, taken))
 
     def begin_anew(self) -> None:
-        """The log or its snapshots were lost: one in the making, and the last one's position, are void."""
-        if self._verifying is not None and not self._verifying.cancel():
-            self._verifying.exception()  # it is about the lost tail: nobody else will look at it
-        self._verifying, self._snapshot_position = None, 0
+        """The log or its snapshots were lost: what is under way and what was reached with them is void."""
+        if self._verifying is not None:
+            self._verifying.cancel()  # Python may lose that: it is waited for all the same
+        self._void = {task for task in (self._verifying, self._archiving) if task is not None}
+        self._snapshot_position = self._archived = 0
+        self._archive_fault = ""
         self._due.clear()
+
+    def fault(self, task: asyncio.Task[None]) -> BaseException | None:
+        """What a task that is done failed with; of a void one it is about what was lost, and nothing."""
+        error = None if task.cancelled() else task.exception()
+        return None if task in self._void else error
 
     async def close(self) -> None:
         """Let a verification and a file of the archive that are under way come to their end."""
@@ -101,7 +110,7 @@ class Retention:
         for task in (self._verifying, self._archiving):
             if task is not None:
                 await asyncio.wait({task})
-                if error := task.exception():
+                if error := self.fault(task):
                     log.error("%s", error)
         self._closing = False
 
@@ -111,24 +120,30 @@ class Retention:
             if not self._archiving.done():
                 return
             task, self._archiving = self._archiving, None
-            task.result()
+            if error := self.fault(task):
+                raise error
         if self._archived < until:
             self._archiving = asyncio.create_task(self._archive(until))
 
     async def _archive(self, until: int) -> None:
         """File by file. What is wrong is said when it begins and when it is over, and tried again."""
-        prefix, folder = self.config.prefix, self._archive_folder
+        prefix, folder, task = self.config.prefix, self._archive_folder, asyncio.current_task()
         try:
             while file := await archive_next(self.store, prefix, folder, until):
+                if task in self._void:
+                    return
                 self._archived = file.last
                 if file.missing:
                     log.error("the archive lacks positions %d to %d: trimmed before", *file.missing)
                 if self._closing:
                     return
-        except LogError as error:
-            if str(error) != self._archive_fault:
-                log.error("the log is not archived: %s", error)
-            self._archive_fault = str(error)
+        except (LogError, OSError) as error:
+            if task not in self._void:
+                if str(error) != self._archive_fault:
+                    log.error("the log is not archived: %s", error)
+                self._archive_fault = str(error)
+            return
+        if task in self._void:
             return
         self._archived = max(self._archived, until)
         if self._archive_fault:

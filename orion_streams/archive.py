@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -65,24 +66,22 @@ def segments(folder: Path) -> list[Segment]:
     return sorted(found, key=lambda segment: segment.first)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other archivers of this folder away while the block runs; what a killed one began is removed.
-    LogError when the folder cannot be used, or another process archives there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LogError(f"{folder}: cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for path in folder.glob(".*.part"):
-            path.unlink(missing_ok=True)
-        yield
-    except BlockingIOError:
-        raise LogError(f"{folder}: another process archives there") from None
-    finally:
-        os.close(held)
+def lock(folder: Path) -> BinaryIO:
+    """Keep other archivers of this folder away until what is returned is closed; what a killed one began
+    is removed. LogError when the folder cannot be used, or another process archives there."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context((folder / ".lock").open("ab"))
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
+        except BlockingIOError:
+            raise LogError(f"{folder}: another process archives there") from None
+        except OSError as error:
+            raise LogError(f"{folder}: cannot be used: {error.strerror}") from error
+        stack.pop_all()
+        return held
 
 
 def write(folder: Path, before: Header, rows: Sequence[bytes]) -> Header:

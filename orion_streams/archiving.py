@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -32,7 +34,7 @@ async def archive_next(store: Log, prefix: str, folder: Path, until: int) -> Wri
     """Write what the log has after the archive's end, up to position `until`, with which a commit ends, or
     a file's worth; None when nothing is left. LogError when the folder cannot be used or belongs to
     another log."""
-    with archive.locked(folder):
+    async with locked(folder):
         before = await asyncio.to_thread(last_header, folder)
         after = before.last if before is not None else 0
         if before is not None:
@@ -45,6 +47,16 @@ async def archive_next(store: Log, prefix: str, folder: Path, until: int) -> Wri
         written = await asyncio.to_thread(archive.write, folder, header, rows)
         missing = (after + 1, first - 1) if before is not None and first > after + 1 else None
         return Written(first, written.last, missing)
+
+
+@asynccontextmanager
+async def locked(folder: Path) -> AsyncIterator[None]:
+    """Keep other archivers away while the block runs; a disk that hangs keeps nobody else waiting."""
+    held = await asyncio.to_thread(archive.lock, folder)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(held.close)
 
 
 def last_header(folder: Path) -> Header | None:

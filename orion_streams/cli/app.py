@@ -235,7 +235,7 @@ def log(
     """The log: every sample, decision and outcome."""
     if context.invoked_subcommand is None:
         return do("cli.logview", follow, start, count, as_json, redis, config)
-    if follow or start or count or as_json or redis or config:
+    if follow or as_json or any(each is not None for each in (start, count, redis, config)):
         raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
     return EXIT_OK
 

@@ -15,16 +15,18 @@ import pytest
 import redis as sync_redis
 
 from orion_streams import acl
+from orion_streams import events as ev
 from orion_streams.cli.doctor import gathering
-from orion_streams.cli.doctor.gathering import Gathering, is_reachable
+from orion_streams.cli.doctor.gathering import Gathering, backed_off_since, is_reachable
 from orion_streams.cli.doctor.showing import Diagnosis, diagnose
 from orion_streams.config import Config, NodeConfig, parse
+from orion_streams.errors import LogError
 from orion_streams.server import EmbeddedServer, free_port
 from orion_streams.simulation.ollama import serve
 from tests.agents.bench import QUICK, Bench, process, running
 from tests.cli.conftest import Orion
 from tests.cli.running import TOML, prepared
-from tests.conftest import SERVERS
+from tests.conftest import SERVERS, MemoryStore
 from tests.helpers import eventually
 
 READER = "+ping +info +time +hgetall +xrange +xrevrange +xread +xinfo +xlen +type +memory|usage"
@@ -311,6 +313,27 @@ def test_the_archive_of_this_machine_is_looked_at(
     next((home / "kept").glob("log-*")).write_bytes(b"nothing")
     [broken] = about(doctor()[1], "archive")
     assert "line 1: cannot be read" in broken
+
+
+@pytest.mark.parametrize("damage", ["trimmed", "unreadable"])
+async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """A log that is trimmed while it is looked through, or has an old entry that is none: what is known of
+    nodes that backed off later is said, and that is all."""
+    monkeypatch.setattr(gathering, "CHUNK", 2)
+    store, wanted = MemoryStore(), {"pi", "other"}
+    for number in range(1, 4):
+        await store.add("log", {"event": ev.encode(ev.Committed(number, number * 1000, 1, True, ""))})
+        await store.add("log", {"event": ev.encode(ev.NodeBackedOff("pi", "hot", 76_000, 75_000))})
+    rows = store.memory.streams["log"]
+    store.memory.streams["log"] = {f"{n}-0": row for n, row in enumerate(rows.values(), 1)}
+    store.memory._tops["log"] = "6-0"
+    if damage == "trimmed":
+        await store.delete("log", "1-0")
+    else:
+        store.memory.streams["log"]["1-0"] = {b"event": b"no event"}
+    assert await backed_off_since(store.log, 6, 1, wanted) == {"pi": 3000}
+    with pytest.raises((LogError, msgspec.DecodeError)):
+        [ev.decode(raw) for _, raw in await store.log.events(0, 2)]
 
 
 def test_a_bad_configuration_is_78(orion: Orion, home: Path) -> None:

@@ -9,10 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.cli.doctor.facts import Facts, Finding, Group, Kept, Seen, Severity, Stream
+from orion_streams.cli.doctor.routing import restore
 from orion_streams.cli.doctor.showing import diagnose
 from orion_streams.commits import Guard
 from orion_streams.config import DECIDER, parse, policy_id
+from orion_streams.errors import LogError
+from orion_streams.history import check_guard
 from orion_streams.state import Node
+from tests.conftest import MemoryStore
 from tests.grids import AT_MS, MEMORY, edge, grid, holding, node, request
 
 URL = "redis://house:6379/0"
@@ -190,13 +194,15 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "nobody commits: health:pi wait, the oldest entry for 83 s; the last commit was 90 s ago",
         f"orion router --redis {URL}",
     ),
-    "lost log": (fact(last=0, grid=None), P, "router", "g:log is gone, g:guard is at commit 9", "backup"),
+    "lost log": (fact(last=0, grid=None), P, "router", "g:log is gone, g:guard is at commit 9", "put back"),
     "empty": (fact(last=0, grid=None, guard=Guard()), P, "router", "no router has run", "orion router"),
     "lost tail": (
         stream("requests:brain", top="7-0"), P, "router", "entries were lost",
         "HSET g:guard 'cursor requests:brain' 7-0",
     ),
-    "lost guard": (fact(guard=Guard()), P, "router", "g:guard is at commit 0, g:log at 1", "backup"),
+    "lost guard": (
+        fact(guard=Guard(), numbers=(0, 0)), P, "router", "g:guard is at commit 0, g:log at 1", "put back",
+    ),
     "newer file": (rules(revision=2), W, "configuration", "not in force yet", "restart the router"),
     "older file": (rules(revision=4), W, "configuration", "the log's rules hold", "copy"),
     "other rules": (rules(policy_id="x"), P, "configuration", "a router refuses", "set revision = 4"),
@@ -218,7 +224,7 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
     "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
     "group": (
-        fact(groups={"work:pi": None}), P, "streams", "g:work:pi has no group", "XGROUP CREATE g:work:pi",
+        fact(groups={"work:pi": None}), P, "streams", "work:pi has no group", f"orion router --redis {URL}"
     ),
     "silent": (gone(heard_ms=None), P, "pi", "never heard from", f"orion agent --node pi --redis {URL}"),
     "stale": (gone(heard_ms=AT_MS - 9_000), P, "pi", "not heard from for 9.0 s", "orion agent --node pi"),
@@ -286,13 +292,22 @@ def test_a_node_whose_router_sleeps_is_not_blamed() -> None:
     assert (found.severity, found.what) == ("ok", "its agent reports, but no router has read it yet")
 
 
-def test_a_group_is_made_behind_what_was_read() -> None:
-    """The line that mends a missing group lets nothing run twice: it begins behind what was read."""
+def test_a_commit_during_the_look_is_no_loss() -> None:
+    """The guard is read before the log, which goes on meanwhile: only its newest number counts."""
     facts = healthy()
-    facts.groups = {"work:pi": None}
-    state(work_read="77-1")(facts)
-    [found] = [each for each in diagnose(facts).findings if each.about == "streams"]
-    assert found.mend.endswith("XGROUP CREATE g:work:pi agent 77-1 MKSTREAM")
+    rules(number=12)(facts)
+    facts.numbers = (9, 12)
+    assert diagnose(facts).severity == "ok"
+    facts.numbers = (9, 11)
+    assert any("g:guard is at commit 11, g:log at 12" in each.what for each in diagnose(facts).findings)
+
+
+async def test_a_lost_log_has_one_advice() -> None:
+    """Doctor says of a log or guard that was lost what the router says that ends for it."""
+    with pytest.raises(LogError) as said:
+        await check_guard(MemoryStore().log, Guard(), 1, 0, "g:")
+    advice = restore(healthy()).replace(f"redis-cli -u {URL}", "redis-cli")
+    assert str(said.value).endswith(advice[0].upper() + advice[1:])
 
 
 def test_since_when_a_node_is_out_is_said() -> None:
@@ -343,7 +358,7 @@ def test_what_could_not_be_read_is_said_and_the_rest_goes_on() -> None:
     said = [(each.severity, each.about) for each in found.findings if each.severity != "ok"]
     assert said == [("warning", "doctor"), ("problem", "router")]
     assert any("TIME was not looked at: this user may not" in each.what for each in found.findings)
-    assert any("after 3 comes 5" in each.what and "backup" in each.mend for each in found.findings)
+    assert any("after 3 comes 5" in each.what and "put back" in each.mend for each in found.findings)
 
 
 def test_what_waits_is_counted_by_what_it_waits_for() -> None:

@@ -42,9 +42,10 @@ def test_the_log_itself_is_still_shown(read: Callable[..., Any]) -> None:
     assert [row["position"] for row in read("log", "--from", "2", "-n", "3")] == [2, 3, 4]
 
 
-def test_options_before_the_word_are_refused(orion: Orion, own: str) -> None:
+@pytest.mark.parametrize("option", [("--json",), ("-n", "0"), ("--from", "1")])
+def test_options_before_the_word_are_refused(orion: Orion, own: str, option: tuple[str, ...]) -> None:
     """Options of `orion log` that would be ignored: exit 2, and where they belong."""
-    code, out, err = orion("log", "--json", "archive", "kept")
+    code, out, err = orion("log", *option, "archive", "kept")
     assert (code, out) == (2, "")
     assert "its options go after `archive`" in err
 
@@ -76,6 +77,14 @@ def test_an_empty_log_is_not_archived(orion: Orion, valkey_url: str, home: Path,
 def test_a_folder_that_cannot_be_used_is_named(orion: Orion, own: str, home: Path) -> None:
     """A file in the folder's place: exit 1, one line with its name."""
     (home / "kept").write_text("")
+    code, out, err = orion("log", "archive", "kept")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("orion: kept: cannot be used: ")
+
+
+def test_a_leftover_that_cannot_be_removed_is_named(orion: Orion, own: str, home: Path) -> None:
+    """A folder of the name that a killed archiver leaves: exit 1, one line, no traceback."""
+    (home / "kept" / ".left.part").mkdir(parents=True)
     code, out, err = orion("log", "archive", "kept")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("orion: kept: cannot be used: ")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import gzip
 import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +27,7 @@ from orion_streams.draft import LoggedGrid, chain
 from orion_streams.errors import LogError
 from orion_streams.history import extend, fold_raw
 from orion_streams.state import Grid, encode_grid
-from tests.conftest import MemoryStore
+from tests.conftest import MemoryStore, ServerStore
 from tests.helpers import Agent, Store
 from tests.log.test_retention import WORKER, keeping, work_for_a_while
 
@@ -333,9 +338,48 @@ async def test_two_archivers_of_one_folder_keep_apart(config: Config, folder: Pa
     """While one writes, another is refused; it may come again."""
     store = MemoryStore()
     await grown(store, config, 2)
-    with archive.locked(folder), pytest.raises(LogError, match="another process archives there"):
+    with archive.lock(folder), pytest.raises(LogError, match="another process archives there"):
         await everything(store, folder)
     assert len(await everything(store, folder)) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+async def test_a_folder_without_locks_is_named(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A disk in the network that has no locks is no other process, and no Redis that is away."""
+    store = MemoryStore()
+    await grown(store, config, 2)
+
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LogError, match=f"{folder}: cannot be used: {os.strerror(code)}"):
+        await everything(store, folder)
+
+
+async def test_a_hung_disk_does_not_hold_the_loop(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that touches the folder runs in the event loop's thread."""
+    store, where = MemoryStore(), list[tuple[str, bool]]()
+    await grown(store, config, 2)
+
+    def noting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **options: Any) -> Any:
+            where.append((name, threading.current_thread() is threading.main_thread()))
+            return original(*args, **options)
+
+        return noted
+
+    for name in ("mkdir", "open", "glob", "iterdir", "replace"):
+        monkeypatch.setattr(Path, name, noting(name, getattr(Path, name)))
+    monkeypatch.setattr(fcntl, "flock", noting("flock", fcntl.flock))
+    await everything(store, folder)
+    assert set(where) == {
+        (name, False) for name in ("mkdir", "open", "glob", "iterdir", "replace", "flock")
+    }
 
 
 async def test_a_full_disk_leaves_nothing_behind(
@@ -404,6 +448,89 @@ async def test_what_cannot_be_archived_is_kept_up_to_a_limit(
     await work_for_a_while(store, router, agent, 20)
     assert any("archived again" in line for line in caplog.messages)
     assert segments(folder)[0].first >= first
+
+
+async def test_what_stands_in_the_way_ends_no_router(
+    config: Config, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A leftover that cannot be removed is an error of the archive alone: the router goes on, it is said
+    once, nothing is trimmed, and archiving goes on once it is gone."""
+    left = folder / ".left.part"
+    left.mkdir(parents=True)
+    store = MemoryStore()
+    small = keeping(config, snapshot_events=50, log_keep_ms=1, archive_dir=str(folder))
+    router, agent = Router(store.log, small), Agent(store, WORKER)
+    await router.start()
+    await work_for_a_while(store, router, agent, 20)
+    assert len([line for line in caplog.messages if "not archived" in line]) == 1
+    assert await store.log.first_position() == 1
+    left.rmdir()
+    await work_for_a_while(store, router, agent, 20)
+    assert await store.log.first_position() > 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), LogError("no room")])
+async def test_any_error_of_the_archive_is_survived(
+    config: Config,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    """Whatever a disk fails with, the task that archives ends well, and says it once."""
+
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(archive, "lock", failing)
+    small = keeping(config, snapshot_events=50, log_keep_ms=1, archive_dir=str(folder))
+    await grown(MemoryStore(), small, 20)
+    said = [line for line in caplog.messages if str(error) in line]
+    assert said == [f"the log is not archived: {error}"]
+
+
+async def test_a_lost_tail_was_not_archived(
+    server_store: ServerStore, config: Config, folder: Path
+) -> None:
+    """Positions that the server lost are written anew: that the old ones were archived is no reason to
+    trim the new ones."""
+    store = server_store
+    small = keeping(config, snapshot_events=20, log_keep_ms=1, archive_dir=str(folder))
+    router, agent = Router(store.log, small), Agent(store, WORKER)
+    await router.start()
+    await work_for_a_while(store, router, agent, 10)
+    before, end = await store.dump(), await store.log.last_position()
+    await work_for_a_while(store, router, agent, 15)
+    assert router.retention._archived > end
+    await store.restore(before)
+    await router.start()
+    while min(each.position for each in await store.log.snapshots()) <= end:
+        await work_for_a_while(store, router, agent, 1)
+    await work_for_a_while(store, router, agent, 1)
+    assert await store.log.first_position() <= end + 1
+
+
+async def test_a_file_in_the_making_does_not_bring_a_lost_tail_back(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail is lost while a file of it is written: what was written then counts for nothing."""
+    store, loop = MemoryStore(), asyncio.get_running_loop()
+    began, go_on, write = asyncio.Event(), threading.Event(), archive.write
+    router = await grown(store, keeping(config, archive_dir=str(folder)), 3)
+
+    def slow(*args: Any) -> archive.Header:
+        loop.call_soon_threadsafe(began.set)
+        go_on.wait()
+        return write(*args)
+
+    monkeypatch.setattr(archive, "write", slow)
+    router.retention.archive(router.state.grid.position)
+    await began.wait()
+    router.retention.begin_anew()
+    go_on.set()
+    await router.retention.close()
+    assert segments(folder) != []
+    assert router.retention._archived == 0
 
 
 async def test_no_archive_no_folder(store: Store, config: Config) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+from typing import Any
+
 import pytest
 from msgspec import structs
 
+from orion_streams.agents import retention
 from orion_streams.agents.retention import GRACE_MS
 from orion_streams.agents.router import Router
 from orion_streams.commits import Snapshot
@@ -240,6 +246,54 @@ async def test_a_snapshot_of_a_lost_tail_is_dropped(store: Store, config: Config
     ahead = Snapshot(state.grid.position + 5, "00" * 16, encode_grid(state.grid))
     await save_verified(store.log, ahead)
     assert await store.log.snapshots() == []
+
+
+async def test_a_void_verification_is_waited_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that its cancel did not reach is waited for by `close`; its error, about what was lost, is seen
+    and says nothing, and the next round goes on."""
+    store, end, unseen = MemoryStore(), asyncio.Event(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
+
+    async def stubborn(*_: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await end.wait()
+        await end.wait()
+        raise LogError("about the lost tail")
+
+    router = Router(store.log, config)
+    await router.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "save_verified", stubborn)
+        router.retention.verify(Snapshot(1, "", b""))
+        await asyncio.sleep(0)
+        router.retention.begin_anew()
+        closing = asyncio.create_task(router.retention.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        end.set()
+        await closing
+    await router.retention.keep(router.state, router.guard)
+    assert router.retention._verifying is None
+    gc.collect()
+    assert (unseen, caplog.messages) == ([], [])
+
+
+async def test_a_cancelled_verification_is_no_error(store: Store, config: Config) -> None:
+    """A void one that was cancelled in time ends neither `close` nor the next round."""
+    router = Router(store.log, config)
+    await router.start()
+    for close in (True, False):
+        router.retention.verify(Snapshot(1, "", b""))
+        router.retention.begin_anew()
+        if close:
+            await router.retention.close()
+        else:
+            await asyncio.sleep(0)
+        await router.retention.keep(router.state, router.guard)
+    assert router.retention._verifying is None
 
 
 async def test_a_log_may_be_trimmed_while_it_is_read(

@@ -1,7 +1,7 @@
 """`orion doctor`: looks at the whole grid, says what is wrong, and the line that mends each.
 
 `gathering` asks the server, the Ollamas and the archive; the findings are pure functions of what it found.
-It only reads, and needs no more than a reader's rights.
+It only reads: the rights of the observer that `orion acl` makes are enough.
 """
 
 from orion_streams.cli.doctor.showing import run

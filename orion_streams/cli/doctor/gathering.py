@@ -16,7 +16,6 @@ import msgspec
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from orion_streams import events as ev
-from orion_streams.archive import segments
 from orion_streams.archiving import last_header
 from orion_streams.cli.doctor.facts import Facts, Group, Kept, Seen, Stream
 from orion_streams.commits import GROUP
@@ -24,7 +23,7 @@ from orion_streams.config import Config, NodeConfig
 from orion_streams.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.errors import LogError
 from orion_streams.history import CHUNK, load
-from orion_streams.log import RedisLog
+from orion_streams.log import Log, RedisLog
 from orion_streams.urls import shown
 
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
@@ -182,7 +181,7 @@ class Gathering:
             return
         place = Path(folder).expanduser()
         try:
-            header = last_header(place) if segments(place) else None
+            header = last_header(place)
         except LogError as error:
             self.facts.archive = Kept(True, error=str(error))
         else:
@@ -210,15 +209,19 @@ async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
         return Seen(error=str(error) or type(error).__name__)
 
 
-async def backed_off_since(store: RedisLog, last: int, first: int, wanted: set[str]) -> dict[str, int]:
-    """When each of these nodes last backed off, by the server's time, if that is not too long ago."""
+async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) -> dict[str, int]:
+    """When each of these nodes last backed off, by the server's time, if that is not too long ago, and as
+    far back as the log can be read: a router may trim it meanwhile."""
     found: dict[str, int] = {}
     end, oldest = last, max(first, last - LOOK_BACK, 1)
     while wanted - found.keys() and end >= oldest:
         start = max(end - CHUNK + 1, oldest)
         server_ms, here = 0, dict[str, int]()
-        for _, raw in await store.events(start - 1, end - start + 1):
-            event = ev.decode(raw)
+        try:
+            rows = [ev.decode(raw) for _, raw in await store.events(start - 1, end - start + 1)]
+        except (LogError, msgspec.DecodeError, UnicodeDecodeError):
+            break
+        for event in rows:
             if isinstance(event, ev.Committed):
                 server_ms = event.server_ms
             elif isinstance(event, ev.NodeBackedOff) and event.node in wanted and server_ms:

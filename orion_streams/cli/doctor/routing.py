@@ -11,7 +11,6 @@ from orion_streams.config import DECIDER, policy_id
 from orion_streams.state import work_order
 
 ABOUT = "router"
-RESTORE = "stop the router, restore the server's files from a backup"
 QUIET_MS = 5_000
 """A router takes what waits at once; what is older was not taken."""
 STEPS = 2.5
@@ -25,7 +24,7 @@ def router(facts: Facts) -> Iterator[Finding]:
     if facts.last == 0 and facts.guard is not None and facts.guard.number:
         prefix = facts.config.prefix
         what = f"{prefix}log is gone, {prefix}guard is at commit {facts.guard.number}"
-        yield Finding("problem", ABOUT, what, RESTORE)
+        yield Finding("problem", ABOUT, what, restore(facts))
         return
     if facts.last == 0:
         yield Finding(
@@ -42,6 +41,15 @@ def router(facts: Facts) -> Iterator[Finding]:
 def start(facts: Facts) -> str:
     """The line that starts a router."""
     return f"orion router --redis {facts.url}"
+
+
+def restore(facts: Facts) -> str:
+    """What to do about a log that is lost or damaged; a router that ends for that says the same."""
+    redis = cli(facts)
+    return (
+        "stop all roles, then put back a copy of the server's data, or begin anew: "
+        f"{redis} --scan --pattern '{facts.config.prefix}*' | xargs {redis} DEL"
+    )
 
 
 def commits(facts: Facts) -> Iterator[Finding]:
@@ -68,9 +76,11 @@ def lost(facts: Facts) -> Iterator[Finding]:
     if guard is None:
         return
     number = facts.grid.number if facts.grid is not None else 0
-    if guard.number < number:
-        what = f"{prefix}guard is at commit {guard.number}, {prefix}log at {number}: one of them was lost"
-        yield Finding("problem", ABOUT, what, RESTORE)
+    if facts.numbers is not None and facts.numbers[1] < number:  # read after the grid, `guard` before it
+        what = (
+            f"{prefix}guard is at commit {facts.numbers[1]}, {prefix}log at {number}: one of them was lost"
+        )
+        yield Finding("problem", ABOUT, what, restore(facts))
     for stream, cursor in sorted(guard.cursors.items()):
         found = facts.streams.get(stream)
         if found is not None and work_order(cursor) > work_order(found.top):
@@ -171,14 +181,8 @@ def streams(facts: Facts) -> Iterator[Finding]:
     for name, group in sorted(facts.groups.items()):
         if group is None and facts.last:
             what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
-            yield Finding("problem", "streams", what, make_group(facts, name))
-
-
-def make_group(facts: Facts, name: str) -> str:
-    """The line that makes a work stream's group, as the router does: what was read does not come again."""
-    node = facts.grid.nodes.get(name.removeprefix("work:")) if facts.grid is not None else None
-    after = (node.work_read if node is not None else "") or "0"
-    return f"{cli(facts)} XGROUP CREATE {facts.config.prefix}{name} agent {after} MKSTREAM"
+            # made by hand, what its agent had not read would not be tried again: the router does both
+            yield Finding("problem", "streams", what, start(facts))
 
 
 def limits(facts: Facts) -> Iterator[tuple[str, int, str]]:

@@ -14,7 +14,7 @@ from orion_streams.cli import where
 from orion_streams.cli.doctor.facts import Facts, Finding, Severity
 from orion_streams.cli.doctor.gathering import Gathering
 from orion_streams.cli.doctor.nodes import nodes, requests
-from orion_streams.cli.doctor.routing import router, streams
+from orion_streams.cli.doctor.routing import restore, router, streams
 from orion_streams.cli.doctor.serving import server
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
@@ -64,9 +64,7 @@ def unread(facts: Facts) -> Iterator[Finding]:
             what = f"{name} was not looked at: this user may not ({why})"
             yield Finding("warning", "doctor", what, "ask as the grid's observer")
         elif name in ("log", "grid", "snapshots"):
-            yield Finding(
-                "problem", "router", why, "stop the router, restore the server's files from a backup"
-            )
+            yield Finding("problem", "router", why, restore(facts))
         else:
             yield Finding("warning", "doctor", f"{name} was not looked at: {why}", "")
 
