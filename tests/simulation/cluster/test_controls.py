@@ -208,7 +208,7 @@ def test_a_grid_older_than_its_guard_trims_open_requests(monkeypatch: Patch) -> 
     without(monkeypatch, Router, "recover", "self.state = await catch_up(self.store, self.state)", "pass")
     faults = "trimming two_routers late_resend ollama_error delay"
     assert "routers_start" in broken(faults, range(12, 13), 400)
-    assert "bodies_are_kept" in broken(f"{faults} kill_router", range(24, 25), 400)
+    assert "bodies_are_kept" in broken(f"{faults} kill_router", range(31, 32), 400)
 
 
 def test_an_agent_that_forgets_what_it_reported_runs_it(monkeypatch: Patch) -> None:
