@@ -50,7 +50,7 @@ def run(
     if json:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:
-        show(report, rounds)
+        show(report)
     return EXIT_FAILED if report.broken else EXIT_OK
 
 

@@ -14,7 +14,8 @@ from orion_streams.chaos.running import Round
 
 
 class Report(Struct):
-    """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer.
+    """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer;
+    `recovery_ms` by fault, the median and the 95th percentile.
     `tail_repeats`: ends that clients dropped by their id, since a server had lost its acknowledged tail;
     `gone`: acknowledged entries that a server lost. `broken`: promises that did not hold."""
 
@@ -32,6 +33,7 @@ class Report(Struct):
     repeated_generations: int
     recovery_ms_p50: int | None
     recovery_ms_p95: int | None
+    recovery_ms: dict[str, tuple[int | None, int | None]]
     longest_silence_ms: int
     log_gaps: int
     diverged: int
@@ -45,7 +47,7 @@ class Report(Struct):
 
 def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
     """All rounds together."""
-    recoveries = [ms for each in rounds for times in each.recovery_ms.values() for ms in times]
+    recoveries = [ms for times in by_fault(rounds).values() for ms in times]
     return Report(
         seed=seed,
         minutes=minutes,
@@ -61,6 +63,7 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
         repeated_generations=sum(each.repeated_generations for each in rounds),
         recovery_ms_p50=percentile(recoveries, 50),
         recovery_ms_p95=percentile(recoveries, 95),
+        recovery_ms={name: both(times) for name, times in sorted(by_fault(rounds).items())},
         longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
         log_gaps=sum(each.log_gaps for each in rounds),
         diverged=sum(each.diverged for each in rounds),
@@ -71,6 +74,20 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
         codes=added(each.codes for each in rounds),
         broken=[f"{each.server} {each.fsync}: {line}" for each in rounds for line in each.broken],
     )
+
+
+def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
+    """All recoveries, by fault."""
+    found: dict[str, list[int]] = {}
+    for each in rounds:
+        for name, times in each.recovery_ms.items():
+            found.setdefault(name, []).extend(times)
+    return found
+
+
+def both(times: list[int]) -> tuple[int | None, int | None]:
+    """Median and 95th percentile."""
+    return percentile(times, 50), percentile(times, 95)
 
 
 def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -87,7 +104,7 @@ def percentile(values: list[int], percent: int) -> int | None:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
-def show(report: Report, rounds: list[Round]) -> None:
+def show(report: Report) -> None:
     """The outcome for a person."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
@@ -95,13 +112,13 @@ def show(report: Report, rounds: list[Round]) -> None:
         table.add_column(title, justify="left" if title in ("fault", "the promise") else "right")
     for fault in FAULTS:
         times = report.faults.get(fault.name, 0)
-        took = [ms for each in rounds for ms in each.recovery_ms.get(fault.name, [])]
+        p50, p95 = report.recovery_ms.get(fault.name, (None, None))
         if times or fault.name in report.impossible:
             table.add_row(
                 fault.name,
                 str(times) if times else "not here",
-                in_seconds(percentile(took, 50)),
-                in_seconds(percentile(took, 95)),
+                in_seconds(p50),
+                in_seconds(p95),
                 fault.promise,
             )
     console.print(table)
