@@ -47,8 +47,8 @@ class LocalRoles:
         self._children: dict[str, Child] = {}
 
     async def start(self) -> None:
-        """Start everything and wait until the log hears from it, READY_S at most; before that for a
-        configured server, as long as it is away. Raises BackendError, ConfigError; then nothing is left behind."""
+        """Wait for a configured server that is away; then start everything and wait until the log hears
+        from it, READY_S at most. Raises BackendError, ConfigError; then nothing is left behind."""
         try:
             if self._server is not None:
                 self.redis_url = await asyncio.to_thread(self._server.start)
