@@ -103,9 +103,12 @@ async def test_a_running_router_reads_on_behind_its_cursor(store: Store, config:
     assert "brain/q1" in router.state.grid.open
 
 
-async def test_work_is_given_up_only_when_its_node_did_not_read_it(store: Store, config: Config) -> None:
+async def test_work_is_given_up_only_when_its_node_did_not_read_it(
+    server_store: ServerStore, config: Config
+) -> None:
     """A node's work is deleted with a run that it has read and one that it has not, and no health says so
     yet: the first goes on and is answered; the second is tried again after the next health entry."""
+    store = server_store  # groups exist only there
     config = structs.replace(
         config, nodes={**config.nodes, WORKER: structs.replace(config.nodes[WORKER], slots=2)}
     )
