@@ -62,7 +62,7 @@ class Router:
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
-        self._unread: set[str] = set()
+        self._unread: dict[str, str] = {}  # work that may be lost, and the health entry before
         self._extents: dict[str, Extent] = {}
 
     @property
@@ -79,7 +79,8 @@ class Router:
         """Fold to the head, take the configuration's policy, then all health and results that wait:
         nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
         await self.recover()
-        await check_cursors(self.store, self.guard, self.config.prefix)
+        if not self._extents:  # what is deleted under a running router is read anew
+            await check_cursors(self.store, self.guard, self.config.prefix)
         await self.propose_policy()
         waiting = [name for name in self.input_streams if not name.startswith("requests:")]
         while await self.cycle(block_ms=0, streams=waiting, deciding=False):
@@ -102,7 +103,8 @@ class Router:
             return True
         log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
         self.retention.begin_anew()
-        self._gone.clear()
+        for known in (self._gone, self._unread, self._extents):
+            known.clear()
         return False
 
     async def read_guard(self) -> None:
@@ -206,20 +208,27 @@ class Router:
                 continue
             read = work_order(node.work_read)
             unread = [work_id for work_id in node.holdings if work_order(work_id) > read]
-            self._unread.update(unread)
+            top = (await self.store.extents([f"health:{name}"]))[f"health:{name}"].top
+            self._unread.update(dict.fromkeys(unread, top))
             if read != (0, 0):
                 log.error("%s", lost_group(f"{self.config.prefix}work:{name}", len(unread)))
 
     def lost_work(self) -> list[ev.AttemptAbandoned]:
-        """Attempts that no agent will ever read."""
-        lost = [
-            ev.AttemptAbandoned(held.request, held.attempt, name, work_id, "gone")
-            for name, node in self.state.grid.nodes.items()
-            for work_id, held in node.holdings.items()
-            if work_id in self._unread
-        ]
-        if not lost:
-            self._unread.clear()
+        """Attempts that no agent will ever read: their node's next health says that it did not."""
+        if not self._unread:
+            return []
+        open_yet, lost = dict[str, str](), list[ev.AttemptAbandoned]()
+        for name, node in self.state.grid.nodes.items():
+            heard = work_order(self.guard.cursors.get(f"health:{name}", ""))
+            read = work_order(node.work_read)
+            for work_id, held in node.holdings.items():
+                before = self._unread.get(work_id)
+                if before is None or work_order(work_id) <= read:
+                    continue  # what was read is looked for in health, as ever
+                open_yet[work_id] = before
+                if heard > work_order(before):
+                    lost.append(ev.AttemptAbandoned(held.request, held.attempt, name, work_id, "gone"))
+        self._unread = open_yet
         return lost
 
     async def look_for_losses(self) -> None:

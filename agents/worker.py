@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 from redis.exceptions import RedisError
@@ -22,9 +21,8 @@ from orion_streams import contract, wire
 from orion_streams.agents.answer import Answer, Repeater
 from orion_streams.agents.backend import Backend, Chunk, RunFailed
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App, Item, StreamChannel, refused
+from orion_streams.channels import Item, StreamChannel
 from orion_streams.config import Config
-from orion_streams.connection import will_pass
 from orion_streams.errors import ContractError
 
 log = logging.getLogger("orion.agent")
@@ -34,7 +32,7 @@ STOP_STEP_S = 0.2
 CANCELLED = "cancelled by the router"
 SEEN = 2 * CATCH_UP_COUNT
 """Work entries that are known again when they come once more."""
-REMEMBERED = 16
+REMEMBERED, REMEMBERED_BYTES = 16, 8 * 2**20
 """Ends that may have to be written again; of one that is older it is said that it was lost."""
 WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
 Outcome = tuple[wire.ResultHead, dict[str, bytes]]
@@ -54,9 +52,9 @@ class Worker:
         self.broken: set[str] = set()
         self._withdrawn: set[str] = set()
         self._seen: dict[str, bytes] = {}
-        self._again: set[str] = set()  # read before, and now once more
+        self._begun: set[str] = set()  # of what is in hand
         self._ends: dict[str, Outcome] = {}
-        self._finished: dict[str, Item] = {}  # and not yet acknowledged
+        self._ends_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloads: set[asyncio.Task[None]] = set()
         self._restarted = True
@@ -67,7 +65,6 @@ class Worker:
         before it has begun does not begin."""
         raw = item.fields.get(b"head", b"")
         if self._seen.get(item.id) == raw:  # by its content: a server that lost its tail gives ids again
-            self._again.add(item.id)
             return
         self.remember(item.id, raw)
         if raw.startswith(WORK):
@@ -91,12 +88,10 @@ class Worker:
         """Read the stream to its end before anything runs. What was delivered before is pending: by a
         former process it may have run, so it failed; otherwise nobody saw it yet, or its end was lost."""
         self.channel.settled.clear()  # what they acknowledge may be lost: it is seen below
-        known = {*self.in_hand, *self._finished}  # before the read: some may end meanwhile
+        known = set(self.in_hand)  # before the read: some may end meanwhile
         pending = [
             item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known
         ]
-        for item in list(self._finished.values()):
-            await self.settle(item)
         if self._restarted:
             for item in pending:
                 await self.report_restart(item)
@@ -114,50 +109,49 @@ class Worker:
         if head is not None and head.op in ("run", "load"):
             error = RunFailed("agent_restarted", "node", "the agent of this node was restarted")
             await self.results.write(*self.failed(head, item.id, error))
-        await self.settle(item)
+        await item.ack()
 
     async def end_again(self, item: Item) -> None:
         """Say once more how it ended, if it did."""
         if item.id in self.in_hand:
-            return
+            return  # its one end acknowledges all copies
         head = decode(item)
         if head is not None and head.op in ("run", "load"):
             what = "the server lost what this node had said of it"
             lost = RunFailed("agent_restarted", "node", what)
             await self.results.write(*(self._ends.get(item.id) or self.failed(head, item.id, lost)))
-        await self.settle(item)
+        await item.ack()
 
-    async def settle(self, item: Item) -> None:
-        """Acknowledge what is done. While Redis is away it is remembered, so that it never runs again."""
-        self._finished[item.id] = item
-        try:
-            await item.ack()
-        except (RedisError, OSError) as error:
-            if not will_pass(error):
-                cast(App, self.channel.app).end(refused(self.channel.key_name, error))
-        else:
-            self._finished.pop(item.id, None)
+    def keep_end(self, work_id: str, outcome: Outcome) -> None:
+        """It may have to be written again."""
+        if work_id in self._ends:
+            self._ends_bytes -= size_of(self._ends.pop(work_id))
+        self._ends[work_id] = outcome
+        self._ends_bytes += size_of(outcome)
+        while len(self._ends) > REMEMBERED or self._ends_bytes > REMEMBERED_BYTES:
+            self._ends_bytes -= size_of(self._ends.pop(next(iter(self._ends))))
 
     async def handle(self, item: Item) -> None:
         """Dispatch an item; work goes on in a task of its own."""
-        if item.id in self._again:
-            self._again.remove(item.id)
-            await self.end_again(item)
-        elif (head := decode(item)) is None:
+        head = decode(item)
+        if head is None:
             log.error("work entry %s cannot be read: left out", item.id)
             self.in_hand.pop(item.id, None)
-            await self.settle(item)
+            await item.ack()
         elif head.op == "cancel":
             self.withdraw(head.work_id)
             task = self.in_hand.get(head.work_id)
             if task is not None:
                 task.cancel()
-            await self.settle(item)
-        else:
+            await item.ack()
+        elif item.id in self.in_hand and item.id not in self._begun:
             self.begin(head, item)
+        else:
+            await self.end_again(item)
 
     def begin(self, head: wire.WorkHead, item: Item) -> None:
         """Start the task of a run, a load or an unload."""
+        self._begun.add(item.id)
         room = () if head.op == "unload" else tuple(self._unloads)
         task = asyncio.create_task(self.work(head, item, room))
         self._tasks.add(task)
@@ -174,13 +168,12 @@ class Worker:
             outcome = await self.outcome(head, item, room)
             self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late
             if head.op != "unload":
-                self._ends[item.id] = outcome
-                if len(self._ends) > REMEMBERED:
-                    del self._ends[next(iter(self._ends))]
+                self.keep_end(item.id, outcome)
                 await self.results.write(*outcome)
-            await self.settle(item)
+            await item.ack()
         finally:
             self.in_hand.pop(item.id, None)
+            self._begun.discard(item.id)
             self._withdrawn.discard(item.id)
 
     async def outcome(self, head: wire.WorkHead, item: Item, room: Tasks) -> Outcome:
@@ -335,6 +328,11 @@ async def ended(tasks: Tasks) -> None:
     """Return when none of them goes on, whatever became of it."""
     if tasks:
         await asyncio.wait(tasks)
+
+
+def size_of(outcome: Outcome) -> int:
+    """About how many bytes of memory an end takes."""
+    return sum(len(value) for value in outcome[1].values())
 
 
 def named(head: wire.WorkHead) -> str:

@@ -74,7 +74,8 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         self._reader: asyncio.Task[None] | None = None
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
-        self._cuts = self.duplicates = 0
+        self._resending: set[str] = set()
+        self._cuts = self.duplicates = 0  # cuts: those that the reader found
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -175,11 +176,22 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                     self._position, self._last = entry_id, fields
                     self._hand_out(entry_id, fields)
                 if cuts != self._cuts:
-                    for call in self._calls.values():
-                        self._spawn(self._send(call.entry))
+                    for request_id in self._calls.keys() - self._resending:
+                        self._resending.add(request_id)
+                        self._spawn(self._resend(request_id))
         except Exception as error:  # whatever it is, those who wait must hear of it
             for call in self._calls.values():
                 call.finish(error)
+
+    async def _resend(self, request_id: str) -> None:
+        """Send it once more; and again if a cut came meanwhile, before which it may have been lost."""
+        cuts = -1
+        try:
+            while (call := self._calls.get(request_id)) and call.end is None and cuts != self._cuts:
+                cuts = self._cuts
+                await self._send(call.entry)
+        finally:
+            self._resending.discard(request_id)
 
     async def _newest_reply(self) -> tuple[bytes, dict[bytes, bytes]]:
         newest = await self._redis.xrevrange(self._replies, count=1)
@@ -226,7 +238,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                     raise BackendError(f"redis refuses: {what}") from error
                 if pause_s == FIRST_PAUSE_S:
                     log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
-                self._cuts += 1
+                self._cuts += asyncio.current_task() is self._reader
                 if clock() + pause_s > give_up:
                     raise BackendError(f"redis is away: {what}") from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret

@@ -41,11 +41,11 @@ async def load(store: Log, until: int | None = None) -> LoggedGrid:
     Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
     """
     while True:
-        first = await store.first_position()
+        first, last = await store.first_position(), await store.last_position()
         try:
             return await load_from(store, first, until)
-        except LogError:
-            if await store.first_position() == first:  # else it was trimmed meanwhile
+        except LogError:  # unless it was trimmed meanwhile, or lost its tail
+            if await store.first_position() == first and await store.last_position() >= last:
                 raise
 
 
@@ -98,8 +98,11 @@ async def goes_on_from(store: Log, position: int, digest: str) -> bool:
 async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
     """The state at the head of the log, from one that the caller owns; from the log alone if it was trimmed
     beyond that, or its tail was lost. Raises LogError."""
+    last = await store.last_position()
+    if last < state.grid.position:
+        return await load(store)
     try:
-        await extend(store, state, await store.last_position())
+        await extend(store, state, last)
     except LogError:
         return await load(store)
     return state

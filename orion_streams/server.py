@@ -6,6 +6,7 @@ survives a Ctrl-C in the terminal, nor ends when its parent is killed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -13,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -24,7 +25,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
-from orion_streams.connection import is_untrusted, not_answering, place
+from orion_streams.absence import BackOff
+from orion_streams.connection import (
+    end_if_cancelled,
+    in_short,
+    is_untrusted,
+    not_answering,
+    place,
+    will_pass,
+)
 from orion_streams.errors import BackendError, ConfigError
 
 Fsync = Literal["everysec", "always"]
@@ -316,11 +325,28 @@ async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
     except (RedisError, OSError) as error:
         if is_untrusted(error):
             raise ConfigError(f"Redis at {where}: {not_answering(error)}") from error
+        if not will_pass(error):
+            raise ConfigError(f"Redis at {where} refuses: {in_short(error)}") from error
         raise BackendError(f"Redis at {where} does not answer: {not_answering(error)}") from error
     complaint = weakness(info, allow_volatile)
     if complaint is not None:
         what, mend = complaint
         raise ConfigError(f"Redis at {where} {what}. Mend it: {mend.format(cli=f'redis-cli -u {where}')}")
+
+
+async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
+    """`check_server`, but one that does not answer yet is waited for, and that is said once: after a power
+    cut the house's machines come up in any order. Raises ConfigError."""
+    back_off, said = BackOff(), False
+    while True:
+        end_if_cancelled()
+        try:
+            return await check_server(redis)
+        except BackendError as error:
+            if not said:
+                say(f"orion: {error}: waiting for it")
+            said = True
+        await asyncio.sleep(back_off.pause_s())
 
 
 def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | None:

@@ -17,6 +17,8 @@ SENTINEL_PORT = 26_379
 TLS, BY_SENTINELS = ("rediss", "rediss+sentinel"), ("redis+sentinel", "rediss+sentinel")
 _USER_INFO = re.compile(r"^([^:/]*://)([^:/@?#]*)(:.*)?@", re.DOTALL)
 """Up to the last @: a password with a slash in it is one all the same."""
+_QUERY = re.compile(r"\?[a-z_]+=.*", re.DOTALL)
+"""Not every ?, as that may stand in a password."""
 _IN_QUERY = re.compile(r"(?<=[?&])password=[^&#]*&?")
 
 
@@ -30,13 +32,13 @@ class Sentinels(Struct, frozen=True):
 
 def has_password(url: str) -> bool:
     """Whether a password stands in it."""
-    found = _USER_INFO.match(url)
+    found = _user_info(url)
     return bool(found and found[3] not in (None, ":")) or bool(_IN_QUERY.search(url))
 
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    found = _USER_INFO.match(url)
+    found = _user_info(url)
     if found:
         user = f"{found[2]}@" if found[2] else ""
         url = found[1] + user + url[found.end() :]
@@ -85,7 +87,11 @@ def _host(place: str) -> tuple[str, int]:
     return parts.hostname, parts.port or SENTINEL_PORT
 
 
+def _user_info(url: str) -> re.Match[str] | None:
+    return _USER_INFO.match(_QUERY.sub("", url))  # a file's name may have an @
+
+
 def _taken_apart(url: str) -> tuple[str, str, str]:
-    found = _USER_INFO.match(url)
+    found = _user_info(url)
     scheme, _, rest = url.partition("://")
     return (found[1], found[2], url[found.end() :]) if found else (f"{scheme}://", "", rest)

@@ -242,6 +242,16 @@ async def test_a_server_that_forbids_config_is_checked_all_the_same(tmp_path: Pa
         await admin.aclose()
 
 
+async def test_what_waiting_cannot_mend_is_bad_configuration(tmp_path: Path) -> None:
+    """A database that the server does not have stays away for good: exit code 78, not 69."""
+    with EmbeddedServer(tmp_path) as server:
+        redis = connect(server.url.removesuffix("/0") + "/99")
+        with pytest.raises(ConfigError, match=r"refuses: .*out of range") as caught:
+            await check_server(redis)
+        assert caught.value.exit_code == 78
+        await redis.aclose()
+
+
 async def test_no_server_is_a_backend_error() -> None:
     """Nobody listens there: one sentence, exit code 69."""
     redis = connect(f"redis://127.0.0.1:{free_port()}/0")

@@ -16,11 +16,16 @@ WITH = [
     f"rediss://u:{MARK}@h/0?ssl_ca_certs=/ca",
     f"unix://u:{MARK}@/run/redis.sock",
     f"redis://u:{MARK}/with@slash@h/0",
+    f"redis://u:{MARK}?with@mark@h/0",
+    f"rediss://u:{MARK}@h:1/0?ssl_ca_certs=/a@b.pem",
     f"redis://h?password={MARK}",
     f"redis://h?db=1&password={MARK}&protocol=2",
     f"redis+sentinel://u:{MARK}@a:1,b,[::1]:3/house/2",
 ]
-WITHOUT = ["redis://h:1/0", "redis://u@h", "redis://u:@h", "redis+sentinel://a,b/house", "nonsense", ""]
+WITHOUT = [
+    *("redis://h:1/0", "redis://u@h", "redis://u:@h", "redis+sentinel://a,b/house", "nonsense", ""),
+    *("rediss://host:6379/0?ssl_ca_certs=/a@b.pem", "rediss://u@host:6379/0?db=1&ssl_ca_certs=/a:c@b.pem"),
+]
 
 
 @pytest.mark.parametrize("url", WITH)

@@ -7,13 +7,14 @@ import socket
 import sys
 
 from orion_streams import config as configuration
+from orion_streams.cli.outcome import tell
 from orion_streams.config import Config, with_url
 from orion_streams.connection import connect
 from orion_streams.errors import ConfigError
 from orion_streams.history import load
 from orion_streams.log import RedisLog
 from orion_streams.processes import Child, Say, stop_all
-from orion_streams.server import EmbeddedServer, check_server, data_dir
+from orion_streams.server import EmbeddedServer, check_server, data_dir, wait_for_server
 from orion_streams.state import Grid
 
 ROUTER, AGENT = "router", "agent:"
@@ -46,15 +47,15 @@ class LocalRoles:
         self._children: dict[str, Child] = {}
 
     async def start(self) -> None:
-        """Start everything and wait until the log hears from it, READY_S at most. Raises BackendError,
-        ConfigError; then nothing is left behind."""
+        """Wait for a configured server that is away; then start everything and wait until the log hears
+        from it, READY_S at most. Raises BackendError, ConfigError; then nothing is left behind."""
         try:
             if self._server is not None:
                 self.redis_url = await asyncio.to_thread(self._server.start)
                 self.config = with_url(self.config, self.redis_url)
             redis = connect(self.redis_url)
             try:
-                await check_server(redis)
+                await (wait_for_server(redis, tell) if self._server is None else check_server(redis))
                 before = (await load(RedisLog(redis, self.config.prefix))).grid
                 await self._start_children()
                 await self._wait_for_agents(RedisLog(redis, self.config.prefix), before)

@@ -6,13 +6,11 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
-from orion_streams.absence import BackOff
 from orion_streams.cli import where
 from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.connection import connect
-from orion_streams.errors import BackendError
-from orion_streams.server import check_server
+from orion_streams.server import wait_for_server
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
@@ -63,17 +61,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def check(config: Config) -> None:
-    """Refuse a server that would lose the grid. One that does not answer yet is waited for: after a power
-    cut the house's machines come up in any order."""
-    redis, back_off, said = connect(config.redis.url), BackOff(), False
+    """Refuse a server that would lose the grid; wait for one that does not answer yet."""
+    redis = connect(config.redis.url)
     try:
-        while True:
-            try:
-                return await check_server(redis)
-            except BackendError as error:
-                if not said:
-                    tell(f"orion: {error}: waiting for it")
-                said = True
-            await asyncio.sleep(back_off.pause_s())
+        await wait_for_server(redis, tell)
     finally:
         await redis.aclose()

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams import wire
 from orion_streams.agents import results as results_module
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App, Item, StreamChannel
+from orion_streams.channels import App
 from orion_streams.connection import connect
 from orion_streams.server import EmbeddedServer
 from orion_streams.simulation.ollama import serve
@@ -194,39 +193,6 @@ async def test_an_entry_whose_reply_was_lost_is_run(own: Own) -> None:
         lost, _ = await pipe.execute()
         await cut(bench)
         assert (await own.whole(lost.decode())).head.op == "completed"
-
-
-async def test_what_is_done_and_not_acknowledged_is_not_run_again(
-    own: Own, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection breaks between a result and its acknowledgement: one result, acknowledged later."""
-    bench, item, failed = own.bench, StreamChannel.item, list[str]()
-
-    def unlucky(channel: StreamChannel, entry_id: bytes, fields: dict[bytes, bytes]) -> Item:
-        made = item(channel, entry_id, fields)
-
-        async def ack() -> None:
-            if not failed:
-                failed.append(made.id)
-                raise RedisConnectionError("cut")
-            await made.ack()
-
-        return structs.replace(made, ack=ack)
-
-    monkeypatch.setattr(StreamChannel, "item", unlucky)
-    async with running(bench.config):
-        work_id = await bench.run()
-
-        async def kept() -> bool:
-            return work_id in failed
-
-        await eventually(kept, "its result")
-        await bench.healthy(lambda head: head.in_hand == (), "its end")
-        assert await bench.pending() == [work_id]
-        await cut(bench)
-        await bench.ended(work_id)
-        await own.whole(await bench.run("next"))
-        assert len(await bench.ends(work_id)) == 1
 
 
 async def test_waiting_results_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,3 +193,14 @@ def test_a_server_that_is_away_shows_no_password(home: Path, command: str, place
     code, out, err = run(home, *command.split(), ORION_REDIS_URL="redis://" + place.format(MARK))
     assert code in (EXIT_NO_BACKEND, EXIT_BAD_CONFIG)
     assert (MARK in out + err, "Traceback" in err) == (False, False)
+
+
+def test_a_router_that_waits_shows_no_password(home: Path) -> None:
+    """Nobody listens there: the line that says so names the place at most."""
+    waiting = start(home, "router", ORION_REDIS_URL=f"redis://boss:{MARK}@127.0.0.1:1/0")
+    assert waiting.stderr is not None
+    said = waiting.stderr.readline()
+    waiting.send_signal(signal.SIGINT)
+    _, out, err = finish(waiting)
+    assert "waiting for it" in said
+    assert (MARK in said + out + err, "Traceback" in err) == (False, False)

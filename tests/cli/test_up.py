@@ -15,6 +15,7 @@ import pytest
 from orion_streams.cli.local import choose
 from orion_streams.config import Config, parse
 from orion_streams.errors import ConfigError
+from orion_streams.server import EmbeddedServer, free_port
 from orion_streams.simulation.grid import GEMMA, SimulatedGrid, SimulatedNode
 from orion_streams.simulation.ollama.spec import NodeSpec
 from tests.cli.running import MODEL, TOML, descendants, finish, gone, run, start, words_of
@@ -243,3 +244,25 @@ def test_a_dead_server_ends_the_grid(tmp_path: Path) -> None:
     assert code == 69
     assert "the embedded server ended" in said
     eventually_true(gone(grid.below), "the end of all processes")
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_configured_server_that_is_away_is_waited_for(tmp_path: Path, comes: bool) -> None:
+    """Nobody listens at the URL yet: that is said, and it starts when the server does; a Ctrl-C before that
+    ends it with 0, and nothing is left."""
+    port = free_port()
+    waiting = start(tmp_path, "up", "--roles", "router", "--redis", f"redis://127.0.0.1:{port}/0", "--json")
+    assert waiting.stdout is not None
+    assert waiting.stderr is not None
+    line = waiting.stderr.readline()
+    assert line.endswith("waiting for it\n"), line
+    if comes:
+        with EmbeddedServer(tmp_path / "server", port=port):
+            assert msgspec.json.decode(waiting.stdout.readline())["roles"] == ["router"]
+            waiting.send_signal(signal.SIGINT)
+            code, _, err = finish(waiting)
+    else:
+        waiting.send_signal(signal.SIGINT)
+        code, _, err = finish(waiting)
+    assert code == 0
+    assert "Traceback" not in err

@@ -16,7 +16,7 @@ from tests.agents.bench import MODEL, QUICK, Bench, running
 from tests.agents.test_redis_gone import routing
 from tests.helpers import eventually
 
-MANY = 12
+MANY = 8
 
 
 async def test_requests_outlive_a_server_that_is_away(

@@ -1,6 +1,8 @@
 """What the client does when a connection breaks or an id was asked before: one effect, one answer."""
 
 import asyncio
+from itertools import count as count_from
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,14 @@ from orion_streams import (
     Piece,
     RequestFailed,
     Restarted,
+    client,
 )
 from orion_streams import events as ev
 from orion_streams.chaos.proxy import Proxy
+from orion_streams.connection import connect
 from orion_streams.contract import Reply, reply_fields
+from orion_streams.server import EmbeddedServer
+from tests.helpers import eventually as eventually_holds
 
 from .grid import MODEL, Run, connected, count, echo, eventually, running
 
@@ -56,6 +62,45 @@ async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str
                         cut.set()
         assert joined == "before after"
         assert len(grid.runs) == 1
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_cannot_be_sent_is_not_sent_by_more_and_more(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """While writes are refused and reads work, whoever sends repeats itself, and nobody else sends; where
+    the reader is cut again and again, each open request waits to be sent once more, not more often."""
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(client, "BLOCK_MS", 50 if cut else 5)
+    with EmbeddedServer(tmp_path) as server:
+        async with AsyncClient(server.url, prefix=prefix) as brain:
+            redis: Any = connect(server.url)
+            await redis.config_set("min-replicas-to-write", 1)
+            asked = [asyncio.create_task(brain.generate(MODEL, "x", id=f"q{n}")) for n in range(3)]
+
+            polls = count_from(1)
+
+            async def refused() -> bool:
+                if cut:
+                    poll = next(polls)
+                    if poll % 8 == 0:  # between two cuts a read succeeds
+                        await redis.client_kill_filter(_type="normal", skipme=True)
+                    return poll > 120
+                found = (await redis.info("errorstats")).get("errorstat_NOREPLICAS", {"count": 0})
+                return int(found["count"]) > 15
+
+            await eventually_holds(refused, "that writes are refused")
+            assert len(brain._background) <= (len(asked) if cut else 0)
+            await redis.config_set("min-replicas-to-write", 0)
+
+            async def all_sent() -> bool:
+                return await redis.xlen(f"{prefix}requests:brain") >= len(asked) and not brain._background
+
+            await eventually_holds(all_sent, "that all are sent")
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            await redis.aclose()
 
 
 async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, prefix: str) -> None:

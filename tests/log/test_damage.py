@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
@@ -84,6 +85,54 @@ async def test_a_cursor_beyond_its_stream_is_refused(store: Store, config: Confi
     line = f"redis-cli HSET {store.prefix}guard '{CURSOR}health:{WORKER}' 0-0"
     assert line in str(caught.value)
     assert cursor in str(caught.value)
+
+
+async def test_a_running_router_reads_on_behind_its_cursor(store: Store, config: Config) -> None:
+    """A stream that is deleted under a running router, and made anew below the cursor, does not stop it
+    when it begins again: it reads the stream from its beginning."""
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    await ask(store, "q0")
+    await settle(router)
+    await router.look_for_losses()
+    await store.drop("requests:brain")
+    await store.add("requests:brain", {"id": "q1", "model": MODEL, "prompt": "p", "tier": "2"}, "5-0")
+    await router.start()
+    await router.look_for_losses()
+    await settle(router)
+    assert "brain/q1" in router.state.grid.open
+
+
+async def test_work_is_given_up_only_when_its_node_did_not_read_it(
+    server_store: ServerStore, config: Config
+) -> None:
+    """A node's work is deleted with a run that it has read and one that it has not, and no health says so
+    yet: the first goes on and is answered; the second is tried again after the next health entry."""
+    store = server_store  # groups exist only there
+    config = structs.replace(
+        config, nodes={**config.nodes, WORKER: structs.replace(config.nodes[WORKER], slots=2)}
+    )
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    await router.make_groups()
+    read = await dispatch(store, router, agent, "q1")
+    await ask(store, "q2", tier="2")
+    await settle(router)
+    assert len(router.state.grid.nodes[WORKER].holdings) == 2
+    await store.drop(f"work:{WORKER}")
+    await router.make_groups()
+    await settle(router)
+    assert len(router.state.grid.nodes[WORKER].holdings) == 2
+    await agent.beat()
+    await settle(router)
+    assert router.state.grid.open["brain/q1"].attempt == 1
+    assert router.state.grid.open["brain/q2"].attempt == 2
+    [again] = await agent.read_work()
+    await agent.complete(read)
+    await agent.complete(again)
+    await settle(router)
+    assert await kinds(store, "q1") == ["done"]
+    assert await kinds(store, "q2") == ["restarted", "done"]
 
 
 @pytest.mark.parametrize("key", ["guard", "log"])

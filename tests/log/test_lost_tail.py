@@ -12,7 +12,8 @@ from orion_streams.commits import Snapshot
 from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.history import load
+from orion_streams.history import catch_up, load
+from orion_streams.log import Log
 from orion_streams.state import Grid, encode_grid, work_order
 from tests.helpers import Agent, Run, Store, assert_consistent, dispatched, folded, kinds, settle
 from tests.log.driving import WORKER, dispatch, running
@@ -51,6 +52,64 @@ async def test_what_was_lost_is_said_and_made_again(
     assert await kinds(store, "q1") == ["done"]
     await dispatch(store, router, agent, "q2")
     await assert_consistent(store)
+
+
+async def test_a_lost_tail_is_no_deletion(
+    store: Store, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was lost is said once, by the log's own line: not again of each stream that is shorter now. A
+    stream that is deleted after that is said."""
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    await settle(router)
+    before = await store.dump()
+    await answered(store, router, agent, await dispatch(store, router, agent, "q1"))
+    await router.look_for_losses()
+    await store.restore(before)
+    await router.start()
+    await router.look_for_losses()
+    assert "lost its tail: " in caplog.text
+    assert "was deleted" not in caplog.text
+    await store.drop(f"health:{WORKER}")
+    await router.look_for_losses()
+    assert "was deleted" in caplog.text
+
+
+async def test_a_tail_that_is_lost_while_the_log_is_read_is_not_in_the_grid(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost after the last entry was read, or between its end and its entries: the grid is that of the log
+    as it is now, and the router that reads it takes the loss for one."""
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    before = await store.dump()
+    await dispatch(store, router, agent, "q1")
+    after, beyond = await store.dump(), await load(store.log)
+    await store.restore(before)
+    last = await store.log.last_position()
+    assert (await catch_up(store.log, beyond)).grid.position == last < router.state.grid.position
+
+    await store.restore(after)
+    log_class, first_read = type(store.log), type(store.log).snapshots
+
+    async def lose(log: Log) -> list[Snapshot]:
+        monkeypatch.setattr(log_class, "snapshots", first_read)
+        await store.restore(before)
+        return await first_read(log)
+
+    monkeypatch.setattr(log_class, "snapshots", lose)
+    assert (await load(store.log)).grid.position == last
+
+    await store.restore(after)
+
+    async def read_then_lose(read_store: Log, until: int | None = None) -> LoggedGrid:
+        state = await load(read_store, until)
+        await store.restore(before)
+        return state
+
+    monkeypatch.setattr(router_module, "load", read_then_lose)
+    assert not await router.recover()
+    assert router.state.grid.position == last
 
 
 async def test_lost_tokens_are_said_too(

@@ -146,7 +146,7 @@ def test_without_the_cursor_check_a_stream_is_never_read_again(monkeypatch: Patc
         """No check."""
 
     monkeypatch.setattr(router_module, "check_cursors", nothing)
-    assert "comes_to_rest" in broken("deleted_stream clock_jump", range(8, 13))
+    assert "comes_to_rest" in broken("deleted_stream clock_jump", range(13, 17))
 
 
 TRIMS = {
