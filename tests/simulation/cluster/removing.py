@@ -11,6 +11,8 @@ import pytest
 
 from orion_streams.simulation.cluster.cluster import run_one
 
+MANY = 80
+
 
 def without(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str, instead: str, *more: tuple[str, str]
@@ -34,3 +36,8 @@ def broken(faults: str, seeds: range, requests: int = 200) -> dict[str, str]:
         for name, what in run_one(seed, requests, frozenset(faults.split())).found.broken.items():
             found.setdefault(name, f"{what} (seed {seed})")
     return found
+
+
+def breaks(invariant: str, faults: str, requests: int = 200) -> bool:
+    """Whether one of MANY runs breaks the invariant; the first that does is the last one."""
+    return any(invariant in broken(faults, range(seed, seed + 1), requests) for seed in range(1, MANY))
