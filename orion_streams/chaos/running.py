@@ -33,11 +33,12 @@ from orion_streams.replay.verify import Report as Replayed
 from orion_streams.server import Fsync
 from orion_streams.simulation.observer import Observer
 
-USERS = 14
-FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 75, 25
-AT_ONCE = 5
+USERS = 24
+FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 88, 25
+AT_ONCE = 6
 REST_S, REPLAY_S = 120.0, 300.0
 PAGE = 1_000
+OUTAGES = ("kill_server", "server_gone", "hang_server")
 
 
 class Round(Struct):
@@ -222,11 +223,17 @@ class Chaos:
         answered_s = sorted(self.scene.observer.answered_s)
         self.outcome.faults = dict(sorted(Counter(each.name for each in self._done).items()))
         for each in self._done:
-            following = bisect.bisect(answered_s, each.ended_s)
+            over_s = max([each.ended_s, *(other.ended_s for other in self._done if holds_up(other, each))])
+            following = bisect.bisect(answered_s, over_s)
             if following < len(answered_s):
-                took_ms = round((answered_s[following] - each.ended_s) * 1000)
+                took_ms = round((answered_s[following] - over_s) * 1000)
                 self.outcome.recovery_ms.setdefault(each.name, []).append(took_ms)
         self.outcome.longest_silence_ms = longest_gap_ms(answered_s, began_s, ended_s)
+
+
+def holds_up(outage: Done, fault: Done) -> bool:
+    """Whether the server was away when the fault was over: then nobody recovers before it is back."""
+    return outage.name in OUTAGES and outage.began_s < fault.ended_s < outage.ended_s
 
 
 def longest_gap_ms(answered_s: Iterable[float], began_s: float, ended_s: float) -> int:
