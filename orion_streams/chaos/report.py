@@ -11,6 +11,7 @@ from rich.table import Table
 
 from orion_streams.chaos.faults import FAULTS
 from orion_streams.chaos.running import Round
+from orion_streams.simulation.virtual.results import percentile
 
 
 class Report(Struct):
@@ -47,7 +48,7 @@ class Report(Struct):
 
 def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
     """All rounds together."""
-    recoveries = [ms for times in by_fault(rounds).values() for ms in times]
+    p50, p95 = both([ms for times in by_fault(rounds).values() for ms in times])
     return Report(
         seed=seed,
         minutes=minutes,
@@ -61,8 +62,8 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
         duplicate_replies=sum(each.duplicate_replies for each in rounds),
         duplicate_dispatches=sum(each.duplicate_dispatches for each in rounds),
         repeated_generations=sum(each.repeated_generations for each in rounds),
-        recovery_ms_p50=percentile(recoveries, 50),
-        recovery_ms_p95=percentile(recoveries, 95),
+        recovery_ms_p50=p50,
+        recovery_ms_p95=p95,
         recovery_ms={name: both(times) for name, times in sorted(by_fault(rounds).items())},
         longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
         log_gaps=sum(each.log_gaps for each in rounds),
@@ -87,7 +88,8 @@ def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
 
 def both(times: list[int]) -> tuple[int | None, int | None]:
     """Median and 95th percentile."""
-    return percentile(times, 50), percentile(times, 95)
+    ordered = sorted(times)
+    return (percentile(ordered, 50), percentile(ordered, 95)) if ordered else (None, None)
 
 
 def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -96,12 +98,6 @@ def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return dict(sorted(total.items()))
-
-
-def percentile(values: list[int], percent: int) -> int | None:
-    """The nearest rank; None of nothing."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
 
 
 def show(report: Report) -> None:

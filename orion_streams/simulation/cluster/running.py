@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,6 +9,7 @@ from msgspec import Struct
 
 from orion_streams.simulation.cluster.cluster import Run, run_one
 from orion_streams.simulation.cluster.faults import swarm
+from orion_streams.simulation.spreading import spread
 
 RUN_REQUESTS = 2_000
 """Requests of one run: a failure is to be small."""
@@ -89,17 +87,7 @@ def run_job(job: Job) -> Run:
 
 def run_all(work: Sequence[Job], processes: int = 0) -> Iterator[Run]:
     """All runs, in their order; on every core (0), or on so many."""
-    count = min(processes or os.cpu_count() or 1, len(work))
-    if count <= 1:
-        yield from map(run_job, work)
-        return
-    with multiprocessing.get_context("spawn").Pool(count, leave_interrupts_to_parent) as pool:
-        yield from pool.imap(run_job, work)
-
-
-def leave_interrupts_to_parent() -> None:
-    """Ctrl-C ends the parent, which ends its children."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return spread(run_job, work, processes)
 
 
 def command_of(job: Job) -> str:

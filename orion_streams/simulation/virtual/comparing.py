@@ -5,14 +5,12 @@ The best baseline of a workload is the one with the least median p95; `lower-bou
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 from msgspec import Struct
 
+from orion_streams.simulation.spreading import spread
 from orion_streams.simulation.virtual.policies import BASELINES, LOWER_BOUND, OURS, POLICIES
 from orion_streams.simulation.virtual.results import Result
 from orion_streams.simulation.virtual.running import simulate
@@ -92,18 +90,7 @@ def run_job(job: Job) -> Result:
 
 def run_all(work: Sequence[Job], processes: int = 0) -> Iterator[Result]:
     """All runs, in their order; on every core (0), or on so many."""
-    count = min(processes or os.cpu_count() or 1, len(work))
-    if count <= 1:
-        yield from map(run_job, work)
-        return
-    # spawn: a fork of a process with threads (a progress bar has one) may hang
-    with multiprocessing.get_context("spawn").Pool(count, leave_interrupts_to_parent) as pool:
-        yield from pool.imap(run_job, work)
-
-
-def leave_interrupts_to_parent() -> None:
-    """Ctrl-C ends the parent, which ends its children."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return spread(run_job, work, processes)
 
 
 def medians(results: Sequence[Result]) -> dict[tuple[str, str], Medians]:
