@@ -192,8 +192,10 @@ async def poison(watched: Watched) -> None:
     ):
         await watched.ask(f"bad {name}", prompt=SECRET, **{name: SECRET})
     run = wire.encode_head(wire.WorkHead("run", "brain/broken", 1, MODEL))
+    [(newest, _)] = await redis.xrevrange(f"{prefix}work:{NODE}", count=1)
+    below_the_next = newest.decode().partition("-")[0] + "-*"  # else the router's own might come too late
     for fields in ({"head": SECRET}, {"head": run, "messages": SECRET}, {"head": run, "prompt": b"\xff"}):
-        await redis.xadd(f"{prefix}work:{NODE}", fields)
+        await redis.xadd(f"{prefix}work:{NODE}", fields, id=below_the_next)
     for stream in ("health", "results"):
         await redis.xadd(f"{prefix}{stream}:{NODE}", {"head": SECRET})
     assert await watched.asked("after poison", prompt=SECRET) == "done"
