@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from redis.exceptions import ResponseError
 
 from orion_streams import AsyncClient, wire
 from orion_streams.asking import RequestError
@@ -192,13 +194,21 @@ async def poison(watched: Watched) -> None:
     ):
         await watched.ask(f"bad {name}", prompt=SECRET, **{name: SECRET})
     run = wire.encode_head(wire.WorkHead("run", "brain/broken", 1, MODEL))
-    [(newest, _)] = await redis.xrevrange(f"{prefix}work:{NODE}", count=1)
-    below_the_next = newest.decode().partition("-")[0] + "-*"  # else the router's own might come too late
     for fields in ({"head": SECRET}, {"head": run, "messages": SECRET}, {"head": run, "prompt": b"\xff"}):
-        await redis.xadd(f"{prefix}work:{NODE}", fields, id=below_the_next)
+        await forge(redis, f"{prefix}work:{NODE}", fields)
     for stream in ("health", "results"):
         await redis.xadd(f"{prefix}{stream}:{NODE}", {"head": SECRET})
     assert await watched.asked("after poison", prompt=SECRET) == "done"
+
+
+async def forge(redis: Any, key: str, fields: dict[str, Any]) -> None:
+    """An entry below the router's next one: above it, the router would refuse to go on."""
+    for _ in range(100):
+        [(newest, _fields)] = await redis.xrevrange(key, count=1)
+        with suppress(ResponseError):  # the router was quicker
+            await redis.xadd(key, fields, id=newest.decode().partition("-")[0] + "-*")
+            return
+    raise AssertionError("the router adds without end")
 
 
 async def test_the_client_logs_no_prompt(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
