@@ -18,15 +18,15 @@ from typing import TextIO
 
 import msgspec
 
-from orion_streams.chaos.faults import FAULTS
+from orion_streams.chaos.faults import FAULTS, SHORT_OUTAGE_S
 from orion_streams.chaos.report import show, summarize
 from orion_streams.chaos.running import Round, play
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from orion_streams.server import Fsync
 
 ROUND_MINUTES = 2.5
-LONG_MINUTES, LONG_OUTAGE_S, SHORT_OUTAGE_S = 5.0, 65.0, 4.0
-"""A long run takes the server away for more than a minute, in its first round."""
+LONG_MINUTES, LONG_OUTAGE_S = 5.0, 65.0
+"""A long run takes the server away for more than a minute, once."""
 
 Make = tuple[str, Path | None]
 

@@ -20,13 +20,14 @@ from orion_streams.chaos.load import Load
 from orion_streams.errors import BackendError
 from orion_streams.simulation.observer import Observer
 
-HOUR_S = 3_600
+HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
 NODE_BACK_S = 10.0
 
 
 @dataclass
 class Scene:
-    """What a fault has to do with. `outage_s`: how long the server may be away at a stretch."""
+    """What a fault has to do with. `outage_s`: how long the server is away when it goes for the first time;
+    later it is SHORT_OUTAGE_S."""
 
     grid: ChaosGrid
     observer: Observer
@@ -110,9 +111,10 @@ async def back(scene: Scene, after_s: float) -> None:
 
 
 async def server_gone(scene: Scene, target: str) -> None:
+    away_s, scene.outage_s = scene.outage_s, SHORT_OUTAGE_S
     scene.count_kill()
     await scene.grid.kill_server()
-    await back(scene, scene.outage_s)
+    await back(scene, away_s)
 
 
 async def hang_server(scene: Scene, target: str) -> None:
