@@ -36,7 +36,7 @@ EXPECTED = (
 )
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError, InvalidResponse)
 AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
-CUT = ("Connection closed by server", "Connection reset by peer")
+CUT = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
 
 
 def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
@@ -148,7 +148,10 @@ def not_answering(error: Exception) -> str:
     """`in_short` for a server that was never heard."""
     words = in_short(error)
     if any(each in words for each in CUT):
-        return f"{words.rstrip('.')}; a port that speaks TLS wants rediss://"
+        return (
+            f"{words.rstrip('.')}; a port that speaks TLS wants rediss://, "
+            "and may want its clients' certificate (redis.tls_cert_file)"
+        )
     if "Timeout connecting" in words:
         return f"{words}; so does rediss:// end where nobody speaks TLS, which wants redis://"
     return words
