@@ -125,7 +125,7 @@ async def test_a_stream_behind_its_cursor_is_read_again(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that was put back before the stream was made anew: its entries, though below the cursor, are
-    taken. A trim between the deletion and the next look may drop them (their client asks again): not here."""
+    taken. A trim just before the next look may drop them (their client asks again): not here."""
     monkeypatch.setattr(life.router.router.retention, "trim_requests", AsyncMock())
     cursor = life.router.router.guard.cursors["requests:brain"]
     await life.store.drop("requests:brain")
