@@ -233,6 +233,10 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
         return self.load_ms + self.prefill_ms - self.cached_ms + self.decode_ms + self.heat_ms
 
 
+TERMS = ("drain", "load", "evict", "prefill", "cached", "decode", "heat", "spill", "retry", "late")
+"""The terms of a cost in the order of routing; `cached` is subtracted."""
+
+
 class RequestRouted(Event, frozen=True, tag="request.routed"):
     """The decision, self-contained. `position`: the log's last entry that it knew. `work_id`: the entry
     of `work:<node>`, the attempt's fence. `reply_id`: where a further attempt was announced."""

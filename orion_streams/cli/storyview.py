@@ -10,7 +10,6 @@ from typing import NamedTuple
 from orion_streams import events as ev
 from orion_streams.cli.story import Choice, Happening, Look, Step, Story
 from orion_streams.cli.words import (
-    TERMS,
     WORD_FOR,
     duration,
     held_back,
@@ -19,7 +18,7 @@ from orion_streams.cli.words import (
     why_abandoned,
 )
 from orion_streams.contract import CODES
-from orion_streams.events import Verdict
+from orion_streams.events import TERMS, Verdict
 
 FIRST, LAST = 2, 4
 """Of many decisions so many are shown from the beginning and from the end."""

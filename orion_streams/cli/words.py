@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from orion_streams.events import Verdict
 
-TERMS = ("drain", "load", "evict", "prefill", "cached", "decode", "heat", "spill", "retry", "late")
-"""The terms of a cost in the order of routing; `cached` is subtracted."""
 WORD_FOR = {"evict": "others"}
 """`evict_ms` is what the load costs others, also where it takes a place that nobody has."""
 

@@ -1,0 +1,227 @@
+"""What if other rules had held: each decision of a recorded log asked anew under changed rules. Pure.
+
+What is asked: *had the rules been these, what would have been decided here, all else being as it was?*
+It is a one-step counterfactual. Two grids are folded from the same log. The recorded one is what the
+router had. The shadow one differs in three things only:
+
+- the rules: each `policy.changed` is changed before it is folded (`changes.py`);
+- what the fold itself computes by the rules, such as slopes, demand and calm samples;
+- whether a node is out: `node.backed_off`, `node.returned` and the breaker's events are those that the
+  changed rules give, from the log's beginning on. They say what a node is, not what was done with it;
+  so a node backs off once, not anew at each boundary.
+
+At each boundary where the router decided, `decide` is asked with the shadow grid, and its answers are
+held against those that were recorded. Then history goes on as it was: the recorded routes, ends, orders,
+and everything that came in, are folded into both. So the next question never builds on what was answered
+to the one before. What the changed decisions would have done to each other is not here: a node that would
+have got more work is as free as it was. `simulation/rerun` answers that, by simulating.
+
+What history did, and the changed rules would not have done, is not held against them a second time:
+
+- a request that waits is reported once per distinct changed answer, not at each boundary;
+- an attempt that would have gone elsewhere, or would have been given up before, is history's own: whether
+  it is given up is no longer asked, and its end comes as it came;
+- an order to load or unload a model is reported once, until that model comes or goes on its node;
+- a node that would be out, or back, at another time is reported when the two begin to differ.
+
+A request stays as it was taken in: its deadline and its runner's options are facts. Decisions of another
+version of the code are folded and counted, not judged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from orion_streams import events as ev
+from orion_streams.archive import is_head
+from orion_streams.config import DECIDER, Policy
+from orion_streams.draft import LoggedGrid
+from orion_streams.history import fold_raw
+from orion_streams.projections import apply, nodes
+from orion_streams.reconcile import QUESTIONS, Question, decide
+from orion_streams.replay.answers import KINDS, SAFETY, Side, answers_of
+from orion_streams.replay.changes import Change, check_names, notes_on, rules_of
+from orion_streams.replay.comparing import Boundary, Changed, Comparison, Found
+from orion_streams.state import Grid
+
+Row = tuple[int, bytes]
+
+
+class Away(Struct):
+    """How often a node was out by its marks, and for how long in all, in ms of grid time."""
+
+    times: int = 0
+    ms: int = 0
+
+
+class NodeAway(Struct, frozen=True):
+    """The same as recorded and under the changed rules."""
+
+    node: str
+    recorded: Away
+    would: Away
+
+
+class Outcome(Struct):
+    """What came of it. `asked` and `changed` by kind (`answers.KINDS`); `requests` were accepted,
+    `requests_changed` have a changed decision; `older`: decisions of another version of the code, not
+    judged."""
+
+    events: int = 0
+    requests: int = 0
+    requests_changed: int = 0
+    older: int = 0
+    asked: dict[str, int] = {}
+    changed: dict[str, int] = {}
+    decisions: list[Changed] = []
+    nodes: list[NodeAway] = []
+    notes: list[str] = []
+
+
+class WhatIf:
+    """Takes the log from `base` on, a stretch at a time, and asks each decision anew under `change`."""
+
+    def __init__(self, base: LoggedGrid, change: Change) -> None:
+        """`base` is left alone. ConfigError when the change makes no rules."""
+        self.change = change
+        self.recorded = LoggedGrid(base.grid.copy(), base.digest)
+        self.shadow = base.grid.copy()
+        self.comparison = Comparison()
+        self._outcome = Outcome()
+        self._asked: Counter[str] = Counter()
+        self._away: dict[str, tuple[Away, Away]] = {}
+        self._commit: list[Row] = []
+        self._questions = tuple(self._of_its_own(question) for question in QUESTIONS)
+        self._names = set(base.grid.nodes)
+        if base.grid.revision:
+            self._take_rules(rules_of(base.grid))
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """The next entries of the log, commits cut anywhere. LogError when they are not what was written,
+        ConfigError when the change contradicts the rules that are in them."""
+        for row in rows:
+            if self._commit and is_head(row[1]):
+                self._close()
+            self._commit.append(row)
+
+    def finish(self) -> Outcome:
+        """What all of it came to. ConfigError when the change names a node that the log does not have."""
+        if self._commit:
+            self._close()
+        check_names(self.change, self._names)
+        grid, outcome = self.recorded.grid, self._outcome
+        models = {model for node in grid.nodes.values() for model in node.installed}
+        outcome.notes = notes_on(self.change, models | set(grid.demand))
+        outcome.asked = {kind: self._asked[kind] for kind in dict.fromkeys(KINDS.values())}
+        changed = Counter(each.kind for each in outcome.decisions)
+        outcome.changed = {kind: changed[kind] for kind in outcome.asked}
+        outcome.requests_changed = len({each.request for each in outcome.decisions if each.request})
+        outcome.nodes = [NodeAway(name, *both) for name, both in sorted(self._away.items())]
+        return outcome
+
+    def _close(self) -> None:
+        """Fold one commit into both grids, and ask at its boundary."""
+        commit, self._commit = self._commit, []
+        head = ev.decode(commit[0][1])
+        if not isinstance(head, ev.Committed):
+            raise TypeError(f"position {commit[0][0]}: a commit begins with its head")
+        inputs, answers = commit[: 1 + head.inputs], commit[1 + head.inputs :]
+        fold_raw(self.recorded, inputs)
+        for _, raw in inputs:
+            self._take_input(ev.decode(raw))
+        self._pass_time()
+        recorded = [(position, ev.decode(raw)) for position, raw in answers]
+        if head.decided and self.recorded.grid.decider == DECIDER:
+            self._ask(commit[-1][0], head.server_ms, recorded)
+        else:
+            self._outcome.older += sum(type(event) in KINDS for _, event in recorded)
+            for _, event in recorded:
+                apply(self.shadow, event)
+        fold_raw(self.recorded, answers)
+        self.shadow.position = self.recorded.grid.position
+        self._outcome.events += len(commit)
+        decided = {(KINDS[type(e)], e.node) for _, e in recorded if isinstance(e, SAFETY)}
+        place = commit[-1][0], head.server_ms
+        self._report(self.comparison.of_nodes(self.recorded.grid, self.shadow, *place, decided))
+
+    def _take_input(self, event: ev.AnyEvent) -> None:
+        """Fold what came in into the shadow, rules changed."""
+        match event:
+            case ev.PolicyChanged():
+                self._take_rules(event)
+                self.shadow.position += 1
+                return
+            case ev.RequestAccepted():
+                self._outcome.requests += 1
+                self.comparison.accepted(event.request)
+            case ev.ModelLoaded() | ev.ModelUnloaded() | ev.LoadEnded():
+                self.comparison.moved(event.node, event.model)
+            case _:
+                pass
+        apply(self.shadow, event)
+
+    def _take_rules(self, event: ev.PolicyChanged) -> None:
+        changed = self.change.of(event)
+        self._names |= {rules.name for rules in (*event.nodes, *changed.nodes)}
+        nodes.policy_changed(self.shadow, changed)
+
+    def _of_its_own(self, question: Question) -> Question:
+        """The question, but for attempts that the changed rules would not have made."""
+
+        def only(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+            for answer in question(grid, policy):
+                is_foreign = isinstance(answer, ev.AttemptAbandoned) and self.comparison.is_foreign(
+                    answer.request, answer.attempt
+                )
+                if not is_foreign:
+                    yield answer
+
+        return only
+
+    def _ask(self, last: int, server_ms: int, recorded: Sequence[tuple[int, ev.AnyEvent]]) -> None:
+        """Ask the changed rules, compare, and let history go on."""
+        grid, shadow = self.recorded.grid, self.shadow
+        would, was = decide(shadow, shadow.policy, self._questions), [event for _, event in recorded]
+        self._asked.update(KINDS[type(event)] for event in was if type(event) in KINDS)
+        if was or would:
+            now = answers_of(((last, answer) for answer in would), shadow.policy.max_events)
+            sides = (
+                Side(grid, was, answers_of(recorded, grid.policy.max_events)),
+                Side(shadow, would, now),
+            )
+            self._report(self.comparison.changed(Boundary(last, server_ms, *sides)))
+            self._count_backoffs(0, grid, was)
+            self._count_backoffs(1, shadow, would)
+        for answer in would:
+            if isinstance(answer, SAFETY):
+                apply(shadow, answer)
+        for event in was:
+            if not isinstance(event, SAFETY):
+                apply(shadow, event)
+
+    def _report(self, found: Found) -> None:
+        """What changes; a question that only the changed rules answer was asked as well."""
+        for changed, is_recorded in found:
+            self._outcome.decisions.append(changed)
+            if not is_recorded:
+                self._asked[changed.kind] += 1
+
+    def _pass_time(self) -> None:
+        """The time since the commit before counts for nodes that were out."""
+        step_ms = self.recorded.grid.at_ms - self.recorded.grid.before_ms
+        for side, grid in enumerate((self.recorded.grid, self.shadow)):
+            for name, node in grid.nodes.items():
+                if node.backed_off:
+                    self._away_of(name)[side].ms += step_ms
+
+    def _count_backoffs(self, side: int, grid: Grid, answers: Sequence[ev.AnyEvent]) -> None:
+        """Nodes that were in service and no longer are."""
+        for name in {each.node for each in answers if isinstance(each, ev.NodeBackedOff)}:
+            if name in grid.nodes and not grid.nodes[name].backed_off:
+                self._away_of(name)[side].times += 1
+
+    def _away_of(self, name: str) -> tuple[Away, Away]:
+        return self._away.setdefault(name, (Away(), Away()))

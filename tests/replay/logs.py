@@ -1,0 +1,107 @@
+"""Logs for the tests of what is made of logs: of the real decider, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import structs
+
+from orion_streams import events as ev
+from orion_streams.config import DECIDER
+from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.projections import apply
+from orion_streams.reconcile import decide
+from orion_streams.simulation.virtual.engine import Engine
+from orion_streams.state import Grid
+
+EPOCH_MS = 1_800_000_000_000
+Row = tuple[int, bytes]
+
+
+def chained(events: Iterable[ev.AnyEvent]) -> list[Row]:
+    """The events as the rows of a log, its running hash in the heads, decided by this version."""
+    rows: list[Row] = []
+    digest = GENESIS
+    for position, event in enumerate(events, 1):
+        mended: ev.AnyEvent = event
+        if isinstance(event, ev.Committed):
+            mended = structs.replace(event, hash=digest.hex())
+        elif isinstance(event, ev.PolicyChanged):
+            mended = structs.replace(event, decider=DECIDER)
+        raw = ev.encode(mended)
+        digest = chain(digest, raw)
+        rows.append((position, raw))
+    return rows
+
+
+def chunks(rows: Sequence[Row], size: int = 7) -> Iterator[Sequence[Row]]:
+    """The rows as a reader hands them out, commits cut anywhere."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def nothing() -> LoggedGrid:
+    """The base of a log that begins at its first entry."""
+    return LoggedGrid(Grid())
+
+
+class Book:
+    """A router's log: each commit takes the inputs that it is given, decides, and stamps its answers."""
+
+    def __init__(self) -> None:
+        self.grid = Grid()
+        self.events: list[ev.AnyEvent] = []
+        self.now_ms = EPOCH_MS
+        self._ids = 0
+
+    def commit(self, *inputs: ev.AnyEvent, passed_ms: int = 1_000) -> list[ev.AnyEvent]:
+        """One commit; what was answered."""
+        self.now_ms += passed_ms
+        head = ev.Committed(self.grid.number + 1, self.now_ms, len(inputs), True, "")
+        for event in (head, *inputs):
+            apply(self.grid, event)
+        answers = [self._stamped(answer) for answer in decide(self.grid, self.grid.policy)]
+        for answer in answers:
+            apply(self.grid, answer)
+        self.events += (head, *inputs, *answers)
+        return answers
+
+    def _stamped(self, answer: ev.AnyEvent) -> ev.AnyEvent:
+        if not isinstance(answer, ev.RequestRouted | ev.LoadOrdered):
+            return answer
+        self._ids += 1
+        return structs.replace(answer, work_id=f"{self.now_ms}-{self._ids}")
+
+    @property
+    def rows(self) -> list[Row]:
+        """The log."""
+        return chained(self.events)
+
+
+class Recorded(Engine):
+    """A simulated run that keeps its log."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.events: list[ev.AnyEvent] = []
+        self._answers: list[ev.AnyEvent] = []
+        super().__init__(*args, **options)
+
+    def act(self, now: int, answer: ev.AnyEvent) -> None:
+        before = self.work_number
+        super().act(now, answer)
+        if self.work_number > before and isinstance(answer, ev.RequestRouted | ev.LoadOrdered):
+            answer = structs.replace(answer, work_id=f"{self.work_number}-0")
+        self._answers.append(answer)
+
+    def commit(self, now: int) -> None:
+        inputs, self._answers = tuple(self.inputs), []
+        decided = any(not isinstance(each, ev.RequestStarted) for each in inputs)
+        super().commit(now)
+        head = ev.Committed(self.commits, EPOCH_MS + now, len(inputs), decided, "")
+        self.events += (head, *inputs, *self._answers)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The log."""
+        return chained(self.events)
