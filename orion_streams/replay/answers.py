@@ -48,12 +48,12 @@ class Placed(Struct, frozen=True):
 
 
 class Answers(Struct):
-    """All answers of one boundary. `placed` by request, `given_up` reason, node and position by request and
-    attempt, `orders` (load or unload, node, model) that no placement brought. `cut`: there may be more to
-    say than a commit takes."""
+    """All answers of one boundary: `placed` by request, `given_up` by request and attempt with their
+    positions, `orders` (load or unload, node, model) that no placement brought. `cut`: there may be more
+    to say than a commit takes."""
 
     placed: dict[str, Placed]
-    given_up: dict[tuple[str, int], tuple[str, str, int]]
+    given_up: dict[tuple[str, int], tuple[ev.AttemptAbandoned, int]]
     orders: dict[tuple[str, str, str], int]
     cut: bool
 
@@ -83,8 +83,8 @@ def answers_of(rows: Iterable[tuple[int, ev.AnyEvent]], most: int) -> Answers:
             case ev.RequestRouted() | ev.RequestDeferred() | ev.RequestFailed() | ev.RequestExpired():
                 placed = found.placed[event.request] = placed_by(event, position)
                 went |= {("unload", placed.answer.node, model) for model in placed.answer.evicts}
-            case ev.AttemptAbandoned(request, attempt, node, _, reason):
-                found.given_up[request, attempt] = (reason, node, position)
+            case ev.AttemptAbandoned():
+                found.given_up[event.request, event.attempt] = (event, position)
             case ev.UnloadOrdered(node, model):
                 found.orders["unload", node, model] = position
             case ev.LoadOrdered(node, model):

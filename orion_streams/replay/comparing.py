@@ -88,17 +88,13 @@ class Comparison:
             side, other = (at.was, now) if recorded else (at.now, was)
             if (recorded and key in now.given_up) or self.is_foreign(*key) or other.cut:
                 continue
-            reason, name, position = side.answers.given_up[key]
-            grid = side.placing()
-            term = replace(
-                why_given_up(grid, grid.nodes.get(name), *key, reason),
-                kind="lifted" if recorded else "filter",
-            )
-            answer = Answer("given_up", side.answers.next_node(key[0]), reason)
+            event, position = side.answers.given_up[key]
+            term = replace(why_given_up(side.grid, event), kind="lifted" if recorded else "filter")
+            answer = Answer("given_up", side.answers.next_node(key[0]), event.reason)
             answers = (answer, GOES_ON) if recorded else (GOES_ON, answer)
             if not recorded:
                 self._disown(*key)
-            yield Changed("give_up", position, at.server_ms, *answers, term, *key, name), recorded
+            yield Changed("give_up", position, at.server_ms, *answers, term, *key, event.node), recorded
 
     def _placed(self, at: Boundary) -> Found:
         """Requests that go elsewhere, later, sooner, or not at all."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from orion_streams.config import Policy
-from orion_streams.events import TERMS, Verdict
+from orion_streams.events import TERMS, AttemptAbandoned, Verdict
 from orion_streams.routing import ram_permille
 from orion_streams.state import Grid, Node, Request
 
@@ -113,12 +113,13 @@ def mark_of(node: Node, reason: str, policy: Policy) -> tuple[int, int]:
     return value, upper if value > upper else lower
 
 
-def why_given_up(grid: Grid, node: Node | None, request: str, attempt: int, reason: str) -> Term:
-    """The figures behind an attempt that is given up for `reason`."""
+def why_given_up(grid: Grid, event: AttemptAbandoned) -> Term:
+    """The figures behind an attempt that is given up."""
+    name, reason, policy = event.node, event.reason, grid.policy
+    node = grid.nodes.get(name)
     if node is None:
-        return Term("filter", "removed")
-    name, policy = node.rules.name, grid.policy
-    held = next((h for h in node.holdings.values() if (h.request, h.attempt) == (request, attempt)), None)
+        return Term("filter", "removed", name)
+    held = node.holdings.get(event.work_id)
     since_ms = grid.at_ms - held.since_ms if held is not None else 0
     silent_ms = grid.at_ms - node.heard_ms if node.heard_ms is not None else 0
     figures = {
