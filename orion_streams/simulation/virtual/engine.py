@@ -6,26 +6,27 @@ in and acted upon, as the router and the agents do. Nothing sleeps; a seed gives
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 
 import msgspec
 
 from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
+from orion_streams.config import Policy
 from orion_streams.errors import OrionError
 from orion_streams.projections import apply
 from orion_streams.reconcile import Question, decide
-from orion_streams.simulation.virtual.physics import NEVER, Model, Run, VirtualNode
+from orion_streams.simulation.virtual.house import House, Loss, usual_house
+from orion_streams.simulation.virtual.physics import NEVER, Run, VirtualNode
 from orion_streams.simulation.virtual.reporting import Reporter
 from orion_streams.simulation.virtual.results import Result, ordered, percentile
-from orion_streams.simulation.virtual.workloads import LOSS, Arrival, Scenario, warmer_mc
+from orion_streams.simulation.virtual.workloads import Arrival, Scenario, warmer_mc
 
 DISPATCH_MS = 10
 """Between a decision and its arrival on the node: commit, read, HTTP."""
 MAX_ROUNDS = 64
 """So often in a row may `decide` have something to add at one moment."""
-NUM_CTX = 4_096
 
 _replace = msgspec.structs.replace
 _Handler = Callable[[int, object, object], None]
@@ -35,27 +36,9 @@ class SimulationError(OrionError):
     """The simulated grid broke a promise: it is the core that is wrong, or the simulator."""
 
 
-def policy_for(health_ms: int) -> Policy:
-    """The rules of every simulated grid: nothing is rejected, no clock jumps; the plan is looked at no more
-    often than health comes."""
-    return Policy(
-        plan_every_ms=max(Policy().plan_every_ms, health_ms),
-        stale_ms=max(6_000, 3 * health_ms),
-        max_step_ms=1_000_000_000,
-        max_attempts=1_000_000,
-        max_open=1_000_000,
-        default_deadline_ms=86_400_000,
-        max_deadline_ms=86_400_000,
-        attempt_deadline_ms=86_400_000,
-        dedupe_keep=64,
-        max_events=1_000,
-        max_bytes=1_000_000_000,
-        num_ctx=NUM_CTX,
-    )
-
-
 class Engine(Reporter):
-    """One run. `questions`: what the policy asks; `all_warm`: the lower bound's physics."""
+    """One run. `questions`: what the policy asks; `all_warm`: the lower bound's physics; `house`: the
+    machines and rules, those of the scene unless others are given."""
 
     def __init__(
         self,
@@ -66,25 +49,29 @@ class Engine(Reporter):
         all_warm: bool = False,
         health_ms: int = 2_000,
         progress: Callable[[int], None] | None = None,
+        house: House | None = None,
     ) -> None:
         self.scene, self.trace, self.questions = scene, trace, questions
-        super().__init__(all_warm, progress)
+        self.house = house = house or usual_house(scene, health_ms)
+        super().__init__(all_warm, progress, house.taught.copy())
         self.health_ms = health_ms
-        self.policy = policy_for(health_ms)
-        self.models = {each.name: Model(each, NUM_CTX) for each in scene.mix.models}
-        share = self.policy.ram_max_permille - self.policy.ram_margin_permille
         self.nodes = {
-            spec.name: VirtualNode(spec, spec.ram_total_mb * share // 1000, self.models, self, all_warm)
+            spec.name: VirtualNode(
+                spec, house.limit_mb[spec.name], house.models[spec.name], self, all_warm,
+                house.paces.get(spec.name),
+            )
             for spec in scene.nodes
-        }
-        for node in self.nodes.values():
+        }  # fmt: skip
+        for name, node in self.nodes.items():
             node.fifo = scene.fifo
+            node.thermals.temp_mc = float(house.temp_mc.get(name, node.thermals.temp_mc))
         self.boots = dict.fromkeys(self.nodes, 1)
         self.lost: dict[str, list[str]] = {}
         self.heap: list[tuple[int, int, _Handler, object, object]] = []
         self.sequence = self.work_number = self.commits = self.now = 0
-        self.coming = True
-        self.rejected = 0
+        self.coming, self.ticked = True, False
+        self.ended: Counter[str] = Counter()
+        self.obey(house.rules[0][1].policy)
 
     # time
 
@@ -99,33 +86,30 @@ class Engine(Reporter):
             while heap and heap[0][0] == now:
                 _, _, handler, what, more = heappop(heap)
                 handler(now, what, more)
-            if self.inputs:
+            if self.inputs or self.ticked:
                 self.commit(now)
         for node in self.nodes.values():
             node.advance(self.now)
 
     def begin(self) -> None:
-        """The first commit: the rules, the machines, what they have on disk."""
-        scene, loads = self.scene, self.policy.load_us_per_mb
-        rules = tuple(
-            NodeRules(
-                name=spec.name,
-                inference=spec.name != "orion-edge",
-                tiers={"orion-master": (1,), "orion-edge": ()}.get(spec.name, (2,)),
-                slots=spec.slots,
-                ram_mb=spec.ram_total_mb,
-                load_us_per_mb=round(1e6 / spec.disk_mb_per_s) if spec.disk_mb_per_s else loads,
-            )
-            for spec in sorted(scene.nodes, key=lambda each: each.name)
-        )
-        self.inputs.append(ev.PolicyChanged(1, "simulated", self.policy, rules))
-        for name in self.nodes:
-            for model in self.models.values():
+        """The first commit: the rules, the machines, what they have on disk and in memory."""
+        house = self.house
+        self.inputs.append(house.rules[0][1])
+        for at_ms, rules in house.rules[1:]:
+            self.at(at_ms, self.on_rules, rules)
+        for name, node in self.nodes.items():
+            for model in node.models.values():
                 self.inputs.append(ev.ModelInstalled(name, model.name, model.digest, model.size_mb))
                 if self.all_warm:
-                    self.model_loaded(self.nodes[name], model)
-        if scene.lost:
-            self.at(round(scene.span_ms * LOSS[0]), self.on_loss, scene.lost)
+                    self.model_loaded(node, model)
+            for each in house.resident.get(name, ()):
+                node.resident[each] = 0
+                self.model_loaded(node, node.models[each])
+        for loss in house.losses:
+            if loss.from_ms:
+                self.at(loss.from_ms, self.on_loss, loss)
+            else:
+                self.on_loss(0, loss, None)
         self.on_tick(0, None, None)
         self.commit(0)
         self.next_arrival()
@@ -141,7 +125,20 @@ class Engine(Reporter):
         if due_ms != NEVER:
             self.at(due_ms, self.on_due, node, node.version)
 
+    def obey(self, policy: Policy) -> None:
+        """These rules hold from now on."""
+        self.policy = policy
+        for node in self.nodes.values():
+            node.advance(self.now)
+            node.thermals.mark_mc = policy.temp_max_mc
+
     # what happens
+
+    def on_rules(self, now: int, what: object, more: object) -> None:
+        """New rules come into force."""
+        assert isinstance(what, ev.PolicyChanged)  # noqa: S101 - see on_arrival
+        self.inputs.append(what)
+        self.obey(what.policy)
 
     def next_arrival(self) -> None:
         """Look at the trace's next line."""
@@ -161,16 +158,31 @@ class Engine(Reporter):
             ev.RequestAccepted(
                 request=key,
                 entry_id="0-1",
-                kind="generate",
+                kind=what.kind,
                 model=what.model,
-                deadline_ms=86_400_000,
+                deadline_ms=what.deadline_ms,
                 body_bytes=1,
                 prompt_tokens=what.prompt_tokens,
+                num_predict=what.num_predict,
+                tier=what.tier,
+                priority=what.priority,
                 session=what.session,
-                num_ctx=NUM_CTX,
+                num_ctx=what.num_ctx,
+                runner=what.runner,
             )
         )
+        if what.cancel_ms:
+            self.at(now + what.cancel_ms, self.on_withdrawn, key)
         self.next_arrival()
+
+    def on_withdrawn(self, now: int, what: object, more: object) -> None:
+        """Its client no longer wants it, if it has no answer yet."""
+        key = str(what)
+        if key in self.asked:
+            self.call_back(now, key)
+            del self.asked[key]
+            self.ended["cancelled"] += 1
+            self.inputs.append(ev.RequestCancelled(key))
 
     def on_tick(self, now: int, what: object, more: object) -> None:
         """Every machine that lives shows how it is."""
@@ -183,6 +195,7 @@ class Engine(Reporter):
                 self.schedule(node)
             if name not in self.lost:
                 self.inputs.append(self.sample(node, now))
+        self.ticked = True
         self.at(now + self.health_ms, self.on_tick, None)
 
     def on_due(self, now: int, what: object, more: object) -> None:
@@ -201,7 +214,7 @@ class Engine(Reporter):
         if isinstance(more, Run):
             what.hand(more, now)
         else:
-            what.order_load(more.work_id, self.models[more.model], now)
+            what.order_load(more.work_id, what.models[more.model], now)
         self.schedule(what)
 
     def on_cancel(self, now: int, what: object, more: object) -> None:
@@ -226,9 +239,9 @@ class Engine(Reporter):
 
     def on_loss(self, now: int, what: object, more: object) -> None:
         """A machine falls silent, with whatever it does."""
-        node = self.nodes[str(what)]
-        self.lost[node.name] = node.fail(now)
-        self.at(round(self.scene.span_ms * LOSS[1]), self.on_return, node.name)
+        assert isinstance(what, Loss)  # noqa: S101 - see on_arrival
+        self.lost[what.node] = self.nodes[what.node].fail(now)
+        self.at(what.until_ms, self.on_return, what.node)
 
     def on_return(self, now: int, what: object, more: object) -> None:
         """It is back, empty: its agent reports what it had in hand, under a new boot."""
@@ -246,7 +259,7 @@ class Engine(Reporter):
         self.inputs = []
         self.commits += 1
         apply(grid, ev.Committed(self.commits, now, len(inputs), True, ""))
-        news = False
+        news, self.ticked = self.ticked, False
         for event in inputs:
             apply(grid, event)
             news = news or type(event) is not ev.RequestStarted
@@ -277,25 +290,32 @@ class Engine(Reporter):
             case ev.UnloadOrdered():
                 self.at(arrives_ms, self.on_unload, self.nodes[answer.node], answer)
             case ev.RequestExpired() | ev.RequestFailed():
-                self.rejected += 1
+                self.ended["expired" if isinstance(answer, ev.RequestExpired) else "failed"] += 1
+                self.call_back(now, answer.request)
                 del self.asked[answer.request]
         apply(self.grid, answer)
+
+    def call_back(self, now: int, key: str) -> None:
+        """The request ends without an answer: whoever has it in hand is told to stop."""
+        row = self.grid.open[key]
+        if row.work_id and row.node in self.nodes:
+            ended = ev.AttemptAbandoned(key, row.attempt, row.node, row.work_id, "ended")
+            self.at(now + DISPATCH_MS, self.on_cancel, self.nodes[row.node], ended)
 
     def run_of(self, routed: ev.RequestRouted) -> Run:
         """The attempt, as its machine gets it."""
         asked = self.asked[routed.request]
-        lengths = asked.prompt_tokens, asked.tokens, asked.overhead_ms
-        return Run(routed.work_id, routed.request, self.models[asked.model], lengths, asked.session)
+        lengths = asked.read_tokens or asked.prompt_tokens, asked.tokens, asked.overhead_ms
+        model = self.nodes[routed.node].models[asked.model]
+        return Run(routed.work_id, routed.request, model, lengths, asked.session)
 
     # the outcome
 
     def result(self, policy: str, seed: int) -> Result:
         """What it came to."""
-        answers_ms, scene = ordered(self.latencies_ms), self.scene
-        if len(answers_ms) + self.rejected != scene.requests:
-            raise SimulationError(
-                f"{len(answers_ms)} answers and {self.rejected} refusals to {scene.requests}"
-            )
+        answers_ms, scene, rejected = ordered(self.latencies_ms), self.scene, self.ended.total()
+        if len(answers_ms) + rejected != scene.requests:
+            raise SimulationError(f"{len(answers_ms)} answers and {rejected} refusals to {scene.requests}")
         return Result(
             regime=scene.regime,
             workload=scene.workload,
@@ -306,5 +326,5 @@ class Engine(Reporter):
             max_ms=answers_ms[-1] if answers_ms else 0,
             cold_loads=sum(node.cold_loads for node in self.nodes.values()),
             hot_ms=round(sum(node.thermals.hot_ms for node in self.nodes.values())),
-            rejected=self.rejected,
+            rejected=rejected,
         )

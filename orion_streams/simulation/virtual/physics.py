@@ -7,7 +7,10 @@ models, those that were told to go first, then the least recently used. One load
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from msgspec import Struct
 
 from orion_streams.simulation.ollama.spec import ModelSpec, NodeSpec
 from orion_streams.simulation.virtual.thermal import SLOW_FROM_MC, Thermals, speed_at
@@ -30,6 +33,14 @@ class Model:
         self.size_mb = round(spec.size_mb)
         self.num_ctx = num_ctx
         self.resident_mb = -(-spec.resident_bytes(num_ctx) // 1_000_000)
+
+
+class Pace(Struct, frozen=True):
+    """How fast a machine is at a model, alone and cool: ms of a load, µs per token of prompt and answer."""
+
+    load_ms: int
+    prefill_us: int
+    decode_us: int
 
 
 class Run:
@@ -78,9 +89,16 @@ class VirtualNode:
     called at the time that `next_due` names."""
 
     def __init__(
-        self, spec: NodeSpec, limit_mb: int, models: dict[str, Model], listener: Listener, all_warm: bool
+        self,
+        spec: NodeSpec,
+        limit_mb: int,
+        models: dict[str, Model],
+        listener: Listener,
+        all_warm: bool,
+        paces: Mapping[str, Pace] | None = None,
     ) -> None:
-        """`all_warm`: every model is in memory for nothing, and stays there (the lower bound)."""
+        """`all_warm`: every model is in memory for nothing, and stays there (the lower bound). `paces` by
+        model: as measured, where the spec's rates do not say it."""
         self.spec, self.name = spec, spec.name
         self.room_mb = limit_mb - spec.base_ram_mb
         self.all_warm = all_warm
@@ -89,6 +107,7 @@ class VirtualNode:
         self.thermals = Thermals(spec)
         self.resident: dict[str, int] = dict.fromkeys(models, 0) if all_warm else {}
         self.models = models
+        self.paces = paces or {}
         self.leaving: set[str] = set()
         self.prefixes: dict[str, str] = {}
         self.queue: list[Run] = []
@@ -280,15 +299,22 @@ class VirtualNode:
         self.prefixes[name] = run.session
         run.began_ms = now
         run.load_ms = now - run.handed_ms + run.overhead_ms
-        run.prefill_ms = run.prompt_tokens * self.prefill_us * size_mb / 1000 * share
-        decode_ms = run.tokens * self.decode_us * size_mb / 1000
+        pace = self.paces.get(name)
+        if pace is None:
+            run.prefill_ms = run.prompt_tokens * self.prefill_us * size_mb / 1000 * share
+            decode_ms = run.tokens * self.decode_us * size_mb / 1000
+        else:
+            run.prefill_ms = run.prompt_tokens * pace.prefill_us / 1000 * share
+            decode_ms = run.tokens * pace.decode_us / 1000
         run.work_ms = run.left_ms = run.overhead_ms + run.prefill_ms + decode_ms
         self.computing.append(run)
 
     def begin_load(self, model: Model, now: int, run: Run | None, ordered: str) -> None:
         """The disk reads the weights."""
         self.cold_loads += 1
-        reads_ms = round(model.size_mb * 1000 / self.spec.disk_mb_per_s) if self.spec.disk_mb_per_s else 0
+        pace, rate = self.paces.get(model.name), self.spec.disk_mb_per_s
+        usual_ms = round(model.size_mb * 1000 / rate) if rate else 0
+        reads_ms = pace.load_ms if pace is not None else usual_ms
         self.loading = Load(model, now, now + max(reads_ms, 1), run, ordered)
 
     def end_load(self, load: Load, now: int) -> None:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable
 
 from orion_streams import events as ev
 from orion_streams.simulation.virtual.physics import Model, Run, VirtualNode
 from orion_streams.simulation.virtual.workloads import Arrival
-from orion_streams.state import Grid
+from orion_streams.state import Grid, Holding
 
 ENDLESS_MB = 1 << 30
 
 
 class Reporter:
     """Hears of everything on the machines, and knows the grid that it tells. `asked`: the requests that
-    have no answer yet; `latencies_ms`: the times to the answers."""
+    have no answer yet; `latencies_ms`: the times to the answers; `answered`: how many by node."""
 
-    def __init__(self, all_warm: bool, progress: Callable[[int], None] | None) -> None:
-        self.grid = Grid()
+    def __init__(self, all_warm: bool, progress: Callable[[int], None] | None, grid: Grid) -> None:
+        self.grid = grid
         self.all_warm = all_warm
         self.progress = progress
         self.inputs: list[ev.AnyEvent] = []
         self.asked: dict[str, Arrival] = {}
         self.latencies_ms = array("q")
+        self.answered: Counter[str] = Counter()
         self.boots: dict[str, int] = {}
 
     def sample(self, node: VirtualNode, now: int) -> ev.NodeSampled:
@@ -49,8 +51,8 @@ class Reporter:
     def run_ended(self, node: VirtualNode, run: Run, now: int) -> None:
         """An attempt was answered: the first answer of a request counts."""
         request = self.grid.open.get(run.request)
-        held = self.grid.nodes[node.name].holdings.get(run.work_id)
-        if request is None or request.work_id != run.work_id:
+        held = self.held(node.name, run.work_id)
+        if request is None or request.work_id != run.work_id or run.request not in self.asked:
             self.ended_late(node.name, run.work_id, run.request, held.attempt if held else 0, "completed")
             return
         took_ms = now - run.began_ms
@@ -72,13 +74,14 @@ class Reporter:
                 alone=held is not None and held.alone,
             )
         )
+        self.answered[node.name] += 1
         self.latencies_ms.append(now - self.asked.pop(run.request).at_ms)
         if self.progress is not None and len(self.latencies_ms) % 1_000 == 0:
             self.progress(len(self.latencies_ms))
 
     def ended_late(self, node: str, work_id: str, request: str, attempt: int, outcome: str) -> None:
         """A result that only frees its slot."""
-        if work_id in self.grid.nodes[node].holdings:
+        if self.held(node, work_id) is not None:
             self.inputs.append(ev.AttemptEnded(request, attempt, node, work_id, outcome))
 
     def model_loaded(self, node: VirtualNode, model: Model) -> None:
@@ -92,15 +95,14 @@ class Reporter:
 
     def load_ended(self, node: VirtualNode, work_id: str, model: Model, load_ms: int) -> None:
         """An ordered load is done."""
-        held = self.grid.nodes[node.name].holdings.get(work_id)
+        held = self.held(node.name, work_id)
         alone = held is not None and held.alone
         self.inputs.append(ev.LoadEnded(node.name, model.name, work_id, True, load_ms, alone))
 
     def restarted(self, node: VirtualNode, lost: list[str]) -> None:
         """The agent is back: what it had in hand failed, and nothing is in memory."""
-        row = self.grid.nodes[node.name]
         for work_id in lost:
-            held = row.holdings.get(work_id)
+            held = self.held(node.name, work_id)
             request = self.grid.open.get(held.request) if held is not None else None
             if held is not None and request is not None and request.work_id == work_id:
                 failed = ev.AttemptFailed(
@@ -109,5 +111,11 @@ class Reporter:
                 self.inputs.append(failed)
             elif held is not None:
                 self.ended_late(node.name, work_id, held.request, held.attempt, "agent_restarted")
-        if not self.all_warm:
+        row = self.grid.nodes.get(node.name)
+        if not self.all_warm and row is not None:
             self.inputs += [ev.ModelUnloaded(node.name, model) for model in row.resident]
+
+    def held(self, node: str, work_id: str) -> Holding | None:
+        """What the grid knows of an attempt or ordered load; nothing of a node that the rules left out."""
+        row = self.grid.nodes.get(node)
+        return row.holdings.get(work_id) if row is not None else None

@@ -11,7 +11,7 @@ from orion_streams.simulation.ollama.machine import warm
 from orion_streams.simulation.ollama.spec import NodeSpec
 
 HOT_MC = 75_000
-"""Time above this counts as hot: the mark of the safety backoff."""
+"""Time above this counts as hot, unless the rules have another mark for the safety backoff."""
 SLOW_FROM_MC, SLOWEST_AT_MC, SLOWEST = 80_000, 85_000, 1 / 3
 """A Pi slows down progressively between the two temperatures, to a third of its speed."""
 STEP_MS = 1_000
@@ -27,27 +27,33 @@ def speed_at(temp_mc: float) -> float:
 
 
 def hot_part_ms(
-    before_mc: float, after_mc: float, target_mc: float, tau_s: float, elapsed_ms: int
+    before_mc: float,
+    after_mc: float,
+    target_mc: float,
+    tau_s: float,
+    elapsed_ms: int,
+    mark_mc: int = HOT_MC,
 ) -> float:
-    """How many of `elapsed_ms` were above HOT_MC, on the way from `before_mc` to `after_mc`."""
-    if before_mc > HOT_MC and after_mc > HOT_MC:
+    """How many of `elapsed_ms` were above the mark, on the way from `before_mc` to `after_mc`."""
+    if before_mc > mark_mc and after_mc > mark_mc:
         return elapsed_ms
-    if before_mc <= HOT_MC and after_mc <= HOT_MC:
+    if before_mc <= mark_mc and after_mc <= mark_mc:
         return 0.0
-    crossed_ms = tau_s * 1000 * math.log((before_mc - target_mc) / (HOT_MC - target_mc))
-    return crossed_ms if before_mc > HOT_MC else elapsed_ms - crossed_ms
+    crossed_ms = tau_s * 1000 * math.log((before_mc - target_mc) / (mark_mc - target_mc))
+    return crossed_ms if before_mc > mark_mc else elapsed_ms - crossed_ms
 
 
 class Thermals:
-    """One machine's temperature in milli-degrees, and the ms that it has been hot."""
+    """One machine's temperature in milli-degrees, and the ms that it has been above `mark_mc`."""
 
-    __slots__ = ("ambient_mc", "heat_mc", "hot_ms", "tau_s", "temp_mc")
+    __slots__ = ("ambient_mc", "heat_mc", "hot_ms", "mark_mc", "tau_s", "temp_mc")
 
     def __init__(self, spec: NodeSpec) -> None:
         self.ambient_mc = float(spec.ambient_mc)
         self.heat_mc = float(spec.heat_mc)
         self.tau_s = spec.tau_s
         self.temp_mc = self.ambient_mc
+        self.mark_mc = HOT_MC
         self.hot_ms = 0.0
 
     def advance(self, elapsed_ms: int, load: float) -> float:
@@ -77,5 +83,6 @@ class Thermals:
             heat_mc=self.heat_mc,
             tau_s=self.tau_s,
         )
-        if before_mc > HOT_MC or self.temp_mc > HOT_MC:
-            self.hot_ms += hot_part_ms(before_mc, self.temp_mc, target_mc, self.tau_s, elapsed_ms)
+        mark_mc = self.mark_mc
+        if before_mc > mark_mc or self.temp_mc > mark_mc:
+            self.hot_ms += hot_part_ms(before_mc, self.temp_mc, target_mc, self.tau_s, elapsed_ms, mark_mc)

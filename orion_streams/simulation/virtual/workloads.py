@@ -33,6 +33,8 @@ LOSS = (0.40, 0.55)
 """When the worker goes silent and when it is back, as shares of the run."""
 CROWDED_MB = 5_000
 """Memory that something else takes of the master in two-big: two such models fit on no node."""
+NUM_CTX = 4_096
+"""Context length of every simulated runner, unless it is said."""
 AMBIENT_MC, HEAT_MC, TAU_S = 32_000, 37_000, 180.0
 """At work all the time a machine ends at 69 °C, on a hot afternoon at 83 °C."""
 
@@ -51,7 +53,8 @@ class Mix(Struct, frozen=True):
 
 
 class Arrival(Struct, frozen=True):
-    """One request of the trace. `overhead_ms`: what a warm start takes."""
+    """One request of the trace. `overhead_ms`: what a warm start takes; `read_tokens`: what the machine
+    finds the prompt to be, where it is not what was expected; `cancel_ms`: when its client gives up."""
 
     at_ms: int
     model: str
@@ -59,6 +62,15 @@ class Arrival(Struct, frozen=True):
     tokens: int
     overhead_ms: int
     session: str
+    read_tokens: int = 0
+    kind: str = "generate"
+    num_predict: int = 0
+    tier: int = 0
+    priority: int = 0
+    deadline_ms: int = 86_400_000
+    cancel_ms: int = 0
+    num_ctx: int = NUM_CTX
+    runner: str = ""
 
 
 class Scenario(Struct, frozen=True):

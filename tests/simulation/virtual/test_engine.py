@@ -172,7 +172,7 @@ def service_of(arrival: Arrival, models: tuple[ModelSpec, ...]) -> float:
 def test_two_big_models_fit_on_no_node_together() -> None:
     """Each fits on both inference nodes, both on neither."""
     engine = Watched("decode-heavy", "two-big", "ours")
-    sizes = [each.resident_mb for each in engine.models.values()]
+    sizes = [each.resident_mb for each in engine.nodes["orion-worker"].models.values()]
     for name in ("orion-master", "orion-worker"):
         assert max(sizes) <= engine.nodes[name].room_mb < sum(sizes)
 
