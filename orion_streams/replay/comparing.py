@@ -20,7 +20,7 @@ FOR_EVER = ("unknown_model", "model_too_large")
 """Ends that the verdicts on the nodes explain."""
 
 
-class Changed(Struct, frozen=True, omit_defaults=True):
+class Changed(Struct, frozen=True):
     """A decision that would change: about a request's `attempt`, or about a `node`. `kind` as in
     `answers.KINDS`, of the recorded decision, else of the one that would be made."""
 

@@ -12,7 +12,7 @@ from orion_streams.routing import ram_permille
 from orion_streams.state import Grid, Node, Request
 
 
-class Answer(Struct, frozen=True, omit_defaults=True):
+class Answer(Struct, frozen=True):
     """What is answered to one question. Of a request: `routed` to `node`, `deferred` (`code` busy, for
     `node`, or no_node), `failed` with `code`, `expired`, `given_up` for the reason `code` (and sent to
     `node` next, if anywhere), `goes_on`. Of a node: `out` for `code` (its marks, or breaker), `in_service`,
@@ -24,7 +24,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     evicts: tuple[str, ...] = ()
 
 
-class Term(Struct, frozen=True, omit_defaults=True):
+class Term(Struct, frozen=True):
     """What turned a decision.
 
     `kind` filter: `name` newly holds `node` back, by `value` against `limit`; lifted: it no longer does,

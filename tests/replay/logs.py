@@ -13,13 +13,16 @@ from orion_streams.draft import GENESIS, LoggedGrid, chain
 from orion_streams.projections import apply
 from orion_streams.reconcile import decide
 from orion_streams.simulation.virtual.engine import Engine
+from orion_streams.simulation.virtual.house import usual_house
+from orion_streams.simulation.virtual.policies import OURS, questions_of
+from orion_streams.simulation.virtual.workloads import arrivals, scenario
 from orion_streams.state import Grid
 
 EPOCH_MS = 1_800_000_000_000
 Row = tuple[int, bytes]
 
 
-def chained(events: Iterable[ev.AnyEvent]) -> list[Row]:
+def chained(events: Iterable[ev.AnyEvent], decider: int = DECIDER) -> list[Row]:
     """The events as the rows of a log, its running hash in the heads, decided by this version."""
     rows: list[Row] = []
     digest = GENESIS
@@ -28,7 +31,7 @@ def chained(events: Iterable[ev.AnyEvent]) -> list[Row]:
         if isinstance(event, ev.Committed):
             mended = structs.replace(event, hash=digest.hex())
         elif isinstance(event, ev.PolicyChanged):
-            mended = structs.replace(event, decider=DECIDER)
+            mended = structs.replace(event, decider=decider)
         raw = ev.encode(mended)
         digest = chain(digest, raw)
         rows.append((position, raw))
@@ -105,3 +108,20 @@ class Recorded(Engine):
     def rows(self) -> list[Row]:
         """The log."""
         return chained(self.events)
+
+
+def simulated(regime: str, workload: str, requests: int, health_ms: int = 2_000, **policy: int) -> Recorded:
+    """A run of ours that has ended; `policy` replaces some of its rules."""
+    scene = scenario(regime, workload, requests, 3)
+    house = usual_house(scene, health_ms)
+    [(at_ms, rules)] = house.rules
+    changed = structs.replace(rules, policy=structs.replace(rules.policy, **policy))
+    engine = Recorded(
+        scene,
+        arrivals(scene, 3),
+        questions_of(OURS, 3),
+        health_ms=health_ms,
+        house=structs.replace(house, rules=((at_ms, changed),)),
+    )
+    engine.run()
+    return engine

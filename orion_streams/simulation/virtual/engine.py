@@ -17,7 +17,7 @@ from orion_streams.config import Policy
 from orion_streams.errors import OrionError
 from orion_streams.projections import apply
 from orion_streams.reconcile import Question, decide
-from orion_streams.simulation.virtual.house import House, Loss, usual_house
+from orion_streams.simulation.virtual.house import House, Loss, along, usual_house
 from orion_streams.simulation.virtual.physics import NEVER, Run, VirtualNode
 from orion_streams.simulation.virtual.reporting import Reporter
 from orion_streams.simulation.virtual.results import Result, ordered, percentile
@@ -189,7 +189,9 @@ class Engine(Reporter):
         warmer_by_mc = warmer_mc(self.scene, now)
         for name, node in self.nodes.items():
             node.advance(now)
-            node.thermals.ambient_mc = node.spec.ambient_mc + warmer_by_mc
+            course = self.house.ambient.get(name)
+            usual_mc = node.spec.ambient_mc + warmer_by_mc
+            node.thermals.ambient_mc = along(course, now) if course else usual_mc
             if node.is_slowed:
                 node.version += 1
                 self.schedule(node)

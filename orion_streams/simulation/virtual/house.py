@@ -22,7 +22,8 @@ class Loss(Struct, frozen=True):
 class House(Struct, frozen=True):
     """`rules` with the times at which they come into force, the first at 0. By node: `models` on disk,
     `limit_mb` of its memory, `paces` by model where they are known, `resident` models at the beginning and
-    `temp_mc` then. `taught`: the grid to begin with."""
+    `temp_mc` then, and the `ambient` temperature by time, where it is not the scenario's. `taught`: the
+    grid to begin with."""
 
     rules: tuple[tuple[int, ev.PolicyChanged], ...]
     models: dict[str, dict[str, Model]]
@@ -31,7 +32,19 @@ class House(Struct, frozen=True):
     paces: dict[str, dict[str, Pace]] = {}
     resident: dict[str, tuple[str, ...]] = {}
     temp_mc: dict[str, int] = {}
+    ambient: dict[str, tuple[tuple[int, int], ...]] = {}
     taught: Grid = field(default_factory=Grid)
+
+
+def along(course: tuple[tuple[int, int], ...], at_ms: int) -> float:
+    """A value of a course at a time: on a straight line between two, before and after it as at its ends."""
+    (before_ms, before), *rest = course
+    for after_ms, after in rest:
+        if at_ms < after_ms:
+            share = max(at_ms - before_ms, 0) / (after_ms - before_ms)
+            return before + (after - before) * share
+        before_ms, before = after_ms, after
+    return float(before)
 
 
 def policy_for(health_ms: int) -> Policy:

@@ -1,0 +1,79 @@
+"""`orion replay whatif`: a recorded log under other rules: which decisions would change, and what the same
+workload comes to in the simulator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.config import parse, read_text
+from orion_streams.draft import LoggedGrid
+from orion_streams.errors import EXIT_OK
+from orion_streams.replay.changes import Change, change_of
+from orion_streams.replay.whatif import Outcome, Row, WhatIf
+from orion_streams.simulation.rerun.gathering import Gathering
+from orion_streams.simulation.rerun.running import Rerun, rerun
+
+
+class Answered(Struct, frozen=True):
+    """Both answers; the second one is simulated, and None where nobody wanted it."""
+
+    what_if: Outcome
+    rerun: Rerun | None
+
+
+class Asking:
+    """Both questions, asked of a log in one pass."""
+
+    def __init__(self, base: LoggedGrid, change: Change, simulate: bool = True) -> None:
+        """`base` is the grid before the first entry that will be taken."""
+        self._change = change
+        self._what_if = WhatIf(base, change)
+        self._gathering = Gathering(base) if simulate else None
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """The next entries of the log. LogError, ConfigError as `WhatIf.take`."""
+        self._what_if.take(rows)
+        if self._gathering is not None:
+            self._gathering.take(rows)
+
+    def finish(self) -> Answered:
+        """The answers. ConfigError when the change names a node that the log does not have."""
+        outcome = self._what_if.finish()
+        return Answered(outcome, rerun(self._gathering, self._change) if self._gathering else None)
+
+
+async def run(
+    base: LoggedGrid,
+    stretches: AsyncIterable[Sequence[Row]],
+    change: Change,
+    *,
+    simulate: bool = True,
+    as_json: bool = False,
+) -> int:
+    """Ask both questions of the log that goes on from `base`, and show the answers. Raises LogError for one
+    that is not what was written, ConfigError for a change that makes no rules."""
+    asking = Asking(base, change, simulate)
+    async for rows in stretches:
+        asking.take(rows)
+    show(asking.finish(), change, as_json)
+    return EXIT_OK
+
+
+def change_from(settings: Sequence[str], without: Sequence[str], policy: str | None) -> Change:
+    """The change that the command line asks for; `policy` is another streams.toml. ConfigError."""
+    return change_of(settings, without, parse(read_text(Path(policy)), policy) if policy else None)
+
+
+def show(found: Answered, change: Change, as_json: bool) -> None:
+    """One line of JSON, or the screen."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    from orion_streams.cli import whatifview  # noqa: PLC0415 - rich only where something is drawn
+
+    whatifview.show(found, change)
