@@ -125,8 +125,7 @@ class Side(Struct, frozen=True):
         """The grid as it is when the waiting requests are looked at."""
         draft = self.grid.draft()
         for event in self.events:
-            relief = isinstance(event, ev.UnloadOrdered) and event.reason == "relief"
-            if relief or isinstance(event, EARLY):
+            if isinstance(event, EARLY):
                 apply(draft, event)
         return draft
 

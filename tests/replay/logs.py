@@ -15,7 +15,7 @@ from orion_streams.reconcile import decide
 from orion_streams.simulation.virtual.engine import Engine
 from orion_streams.simulation.virtual.house import usual_house
 from orion_streams.simulation.virtual.policies import OURS, questions_of
-from orion_streams.simulation.virtual.workloads import arrivals, scenario
+from orion_streams.simulation.virtual.workloads import Arrival, arrivals, scenario
 from orion_streams.state import Grid
 
 EPOCH_MS = 1_800_000_000_000
@@ -58,13 +58,16 @@ class Book:
         self.now_ms = EPOCH_MS
         self._ids = 0
 
-    def commit(self, *inputs: ev.AnyEvent, passed_ms: int = 1_000) -> list[ev.AnyEvent]:
-        """One commit; what was answered."""
+    def commit(
+        self, *inputs: ev.AnyEvent, passed_ms: int = 1_000, decided: bool = True
+    ) -> list[ev.AnyEvent]:
+        """One commit; what was answered, unless it only takes a backlog."""
         self.now_ms += passed_ms
-        head = ev.Committed(self.grid.number + 1, self.now_ms, len(inputs), True, "")
+        head = ev.Committed(self.grid.number + 1, self.now_ms, len(inputs), decided, "")
         for event in (head, *inputs):
             apply(self.grid, event)
-        answers = [self._stamped(answer) for answer in decide(self.grid, self.grid.policy)]
+        found = decide(self.grid, self.grid.policy) if decided else ()
+        answers = [self._stamped(answer) for answer in found]
         for answer in answers:
             apply(self.grid, answer)
         self.events += (head, *inputs, *answers)
@@ -84,6 +87,8 @@ class Book:
 
 class Recorded(Engine):
     """A simulated run that keeps its log."""
+
+    traced: list[Arrival]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.events: list[ev.AnyEvent] = []
@@ -116,12 +121,14 @@ def simulated(regime: str, workload: str, requests: int, health_ms: int = 2_000,
     house = usual_house(scene, health_ms)
     [(at_ms, rules)] = house.rules
     changed = structs.replace(rules, policy=structs.replace(rules.policy, **policy))
+    trace = list(arrivals(scene, 3))
     engine = Recorded(
         scene,
-        arrivals(scene, 3),
+        iter(trace),
         questions_of(OURS, 3),
         health_ms=health_ms,
         house=structs.replace(house, rules=((at_ms, changed),)),
     )
+    engine.traced = trace
     engine.run()
     return engine

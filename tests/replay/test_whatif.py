@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from orion_streams import events as ev
+from orion_streams.archive import is_head
 from orion_streams.config import DECIDER, NodeRules, Policy
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
@@ -65,6 +66,12 @@ def beat(book: Book, temps_mc: dict[str, int], passed_ms: int = 1_000) -> None:
         for name, temp_mc in temps_mc.items()
     ]  # fmt: skip
     book.commit(*samples, passed_ms=passed_ms)
+
+
+def quiet(book: Book) -> None:
+    """Six seconds in which nobody is heard."""
+    for _ in range(3):
+        book.commit(passed_ms=2_000)
 
 
 def accepted(name: str, model: str = MODEL, **values: Any) -> ev.RequestAccepted:
@@ -167,9 +174,7 @@ def test_a_forged_decision_is_noticed(kind: type[ev.Event], changes: dict[str, A
 def test_a_log_is_asked_from_the_middle_on() -> None:
     """The base may be any commit's end: then nothing changes either, and the base is left alone."""
     rows = wide()
-    cut = next(
-        n for n, (_, raw) in enumerate(rows) if n > len(rows) // 2 and raw.startswith(b'{"event":"comm')
-    )
+    cut = next(n for n in range(len(rows) // 2, len(rows)) if is_head(rows[n][1]))
     base = nothing()
     fold_raw(base, rows[:cut])
     before = encode_grid(base.grid)
@@ -269,14 +274,17 @@ def test_work_is_given_up_above_a_lower_critical_mark_once() -> None:
 def test_rules_that_come_later_are_changed_too() -> None:
     """A policy.changed of the log brings its own rules, and the setting goes on top of them."""
     book = house()
-    book.commit(ev.PolicyChanged(2, "p2", replace(QUIET, spill_ms=1), NODES, decider=DECIDER))
+    later = ev.PolicyChanged(2, "p2", replace(QUIET, spill_ms=1), NODES, decider=DECIDER)
+    book.commit(later, accepted("q1"))
     for _ in range(2):
         beat(book, {A: 72_000, B: 50_000})
     what_if = WhatIf(nothing(), change_of(["policy.temp_max_mc=71000"]))
     what_if.take(book.rows)
-    assert only(what_if.finish()).would == Answer("out", A, "hot")
-    policy = what_if.shadow.policy
-    assert (policy.temp_max_mc, policy.spill_ms, what_if.shadow.revision) == (71_000, 1, 2)
+    outcome, shadow = what_if.finish(), what_if.shadow
+    assert Answer("out", A, "hot") in [each.would for each in outcome.decisions]
+    assert (shadow.policy.temp_max_mc, shadow.policy.spill_ms, shadow.revision) == (71_000, 1, 2)
+    assert shadow.open == book.grid.open
+    assert shadow.position == what_if.recorded.grid.position == len(book.rows)
 
 
 def test_a_node_that_the_log_never_had_is_refused_at_the_end() -> None:
@@ -324,6 +332,121 @@ def test_orders_that_would_not_be_given() -> None:
     would = asked(without, change_of(["policy.plan_every_ms=10000"]))
     orders = [each.would for each in would.decisions if each.kind == "order"]
     assert orders and all(each.kind in ("load", "unload") for each in orders)
+
+
+def test_an_order_is_reported_once_until_its_model_moves() -> None:
+    """A load that nobody ordered would be ordered every ten seconds: one row, and another one after the
+    model came and went."""
+    book = house(nodes=(NodeRules(A),))
+    for name in ("q1", "q2", "q3", "q4", "q5"):
+        book.commit(accepted(name, HEAVY))
+        book.commit(started(book, name), completed(book, name))
+    book.commit(ev.ModelUnloaded(A, HEAVY))
+    counts = []
+    for _ in range(2):
+        for _ in range(35):
+            beat(book, {A: 50_000})
+        outcome = asked(book.rows, change_of(["policy.plan_every_ms=10000"]))
+        assert {each.would for each in outcome.decisions} == {Answer("load", A, HEAVY)}
+        counts.append(len(outcome.decisions))
+        book.commit(ev.ModelLoaded(A, HEAVY, "d2", 2_400, 4_096), ev.ModelUnloaded(A, HEAVY))
+    assert counts == [1, 2]
+
+
+def test_models_that_go_for_a_request_are_a_part_of_its_route() -> None:
+    """Routes that would evict others, or none, are changed routes, not changed orders as well."""
+    outcome = asked(wide(), change_of(["policy.evict_horizon_ms=1"]))
+    assert any(each.recorded.evicts or each.would.evicts for each in outcome.decisions)
+    assert outcome.changed["order"] == 0
+
+
+def test_an_id_that_is_used_again_is_another_request() -> None:
+    """What was said of the first one is said of the second one, too."""
+    book = house(a=(MODEL,))
+    for _ in range(2):
+        beat(book, {A: 50_000, B: 50_000})
+        book.commit(accepted("q1"))
+        book.commit(started(book, "q1"), completed(book, "q1"))
+    outcome = asked(book.rows, change_of([], [A]))
+    assert [(each.request, each.would.node) for each in outcome.decisions] == [("brain/q1", B)] * 2
+
+
+def test_where_the_router_did_not_think_nothing_is_asked() -> None:
+    """A backlog is folded, and no decision belongs to it: neither a backoff nor a route."""
+    book = house(a=(MODEL,))
+    book.commit(sample(A, sampled_ms=book.now_ms, temp_mc=73_000), accepted("q1"), decided=False)
+    book.commit(sample(A, sampled_ms=book.now_ms, temp_mc=50_000), sample(B), passed_ms=0)
+    assert not asked(book.rows, change_of(["policy.temp_max_mc=72000"])).decisions
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_commit_leaves_the_rest_to_the_next_one(begun: bool) -> None:
+    """With one answer a commit, what the changed rules answer first leaves no room for the rest: it is
+    neither a request that would still wait nor an attempt that would go on."""
+    book = house(replace(QUIET, max_events=1, copy_loads=50), a=(MODEL,))
+    book.commit(accepted("q1"))
+    last: list[ev.AnyEvent]
+    if begun:
+        book.commit(accepted("q2"))
+        book.commit(started(book, "q1"))
+        last = [sample(B, sampled_ms=book.now_ms, temp_mc=73_000), completed(book, "q1")]
+    else:
+        beat(book, {A: 76_000, B: 50_000})
+        last = [sample(B, sampled_ms=book.now_ms, temp_mc=73_000)]
+    [answer] = book.commit(*last)
+    assert isinstance(answer, ev.RequestRouted if begun else ev.AttemptAbandoned)
+    outcome = asked(book.rows, change_of(["policy.temp_max_mc=72000"]))
+    assert {each.kind for each in outcome.decisions} == {"backoff"}
+
+
+def test_an_order_may_be_left_to_the_next_commit() -> None:
+    """The same of a load that was ordered while the changed rules had another thing to say first."""
+    book = house(replace(QUIET, max_events=1, plan_every_ms=10_000))
+    for name in ("q1", "q2", "q3", "q4", "q5"):
+        book.commit(accepted(name, HEAVY))
+        book.commit(started(book, name), completed(book, name))
+    beat(book, {A: 50_000, B: 50_000})
+    book.commit(ev.ModelUnloaded(A, HEAVY), ev.ModelUnloaded(B, HEAVY), passed_ms=6_000)
+    assert not any(isinstance(each, ev.LoadOrdered) for each in book.events)
+    while book.grid.at_ms % 10_000 != 9_000:
+        book.commit(sample(A), sample(B))
+    answers = book.commit(sample(A), sample(B, sampled_ms=book.now_ms, temp_mc=73_000))
+    assert [type(each) for each in answers] == [ev.LoadOrdered]
+    outcome = asked(book.rows, change_of(["policy.temp_max_mc=72000"]))
+    assert outcome.changed["order"] == 0 < outcome.asked["order"]
+
+
+def test_what_is_answered_first_counts_in_the_figures() -> None:
+    """A node that is out since this very boundary is held against its lower mark; and an attempt that is
+    given up there counts among those that a request had."""
+    book = house(nodes=(NodeRules(A),))
+    quiet(book)
+    book.commit(accepted("q1"))
+    book.commit(sample(A, sampled_ms=book.now_ms, temp_mc=73_000))
+    [goes, _] = asked(book.rows, change_of(["policy.temp_max_mc=72000"])).decisions
+    assert (goes.recorded, goes.would) == (Answer("routed", A), Answer("deferred", "", "no_node"))
+    assert goes.term == Term("filter", "hot", A, 73_000, 70_000)
+    quiet(book)
+    [ends] = asked(book.rows, change_of(["policy.max_attempts=1"])).decisions
+    assert ends.would == Answer("failed", code="attempts_exhausted")
+    assert ends.term == Term("rule", "attempts_exhausted", "", 1, 1)
+
+
+def test_what_follows_from_an_attempt_that_would_go_on_is_not_asked() -> None:
+    """A node that stays in service below a higher mark would keep its attempt; the one that history made
+    instead is its own, also when its node falls silent for longer than it might."""
+    book = house(replace(QUIET, stale_ms=9_000), a=(MODEL,))
+    book.commit(accepted("q1"))
+    beat(book, {A: 76_000, B: 50_000})
+    assert book.grid.open["brain/q1"].node == B
+    for _ in range(5):
+        beat(book, {A: 76_000})
+    outcome = asked(book.rows, change_of(["policy.temp_max_mc=80000", "policy.stale_ms=3000"]))
+    assert [(each.kind, each.attempt, each.would.kind) for each in outcome.decisions] == [
+        ("give_up", 1, "goes_on"), ("backoff", 0, "in_service"),
+    ]  # fmt: skip
+    assert outcome.decisions[0].recorded == Answer("given_up", B, "hot")
+    assert outcome.decisions[0].term == Term("lifted", "hot", A, 76_000, 75_000)
 
 
 def test_a_request_that_would_end_names_the_limit() -> None:

@@ -1,0 +1,332 @@
+"""A recorded workload run again in the simulator: what is taken from the log, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from orion_streams import events as ev
+from orion_streams.config import Policy
+from orion_streams.errors import OrionError
+from orion_streams.history import fold_raw
+from orion_streams.replay.changes import Change, change_of
+from orion_streams.simulation.ollama.spec import NodeSpec
+from orion_streams.simulation.rerun.gathering import Gathering
+from orion_streams.simulation.rerun.heat import Heat, Point, fit
+from orion_streams.simulation.rerun.running import Rerun, rerun
+from orion_streams.simulation.rerun.scene import heats, scene_of, unmeasured
+from orion_streams.simulation.virtual.engine import Engine
+from orion_streams.simulation.virtual.house import Loss, along, usual_house
+from orion_streams.simulation.virtual.physics import NEVER
+from orion_streams.simulation.virtual.policies import OURS, questions_of
+from orion_streams.simulation.virtual.thermal import Thermals
+from orion_streams.simulation.virtual.workloads import NUM_CTX, Arrival, scenario
+from tests.replay.logs import Row, chained, chunks, nothing, simulated
+
+WORKER, MASTER = "orion-worker", "orion-master"
+AS_IT_WAS = Change()
+
+
+def gathered(rows: list[Row]) -> Gathering:
+    """What a log says, read in pieces."""
+    found = Gathering(nothing())
+    for stretch in chunks(rows):
+        found.take(stretch)
+    return found
+
+
+def again(rows: list[Row], change: Change = AS_IT_WAS) -> Rerun:
+    """The workload of a log run again."""
+    return rerun(gathered(rows), change)
+
+
+def near(found: int, expected: int, per_cent: int) -> bool:
+    """Whether it is off by so much at most."""
+    return abs(found - expected) * 100 <= expected * per_cent
+
+
+@pytest.mark.parametrize("workload", ["steady", "bursty", "node-loss"])
+def test_the_simulator_finds_again_what_was_recorded(workload: str) -> None:
+    """On the log of a simulated house: times within 5 %, loads, and who answered; nothing is lost."""
+    found = again(simulated("load-heavy", workload, 80).rows)
+    was, now = found.recorded, found.simulated_as_it_was
+    assert was.answered == now.answered == found.requests == 80
+    assert near(now.p50_ms, was.p50_ms, 5) and near(now.p95_ms, was.p95_ms, 5)
+    assert abs(now.cold_loads - was.cold_loads) <= 2
+    assert near(now.by_node[WORKER], was.by_node[WORKER], 10)
+
+
+def test_slower_answers_in_the_log_are_slower_in_the_simulator() -> None:
+    """Negative control of the test above: the same log with every decoding twice as long in its results."""
+    rows = simulated("load-heavy", "steady", 80).rows
+    events = [ev.decode(raw) for _, raw in rows]
+    slower = [
+        replace(each, decode_ms=2 * each.decode_ms) if isinstance(each, ev.RequestCompleted) else each
+        for each in events
+    ]
+    found = again(chained(slower))
+    assert not near(found.simulated_as_it_was.p50_ms, found.recorded.p50_ms, 20)
+
+
+def test_the_same_log_gives_the_same_bytes() -> None:
+    """Two runs have one outcome, however the log was cut; without a change both sides are equal."""
+    rows = simulated("load-heavy", "bursty", 40).rows
+    whole = Gathering(nothing())
+    whole.take(rows)
+    outcomes = [msgspec.json.encode(each) for each in (again(rows), rerun(whole, AS_IT_WAS))]
+    assert outcomes[0] == outcomes[1]
+    found = again(rows)
+    assert found.simulated_as_it_was == found.simulated_changed
+    assert found.simulated_changed != again(rows, change_of([], [WORKER])).simulated_changed
+
+
+def test_without_a_node_the_other_answers_all() -> None:
+    """And it takes longer: the change reaches the simulated rules, and only them."""
+    found = again(simulated("load-heavy", "steady", 60).rows, change_of([], [WORKER]))
+    assert found.simulated_as_it_was.by_node[WORKER] > 0
+    assert found.simulated_changed.by_node == {MASTER: 60}
+    assert found.simulated_changed.p95_ms > found.simulated_as_it_was.p95_ms
+    assert WORKER in found.recorded.by_node
+
+
+def test_time_above_the_mark_is_that_of_each_policy() -> None:
+    """A mark within reach is passed in the simulator where the recorded one was not."""
+    change = change_of(["policy.temp_max_mc=60000", "policy.temp_return_mc=55000"])
+    found = again(simulated("load-heavy", "steady", 60).rows, change)
+    assert (found.recorded.mark_mc, found.simulated_changed.mark_mc) == (75_000, 60_000)
+    assert found.recorded.hot_ms == found.simulated_as_it_was.hot_ms == 0 < found.simulated_changed.hot_ms
+
+
+def test_recorded_time_above_the_mark_comes_from_the_samples() -> None:
+    """As much as the machines themselves were hot, to a sample."""
+    run = simulated("decode-heavy", "hot-afternoon", 80)
+    hot_ms = sum(node.thermals.hot_ms for node in run.nodes.values())
+    found = again(run.rows)
+    assert hot_ms > 100_000 and near(found.recorded.hot_ms, round(hot_ms), 5)
+    assert near(found.simulated_as_it_was.hot_ms, round(hot_ms), 20)
+
+
+def test_a_log_that_begins_in_the_middle_keeps_what_was_known() -> None:
+    """From a snapshot on: rules and speeds are those of the base, and only what came later is asked."""
+    rows = simulated("load-heavy", "steady", 80).rows
+    cut = next(
+        n for n, (_, raw) in enumerate(rows) if n > len(rows) // 2 and raw.startswith(b'{"event":"comm')
+    )
+    base = nothing()
+    fold_raw(base, rows[:cut])
+    found = Gathering(base)
+    found.take(rows[cut:])
+    assert 0 < len(found.asked) < 80 and len(found.rules) == 1
+    assert found.taught.speeds == base.grid.speeds and found.taught.at_ms == 0
+    demand = base.grid.demand
+    assert {m: row.at_ms for m, row in found.taught.demand.items()} == {
+        m: row.at_ms - base.grid.at_ms for m, row in demand.items()
+    }
+    assert found.asked[0].at_ms < 60_000
+    done = rerun(found, AS_IT_WAS)
+    assert done.simulated_as_it_was.answered == done.requests == len(found.asked)
+
+
+def test_a_log_without_rules_cannot_be_run_again() -> None:
+    """There is no house in it."""
+    with pytest.raises(OrionError, match=r"no policy\.changed"):
+        rerun(Gathering(nothing()), AS_IT_WAS)
+
+
+# what is taken from the log
+
+
+def test_machines_are_as_the_log_shows_them() -> None:
+    """Memory, models and their sizes, slots, measured speeds, when one was away, what was in memory."""
+    run = simulated("load-heavy", "node-loss", 60)
+    found = gathered(run.rows)
+    scene = scene_of(found, change_of(["nodes.orion-master.slots=2"]), heats(found))
+    specs = {each.name: each for each in scene.scenario.nodes}
+    real = {each.name: each for each in run.scene.nodes}
+    for name in (WORKER, MASTER):
+        assert specs[name].ram_total_mb == real[name].ram_total_mb
+        assert specs[name].base_ram_mb == real[name].base_ram_mb
+    assert (specs[MASTER].slots, specs[WORKER].slots) == (2, 1)
+    assert {m.name: (m.digest, m.size_mb) for m in scene.house.models[WORKER].values()} == {
+        m.name: (m.digest, m.size_mb) for m in run.nodes[WORKER].models.values()
+    }
+    key, speed = next(iter(run.grid.speeds.items()))
+    name, model = key.split(" ")
+    pace = scene.house.paces[name][model]
+    assert (pace.prefill_us, pace.decode_us) == (speed.prefill_us_per_token, speed.decode_us_per_token)
+    [loss] = scene.house.losses
+    begun, ended = run.house.losses[0].from_ms, run.house.losses[0].until_ms
+    assert (loss.node, loss.until_ms) == (WORKER, ended)
+    assert 0 <= begun - loss.from_ms <= run.health_ms
+
+
+def test_a_node_that_never_came_back_stays_away() -> None:
+    """And one that is still heard does not."""
+    events = [ev.decode(raw) for _, raw in simulated("load-heavy", "steady", 20).rows]
+    last = len(events) * 2 // 3
+    gone = [
+        each for n, each in enumerate(events)
+        if n < last or not (isinstance(each, ev.NodeSampled) and each.node == WORKER)
+    ]  # fmt: skip
+    found = Gathering(nothing())
+    found.take([(n, ev.encode(each)) for n, each in enumerate(gone, 1)])
+    assert [(each.node, each.until_ms) for each in found.losses()] == [(WORKER, NEVER)]
+    assert not gathered(chained(events)).losses()
+
+
+def test_requests_are_as_they_came() -> None:
+    """Times, models, prompts, sessions and lengths are those of the trace that made the log."""
+    run = simulated("load-heavy", "bursty", 40)
+    found = gathered(run.rows)
+    scene = scene_of(found, AS_IT_WAS, {})
+    fields = [(a.at_ms, a.model, a.prompt_tokens, a.tokens, a.session) for a in run.traced]
+    assert [(a.at_ms, a.model, a.prompt_tokens, a.tokens, a.session) for a in scene.trace] == fields
+
+
+def test_what_has_no_end_gets_an_answer_of_the_usual_length() -> None:
+    """The learned mean of its model, at most what it allows; it is counted as open."""
+    run = simulated("load-heavy", "steady", 40)
+    events = [ev.decode(raw) for _, raw in run.rows]
+    last = next(each for each in reversed(events) if isinstance(each, ev.RequestCompleted))
+    found = Gathering(nothing())
+    for n, each in enumerate(events):
+        if isinstance(each, ev.RequestAccepted) and each.request == last.request:
+            found.take([(n, ev.encode(replace(each, num_predict=3)))])
+        elif each is not last:
+            found.take([(n, ev.encode(each))])
+    [asked] = [each for each in found.asked if each.tokens is None]
+    lengths = {each.tokens for each in scene_of(found, AS_IT_WAS, {}).trace if each.at_ms == asked.at_ms}
+    assert (asked.event.request, lengths) == (last.request, {3})
+    assert rerun(found, AS_IT_WAS).open == 1
+
+
+def test_speeds_that_were_never_measured_are_said() -> None:
+    """Of models that were asked for, on nodes that take requests; of a node that did it all nothing."""
+    found = gathered(simulated("load-heavy", "steady", 60).rows)
+    missing = {(each.node, each.model, each.what) for each in unmeasured(found)}
+    for name in (WORKER, MASTER):
+        for model in {each.event.model for each in found.asked}:
+            known = found.grid.speeds.get(f"{name} {model}")
+            assert ((name, model, "decode") in missing) == (known is None)
+    assert missing and not {node for node, _, _ in missing} - {WORKER, MASTER}
+
+
+def test_another_context_length_takes_another_place() -> None:
+    """A pin changes what the model's runner takes, and what requests ask for; others stay."""
+    found = gathered(simulated("load-heavy", "steady", 20).rows)
+    model, other = "llama3.2:3b", "gemma3:4b"
+    scenes = [
+        scene_of(found, change_of(settings), {})
+        for settings in ([], [f'models."{model}".num_ctx=16384'], ["policy.num_ctx=8192"])
+    ]
+    sizes = [{each.name: each.resident_mb for each in s.house.models[MASTER].values()} for s in scenes]
+    assert sizes[0][model] < sizes[2][model] < sizes[1][model]
+    assert sizes[0][other] == sizes[1][other] < sizes[2][other]
+    asked = [{each.num_ctx for each in s.trace if each.model == model} for s in scenes]
+    assert asked == [{NUM_CTX}, {16_384}, {8_192}]
+
+
+# temperatures
+
+
+def course(
+    ambient: list[int], rise_mc: int, tau_s: float, load: Iterator[float] | None = None
+) -> list[Point]:
+    """Temperatures every 5 s of a machine that works every other two minutes, ten minutes per ambient."""
+    thermals = Thermals(NodeSpec(ambient_mc=ambient[0], heat_mc=rise_mc, tau_s=tau_s))
+    points, before = [Point(0, 0, round(thermals.temp_mc), 0.0)], 0.0
+    for n in range(1, 120 * len(ambient)):
+        thermals.ambient_mc = ambient[n // 120]
+        before = next(load) if load is not None else float(n // 24 % 2)
+        thermals.pass_time(5_000, before, thermals.ambient_mc + before * rise_mc)
+        points.append(Point(n * 5_000, 5_000, round(thermals.temp_mc / 100) * 100, before))
+    return points
+
+
+def test_a_curve_is_found_again() -> None:
+    """Ambient, rise and time constant of a machine, from temperatures to a tenth of a degree."""
+    found = fit(course([40_000, 40_000], 30_000, 120.0))
+    assert found.fitted and abs(found.ambient_mc - 40_000) < 500 and abs(found.rise_mc - 30_000) < 1_000
+    assert 100 < found.tau_s < 140 and found.error_mc < 300
+
+
+def test_an_afternoon_is_found_again() -> None:
+    """The air may grow warmer: each ten minutes have an ambient of their own."""
+    found = fit(course([30_000, 30_000, 42_000, 42_000, 42_000], 30_000, 60.0))
+    assert found.fitted
+    assert abs(along(found.ambient, 0) - 30_000) < 1_000
+    assert abs(along(found.ambient, 2_700_000) - 42_000) < 1_000
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        course([40_000], 30_000, 120.0)[:50],
+        course([40_000, 40_000], 30_000, 120.0, iter([1.0] * 500)),
+        course([40_000, 40_000], 30_000, 120.0, iter([0.0] * 500)),
+        course([40_000, 40_000], -20_000, 120.0),
+        [
+            replace(each, temp_mc=40_000 + 15_000 * (n * 7 % 3))
+            for n, each in enumerate(course([0, 0], 1, 9.0))
+        ],
+    ],
+    ids=["too few", "always busy", "never busy", "colder under load", "no curve at all"],
+)
+def test_what_cannot_be_fitted_is_said(points: list[Point]) -> None:
+    """Then the simulator's usual values stand there, and `fitted` is false."""
+    assert fit(points) == Heat(points=len(points))
+
+
+def test_a_course_is_a_line_between_its_points() -> None:
+    """And constant outside them."""
+    assert [along(((10, 0), (20, 100)), at_ms) for at_ms in (0, 10, 15, 20, 99)] == [0, 0, 50, 100, 100]
+    assert along(((5, 7),), 0) == 7
+
+
+# the virtual engine: ends without an answer
+
+
+def engine_of(arrivals: list[Arrival], losses: tuple[Loss, ...] = (), nodes: int = 3) -> Engine:
+    """The usual house with these requests, under rules that let requests expire."""
+    scene = scenario("load-heavy", "steady", len(arrivals), nodes)
+    house = usual_house(scene, 2_000)
+    policy = Policy(num_ctx=NUM_CTX, stale_ms=6_000)
+    rules = replace(house.rules[0][1], policy=policy)
+    house = replace(house, rules=((0, rules),), losses=losses)
+    engine = Engine(scene, iter(arrivals), questions_of(OURS, 1), house=house)
+    engine.run()
+    return engine
+
+
+def arrival(at_ms: int, **values: int) -> Arrival:
+    """A request for a long answer."""
+    return replace(Arrival(at_ms, "llama3.2:3b", 100, 500, 200, ""), **values)
+
+
+def test_a_request_expires_and_its_machine_stops() -> None:
+    """One whose deadline is too short has no answer, and the next one is answered as if it had come alone.
+    Negative control: with time enough both are answered, the second one after the first."""
+    alone = engine_of([arrival(10_000)], nodes=1)
+    short = engine_of([arrival(0, deadline_ms=9_000), arrival(10_000)], nodes=1)
+    enough = engine_of([arrival(0), arrival(10_000)], nodes=1)
+    assert short.ended == {"expired": 1}
+    [answered_ms] = short.latencies_ms
+    assert abs(answered_ms - alone.latencies_ms[0]) < 100
+    assert not enough.ended and max(enough.latencies_ms) > alone.latencies_ms[0] + 50_000
+
+
+def test_a_client_gives_up() -> None:
+    """Before the answer it is cancelled; after it nothing happens."""
+    assert engine_of([arrival(0, cancel_ms=5_000)]).ended == {"cancelled": 1}
+    assert not engine_of([arrival(0, cancel_ms=5_000_000)]).ended
+
+
+def test_requests_expire_though_no_machine_lives() -> None:
+    """Time goes on where nobody is heard, as the router's ticks let it."""
+    losses = tuple(Loss(name, 0, NEVER) for name in (MASTER, WORKER, "orion-edge"))
+    engine = engine_of([arrival(1_000, deadline_ms=60_000)], losses)
+    assert engine.ended == {"expired": 1}
+    assert 61_000 <= engine.now <= 66_000
