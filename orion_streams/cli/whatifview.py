@@ -15,7 +15,7 @@ from orion_streams.cli.whatif import Answered
 from orion_streams.cli.words import WORD_FOR, degrees, duration, held_back, seconds
 from orion_streams.events import Verdict
 from orion_streams.replay.changes import Change
-from orion_streams.replay.comparing import Changed
+from orion_streams.replay.differing import Changed
 from orion_streams.replay.turning import Answer, Term
 from orion_streams.replay.whatif import NodeAway, Outcome
 from orion_streams.simulation.rerun.gathering import Figures

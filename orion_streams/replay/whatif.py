@@ -44,7 +44,7 @@ from orion_streams.projections import apply, nodes
 from orion_streams.reconcile import QUESTIONS, Question, decide
 from orion_streams.replay.answers import KINDS, SAFETY, Side, answers_of
 from orion_streams.replay.changes import Change, check_names, notes_on, rules_of
-from orion_streams.replay.comparing import Boundary, Changed, Comparison, Found
+from orion_streams.replay.differing import Boundary, Changed, Comparison, Found
 from orion_streams.state import Grid
 
 Row = tuple[int, bytes]

@@ -15,7 +15,7 @@ from orion_streams.errors import EXIT_OK, ConfigError
 from orion_streams.replay.answers import KINDS
 from orion_streams.replay.changes import change_of
 from orion_streams.replay.turning import Answer, Term
-from tests.replay.logs import Row, chunks, nothing, simulated
+from tests.replay.decided import Row, chunks, nothing, simulated
 
 HOTTER = change_of(["policy.temp_max_mc=71000", "policy.spill_ms=0"], ["orion-worker"])
 

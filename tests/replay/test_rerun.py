@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from orion_streams import events as ev
-from orion_streams.config import Policy
+from orion_streams.config import NodeRules, Policy
 from orion_streams.errors import OrionError
 from orion_streams.history import fold_raw
+from orion_streams.reconcile import QUESTIONS
 from orion_streams.replay.changes import Change, change_of
 from orion_streams.simulation.ollama.spec import NodeSpec
 from orion_streams.simulation.rerun.gathering import Gathering
@@ -23,8 +25,10 @@ from orion_streams.simulation.virtual.house import Loss, along, usual_house
 from orion_streams.simulation.virtual.physics import NEVER
 from orion_streams.simulation.virtual.policies import OURS, questions_of
 from orion_streams.simulation.virtual.thermal import Thermals
-from orion_streams.simulation.virtual.workloads import NUM_CTX, Arrival, scenario
-from tests.replay.logs import Row, chained, chunks, nothing, simulated
+from orion_streams.simulation.virtual.workloads import AMBIENT_MC, NUM_CTX, Arrival, scenario
+from tests.grids import HEAVY, MODEL, sample
+from tests.replay.books import NODES, QUIET, A, B, accepted, beat, completed, house, started
+from tests.replay.decided import Row, chained, chunks, nothing, simulated
 
 WORKER, MASTER = "orion-worker", "orion-master"
 AS_IT_WAS = Change()
@@ -186,6 +190,74 @@ def test_requests_are_as_they_came() -> None:
     assert [(a.at_ms, a.model, a.prompt_tokens, a.tokens, a.session) for a in scene.trace] == fields
 
 
+def test_every_wish_of_a_request_is_kept() -> None:
+    """Tier, priority, limits, session, deadline, when it was sent, how long its prompt turned out to be,
+    when its client gave up, and what a warm start took."""
+    book = house(a=(MODEL,))
+    wishes: dict[str, Any] = {
+        "tier": 2,
+        "priority": 1,
+        "num_predict": 7,
+        "session": "s",
+        "deadline_ms": 90_000,
+    }
+    book.commit(accepted("q1", age_ms=700, **wishes))
+    book.commit(started(book, "q1"))
+    book.commit(completed(book, "q1", tokens=5, prompt_tokens=33, load_ms=140))
+    book.commit(accepted("q2"))
+    book.commit(ev.RequestCancelled("brain/q2"), passed_ms=1_500)
+    found = gathered(book.rows)
+    came_ms = found.asked[1].at_ms - 3_000 - 700
+    usual = found.grid.answers[MODEL].milli // 1000
+    first = Arrival(came_ms, MODEL, 20, 5, 140, "s", 33, "generate", 7, 2, 1, 90_000, 0, NUM_CTX, "")
+    second = Arrival(came_ms + 3_700, MODEL, 20, usual, 140, "", deadline_ms=600_000, cancel_ms=1_500)
+    assert scene_of(found, AS_IT_WAS, {}).trace == (first, second)
+    done = rerun(found, AS_IT_WAS)
+    assert (done.recorded.answered, done.recorded.cancelled, done.recorded.cold_loads) == (1, 1, 0)
+    assert done.recorded.p50_ms == 2_700
+
+
+def test_what_was_known_at_the_beginning_is_there() -> None:
+    """Models in memory when the first request came, the temperature of then, and what the base had learned;
+    a machine that takes no requests stays as warm as it was."""
+    nodes = (NodeRules(A), NodeRules("robot", inference=False))
+    book = house(nodes=nodes, a=(MODEL,))
+    book.commit(accepted("q1"))
+    book.commit(ev.ModelLoaded(A, HEAVY, "d2", 2_400, 4_096))
+    found = gathered(book.rows)
+    house_of, specs = (scene := scene_of(found, AS_IT_WAS, heats(found))).house, scene.scenario.nodes
+    assert house_of.resident == {A: (MODEL,), "robot": ()}
+    assert house_of.temp_mc == {A: 50_000, "robot": 50_000}
+    assert house_of.taught is found.taught
+    assert {each.name: each.ambient_mc for each in specs} == {A: AMBIENT_MC, "robot": 50_000}
+
+
+def test_a_course_of_temperatures_begins_anew_after_a_break() -> None:
+    """Another boot, or half a minute without a sample: what happened between is not known."""
+    book = house(nodes=(NodeRules(A),))
+    for passed_ms in (*[1_000] * 12, 40_000, *[1_000] * 6):
+        beat(book, {A: 50_000}, passed_ms)
+    book.commit(sample(A, boot="b2", sampled_ms=book.now_ms + 9_000))
+    points = gathered(book.rows).machines[A].points
+    assert [each.passed_ms for each in points] == [0, 5_000, 5_000, 0, 5_000, 0]
+
+
+def test_rules_that_changed_in_the_log_change_in_the_simulator() -> None:
+    """At the same time, each with the setting on top; the first ones hold from the beginning."""
+    book = house(a=(MODEL,))
+    for _ in range(3):
+        beat(book, {A: 50_000, B: 50_000})
+    later = ev.PolicyChanged(2, "p2", replace(QUIET, retry_ms=5), NODES)
+    book.commit(later, accepted("q1"))
+    found = gathered(book.rows)
+    scene = scene_of(found, change_of(["policy.spill_ms=4"]), {})
+    assert [at_ms for at_ms, _ in scene.house.rules] == [0, found.asked[0].at_ms]
+    assert [event.policy.spill_ms for _, event in scene.house.rules] == [4, 4]
+    engine = Engine(scene.scenario, iter(scene.trace), QUESTIONS, health_ms=1_000, house=scene.house)
+    engine.run()
+    assert (engine.grid.revision, engine.policy.retry_ms) == (2, 5)
+
+
 def test_what_has_no_end_gets_an_answer_of_the_usual_length() -> None:
     """The learned mean of its model, at most what it allows; it is counted as open."""
     run = simulated("load-heavy", "steady", 40)
@@ -268,12 +340,17 @@ def test_an_afternoon_is_found_again() -> None:
         course([40_000, 40_000], 30_000, 120.0, iter([1.0] * 500)),
         course([40_000, 40_000], 30_000, 120.0, iter([0.0] * 500)),
         course([40_000, 40_000], -20_000, 120.0),
+        course([40_000, 40_000], 30_000, 2.0),
+        [
+            replace(each, temp_mc=each.temp_mc + 9_000 * (-1) ** n)
+            for n, each in enumerate(course([40_000] * 4, 30_000, 120.0))
+        ],
         [
             replace(each, temp_mc=40_000 + 15_000 * (n * 7 % 3))
             for n, each in enumerate(course([0, 0], 1, 9.0))
         ],
     ],
-    ids=["too few", "always busy", "never busy", "colder under load", "no curve at all"],
+    ids=["too few", "always busy", "never busy", "colder under load", "at once", "too rough", "no curve"],
 )
 def test_what_cannot_be_fitted_is_said(points: list[Point]) -> None:
     """Then the simulator's usual values stand there, and `fitted` is false."""
@@ -322,6 +399,21 @@ def test_a_client_gives_up() -> None:
     """Before the answer it is cancelled; after it nothing happens."""
     assert engine_of([arrival(0, cancel_ms=5_000)]).ended == {"cancelled": 1}
     assert not engine_of([arrival(0, cancel_ms=5_000_000)]).ended
+
+
+def test_a_client_may_give_up_as_the_answer_comes() -> None:
+    """Who says so first has it; the other one changes nothing."""
+    [answered_ms] = engine_of([arrival(0)]).latencies_ms
+    both = engine_of([arrival(0, cancel_ms=answered_ms)])
+    assert both.ended.total() + len(both.latencies_ms) == 1
+    assert not any(row.holdings for row in both.grid.nodes.values())
+
+
+def test_a_machine_may_be_away_from_the_beginning() -> None:
+    """It is never heard until it comes; the others are."""
+    engine = engine_of([arrival(0)], (Loss(WORKER, 0, NEVER),))
+    assert engine.grid.nodes[WORKER].heard_ms is None
+    assert engine.grid.nodes[MASTER].heard_ms is not None and engine.answered == {MASTER: 1}
 
 
 def test_requests_expire_though_no_machine_lives() -> None:

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.archive import is_head
-from orion_streams.config import DECIDER, NodeRules, Policy
+from orion_streams.config import DECIDER, NodeRules
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.history import fold_raw
 from orion_streams.replay.changes import Change, change_of
-from orion_streams.replay.comparing import Changed
+from orion_streams.replay.differing import Changed
 from orion_streams.replay.turning import Answer, Term
 from orion_streams.replay.whatif import Outcome, WhatIf
 from orion_streams.simulation.cluster.cluster import Cluster, undisturbed
@@ -26,11 +26,22 @@ from orion_streams.state import encode_grid
 from tests.grids import HEAVY, MODEL, sample
 from tests.properties import histories
 from tests.properties.strategies import FEW
-from tests.replay.logs import Book, Row, chained, chunks, nothing, simulated
+from tests.replay.books import (
+    NODES,
+    QUIET,
+    A,
+    B,
+    Book,
+    accepted,
+    beat,
+    completed,
+    house,
+    quiet,
+    result,
+    started,
+)
+from tests.replay.decided import Row, chained, chunks, nothing, simulated
 
-A, B = "a", "b"
-QUIET = Policy(plan_every_ms=0, prior_tokens=100, slope_horizon_ms=0, load_us_per_mb=1_000)
-NODES = (NodeRules(A), NodeRules(B))
 AS_IT_WAS = change_of([])
 
 
@@ -40,62 +51,6 @@ def asked(rows: Sequence[Row], change: Change, base: LoggedGrid | None = None) -
     for stretch in chunks(rows):
         what_if.take(stretch)
     return what_if.finish()
-
-
-def house(policy: Policy = QUIET, nodes: tuple[NodeRules, ...] = NODES, **models: tuple[str, ...]) -> Book:
-    """A log's beginning: the rules, and cool nodes with two models on disk; some in memory."""
-    book = Book()
-    book.commit(ev.PolicyChanged(1, "p", policy, nodes, decider=DECIDER))
-    for each in nodes:
-        for model, digest, size_mb in ((MODEL, "d1", 250), (HEAVY, "d2", 2_000)):
-            book.commit(ev.ModelInstalled(each.name, model, digest, size_mb))
-        for model in models.get(each.name, ()):
-            digest, size_mb = {MODEL: ("d1", 500), HEAVY: ("d2", 2_400)}[model]
-            book.commit(ev.ModelLoaded(each.name, model, digest, size_mb, 4_096))
-    beat(book, {each.name: 50_000 for each in nodes})
-    return book
-
-
-def beat(book: Book, temps_mc: dict[str, int], passed_ms: int = 1_000) -> None:
-    """Health of the nodes, each at its temperature; it lists what they have in hand."""
-    samples = [
-        sample(
-            name, sampled_ms=book.now_ms, temp_mc=temp_mc, work_read=f"{book.now_ms}-0",
-            in_hand=tuple(book.grid.nodes[name].holdings),
-        )
-        for name, temp_mc in temps_mc.items()
-    ]  # fmt: skip
-    book.commit(*samples, passed_ms=passed_ms)
-
-
-def quiet(book: Book) -> None:
-    """Six seconds in which nobody is heard."""
-    for _ in range(3):
-        book.commit(passed_ms=2_000)
-
-
-def accepted(name: str, model: str = MODEL, **values: Any) -> ev.RequestAccepted:
-    """A request comes in."""
-    usual = {"deadline_ms": 600_000, "body_bytes": 10, "prompt_tokens": 20, "num_ctx": 4_096}
-    return ev.RequestAccepted(f"brain/{name}", "1-0", "generate", model, **{**usual, **values})
-
-
-def result(book: Book, name: str) -> dict[str, Any]:
-    """Who has the request in hand, as its results say it."""
-    row = book.grid.open[f"brain/{name}"]
-    return {"request": f"brain/{name}", "attempt": row.attempt, "node": row.node, "work_id": row.work_id}
-
-
-def completed(book: Book, name: str, **values: Any) -> ev.RequestCompleted:
-    """The request's answer."""
-    usual = {"tokens": 9, "prompt_tokens": 9, "load_ms": 0, "prefill_ms": 0, "decode_ms": 0, "total_ms": 9}
-    return ev.RequestCompleted(**result(book, name), **{**usual, **values})
-
-
-def started(book: Book, name: str) -> ev.RequestStarted:
-    """The request's attempt runs."""
-    said = result(book, name)
-    return ev.RequestStarted(said["request"], said["attempt"], said["work_id"])
 
 
 def only(outcome: Outcome) -> Changed:
@@ -509,7 +464,7 @@ def test_an_attempt_that_is_historys_own_is_not_asked_about(monkeypatch: pytest.
     beat(book, {A: 72_000, B: 50_000})
     change = change_of(["policy.temp_max_mc=71000"])
     assert [each.kind for each in asked(book.rows, change).decisions] == ["backoff", "route"]
-    monkeypatch.setattr("orion_streams.replay.comparing.Comparison._disown", lambda *_: None)
+    monkeypatch.setattr("orion_streams.replay.differing.Comparison._disown", lambda *_: None)
     assert [each.kind for each in asked(book.rows, change).decisions] == ["backoff", "route", "give_up"]
 
 

@@ -10,8 +10,6 @@ from msgspec import structs
 from orion_streams import events as ev
 from orion_streams.config import DECIDER
 from orion_streams.draft import GENESIS, LoggedGrid, chain
-from orion_streams.projections import apply
-from orion_streams.reconcile import decide
 from orion_streams.simulation.virtual.engine import Engine
 from orion_streams.simulation.virtual.house import usual_house
 from orion_streams.simulation.virtual.policies import OURS, questions_of
@@ -47,42 +45,6 @@ def chunks(rows: Sequence[Row], size: int = 7) -> Iterator[Sequence[Row]]:
 def nothing() -> LoggedGrid:
     """The base of a log that begins at its first entry."""
     return LoggedGrid(Grid())
-
-
-class Book:
-    """A router's log: each commit takes the inputs that it is given, decides, and stamps its answers."""
-
-    def __init__(self) -> None:
-        self.grid = Grid()
-        self.events: list[ev.AnyEvent] = []
-        self.now_ms = EPOCH_MS
-        self._ids = 0
-
-    def commit(
-        self, *inputs: ev.AnyEvent, passed_ms: int = 1_000, decided: bool = True
-    ) -> list[ev.AnyEvent]:
-        """One commit; what was answered, unless it only takes a backlog."""
-        self.now_ms += passed_ms
-        head = ev.Committed(self.grid.number + 1, self.now_ms, len(inputs), decided, "")
-        for event in (head, *inputs):
-            apply(self.grid, event)
-        found = decide(self.grid, self.grid.policy) if decided else ()
-        answers = [self._stamped(answer) for answer in found]
-        for answer in answers:
-            apply(self.grid, answer)
-        self.events += (head, *inputs, *answers)
-        return answers
-
-    def _stamped(self, answer: ev.AnyEvent) -> ev.AnyEvent:
-        if not isinstance(answer, ev.RequestRouted | ev.LoadOrdered):
-            return answer
-        self._ids += 1
-        return structs.replace(answer, work_id=f"{self.now_ms}-{self._ids}")
-
-    @property
-    def rows(self) -> list[Row]:
-        """The log."""
-        return chained(self.events)
 
 
 class Recorded(Engine):
