@@ -93,7 +93,7 @@ def agent(config: Config, name: str) -> User:
     """Takes its work, writes its health and results. The robot gets no work, so it writes health alone."""
     beats = Grant(("xadd",), keys(config, WRITE, f"health:{name}"))
     works = (
-        Grant(("xreadgroup",), keys(config, READ, f"work:{name}")),
+        Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, f"work:{name}")),
         Grant(("xack",), keys(config, WRITE, f"work:{name}")),
         Grant(("xadd",), keys(config, WRITE, f"health:{name}", f"results:{name}")),
     )

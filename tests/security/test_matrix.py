@@ -42,7 +42,7 @@ def of_client(name: str) -> Rights:
 
 def of_agent(name: str) -> Rights:
     """Three streams of its own."""
-    taking = ("XREADGROUP GROUP agent agent STREAMS {key} >", "XACK {key} agent 0-1")
+    taking = ("XREADGROUP GROUP agent agent STREAMS {key} >", "XACK {key} agent 0-1", GROUPS)
     return {**on(WRITES, [f"health:{name}"], [f"results:{name}"]), **on(taking, [f"work:{name}"])}
 
 
