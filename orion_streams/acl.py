@@ -114,7 +114,7 @@ def router(config: Config) -> User:
         ),
         Grant(("hset", "hdel"), keys(config, WRITE, "guard")),
         Grant(("xadd",), keys(config, WRITE, "log", "snapshots", *outputs)),
-        Grant(("xtrim",), keys(config, WRITE, "log", "requests:*", *outputs)),
+        Grant(("xtrim",), keys(config, WRITE, "log", "snapshots", "requests:*", *outputs)),
         Grant(("xgroup|create",), keys(config, WRITE, "work:*")),
     )
     more = ("info", "time", "script|load")

@@ -10,6 +10,7 @@ from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.reads import look, opened
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import Report, verify
 
 
@@ -18,7 +19,7 @@ async def run(as_json: bool, redis_url: str | None, config_path: str | None) -> 
     config = where.find(redis_url, config_path)
     async with opened(config) as store:
         await look(store)  # says what to do about a log that is empty
-        report = await verify(store)
+        report = await verify(LiveSource(store, config.prefix))
     if as_json:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:

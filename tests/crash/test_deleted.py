@@ -17,6 +17,7 @@ from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.history import load
 from orion_streams.log import RedisLog
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
 from tests.agents.bench import Bench, process, running
 from tests.agents.test_router_app import answered
@@ -285,7 +286,7 @@ async def test_deleted_snapshots_are_replaced(
         life.start_agent()
         await asked(life, "q2")
         await life.router.bury()
-        assert (await verify(log)).diverged == 0
+        assert (await verify(LiveSource(log, "orion:"))).diverged == 0
         await life.close()
 
 
