@@ -70,7 +70,7 @@ async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> 
 
 async def test_any_moment_of_what_is_left_can_be_looked_at(store: Store, config: Config) -> None:
     """The log is trimmed to a snapshot, and all newer ones stay: it folds to each position that it has."""
-    small = keeping(config, snapshot_events=10, log_keep_ms=2_000)
+    small = keeping(config, snapshot_events=10, log_keep_ms=9_000)
     agent, router = Agent(store, WORKER), Router(store.log, small)
     await router.start()
     while await store.log.first_position() < 2:
