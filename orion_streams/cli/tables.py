@@ -36,10 +36,10 @@ def show(what: str, found: Any, config: Config) -> None:
             show_ps(console, found)
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """The terminal; whatever a client or model is called is shown as it is."""
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from orion_streams import archive, recording
+from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
 from orion_streams.events import Committed
@@ -31,6 +32,10 @@ class Source(Protocol):
     """A log that can be folded from its first entry to its last."""
 
     name: str
+
+    async def config(self) -> Config:
+        """That of whoever reads or wrote it. LogError if a file's is not what this program knows."""
+        ...
 
     async def bounds(self) -> tuple[int, int]:
         """Its first and last positions."""
@@ -54,6 +59,15 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
+
+    async def config(self) -> Config:
+        header = next(recording.read(self.files()[0])).header
+        if header is None or not header.config:
+            return Config(prefix=header.prefix if header is not None else "orion:")
+        try:
+            return msgspec.convert(header.config, Config)
+        except msgspec.ValidationError as error:
+            raise LogError(f"{self.name}: line 1: its configuration: {error}") from error
 
     async def bounds(self) -> tuple[int, int]:
         first = last = 0
@@ -123,8 +137,11 @@ class FileSource:
 class LiveSource:
     """The log on a server, up to where it ends when it is asked."""
 
-    def __init__(self, store: Log, prefix: str) -> None:
-        self.store, self.prefix, self.name = store, prefix, f"{prefix}log"
+    def __init__(self, store: Log, config: Config) -> None:
+        self.store, self.name, self._config = store, f"{config.prefix}log", config
+
+    async def config(self) -> Config:
+        return self._config
 
     async def bounds(self) -> tuple[int, int]:
         return await self.store.first_position(), await self.store.last_position()
@@ -170,7 +187,9 @@ class LiveSource:
 
     def header(self, first: int, digest: str, snapshot: bytes = b"") -> Header:
         """A segment's beginning."""
-        return Header(orion_log=FORMAT, prefix=self.prefix, first=first, hash=digest, snapshot=snapshot)
+        return Header(
+            orion_log=FORMAT, prefix=self._config.prefix, first=first, hash=digest, snapshot=snapshot
+        )
 
 
 def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:

@@ -225,7 +225,7 @@ async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
 
 async def assert_log(life: Life) -> None:
     """What is left of the log says what the router knows."""
-    report = await verify(LiveSource(life.store.log, "orion:"))
+    report = await verify(LiveSource(life.store.log, Config()))
     assert report.diverged == 0, report
     assert report.events > 0
     if life.plan.trimmed:

@@ -286,7 +286,7 @@ async def test_deleted_snapshots_are_replaced(
         life.start_agent()
         await asked(life, "q2")
         await life.router.bury()
-        assert (await verify(LiveSource(log, "orion:"))).diverged == 0
+        assert (await verify(LiveSource(log, Config()))).diverged == 0
         await life.close()
 
 

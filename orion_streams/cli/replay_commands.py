@@ -1,0 +1,65 @@
+"""`orion replay` and its commands, with their options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from orion_streams.cli.options import AsJson, At, ConfigFile, FromFile, RedisUrl, do, examples_of
+
+
+class VerifyByDefault(TyperGroup):
+    """A group in which `orion replay FILE` means `orion replay verify FILE`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["verify", *args]
+        return super().parse_args(ctx, args)
+
+
+replay_commands = typer.Typer(
+    cls=VerifyByDefault, help="Recompute, step through, compare, vary and report what a log says."
+)
+EXAMPLES = examples_of(
+    "replay", "replay incident.jsonl.gz --json", "replay step --file incident.jsonl.gz",
+    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+    "replay report incident.jsonl.gz -o incident.html",
+)  # fmt: skip
+File = Annotated[
+    str | None,
+    typer.Argument(metavar="[FILE]", help="An exported log or an archive's folder. Default: the live log."),
+]
+
+
+@replay_commands.command(epilog=examples_of("replay", "replay --json", "replay incident.jsonl.gz"))
+def verify(
+    file: File = None, as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None
+) -> int:
+    """Recompute every decision and every snapshot; exit 4 where one differs from what was recorded. It is
+    what `orion replay` does without a word."""
+    return do("cli.replaying", file, as_json, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of("replay step", "replay step --file incident.jsonl.gz --at 14:05")
+)
+def step(at: At = None, file: FromFile = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Through a log commit by commit, forwards and backwards, with the grid as it was there."""
+    return do("cli.stepping", at, file, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of("replay diff 14:00 14:30", "replay diff 1000 2000 --file incident.jsonl.gz --json")
+)
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A position or a time.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    file: FromFile = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """What is not the same in the grid at two moments."""
+    return do("cli.differing", before, after, file, as_json, redis, config)
