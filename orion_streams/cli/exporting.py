@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import sources
-from orion_streams.errors import ConfigError
 from orion_streams.replay.exporting import Moved, export
 from orion_streams.replay.source import Source
 
@@ -41,10 +40,6 @@ async def run(
         low, high = await log.bounds()
         first = low if start is None else await after(start, log)
         last = high if end is None else await sources.moment(end, log)
-        if not low <= first <= last <= high:
-            raise ConfigError(
-                f"--from and --to: nothing lies between {first} and {last} (the log: {low} to {high})"
-            )
         with sources.progress("exporting", first, last) as see:
             moved = await export(log, await log.config(), path, first, last, see, force)
     done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)

@@ -40,6 +40,9 @@ async def export(
 ) -> Moved:
     """Write whole commits, from the one that holds the first position to the one that holds the last. `see`
     is told each position. Raises LogError, ConfigError; then there is no new file."""
+    low, high = await source.bounds()
+    if not low <= first <= last <= high:
+        raise ConfigError(f"{first} to {last} is no part of {source.name}, which goes from {low} to {high}")
     first = await head_before(source, first)
     state = await source.state_at(first - 1)
     last = await end_after(source, last)
