@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -23,6 +23,12 @@ END = 2**62
 def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
     """Fold log entries into a state that the caller owns. LogError names the position of an entry that
     is none, or before which the log is not the one that was written."""
+    for _ in fold_each(state, rows):
+        pass
+
+
+def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ev.AnyEvent]]:
+    """The same, with each position and its event as soon as it is folded."""
     for position, raw in rows:
         try:
             event = ev.decode(raw)
@@ -35,6 +41,7 @@ def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
             )
         state.digest = chain(state.digest, raw)
         apply(state.grid, event)
+        yield position, event
 
 
 def no_event(error: Exception) -> str:

@@ -14,9 +14,9 @@ from orion_streams import events as ev
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.where import opened
-from orion_streams.cli.words import degrees, duration, ram, seconds
 from orion_streams.errors import LogError
 from orion_streams.log import RedisLog
+from orion_streams.words import degrees, duration, ram, seconds
 
 CHUNK = 500
 LAST = 20

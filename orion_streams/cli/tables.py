@@ -12,9 +12,9 @@ from rich.text import Text
 
 from orion_streams.cli.planning import PlanNode, PlanRows
 from orion_streams.cli.rows import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
-from orion_streams.cli.words import degrees, duration, gigabytes, percent, seconds
 from orion_streams.config import Config
 from orion_streams.plan import Placement
+from orion_streams.words import degrees, duration, gigabytes, percent, seconds
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
