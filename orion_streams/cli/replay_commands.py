@@ -51,6 +51,26 @@ def step(at: At = None, file: FromFile = None, redis: RedisUrl = None, config: C
 
 
 @replay_commands.command(
+    epilog=examples_of(
+        "replay report incident.jsonl.gz -o incident.html", "replay report -o now.html --force"
+    )
+)
+def report(
+    file: File = None,
+    target: Annotated[
+        str, typer.Option("--output", "-o", metavar="HTML", help="The page.")
+    ] = "incident.html",
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """One page of a log that opens offline: heat, memory, models, attempts, decisions with their verdicts,
+    and what is out of the ordinary."""
+    return do("cli.reporting", file, target, force, as_json, redis, config)
+
+
+@replay_commands.command(
     epilog=examples_of("replay diff 14:00 14:30", "replay diff 1000 2000 --file incident.jsonl.gz --json")
 )
 def diff(

@@ -74,6 +74,11 @@ class Collector:
         if grid.revision:
             self._ruled(self._now)
 
+    @property
+    def state(self) -> LoggedGrid:
+        """What is folded so far; only to be looked at."""
+        return self._state
+
     def take(self, rows: Sequence[Row]) -> None:
         """Fold the next rows. LogError names the position of one that is no event, or before which the log
         was changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -198,12 +199,19 @@ def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
     rows = stretch.rows
     if rows[-1][0] > until:
         rows = [row for row in rows if row[0] <= until]
-    try:
+    with placed(stretch, state):
         fold_raw(state, rows)
-    except LogError as error:
-        raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
     if stretch.ends is not None and state.grid.position == stretch.ends.last:
         recording.check_end(stretch.ends, state.digest, stretch.place(stretch.ends.last))
+
+
+@contextmanager
+def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
+    """Name file and line of the row at which folding these into `state` fails."""
+    try:
+        yield
+    except LogError as error:
+        raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
 
 
 def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:

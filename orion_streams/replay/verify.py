@@ -19,7 +19,7 @@ from orion_streams.errors import LogError
 from orion_streams.history import fold_raw
 from orion_streams.reconcile import DECIDERS, decide
 from orion_streams.recording import Header, Row, Stretch, check_end, is_head
-from orion_streams.replay.source import Source
+from orion_streams.replay.source import Source, placed
 from orion_streams.state import Grid, encode_grid
 
 STAMPS = ("work_id", "reply_id")
@@ -82,7 +82,7 @@ class Verifier:
     def __init__(self, state: LoggedGrid) -> None:
         self.state, self.report = state, Report()
         self._commit: list[Row] = []
-        self._stretch: Stretch | None = None
+        self._stretch = Stretch([])
 
     def take(self, stretch: Stretch) -> None:
         """The next rows. Raises LogError, with file and line where there are any."""
@@ -106,11 +106,8 @@ class Verifier:
 
     def _check_begun(self) -> None:
         commit, self._commit = self._commit, []
-        try:
+        with placed(self._stretch, self.state):
             self.check(commit)
-        except LogError as error:
-            place = self._stretch.place(self.state.grid.position + 1) if self._stretch else ""
-            raise LogError(f"{place}{error}") from error
 
     def check(self, commit: list[Row]) -> None:
         """Fold one whole commit and re-decide at its boundary. Raises LogError."""

@@ -131,6 +131,25 @@ def test_a_part_is_exported_and_imported(
     assert orion("log", "import", "part.jsonl")[0] == 78
 
 
+def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None:
+    """From the file and from the log; never over another one unless asked to; nothing half written."""
+    code, out, _ = orion("replay", "report", str(recording), "-o", "page.html", "--json")
+    found: Any = msgspec.json.decode(out)
+    page = home / "page.html"
+    assert (code, found["bytes"]) == (0, page.stat().st_size)
+    assert '"master"' in page.read_text()
+    assert str(home) not in page.read_text()
+    before = page.read_bytes()
+    assert orion("replay", "report", "-o", "page.html")[0] == 78
+    assert page.read_bytes() == before
+    code, out, _ = orion("replay", "report", "-o", "page.html", "--force")
+    assert code == 0
+    assert out.startswith(f"page.html: {found['events']} events")
+    assert orion("replay", "report", "-o", "page.pdf")[0] == 78
+    assert orion("replay", "report", "-o", "nowhere/page.html")[0] == 1
+    assert sorted(each.name for each in home.iterdir() if "page" in each.name) == ["page.html"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
