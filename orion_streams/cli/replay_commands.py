@@ -20,11 +20,11 @@ class VerifyByDefault(TyperGroup):
 
 
 replay_commands = typer.Typer(
-    cls=VerifyByDefault, help="Recompute, step through, compare, vary and report what a log says."
+    cls=VerifyByDefault, help="Recompute, step through, compare and report what a log says."
 )
 EXAMPLES = examples_of(
     "replay", "replay incident.jsonl.gz --json", "replay step --file incident.jsonl.gz",
-    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+    "replay diff 14:00 14:30",
     "replay report incident.jsonl.gz -o incident.html",
 )  # fmt: skip
 File = Annotated[
