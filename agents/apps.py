@@ -131,7 +131,8 @@ def agent_app(config: Config, node: str) -> App:
 
         @app.task
         async def feed() -> None:
-            feeder = Feeder(channel, config.redis.block_ms, catch_up, worker.noticed)
+            block_ms = config.redis.block_ms
+            feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.drained)
             await app.add_runtime_dependency(feeder)
 
     app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]

@@ -12,7 +12,7 @@ from orion_streams.commits import Guard, Snapshot
 from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.history import position_at, save_verified
+from orion_streams.history import END, position_at, save_verified
 from orion_streams.log import Log
 from orion_streams.state import Grid, encode_grid, work_order
 
@@ -45,8 +45,7 @@ class Retention:
 
     async def keep(self, state: LoggedGrid, guard: Guard) -> None:
         """One round of snapshots and trims, a few milliseconds."""
-        kept = await self.store.snapshots()
-        if not kept:
+        if await self.store.snapshot_before(END) is None:
             await self.replace_snapshots(state)
         await self.snapshot(state)
         grid = state.grid
@@ -55,7 +54,7 @@ class Retention:
             await self.trim_replies(client, grid, guard)
         for name in self.config.nodes:
             await self.trim_work(name, grid)
-        await self.trim_log(grid, kept)
+        await self.trim_log(grid)
 
     async def replace_snapshots(self, state: LoggedGrid) -> None:
         """Without any snapshot nobody can load a log whose beginning was trimmed: keep what this router
@@ -77,8 +76,8 @@ class Retention:
             if error := self.fault(task):
                 raise error
         if not self._snapshot_position:
-            kept = await self.store.snapshots()
-            self._snapshot_position = kept[0].position if kept else 0
+            kept = await self.store.snapshot_before(END)
+            self._snapshot_position = kept.position if kept is not None else 0
         position = state.grid.position
         if position - self._snapshot_position < self.config.retention.snapshot_events:
             return
@@ -184,12 +183,15 @@ class Retention:
             if oldest:  # else nobody remembered any of them, and all are gone
                 self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
-    async def trim_log(self, grid: Grid, kept: list[Snapshot]) -> None:
-        """What is older than `log_keep_ms` or beyond `log_keep_mb`, but only below the older snapshot, and
-        below what is archived: as long as the log is not twice as large as it should be."""
-        if len(kept) < 2:
+    async def trim_log(self, grid: Grid) -> None:
+        """What is older than `log_keep_ms` or, with its snapshots, beyond `log_keep_mb`, but only below the
+        last snapshot but one, and below what is archived: as long as the log is not twice as large as it
+        should be. What is left begins at a snapshot, so that any moment of it can be looked at."""
+        newest = await self.store.snapshot_before(END)
+        older = await self.store.snapshot_before(newest.position - 1) if newest is not None else None
+        if older is None:
             return
-        keep, floor = self.config.retention, kept[-1].position
+        keep, floor = self.config.retention, older.position
         first = await self.store.first_position()
         try:
             wanted = await position_at(self.store, grid.server_ms - keep.log_keep_ms)
@@ -197,7 +199,7 @@ class Retention:
             if await self.store.first_position() == first:
                 raise
             return  # another router has trimmed it meanwhile
-        _, size = await self.store.size("log")
+        size = sum([(await self.store.size(stream))[1] for stream in ("log", "snapshots")])
         surplus = size - keep.log_keep_mb * 1_000_000
         if surplus > 0:
             wanted = max(wanted, first + (grid.position - first) * surplus // size)
@@ -214,4 +216,7 @@ class Retention:
                 )
             else:
                 wanted = min(wanted, self._archived)
-        await self.store.trim("log", f"{wanted + 1}-0")
+        base = await self.store.snapshot_before(wanted)
+        if base is not None:
+            await self.store.trim("log", f"{base.position + 1}-0")
+            await self.store.trim("snapshots", f"{base.position}-0")

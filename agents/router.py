@@ -62,7 +62,6 @@ class Router:
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
-        self._unread: dict[str, str] = {}  # work that may be lost, and the health entry before
         self._extents: dict[str, Extent] = {}
 
     @property
@@ -103,8 +102,8 @@ class Router:
             return True
         log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
         self.retention.begin_anew()
-        for known in (self._gone, self._unread, self._extents):
-            known.clear()
+        self._gone.clear()
+        self._extents.clear()
         return False
 
     async def read_guard(self) -> None:
@@ -155,7 +154,7 @@ class Router:
         if self.stood_still(block_ms) and deciding:
             await self.start()  # what was read may be long over
             return True
-        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.lost_work(), *self.retention.due()]
+        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
         tick = deciding and self.tick_is_due(server_ms)  # tokens alone must not stop the clock
         eventful = more or tick or bool(noted) or any(not is_token(raw) for raw in found)
         if not (found or eventful):
@@ -201,35 +200,16 @@ class Router:
 
     async def make_groups(self) -> None:
         """See that every agent can read its work. Where its stream or group was deleted, nothing old is
-        handed out a second time: what it had not read yet is tried again as a new attempt."""
+        handed out a second time: what it had not read yet, its health will not list, and that is tried
+        again as a new attempt."""
         for name in self.config.nodes:
             node = self.state.grid.nodes.get(name)
             if not await self.store.make_group(f"work:{name}", self.guard.out_id) or node is None:
                 continue
             read = work_order(node.work_read)
-            unread = [work_id for work_id in node.holdings if work_order(work_id) > read]
-            top = (await self.store.extents([f"health:{name}"]))[f"health:{name}"].top
-            self._unread.update(dict.fromkeys(unread, top))
             if read != (0, 0):
-                log.error("%s", lost_group(f"{self.config.prefix}work:{name}", len(unread)))
-
-    def lost_work(self) -> list[ev.AttemptAbandoned]:
-        """Attempts that no agent will ever read: their node's next health says that it did not."""
-        if not self._unread:
-            return []
-        open_yet, lost = dict[str, str](), list[ev.AttemptAbandoned]()
-        for name, node in self.state.grid.nodes.items():
-            heard = work_order(self.guard.cursors.get(f"health:{name}", ""))
-            read = work_order(node.work_read)
-            for work_id, held in node.holdings.items():
-                before = self._unread.get(work_id)
-                if before is None or work_order(work_id) <= read:
-                    continue  # what was read is looked for in health, as ever
-                open_yet[work_id] = before
-                if heard > work_order(before):
-                    lost.append(ev.AttemptAbandoned(held.request, held.attempt, name, work_id, "gone"))
-        self._unread = open_yet
-        return lost
+                unread = sum(work_order(work_id) > read for work_id in node.holdings)
+                log.error("%s", lost_group(f"{self.config.prefix}work:{name}", unread))
 
     async def look_for_losses(self) -> None:
         """Say which streams were deleted since the last look, and read what is there now from its

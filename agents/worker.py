@@ -72,6 +72,11 @@ class Worker:
         elif raw.startswith(CANCEL) and (head := decode(item)) is not None:
             self.withdraw(head.work_id)
 
+    def drained(self, work_id: str) -> None:
+        """Nothing waits, and nothing up to this id ever comes: what was sent before its group was lost and
+        made anew counts as read, and is missed."""
+        self.work_read = work_id or self.work_read
+
     def remember(self, work_id: str, head: bytes) -> None:
         """It was read."""
         self.work_read = work_id

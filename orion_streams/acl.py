@@ -93,7 +93,7 @@ def agent(config: Config, name: str) -> User:
     """Takes its work, writes its health and results. The robot gets no work, so it writes health alone."""
     beats = Grant(("xadd",), keys(config, WRITE, f"health:{name}"))
     works = (
-        Grant(("xreadgroup",), keys(config, READ, f"work:{name}")),
+        Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, f"work:{name}")),
         Grant(("xack",), keys(config, WRITE, f"work:{name}")),
         Grant(("xadd",), keys(config, WRITE, f"health:{name}", f"results:{name}")),
     )
@@ -114,7 +114,7 @@ def router(config: Config) -> User:
         ),
         Grant(("hset", "hdel"), keys(config, WRITE, "guard")),
         Grant(("xadd",), keys(config, WRITE, "log", "snapshots", *outputs)),
-        Grant(("xtrim",), keys(config, WRITE, "log", "requests:*", *outputs)),
+        Grant(("xtrim",), keys(config, WRITE, "log", "snapshots", "requests:*", *outputs)),
         Grant(("xgroup|create",), keys(config, WRITE, "work:*")),
     )
     more = ("info", "time", "script|load")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from orion_streams import archive
-from orion_streams.archive import Header
 from orion_streams.errors import LogError
 from orion_streams.history import CHUNK, next_head
 from orion_streams.log import Log
+from orion_streams.recording import FORMAT, Header, Row, deflated, is_head
 
 MAX_EVENTS = 20_000
 MAX_BYTES = 8_000_000
@@ -76,11 +75,25 @@ async def refuse_another(store: Log, prefix: str, folder: Path, before: Header) 
             f"{another}: it reaches position {before.last}, the log position {last}. Name another folder"
         )
     following = before.last + 1
-    if not await store.first_position() <= following <= last:
+    if await store.first_position() > following:
         return
-    head, position = await next_head(store, following, following)
-    if head is None or position != following or head.hash != before.last_hash:
+    if following > last:
+        tail = await asyncio.to_thread(last_commit, folder)
+        same = await store.events(tail[0][0] - 1, len(tail)) == tail
+    else:
+        head, position = await next_head(store, following, following)
+        same = head is not None and position == following and head.hash == before.last_hash
+    if not same:
         raise LogError(f"{another}: after position {before.last} their hashes differ. Name another folder")
+
+
+def last_commit(folder: Path) -> list[Row]:
+    """The last commit in an archive: its head names the hash of all before."""
+    rows: list[Row] = []
+    for stretch in archive.read_segment(archive.segments(folder)[-1]):
+        for row in stretch.rows:
+            rows = [row] if is_head(row[1]) else [*rows, row]
+    return rows
 
 
 async def first_head(store: Log, start: int, until: int) -> int:
@@ -91,13 +104,13 @@ async def first_head(store: Log, start: int, until: int) -> int:
 
 async def header_at(store: Log, prefix: str, first: int, until: int) -> tuple[Header, int]:
     """The header of a file from `first` on, and where it has to end: the next begins at a snapshot."""
-    kept = await store.snapshots()
+    before, after = await store.snapshot_before(first - 1), await store.snapshot_after(first - 1)
     head, _ = await next_head(store, first, first)
     if head is None:
         raise LogError(f"position {first} of the log was trimmed while it was archived")
-    here = next((zlib.compress(each.grid) for each in kept if each.position == first - 1), b"")
-    header = Header(orion_log=archive.FORMAT, prefix=prefix, first=first, hash=head.hash, snapshot=here)
-    return header, min([until, *(each.position for each in kept if each.position >= first)])
+    here = deflated(before.grid) if before is not None and before.position == first - 1 else b""
+    header = Header(orion_log=FORMAT, prefix=prefix, first=first, hash=head.hash, snapshot=here)
+    return header, min(until, after.position) if after is not None else until
 
 
 async def take(store: Log, first: int, until: int) -> list[bytes]:
@@ -109,7 +122,7 @@ async def take(store: Log, first: int, until: int) -> list[bytes]:
         if not found:
             raise LogError(f"the log ends at {position}, position {until} was expected")
         for _, raw in found:
-            if archive.is_head(raw):
+            if is_head(raw):
                 if whole and too_much(rows, size):
                     return rows[:whole]
                 whole = len(rows)

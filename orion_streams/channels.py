@@ -144,6 +144,13 @@ class StreamChannel(faust.Channel[Any]):
         rows = answers[-1][0][1] if answers[-1] else []
         return [self.item(entry_id, as_dict(parts)) for entry_id, parts in rows]
 
+    async def delivered(self) -> str:
+        """How far the group has read, or was made to begin: nothing up to there is handed out any more."""
+        groups = await self.redis.xinfo_groups(self.key_name)
+        return next(
+            (row["last-delivered-id"].decode() for row in groups if row["name"] == GROUP.encode()), ""
+        )
+
     async def acknowledge(self) -> None:
         """What is settled, at once: nothing more will be read."""
         if settled := list(self.settled):
@@ -159,7 +166,8 @@ class Feeder(Service):
     """Reads a channel's stream into the channel, for as long as the app runs.
 
     `catch_up` is awaited at the start and again after every cut, before anything new is read; `noticed` is
-    called with each new item the moment it is read, with all that were read together before any goes on.
+    called with each new item the moment it is read, with all that were read together before any goes on;
+    `drained`, when nothing new comes, with the id up to which nothing ever will.
     """
 
     COUNT: ClassVar[int] = 64
@@ -171,10 +179,11 @@ class Feeder(Service):
         block_ms: int,
         catch_up: Callable[[], Awaitable[None]],
         noticed: Callable[[Item], None],
+        drained: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.channel, self.block_ms = channel, block_ms
-        self.catch_up, self.noticed = catch_up, noticed
+        self.catch_up, self.noticed, self.drained = catch_up, noticed, drained
         self._behind = True
 
     @Service.task
@@ -200,6 +209,8 @@ class Feeder(Service):
             await self.catch_up()
             self._behind = False
         items = await self.channel.read(">", self.COUNT, self.block_ms)
+        if not items:
+            self.drained(await self.channel.delivered())
         for item in items:
             self.noticed(item)
         for item in items:

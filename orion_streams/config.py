@@ -28,8 +28,8 @@ Url = Annotated[str, Meta(pattern=r"^((https?|echo)://.*)?$")]
 ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
 DECIDER = 2
-"""The version of the code that decides, raised with every change of what it answers to the same grid:
-replay judges only what its own version decided."""
+"""The version of the code that decides, raised with every change of what it answers to the same grid; see
+`reconcile.DECIDERS`."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -16,16 +16,24 @@ from orion_streams.projections import apply
 from orion_streams.state import Grid, decode_grid, encode_grid, work_order
 
 CHUNK = 500
+END = 2**62
+"""Beyond any position."""
 
 
 def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
     """Fold log entries into a state that the caller owns. LogError names the position of an entry that
     is none, or before which the log is not the one that was written."""
+    for _ in fold_each(state, rows):
+        pass
+
+
+def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ev.AnyEvent]]:
+    """The same, with each position and its event as soon as it is folded."""
     for position, raw in rows:
         try:
             event = ev.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LogError(f"position {position} of the log is not an event: {error}") from error
+            raise LogError(f"position {position} of the log is {no_event(error)}") from error
         if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
             raise LogError(
                 f"the log before position {position} is not the one that was written: its running hash "
@@ -33,6 +41,14 @@ def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
             )
         state.digest = chain(state.digest, raw)
         apply(state.grid, event)
+        yield position, event
+
+
+def no_event(error: Exception) -> str:
+    """What an entry is that could not be decoded."""
+    if "`$.event`" in str(error):
+        return f"no event that this version of orion-streams knows: {error}"
+    return f"not an event: {error}"
 
 
 async def load(store: Log, until: int | None = None) -> LoggedGrid:
@@ -54,12 +70,12 @@ async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
     last = await store.last_position()
     end = last if until is None else min(until, last)
     state = LoggedGrid(Grid())
-    for snapshot in await store.snapshots():
-        if first - 1 <= snapshot.position <= end and await goes_on_from(
-            store, snapshot.position, snapshot.digest
-        ):  # one of a tail that was lost does not
+    snapshot = await store.snapshot_before(end)
+    while snapshot is not None and snapshot.position >= first - 1:
+        if await goes_on_from(store, snapshot.position, snapshot.digest):  # one of a lost tail does not
             state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
             break
+        snapshot = await store.snapshot_before(snapshot.position - 1)
     if first > state.grid.position + 1:
         raise LogError(f"the log begins at position {first}, and no snapshot reaches position {end}")
     await extend(store, state, end)
@@ -111,10 +127,10 @@ async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
     """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
     one of a tail that the server has lost meanwhile is dropped."""
-    before = await store.snapshots()
+    before = await store.snapshot_before(END)
     base = LoggedGrid(Grid(), GENESIS)
-    if before:
-        base = LoggedGrid(decode_grid(before[0].grid), bytes.fromhex(before[0].digest))
+    if before is not None:
+        base = LoggedGrid(decode_grid(before.grid), bytes.fromhex(before.digest))
     if base.grid.position >= snapshot.position:
         return
     if await store.last_position() < snapshot.position:

@@ -41,8 +41,12 @@ class Log(Protocol):
         """Write it whole. Raises CommitConflict, BodyGone, LogError; then nothing was written."""
         ...
 
-    async def snapshots(self) -> list[Snapshot]:
-        """The kept snapshots, newest first."""
+    async def snapshot_before(self, position: int) -> Snapshot | None:
+        """The newest one that is kept there or before it."""
+        ...
+
+    async def snapshot_after(self, position: int) -> Snapshot | None:
+        """The oldest one that is kept beyond it."""
         ...
 
     async def save_snapshot(self, snapshot: Snapshot) -> None: ...
@@ -70,8 +74,6 @@ class Log(Protocol):
 
 class RedisLog:
     """The log on Redis or Valkey."""
-
-    KEEP_SNAPSHOTS = 2
 
     def __init__(self, redis: Redis, prefix: str) -> None:
         self._redis: Any = redis  # redis-py annotates both of its protocols and encodings at once
@@ -136,16 +138,13 @@ class RedisLog:
             answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
         raise_refusal([part.decode() for part in answer])
 
-    async def snapshots(self) -> list[Snapshot]:
-        rows = await self._redis.xrevrange(self.key("snapshots"))
-        return [
-            Snapshot(
-                position=work_order(entry_id.decode())[0],
-                digest=fields[b"digest"].decode(),
-                grid=zlib.decompress(fields[b"grid"]),
-            )
-            for entry_id, fields in rows
-        ]
+    async def snapshot_before(self, position: int) -> Snapshot | None:
+        rows = await self._redis.xrevrange(self.key("snapshots"), max=f"{max(position, 0)}-0", count=1)
+        return snapshot_of(*rows[0]) if rows else None
+
+    async def snapshot_after(self, position: int) -> Snapshot | None:
+        rows = await self._redis.xrange(self.key("snapshots"), min=f"{position + 1}-0", count=1)
+        return snapshot_of(*rows[0]) if rows else None
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         try:
@@ -153,8 +152,6 @@ class RedisLog:
                 self.key("snapshots"),
                 {"digest": snapshot.digest, "grid": zlib.compress(snapshot.grid)},
                 id=f"{snapshot.position}-0",
-                maxlen=self.KEEP_SNAPSHOTS,
-                approximate=False,
             )
         except ResponseError as error:
             if "equal or smaller" not in str(error):  # another router keeps a newer one
@@ -196,6 +193,12 @@ class RedisLog:
             top = info["last-generated-id"].decode()
             found[stream] = Extent(first, top, info["length"], info["entries-added"])
         return found
+
+
+def snapshot_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Snapshot:
+    """A snapshot as it is kept."""
+    grid = zlib.decompress(fields[b"grid"])
+    return Snapshot(work_order(entry_id.decode())[0], fields[b"digest"].decode(), grid)
 
 
 def position_of(entry_id: str) -> int:

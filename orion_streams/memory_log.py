@@ -10,7 +10,7 @@ from typing import Any
 
 from orion_streams.commits import CURSOR, RELAYED, Commit, Extent, Guard, OutEntry, Raw, Snapshot
 from orion_streams.errors import BodyGone, CommitConflict, LogError
-from orion_streams.log import RedisLog, position_of
+from orion_streams.log import position_of
 from orion_streams.state import work_order
 
 Stream = dict[str, dict[bytes, bytes]]
@@ -141,12 +141,15 @@ class MemoryLog:
                     fields[name.encode()] = source[name.encode()]
         return fields
 
-    async def snapshots(self) -> list[Snapshot]:
-        return self._snapshots[::-1]
+    async def snapshot_before(self, position: int) -> Snapshot | None:
+        return next((each for each in reversed(self._snapshots) if each.position <= position), None)
+
+    async def snapshot_after(self, position: int) -> Snapshot | None:
+        return next((each for each in self._snapshots if each.position > position), None)
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         if not self._snapshots or snapshot.position > self._snapshots[-1].position:
-            self._snapshots = [*self._snapshots, snapshot][-RedisLog.KEEP_SNAPSHOTS :]
+            self._snapshots.append(snapshot)
 
     async def make_group(self, stream: str, after: str) -> bool:
         """Groups exist only on a server."""
@@ -154,10 +157,14 @@ class MemoryLog:
 
     async def trim(self, stream: str, min_id: str) -> None:
         rows, floor = self.streams.get(stream, {}), work_order(min_id)
+        if stream == "snapshots":
+            self._snapshots = [each for each in self._snapshots if each.position >= floor[0]]
         for entry_id in list(takewhile(lambda each: work_order(each) < floor, rows)):
             del rows[entry_id]
 
     async def size(self, stream: str) -> tuple[int, int]:
+        if stream == "snapshots":
+            return len(self._snapshots), sum(len(each.grid) for each in self._snapshots)
         rows = self.streams.get(stream, {})
         return len(rows), sum(len(v) for fields in rows.values() for v in fields.values())
 

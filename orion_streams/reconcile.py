@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams import events as ev
-from orion_streams.config import Policy
+from orion_streams.config import DECIDER, Policy
 from orion_streams.ledger import NO_RULES, is_going, weights
 from orion_streams.plan import demand_of, is_quiet, plan, work_of
 from orion_streams.projections import apply
@@ -25,10 +25,11 @@ Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
 def decide(
     grid: Grid, policy: Policy, questions: Sequence[Question] | None = None
 ) -> tuple[ev.AnyEvent, ...]:
-    """At most `policy.max_events` answers. Each question sees what was answered before it."""
+    """At most `policy.max_events` answers, by the version of this code that the log names. Each question
+    sees what was answered before it."""
     draft = grid.draft()
     answers: list[ev.AnyEvent] = []
-    for question in questions or QUESTIONS:
+    for question in questions or DECIDERS.get(grid.decider, QUESTIONS):
         for answer in question(draft, policy):
             if len(answers) == policy.max_events:
                 return tuple(answers)
@@ -172,6 +173,11 @@ QUESTIONS: tuple[Question, ...] = (
     placements,
     housekeeping,
 )
+
+
+DECIDERS: dict[int, tuple[Question, ...]] = {DECIDER: QUESTIONS}
+"""What each version asks. One that changes an answer gets a number of its own, and the one before it stays:
+a log is replayed by the version that made it."""
 
 
 def is_timed(grid: Grid) -> bool:

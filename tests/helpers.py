@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from orion_streams import events as ev
 from orion_streams import wire
 from orion_streams.agents.router import Router
-from orion_streams.commits import Commit, Guard, Head, OutEntry
+from orion_streams.commits import Commit, Guard, Head, OutEntry, Snapshot
 from orion_streams.draft import LoggedGrid
 from orion_streams.history import fold_raw
 from orion_streams.intake import inventory_digest
@@ -233,6 +233,14 @@ async def kinds(store: Store, request_id: str, client: str = "brain") -> list[st
 async def history(log: Log) -> list[ev.AnyEvent]:
     """All events of an untrimmed log."""
     return [ev.decode(raw) for _, raw in await log.events(0, 1_000_000)]
+
+
+async def snapshots(log: Log) -> list[Snapshot]:
+    """All that are kept, the newest first."""
+    found: list[Snapshot] = []
+    while newer := await log.snapshot_after(found[-1].position if found else -1):
+        found.append(newer)
+    return found[::-1]
 
 
 async def folded(log: Log) -> LoggedGrid:

@@ -27,8 +27,11 @@ from orion_streams.chaos.grid import CLIENTS, ChaosGrid
 from orion_streams.chaos.invariants import LogRow
 from orion_streams.chaos.load import Load
 from orion_streams.connection import connect
-from orion_streams.errors import BackendError
+from orion_streams.errors import BackendError, LogError
+from orion_streams.log import RedisLog
 from orion_streams.processes import Say
+from orion_streams.replay.exporting import export
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import Report as Replayed
 from orion_streams.server import Fsync
 from orion_streams.simulation.observer import Observer
@@ -142,6 +145,8 @@ class Chaos:
         replayed = await replay(grid)
         self._count(tally.requests, tally.answered, rows, replayed)
         self._time(began_s, ended_s)
+        if self.outcome.broken:
+            self._say(await kept(grid))
         return self.outcome
 
     async def _break_things(self, until_s: float) -> None:
@@ -256,6 +261,18 @@ async def read_log(grid: ChaosGrid) -> list[LogRow]:
     finally:
         await redis.aclose()
     return rows
+
+
+async def kept(grid: ChaosGrid) -> str:
+    """Where the log is, in a file that outlives the round; or why it is not."""
+    path = Path(tempfile.mkdtemp(prefix="orion-broken-")) / "log.jsonl.gz"
+    async with connect(grid.redis_url) as redis:
+        log = LiveSource(RedisLog(redis, grid.config.prefix), grid.config)
+        try:
+            await export(log, grid.config, path, *await log.bounds(), see=lambda _: None)
+        except LogError as error:
+            return f"the log of this round cannot be exported: {error}"
+    return f"the log of this round: orion replay {path}"
 
 
 async def replay(grid: ChaosGrid) -> Replayed | str:

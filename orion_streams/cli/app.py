@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from orion_streams.cli.outcome import outcome
+from orion_streams.cli import log_commands, replay_commands
+from orion_streams.cli.options import AsJson, At, ConfigFile, FromFile, RedisUrl, do, examples_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE
 
 app = typer.Typer(
@@ -24,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
+app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_commands.EXAMPLES)
 
 
 def show_version(wanted: bool) -> None:
@@ -42,16 +46,6 @@ def options(
     """Three Raspberry Pis with Ollama that feel like one inference endpoint, over Redis Streams."""
 
 
-RedisUrl = Annotated[
-    str | None, typer.Option("--redis", metavar="URL", help="Redis of the grid. Default: the one here.")
-]
-ConfigFile = Annotated[
-    str | None,
-    typer.Option("--config", metavar="FILE", help="streams.toml to use. Default: ./streams.toml."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
-
-
 def main(words: Sequence[str]) -> int:
     """Parse and run one command. The exit code; a usage error exits 2 with what was expected."""
     try:
@@ -67,29 +61,11 @@ def main(words: Sequence[str]) -> int:
     return answer if isinstance(answer, int) else EXIT_OK
 
 
-def do(module: str, *arguments: object, **options: object) -> int:
-    """Import orion_streams.MODULE and call its `run`, here or on an event loop."""
-
-    def work() -> int:
-        answer = import_module(f"orion_streams.{module}").run(*arguments, **options)
-        if isinstance(answer, Coroutine):
-            answer = asyncio.run(answer)
-        sys.stdout.flush()
-        return int(answer or EXIT_OK)
-
-    return outcome(work)
-
-
 def command(
     *examples: str, settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a command, with examples at the end of its help."""
     return app.command(epilog=examples_of(*examples), context_settings=settings)
-
-
-def examples_of(*examples: str) -> str:
-    """The end of a command's help."""
-    return "\n".join(["\b", "Examples:", *(f"  orion {each}" for each in examples)])
 
 
 @command("demo", "demo --json", "demo --real")
@@ -165,28 +141,27 @@ def ask(
     )
 
 
-@command("nodes", "nodes --json", "nodes --redis redis://orion-master:6379/0")
-def nodes(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """The node-state table: health, availability, slots, models in memory."""
-    return do("cli.reads", "nodes", as_json, redis, config)
+def register_read(name: str, text: str) -> None:
+    """A command that shows the grid, now or as it was."""
+
+    def read(
+        at: At = None,
+        file: FromFile = None,
+        as_json: AsJson = False,
+        redis: RedisUrl = None,
+        config: ConfigFile = None,
+    ) -> int:
+        return do("cli.reads", name, as_json, redis, config, at, file)
+
+    examples = (name, f"{name} --json", f"{name} --at 14:05", f"{name} --file incident.jsonl.gz --at 1234")
+    read.__doc__ = text
+    app.command(name, epilog=examples_of(*examples))(read)
 
 
-@command("models", "models --json")
-def models(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Which model is on which node, on disk and in memory."""
-    return do("cli.reads", "models", as_json, redis, config)
-
-
-@command("ps", "ps --json")
-def ps(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Open requests and where they are, and which models are in memory."""
-    return do("cli.reads", "ps", as_json, redis, config)
-
-
-@command("plan", "plan --json")
-def plan(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Which models should live where, the reason for each, and the demand it is based on."""
-    return do("cli.reads", "plan", as_json, redis, config)
+register_read("nodes", "The node-state table: health, availability, slots, models in memory.")
+register_read("models", "Which model is on which node, on disk and in memory.")
+register_read("ps", "Open requests and where they are, and which models are in memory.")
+register_read("plan", "Which models should live where, the reason for each, and the demand it is based on.")
 
 
 @command("doctor", "doctor --json", "doctor --redis redis://orion-master:6379/0")
@@ -195,60 +170,16 @@ def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile =
     return do("cli.doctor", as_json, redis, config)
 
 
-@command("explain q1", "explain brain/q1", "explain brain/q1 --json")
+@command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
 def explain(
     request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
+    file: FromFile = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
     """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
-    return do("cli.explaining", request, as_json, redis, config)
-
-
-@command("replay", "replay --json")
-def replay(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Recompute every decision from the log; exit 4 where one differs from what was recorded."""
-    return do("cli.replaying", as_json, redis, config)
-
-
-log_commands = typer.Typer(invoke_without_command=True)
-app.add_typer(
-    log_commands,
-    name="log",
-    epilog=examples_of("log", "log --follow", "log --from 1 -n 100 --json", "log archive DIR"),
-)
-
-
-@log_commands.callback()
-def log(
-    context: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    start: Annotated[
-        int | None, typer.Option("--from", metavar="POS", min=1, help="First position. Default: the last.")
-    ] = None,
-    count: Annotated[int | None, typer.Option("-n", min=0, help="So many events. Default: 20.")] = None,
-    as_json: AsJson = False,
-    redis: RedisUrl = None,
-    config: ConfigFile = None,
-) -> int:
-    """The log: every sample, decision and outcome."""
-    if context.invoked_subcommand is None:
-        return do("cli.logview", follow, start, count, as_json, redis, config)
-    if follow or as_json or any(each is not None for each in (start, count, redis, config)):
-        raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
-    return EXIT_OK
-
-
-@log_commands.command(epilog=examples_of("log archive /var/backups/orion", "log archive archive --json"))
-def archive(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the files are; it is made.")],
-    as_json: AsJson = False,
-    redis: RedisUrl = None,
-    config: ConfigFile = None,
-) -> int:
-    """Write what the log has since the last time to compressed files, chained to those that are there."""
-    return do("cli.archiving", folder, as_json, redis, config)
+    return do("cli.explaining", request, as_json, redis, config, file)
 
 
 @command(

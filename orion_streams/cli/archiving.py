@@ -14,7 +14,7 @@ from orion_streams.archive import segments
 from orion_streams.archiving import Written, archive_next
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
-from orion_streams.cli.reads import opened
+from orion_streams.cli.where import opened
 from orion_streams.errors import EXIT_DEGRADED, EXIT_OK, BackendError
 from orion_streams.log import RedisLog
 

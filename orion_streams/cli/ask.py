@@ -12,7 +12,8 @@ from orion_streams import Answer, AsyncClient, Piece, Restarted
 from orion_streams.asking import Fields
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
-from orion_streams.cli.reads import look, opened, warn
+from orion_streams.cli.reads import look, warn
+from orion_streams.cli.where import opened
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.state import Grid

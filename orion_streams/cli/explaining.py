@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from orion_streams import events as ev
-from orion_streams.cli import where
+from orion_streams.cli import sources
 from orion_streams.cli.logview import CHUNK, Line, decoded
 from orion_streams.cli.outcome import tell
-from orion_streams.cli.reads import look, opened, warn
+from orion_streams.cli.reads import grid_at, warn
 from orion_streams.cli.story import Look, Story, as_data, look_at, story_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
-from orion_streams.history import load
 from orion_streams.log import Log
+from orion_streams.recording import Row
+from orion_streams.replay.source import LiveSource, Source
 from orion_streams.state import Grid
 
 HEAD = b'{"event":"committed"'
@@ -23,22 +25,23 @@ WIDTH = 100
 """Longer lines are harder to read."""
 
 
-async def run(asked: str, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+async def run(
+    asked: str, as_json: bool, redis_url: str | None, config_path: str | None, file: str | None = None
+) -> int:
     """Explain the request `asked`: client/id or id. Exit 2 when several clients have that id. Raises
     OrionError when the log has none, BackendError, ConfigError, LogError."""
-    config = where.find(redis_url, config_path)
-    async with opened(config) as store:
-        now = await look(store)
-        found = await find(store, now.grid, asked)
+    async with sources.source(file, redis_url, config_path) as log:
+        now = await grid_at(log)
+        found = await find(log, now.grid, asked)
         if len(found) > 1:
             tell(f"orion: {asked} is the id of several requests, name one: {', '.join(sorted(found))}")
             return EXIT_USAGE
         key, lines = next(iter(found.items()), (asked, []))
         if not lines and key not in now.grid.open:
-            raise OrionError(missing(key, now.grid, await store.first_position()))
+            raise OrionError(missing(key, now.grid, (await log.bounds())[0]))
         story = story_of(key, lines, now.grid)
         if story.outcome.state in ("expired", "error"):
-            story = msgspec.structs.replace(story, look=await look_back(store, story))
+            story = msgspec.structs.replace(story, look=await look_back(log, story))
     if story.deadline_in_ms is not None:
         warn(now)
     if as_json:
@@ -48,19 +51,39 @@ async def run(asked: str, as_json: bool, redis_url: str | None, config_path: str
     return EXIT_OK
 
 
-async def find(store: Log, grid: Grid, asked: str) -> dict[str, list[Line]]:
+async def find(log: Source, grid: Grid, asked: str) -> dict[str, list[Line]]:
     """All lines of the requests that are called so, by request; of an id that was used again, its last
-    life. The log is read backwards from the grid's position, no further than needed: an id alone means
-    the requests that are remembered, and only if there is none whatever the log still has."""
+    life. An id alone means the requests that are remembered, and only if there is none whatever the log
+    still has. A live log is read backwards from the grid's position, no further than needed."""
+    search = Search(asked, remembered(grid, asked))
+    if isinstance(log, LiveSource):
+        await look_backwards(log.store, grid.position, search)
+    else:
+        search.take([row async for row in candidates(log, search.needle)])
+    return search.found()
+
+
+async def look_backwards(store: Log, end: int, search: Search) -> None:
+    """Chunk by chunk, until it has found all."""
     first = max(await store.first_position(), 1)
-    goal = remembered(grid, asked)
-    search = Search(asked, goal)
-    end = grid.position
     while end >= first and not search.is_over:
         after = max(end - CHUNK, first - 1)
         search.take(await store.events(after, end - after))
         end = after
-    return search.found()
+
+
+async def candidates(log: Source, needle: bytes) -> AsyncIterator[Row]:
+    """What may be about a request, each after the head of its commit."""
+    head: Row | None = None
+    async for stretch in log.stretches():
+        for row in stretch.rows:
+            if row[1].startswith(HEAD):
+                head = row
+            elif needle in row[1]:
+                if head is not None:
+                    yield head
+                    head = None
+                yield row
 
 
 def remembered(grid: Grid, asked: str) -> set[str]:
@@ -74,7 +97,7 @@ class Search:
 
     def __init__(self, asked: str, goal: set[str]) -> None:
         self._asked, self._goal = asked, goal
-        self._needle = msgspec.json.encode(asked.partition("/")[2] or asked)[1:]
+        self.needle = msgspec.json.encode(asked.partition("/")[2] or asked)[1:]
         self._lines: dict[str, list[Line]] = {key: [] for key in goal}
         self._whole: set[str] = set()
         self._timeless: list[tuple[str, int, ev.AnyEvent]] = []
@@ -88,7 +111,7 @@ class Search:
     def take(self, rows: list[tuple[int, bytes]]) -> None:
         """Look through a chunk, backwards: the head that has an event's time stands before it."""
         for position, raw in reversed(rows):
-            if self._needle in raw:
+            if self.needle in raw:
                 self._note(position, decoded(position, raw))
             if self._timeless and raw.startswith(HEAD):
                 head = decoded(position, raw)
@@ -133,11 +156,11 @@ def missing(asked: str, grid: Grid, first: int) -> str:
     return f"the log has no request {asked} between positions {max(first, 1)} and {grid.position}{trimmed}"
 
 
-async def look_back(store: Log, story: Story) -> Look | None:
+async def look_back(log: Source, story: Story) -> Look | None:
     """What routing said when the request came to its end; None if it was not waiting then, or if the log
     does not reach back."""
     try:
-        grid = (await load(store, story.outcome.position - 1)).grid
+        grid = (await log.state_at(story.outcome.position - 1)).grid
     except LogError:
         return None
     row = grid.open.get(story.request)

@@ -13,10 +13,10 @@ from msgspec import Struct
 from orion_streams import events as ev
 from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
-from orion_streams.cli.reads import opened
-from orion_streams.cli.words import degrees, duration, ram, seconds
+from orion_streams.cli.where import opened
 from orion_streams.errors import LogError
 from orion_streams.log import RedisLog
+from orion_streams.words import degrees, duration, ram, seconds
 
 CHUNK = 500
 LAST = 20

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from orion_streams.cli import rows, where
+from orion_streams.cli import rows, sources
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.planning import plan_rows
-from orion_streams.config import Config
-from orion_streams.connection import connect
 from orion_streams.errors import BackendError
 from orion_streams.history import load
-from orion_streams.log import RedisLog
+from orion_streams.log import Log
+from orion_streams.replay.source import LiveSource, Source
 from orion_streams.state import Grid
 
 QUIET_MS = 10_000
@@ -41,11 +39,17 @@ MAKERS: dict[str, Callable[[Grid], Any]] = {
 """What each of the reads shows of the grid."""
 
 
-async def run(what: str, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
-    """Show one of the reads. Raises BackendError, ConfigError, LogError."""
-    config = where.find(redis_url, config_path)
-    async with opened(config) as store:
-        now = await look(store)
+async def run(
+    what: str,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+    at: str | None = None,
+    file: str | None = None,
+) -> int:
+    """Show one of the reads, now or as it was. Raises BackendError, ConfigError, LogError."""
+    async with sources.source(file, redis_url, config_path) as log:
+        now, config = await grid_at(log, at), await log.config()
     found = MAKERS[what](now.grid)
     warn(now)
     if as_json:
@@ -57,25 +61,22 @@ async def run(what: str, as_json: bool, redis_url: str | None, config_path: str 
     return 0
 
 
-@asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[RedisLog]:
-    """The log of the grid, while the block runs."""
-    redis = connect(config.redis.url)
-    try:
-        yield RedisLog(redis, config.prefix)
-    finally:
-        await redis.aclose()
-
-
-async def look(store: RedisLog) -> Now:
+async def look(store: Log) -> Now:
     """The grid now. BackendError when nothing was ever written."""
     grid = (await load(store)).grid
     if grid.position == 0:
-        raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
+        raise BackendError("the log is empty: no router has run on this Redis yet")
     server_ms, _ = await store.read({"log": f"{grid.position}-0"}, 1, 0)
     silence_ms = max(server_ms - grid.server_ms, 0)
     grid.at_ms += silence_ms
     return Now(grid, silence_ms)
+
+
+async def grid_at(log: Source, at: str | None = None) -> Now:
+    """The grid at a moment, by default at the log's end; of a live log it is now."""
+    if at is None and isinstance(log, LiveSource):
+        return await look(log.store)
+    return Now((await log.state_at(await sources.moment(at or "end", log))).grid, 0)
 
 
 def warn(now: Now) -> None:

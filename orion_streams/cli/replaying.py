@@ -1,41 +1,110 @@
-"""`orion replay`: every decision in the log, recomputed."""
+"""`orion replay`: every decision in a log, recomputed."""
 
 from __future__ import annotations
 
 import sys
+import time
+from typing import Any
 
 import msgspec
+from msgspec import Struct, structs
 
-from orion_streams.cli import where
+from orion_streams import events as ev
+from orion_streams.cli import sources
 from orion_streams.cli.outcome import tell
-from orion_streams.cli.reads import look, opened
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
-from orion_streams.replay.verify import Report, verify
+from orion_streams.recording import Stretch
+from orion_streams.replay.verify import Divergence, Report, verify
+from orion_streams.state import Grid
+
+SAMPLE_EVENTS = 20_000
+"""So many are decoded once more, to say what decoding alone would take."""
 
 
-async def run(as_json: bool, redis_url: str | None, config_path: str | None) -> int:
-    """Verify the log. Exit 4 when a recorded decision is not the recomputed one. Raises LogError."""
-    config = where.find(redis_url, config_path)
-    async with opened(config) as store:
-        await look(store)  # says what to do about a log that is empty
-        report = await verify(store)
+class Replayed(Struct, frozen=True):
+    """What `orion replay --json` says. `decode_ratio`: events a second, as a share of what decoding alone
+    comes to here."""
+
+    events: int
+    decisions: int
+    diverged: int
+    first_divergence: Divergence | None
+    older: int
+    snapshots: int
+    events_per_s: int
+    decode_ratio: float
+
+
+class Watch:
+    """Measures the decoding alone of the first stretches."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+        self.decoding_s = 0.0
+
+    def see(self, stretch: Stretch) -> None:
+        """Decode it once more, if it is an early one."""
+        if self.decoded < SAMPLE_EVENTS:
+            began_s = time.perf_counter()
+            for _, raw in stretch.rows:
+                ev.decode(raw)
+            self.decoding_s += time.perf_counter() - began_s
+            self.decoded += len(stretch.rows)
+
+
+async def run(file: str | None, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+    """Verify a log. Exit 4 when a recorded decision is not the recomputed one. Raises LogError."""
+    watch = Watch()
+    async with sources.source(file, redis_url, config_path) as log:
+        first, last = await log.bounds()
+        with sources.progress("replaying", first, last) as see:
+
+            def seen(stretch: Stretch) -> None:
+                watch.see(stretch)
+                see(stretch.rows[-1][0])
+
+            began_s = time.perf_counter()
+            report = await verify(log, seen)
+            took_s = time.perf_counter() - began_s - watch.decoding_s
+    done = replayed(report, took_s, watch)
     if as_json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
     else:
-        show(report)
+        show(done)
     return EXIT_DIVERGED if report.diverged else EXIT_OK
 
 
-def show(report: Report) -> None:
-    """The outcome for a person."""
-    sys.stdout.write(
-        f"{report.decisions} decisions recomputed from {report.events} events: "
-        f"{report.diverged or 'none'} differ\n"
+def replayed(report: Report, took_s: float, watch: Watch) -> Replayed:
+    """The report with how fast it was made."""
+    pace = report.events / max(took_s, 1e-9)
+    decoding = watch.decoded / max(watch.decoding_s, 1e-9)
+    return Replayed(
+        **structs.asdict(report), events_per_s=round(pace), decode_ratio=round(pace / decoding, 4)
     )
-    if report.older:
-        tell(f"{report.older} decisions were made by another version of the code: folded, not judged")
-    first = report.first_divergence
+
+
+def show(done: Replayed) -> None:
+    """The outcome for a person."""
+    differ = done.diverged or "none"
+    sys.stdout.write(f"{done.decisions} decisions recomputed from {done.events} events: {differ} differ\n")
+    compared = f", {done.snapshots} snapshots compared" if done.snapshots else ""
+    tell(f"{done.events_per_s} events a second, {done.decode_ratio:.1%} of decoding alone{compared}")
+    if done.older:
+        tell(f"{done.older} decisions were made by a version that is not here: folded, not judged")
+    first = done.first_divergence
     if first is not None:
         tell(f"first at position {first.position}")
         tell(f"  recorded   {first.recorded or 'nothing'}")
         tell(f"  recomputed {first.recomputed or 'nothing'}")
+        tell("the state that led there:")
+        show_state(first.state)
+
+
+def show_state(state: dict[str, Any]) -> None:
+    """Nodes and open requests of a grid."""
+    from orion_streams.cli import rows, tables  # noqa: PLC0415 - rich only where something is drawn
+
+    grid = msgspec.convert(state, Grid)
+    console = tables.make_console(stderr=True)
+    console.print(tables.nodes_table(rows.node_rows(grid), {}))
+    tables.show_ps(console, rows.ps_rows(grid))

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from orion_streams import events as ev
 from orion_streams.cli.story import Choice, Happening, Look, Step, Story
-from orion_streams.cli.words import (
+from orion_streams.contract import CODES
+from orion_streams.events import TERMS, Verdict
+from orion_streams.words import (
     WORD_FOR,
     duration,
     held_back,
@@ -17,8 +19,6 @@ from orion_streams.cli.words import (
     whose_fault,
     why_abandoned,
 )
-from orion_streams.contract import CODES
-from orion_streams.events import TERMS, Verdict
 
 FIRST, LAST = 2, 4
 """Of many decisions so many are shown from the beginning and from the end."""

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from orion_streams.cli.planning import PlanNode, PlanRows
 from orion_streams.cli.rows import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
-from orion_streams.cli.words import degrees, duration, gigabytes, percent, seconds
 from orion_streams.config import Config
 from orion_streams.plan import Placement
+from orion_streams.words import degrees, duration, gigabytes, percent, seconds
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
@@ -36,10 +36,10 @@ def show(what: str, found: Any, config: Config) -> None:
             show_ps(console, found)
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """The terminal; whatever a client or model is called is shown as it is."""
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:

@@ -4,19 +4,21 @@ workload comes to in the simulator."""
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from orion_streams.cli import sources
 from orion_streams.config import parse, read_text
 from orion_streams.draft import LoggedGrid
-from orion_streams.errors import EXIT_OK
+from orion_streams.errors import EXIT_OK, LogError
 from orion_streams.replay.changes import Change, change_of
 from orion_streams.replay.whatif import Outcome, Row, WhatIf
 from orion_streams.simulation.rerun.gathering import Gathering
 from orion_streams.simulation.rerun.running import Rerun, rerun
+from orion_streams.state import Grid
 
 
 class Answered(Struct, frozen=True):
@@ -48,18 +50,30 @@ class Asking:
 
 
 async def run(
-    base: LoggedGrid,
-    stretches: AsyncIterable[Sequence[Row]],
-    change: Change,
-    *,
-    simulate: bool = True,
-    as_json: bool = False,
+    file: str | None,
+    settings: Sequence[str],
+    without: Sequence[str],
+    policy: str | None,
+    simulate: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
 ) -> int:
-    """Ask both questions of the log that goes on from `base`, and show the answers. Raises LogError for one
-    that is not what was written, ConfigError for a change that makes no rules."""
-    asking = Asking(base, change, simulate)
-    async for rows in stretches:
-        asking.take(rows)
+    """Ask both questions of a log, and show the answers. Raises LogError for one that is not what was
+    written, ConfigError for a change that makes no rules, BackendError."""
+    change = change_from(settings, without, policy)
+    asking: Asking | None = None
+    async with sources.source(file, redis_url, config_path) as log:
+        first, last = await log.bounds()
+        with sources.progress("asking", first, last) as see:
+            async for stretch in log.stretches():
+                if asking is None:
+                    base = stretch.header.state() if stretch.header is not None else None
+                    asking = Asking(base or LoggedGrid(Grid()), change, simulate)
+                asking.take(stretch.rows)
+                see(stretch.rows[-1][0])
+    if asking is None:
+        raise LogError(f"{log.name} is empty: there is nothing to ask")
     show(asking.finish(), change, as_json)
     return EXIT_OK
 

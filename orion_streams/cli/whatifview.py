@@ -12,7 +12,6 @@ from rich.text import Text
 
 from orion_streams.cli.tables import DIM, WAITING, table
 from orion_streams.cli.whatif import Answered
-from orion_streams.cli.words import WORD_FOR, degrees, duration, held_back, seconds
 from orion_streams.events import Verdict
 from orion_streams.replay.changes import Change
 from orion_streams.replay.differing import Changed
@@ -21,6 +20,7 @@ from orion_streams.replay.whatif import NodeAway, Outcome
 from orion_streams.simulation.rerun.gathering import Figures
 from orion_streams.simulation.rerun.heat import Heat
 from orion_streams.simulation.rerun.running import Rerun
+from orion_streams.words import WORD_FOR, degrees, duration, held_back, seconds
 
 WIDTH = 100
 MOST = 30

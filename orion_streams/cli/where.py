@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,9 @@ from msgspec import Struct
 
 from orion_streams import config as configuration
 from orion_streams.config import Config, with_url
+from orion_streams.connection import connect
 from orion_streams.errors import BackendError
+from orion_streams.log import RedisLog
 from orion_streams.server import data_dir, is_alive
 
 NONE_HERE = "no grid is running here: start one with `./orion up --simulated` or name one with --redis URL"
@@ -42,6 +44,16 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
     if config_path is None and running.config:
         config = configuration.load(running.config)
     return with_url(config, running.redis_url)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[RedisLog]:
+    """The log of the grid, while the block runs."""
+    redis = connect(config.redis.url)
+    try:
+        yield RedisLog(redis, config.prefix)
+    finally:
+        await redis.aclose()
 
 
 def note_path() -> Path:

@@ -7,19 +7,21 @@ entries that went out) is left aside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, structs, to_builtins
 
 from orion_streams import events as ev
-from orion_streams.config import DECIDER
 from orion_streams.draft import LoggedGrid
-from orion_streams.history import CHUNK, fold_raw
-from orion_streams.log import Log
-from orion_streams.reconcile import decide
-from orion_streams.state import Grid, decode_grid
+from orion_streams.errors import LogError
+from orion_streams.history import fold_raw
+from orion_streams.reconcile import DECIDERS, decide
+from orion_streams.recording import Header, Row, Stretch, check_end, is_head
+from orion_streams.replay.source import Source, placed
+from orion_streams.state import Grid, encode_grid
 
-Row = tuple[int, bytes]
 STAMPS = ("work_id", "reply_id")
 DECISIONS = (
     ev.RequestRouted,
@@ -37,68 +39,126 @@ DECISIONS = (
 
 
 class Divergence(Struct, frozen=True):
-    """Where a recorded answer is not the recomputed one; None: one of them has nothing there."""
+    """Where what was recorded is not what is recomputed; None: one of them has nothing there. `state`: the
+    grid that led there, without the ends that it remembers. A snapshot that is not what the log before it
+    gives stands there by its hash."""
 
     position: int
     recorded: str | None
     recomputed: str | None
+    state: dict[str, Any] = {}
 
 
 class Report(Struct):
-    """What a verification found. `older`: decisions of another version of the code, which are folded and
-    not judged."""
+    """What a verification found. `older`: decisions of a version of the code that this program does not
+    have, which are folded and not judged; `snapshots`: so many were compared."""
 
     events: int = 0
     decisions: int = 0
     diverged: int = 0
     first_divergence: Divergence | None = None
     older: int = 0
+    snapshots: int = 0
 
 
-async def verify(store: Log) -> Report:
-    """Verify the log from its first entry, or from the snapshot that reaches it. Raises LogError for a
-    gap or a broken hash."""
-    state = LoggedGrid(Grid())
-    first, last = await store.first_position(), await store.last_position()
-    if first > 1:
-        for snapshot in reversed(await store.snapshots()):
-            if snapshot.position >= first - 1:
-                state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
-                break
-    report = Report()
-    commit: list[Row] = []
-    position = state.grid.position
-    while position < last:
-        for row in await store.events(position, CHUNK):
-            position = row[0]
-            if commit and row[1].startswith(b'{"event":"committed"'):
-                check_commit(state, commit, report)
-                commit = []
-            commit.append(row)
-    if commit:
-        check_commit(state, commit, report)
-    return report
+async def verify(source: Source, see: Callable[[Stretch], None] = lambda _: None) -> Report:
+    """Verify a log from its first entry, or from the state that it begins with. `see` is shown what was
+    done. Raises LogError for a gap, a broken hash, or an entry that is none."""
+    verifier: Verifier | None = None
+    async for stretch in source.stretches():
+        if verifier is None:
+            state = stretch.header.state() if stretch.header is not None else None
+            verifier = Verifier(state or LoggedGrid(Grid()))
+        verifier.take(stretch)
+        see(stretch)
+    if verifier is None:
+        raise LogError(f"{source.name} is empty: there is nothing to verify")
+    return verifier.finish()
 
 
-def check_commit(state: LoggedGrid, commit: list[Row], report: Report) -> None:
-    """Fold one commit and re-decide at its boundary."""
+class Verifier:
+    """Folds a log into a state that it owns, and re-decides at the end of each commit."""
+
+    def __init__(self, state: LoggedGrid) -> None:
+        self.state, self.report = state, Report()
+        self._commit: list[Row] = []
+        self._stretch = Stretch([])
+
+    def take(self, stretch: Stretch) -> None:
+        """The next rows. Raises LogError, with file and line where there are any."""
+        if stretch.header is not None:
+            self.finish()
+            self._compare(stretch.header)
+        self._stretch = stretch
+        for row in stretch.rows:
+            if self._commit and is_head(row[1]):
+                self._check_begun()
+            self._commit.append(row)
+        if stretch.ends is not None:
+            self.finish()
+            check_end(stretch.ends, self.state.digest, stretch.place(stretch.ends.last))
+
+    def finish(self) -> Report:
+        """Nothing more comes of what was begun."""
+        if self._commit:
+            self._check_begun()
+        return self.report
+
+    def _check_begun(self) -> None:
+        commit, self._commit = self._commit, []
+        with placed(self._stretch, self.state):
+            self.check(commit)
+
+    def check(self, commit: list[Row]) -> None:
+        """Fold one whole commit and re-decide at its boundary. Raises LogError."""
+        state, report = self.state, self.report
+        fold_raw(state, commit[:1])
+        inputs, decided = shape(commit)
+        recorded = commit[1 + inputs :]
+        fold_raw(state, commit[1 : 1 + inputs])
+        report.events += len(commit)
+        if decided and state.grid.decider not in DECIDERS:
+            report.older += sum(isinstance(ev.decode(raw), DECISIONS) for _, raw in recorded)
+            fold_raw(state, recorded)
+            return
+        recomputed = decide(state.grid, state.grid.policy) if decided else ()
+        report.decisions += sum(isinstance(answer, DECISIONS) for answer in recomputed)
+        for divergence in differences(recorded, recomputed, commit[-1][0]):
+            self._diverged(divergence)
+        fold_raw(state, recorded)
+
+    def _compare(self, header: Header) -> None:
+        """A snapshot is what the one before it and the log between give, or a divergence."""
+        known = header.state() if header.snapshot else None
+        if known is None or self.state.grid.position != header.first - 1 or not self.report.events:
+            return
+        self.report.snapshots += 1
+        recorded, recomputed = encode_grid(known.grid), encode_grid(self.state.grid)
+        if recorded != recomputed or known.digest != self.state.digest:
+            was, now = (f"a snapshot with hash {short_hash(each)}" for each in (recorded, recomputed))
+            self._diverged(Divergence(header.first - 1, was, now))
+
+    def _diverged(self, divergence: Divergence) -> None:
+        self.report.diverged += 1
+        if self.report.first_divergence is None:
+            led_there: dict[str, Any] = to_builtins(structs.replace(self.state.grid, closed={}))
+            self.report.first_divergence = structs.replace(divergence, state=led_there)
+
+
+def shape(commit: list[Row]) -> tuple[int, bool]:
+    """How many inputs a commit says it took, and whether it decided. LogError for one without its head, or
+    that is shorter."""
     head = ev.decode(commit[0][1])
     if not isinstance(head, ev.Committed):
-        raise TypeError(f"position {commit[0][0]}: a commit begins with its head")
-    inputs, recorded = commit[: 1 + head.inputs], commit[1 + head.inputs :]
-    fold_raw(state, inputs)
-    if head.decided and state.grid.decider != DECIDER:
-        report.older += sum(isinstance(ev.decode(raw), DECISIONS) for _, raw in recorded)
-        report.events += len(commit)
-        fold_raw(state, recorded)
-        return
-    recomputed = decide(state.grid, state.grid.policy) if head.decided else ()
-    report.events += len(commit)
-    report.decisions += sum(isinstance(answer, DECISIONS) for answer in recomputed)
-    for divergence in differences(recorded, recomputed, commit[-1][0]):
-        report.diverged += 1
-        report.first_divergence = report.first_divergence or divergence
-    fold_raw(state, recorded)
+        raise LogError(f"position {commit[0][0]}: a commit begins with its head")
+    if head.inputs >= len(commit):
+        raise LogError(f"position {commit[0][0]}: a commit of {head.inputs} inputs has {len(commit) - 1}")
+    return head.inputs, head.decided
+
+
+def short_hash(raw: bytes) -> str:
+    """Names bytes that nobody wants to read."""
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
 def differences(

@@ -36,12 +36,12 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from orion_streams import events as ev
-from orion_streams.archive import is_head
 from orion_streams.config import DECIDER, Policy
 from orion_streams.draft import LoggedGrid
 from orion_streams.history import fold_raw
 from orion_streams.projections import apply, nodes
 from orion_streams.reconcile import QUESTIONS, Question, decide
+from orion_streams.recording import is_head
 from orion_streams.replay.answers import KINDS, SAFETY, Side, answers_of
 from orion_streams.replay.changes import Change, check_names, notes_on, rules_of
 from orion_streams.replay.differing import Boundary, Changed, Comparison, Found

@@ -13,11 +13,12 @@ from msgspec import structs
 
 from orion_streams import AsyncClient
 from orion_streams.agents import apps
-from orion_streams.archive import base, read, segments
+from orion_streams.archive import segments
 from orion_streams.commits import CURSOR, RELAYED
 from orion_streams.config import Config, parse
-from orion_streams.history import extend, fold_raw, load
+from orion_streams.history import extend, load
 from orion_streams.log import RedisLog
+from orion_streams.replay.source import FileSource
 from orion_streams.server import EmbeddedServer
 from orion_streams.simulation.ollama import serve
 from orion_streams.state import encode_grid
@@ -160,8 +161,8 @@ async def test_under_load_nothing_is_trimmed_that_is_not_archived(
             assert over(seen) == [], seen
             assert added["log"] > seen["log"]
         store = RedisLog(bench.redis, prefix)
-        state = base(folder)
-        fold_raw(state, read(folder, state.grid.position))
+        source = FileSource(folder)
+        state = await source.state_at((await source.bounds())[1])
         assert state.grid.position >= await store.first_position() - 1 > 0
         end = await store.last_position()
         await extend(store, state, end)

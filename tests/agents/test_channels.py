@@ -74,7 +74,8 @@ async def consuming(stream: Stream, handler: Handler) -> AsyncIterator[App]:
 
     @app.task  # type: ignore[untyped-decorator]
     async def feed() -> None:
-        await app.add_runtime_dependency(Feeder(channel, 50, nothing, lambda item: None))
+        feeder = Feeder(channel, 50, nothing, lambda item: None, lambda work_id: None)
+        await app.add_runtime_dependency(feeder)
 
     app.closers.append(redis.aclose)
     await app.start()

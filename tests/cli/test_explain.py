@@ -17,11 +17,11 @@ from orion_streams.cli.explaining import Search
 from orion_streams.cli.logview import Line
 from orion_streams.cli.story import Story, story_of
 from orion_streams.cli.storyview import page, verdict
-from orion_streams.cli.words import held_back
 from orion_streams.config import Config, Policy, parse
 from orion_streams.events import TERMS, Verdict
 from orion_streams.routing import route
 from orion_streams.state import Closed, Grid
+from orion_streams.words import held_back
 from tests.cli.conftest import Orion
 from tests.cli.running import MODEL, OTHER, with_store
 from tests.conftest import ServerStore

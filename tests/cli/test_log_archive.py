@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams.archive import read as read_archive
 from orion_streams.archive import segments
+from orion_streams.replay.source import FileSource
 from tests.cli.conftest import Orion
 from tests.cli.running import TOML, prepared
 
@@ -32,7 +32,7 @@ def test_the_log_goes_into_files_once(orion: Orion, own: str, home: Path) -> Non
     again: Any = msgspec.json.decode(out)
     assert (code, again["files"], again["archived_to"]) == (0, 0, first["last"])
     shown: Any = msgspec.json.decode(orion("log", "--from", "1", "-n", "100000", "--json")[1])
-    assert len(shown) == len(list(read_archive(home / "kept"))) == first["last"]
+    assert len(shown) == sum(len(each.rows) for each in FileSource(home / "kept").read()) == first["last"]
     assert orion("log", "archive", "kept")[1] == f"nothing new: kept reaches position {first['last']}\n"
     assert orion("log", "archive", "other")[1] == f"positions 1 to {first['last']} in 1 file: other\n"
 

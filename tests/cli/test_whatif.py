@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +11,9 @@ from msgspec.structs import replace
 
 from orion_streams.cli.whatif import Answered, Asking, change_from, run
 from orion_streams.cli.whatifview import answer, page, term
+from orion_streams.draft import GENESIS
 from orion_streams.errors import EXIT_OK, ConfigError
+from orion_streams.recording import FORMAT, Header, pack
 from orion_streams.replay.answers import KINDS
 from orion_streams.replay.changes import change_of
 from orion_streams.replay.turning import Answer, Term
@@ -34,23 +36,22 @@ def answered(rows: list[Row], change: Any = HOTTER, simulate: bool = True) -> An
     return asking.finish()
 
 
-async def shown(rows: list[Row], as_json: bool) -> int:
-    """As the command does it."""
-
-    async def stretches() -> AsyncIterator[Sequence[Row]]:
-        for stretch in chunks(rows, 500):
-            yield stretch
-
-    return await run(nothing(), stretches(), HOTTER, as_json=as_json)
+async def shown(rows: list[Row], folder: Path, as_json: bool) -> int:
+    """As the command does it, of a file."""
+    before = Header(orion_log=FORMAT, prefix="orion:", first=1, hash=GENESIS.hex())
+    path = folder / "log.jsonl"
+    path.write_bytes(pack(before, [raw for _, raw in rows])[1])
+    settings = ["policy.temp_max_mc=71000", "policy.spill_ms=0"]
+    return await run(str(path), settings, ["orion-worker"], None, True, as_json, None, None)
 
 
 async def test_the_screen_fits_and_says_what_is_simulated(
-    rows: list[Row], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    rows: list[Row], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """At most 100 columns on a wide terminal; the change, the counts, the rows that are left out, and
     SIMULATED before every figure of the simulator."""
     monkeypatch.setenv("COLUMNS", "200")
-    assert await shown(rows, as_json=False) == EXIT_OK
+    assert await shown(rows, tmp_path, as_json=False) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     text = " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 100
@@ -64,10 +65,10 @@ async def test_the_screen_fits_and_says_what_is_simulated(
 
 
 async def test_json_is_one_line_with_these_keys(
-    rows: list[Row], capsys: pytest.CaptureFixture[str]
+    rows: list[Row], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Every changed decision with all of its fields; what is simulated says so in its name."""
-    assert await shown(rows, as_json=True) == EXIT_OK
+    assert await shown(rows, tmp_path, as_json=True) == EXIT_OK
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     found = msgspec.json.decode(out)

@@ -16,6 +16,7 @@ from orion_streams.config import Config, parse
 from orion_streams.connection import connect
 from orion_streams.draft import LoggedGrid
 from orion_streams.history import load
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
 from orion_streams.state import encode_grid
 from tests.conftest import ServerStore
@@ -224,7 +225,7 @@ async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
 
 async def assert_log(life: Life) -> None:
     """What is left of the log says what the router knows."""
-    report = await verify(life.store.log)
+    report = await verify(LiveSource(life.store.log, Config()))
     assert report.diverged == 0, report
     assert report.events > 0
     if life.plan.trimmed:

@@ -154,7 +154,8 @@ class AgentRole(Role):
         channel.handler = self.worker.handle
         beats = StreamChannel(app, redis=redis, key=key("health", NODE), keep_entries=1000)
         self.residency = Residency(ollama, config.limits.inventory_ms)
-        self.feeder = Feeder(channel, config.redis.block_ms, self._catch_up, self.worker.noticed)
+        told = self._catch_up, self.worker.noticed, self.worker.drained
+        self.feeder = Feeder(channel, config.redis.block_ms, *told)
         self.health = Health(beats, Cool(), self.residency, self.worker, self.results)
         self.main = [self.start(each) for each in (self.results.run(), self._beat(), self._feed())]
 

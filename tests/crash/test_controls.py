@@ -82,6 +82,36 @@ async def test_a_cursor_outside_the_commit_is_noticed(
         await sweeps(exact_url, app, "router")
 
 
+async def test_an_agent_that_misses_nothing_is_noticed(
+    exact_url: str, app: App, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that does not say how far its group goes: a run that was lost with the group before it was
+    read takes its slot for ever, and its request has no end."""
+    monkeypatch.setattr("orion_streams.agents.apps.KEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(Worker, "drained", lambda self, work_id: None)
+    life = Life(exact_url, prefix, Plan("answered"), app)
+    with mortality():
+        await life.ask()
+        life.start_router()
+
+        life.start_agent()
+        await eventually(life.rests, "the answer", BOUND_S)
+        await life.agent.bury()
+        await life.ask("q2")
+
+        async def held() -> bool:
+            return bool(life.router.router.state.grid.nodes[NODE].holdings)
+
+        await eventually(held, "the run is handed out", BOUND_S)
+        await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
+        life.start_agent()
+        for _ in range(20):  # of three that do not list it one gives it up
+            await life.agent.health.beat()
+        assert list(life.router.router.state.grid.nodes[NODE].holdings)
+        assert await life.ends("q2") == []
+        await life.close()
+
+
 async def test_a_group_made_from_the_beginning_is_noticed(
     exact_url: str, app: App, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

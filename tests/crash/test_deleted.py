@@ -17,6 +17,7 @@ from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.history import load
 from orion_streams.log import RedisLog
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
 from tests.agents.bench import Bench, process, running
 from tests.agents.test_router_app import answered
@@ -209,6 +210,27 @@ async def test_work_that_nobody_had_read_is_tried_again(
     assert life.ollama.runs == 3
 
 
+async def test_lost_work_is_tried_again_whoever_made_its_group(
+    life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The router that made the group anew dies at once: the next one knows nothing of it, and the run that
+    nobody had read is tried again all the same."""
+    await life.agent.bury()
+    await life.ask("q2")
+
+    async def handed_out() -> bool:
+        return bool(life.router.router.state.grid.nodes[NODE].holdings)
+
+    await eventually(handed_out, "the run is handed out", BOUND_S)
+    await life.redis.xgroup_destroy(f"{life.config.prefix}work:{NODE}", GROUP)
+    await said(caplog, "or its group was deleted")
+    await life.router.bury()
+    life.start_router()
+    life.start_agent()
+    [end] = await ended(life, "q2")
+    assert (end["attempt"], life.ollama.runs) == ("2", 2)
+
+
 async def test_a_running_answer_survives_the_loss_of_its_group(life: Life) -> None:
     """The agent goes on with what it holds, and reads on once the router has made the group anew."""
     life.ollama.hold.clear()
@@ -264,7 +286,7 @@ async def test_deleted_snapshots_are_replaced(
         life.start_agent()
         await asked(life, "q2")
         await life.router.bury()
-        assert (await verify(log)).diverged == 0
+        assert (await verify(LiveSource(log, Config()))).diverged == 0
         await life.close()
 
 

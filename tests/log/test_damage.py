@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from msgspec import structs
 
 from orion_streams import events as ev
 from orion_streams.agents.router import Router
@@ -101,38 +100,6 @@ async def test_a_running_router_reads_on_behind_its_cursor(store: Store, config:
     await router.look_for_losses()
     await settle(router)
     assert "brain/q1" in router.state.grid.open
-
-
-async def test_work_is_given_up_only_when_its_node_did_not_read_it(
-    server_store: ServerStore, config: Config
-) -> None:
-    """A node's work is deleted with a run that it has read and one that it has not, and no health says so
-    yet: the first goes on and is answered; the second is tried again after the next health entry."""
-    store = server_store  # groups exist only there
-    config = structs.replace(
-        config, nodes={**config.nodes, WORKER: structs.replace(config.nodes[WORKER], slots=2)}
-    )
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
-    await router.make_groups()
-    read = await dispatch(store, router, agent, "q1")
-    await ask(store, "q2", tier="2")
-    await settle(router)
-    assert len(router.state.grid.nodes[WORKER].holdings) == 2
-    await store.drop(f"work:{WORKER}")
-    await router.make_groups()
-    await settle(router)
-    assert len(router.state.grid.nodes[WORKER].holdings) == 2
-    await agent.beat()
-    await settle(router)
-    assert router.state.grid.open["brain/q1"].attempt == 1
-    assert router.state.grid.open["brain/q2"].attempt == 2
-    [again] = await agent.read_work()
-    await agent.complete(read)
-    await agent.complete(again)
-    await settle(router)
-    assert await kinds(store, "q1") == ["done"]
-    assert await kinds(store, "q2") == ["restarted", "done"]
 
 
 @pytest.mark.parametrize("key", ["guard", "log"])

@@ -10,7 +10,7 @@ from orion_streams.commits import Extent, Head, Raw, Snapshot
 from orion_streams.errors import LogError
 from orion_streams.state import work_order
 from tests.conftest import ServerStore
-from tests.helpers import Store, eventually, make_commit
+from tests.helpers import Store, eventually, make_commit, snapshots
 from tests.log.committing import assert_refused, begin, next_commit
 
 
@@ -86,13 +86,18 @@ async def test_an_entry_of_the_log_that_is_no_position_is_named(store: Store) ->
         await assert_refused(store, make_commit(Head(position=position), events=(b"y",)), LogError)
 
 
-async def test_the_two_newest_snapshots_are_kept(store: Store) -> None:
-    """Snapshots come back whole, newest first, two of them."""
+async def test_a_snapshot_is_found_from_both_sides(store: Store) -> None:
+    """Snapshots come back whole: the newest at or before a position, and the oldest beyond it."""
     taken = [Snapshot(n, f"digest {n}", bytes(range(256)) * n) for n in (10, 20, 30)]
-    assert await store.log.snapshots() == []
+    assert await store.log.snapshot_before(20) is await store.log.snapshot_after(0) is None
     for snapshot in taken:
         await store.log.save_snapshot(snapshot)
-    assert await store.log.snapshots() == [taken[2], taken[1]]
+    before = [await store.log.snapshot_before(position) for position in (-1, 9, 10, 19, 20, 99)]
+    assert before == [None, None, taken[0], taken[0], taken[1], taken[2]]
+    after = [await store.log.snapshot_after(position) for position in (-1, 9, 10, 29, 30)]
+    assert after == [taken[0], taken[0], taken[1], taken[2], None]
+    await store.log.trim("snapshots", "20-0")
+    assert (await snapshots(store.log))[0] == taken[2]
 
 
 async def test_trimming_keeps_what_is_not_below(store: Store) -> None:

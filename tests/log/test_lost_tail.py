@@ -90,14 +90,14 @@ async def test_a_tail_that_is_lost_while_the_log_is_read_is_not_in_the_grid(
     assert (await catch_up(store.log, beyond)).grid.position == last < router.state.grid.position
 
     await store.restore(after)
-    log_class, first_read = type(store.log), type(store.log).snapshots
+    log_class, first_read = type(store.log), type(store.log).snapshot_before
 
-    async def lose(log: Log) -> list[Snapshot]:
-        monkeypatch.setattr(log_class, "snapshots", first_read)
+    async def lose(log: Log, position: int) -> Snapshot | None:
+        monkeypatch.setattr(log_class, "snapshot_before", first_read)
         await store.restore(before)
-        return await first_read(log)
+        return await first_read(log, position)
 
-    monkeypatch.setattr(log_class, "snapshots", lose)
+    monkeypatch.setattr(log_class, "snapshot_before", lose)
     assert (await load(store.log)).grid.position == last
 
     await store.restore(after)

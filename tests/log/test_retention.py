@@ -20,7 +20,7 @@ from orion_streams.errors import LogError
 from orion_streams.history import fold_raw, load, save_verified
 from orion_streams.state import Grid, encode_grid, work_order
 from tests.conftest import MemoryStore
-from tests.helpers import Agent, Store, ask, folded, kinds, replies, settle
+from tests.helpers import Agent, Store, ask, folded, kinds, replies, settle, snapshots
 
 WORKER = "orion-worker"
 
@@ -53,7 +53,7 @@ async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> 
     while await store.log.first_position() < 2:
         await work_for_a_while(store, router, agent, 5)
         fold_raw(whole, await store.log.events(whole.grid.position, 100_000))
-    kept = await store.log.snapshots()
+    kept = await snapshots(store.log)
     assert len(kept) == 2
     assert kept[0].position - kept[1].position >= 150
     assert await store.log.first_position() <= kept[1].position + 1
@@ -66,6 +66,20 @@ async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> 
     restarted = Router(store.another(), small)
     await restarted.start()
     assert encode_grid(restarted.state.grid) == encode_grid(whole.grid)
+
+
+async def test_any_moment_of_what_is_left_can_be_looked_at(store: Store, config: Config) -> None:
+    """The log is trimmed to a snapshot, and all newer ones stay: it folds to each position that it has."""
+    small = keeping(config, snapshot_events=10, log_keep_ms=9_000)
+    agent, router = Agent(store, WORKER), Router(store.log, small)
+    await router.start()
+    while await store.log.first_position() < 2:
+        store.skip(100)
+        await work_for_a_while(store, router, agent, 1)
+    kept = await snapshots(store.log)
+    assert len(kept) > 2
+    for position in range(kept[-1].position, await store.log.last_position() + 1):
+        assert (await load(store.log, position)).grid.position == position
 
 
 async def test_a_wrong_snapshot_is_not_kept(store: Store, config: Config) -> None:
@@ -83,9 +97,9 @@ async def test_a_wrong_snapshot_is_not_kept(store: Store, config: Config) -> Non
     ):
         with pytest.raises(LogError, match="not what the log before it gives"):
             await save_verified(store.log, wrong)
-    assert await store.log.snapshots() == []
+    assert await snapshots(store.log) == []
     await save_verified(store.log, good)
-    assert await store.log.snapshots() == [good]
+    assert await snapshots(store.log) == [good]
 
 
 async def test_a_log_that_no_snapshot_reaches_is_refused(store: Store, config: Config) -> None:
@@ -234,7 +248,7 @@ async def test_an_untrimmed_log_folds_without_snapshots(store: Store, config: Co
     router = Router(store.log, keeping(config, snapshot_events=10))
     await router.start()
     await work_for_a_while(store, router, agent, 8)
-    assert len(await store.log.snapshots()) == 2
+    assert len(await snapshots(store.log)) > 2
     assert encode_grid((await load(store.log)).grid) == encode_grid((await folded(store.log)).grid)
 
 
@@ -245,7 +259,7 @@ async def test_a_snapshot_of_a_lost_tail_is_dropped(store: Store, config: Config
     state = router.state
     ahead = Snapshot(state.grid.position + 5, "00" * 16, encode_grid(state.grid))
     await save_verified(store.log, ahead)
-    assert await store.log.snapshots() == []
+    assert await snapshots(store.log) == []
 
 
 async def test_a_void_verification_is_waited_for(
@@ -308,16 +322,16 @@ async def test_a_log_may_be_trimmed_while_it_is_read(
     await save_verified(
         store.log, Snapshot(state.grid.position, state.digest.hex(), encode_grid(state.grid))
     )
-    read, early = reader.snapshots, [True]
+    read, early = reader.snapshot_before, [True]
 
-    async def snapshots() -> list[Snapshot]:
+    async def before(position: int) -> Snapshot | None:
         if early.pop() if early else False:
-            for position in range(1, state.grid.position):
-                await store.delete("log", f"{position}-0")
-            return []
-        return await read()
+            for each in range(1, state.grid.position):
+                await store.delete("log", f"{each}-0")
+            return None
+        return await read(position)
 
-    monkeypatch.setattr(reader, "snapshots", snapshots)
+    monkeypatch.setattr(reader, "snapshot_before", before)
     loaded = await load(reader)
     assert encode_grid(loaded.grid) == encode_grid(state.grid)
 
@@ -341,4 +355,4 @@ async def test_of_two_snapshots_the_newer_is_kept(store: Store) -> None:
     older, newer = Snapshot(5, "00" * 16, b"a"), Snapshot(9, "11" * 16, b"b")
     await store.log.save_snapshot(newer)
     await store.another().save_snapshot(older)
-    assert await store.log.snapshots() == [newer]
+    assert await snapshots(store.log) == [newer]

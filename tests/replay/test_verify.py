@@ -10,9 +10,10 @@ from orion_streams.agents.router import Router
 from orion_streams.config import DECIDER, Config
 from orion_streams.draft import GENESIS, chain
 from orion_streams.errors import LogError
+from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import DECISIONS, verify
 from tests.conftest import MemoryStore
-from tests.helpers import Agent, Store, ask, history, settle
+from tests.helpers import Agent, Store, ask, history, settle, snapshots
 
 WORKER = "orion-worker"
 
@@ -54,7 +55,7 @@ async def rewrite(store: MemoryStore, change: dict[int, ev.AnyEvent]) -> None:
 async def test_an_honest_log_is_confirmed(store: Store, config: Config) -> None:
     """Every decision of a real history is recomputed and equal, on every kind of log."""
     await play(store, config)
-    report = await verify(store.log)
+    report = await verify(LiveSource(store.log, Config()))
     events = await history(store.log)
     assert report.events == len(events)
     assert report.decisions == sum(isinstance(event, DECISIONS) for event in events) > 5
@@ -71,9 +72,9 @@ async def test_a_log_is_confirmed_from_a_snapshot(config: Config) -> None:
         await settle(router)
         await router.retention.keep(router.state, router.guard)
         await router.retention.close()
-    kept = await store.log.snapshots()
+    kept = await snapshots(store.log)
     await store.log.trim("log", f"{kept[-1].position + 1}-0")
-    report = await verify(store.log)
+    report = await verify(LiveSource(store.log, Config()))
     assert 0 < report.events < router.state.grid.position
     assert report.diverged == 0
 
@@ -98,7 +99,7 @@ async def test_a_changed_decision_is_found(
     events = await history(store.log)
     position, event = next((n, e) for n, e in enumerate(events, start=1) if isinstance(e, kind))
     await rewrite(store, {position: structs.replace(event, **changes)})
-    report = await verify(store.log)
+    report = await verify(LiveSource(store.log, Config()))
     first = report.first_divergence
     assert first is not None
     assert first.position == position
@@ -114,7 +115,7 @@ async def test_a_changed_input_breaks_the_hash(config: Config) -> None:
     entry = f"{position}-0"
     store.memory.streams["log"][entry] = {b"event": ev.encode(structs.replace(sampled, temp_mc=10))}
     with pytest.raises(LogError, match="is not the one that was written"):
-        await verify(store.log)
+        await verify(LiveSource(store.log, Config()))
 
 
 async def test_what_another_version_decided_is_not_judged(config: Config) -> None:
@@ -130,6 +131,6 @@ async def test_what_another_version_decided_is_not_judged(config: Config) -> Non
             elif isinstance(event, ev.RequestRouted):
                 changed[position] = structs.replace(event, verdicts=())
         await rewrite(store, changed)
-        report = await verify(store.log)
+        report = await verify(LiveSource(store.log, Config()))
         assert bool(report.diverged) is diverged
         assert report.older == (0 if diverged else sum(isinstance(event, DECISIONS) for event in events))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from orion_streams import events as ev
-from orion_streams.archive import is_head
 from orion_streams.config import DECIDER, NodeRules
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.history import fold_raw
+from orion_streams.recording import is_head
 from orion_streams.replay.changes import Change, change_of
 from orion_streams.replay.differing import Changed
 from orion_streams.replay.turning import Answer, Term

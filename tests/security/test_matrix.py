@@ -42,7 +42,7 @@ def of_client(name: str) -> Rights:
 
 def of_agent(name: str) -> Rights:
     """Three streams of its own."""
-    taking = ("XREADGROUP GROUP agent agent STREAMS {key} >", "XACK {key} agent 0-1")
+    taking = ("XREADGROUP GROUP agent agent STREAMS {key} >", "XACK {key} agent 0-1", GROUPS)
     return {**on(WRITES, [f"health:{name}"], [f"results:{name}"]), **on(taking, [f"work:{name}"])}
 
 
@@ -52,7 +52,7 @@ ROUTER: Rights = {
     **on((*READS, *MEASURES, STREAM, "HGETALL {key}", "HMGET {key} number"), HEAD, TOLD, BODIES),
     **on(("HSET {key} number 1", "HDEL {key} nothing"), HEAD),
     **on(WRITES, ["log", "snapshots"], WORK, REPLIES),
-    **on(("XTRIM {key} MINID 0",), ["log"], REQUESTS, WORK, REPLIES),
+    **on(("XTRIM {key} MINID 0",), ["log", "snapshots"], REQUESTS, WORK, REPLIES),
     **on(("XGROUP CREATE {key} agent 0",), WORK),
 }
 READER: Rights = {

@@ -22,7 +22,7 @@ from orion_streams.commits import GROUP
 from orion_streams.config import Config, NodeConfig
 from orion_streams.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.errors import LogError
-from orion_streams.history import CHUNK, load
+from orion_streams.history import CHUNK, END, load
 from orion_streams.log import Log, RedisLog
 from orion_streams.urls import shown
 
@@ -136,7 +136,9 @@ class Gathering:
         self.facts.last = await self.store.last_position()
 
     async def snapshots(self) -> None:
-        self.facts.snapshots = tuple(each.position for each in await self.store.snapshots())
+        newest = await self.store.snapshot_before(END)
+        older = await self.store.snapshot_before(newest.position - 1) if newest is not None else None
+        self.facts.snapshots = tuple(each.position for each in (newest, older) if each is not None)
 
     async def grid(self) -> None:
         facts = self.facts

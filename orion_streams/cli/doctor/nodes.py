@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.facts import Facts, Finding, Severity
 from orion_streams.cli.rows import NodeRow, RequestRow, node_rows, ps_rows
-from orion_streams.cli.words import degrees, percent, seconds
 from orion_streams.state import Grid, Node, work_order
+from orion_streams.words import degrees, percent, seconds
 
 THROTTLED = {
     0: "under-voltage",

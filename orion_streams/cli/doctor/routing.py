@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.facts import Facts, Finding
 from orion_streams.cli.doctor.serving import cli
-from orion_streams.cli.words import seconds
 from orion_streams.config import DECIDER, policy_id
 from orion_streams.state import work_order
+from orion_streams.words import seconds
 
 ABOUT = "router"
 QUIET_MS = 5_000

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from orion_streams.cli.doctor.facts import Facts, Finding
-from orion_streams.cli.words import percent, seconds
 from orion_streams.server import weakness
+from orion_streams.words import percent, seconds
 
 ABOUT = "redis"
 TIGHT_PERMILLE, FULL_PERMILLE = 800, 950

@@ -11,7 +11,7 @@ from orion_streams.config import Policy
 from orion_streams.draft import LoggedGrid, chain
 from orion_streams.errors import LogError
 from orion_streams.projections import apply
-from orion_streams.replay.verify import Report, check_commit
+from orion_streams.replay.verify import Verifier
 from orion_streams.simulation.cluster.checks import Found
 from orion_streams.simulation.cluster.journal import Step
 from orion_streams.state import Grid, encode_grid
@@ -150,7 +150,8 @@ def check(cluster: Cluster, found: Found) -> None:
     journal = cluster.server.journal
     counted = ("requests",) if cluster.world.happened["deleted_stream"] else ("requests", "health")
     watcher = LogWatcher(cluster.config.policy, found, counted)
-    report, state = Report(), LoggedGrid(Grid())
+    state = LoggedGrid(Grid())
+    verifier = Verifier(state)
     rows, replays = enumerate(journal.log, start=1), cluster.world.seed % REPLAYED_EVERY == 0
     try:
         for step in journal.steps:
@@ -163,16 +164,16 @@ def check(cluster: Cluster, found: Found) -> None:
                 raise LogError(f"position {commit[0][0]}: a commit begins with its head")
             watcher.watch(events, head.inputs, step)
             if replays:
-                check_commit(state, commit, report)
+                verifier.check(commit)
             else:
                 fold(state, commit, events)
     except LogError as error:
         found.log_gaps += 1
         found.breaks("log_gapless", str(error))
         return
-    found.diverged = report.diverged
-    if report.diverged:
-        found.breaks("replays", str(report.first_divergence))
+    found.diverged = verifier.report.diverged
+    if found.diverged:
+        found.breaks("replays", str(verifier.report.first_divergence))
     if watcher.open:
         found.breaks("every_request_ends", f"{min(watcher.open)} is open in the log for ever")
     check_state(cluster, found, state)

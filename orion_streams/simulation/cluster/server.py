@@ -242,8 +242,11 @@ class RouterLine(Line):
     async def commit(self, commit: Commit) -> None:
         await self._ask(self.server.commit(commit), True)
 
-    async def snapshots(self) -> list[Snapshot]:
-        return await self._ask(self.server.snapshots())  # type: ignore[no-any-return]
+    async def snapshot_before(self, position: int) -> Snapshot | None:
+        return await self._ask(self.server.snapshot_before(position))  # type: ignore[no-any-return]
+
+    async def snapshot_after(self, position: int) -> Snapshot | None:
+        return await self._ask(self.server.snapshot_after(position))  # type: ignore[no-any-return]
 
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         await self._ask(self.server.save_snapshot(snapshot))

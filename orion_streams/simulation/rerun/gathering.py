@@ -164,7 +164,7 @@ class Gathering:
     def _accepted(self, event: ev.RequestAccepted) -> None:
         if self.resident is None:
             self.resident = {name: tuple(node.resident) for name, node in self.grid.nodes.items()}
-        found = Asked(self.now, event)
+        found = Asked(max(self.now - event.age_ms, 0), event)
         self.asked.append(found)
         self._open[event.request] = found
 

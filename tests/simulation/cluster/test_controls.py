@@ -20,7 +20,7 @@ from orion_streams import config, draft, intake, projections, reconcile
 from orion_streams.agents import router as router_module
 from orion_streams.agents.retention import Retention
 from orion_streams.agents.router import Router
-from orion_streams.config import Config
+from orion_streams.config import DECIDER, Config
 from orion_streams.memory_log import MemoryLog
 from orion_streams.simulation.cluster import agents as cluster_agents
 from orion_streams.simulation.cluster import cluster, house
@@ -47,7 +47,8 @@ def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
 def with_safety(monkeypatch: Patch, part: str, instead: str) -> None:
     """Another question about safety."""
     without(monkeypatch, reconcile, "safety", part, instead)
-    monkeypatch.setattr(reconcile, "QUESTIONS", (reconcile.safety, *reconcile.QUESTIONS[1:]))
+    questions = (reconcile.safety, *reconcile.QUESTIONS[1:])
+    monkeypatch.setitem(reconcile.DECIDERS, DECIDER, questions)
 
 
 def test_with_all_guards_the_same_runs_hold() -> None:

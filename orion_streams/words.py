@@ -1,4 +1,4 @@
-"""Units and reasons for a person: what tables, explanations and lines of the log have in common. Pure."""
+"""Units and reasons for a person: what tables, explanations, the log and reports have in common. Pure."""
 
 from __future__ import annotations
 

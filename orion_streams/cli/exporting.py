@@ -1,0 +1,58 @@
+"""`orion log export`: a part of the log into a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.cli import sources
+from orion_streams.replay.exporting import Moved, export
+from orion_streams.replay.source import Source
+
+
+class Exported(Struct, frozen=True):
+    """What was written, and where to."""
+
+    file: str
+    first: int
+    last: int
+    segments: int
+    bytes: int
+
+
+async def run(
+    file: str,
+    start: str | None,
+    end: str | None,
+    force: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+    source: str | None,
+) -> int:
+    """Export what is between two moments, of a live log or of another file. Raises BackendError,
+    ConfigError, LogError; then no file was written."""
+    path = Path(file).expanduser()  # noqa: ASYNC240 - once
+    async with sources.source(source, redis_url, config_path) as log:
+        low, high = await log.bounds()
+        first = low if start is None else await after(start, log)
+        last = high if end is None else await sources.moment(end, log)
+        with sources.progress("exporting", first, last) as see:
+            moved = await export(log, await log.config(), path, first, last, see, force)
+    done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)
+    say(done, as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {file}")
+    return 0
+
+
+async def after(text: str, log: Source) -> int:
+    """The position that --from names: itself, or the first one later than a time."""
+    position = await sources.moment(text, log)
+    return position if text.isdigit() else position + 1
+
+
+def say(done: Exported | Moved, as_json: bool, words: str) -> None:
+    """The outcome, as data or in words."""
+    sys.stdout.write((msgspec.json.encode(done).decode() if as_json else words) + "\n")

@@ -1,0 +1,104 @@
+"""`orion log` and its commands, with their options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orion_streams.cli.options import AsJson, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.errors import EXIT_OK
+
+log_commands = typer.Typer(invoke_without_command=True)
+EXAMPLES = examples_of("log", "log --follow", "log --from 1 -n 100 --json", "log export incident.jsonl.gz")
+
+
+@log_commands.callback()
+def log(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    start: Annotated[
+        int | None, typer.Option("--from", metavar="POS", min=1, help="First position. Default: the last.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("-n", min=0, help="So many events. Default: 20.")] = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """The log: every sample, decision and outcome."""
+    if context.invoked_subcommand is None:
+        return do("cli.logview", follow, start, count, as_json, redis, config)
+    if follow or as_json or any(each is not None for each in (start, count, redis, config)):
+        raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
+    return EXIT_OK
+
+
+@log_commands.command(epilog=examples_of("log archive /var/backups/orion", "log archive archive --json"))
+def archive(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the files are; it is made.")],
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Write what the log has since the last time to compressed files, chained to those that are there."""
+    return do("cli.archiving", folder, as_json, redis, config)
+
+
+@log_commands.command(
+    epilog=examples_of(
+        "log export incident.jsonl.gz",
+        "log export incident.jsonl.gz --from 14:00 --to 14:30",
+        "log export part.jsonl --from 1000 --to 2000 --file incident.jsonl.gz",
+    )
+)
+def export(
+    target: Annotated[str, typer.Argument(metavar="FILE", help="NAME.jsonl or NAME.jsonl.gz.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MOMENT", help="A position or a time. Default: the beginning."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="MOMENT", help="The same. Default: the end.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    file: FromFile = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Write a part of the log to one file that can be replayed: with the state before it, the rules, the
+    configuration without its URLs, and the running hash. No prompt and no answer is in it."""
+    return do("cli.exporting", target, start, end, force, as_json, redis, config, file)
+
+
+@log_commands.command(
+    "import",
+    epilog=examples_of("log import incident.jsonl.gz --prefix incident: --redis redis://127.0.0.1:6379/5"),
+)
+def bring(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An exported log, or an archive's folder.")],
+    prefix: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Of its keys. Default: that of streams.toml.")
+    ] = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Put an exported log into a Redis where there is none under that prefix, to be read there."""
+    return do("cli.importing", file, prefix, as_json, redis, config)
+
+
+@log_commands.command(
+    epilog=examples_of("log tail", "log tail -n 100", "log tail --file incident.jsonl.gz")
+)
+def tail(
+    count: Annotated[int, typer.Option("-n", min=0, max=100_000, help="So many events first.")] = 20,
+    file: FromFile = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """The last events, and of a live log all that come, one a line."""
+    if file is not None:
+        return do("cli.tailing", file, count, as_json, redis)
+    return do("cli.logview", True, None, count, as_json, redis, config)

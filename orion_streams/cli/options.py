@@ -1,0 +1,49 @@
+"""What commands have in common: their options, their examples, how they are done."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from orion_streams.cli.outcome import outcome
+from orion_streams.errors import EXIT_OK
+
+RedisUrl = Annotated[
+    str | None, typer.Option("--redis", metavar="URL", help="Redis of the grid. Default: the one here.")
+]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="streams.toml to use. Default: ./streams.toml."),
+]
+FromFile = Annotated[
+    str | None,
+    typer.Option("--file", metavar="FILE", help="An exported log or an archive's folder instead of Redis."),
+]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="MOMENT", help="As it was: a position (1234) or a time (14:05:30)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
+
+
+def do(module: str, *arguments: object, **options: object) -> int:
+    """Import orion_streams.MODULE and call its `run`, here or on an event loop."""
+
+    def work() -> int:
+        answer = import_module(f"orion_streams.{module}").run(*arguments, **options)
+        if isinstance(answer, Coroutine):
+            answer = asyncio.run(answer)
+        sys.stdout.flush()
+        return int(answer or EXIT_OK)
+
+    return outcome(work)
+
+
+def examples_of(*examples: str) -> str:
+    """The end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  orion {each}" for each in examples)])

@@ -1,0 +1,116 @@
+"""`orion replay` and its commands, with their options."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from orion_streams.cli.options import AsJson, At, ConfigFile, FromFile, RedisUrl, do, examples_of
+
+
+class VerifyByDefault(TyperGroup):
+    """A group in which `orion replay FILE` means `orion replay verify FILE`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["verify", *args]
+        return super().parse_args(ctx, args)
+
+
+replay_commands = typer.Typer(
+    cls=VerifyByDefault, help="Recompute, step through, compare, vary and report what a log says."
+)
+EXAMPLES = examples_of(
+    "replay", "replay incident.jsonl.gz --json", "replay step --file incident.jsonl.gz",
+    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+    "replay report incident.jsonl.gz -o incident.html",
+)  # fmt: skip
+File = Annotated[
+    str | None,
+    typer.Argument(metavar="[FILE]", help="An exported log or an archive's folder. Default: the live log."),
+]
+
+
+@replay_commands.command(epilog=examples_of("replay", "replay --json", "replay incident.jsonl.gz"))
+def verify(
+    file: File = None, as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None
+) -> int:
+    """Recompute every decision and every snapshot; exit 4 where one differs from what was recorded. It is
+    what `orion replay` does without a word."""
+    return do("cli.replaying", file, as_json, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of("replay step", "replay step --file incident.jsonl.gz --at 14:05")
+)
+def step(at: At = None, file: FromFile = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+    """Through a log commit by commit, forwards and backwards, with the grid as it was there."""
+    return do("cli.stepping", at, file, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of(
+        "replay report incident.jsonl.gz -o incident.html", "replay report -o now.html --force"
+    )
+)
+def report(
+    file: File = None,
+    target: Annotated[
+        str, typer.Option("--output", "-o", metavar="HTML", help="The page.")
+    ] = "incident.html",
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """One page of a log that opens offline: heat, memory, models, attempts, decisions with their verdicts,
+    and what is out of the ordinary."""
+    return do("cli.reporting", file, target, force, as_json, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of(
+        "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+        "replay whatif incident.jsonl.gz --without orion-worker --json",
+        "replay whatif incident.jsonl.gz --policy other.toml --no-simulate",
+    )
+)
+def whatif(
+    file: File = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in streams.toml; repeatable."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="It takes no request; repeatable.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="TOML", help="Rules, nodes and models of another streams.toml.")
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate/--no-simulate", help="Run the workload again, SIMULATED, too.")
+    ] = True,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Other rules over a recorded log: the decisions that would change, each with the term that turned it,
+    and the same workload run again in the simulator, before and after."""
+    return do("cli.whatif", file, settings or [], without or [], policy, simulate, as_json, redis, config)
+
+
+@replay_commands.command(
+    epilog=examples_of("replay diff 14:00 14:30", "replay diff 1000 2000 --file incident.jsonl.gz --json")
+)
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A position or a time.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    file: FromFile = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """What is not the same in the grid at two moments."""
+    return do("cli.differing", before, after, file, as_json, redis, config)

@@ -1,0 +1,84 @@
+"""`orion replay report`: a log as one page that opens offline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.cli import sources
+from orion_streams.draft import LoggedGrid
+from orion_streams.errors import ConfigError, LogError
+from orion_streams.replay.incident import Collector
+from orion_streams.replay.rendering import render
+from orion_streams.replay.source import Source, placed
+from orion_streams.state import Grid
+
+
+class Reported(Struct, frozen=True):
+    """What was written, from how much, and what was found in it, by kind."""
+
+    file: str
+    bytes: int
+    events: int
+    anomalies: dict[str, int]
+
+
+async def run(
+    file: str | None,
+    target: str,
+    force: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Write the page. Raises BackendError, ConfigError, LogError; then no file was written."""
+    path = Path(target).expanduser()  # noqa: ASYNC240 - once
+    if path.suffix not in (".html", ".htm"):
+        raise ConfigError(f"{target}: expected a name that ends with .html")
+    if path.exists() and not force:
+        raise ConfigError(f"{target}: is there already: name another file, or add --force")
+    async with sources.source(file, redis_url, config_path) as log:
+        collector = await collected(log)
+    incident = collector.finish()
+    write(path, render(incident))
+    found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
+    done = Reported(target, path.stat().st_size, incident.events, found)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    else:
+        told = ", ".join(f"{count} {kind}" for kind, count in done.anomalies.items()) or "nothing unusual"
+        sys.stdout.write(f"{target}: {done.events} events, {done.bytes} bytes; found: {told}\n")
+    return 0
+
+
+async def collected(log: Source) -> Collector:
+    """Everything in a log that a page shows."""
+    first, last = await log.bounds()
+    collector: Collector | None = None
+    with sources.progress("reading", first, last) as see:
+        async for stretch in log.stretches():
+            if collector is None:
+                base = stretch.header.state() if stretch.header is not None else None
+                collector = Collector(base or LoggedGrid(Grid()), Path(log.name).name)
+            with placed(stretch, collector.state):
+                collector.take(stretch.rows)
+            see(stretch.rows[-1][0])
+    if collector is None:
+        raise LogError(f"{log.name} is empty: there is nothing to report")
+    return collector
+
+
+def write(path: Path, page: str) -> None:
+    """The whole file, or none."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise LogError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

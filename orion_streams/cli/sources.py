@@ -1,0 +1,88 @@
+"""Which log a command reads, a live one or a file, and which moment of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orion_streams.cli import where
+from orion_streams.cli.where import opened
+from orion_streams.errors import BackendError, ConfigError
+from orion_streams.replay.exporting import See
+from orion_streams.replay.source import FileSource, LiveSource, Source
+
+MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `end`"
+
+
+@asynccontextmanager
+async def source(file: str | None, redis_url: str | None, config_path: str | None) -> AsyncIterator[Source]:
+    """The log in a file or an archive's folder, or that of a grid. Raises ConfigError, BackendError."""
+    if file is not None:
+        if redis_url is not None:
+            raise ConfigError("a file and --redis: name one of them")
+        yield file_source(file)
+        return
+    config = where.find(redis_url, config_path)
+    async with opened(config) as store:
+        if await store.last_position() == 0:
+            raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
+        yield LiveSource(store, config)
+
+
+def file_source(name: str) -> FileSource:
+    """An exported file or the folder of an archive. ConfigError when there is none."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{name}: there is no such file")
+    return FileSource(path)
+
+
+async def moment(text: str, log: Source) -> int:
+    """The position that a moment means: itself, or the last one not later than a time (a time of day: the
+    last such before the log ends). ConfigError for one that is no moment, or not in the log."""
+    first, last = await log.bounds()
+    if text in ("end", "now"):
+        return last
+    if text.isdigit():
+        position = int(text)
+    else:
+        position = await log.position_at(await in_ms(text, log, last))
+    if not first - 1 <= position <= last:
+        raise ConfigError(f"{text}: not in the log, which has positions {first} to {last}")
+    return position
+
+
+async def in_ms(text: str, log: Source, last: int) -> int:
+    """A time as milliseconds since 1970."""
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        pass
+    try:
+        time = datetime.strptime(text, "%H:%M:%S" if text.count(":") == 2 else "%H:%M").time()
+    except ValueError:
+        raise ConfigError(f"{text}: {MOMENT}") from None
+    ended = datetime.fromtimestamp((await log.state_at(last)).grid.server_ms / 1000)
+    wanted = datetime.combine(ended.date(), time)
+    if wanted > ended:
+        wanted -= timedelta(days=1)
+    return round(wanted.timestamp() * 1000)
+
+
+@contextmanager
+def progress(what: str, first: int, last: int) -> Iterator[See]:
+    """A bar on the terminal from position to position; nothing in a pipe."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=max(last - first + 1, 1))
+
+        def see(position: int) -> None:
+            bar.update(task, completed=position - first + 1)
+
+        yield see

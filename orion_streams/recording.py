@@ -1,0 +1,227 @@
+"""The log as lines: what an exported file and each file of the archive hold, and nothing but.
+
+A recording is one segment or several, one after the other. A segment is a header and then log entries as
+they were written, one a line: from them alone the running hash can be computed again. It begins with the
+head of a commit and ends with a commit, so the log itself says what hash comes before it; where the state
+there is known, the header has it. Pure, but for reading a file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.errors import LogError
+from orion_streams.events import Committed
+from orion_streams.state import Grid, decode_grid
+
+FORMAT = 1
+CHUNK = 1_000
+LINE_MAX_BYTES = 64_000_000
+SUFFIXES = (".jsonl", ".jsonl.gz")
+Row = tuple[int, bytes]
+"""A position and the entry that stands there."""
+_HEAD = b'{"event":"committed"'
+_HEADER = b'{"event":"log.segment"'
+_committed = msgspec.json.Decoder(Committed).decode
+
+
+class Header(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="event", tag="log.segment"):
+    """A segment's first line. `hash` is the running hash before position `first`, `last_hash` the one after
+    `last`; `snapshot`, where there is one, the grid before `first`: msgpack, deflated. The first one of an
+    exported file says `until` which position it goes, by what `rules` the grid went there, and with which
+    `config` (no URL of it)."""
+
+    orion_log: int
+    prefix: str
+    first: int
+    hash: str
+    last: int = 0
+    last_hash: str = ""
+    snapshot: bytes = b""
+    until: int = 0
+    rules: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+
+    def state(self) -> LoggedGrid | None:
+        """The state before the segment, if it is known. LogError for a snapshot that is none."""
+        if self.first == 1:
+            return LoggedGrid(Grid(), GENESIS)
+        if not self.snapshot:
+            return None
+        try:
+            grid = decode_grid(zlib.decompress(self.snapshot))
+        except (zlib.error, msgspec.DecodeError) as error:
+            raise LogError(f"the snapshot before position {self.first} cannot be read: {error}") from error
+        return LoggedGrid(grid, bytes.fromhex(self.hash))
+
+
+class Stretch(Struct, frozen=True):
+    """Some rows in the order of the log, at least one. `header`: a segment begins with them; `ends`: that
+    one's last row is among them. `file` and `line`: where the first one stands, if in a file."""
+
+    rows: list[Row]
+    header: Header | None = None
+    ends: Header | None = None
+    file: str = ""
+    line: int = 0
+
+    def place(self, position: int) -> str:
+        """File and line of an entry near these, to stand before an error; nothing for a live log."""
+        return f"{self.file}: line {self.line + position - self.rows[0][0]}: " if self.file else ""
+
+
+def is_head(raw: bytes) -> bool:
+    """Whether an entry, as `events.encode` writes it, begins a commit."""
+    return raw.startswith(_HEAD)
+
+
+def deflated(grid: bytes) -> bytes:
+    """A grid's bytes as a header holds them."""
+    return zlib.compress(grid)
+
+
+def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
+    """A segment of the rows from `before.first` on: its header and its lines. LogError when the rows
+    contradict the hash."""
+    last, digest = before.first - 1, bytes.fromhex(before.hash)
+    for last, raw in enumerate(rows, before.first):
+        check(digest, raw, f"position {last} of the log: ")
+        digest = chain(digest, raw)
+    header = msgspec.structs.replace(before, last=last, last_hash=digest.hex())
+    return header, b"\n".join([msgspec.json.encode(header), *rows, b""])
+
+
+def check(digest: bytes, raw: bytes, where: str) -> None:
+    """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names the
+    hash of all before it."""
+    if b"\n" in raw:
+        raise LogError(f"{where}not an event: it has more than one line")
+    if not is_head(raw):
+        return
+    try:
+        said = _committed(raw).hash
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogError(f"{where}not an event: {error}") from error
+    if said != digest.hex():
+        raise LogError(
+            f"{where}what is before it is not the log that was written: its running hash is "
+            f"{digest.hex()}, this entry says {said}"
+        )
+
+
+def checked(path: Path) -> Iterator[Stretch]:
+    """The same, each entry chained to the one before it. LogError names file and line of what is not what
+    was written."""
+    digest = GENESIS
+    for stretch in read(path):
+        if stretch.header is not None:
+            digest = bytes.fromhex(stretch.header.hash)
+        for position, raw in stretch.rows:
+            check(digest, raw, stretch.place(position))
+            digest = chain(digest, raw)
+        if stretch.ends is not None:
+            check_end(stretch.ends, digest, stretch.place(stretch.ends.last))
+        yield stretch
+
+
+def read(path: Path) -> Iterator[Stretch]:
+    """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
+    names file and line where it has not the form of one, or is not whole."""
+    first, header, begins = Header(orion_log=FORMAT, prefix="", first=0, hash=""), None, None
+    position, number, rows = 0, 0, list[Row]()
+    for number, line in enumerate(lines(path), 1):
+        where = f"{path}: line {number}"
+        if header is None or position == header.last:
+            fresh = read_header(line, where, header)
+            first = fresh if header is None else first
+            header = begins = fresh
+            position = fresh.first - 1
+            continue
+        if line.startswith(_HEADER):
+            raise LogError(f"{where}: positions {position + 1} to {header.last} should stand before it")
+        position += 1
+        rows.append((position, line))
+        if position == header.last or len(rows) == CHUNK:
+            ends = header if position == header.last else None
+            yield Stretch(rows, begins, ends, str(path), number - len(rows) + 1)
+            rows, begins = [], None
+    if header is None:
+        raise LogError(f"{path}: line 1: it is empty")
+    if position < max(header.last, first.until):
+        until = max(header.last, first.until)
+        raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")
+
+
+def read_header(line: bytes, where: str, before: Header | None = None) -> Header:
+    """The header in a line. LogError when it is none, or does not follow the segment `before`."""
+    try:
+        header = msgspec.json.decode(line, type=Header)
+        bytes.fromhex(header.hash)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        expected = "a recording begins with" if before is None else f"after position {before.last} comes"
+        raise LogError(f"{where}: {expected} the header of a segment of a log: {error}") from error
+    if header.orion_log != FORMAT:
+        raise LogError(f"{where}: format {header.orion_log}, this program reads {FORMAT}")
+    if not 1 <= header.first <= header.last:
+        raise LogError(f"{where}: a segment from position {header.first} to {header.last}")
+    if before is not None:
+        check_following(before, header, where)
+    return header
+
+
+def check_following(before: Header, header: Header, where: str) -> None:
+    """LogError unless a segment goes on where the one before it ends."""
+    if header.first != before.last + 1:
+        raise LogError(f"{where}: after position {before.last} comes {header.first}")
+    if header.hash != before.last_hash or header.prefix != before.prefix:
+        raise LogError(f"{where}: it does not follow position {before.last} by its hash")
+
+
+def check_end(header: Header, digest: bytes, where: str) -> None:
+    """LogError unless a segment's running hash ends as its header says."""
+    if digest.hex() != header.last_hash:
+        raise LogError(
+            f"{where}after the last commit it is not the log that was written: the running hash is "
+            f"{digest.hex()}, the header says {header.last_hash}"
+        )
+
+
+def lines(path: Path) -> Generator[bytes, None, None]:
+    """The file's lines without their ends. LogError names the line that cannot be read."""
+    number = 1
+    try:
+        with open_by_suffix(path) as file:
+            while line := next_line(file):
+                yield line
+                number += 1
+    except (OSError, EOFError, zlib.error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise LogError(f"{path}: line {number}: cannot be read: {why}") from error
+
+
+def open_by_suffix(path: Path) -> BinaryIO:
+    """The file's text, whether it is compressed or not. LogError for a suffix that is none of ours."""
+    if ".jsonl.gz" in path.name:  # one in the making ends with .part
+        return cast(BinaryIO, gzip.open(path))
+    if path.suffix == ".jsonl":
+        return path.open("rb")
+    raise LogError(f"{path}: expected a file {' or '.join(SUFFIXES)}, or the folder of an archive")
+
+
+def next_line(file: BinaryIO) -> bytes:
+    """One line without its end; empty at the end of the file."""
+    line = file.readline(LINE_MAX_BYTES)
+    if line and not line.endswith(b"\n"):
+        what = "the line has no end" if len(line) < LINE_MAX_BYTES else "the line is too long"
+        raise EOFError(what)
+    if line == b"\n":
+        raise EOFError("the line is empty")
+    return line[:-1]

@@ -1,0 +1,225 @@
+"""Where a log is read from: a live Redis, an exported file or the folder of an archive, all in one way.
+
+A source hands out stretches of rows in order. A stretch that begins a segment brings what is known of the
+state before it: so any moment is reached from the last known state before it, and a snapshot can be
+verified by folding up to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from orion_streams import archive, recording
+from orion_streams.config import Config
+from orion_streams.draft import LoggedGrid
+from orion_streams.errors import LogError
+from orion_streams.events import Committed
+from orion_streams.history import CHUNK, END, fold_raw, load, position_at
+from orion_streams.log import Log
+from orion_streams.recording import FORMAT, Header, Stretch, is_head
+
+PENDING_ROWS = 50_000
+"""Kept until a moment is found; of more, the first ones are folded."""
+_committed = msgspec.json.Decoder(Committed).decode
+
+
+class Source(Protocol):
+    """A log that can be folded from its first entry to its last."""
+
+    name: str
+
+    async def config(self) -> Config:
+        """That of whoever reads or wrote it. LogError if a file's is not what this program knows."""
+        ...
+
+    async def bounds(self) -> tuple[int, int]:
+        """Its first and last positions."""
+        ...
+
+    async def state_at(self, position: int) -> LoggedGrid:
+        """The state there. LogError if the log does not have it."""
+        ...
+
+    async def position_at(self, server_ms: int) -> int:
+        """The last position whose commit is not later; 0 if all are."""
+        ...
+
+    def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
+        """All rows beyond a position; from 0 on, the state before them comes first. Raises LogError."""
+        ...
+
+
+class FileSource:
+    """An exported file, or the files of an archive's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, str(path)
+
+    async def config(self) -> Config:
+        header = next(recording.read(self.files()[0])).header
+        if header is None or not header.config:
+            return Config(prefix=header.prefix if header is not None else "orion:")
+        try:
+            return msgspec.convert(header.config, Config)
+        except msgspec.ValidationError as error:
+            raise LogError(f"{self.name}: line 1: its configuration: {error}") from error
+
+    async def bounds(self) -> tuple[int, int]:
+        first = last = 0
+        for stretch in self.read():
+            first, last = first or stretch.rows[0][0], stretch.rows[-1][0]
+        return first, last
+
+    async def state_at(self, position: int) -> LoggedGrid:
+        state, pending, last = None, list[Stretch](), 0
+        for stretch in self.read():
+            header, last = stretch.header, stretch.rows[-1][0]
+            if header is not None and header.first - 1 <= position and (known := header.state()):
+                state, pending = known, []
+            pending.append(stretch)
+            if last >= position:
+                break
+            if state is not None and sum(len(each.rows) for each in pending) > PENDING_ROWS:
+                fold_all(state, pending, position)
+                pending = []
+        if state is None or last < position or state.grid.position > position:
+            raise LogError(f"{self.name}: it goes to position {last}, and {position} was asked for")
+        fold_all(state, pending, position)
+        return state
+
+    async def position_at(self, server_ms: int) -> int:
+        found, inside, position = 0, False, 0
+        for stretch in self.read():
+            for position, raw in stretch.rows:
+                if is_head(raw):
+                    found = position - 1 if inside else found
+                    inside = _committed(raw).server_ms <= server_ms
+        return position if inside else found
+
+    async def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
+        for stretch in self.read():
+            await asyncio.sleep(0)
+            skipped = max(after + 1 - stretch.rows[0][0], 0)
+            if skipped < len(stretch.rows):
+                yield beyond(stretch, skipped) if skipped else stretch
+
+    def read(self) -> Iterator[Stretch]:
+        """All rows from the first known state on. LogError names file and line of what is wrong."""
+        before: Header | None = None
+        known = False
+        for path in self.files():
+            for stretch in recording.read(path):
+                header = stretch.header
+                if header is not None:
+                    if before is not None:
+                        recording.check_following(before, header, f"{path}: line {stretch.line - 1}")
+                    before, known = header, known or header.first == 1 or bool(header.snapshot)
+                if known:
+                    yield stretch
+        if not known:
+            raise LogError(f"{self.name}: nothing in it begins at position 1 or with a snapshot")
+
+    def files(self) -> list[Path]:
+        """The files in their order. LogError when there is none."""
+        if not self.path.is_dir():
+            return [self.path]
+        found = [segment.path for segment in archive.segments(self.path)]
+        if not found:
+            raise LogError(f"{self.name}: no log was archived there")
+        return found
+
+
+class LiveSource:
+    """The log on a server, up to where it ends when it is asked."""
+
+    def __init__(self, store: Log, config: Config) -> None:
+        self.store, self.name, self._config = store, f"{config.prefix}log", config
+
+    async def config(self) -> Config:
+        return self._config
+
+    async def bounds(self) -> tuple[int, int]:
+        return await self.store.first_position(), await self.store.last_position()
+
+    async def state_at(self, position: int) -> LoggedGrid:
+        first, last = await self.bounds()
+        if not first - 1 <= position <= last:
+            raise LogError(f"the log goes from position {first} to {last}, and {position} was asked for")
+        return await load(self.store, position)
+
+    async def position_at(self, server_ms: int) -> int:
+        return await position_at(self.store, server_ms)
+
+    async def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
+        position, last = after, await self.store.last_position()
+        header = None
+        if after == 0:
+            header = await self.first_header()
+            position = header.first - 1
+        while position < last:
+            following = await self.store.snapshot_after(position)
+            until = min(last, following.position) if following is not None else last
+            while position < until:
+                rows = await self.store.events(position, min(CHUNK, until - position))
+                if not rows:
+                    raise LogError(f"the log ends at {position}, position {last} was expected")
+                yield Stretch(rows, header)
+                position, header = rows[-1][0], None
+            if following is not None and until == following.position:
+                grid = recording.deflated(following.grid)
+                header = self.header(until + 1, following.digest, grid)
+
+    async def first_header(self) -> Header:
+        """What is known of the state before the first entry from which the log can be folded. LogError when
+        nothing is."""
+        first = await self.store.first_position()
+        if first <= 1:
+            return self.header(1, bytes(16).hex())
+        known = await self.store.snapshot_after(first - 2)
+        if known is None:
+            raise LogError(f"the log begins at position {first}, and no snapshot is left of it")
+        return self.header(known.position + 1, known.digest, recording.deflated(known.grid))
+
+    def header(self, first: int, digest: str, snapshot: bytes = b"") -> Header:
+        """A segment's beginning."""
+        return Header(
+            orion_log=FORMAT, prefix=self._config.prefix, first=first, hash=digest, snapshot=snapshot
+        )
+
+
+def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
+    """Fold rows, none beyond a position, into a state that the caller owns. LogError names file and line,
+    or the position in a live log, of what is not what was written."""
+    rows = stretch.rows
+    if rows[-1][0] > until:
+        rows = [row for row in rows if row[0] <= until]
+    with placed(stretch, state):
+        fold_raw(state, rows)
+    if stretch.ends is not None and state.grid.position == stretch.ends.last:
+        recording.check_end(stretch.ends, state.digest, stretch.place(stretch.ends.last))
+
+
+@contextmanager
+def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
+    """Name file and line of the row at which folding these into `state` fails."""
+    try:
+        yield
+    except LogError as error:
+        raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
+
+
+def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
+    """The same of several."""
+    for stretch in stretches:
+        fold(state, stretch, until)
+
+
+def beyond(stretch: Stretch, skipped: int) -> Stretch:
+    """The stretch without its first rows."""
+    return Stretch(stretch.rows[skipped:], None, stretch.ends, stretch.file, stretch.line + skipped)

@@ -1,0 +1,350 @@
+"""Every kind of anomaly is found in a log that has it, and not in one that only resembles it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from orion_streams import events as ev
+from orion_streams.config import NodeRules, Policy
+from orion_streams.replay import anomalies
+from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
+from orion_streams.replay.lives import MAX_LIVES
+from tests.replay.logs import (
+    MASTER,
+    MODEL,
+    START_MS,
+    WORKER,
+    Log,
+    accepted,
+    beats,
+    completed,
+    failed,
+    routed,
+    sample,
+    started,
+)
+
+OTHER = "gemma3:4b"
+MINUTE = 60_000
+
+
+def loads(log: Log, every_ms: int, times: int) -> None:
+    """Two models that take turns in a node's memory."""
+    for n in range(times):
+        model, gone = (MODEL, OTHER) if n % 2 else (OTHER, MODEL)
+        out = (ev.ModelUnloaded(WORKER, gone),) if n else ()
+        log.commit(n * every_ms, *out, ev.ModelLoaded(WORKER, model, f"digest {model}", 2_000))
+
+
+def thrash() -> Log:
+    """Each model comes back three times."""
+    log = Log()
+    loads(log, MINUTE, 8)
+    return log
+
+
+def slow_loads() -> Log:
+    """As often, but a model is away for half an hour each time."""
+    log = Log()
+    loads(log, 30 * MINUTE, 8)
+    return log
+
+
+def restart() -> Log:
+    """Many models leave and come back, each of them once: a node that was started anew."""
+    log = Log()
+    models = [f"model-{n}" for n in range(8)]
+    log.commit(1_000, *(ev.ModelLoaded(WORKER, each, each, 100) for each in models))
+    log.commit(2_000, *(ev.ModelUnloaded(WORKER, each) for each in models))
+    log.commit(9_000, *(ev.ModelLoaded(WORKER, each, each, 100) for each in models))
+    return log
+
+
+def backs_off(times: int, every_ms: int) -> Log:
+    """A node that backs off and returns."""
+    log = Log()
+    for n in range(times):
+        log.commit(n * every_ms, ev.NodeBackedOff(WORKER, "hot", 75_004, 75_000))
+        log.commit(n * every_ms + 20_000, ev.NodeReturned(WORKER))
+    return log
+
+
+def both_marks() -> Log:
+    """Three marks passed, but one backoff."""
+    log = Log()
+    for n, reason in enumerate(("hot", "ram", "hot")):
+        log.commit(n * 1_000, ev.NodeBackedOff(WORKER, reason, 901, 900))
+    return log
+
+
+def silent(seconds: int) -> Log:
+    """The master goes on, the worker pauses."""
+    log = Log()
+    for second in range(1, 10):
+        log.commit(second * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+    beats(log, MASTER, 10, 10 + seconds)
+    log.commit((10 + seconds) * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+    return log
+
+
+def router_away(backlog: bool) -> Log:
+    """No commit for ten minutes; then, with `backlog`, health of all that time is read at once."""
+    log = Log()
+    for second in range(1, 10):
+        log.commit(second * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+    for node in (WORKER, MASTER):
+        ages = range(590_000, 0, -1_000) if backlog else (0,)
+        log.commit(600_000, *(sample(node, 0, age_ms=age) for age in ages), decided=False)
+    log.commit(600_100, sample(WORKER, 0), sample(MASTER, 0))
+    return log
+
+
+def quiet() -> Log:
+    """No commit for ten minutes, since no node was ever heard."""
+    log = Log()
+    log.commit(600_000, accepted("brain/q1"))
+    return log
+
+
+def waits(ms: int, attempts: int = 1) -> Log:
+    """A request that no node runs for so long, in so many attempts of which only the last one starts."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1"))
+    for n in range(1, attempts):
+        log.commit(1_000 + ms * n // attempts, routed("brain/q1", WORKER, n))
+        log.commit(1_001 + ms * n // attempts, failed("brain/q1", WORKER, n, "ollama_unreachable"))
+    log.commit(1_000 + ms, routed("brain/q1", WORKER, attempts), started("brain/q1", attempts))
+    log.commit(300_000, completed("brain/q1", WORKER, attempts))
+    return log
+
+
+def still_waits() -> Log:
+    """A request that nobody has begun when the log ends."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1", age_ms=30_000))
+    log.commit(40_000)
+    return log
+
+
+def runs_long() -> Log:
+    """A request that runs for minutes, but waits for no time."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1"), routed("brain/q1", WORKER), started("brain/q1"))
+    log.commit(300_000, completed("brain/q1", WORKER))
+    return log
+
+
+def retried() -> Log:
+    """Two attempts fail, the third one answers."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1"))
+    for n in (1, 2):
+        log.commit(n * 2_000, routed("brain/q1", WORKER, n), started("brain/q1", n))
+        log.commit(n * 2_000 + 500, failed("brain/q1", WORKER, n))
+    log.commit(9_000, routed("brain/q1", MASTER, 3), started("brain/q1", 3))
+    log.commit(9_500, completed("brain/q1", MASTER, 3))
+    return log
+
+
+def stale_result() -> Log:
+    """One attempt; a result of another one, which nobody waits for."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1"), routed("brain/q1", WORKER), started("brain/q1"))
+    log.commit(1_500, failed("brain/q1", MASTER, 7))
+    log.commit(2_000, completed("brain/q1", WORKER))
+    return log
+
+
+def trips() -> Log:
+    """A breaker opens and closes."""
+    log = Log()
+    log.commit(1_000, ev.BreakerOpened(WORKER, 3, 15_000))
+    log.commit(21_000, ev.BreakerClosed(WORKER))
+    return log
+
+
+def ends(event: ev.AnyEvent) -> Log:
+    """A request that ends so."""
+    log = Log()
+    log.commit(1_000, accepted("brain/q1"))
+    log.commit(4_000, event)
+    return log
+
+
+CASES: dict[str, tuple[Callable[[], Log], str, tuple[int, int]]] = {
+    "thrash": (
+        thrash,
+        "orion-worker loaded again what it had unloaded, within 360 s: "
+        "gemma3:4b 3 times, llama3.2:3b 3 times.",
+        (60_000, 420_000),
+    ),
+    "flapping": (
+        lambda: backs_off(3, 100_000),
+        "orion-worker backed off 3 times within 220 s, returning in between.",
+        (0, 220_000),
+    ),
+    "backoff": (
+        lambda: backs_off(1, 0),
+        "orion-worker was too hot (75.004 °C, mark 75.0 °C); it took nothing for 20 s.",
+        (0, 20_000),
+    ),
+    "breaker": (
+        trips,
+        "orion-worker gets nothing for 15 s: 3 requests failed there; answering again after 20 s.",
+        (1_000, 21_000),
+    ),
+    "stale": (
+        lambda: silent(6),
+        "orion-worker was not heard from for 7.0 s, limit 5.0 s.",
+        (9_000, 16_000),
+    ),
+    "gap": (
+        lambda: router_away(True),
+        "Nothing was written for 591 s: no router ran, the server was away, or its clock was moved on.",
+        (9_000, 600_000),
+    ),
+    "wait": (lambda: waits(61_000), "brain/q1 waited 61 s for llama3.2:3b.", (1_000, 62_000)),
+    "retry": (
+        retried,
+        "brain/q1 took 3 attempts (stream_cut on orion-worker 2 times); then it was answered.",
+        (1_000, 9_500),
+    ),
+    "unanswered": (
+        lambda: ends(ev.RequestFailed("brain/q1", "attempts_exhausted")),
+        "brain/q1 ended as an error (attempts_exhausted) after 3.0 s.",
+        (1_000, 4_000),
+    ),
+}
+CONTROLS: list[tuple[str, Callable[[], Log]]] = [
+    ("thrash", slow_loads),
+    ("thrash", restart),
+    ("flapping", lambda: backs_off(2, 100_000)),
+    ("flapping", lambda: backs_off(3, 15 * MINUTE)),
+    ("flapping", both_marks),
+    ("backoff", thrash),
+    ("breaker", retried),
+    ("stale", lambda: silent(4)),
+    ("stale", lambda: router_away(True)),
+    ("gap", lambda: silent(6)),
+    ("gap", quiet),
+    ("wait", lambda: waits(60_000)),
+    ("wait", runs_long),
+    ("retry", stale_result),
+    ("unanswered", lambda: ends(ev.RequestCancelled("brain/q1"))),
+    ("unanswered", lambda: ends(ev.RequestRejected("brain/q2", "queue_full"))),
+]
+
+
+def found(log: Log, kind: str) -> list[Anomaly]:
+    """The findings of one kind."""
+    return [each for each in log.incident().anomalies if each.kind == kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_found(kind: str) -> None:
+    """Once, with its time and a sentence, and with positions at which the log says what is claimed."""
+    make, sentence, (begin_ms, end_ms) = CASES[kind]
+    log = make()
+    [one] = found(log, kind)
+    assert one.sentence == sentence
+    assert (one.begin.ms - START_MS, one.end.ms - START_MS) == (begin_ms, end_ms)
+    assert one.node == (WORKER if "orion-worker" in sentence.split()[0] else "")
+    assert one.request == ("brain/q1" if "brain/q1" in sentence else "")
+    assert not one.ongoing
+    assert 1 <= one.begin.position <= one.end.position <= len(log.rows)
+
+
+@pytest.mark.parametrize(("kind", "make"), CONTROLS)
+def test_what_resembles_it_is_not_reported(kind: str, make: Callable[[], Log]) -> None:
+    """Negative control: a log that has all of it but the point."""
+    assert found(make(), kind) == []
+
+
+@pytest.mark.parametrize(
+    ("guard", "value", "kind", "make"),
+    [
+        ("ROW_MS", 3_600_000, "thrash", slow_loads),
+        ("ROW_MS", 3_600_000, "flapping", lambda: backs_off(3, 15 * MINUTE)),
+        ("LEAST_TIMES", 2, "flapping", lambda: backs_off(2, 100_000)),
+        ("LEAST_TIMES", 1, "thrash", restart),
+    ],
+)
+def test_the_controls_depend_on_their_guard(
+    monkeypatch: pytest.MonkeyPatch, guard: str, value: int, kind: str, make: Callable[[], Log]
+) -> None:
+    """With the guard moved the same log is reported: the control resembles an anomaly indeed."""
+    monkeypatch.setattr(anomalies, guard, value)
+    assert found(make(), kind)
+
+
+def test_positions_are_where_the_log_says_it() -> None:
+    """The positions of a finding hold the events that it speaks of."""
+    log = trips()
+    [one] = found(log, "breaker")
+    rows = dict(log.rows)
+    assert isinstance(ev.decode(rows[one.begin.position]), ev.BreakerOpened)
+    assert isinstance(ev.decode(rows[one.end.position]), ev.BreakerClosed)
+
+
+def test_what_goes_on_at_the_end_is_said_to() -> None:
+    """A backoff, a silence, an open breaker and a wait that the log does not see the end of."""
+    log = Log()
+    beats(log, WORKER, 1, 3)
+    log.commit(3_000, ev.NodeBackedOff(WORKER, "ram", 913, 900), ev.BreakerOpened(MASTER, 1, 15_000))
+    log.commit(3_500, accepted("brain/q1", age_ms=500))
+    beats(log, MASTER, 4, 70)
+    rows = {each.kind: each for each in log.incident().anomalies}
+    assert {kind for kind, each in rows.items() if each.ongoing} == {"backoff", "stale", "breaker", "wait"}
+    assert rows["backoff"].sentence == (
+        "orion-worker had its memory too full (91.3 % RAM, mark 90.0 % RAM); "
+        "it has not returned by the log's end."
+    )
+    assert rows["stale"].sentence == (
+        "orion-worker was last heard from 67 s before the log's end, limit 5.0 s."
+    )
+    assert rows["breaker"].sentence == "orion-master gets nothing for 15 s: 1 request failed there."
+    assert rows["wait"].sentence == "brain/q1 has been waiting 66 s for llama3.2:3b."
+
+
+def test_a_wait_goes_on_over_attempts_that_never_began() -> None:
+    """Attempts whose Ollama was away do not end the wait."""
+    [one] = found(waits(90_000, attempts=3), "wait")
+    assert one.end.ms - one.begin.ms == 90_000
+
+
+def test_a_wait_counts_from_when_the_request_was_written() -> None:
+    """What a request waited before it was read is part of it."""
+    [one] = found(still_waits(), "wait")
+    assert one.end.ms - one.begin.ms == 69_000
+
+
+def test_a_node_that_never_was_heard_is_stale() -> None:
+    """A configured node of which there is no health entry at all."""
+    log = Log()
+    beats(log, MASTER, 1, 10)
+    assert [each.sentence for each in found(log, "stale")] == [
+        "orion-worker was never heard from, in 9.0 s, limit 5.0 s."
+    ]
+
+
+def test_a_node_that_left_the_configuration_is_not_stale() -> None:
+    """Nobody waits for the health of a node that is no longer configured."""
+    log = Log()
+    beats(log, WORKER, 1, 3)
+    log.commit(3_000, ev.PolicyChanged(2, "without", Policy(), (NodeRules(MASTER),)))
+    beats(log, MASTER, 3, 20)
+    assert found(log, "stale") == []
+
+
+def test_of_too_many_the_longest_are_shown_and_all_are_counted() -> None:
+    """A page does not grow without bound, and says how many there are."""
+    log = Log()
+    many = MAX_LIVES * 2 + 10
+    log.commit(0, *(accepted(f"brain/{n}", age_ms=n) for n in range(many)))
+    log.commit(100_000, *(ev.RequestExpired(f"brain/{n}") for n in range(many)))
+    incident = log.incident()
+    shown = [each for each in incident.anomalies if each.kind == "unanswered"]
+    assert incident.found["unanswered"] == many
+    assert {each.request for each in shown} == {f"brain/{n}" for n in range(many - MOST_SHOWN, many)}
