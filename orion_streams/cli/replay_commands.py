@@ -24,7 +24,7 @@ replay_commands = typer.Typer(
 )
 EXAMPLES = examples_of(
     "replay", "replay incident.jsonl.gz --json", "replay step --file incident.jsonl.gz",
-    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
     "replay report incident.jsonl.gz -o incident.html",
 )  # fmt: skip
 File = Annotated[
@@ -72,7 +72,7 @@ def report(
 
 @replay_commands.command(
     epilog=examples_of(
-        "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
+        "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
         "replay whatif incident.jsonl.gz --without orion-worker --json",
         "replay whatif incident.jsonl.gz --policy other.toml --no-simulate",
     )

@@ -340,7 +340,7 @@ def test_an_afternoon_is_found_again() -> None:
         course([40_000, 40_000], 30_000, 120.0, iter([1.0] * 500)),
         course([40_000, 40_000], 30_000, 120.0, iter([0.0] * 500)),
         course([40_000, 40_000], -20_000, 120.0),
-        course([40_000, 40_000], 30_000, 2.0),
+        course([40_000, 40_000], 30_000, 12.0),
         [
             replace(each, temp_mc=each.temp_mc + 9_000 * (-1) ** n)
             for n, each in enumerate(course([40_000] * 4, 30_000, 120.0))
@@ -393,6 +393,12 @@ def test_a_request_expires_and_its_machine_stops() -> None:
     [answered_ms] = short.latencies_ms
     assert abs(answered_ms - alone.latencies_ms[0]) < 100
     assert not enough.ended and max(enough.latencies_ms) > alone.latencies_ms[0] + 50_000
+
+
+def test_a_prompt_takes_as_long_as_the_machine_finds_it() -> None:
+    """What it reads counts, where that is not what was expected; where it is not known, what was."""
+    short, long = (engine_of([arrival(0, read_tokens=n)]).latencies_ms[0] for n in (100, 1_000))
+    assert engine_of([arrival(0)]).latencies_ms[0] == short < long - 10_000
 
 
 def test_a_client_gives_up() -> None:
