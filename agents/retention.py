@@ -63,8 +63,8 @@ class Retention:
             return
         self.begin_anew()
         position = state.grid.position
-        log.error("all snapshots were deleted: the state at position %d is kept, unverified", position)
         await self.store.save_snapshot(Snapshot(position, state.digest.hex(), encode_grid(state.grid)))
+        log.error("all snapshots were deleted: the state at position %d is kept, unverified", position)
         self._snapshot_position = position
 
     async def snapshot(self, state: LoggedGrid) -> None:
