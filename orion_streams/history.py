@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,9 +12,11 @@ from orion_streams import events as ev
 from orion_streams.commits import Guard, Snapshot
 from orion_streams.draft import GENESIS, LoggedGrid, chain
 from orion_streams.errors import LogError
-from orion_streams.log import Log
 from orion_streams.projections import apply
 from orion_streams.state import Grid, decode_grid, encode_grid, work_order
+
+if TYPE_CHECKING:
+    from orion_streams.log import Log
 
 CHUNK = 500
 END = 2**62

@@ -9,7 +9,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from orion_streams import events as ev
-from orion_streams.cli.logview import Line, tag
+from orion_streams.cli.logview import Line
+from orion_streams.describing import tag
 from orion_streams.events import Verdict
 from orion_streams.projections.requests import state_of
 from orion_streams.queueing import Queue

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -21,8 +21,10 @@ from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
 from orion_streams.events import Committed
 from orion_streams.history import CHUNK, END, fold_raw, load, position_at
-from orion_streams.log import Log
 from orion_streams.recording import FORMAT, Header, Stretch, is_head
+
+if TYPE_CHECKING:
+    from orion_streams.log import Log
 
 PENDING_ROWS = 50_000
 """Kept until a moment is found; of more, the first ones are folded."""
