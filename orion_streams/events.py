@@ -403,4 +403,7 @@ def encode(event: Event) -> bytes:
 
 def decode(raw: bytes | str) -> AnyEvent:
     """The event of a log entry; msgspec.DecodeError when it is none."""
-    return _decoder.decode(raw)
+    try:
+        return _decoder.decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 CHUNK = 500
 END = 2**62
 """Beyond any position."""
+SENSELESS = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What comes of an event that is one by its form only, such as a work id without a time."""
 
 
 def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
     """Fold log entries into a state that the caller owns. LogError names the position of an entry that
-    is none, or before which the log is not the one that was written."""
+    is none, or before which the log is not the one that was written; the state has what stands before."""
     for _ in fold_each(state, rows):
         pass
 
@@ -35,16 +37,27 @@ def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[
     for position, raw in rows:
         try:
             event = ev.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
+                raise LogError(
+                    f"the log before position {position} is not the one that was written: its running "
+                    f"hash is {state.digest.hex()}, the entry says {event.hash}"
+                )
+            apply(state.grid, event)
+            state.digest = chain(state.digest, raw)
+        except msgspec.DecodeError as error:
             raise LogError(f"position {position} of the log is {no_event(error)}") from error
-        if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
-            raise LogError(
-                f"the log before position {position} is not the one that was written: its running hash "
-                f"is {state.digest.hex()}, the entry says {event.hash}"
-            )
-        state.digest = chain(state.digest, raw)
-        apply(state.grid, event)
+        except SENSELESS as error:
+            state.grid.position = position - 1
+            raise LogError(f"position {position} of the log cannot be folded: {error!r}") from error
         yield position, event
+
+
+def decoded(position: int, raw: bytes) -> ev.AnyEvent:
+    """The event of a log entry. LogError names the position of one that is none."""
+    try:
+        return ev.decode(raw)
+    except msgspec.DecodeError as error:
+        raise LogError(f"position {position} of the log is {no_event(error)}") from error
 
 
 def no_event(error: Exception) -> str:
@@ -109,7 +122,7 @@ async def goes_on_from(store: Log, position: int, digest: str) -> bool:
     rows = await store.events(position, 1)
     try:
         event = ev.decode(rows[0][1]) if rows else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except msgspec.DecodeError:
         return True  # whoever folds it names the position
     return event is None or (isinstance(event, ev.Committed) and event.hash == digest)
 

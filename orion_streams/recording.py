@@ -24,7 +24,11 @@ from orion_streams.state import Grid, decode_grid
 
 FORMAT = 1
 CHUNK = 1_000
+CHUNK_BYTES = 4_000_000
+"""Of a stretch: its last row may go beyond."""
 LINE_MAX_BYTES = 64_000_000
+SNAPSHOT_MAX_BYTES = 64_000_000
+"""Of a grid, inflated."""
 SUFFIXES = (".jsonl", ".jsonl.gz")
 Row = tuple[int, bytes]
 """A position and the entry that stands there."""
@@ -57,9 +61,11 @@ class Header(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="e
         if not self.snapshot:
             return None
         try:
-            grid = decode_grid(zlib.decompress(self.snapshot))
+            grid = decode_grid(inflated(self.snapshot))
         except (zlib.error, msgspec.DecodeError) as error:
             raise LogError(f"the snapshot before position {self.first} cannot be read: {error}") from error
+        if grid.position != self.first - 1:
+            raise LogError(f"the snapshot before position {self.first} is one of position {grid.position}")
         return LoggedGrid(grid, bytes.fromhex(self.hash))
 
 
@@ -72,6 +78,16 @@ class Stretch(Struct, frozen=True):
     ends: Header | None = None
     file: str = ""
     line: int = 0
+
+    def state(self) -> LoggedGrid | None:
+        """The state before these rows, if a segment begins with them that knows it. LogError names file and
+        line of a snapshot that is none."""
+        if self.header is None:
+            return None
+        try:
+            return self.header.state()
+        except LogError as error:
+            raise LogError(f"{self.place(self.header.first - 1)}{error}") from error
 
     def place(self, position: int) -> str:
         """File and line of an entry near these, to stand before an error; nothing for a live log."""
@@ -88,6 +104,17 @@ def deflated(grid: bytes) -> bytes:
     return zlib.compress(grid)
 
 
+def inflated(snapshot: bytes) -> bytes:
+    """A grid's bytes again. zlib.error for what is not one whole stream, or too large."""
+    stream = zlib.decompressobj()
+    grid = stream.decompress(snapshot, SNAPSHOT_MAX_BYTES)
+    if stream.eof and not stream.unused_data:
+        return grid
+    if len(grid) == SNAPSHOT_MAX_BYTES:
+        raise zlib.error(f"it inflates to more than {SNAPSHOT_MAX_BYTES} bytes")
+    raise zlib.error("it was cut off, or something follows it")
+
+
 def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
     """A segment of the rows from `before.first` on: its header and its lines. LogError when the rows
     contradict the hash."""
@@ -99,18 +126,20 @@ def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
     return header, b"\n".join([msgspec.json.encode(header), *rows, b""])
 
 
+def head_of(raw: bytes, where: str) -> Committed:
+    """The head in an entry that begins a commit. LogError, which begins with `where`, when it is none."""
+    try:
+        return _committed(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LogError(f"{where}not an event: {error}") from error
+
+
 def check(digest: bytes, raw: bytes, where: str) -> None:
     """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names the
     hash of all before it."""
     if b"\n" in raw:
         raise LogError(f"{where}not an event: it has more than one line")
-    if not is_head(raw):
-        return
-    try:
-        said = _committed(raw).hash
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LogError(f"{where}not an event: {error}") from error
-    if said != digest.hex():
+    if is_head(raw) and (said := head_of(raw, where).hash) != digest.hex():
         raise LogError(
             f"{where}what is before it is not the log that was written: its running hash is "
             f"{digest.hex()}, this entry says {said}"
@@ -136,7 +165,7 @@ def read(path: Path) -> Iterator[Stretch]:
     """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
     names file and line where it has not the form of one, or is not whole."""
     first, header, begins = Header(orion_log=FORMAT, prefix="", first=0, hash=""), None, None
-    position, number, rows = 0, 0, list[Row]()
+    position, number, size, rows = 0, 0, 0, list[Row]()
     for number, line in enumerate(lines(path), 1):
         where = f"{path}: line {number}"
         if header is None or position == header.last:
@@ -147,12 +176,12 @@ def read(path: Path) -> Iterator[Stretch]:
             continue
         if line.startswith(_HEADER):
             raise LogError(f"{where}: positions {position + 1} to {header.last} should stand before it")
-        position += 1
+        position, size = position + 1, size + len(line)
         rows.append((position, line))
-        if position == header.last or len(rows) == CHUNK:
+        if position == header.last or len(rows) == CHUNK or size >= CHUNK_BYTES:
             ends = header if position == header.last else None
             yield Stretch(rows, begins, ends, str(path), number - len(rows) + 1)
-            rows, begins = [], None
+            rows, size, begins = [], 0, None
     if header is None:
         raise LogError(f"{path}: line 1: it is empty")
     if position < max(header.last, first.until):
@@ -164,7 +193,7 @@ def read_header(line: bytes, where: str, before: Header | None = None) -> Header
     """The header in a line. LogError when it is none, or does not follow the segment `before`."""
     try:
         header = msgspec.json.decode(line, type=Header)
-        bytes.fromhex(header.hash)
+        digest = bytes.fromhex(header.hash)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         expected = "a recording begins with" if before is None else f"after position {before.last} comes"
         raise LogError(f"{where}: {expected} the header of a segment of a log: {error}") from error
@@ -172,6 +201,8 @@ def read_header(line: bytes, where: str, before: Header | None = None) -> Header
         raise LogError(f"{where}: format {header.orion_log}, this program reads {FORMAT}")
     if not 1 <= header.first <= header.last:
         raise LogError(f"{where}: a segment from position {header.first} to {header.last}")
+    if len(digest) != len(GENESIS) or (header.first == 1 and digest != GENESIS):
+        raise LogError(f"{where}: nothing before position {header.first} has the hash {header.hash}")
     if before is not None:
         check_following(before, header, where)
     return header

@@ -235,7 +235,10 @@ def encode_grid(grid: Grid) -> bytes:
 
 def decode_grid(raw: bytes) -> Grid:
     """A grid from its bytes; msgspec.DecodeError when they are none."""
-    return _decoder.decode(raw)
+    try:
+        return _decoder.decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def work_order(work_id: str) -> tuple[int, int]:

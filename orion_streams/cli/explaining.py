@@ -10,11 +10,12 @@ import msgspec
 
 from orion_streams import events as ev
 from orion_streams.cli import sources
-from orion_streams.cli.logview import CHUNK, Line, decoded
+from orion_streams.cli.logview import CHUNK, Line
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.reads import grid_at, warn
 from orion_streams.cli.story import Look, Story, as_data, look_at, story_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
+from orion_streams.history import decoded
 from orion_streams.log import Log
 from orion_streams.recording import Row
 from orion_streams.replay.source import LiveSource, Source

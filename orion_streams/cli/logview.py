@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-import msgspec
 from msgspec import Struct
 
 from orion_streams import events as ev
@@ -15,7 +14,7 @@ from orion_streams.cli import where
 from orion_streams.cli.outcome import tell
 from orion_streams.cli.where import opened
 from orion_streams.describing import describe, tag
-from orion_streams.errors import LogError
+from orion_streams.history import decoded
 from orion_streams.log import RedisLog
 
 CHUNK = 500
@@ -100,14 +99,6 @@ async def commit_time(store: RedisLog, position: int) -> int:
     after = max(position - CHUNK, await store.first_position(), 1) - 1
     heads = [decoded(at, raw) for at, raw in await store.events(after, position - after)]
     return next((head.server_ms for head in reversed(heads) if isinstance(head, ev.Committed)), 0)
-
-
-def decoded(position: int, raw: bytes) -> ev.AnyEvent:
-    """The event of an entry. LogError names the position of one that is none."""
-    try:
-        return ev.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LogError(f"position {position} of the log is not an event: {error}") from error
 
 
 def as_data(line: Line) -> str:

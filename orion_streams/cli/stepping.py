@@ -6,8 +6,9 @@ import asyncio
 import sys
 
 from orion_streams.cli import rows, sources, tables
-from orion_streams.cli.logview import Line, as_text, decoded
+from orion_streams.cli.logview import Line, as_text
 from orion_streams.errors import ConfigError
+from orion_streams.history import decoded
 from orion_streams.replay.stepping import Stepper
 from orion_streams.replay.verify import DECISIONS
 

@@ -7,7 +7,8 @@ from collections import deque
 
 from orion_streams import events as ev
 from orion_streams.cli import sources
-from orion_streams.cli.logview import Line, as_data, as_text, decoded
+from orion_streams.cli.logview import Line, as_data, as_text
+from orion_streams.history import decoded
 from orion_streams.recording import is_head
 
 

@@ -13,22 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 from orion_streams import archive, recording
 from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.events import Committed
 from orion_streams.history import CHUNK, END, fold_raw, load, position_at
 from orion_streams.recording import FORMAT, Header, Stretch, is_head
 
 if TYPE_CHECKING:
     from orion_streams.log import Log
 
-PENDING_ROWS = 50_000
-"""Kept until a moment is found; of more, the first ones are folded."""
-_committed = msgspec.json.Decoder(Committed).decode
+PENDING_BYTES = 16_000_000
+"""Of rows, kept until a moment is found; of more, the first ones are folded."""
 
 
 class Source(Protocol):
@@ -79,17 +75,18 @@ class FileSource:
         return first, last
 
     async def state_at(self, position: int) -> LoggedGrid:
-        state, pending, last = None, list[Stretch](), 0
+        state, pending, size, last = None, list[Stretch](), 0, 0
         for stretch in self.read():
             header, last = stretch.header, stretch.rows[-1][0]
-            if header is not None and header.first - 1 <= position and (known := header.state()):
-                state, pending = known, []
+            if header is not None and header.first - 1 <= position and (known := stretch.state()):
+                state, pending, size = known, [], 0
             pending.append(stretch)
             if last >= position:
                 break
-            if state is not None and sum(len(each.rows) for each in pending) > PENDING_ROWS:
+            size += sum(len(raw) for _, raw in stretch.rows)
+            if state is not None and size > PENDING_BYTES:
                 fold_all(state, pending, position)
-                pending = []
+                pending, size = [], 0
         if state is None or last < position or state.grid.position > position:
             raise LogError(f"{self.name}: it goes to position {last}, and {position} was asked for")
         fold_all(state, pending, position)
@@ -101,7 +98,7 @@ class FileSource:
             for position, raw in stretch.rows:
                 if is_head(raw):
                     found = position - 1 if inside else found
-                    inside = _committed(raw).server_ms <= server_ms
+                    inside = recording.head_of(raw, stretch.place(position)).server_ms <= server_ms
         return position if inside else found
 
     async def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
@@ -129,8 +126,11 @@ class FileSource:
 
     def files(self) -> list[Path]:
         """The files in their order. LogError when there is none."""
-        if not self.path.is_dir():
-            return [self.path]
+        try:
+            if not self.path.is_dir():
+                return [self.path]
+        except OSError as error:
+            raise LogError(f"{self.name}: cannot be read: {error.strerror}") from error
         found = [segment.path for segment in archive.segments(self.path)]
         if not found:
             raise LogError(f"{self.name}: no log was archived there")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
@@ -16,12 +17,15 @@ from msgspec import Struct, structs, to_builtins
 from orion_streams import events as ev
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.history import fold_raw
+from orion_streams.history import SENSELESS, decoded, fold_raw
 from orion_streams.reconcile import DECIDERS, decide
 from orion_streams.recording import Header, Row, Stretch, check_end, is_head
 from orion_streams.replay.source import Source, placed
 from orion_streams.state import Grid, encode_grid
 
+Answer = tuple[int, ev.AnyEvent]
+"""A recorded one, and the position where it stands."""
+COMMIT_MAX_BYTES = 64_000_000
 STAMPS = ("work_id", "reply_id")
 DECISIONS = (
     ev.RequestRouted,
@@ -50,14 +54,15 @@ class Divergence(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What a verification found. `older`: decisions of a version of the code that this program does not
-    have, which are folded and not judged; `snapshots`: so many were compared."""
+    """What a verification found. `older`: decisions of versions of the code that this program does not
+    have, `older_deciders`, which are folded and not judged; `snapshots`: so many were compared."""
 
     events: int = 0
     decisions: int = 0
     diverged: int = 0
     first_divergence: Divergence | None = None
     older: int = 0
+    older_deciders: list[int] = []
     snapshots: int = 0
 
 
@@ -67,8 +72,7 @@ async def verify(source: Source, see: Callable[[Stretch], None] = lambda _: None
     verifier: Verifier | None = None
     async for stretch in source.stretches():
         if verifier is None:
-            state = stretch.header.state() if stretch.header is not None else None
-            verifier = Verifier(state or LoggedGrid(Grid()))
+            verifier = Verifier(stretch.state() or LoggedGrid(Grid()))
         verifier.take(stretch)
         see(stretch)
     if verifier is None:
@@ -88,12 +92,16 @@ class Verifier:
         """The next rows. Raises LogError, with file and line where there are any."""
         if stretch.header is not None:
             self.finish()
-            self._compare(stretch.header)
+            self._compare(stretch, stretch.header)
         self._stretch = stretch
         for row in stretch.rows:
             if self._commit and is_head(row[1]):
                 self._check_begun()
             self._commit.append(row)
+        if sum(len(raw) for _, raw in self._commit) > COMMIT_MAX_BYTES:
+            raise LogError(
+                f"{stretch.place(self._commit[0][0])}a commit of more than {COMMIT_MAX_BYTES} bytes"
+            )
         if stretch.ends is not None:
             self.finish()
             check_end(stretch.ends, self.state.digest, stretch.place(stretch.ends.last))
@@ -112,28 +120,49 @@ class Verifier:
     def check(self, commit: list[Row]) -> None:
         """Fold one whole commit and re-decide at its boundary. Raises LogError."""
         state, report = self.state, self.report
-        fold_raw(state, commit[:1])
         inputs, decided = shape(commit)
-        recorded = commit[1 + inputs :]
-        fold_raw(state, commit[1 : 1 + inputs])
+        fold_raw(state, commit[: 1 + inputs])
+        recorded = [(position, decoded(position, raw)) for position, raw in commit[1 + inputs :]]
         report.events += len(commit)
         if decided and state.grid.decider not in DECIDERS:
-            report.older += sum(isinstance(ev.decode(raw), DECISIONS) for _, raw in recorded)
-            fold_raw(state, recorded)
-            return
-        recomputed = decide(state.grid, state.grid.policy) if decided else ()
-        report.decisions += sum(isinstance(answer, DECISIONS) for answer in recomputed)
-        for divergence in differences(recorded, recomputed, commit[-1][0]):
-            self._diverged(divergence)
-        fold_raw(state, recorded)
+            self._pass_over(recorded)
+        else:
+            recomputed = self._decide() if decided else ()
+            report.decisions += sum(isinstance(answer, DECISIONS) for answer in recomputed)
+            for divergence in differences(recorded, recomputed, commit[-1][0]):
+                self._diverged(divergence)
+        fold_raw(state, commit[1 + inputs :])
 
-    def _compare(self, header: Header) -> None:
+    def _decide(self) -> tuple[ev.AnyEvent, ...]:
+        grid = self.state.grid
+        try:
+            return decide(grid, grid.policy)
+        except SENSELESS as error:
+            raise LogError(
+                f"position {grid.position} of the log leads to no decision: {error!r}"
+            ) from error
+
+    def _pass_over(self, recorded: list[Answer]) -> None:
+        """What was decided by a version that is not here is counted."""
+        report, decider = self.report, self.state.grid.decider
+        report.older += sum(isinstance(event, DECISIONS) for _, event in recorded)
+        if decider not in report.older_deciders:
+            report.older_deciders.append(decider)
+
+    def _compare(self, stretch: Stretch, header: Header) -> None:
         """A snapshot is what the one before it and the log between give, or a divergence."""
-        known = header.state() if header.snapshot else None
-        if known is None or self.state.grid.position != header.first - 1 or not self.report.events:
+        if self.state.grid.position != header.first - 1 or not self.report.events:
+            return
+        known = stretch.state() if header.snapshot else None
+        if known is None:
             return
         self.report.snapshots += 1
-        recorded, recomputed = encode_grid(known.grid), encode_grid(self.state.grid)
+        try:
+            recorded, recomputed = encode_grid(known.grid), encode_grid(self.state.grid)
+        except OverflowError as error:
+            raise LogError(
+                f"{stretch.place(header.first - 1)}a state that no snapshot holds: {error}"
+            ) from error
         if recorded != recomputed or known.digest != self.state.digest:
             was, now = (f"a snapshot with hash {short_hash(each)}" for each in (recorded, recomputed))
             self._diverged(Divergence(header.first - 1, was, now))
@@ -148,7 +177,7 @@ class Verifier:
 def shape(commit: list[Row]) -> tuple[int, bool]:
     """How many inputs a commit says it took, and whether it decided. LogError for one without its head, or
     that is shorter."""
-    head = ev.decode(commit[0][1])
+    head = decoded(*commit[0])
     if not isinstance(head, ev.Committed):
         raise LogError(f"position {commit[0][0]}: a commit begins with its head")
     if head.inputs >= len(commit):
@@ -162,21 +191,24 @@ def short_hash(raw: bytes) -> str:
 
 
 def differences(
-    recorded: list[Row], recomputed: tuple[ev.AnyEvent, ...], last: int
+    recorded: list[Answer], recomputed: tuple[ev.AnyEvent, ...], last: int
 ) -> Iterator[Divergence]:
     """Each place where the two lists of answers are not the same."""
-    for index in range(max(len(recorded), len(recomputed))):
-        position = recorded[index][0] if index < len(recorded) else last
-        was = bare(recorded[index][1]) if index < len(recorded) else None
-        now = ev.encode(recomputed[index]).decode() if index < len(recomputed) else None
+    for answer, now in zip_longest(recorded, recomputed):
+        position, event = answer or (last, None)
+        was = bare(event) if event is not None else None
         if was != now:
-            yield Divergence(position, was, now)
+            yield Divergence(position, in_text(was), in_text(now))
 
 
-def bare(raw: bytes) -> str:
+def in_text(event: ev.AnyEvent | None) -> str | None:
+    """An answer as the log holds it."""
+    return ev.encode(event).decode() if event is not None else None
+
+
+def bare(event: ev.AnyEvent) -> ev.AnyEvent:
     """A recorded answer without what the shell stamped on."""
-    event = ev.decode(raw)
     stamped = {name: "" for name in STAMPS if name in event.__struct_fields__}
     if isinstance(event, ev.AttemptAbandoned):
         stamped.pop("work_id")  # here it names an attempt, and is part of the decision
-    return ev.encode(structs.replace(event, **stamped)).decode()
+    return structs.replace(event, **stamped)
