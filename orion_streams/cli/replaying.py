@@ -30,6 +30,7 @@ class Replayed(Struct, frozen=True):
     diverged: int
     first_divergence: Divergence | None
     older: int
+    older_deciders: list[int]
     snapshots: int
     events_per_s: int
     decode_ratio: float
@@ -90,7 +91,8 @@ def show(done: Replayed) -> None:
     compared = f", {done.snapshots} snapshots compared" if done.snapshots else ""
     tell(f"{done.events_per_s} events a second, {done.decode_ratio:.1%} of decoding alone{compared}")
     if done.older:
-        tell(f"{done.older} decisions were made by a version that is not here: folded, not judged")
+        which = ", ".join(map(str, done.older_deciders))
+        tell(f"{done.older} decisions by version {which}, which is not here: folded, not judged")
     first = done.first_divergence
     if first is not None:
         tell(f"first at position {first.position}")

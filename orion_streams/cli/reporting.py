@@ -62,8 +62,7 @@ async def collected(log: Source) -> Collector:
     with sources.progress("reading", first, last) as see:
         async for stretch in log.stretches():
             if collector is None:
-                base = stretch.header.state() if stretch.header is not None else None
-                collector = Collector(base or LoggedGrid(Grid()), Path(log.name).name)
+                collector = Collector(stretch.state() or LoggedGrid(Grid()), Path(log.name).name)
             with placed(stretch, collector.state):
                 collector.take(stretch.rows)
             see(stretch.rows[-1][0])

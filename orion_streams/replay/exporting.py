@@ -190,7 +190,7 @@ async def fill(source: Source, redis: Any, log: str, snapshots: str, see: See) -
         header = stretch.header
         if header is not None:
             count += 1
-            state = state or header.state()
+            state = state or stretch.state()
             if header.snapshot:
                 fields = {"digest": header.hash, "grid": header.snapshot}
                 await redis.xadd(snapshots, fields, id=f"{header.first - 1}-0")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from orion_streams import archive, recording
 from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid

@@ -34,7 +34,8 @@ def test_a_file_is_replayed_as_the_log_is(orion: Orion, recording: Path) -> None
         assert each.pop("events_per_s") > 0
         assert 0 < each.pop("decode_ratio") < 1
     assert found[0] == found[1]
-    assert set(found[0]) == {"events", "decisions", "diverged", "first_divergence", "older", "snapshots"}
+    named = {"events", "decisions", "diverged", "first_divergence", "older", "older_deciders", "snapshots"}
+    assert set(found[0]) == named
     assert found[0]["decisions"] > 3
     assert (found[0]["diverged"], found[0]["first_divergence"]) == (0, None)
     code, out, _ = orion("replay", "verify", str(recording))
