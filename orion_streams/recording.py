@@ -163,7 +163,8 @@ def checked(path: Path) -> Iterator[Stretch]:
 
 def read(path: Path) -> Iterator[Stretch]:
     """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
-    names file and line where it has not the form of one, or is not whole."""
+    names file and line where it has not the form of one, or is not whole; whoever chains them sees first
+    what stands before that."""
     first, header, begins = Header(orion_log=FORMAT, prefix="", first=0, hash=""), None, None
     position, number, size, rows = 0, 0, 0, list[Row]()
     for number, line in enumerate(lines(path), 1):
@@ -175,6 +176,8 @@ def read(path: Path) -> Iterator[Stretch]:
             position = fresh.first - 1
             continue
         if line.startswith(_HEADER):
+            if rows:
+                yield Stretch(rows, begins, None, str(path), number - len(rows))
             raise LogError(f"{where}: positions {position + 1} to {header.last} should stand before it")
         position, size = position + 1, size + len(line)
         rows.append((position, line))
@@ -184,6 +187,8 @@ def read(path: Path) -> Iterator[Stretch]:
             rows, size, begins = [], 0, None
     if header is None:
         raise LogError(f"{path}: line 1: it is empty")
+    if rows:
+        yield Stretch(rows, begins, None, str(path), number - len(rows) + 1)
     if position < max(header.last, first.until):
         until = max(header.last, first.until)
         raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")

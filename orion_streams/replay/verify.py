@@ -138,9 +138,7 @@ class Verifier:
         try:
             return decide(grid, grid.policy)
         except SENSELESS as error:
-            raise LogError(
-                f"position {grid.position} of the log leads to no decision: {error!r}"
-            ) from error
+            raise LogError(f"position {grid.position} of the log cannot be judged: {error!r}") from error
 
     def _pass_over(self, recorded: list[Answer]) -> None:
         """What was decided by a version that is not here is counted."""
@@ -160,9 +158,7 @@ class Verifier:
         try:
             recorded, recomputed = encode_grid(known.grid), encode_grid(self.state.grid)
         except OverflowError as error:
-            raise LogError(
-                f"{stretch.place(header.first - 1)}a state that no snapshot holds: {error}"
-            ) from error
+            raise LogError(f"{stretch.place(header.first - 1)}no snapshot: {error}") from error
         if recorded != recomputed or known.digest != self.state.digest:
             was, now = (f"a snapshot with hash {short_hash(each)}" for each in (recorded, recomputed))
             self._diverged(Divergence(header.first - 1, was, now))
@@ -180,7 +176,7 @@ def shape(commit: list[Row]) -> tuple[int, bool]:
     head = decoded(*commit[0])
     if not isinstance(head, ev.Committed):
         raise LogError(f"position {commit[0][0]}: a commit begins with its head")
-    if head.inputs >= len(commit):
+    if not 0 <= head.inputs < len(commit):
         raise LogError(f"position {commit[0][0]}: a commit of {head.inputs} inputs has {len(commit) - 1}")
     return head.inputs, head.decided
 
