@@ -11,8 +11,9 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Generator, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +27,7 @@ FORMAT = 1
 CHUNK = 1_000
 CHUNK_BYTES = 4_000_000
 """Of a stretch: its last row may go beyond."""
+BLOCK_BYTES = 200_000
 LINE_MAX_BYTES = 64_000_000
 SNAPSHOT_MAX_BYTES = 64_000_000
 """Of a grid, inflated."""
@@ -168,9 +170,8 @@ def read(path: Path) -> Iterator[Stretch]:
     first, header, begins = Header(orion_log=FORMAT, prefix="", first=0, hash=""), None, None
     position, number, size, rows = 0, 0, 0, list[Row]()
     for number, line in enumerate(lines(path), 1):
-        where = f"{path}: line {number}"
         if header is None or position == header.last:
-            fresh = read_header(line, where, header)
+            fresh = read_header(line, f"{path}: line {number}", header)
             first = fresh if header is None else first
             header = begins = fresh
             position = fresh.first - 1
@@ -178,7 +179,8 @@ def read(path: Path) -> Iterator[Stretch]:
         if line.startswith(_HEADER):
             if rows:
                 yield Stretch(rows, begins, None, str(path), number - len(rows))
-            raise LogError(f"{where}: positions {position + 1} to {header.last} should stand before it")
+            missing = f"positions {position + 1} to {header.last} should stand before it"
+            raise LogError(f"{path}: line {number}: {missing}")
         position, size = position + 1, size + len(line)
         rows.append((position, line))
         if position == header.last or len(rows) == CHUNK or size >= CHUNK_BYTES:
@@ -232,32 +234,34 @@ def check_end(header: Header, digest: bytes, where: str) -> None:
 
 def lines(path: Path) -> Generator[bytes, None, None]:
     """The file's lines without their ends. LogError names the line that cannot be read."""
-    number = 1
+    number, rest = 1, b""
     try:
         with open_by_suffix(path) as file:
-            while line := next_line(file):
-                yield line
-                number += 1
+            while block := file.read1(BLOCK_BYTES):
+                *whole, rest = (rest + block).split(b"\n")
+                for line in whole:
+                    check_length(line)
+                    yield line
+                    number += 1
+                if len(rest) > LINE_MAX_BYTES:
+                    check_length(rest)
+        if rest:
+            raise EOFError("the line has no end")
     except (OSError, EOFError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise LogError(f"{path}: line {number}: cannot be read: {why}") from error
 
 
-def open_by_suffix(path: Path) -> BinaryIO:
+def check_length(line: bytes) -> None:
+    """EOFError for a line that is empty or has no end in sight."""
+    if not 0 < len(line) <= LINE_MAX_BYTES:
+        raise EOFError("the line is too long" if line else "the line is empty")
+
+
+def open_by_suffix(path: Path) -> BufferedReader | gzip.GzipFile:
     """The file's text, whether it is compressed or not. LogError for a suffix that is none of ours."""
     if ".jsonl.gz" in path.name:  # one in the making ends with .part
-        return cast(BinaryIO, gzip.open(path))
+        return gzip.open(path)
     if path.suffix == ".jsonl":
         return path.open("rb")
     raise LogError(f"{path}: expected a file {' or '.join(SUFFIXES)}, or the folder of an archive")
-
-
-def next_line(file: BinaryIO) -> bytes:
-    """One line without its end; empty at the end of the file."""
-    line = file.readline(LINE_MAX_BYTES)
-    if line and not line.endswith(b"\n"):
-        what = "the line has no end" if len(line) < LINE_MAX_BYTES else "the line is too long"
-        raise EOFError(what)
-    if line == b"\n":
-        raise EOFError("the line is empty")
-    return line[:-1]
