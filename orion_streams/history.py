@@ -211,7 +211,7 @@ async def next_head(store: Log, start: int, end: int) -> tuple[ev.Committed | No
     after = start - 1
     while after < end:
         for position, raw in await store.events(after, CHUNK):
-            event = ev.decode(raw)
+            event = decoded(position, raw)
             if isinstance(event, ev.Committed):
                 return event, position
             after = position

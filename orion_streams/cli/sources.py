@@ -36,9 +36,12 @@ async def source(file: str | None, redis_url: str | None, config_path: str | Non
 
 def file_source(name: str) -> FileSource:
     """An exported file or the folder of an archive. ConfigError when there is none."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise ConfigError(f"{name}: there is no such file")
+    try:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise ConfigError(f"{name}: there is no such file")
+    except (OSError, RuntimeError) as error:  # a folder that may not be looked into, an unknown ~user
+        raise ConfigError(f"{name}: cannot be looked for: {error}") from error
     return FileSource(path)
 
 

@@ -155,6 +155,8 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None
     ("words", "code", "said"),
     [
         (("replay", "nowhere.jsonl"), 78, "nowhere.jsonl: there is no such file"),
+        (("replay", "x" * 300 + ".jsonl"), 78, "cannot be looked for: [Errno 36] File name too long"),
+        (("replay", "~nobody-has-this-name/log.jsonl"), 78, "cannot be looked for"),
         (("nodes", "--at", "25:99"), 78, "25:99: expected a position (1234), a time"),
         (("nodes", "--at", "123456789"), 78, "123456789: not in the log"),
         (("nodes", "--at", "1999-01-01"), 0, ""),

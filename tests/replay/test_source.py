@@ -114,3 +114,23 @@ async def test_a_trimmed_log_is_read_from_its_first_snapshot(config: Config, tmp
     await store.log.trim("snapshots", f"{last + 1}-0")
     with pytest.raises(LogError, match="no snapshot is left of it"):
         await verify(live)
+
+
+@pytest.mark.parametrize("kind", ["live", "packed"])
+async def test_a_time_is_not_looked_for_in_what_is_no_log(
+    config: Config, tmp_path: Path, kind: str
+) -> None:
+    """A head that is none ends the look by its position: where the time is, nobody knows."""
+    store = await grown(config, rounds=2)
+    at = await store.log.last_position() // 2
+    if kind == "live":
+        store.memory.streams["log"][f"{at}-0"] = {b"event": b'{"event":"committed"}'}
+        log: Source = LiveSource(store.log, config)
+    else:
+        path = await exported(store, config, tmp_path / "log.jsonl")
+        lines = path.read_bytes().split(b"\n")
+        lines[at] = b'{"event":"committed"}'
+        path.write_bytes(b"\n".join(lines))
+        log = FileSource(path)
+    with pytest.raises(LogError, match=rf"(position {at} .*|line {at + 1}: )not an event"):
+        await log.position_at(4_000_000_000_000)
