@@ -68,8 +68,7 @@ async def run(
         with sources.progress("asking", first, last) as see:
             async for stretch in log.stretches():
                 if asking is None:
-                    base = stretch.header.state() if stretch.header is not None else None
-                    asking = Asking(base or LoggedGrid(Grid()), change, simulate)
+                    asking = Asking(stretch.state() or LoggedGrid(Grid()), change, simulate)
                 asking.take(stretch.rows)
                 see(stretch.rows[-1][0])
     if asking is None:

@@ -135,6 +135,19 @@ def clock_jump() -> Scene:
     return scene
 
 
+def sick_ollama() -> Scene:
+    """The worker's Ollama fails each run for a while; later both are restarted, without their models."""
+    scene = Scene(slots=1, snapshot_events=120)
+    for number in range(18):
+        scene.ask(1_500 + 700 * number, f"q{number + 1}", (MIDDLE, SMALL)[number % 2], tier="2")
+    scene.machine(3_000, WORKER, failing="error")
+    scene.machine(9_000, WORKER, failing="")
+    for name in (MASTER, WORKER):
+        scene.at(19_000, scene.agent(name).machine.resident.clear)
+    scene.play(42_000)
+    return scene
+
+
 MALFORMED: tuple[dict[str, object], ...] = (
     {"prompt": b"\xff\xfe"},
     {"model": ""},
@@ -223,6 +236,12 @@ INCIDENTS = {
         "The server's clock goes an hour ahead and back, then an hour back and ahead. Grid time takes two "
         "seconds of it at most: what expires or is overdue is what had its time.",
         clock_jump,
+    ),
+    "sick-ollama": Incident(
+        "The worker's Ollama fails each run: tried again elsewhere, and after three the worker's breaker "
+        "opens; a probe closes it. Later both forget their models, and idle as they are they load again "
+        "what the plan wants.",
+        sick_ollama,
     ),
     "poison": Incident(
         "Malformed and hostile entries on every input stream: each becomes one event, a forged "

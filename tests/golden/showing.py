@@ -113,6 +113,20 @@ def shows_clock_jump(events: Events) -> None:
     assert len(of_kind(events, ev.RequestCompleted)) == len(of_kind(events, ev.RequestAccepted)) - 1
 
 
+def shows_sick_ollama(events: Events) -> None:
+    """Failed there, answered elsewhere; a breaker that opens, a probe that closes it; loads by the plan."""
+    failed = of_kind(events, ev.AttemptFailed)
+    assert {(each.node, each.code) for each in failed} == {(WORKER, "ollama_error")}
+    answered = {each.request: each.node for each in of_kind(events, ev.RequestCompleted)}
+    assert {answered[each.request] for each in failed} == {MASTER}
+    opened, closed = of_kind(events, ev.BreakerOpened), of_kind(events, ev.BreakerClosed)
+    assert {each.node for each in opened + closed} == {WORKER}
+    assert events.index(opened[-1]) < events.index(closed[-1])
+    ordered = {each.work_id for each in of_kind(events, ev.LoadOrdered)}
+    assert ordered
+    assert ordered == {each.work_id for each in of_kind(events, ev.LoadEnded) if each.ok}
+
+
 def shows_poison(events: Events) -> None:
     """Every input stream's rejected entries, an unknown model, a refused request; all others answered."""
     rejected = of_kind(events, ev.InputRejected)
@@ -133,5 +147,6 @@ SHOWS: dict[str, Callable[[Events], None]] = {
     "partition": shows_partition,
     "thrash": shows_thrash,
     "clock-jump": shows_clock_jump,
+    "sick-ollama": shows_sick_ollama,
     "poison": shows_poison,
 }

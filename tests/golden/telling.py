@@ -123,7 +123,7 @@ def said(event: ev.AnyEvent) -> str:
             return event.request
         case ev.ModelLoaded() | ev.ModelUnloaded() | ev.ModelRemoved():
             return f"{short(event.node)} {event.model}"
-        case ev.NodeReturned():
+        case ev.NodeReturned() | ev.BreakerClosed():
             return event.node
         case _:
             return describe(event)

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from orion_streams import events as ev
+from orion_streams import reconcile
+from orion_streams.config import DECIDER
 from orion_streams.recording import Header
 from tests.golden.incidents import INCIDENTS
 from tests.golden.record import FOLDER, SUFFIX, comment_of, record, text_of, write_text
@@ -33,6 +35,16 @@ async def test_every_decision_is_the_one_that_was_made(name: str) -> None:
     assert (told.report.diverged, told.report.older) == (0, 0), told.report.first_divergence
     assert told.report.decisions >= 10
     assert told.report.snapshots == told.headers - 1
+
+
+@pytest.mark.parametrize("question", reconcile.QUESTIONS, ids=lambda question: question.__name__)
+async def test_every_question_is_missed(
+    question: reconcile.Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: of a decider that no longer asks one of its questions, some recording says so."""
+    rest = tuple(each for each in reconcile.QUESTIONS if each is not question)
+    monkeypatch.setitem(reconcile.DECIDERS, DECIDER, rest)
+    assert any([(await judged(path_of(name))).report.diverged for name in NAMES])
 
 
 @pytest.mark.parametrize("name", NAMES)
