@@ -148,21 +148,6 @@ def check(digest: bytes, raw: bytes, where: str) -> None:
         )
 
 
-def checked(path: Path) -> Iterator[Stretch]:
-    """The same, each entry chained to the one before it. LogError names file and line of what is not what
-    was written."""
-    digest = GENESIS
-    for stretch in read(path):
-        if stretch.header is not None:
-            digest = bytes.fromhex(stretch.header.hash)
-        for position, raw in stretch.rows:
-            check(digest, raw, stretch.place(position))
-            digest = chain(digest, raw)
-        if stretch.ends is not None:
-            check_end(stretch.ends, digest, stretch.place(stretch.ends.last))
-        yield stretch
-
-
 def read(path: Path) -> Iterator[Stretch]:
     """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
     names file and line where it has not the form of one, or is not whole; whoever chains them sees first
@@ -194,6 +179,21 @@ def read(path: Path) -> Iterator[Stretch]:
     if position < max(header.last, first.until):
         until = max(header.last, first.until)
         raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")
+
+
+def checked(path: Path) -> Iterator[Stretch]:
+    """The same, each entry chained to the one before it. LogError names file and line of what is not what
+    was written."""
+    digest = GENESIS
+    for stretch in read(path):
+        if stretch.header is not None:
+            digest = bytes.fromhex(stretch.header.hash)
+        for position, raw in stretch.rows:
+            check(digest, raw, stretch.place(position))
+            digest = chain(digest, raw)
+        if stretch.ends is not None:
+            check_end(stretch.ends, digest, stretch.place(stretch.ends.last))
+        yield stretch
 
 
 def read_header(line: bytes, where: str, before: Header | None = None) -> Header:

@@ -15,6 +15,7 @@ from orion_streams.config import parse, read_text
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import EXIT_OK, LogError
 from orion_streams.replay.changes import Change, change_of
+from orion_streams.replay.source import placed
 from orion_streams.replay.whatif import Outcome, Row, WhatIf
 from orion_streams.simulation.rerun.gathering import Gathering
 from orion_streams.simulation.rerun.running import Rerun, rerun
@@ -36,6 +37,11 @@ class Asking:
         self._change = change
         self._what_if = WhatIf(base, change)
         self._gathering = Gathering(base) if simulate else None
+
+    @property
+    def state(self) -> LoggedGrid:
+        """What is folded so far; only to be looked at."""
+        return self._what_if.recorded
 
     def take(self, rows: Sequence[Row]) -> None:
         """The next entries of the log. LogError, ConfigError as `WhatIf.take`."""
@@ -69,7 +75,8 @@ async def run(
             async for stretch in log.stretches():
                 if asking is None:
                     asking = Asking(stretch.state() or LoggedGrid(Grid()), change, simulate)
-                asking.take(stretch.rows)
+                with placed(stretch, asking.state):
+                    asking.take(stretch.rows)
                 see(stretch.rows[-1][0])
     if asking is None:
         raise LogError(f"{log.name} is empty: there is nothing to ask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,12 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None
         (("log", "export", "log.txt"), 78, "expected a name that ends with .jsonl or .jsonl.gz"),
         (("log", "export", "x.jsonl", "--from", "9", "--to", "3"), 78, "9 to 3 is no part of"),
         (("log", "export", "log.jsonl.gz"), 78, "is there already: name another file, or add --force"),
+        (("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_mx_mc=70000"), 78, "policy.temp_mx_mc"),
+        (
+            ("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_max_mc=70000"),
+            78,
+            "policy.temp_return_mc",
+        ),
         (("replay", "diff", "1"), 2, "Missing argument 'B'"),
     ],
 )
@@ -176,6 +183,23 @@ def test_what_is_wrong_is_said_in_a_line(
     assert found == code
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words", [("replay",), ("replay", "whatif", "--no-simulate"), ("replay", "report")]
+)
+def test_a_changed_input_is_named_by_file_and_line(
+    orion: Orion, recording: Path, home: Path, words: tuple[str, ...]
+) -> None:
+    """Whoever folds the log: exit 1, and the line after it at which the running hash breaks."""
+    orion("log", "export", "log.jsonl", "--file", str(recording))
+    text = (home / "log.jsonl").read_bytes()
+    assert b'"ram_used_mb":2000' in text
+    (home / "log.jsonl").write_bytes(text.replace(b'"ram_used_mb":2000', b'"ram_used_mb":2001', 1))
+    code, _, err = orion(*words, "log.jsonl")
+    assert code == 1
+    assert re.match(r"orion: log\.jsonl: line \d+: ", err), err
+    assert not (home / "incident.html").exists()
 
 
 def test_a_changed_decision_exits_4_with_the_state(orion: Orion, recording: Path, home: Path) -> None:

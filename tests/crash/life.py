@@ -18,7 +18,7 @@ from orion_streams.draft import LoggedGrid
 from orion_streams.history import load
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
-from orion_streams.state import encode_grid
+from orion_streams.state import encode_grid, work_order
 from tests.conftest import ServerStore
 from tests.crash.roles import MODEL, NODE, WORDS, AgentRole, Ollama, Role, RouterRole
 from tests.helpers import TERMINAL_REPLIES, assert_consistent, eventually, folded, replies
@@ -92,6 +92,27 @@ class Life:
         """A request, by hand."""
         fields = {"id": request_id, "model": MODEL, "prompt": "say three words"}
         await self.store.add("requests:brain", fields, entry_id)
+
+    async def hand_out(self, request_id: str) -> None:
+        """A request that is routed to the node; whether its agent reads it is another matter."""
+        await self.ask(request_id)
+
+        async def held() -> bool:
+            return bool(self.router.router.state.grid.nodes[NODE].holdings)
+
+        await eventually(held, f"{request_id} is handed out", BOUND_S)
+
+    async def hear(self, beats: int) -> None:
+        """So many health entries, until the router has taken them."""
+        for _ in range(beats):
+            await self.agent.health.beat()
+        last = (await self.store.entries(f"health:{NODE}"))[-1][0]
+
+        async def heard() -> bool:
+            cursor = self.router.router.guard.cursors.get(f"health:{NODE}", "")
+            return work_order(cursor) >= work_order(last)
+
+        await eventually(heard, "the router has taken all health", BOUND_S)
 
     async def ends(self, request_id: str = ID) -> list[dict[str, str]]:
         """The terminal replies to a request."""

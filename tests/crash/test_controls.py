@@ -93,20 +93,18 @@ async def test_an_agent_that_misses_nothing_is_noticed(
     with mortality():
         await life.ask()
         life.start_router()
-
         life.start_agent()
         await eventually(life.rests, "the answer", BOUND_S)
         await life.agent.bury()
-        await life.ask("q2")
-
-        async def held() -> bool:
-            return bool(life.router.router.state.grid.nodes[NODE].holdings)
-
-        await eventually(held, "the run is handed out", BOUND_S)
+        await life.hand_out("q2")
         await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
+
+        async def made_anew() -> bool:
+            return bool(await life.redis.xinfo_groups(f"{prefix}work:{NODE}"))
+
+        await eventually(made_anew, "the group is made anew", BOUND_S)
         life.start_agent()
-        for _ in range(20):  # of three that do not list it one gives it up
-            await life.agent.health.beat()
+        await life.hear(20)  # with the guard three of them give it up
         assert list(life.router.router.state.grid.nodes[NODE].holdings)
         assert await life.ends("q2") == []
         await life.close()

@@ -191,13 +191,7 @@ async def test_work_that_nobody_had_read_is_tried_again(
     answered by a new attempt, and what ran before is not handed out again."""
     await life.agent.bury()
     work = f"{life.config.prefix}work:{NODE}"
-    entries = await life.redis.xlen(work)
-    await life.ask("q2")
-
-    async def handed_out() -> bool:
-        return bool(await life.redis.xlen(work) == entries + 1)
-
-    await eventually(handed_out, "the run is handed out", BOUND_S)
+    await life.hand_out("q2")
     if what == "stream":
         await life.store.drop(f"work:{NODE}")
     else:
@@ -216,12 +210,7 @@ async def test_lost_work_is_tried_again_whoever_made_its_group(
     """The router that made the group anew dies at once: the next one knows nothing of it, and the run that
     nobody had read is tried again all the same."""
     await life.agent.bury()
-    await life.ask("q2")
-
-    async def handed_out() -> bool:
-        return bool(life.router.router.state.grid.nodes[NODE].holdings)
-
-    await eventually(handed_out, "the run is handed out", BOUND_S)
+    await life.hand_out("q2")
     await life.redis.xgroup_destroy(f"{life.config.prefix}work:{NODE}", GROUP)
     await said(caplog, "or its group was deleted")
     await life.router.bury()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,22 +9,17 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
+from orion_streams.config import NodeRules
 from orion_streams.errors import OrionError
 from orion_streams.history import fold_raw
 from orion_streams.reconcile import QUESTIONS
 from orion_streams.replay.changes import Change, change_of
-from orion_streams.simulation.ollama.spec import NodeSpec
 from orion_streams.simulation.rerun.gathering import Gathering
-from orion_streams.simulation.rerun.heat import Heat, Point, fit
 from orion_streams.simulation.rerun.running import Rerun, rerun
 from orion_streams.simulation.rerun.scene import heats, scene_of, unmeasured
 from orion_streams.simulation.virtual.engine import Engine
-from orion_streams.simulation.virtual.house import Loss, along, usual_house
 from orion_streams.simulation.virtual.physics import NEVER
-from orion_streams.simulation.virtual.policies import OURS, questions_of
-from orion_streams.simulation.virtual.thermal import Thermals
-from orion_streams.simulation.virtual.workloads import AMBIENT_MC, NUM_CTX, Arrival, scenario
+from orion_streams.simulation.virtual.workloads import AMBIENT_MC, NUM_CTX, Arrival
 from tests.grids import HEAVY, MODEL, sample
 from tests.replay.books import NODES, QUIET, A, B, accepted, beat, completed, house, started
 from tests.replay.decided import Row, chained, chunks, nothing, simulated
@@ -299,132 +293,3 @@ def test_another_context_length_takes_another_place() -> None:
     assert sizes[0][other] == sizes[1][other] < sizes[2][other]
     asked = [{each.num_ctx for each in s.trace if each.model == model} for s in scenes]
     assert asked == [{NUM_CTX}, {16_384}, {8_192}]
-
-
-# temperatures
-
-
-def course(
-    ambient: list[int], rise_mc: int, tau_s: float, load: Iterator[float] | None = None
-) -> list[Point]:
-    """Temperatures every 5 s of a machine that works every other two minutes, ten minutes per ambient."""
-    thermals = Thermals(NodeSpec(ambient_mc=ambient[0], heat_mc=rise_mc, tau_s=tau_s))
-    points, before = [Point(0, 0, round(thermals.temp_mc), 0.0)], 0.0
-    for n in range(1, 120 * len(ambient)):
-        thermals.ambient_mc = ambient[n // 120]
-        before = next(load) if load is not None else float(n // 24 % 2)
-        thermals.pass_time(5_000, before, thermals.ambient_mc + before * rise_mc)
-        points.append(Point(n * 5_000, 5_000, round(thermals.temp_mc / 100) * 100, before))
-    return points
-
-
-def test_a_curve_is_found_again() -> None:
-    """Ambient, rise and time constant of a machine, from temperatures to a tenth of a degree."""
-    found = fit(course([40_000, 40_000], 30_000, 120.0))
-    assert found.fitted and abs(found.ambient_mc - 40_000) < 500 and abs(found.rise_mc - 30_000) < 1_000
-    assert 100 < found.tau_s < 140 and found.error_mc < 300
-
-
-def test_an_afternoon_is_found_again() -> None:
-    """The air may grow warmer: each ten minutes have an ambient of their own."""
-    found = fit(course([30_000, 30_000, 42_000, 42_000, 42_000], 30_000, 60.0))
-    assert found.fitted
-    assert abs(along(found.ambient, 0) - 30_000) < 1_000
-    assert abs(along(found.ambient, 2_700_000) - 42_000) < 1_000
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        course([40_000], 30_000, 120.0)[:50],
-        course([40_000, 40_000], 30_000, 120.0, iter([1.0] * 500)),
-        course([40_000, 40_000], 30_000, 120.0, iter([0.0] * 500)),
-        course([40_000, 40_000], -20_000, 120.0),
-        course([40_000, 40_000], 30_000, 12.0),
-        [
-            replace(each, temp_mc=each.temp_mc + 9_000 * (-1) ** n)
-            for n, each in enumerate(course([40_000] * 4, 30_000, 120.0))
-        ],
-        [
-            replace(each, temp_mc=40_000 + 15_000 * (n * 7 % 3))
-            for n, each in enumerate(course([0, 0], 1, 9.0))
-        ],
-    ],
-    ids=["too few", "always busy", "never busy", "colder under load", "at once", "too rough", "no curve"],
-)
-def test_what_cannot_be_fitted_is_said(points: list[Point]) -> None:
-    """Then the simulator's usual values stand there, and `fitted` is false."""
-    assert fit(points) == Heat(points=len(points))
-
-
-def test_a_course_is_a_line_between_its_points() -> None:
-    """And constant outside them."""
-    assert [along(((10, 0), (20, 100)), at_ms) for at_ms in (0, 10, 15, 20, 99)] == [0, 0, 50, 100, 100]
-    assert along(((5, 7),), 0) == 7
-
-
-# the virtual engine: ends without an answer
-
-
-def engine_of(arrivals: list[Arrival], losses: tuple[Loss, ...] = (), nodes: int = 3) -> Engine:
-    """The usual house with these requests, under rules that let requests expire."""
-    scene = scenario("load-heavy", "steady", len(arrivals), nodes)
-    house = usual_house(scene, 2_000)
-    policy = Policy(num_ctx=NUM_CTX, stale_ms=6_000)
-    rules = replace(house.rules[0][1], policy=policy)
-    house = replace(house, rules=((0, rules),), losses=losses)
-    engine = Engine(scene, iter(arrivals), questions_of(OURS, 1), house=house)
-    engine.run()
-    return engine
-
-
-def arrival(at_ms: int, **values: int) -> Arrival:
-    """A request for a long answer."""
-    return replace(Arrival(at_ms, "llama3.2:3b", 100, 500, 200, ""), **values)
-
-
-def test_a_request_expires_and_its_machine_stops() -> None:
-    """One whose deadline is too short has no answer, and the next one is answered as if it had come alone.
-    Negative control: with time enough both are answered, the second one after the first."""
-    alone = engine_of([arrival(10_000)], nodes=1)
-    short = engine_of([arrival(0, deadline_ms=9_000), arrival(10_000)], nodes=1)
-    enough = engine_of([arrival(0), arrival(10_000)], nodes=1)
-    assert short.ended == {"expired": 1}
-    [answered_ms] = short.latencies_ms
-    assert abs(answered_ms - alone.latencies_ms[0]) < 100
-    assert not enough.ended and max(enough.latencies_ms) > alone.latencies_ms[0] + 50_000
-
-
-def test_a_prompt_takes_as_long_as_the_machine_finds_it() -> None:
-    """What it reads counts, where that is not what was expected; where it is not known, what was."""
-    short, long = (engine_of([arrival(0, read_tokens=n)]).latencies_ms[0] for n in (100, 1_000))
-    assert engine_of([arrival(0)]).latencies_ms[0] == short < long - 10_000
-
-
-def test_a_client_gives_up() -> None:
-    """Before the answer it is cancelled; after it nothing happens."""
-    assert engine_of([arrival(0, cancel_ms=5_000)]).ended == {"cancelled": 1}
-    assert not engine_of([arrival(0, cancel_ms=5_000_000)]).ended
-
-
-def test_a_client_may_give_up_as_the_answer_comes() -> None:
-    """Who says so first has it; the other one changes nothing."""
-    [answered_ms] = engine_of([arrival(0)]).latencies_ms
-    both = engine_of([arrival(0, cancel_ms=answered_ms)])
-    assert both.ended.total() + len(both.latencies_ms) == 1
-    assert not any(row.holdings for row in both.grid.nodes.values())
-
-
-def test_a_machine_may_be_away_from_the_beginning() -> None:
-    """It is never heard until it comes; the others are."""
-    engine = engine_of([arrival(0)], (Loss(WORKER, 0, NEVER),))
-    assert engine.grid.nodes[WORKER].heard_ms is None
-    assert engine.grid.nodes[MASTER].heard_ms is not None and engine.answered == {MASTER: 1}
-
-
-def test_requests_expire_though_no_machine_lives() -> None:
-    """Time goes on where nobody is heard, as the router's ticks let it."""
-    losses = tuple(Loss(name, 0, NEVER) for name in (MASTER, WORKER, "orion-edge"))
-    engine = engine_of([arrival(1_000, deadline_ms=60_000)], losses)
-    assert engine.ended == {"expired": 1}
-    assert 61_000 <= engine.now <= 66_000
