@@ -67,7 +67,7 @@ def cast() -> tuple[SimulatedNode, ...]:
                 node.spec,
                 disk_mb_per_s=1_500,
                 prefill_tokens_per_s=2_000,
-                decode_tokens_per_s=40,
+                decode_tokens_per_s=100,
                 slots=2,
                 heat_mc=8_000,
                 time_scale=20,

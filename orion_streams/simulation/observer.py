@@ -84,7 +84,7 @@ class Observer:
         }
         self._prefix = prefix
         self._cursors = dict.fromkeys(self.rows, "0-0")
-        self._recent: list[tuple[float, str, str]] = []
+        self._recent: list[tuple[float, str, str, int]] = []  # when, stream, id, hash of the fields
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.asked: set[Name] = set()
@@ -132,34 +132,36 @@ class Observer:
         )
 
     async def look_again(self) -> int:
-        """After a server came back: forget what it no longer has. How many entries those were."""
+        """After a server came back: forget what it no longer has, or has otherwise, as with a clock that was
+        put back ids may be given once more. How many entries those were."""
         async with self._reading:
             since_s = time.monotonic() - TAIL_S
             recent = [each for each in self._recent if each[0] >= since_s]
             lost = 0
             for stream in self.rows:
-                ids = [entry_id for _, where, entry_id in recent if where == stream]
-                lost += await self._forget_lost(stream, ids)
+                held = {entry_id: print_ for _, where, entry_id, print_ in recent if where == stream}
+                lost += await self._forget_lost(stream, held)
             self._recent = recent
             self.gone += lost
             return lost
 
-    async def _forget_lost(self, stream: str, ids: list[str]) -> int:
+    async def _forget_lost(self, stream: str, held: dict[str, int]) -> int:
         key = self._prefix + stream
         first = await self._redis.xrange(key, count=1)
         floor = order(first[0][0].decode()) if first else (0, 0)
-        there = set()
-        if ids:
-            there = {entry_id.decode() for entry_id, _ in await self._redis.xrange(key, min=ids[0])}
-        lost = [each for each in ids if each not in there and order(each) >= floor]
+        there: dict[str, int] = {}
+        if held:
+            rows = await self._redis.xrange(key, min=min(held, key=order))
+            there = {entry_id.decode(): print_of(fields) for entry_id, fields in rows}
+        lost = [each for each, was in held.items() if there.get(each) != was and order(each) >= floor]
         for entry_id in lost:
             self._count(self.rows[stream].pop(entry_id, None), -1)
         last = await self._redis.xrevrange(key, count=1)
         top = last[0][0].decode() if last else "0-0"
-        if order(self._cursors[stream]) > order(top):
-            self._cursors[stream] = max(
-                (each for each in self.rows[stream] if order(each) <= order(top)), key=order, default="0-0"
-            )
+        end = min(order(top), *(order(each) for each in lost), order(self._cursors[stream]))
+        if end < order(self._cursors[stream]):
+            before = [each for each in self.rows[stream] if order(each) <= end]
+            self._cursors[stream] = max(before, key=order, default="0-0")
         return len(lost)
 
     async def _watch(self) -> None:
@@ -178,10 +180,13 @@ class Observer:
             for key, entries in answer or ():
                 stream = key.decode()[self._cut :]
                 self._cursors[stream] = entries[-1][0].decode()
-                for entry_id, fields in entries:
-                    row = read_row(stream, entry_id.decode(), fields, now_s)
-                    self.rows[stream][entry_id.decode()] = row
-                    self._recent.append((now_s, stream, entry_id.decode()))
+                for raw_id, fields in entries:
+                    entry_id = raw_id.decode()
+                    if entry_id in self.rows[stream]:
+                        continue  # read again, since one before it was another
+                    row = read_row(stream, entry_id, fields, now_s)
+                    self.rows[stream][entry_id] = row
+                    self._recent.append((now_s, stream, entry_id, print_of(fields)))
                     self._count(row, 1)
             return bool(answer)
 
@@ -224,6 +229,11 @@ def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: floa
             seen_s=now_s,
         )
     return None
+
+
+def print_of(fields: dict[bytes, bytes]) -> int:
+    """Tells an entry from another one under its id, within this process."""
+    return hash(tuple(fields.items()))
 
 
 def order(entry_id: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orion_streams.connection import connect
-from orion_streams.simulation.observer import Observer
+from orion_streams.simulation.observer import Observer, Run
 
 
 @pytest.fixture
@@ -48,6 +48,27 @@ async def test_what_the_server_lost_is_forgotten(redis: Any, prefix: str) -> Non
     await redis.xadd(stream, end, id="5-0")
     tally = await observer.stop()
     assert (tally.answered, tally.duplicate_replies, observer.gone) == (2, 0, 1)
+
+
+async def test_an_id_that_was_given_again_is_another_entry(redis: Any, prefix: str) -> None:
+    """A lost tail was written anew under the same ids before anybody looked: what stands there counts,
+    once, and what follows it is not counted twice."""
+    stream = f"{prefix}work:n1"
+
+    def run(request: str, attempt: int) -> dict[str, str]:
+        return {"head": f'{{"op":"run","request":"brain/{request}","attempt":{attempt}}}'}
+
+    observer = Observer(redis, prefix, ["brain"], ["n1"])
+    for n, entry in enumerate((run("q1", 1), run("q2", 1), run("q3", 1)), start=1):
+        await redis.xadd(stream, entry, id=f"7-{n}")
+    await observer.stop()
+    await redis.delete(stream)
+    for n, entry in enumerate((run("q1", 1), run("q3", 2), run("q3", 1), run("q4", 1)), start=1):
+        await redis.xadd(stream, entry, id=f"7-{n}")
+    assert await observer.look_again() == 1
+    assert (await observer.stop()).dispatched == {"n1": 4}
+    seen = {(row.name[1], row.attempt) for row in observer.rows["work:n1"].values() if isinstance(row, Run)}
+    assert seen == {("q1", 1), ("q3", 2), ("q3", 1), ("q4", 1)}
 
 
 async def test_what_was_trimmed_is_not_lost(redis: Any, prefix: str) -> None:
