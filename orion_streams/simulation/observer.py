@@ -132,8 +132,8 @@ class Observer:
         )
 
     async def look_again(self) -> int:
-        """After a server came back: forget what it no longer has, or has otherwise, as with a clock that was
-        put back ids may be given once more. How many entries those were."""
+        """After a server came back: forget what it no longer has, or has otherwise: with a clock
+        that was put back ids may be given once more. How many entries those were."""
         async with self._reading:
             since_s = time.monotonic() - TAIL_S
             recent = [each for each in self._recent if each[0] >= since_s]
