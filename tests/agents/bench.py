@@ -171,13 +171,17 @@ class Bench:
 
     async def ended(self, work_id: str, within_s: float = 10.0) -> Result:
         """The one end of a run, once it is there and acknowledged."""
+        [end] = await self.all_ends(work_id, within_s)
+        return end
+
+    async def all_ends(self, work_id: str, within_s: float = 10.0) -> list[Result]:
+        """The same; where an acknowledgement was lost, it may be said again."""
 
         async def over() -> bool:
             return bool(await self.ends(work_id)) and work_id not in await self.pending()
 
         await eventually(over, f"the end of {work_id}", within_s)
-        [end] = await self.ends(work_id)
-        return end
+        return await self.ends(work_id)
 
     async def said(self, work_id: str, op: str) -> None:
         """Wait for a result of that kind."""
