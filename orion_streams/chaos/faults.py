@@ -148,9 +148,10 @@ async def cut_connections(scene: Scene, target: str) -> None:
 
 
 async def lose_answers(scene: Scene, target: str) -> None:
-    """The command is carried out, its answer is lost: whoever sent it knows nothing."""
+    """The command is carried out, its answer is lost: whoever sent it, a client, a router or an agent,
+    knows nothing."""
     proxies = scene.grid.proxies
-    chosen = scene.rng.sample(sorted(proxies), 3)
+    chosen = (*CLIENTS, scene.rng.choice(ROUTERS), scene.rng.choice(AGENTS))
     for name in chosen:
         proxies[name].word = b"EVALSHA" if name in ROUTERS else b"XADD"
         proxies[name].lose_answers = 2

@@ -64,10 +64,8 @@ class Load:
     async def stop(self, within_s: float) -> None:
         """Ask no more and wait until everybody has heard the end of what was asked."""
         self.stopping = True
-        _, late = await asyncio.wait(self._tasks, timeout=within_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=within_s)
+        await end_tasks(self._tasks)
         if self._brain is not None:
             self.repeats += self._brain.duplicates
             await self._brain.close()
@@ -167,6 +165,15 @@ class Load:
                 await redis.xadd(f"{prefix}requests:gateway", fields)
                 self.poisoned += 1
         await redis.aclose()
+
+
+async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel those that still run; raises what one of them met, other than that."""
+    for task in tasks:
+        task.cancel()
+    for end in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(end, Exception):
+            raise end
 
 
 async def read_some(redis: Any, stream: str, cursor: str) -> list[tuple[str, dict[bytes, bytes]]]:

@@ -25,7 +25,7 @@ from orion_streams.chaos import invariants
 from orion_streams.chaos.faults import FAULTS, Fault, Scene, mend
 from orion_streams.chaos.grid import CLIENTS, ChaosGrid
 from orion_streams.chaos.invariants import LogRow
-from orion_streams.chaos.load import Load
+from orion_streams.chaos.load import Load, end_tasks
 from orion_streams.connection import connect
 from orion_streams.errors import BackendError, LogError
 from orion_streams.log import RedisLog
@@ -118,7 +118,7 @@ class Chaos:
         self.scene, self.outcome, self._say = scene, outcome, say
         self._done: list[Done] = []
         self._busy: set[str] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: list[asyncio.Task[None]] = []
         self._deck: list[Fault] = []
         self._faults = [fault for fault in FAULTS if not only or fault.name in only]
         if not scene.grid.can_move_clock:
@@ -133,9 +133,7 @@ class Chaos:
         scene.load.start(brain, by_hand, slow, grid.config.prefix, USERS)
         began_s = time.monotonic()
         await self._break_things(began_s + seconds)
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end_tasks(self._running)
         self._say("everything is mended; the grid comes to rest …")
         await mend(scene)
         ended_s = time.monotonic()
@@ -156,10 +154,10 @@ class Chaos:
         )  # few faults come as often as in all
         while time.monotonic() < until_s:
             await asyncio.sleep(self.scene.rng.uniform(0.5, 1.5) * pause_s)
+            await end_tasks([task for task in self._running if task.done()])
+            self._running = [task for task in self._running if not task.done()]
             if len(self._running) < AT_ONCE and (chosen := self._draw()):
-                task = asyncio.create_task(self._inject(*chosen))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._running.append(asyncio.create_task(self._inject(*chosen)))
 
     def _draw(self) -> tuple[Fault, str] | None:
         """The next fault with a free target: each comes by its share before any comes again."""

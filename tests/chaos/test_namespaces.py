@@ -62,12 +62,12 @@ class PartedGrid(SimulatedGrid):
     """The worker's agent and Ollama live in the namespace; Redis is reached through a proxy at the link."""
 
     def __init__(self, folder: Path) -> None:
-        nodes = [
-            structs.replace(node, spec=structs.replace(node.spec, host=THERE, decode_tokens_per_s=4))
-            if node.name == WORKER
-            else node
-            for node in cast()
-        ]
+        nodes = []
+        for node in cast():
+            slow = structs.replace(node.spec, decode_tokens_per_s=40)  # so that both have work for a while
+            if node.name == WORKER:
+                slow = structs.replace(slow, host=THERE, decode_tokens_per_s=4)
+            nodes.append(structs.replace(node, spec=slow))
         super().__init__(nodes, folder=folder, settings=SETTINGS)
         self.gate: Proxy | None = None
 

@@ -173,6 +173,8 @@ class Life:
         what is left, and falls silent, too."""
         await eventually(self.rests, "rest", BOUND_S)
         await self.agent.bury()
+        for _ in range(2):  # the server's turn after the next: what the agent had sent is taken in
+            await self.redis.ping()
         await eventually(self.reads_no_more, "all inputs taken", BOUND_S)
         await self.router.bury()
 
