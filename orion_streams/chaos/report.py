@@ -118,11 +118,12 @@ def show(report: Report) -> None:
                 fault.promise,
             )
     console.print(table)
+    refused = report.requests - report.answered - report.lost
     p50, p95, silence = report.recovery_ms_p50, report.recovery_ms_p95, report.longest_silence_ms
     console.print(
         f"""
 servers       {", ".join(report.servers)}; simulated Ollamas
-requests      {report.requests} asked, {report.answered} ended
+requests      {report.requests} asked, {report.answered} ended, {refused} refused
 kills         {report.kills} while requests were open
 lost          {report.lost}
 twice         {report.duplicate_replies} replies, {report.duplicate_dispatches} dispatches
