@@ -234,11 +234,15 @@ def check_end(header: Header, digest: bytes, where: str) -> None:
 
 def lines(path: Path) -> Generator[bytes, None, None]:
     """The file's lines without their ends. LogError names the line that cannot be read."""
-    number, rest = 1, b""
+    number, rest = 1, bytearray()
     try:
         with open_by_suffix(path) as file:
             while block := file.read1(BLOCK_BYTES):
-                *whole, rest = (rest + block).split(b"\n")
+                *whole, begun = block.split(b"\n")
+                if whole:
+                    whole[0] = bytes(rest) + whole[0]
+                    rest.clear()
+                rest += begun  # not a copy of a long line for each of its blocks
                 for line in whole:
                     check_length(line)
                     yield line
@@ -252,7 +256,7 @@ def lines(path: Path) -> Generator[bytes, None, None]:
         raise LogError(f"{path}: line {number}: cannot be read: {why}") from error
 
 
-def check_length(line: bytes) -> None:
+def check_length(line: bytes | bytearray) -> None:
     """EOFError for a line that is empty or has no end in sight."""
     if not 0 < len(line) <= LINE_MAX_BYTES:
         raise EOFError("the line is too long" if line else "the line is empty")
