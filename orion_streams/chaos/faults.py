@@ -261,6 +261,7 @@ FAULTS = (
     Fault("ollama_no_done", "an end without `done` is no answer", ollama("end_without_done"), OLLAMAS, 2),
     Fault("ollama_hang", "silence ends the attempt", ollama("hang", 1), OLLAMAS),
     Fault("ollama_busy", "a 503 is tried again", ollama("busy"), OLLAMAS),
+    Fault("ollama_not_found", "a removed model is asked for elsewhere", ollama("not_found"), OLLAMAS),
     Fault("ollama_cut", "a closed connection is tried again", ollama("kill"), OLLAMAS),
     Fault("overheat", "it backs off, its work moves, it returns", overheat, OLLAMAS),
     Fault("fill_memory", "it backs off and returns", fill_memory, OLLAMAS),

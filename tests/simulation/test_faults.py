@@ -106,6 +106,19 @@ async def test_a_busy_node_says_so(client: httpx.AsyncClient) -> None:
     assert (await generate(client)).status_code == 200
 
 
+async def test_a_model_may_be_gone(client: httpx.AsyncClient) -> None:
+    """404 with each API's recorded sentence, as often as armed."""
+    await arm(client, "not_found", times=3)
+    native = await generate(client)
+    openai = await client.post("/v1/chat/completions", json=CHAT)
+    vectors = await client.post("/api/embed", json={"model": "gemma3:270m", "input": "x"})
+    assert [r.status_code for r in (native, openai, vectors)] == [404] * 3
+    assert native.json() == {"error": "model 'gemma3:270m' not found"}
+    assert openai.json()["error"]["message"] == "model 'gemma3:270m' not found"
+    assert vectors.json() == {"error": 'model "gemma3:270m" not found, try pulling it first'}
+    assert (await generate(client)).status_code == 200
+
+
 async def test_a_killed_server_answers_nothing(client: httpx.AsyncClient) -> None:
     """The connection is closed without a response; the next request is answered."""
     await arm(client, "kill")

@@ -15,7 +15,7 @@ from .spec import ModelSpec
 
 CRASHED = "llama runner process no longer running: -1 "
 
-_AT_ONCE: tuple[FaultKind, ...] = ("busy", "kill")
+_AT_ONCE: tuple[FaultKind, ...] = ("busy", "not_found", "kill")
 _MIDWAY: tuple[FaultKind, ...] = ("error_line", "end_without_done", "hang")
 
 
@@ -97,7 +97,7 @@ async def answer(node: Node, call: Call) -> AsyncGenerator[Line, None]:
         yield Line(time.time_ns(), done=True, done_reason="unload")
         return
     if call.job is not None:
-        fail_at_once(node)
+        fail_at_once(node, not_found(call.name))
     try:
         await node.engine.inspect(call.model)
         async with node.scheduler.lease(call.model, call.options, call.keep_s) as runner:
@@ -115,11 +115,18 @@ async def answer(node: Node, call: Call) -> AsyncGenerator[Line, None]:
         task.uncancel()
 
 
-def fail_at_once(node: Node) -> None:
-    """Commits the misbehaviours that need no model. Raises Refusal or ConnectionDroppedError."""
+def not_found(name: str) -> Refusal:
+    return Refusal(404, f"model '{name}' not found")
+
+
+def fail_at_once(node: Node, missing: Refusal) -> None:
+    """Commits the misbehaviours that need no model. Raises Refusal, `missing` for one that is to be
+    gone, or ConnectionDroppedError."""
     fault = node.faults.take(_AT_ONCE)
     if fault is not None and fault.kind == "busy":
         raise Refusal(503, BUSY)
+    if fault is not None and fault.kind == "not_found":
+        raise missing
     if fault is not None:
         raise ConnectionDroppedError
 

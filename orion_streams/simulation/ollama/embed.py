@@ -8,10 +8,10 @@ import msgspec
 from aiohttp import web
 
 from . import validate
-from .answer import CRASHED, fail_at_once
+from .answer import CRASHED, fail_at_once, not_found
 from .engine import JsonObject, Refusal
 from .faults import CRASH
-from .native import not_found, resolve
+from .native import resolve
 from .node import Node
 from .runner import Runner
 from .spec import ModelSpec
@@ -70,7 +70,7 @@ async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[
     started = time.perf_counter_ns()
     runner_options, _ = validate.options(body)
     if texts:
-        fail_at_once(node)
+        fail_at_once(node, _try_pulling(body["model"]))
     await node.engine.inspect(model)
     async with node.scheduler.lease(model, runner_options, body.get("keep_alive")) as runner:
         done = Embedded([], load_ns=max(1, time.perf_counter_ns() - started))

@@ -10,7 +10,7 @@ import msgspec
 from .engine import Event, Finished, Piece, Refusal
 from .runner import Runner
 
-FaultKind = Literal["error_line", "end_without_done", "hang", "busy", "slow_unload_ms", "kill"]
+FaultKind = Literal["error_line", "end_without_done", "hang", "busy", "not_found", "slow_unload_ms", "kill"]
 
 # How many tokens a failing answer tells before it fails.
 _TOLD = 3
@@ -25,6 +25,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     - `end_without_done`: the answer ends after some tokens, cleanly, without `done: true`.
     - `hang`: no more tokens come after some, until the client goes away.
     - `busy`: 503, the queue is full.
+    - `not_found`: 404, as if the model had been removed.
     - `kill`: the connection is closed without a response.
     - `slow_unload_ms`: the next unloads take `ms` milliseconds each.
     """

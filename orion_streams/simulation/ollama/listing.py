@@ -3,9 +3,10 @@
 from aiohttp import web
 
 from . import golang, validate
+from .answer import not_found
 from .engine import JsonObject, Refusal
 from .names import ModelName
-from .native import not_found, resolve
+from .native import resolve
 from .node import Node
 from .runner import Runner
 from .spec import ModelSpec

@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from . import golang, validate
-from .answer import Call, Line
+from .answer import Call, Line, not_found
 from .engine import Job, JsonObject, Refusal, Sampling
 from .names import ModelName
 from .node import Node
@@ -87,10 +87,6 @@ def resolve(node: Node, name: str, *, empty: Refusal, missing: Refusal) -> Model
     if model is None:
         raise missing
     return model
-
-
-def not_found(name: str) -> Refusal:
-    return Refusal(404, f"model '{name}' not found")
 
 
 def generate_call(node: Node, body: JsonObject) -> Call:
