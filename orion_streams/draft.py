@@ -28,15 +28,29 @@ END = f"{2**64 - 1}-0"
 
 
 class LoggedGrid(Struct):
-    """A grid and the running hash of the log up to its position."""
+    """A grid and the running hash of the log up to its position. `confirmed`: up to there a head, or
+    whoever knew this state, has named that hash."""
 
     grid: Grid
     digest: bytes = GENESIS
+    confirmed: int = 0
+
+    def __post_init__(self) -> None:
+        self.confirmed = self.confirmed or self.grid.position
 
 
 def chain(digest: bytes, raw: bytes) -> bytes:
     """The running hash after one more log entry."""
     return hashlib.blake2b(digest + raw, digest_size=16).digest()
+
+
+def not_as_written(confirmed: int, until: int, digest: bytes, named: str) -> str:
+    """What to say of entries beyond `confirmed`, of which the one at `until`, or a header after it, names
+    another running hash than theirs."""
+    return (
+        f"what stands at positions {confirmed + 1} to {until} is not the log that was written (something "
+        f"changed, missing, doubled or moved): its running hash is {digest.hex()}, and {named} is expected"
+    )
 
 
 def is_token(raw: Raw) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from orion_streams import events as ev
 from orion_streams.commits import Guard, Snapshot
-from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.draft import GENESIS, LoggedGrid, chain, not_as_written
 from orion_streams.errors import LogError
 from orion_streams.projections import apply
 from orion_streams.state import Grid, decode_grid, encode_grid, work_order
@@ -37,11 +37,10 @@ def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[
     for position, raw in rows:
         try:
             event = ev.decode(raw)
-            if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
-                raise LogError(
-                    f"the log before position {position} is not the one that was written: its running "
-                    f"hash is {state.digest.hex()}, the entry says {event.hash}"
-                )
+            if isinstance(event, ev.Committed):
+                if event.hash != state.digest.hex():
+                    raise LogError(not_as_written(state.confirmed, position, state.digest, event.hash))
+                state.confirmed = position - 1
             apply(state.grid, event)
             state.digest = chain(state.digest, raw)
         except msgspec.DecodeError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.draft import GENESIS, LoggedGrid, chain, not_as_written
 from orion_streams.errors import LogError
 from orion_streams.events import Committed
 from orion_streams.state import Grid, decode_grid
@@ -120,11 +120,10 @@ def inflated(snapshot: bytes) -> bytes:
 def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
     """A segment of the rows from `before.first` on: its header and its lines. LogError when the rows
     contradict the hash."""
-    last, digest = before.first - 1, bytes.fromhex(before.hash)
+    last, chained = before.first - 1, chain_from(before)
     for last, raw in enumerate(rows, before.first):
-        check(digest, raw, f"position {last} of the log: ")
-        digest = chain(digest, raw)
-    header = msgspec.structs.replace(before, last=last, last_hash=digest.hex())
+        chained.take(last, raw, f"position {last} of the log: ")
+    header = msgspec.structs.replace(before, last=last, last_hash=chained.digest.hex())
     return header, b"\n".join([msgspec.json.encode(header), *rows, b""])
 
 
@@ -136,16 +135,27 @@ def head_of(raw: bytes, where: str) -> Committed:
         raise LogError(f"{where}not an event: {error}") from error
 
 
-def check(digest: bytes, raw: bytes, where: str) -> None:
-    """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names the
-    hash of all before it."""
-    if b"\n" in raw:
-        raise LogError(f"{where}not an event: it has more than one line")
-    if is_head(raw) and (said := head_of(raw, where).hash) != digest.hex():
-        raise LogError(
-            f"{where}what is before it is not the log that was written: its running hash is "
-            f"{digest.hex()}, this entry says {said}"
-        )
+class Chain:
+    """The running hash over entries that are not folded; up to `confirmed` it is known to be right."""
+
+    def __init__(self, digest: bytes, confirmed: int) -> None:
+        self.digest, self._confirmed = digest, confirmed
+
+    def take(self, position: int, raw: bytes, where: str) -> None:
+        """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names
+        the hash of all before it."""
+        if b"\n" in raw:
+            raise LogError(f"{where}not an event: it has more than one line")
+        if is_head(raw):
+            named = head_of(raw, where).hash
+            if named != self.digest.hex():
+                raise LogError(where + not_as_written(self._confirmed, position, self.digest, named))
+            self._confirmed = position - 1
+        self.digest = chain(self.digest, raw)
+
+    def end(self, header: Header, where: str) -> None:
+        """LogError unless the hash is the one that the header says a segment ends with."""
+        check_end(header, self.digest, self._confirmed, where)
 
 
 def read(path: Path) -> Iterator[Stretch]:
@@ -164,8 +174,8 @@ def read(path: Path) -> Iterator[Stretch]:
         if line.startswith(_HEADER):
             if rows:
                 yield Stretch(rows, begins, None, str(path), number - len(rows))
-            missing = f"positions {position + 1} to {header.last} should stand before it"
-            raise LogError(f"{path}: line {number}: {missing}")
+            goes = f"it comes after position {position}, and the segment goes to {header.last}"
+            raise LogError(f"{path}: line {number}: {goes}: something before it is missing")
         position, size = position + 1, size + len(line)
         rows.append((position, line))
         if position == header.last or len(rows) == CHUNK or size >= CHUNK_BYTES:
@@ -184,15 +194,15 @@ def read(path: Path) -> Iterator[Stretch]:
 def checked(path: Path) -> Iterator[Stretch]:
     """The same, each entry chained to the one before it. LogError names file and line of what is not what
     was written."""
-    digest = GENESIS
+    chained: Chain | None = None
     for stretch in read(path):
         if stretch.header is not None:
-            digest = bytes.fromhex(stretch.header.hash)
+            chained = chain_from(stretch.header)
+        assert chained is not None  # noqa: S101 - a recording begins with a header
         for position, raw in stretch.rows:
-            check(digest, raw, stretch.place(position))
-            digest = chain(digest, raw)
+            chained.take(position, raw, stretch.place(position))
         if stretch.ends is not None:
-            check_end(stretch.ends, digest, stretch.place(stretch.ends.last))
+            chained.end(stretch.ends, stretch.place(stretch.ends.last))
         yield stretch
 
 
@@ -202,8 +212,8 @@ def read_header(line: bytes, where: str, before: Header | None = None) -> Header
         header = msgspec.json.decode(line, type=Header)
         digest = bytes.fromhex(header.hash)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        expected = "a recording begins with" if before is None else f"after position {before.last} comes"
-        raise LogError(f"{where}: {expected} the header of a segment of a log: {error}") from error
+        begins = "a recording begins with" if before is None else f"after position {before.last} comes"
+        raise LogError(f"{where}: {begins} a header of the log, and this is none: {error}") from error
     if header.orion_log != FORMAT:
         raise LogError(f"{where}: format {header.orion_log}, this program reads {FORMAT}")
     if not 1 <= header.first <= header.last:
@@ -223,13 +233,15 @@ def check_following(before: Header, header: Header, where: str) -> None:
         raise LogError(f"{where}: it does not follow position {before.last} by its hash")
 
 
-def check_end(header: Header, digest: bytes, where: str) -> None:
+def chain_from(header: Header) -> Chain:
+    """The chain at a segment's beginning."""
+    return Chain(bytes.fromhex(header.hash), header.first - 1)
+
+
+def check_end(header: Header, digest: bytes, confirmed: int, where: str) -> None:
     """LogError unless a segment's running hash ends as its header says."""
     if digest.hex() != header.last_hash:
-        raise LogError(
-            f"{where}after the last commit it is not the log that was written: the running hash is "
-            f"{digest.hex()}, the header says {header.last_hash}"
-        )
+        raise LogError(where + not_as_written(confirmed, header.last, digest, header.last_hash))
 
 
 def lines(path: Path) -> Generator[bytes, None, None]:
@@ -252,8 +264,14 @@ def lines(path: Path) -> Generator[bytes, None, None]:
         if rest:
             raise EOFError("the line has no end")
     except (OSError, EOFError, zlib.error) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise LogError(f"{path}: line {number}: cannot be read: {why}") from error
+        raise LogError(f"{path}: line {number}: cannot be read: {why_unread(error)}") from error
+
+
+def why_unread(error: Exception) -> str:
+    """The reason in words."""
+    if isinstance(error, gzip.BadGzipFile) and "gzipped" in str(error):
+        return "it is not compressed, as the name says"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def check_length(line: bytes | bytearray) -> None:

@@ -32,9 +32,9 @@ def held_back(found: Verdict) -> str:
         case "too_large":
             return f"too small for the model: it takes {value} MB, limit {limit} MB"
         case "hot":
-            return f"too hot: {against_limit(found, degrees)}"
+            return against_limit(found, "too hot", degrees)
         case "ram":
-            return f"memory too full: {against_limit(found, ram)}"
+            return against_limit(found, "memory too full", ram)
         case "breaker":
             return f"breaker open after failures: {seconds(value)} of {seconds(limit)} over"
         case "memory":
@@ -43,10 +43,11 @@ def held_back(found: Verdict) -> str:
             return WITHOUT_FIGURES.get(other, other.replace("_", " "))
 
 
-def against_limit(found: Verdict, unit: Callable[[int], str]) -> str:
-    """A value and its limit; one below it belongs to a node that has backed off and is not yet back."""
-    text = f"{unit(found.value)}, limit {unit(found.limit)}"
-    return text if found.value > found.limit else f"{text}, not calm for long enough"
+def against_limit(found: Verdict, what: str, unit: Callable[[int], str]) -> str:
+    """What is wrong, with its limit: to return that is the lower mark. A value that is not above it belongs
+    to a node that has backed off and was not calm for long enough yet."""
+    figures = f"{unit(found.value)}, limit {unit(found.limit)}"
+    return f"{what}: {figures}" if found.value > found.limit else f"{what} of late, not calm yet: {figures}"
 
 
 def why_abandoned(reason: str) -> str:

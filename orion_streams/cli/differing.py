@@ -12,6 +12,8 @@ from orion_streams.cli import sources
 from orion_streams.replay.comparing import Change, changes
 
 WIDTH = 60
+COUNTERS = ("heard_ms", "sampled_ms", "calm_samples", "work_read")
+"""Of a node: they change with each sample or entry, so only --json has them."""
 
 
 class Difference(Struct, frozen=True):
@@ -38,17 +40,31 @@ async def run(
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return 0
-    sys.stdout.write(
-        f"from position {found.before} to {found.after}: {len(found.changes) or 'no'} changes\n"
-    )
-    for change in found.changes:
-        sys.stdout.write(f"{change.path}: {shown(change.before)} -> {shown(change.after)}\n")
+    show(found)
     return 0
+
+
+def show(found: Difference) -> None:
+    """A change a line, without the counters."""
+    told = [each for each in found.changes if each.path.rpartition(".")[2] not in COUNTERS]
+    counted = len(found.changes) - len(told)
+    rest = f", and {counted} counters of nodes (--json has them)" if counted else ""
+    many = f"{len(told) or 'no'} change{'' if len(told) == 1 else 's'}"
+    sys.stdout.write(f"from position {found.before} to {found.after}: {many}{rest}\n")
+    for each in told:
+        sys.stdout.write(f"{each.path}: {turn(each)}\n")
+
+
+def turn(change: Change) -> str:
+    """From what to what, or what is new or gone."""
+    if change.before is None:
+        return f"new: {shown(change.after)}"
+    if change.after is None:
+        return f"gone: {shown(change.before)}"
+    return f"{shown(change.before)} -> {shown(change.after)}"
 
 
 def shown(value: Any) -> str:
     """A value in a line; a row in short."""
-    if value is None:
-        return "-"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"

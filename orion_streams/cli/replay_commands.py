@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
-from orion_streams.cli.options import AsJson, At, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import AsJson, At, ConfigFile, RedisUrl, do, examples_of
 
 
 class VerifyByDefault(TyperGroup):
     """A group in which `orion replay FILE` means `orion replay verify FILE`."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+        word = args[0] if args else ""
+        misspelt = get_close_matches(word, self.commands) and not Path(word).exists()
+        if not misspelt and word not in (*self.commands, *ctx.help_option_names):
             args = ["verify", *args]
         return super().parse_args(ctx, args)
 
@@ -23,8 +27,9 @@ replay_commands = typer.Typer(
     cls=VerifyByDefault, help="Recompute, step through, compare, vary and report what a log says."
 )
 EXAMPLES = examples_of(
-    "replay", "replay incident.jsonl.gz --json", "replay step --file incident.jsonl.gz",
-    "replay diff 14:00 14:30", "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
+    "replay", "replay incident.jsonl.gz --json", "replay step incident.jsonl.gz",
+    "replay diff 14:00 14:05 incident.jsonl.gz",
+    "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
     "replay report incident.jsonl.gz -o incident.html",
 )  # fmt: skip
 File = Annotated[
@@ -42,10 +47,8 @@ def verify(
     return do("cli.replaying", file, as_json, redis, config)
 
 
-@replay_commands.command(
-    epilog=examples_of("replay step", "replay step --file incident.jsonl.gz --at 14:05")
-)
-def step(at: At = None, file: FromFile = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
+@replay_commands.command(epilog=examples_of("replay step", "replay step incident.jsonl.gz --at 14:05"))
+def step(file: File = None, at: At = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Through a log commit by commit, forwards and backwards, with the grid as it was there."""
     return do("cli.stepping", at, file, redis, config)
 
@@ -73,6 +76,7 @@ def report(
 @replay_commands.command(
     epilog=examples_of(
         "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
+        "replay whatif --set policy.temp_max_mc=60000 --set policy.temp_return_mc=50000",
         "replay whatif incident.jsonl.gz --without orion-worker --json",
         "replay whatif incident.jsonl.gz --policy other.toml --no-simulate",
     )
@@ -102,12 +106,12 @@ def whatif(
 
 
 @replay_commands.command(
-    epilog=examples_of("replay diff 14:00 14:30", "replay diff 1000 2000 --file incident.jsonl.gz --json")
+    epilog=examples_of("replay diff 14:00 14:30", "replay diff 1000 2000 incident.jsonl.gz --json")
 )
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="A position or a time.")],
     after: Annotated[str, typer.Argument(metavar="B", help="Another.")],
-    file: FromFile = None,
+    file: File = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
     config: ConfigFile = None,

@@ -88,7 +88,8 @@ def show(done: Replayed) -> None:
     """The outcome for a person."""
     differ = done.diverged or "none"
     sys.stdout.write(f"{done.decisions} decisions recomputed from {done.events} events: {differ} differ\n")
-    compared = f", {done.snapshots} snapshots compared" if done.snapshots else ""
+    plural = "" if done.snapshots == 1 else "s"
+    compared = f", {done.snapshots} snapshot{plural} compared" if done.snapshots else ""
     tell(f"{done.events_per_s} events a second, {done.decode_ratio:.1%} of decoding alone{compared}")
     if done.older:
         which = ", ".join(map(str, done.older_deciders))

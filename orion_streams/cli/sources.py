@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from orion_streams.cli import where
 from orion_streams.cli.where import opened
-from orion_streams.errors import BackendError, ConfigError
+from orion_streams.errors import BackendError, ConfigError, LogError
+from orion_streams.recording import head_of
 from orion_streams.replay.exporting import See
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
@@ -53,15 +54,33 @@ async def moment(text: str, log: Source) -> int:
         return last
     if text.isdigit():
         position = int(text)
-    else:
-        position = await log.position_at(await in_ms(text, log, last))
-    if not first - 1 <= position <= last:
-        raise ConfigError(f"{text}: not in the log, which has positions {first} to {last}")
+        if not first - 1 <= position <= last:
+            raise ConfigError(f"{text}: not in the log, which has positions {first} to {last}")
+        return position
+    ended_ms = (await log.state_at(last)).grid.server_ms
+    wanted_ms = in_ms(text, ended_ms)
+    position = await log.position_at(wanted_ms)
+    if position < first or wanted_ms > ended_ms:
+        began_ms = await first_ms(log)
+        raise ConfigError(f"{text}: not in the log, which goes from {iso(began_ms)} to {iso(ended_ms)}")
     return position
 
 
-async def in_ms(text: str, log: Source, last: int) -> int:
-    """A time as milliseconds since 1970."""
+async def first_ms(log: Source) -> int:
+    """When the first commit was that can be folded."""
+    async for stretch in log.stretches():
+        position, raw = stretch.rows[0]
+        return head_of(raw, stretch.place(position)).server_ms
+    raise LogError(f"{log.name} is empty")
+
+
+def iso(ms: int) -> str:
+    """Milliseconds since 1970 as a time that `moment` takes."""
+    return datetime.fromtimestamp(ms / 1000).isoformat(timespec="milliseconds")
+
+
+def in_ms(text: str, ended_ms: int) -> int:
+    """A time as milliseconds since 1970, in a log that ended then."""
     try:
         return round(datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
@@ -70,7 +89,7 @@ async def in_ms(text: str, log: Source, last: int) -> int:
         time = datetime.strptime(text, "%H:%M:%S" if text.count(":") == 2 else "%H:%M").time()
     except ValueError:
         raise ConfigError(f"{text}: {MOMENT}") from None
-    ended = datetime.fromtimestamp((await log.state_at(last)).grid.server_ms / 1000)
+    ended = datetime.fromtimestamp(ended_ms / 1000)
     wanted = datetime.combine(ended.date(), time)
     if wanted > ended:
         wanted -= timedelta(days=1)

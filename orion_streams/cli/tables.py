@@ -79,12 +79,19 @@ def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:
             degrees(row.temp_mc) if heard else "",
             f"{gigabytes(row.ram_used_mb)}/{gigabytes(row.ram_total_mb)} GB" if heard else "",
             f"{row.cpu_permille / 10:.0f} %" if heard else "",
-            f"{row.in_hand} of {row.open_slots}" if row.inference else "",
+            slots_of(row),
             "\n".join([*row.resident, *(f"{model} (loading)" for model in row.loading)]),
             f"{seconds(row.heard_ms_ago)}" if row.heard_ms_ago is not None else "never",
             *([Text(roles.get(row.node, ""), style=DIM)] if roles else []),
         )
     return made
+
+
+def slots_of(row: NodeRow) -> str:
+    """What it runs, of how much it may run now."""
+    if not row.inference:
+        return ""
+    return f"{row.in_hand} of {row.open_slots}" if row.open_slots else f"{row.in_hand}, no more"
 
 
 def node_state(row: NodeRow) -> Text:

@@ -180,11 +180,11 @@ def simulated(found: Rerun) -> Iterator[Table | Text]:
     """The same workload in the simulator, and how far to trust it."""
     yield Text(
         f"SIMULATED: the same {found.requests:,} requests within {seconds(found.span_ms)}, on machines as "
-        f"fast, full and warm as the log shows them, health every {found.health_ms / 1000:g} s",
+        f"fast and full as the log shows them, health every {found.health_ms / 1000:g} s",
         style="bold",
     )
+    yield Text(trust(found), style=WAITING)
     yield figures_table(found)
-    yield Text(trust(found))
     for name, heat in found.heat.items():
         yield Text(f"{name}: {warming(heat)}", style=DIM if heat.fitted else WAITING)
     if found.unmeasured:
@@ -249,6 +249,7 @@ def trust(found: Rerun) -> str:
         for name, value in (("p50", VALUES[0][1]), ("p95", VALUES[1][1]))
     ]
     parts.append(f"cold loads {now.cold_loads} for {was.cold_loads}")
+    parts.append(f"time above the mark {seconds(now.hot_ms)} for {seconds(was.hot_ms)}")
     return f"how far to trust it: as it was, the simulator says {', '.join(parts)}"
 
 

@@ -104,9 +104,8 @@ def parse_setting(text: str) -> Setting:
         found: Any = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = 'a text and a model\'s name stand in double quotes, as in models."llama3.2:3b".num_ctx=8192'
-        raise ConfigError(
-            f"--set {text}: expected KEY=VALUE as in streams.toml ({error}); {hint}"
-        ) from None
+        why = str(error).partition(" (at")[0].lower()  # where in a line of TOML that nobody wrote
+        raise ConfigError(f"--set {text}: expected KEY=VALUE as in streams.toml: {why}; {hint}") from None
     path: list[str] = []
     while isinstance(found, dict) and len(found) == 1:
         [(name, found)] = found.items()

@@ -28,10 +28,15 @@ def changes(before: Grid, after: Grid) -> list[Change]:
     found: list[Change] = []
     for name in PLAIN:
         found += walk(name, getattr(before, name), getattr(after, name))
-    found += walk("policy", to_builtins(before.policy), to_builtins(after.policy))
+    found += walk("policy", rules_in_force(before), rules_in_force(after))
     for table in TABLES:
         found += walk(table, to_builtins(getattr(before, table)), to_builtins(getattr(after, table)))
     return [*found, *walk("closed", ends(before), ends(after))]
+
+
+def rules_in_force(grid: Grid) -> Any:
+    """The policy; None before there is any."""
+    return to_builtins(grid.policy) if grid.revision else None
 
 
 def ends(grid: Grid) -> dict[str, str]:

@@ -8,7 +8,8 @@ verified by folding up to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ from orion_streams.config import Config
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
 from orion_streams.history import CHUNK, END, fold_raw, load, position_at
-from orion_streams.recording import FORMAT, Header, Stretch, is_head
+from orion_streams.recording import FORMAT, Chain, Header, Stretch, is_head
 
 if TYPE_CHECKING:
     from orion_streams.log import Log
@@ -72,13 +73,20 @@ class FileSource:
 
     async def bounds(self) -> tuple[int, int]:
         first = last = 0
-        for stretch in self.read():
-            first, last = first or stretch.rows[0][0], stretch.rows[-1][0]
+        try:
+            for stretch in self.read():
+                first, last = first or stretch.rows[0][0], stretch.rows[-1][0]
+        except LogError:
+            for path in self.files():
+                for _ in recording.checked(path):
+                    pass  # what was altered before that line explains it better
+            raise
         return first, last
 
     async def state_at(self, position: int) -> LoggedGrid:
         state, pending, size, last = None, list[Stretch](), 0, 0
-        for stretch in self.read():
+        stretches = self.read()
+        for stretch in stretches:
             header, last = stretch.header, stretch.rows[-1][0]
             if header is not None and header.first - 1 <= position and (known := stretch.state()):
                 state, pending, size = known, [], 0
@@ -92,6 +100,7 @@ class FileSource:
         if state is None or last < position or state.grid.position > position:
             raise LogError(f"{self.name}: it goes to position {last}, and {position} was asked for")
         fold_all(state, pending, position)
+        confirm(state, itertools.chain(pending[-1:], stretches))
         return state
 
     async def position_at(self, server_ms: int) -> int:
@@ -205,8 +214,9 @@ def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
         rows = [row for row in rows if row[0] <= until]
     with placed(stretch, state):
         fold_raw(state, rows)
-    if stretch.ends is not None and state.grid.position == stretch.ends.last:
-        recording.check_end(stretch.ends, state.digest, stretch.place(stretch.ends.last))
+    end = stretch.ends
+    if end is not None and state.grid.position == end.last:
+        recording.check_end(end, state.digest, state.confirmed, stretch.place(end.last))
 
 
 @contextmanager
@@ -222,6 +232,22 @@ def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
     """The same of several."""
     for stretch in stretches:
         fold(state, stretch, until)
+
+
+def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:
+    """LogError, with file and line, when the rest of its commit, up to the head that follows, does not bear
+    a state's running hash out."""
+    chained = Chain(state.digest, state.confirmed)
+    for stretch in stretches:
+        for position, raw in stretch.rows:
+            if position <= state.grid.position:
+                continue
+            chained.take(position, raw, stretch.place(position))
+            if is_head(raw):
+                return
+        if stretch.ends is not None:
+            chained.end(stretch.ends, stretch.place(stretch.ends.last))
+            return
 
 
 def beyond(stretch: Stretch, skipped: int) -> Stretch:

@@ -104,7 +104,8 @@ class Verifier:
             )
         if stretch.ends is not None:
             self.finish()
-            check_end(stretch.ends, self.state.digest, stretch.place(stretch.ends.last))
+            end = stretch.ends
+            check_end(end, self.state.digest, self.state.confirmed, stretch.place(end.last))
 
     def finish(self) -> Report:
         """Nothing more comes of what was begun."""
@@ -177,7 +178,10 @@ def shape(commit: list[Row]) -> tuple[int, bool]:
     if not isinstance(head, ev.Committed):
         raise LogError(f"position {commit[0][0]}: a commit begins with its head")
     if not 0 <= head.inputs < len(commit):
-        raise LogError(f"position {commit[0][0]}: a commit of {head.inputs} inputs has {len(commit) - 1}")
+        raise LogError(
+            f"position {commit[0][0]}: a commit of {head.inputs} inputs has {len(commit) - 1}: "
+            "something was dropped or moved"
+        )
     return head.inputs, head.decided
 
 

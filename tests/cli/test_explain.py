@@ -456,7 +456,7 @@ def test_every_filter_is_said_in_plain_words(name: str) -> None:
 
 def test_a_node_that_cools_down_is_not_called_too_hot_by_its_value() -> None:
     """Backed off, below the lower mark, and not yet calm for long enough."""
-    assert held_back(Verdict("one", "hot", 69_000, 70_000)).endswith("not calm for long enough")
+    assert held_back(Verdict("one", "hot", 69_000, 70_000)).startswith("too hot of late, not calm yet: 69")
 
 
 def test_a_cost_is_the_sum_of_its_terms() -> None:

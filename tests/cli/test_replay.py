@@ -88,8 +88,23 @@ def test_the_difference_of_two_moments(orion: Orion, read: Read, recording: Path
     found = read("replay", "diff", "1", "end")
     assert found["before"] == 1
     assert any(change["path"].startswith("nodes.master") for change in found["changes"])
-    assert read("replay", "diff", "1", "end", "--file", str(recording)) == found
+    assert read("replay", "diff", "1", "end", str(recording)) == found
     assert orion("replay", "diff", "5", "5")[1] == "from position 5 to 5: no changes\n"
+    _, out, _ = orion("replay", "diff", "0", "end")
+    assert "\npolicy: new: {" in out
+    assert "\nnodes.master: new: {" in out
+    heard = str(first_sample(read))
+    _, out, _ = orion("replay", "diff", heard, "end")
+    assert re.match(r"from position \d+ to \d+: \d+ changes, and \d+ counters of nodes \(--json", out), out
+    assert "heard_ms" not in out
+    all_of_it = read("replay", "diff", heard, "end")["changes"]
+    assert any(change["path"].endswith("heard_ms") for change in all_of_it)
+
+
+def first_sample(read: Read) -> int:
+    """The position at which the first node is heard of."""
+    rows = read("log", "--from", "1", "-n", "100000")
+    return int(next(row["position"] for row in rows if row["event"] == "node.sampled"))
 
 
 def test_step_by_step(orion: Orion, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +114,7 @@ def test_step_by_step(orion: Orion, recording: Path, monkeypatch: pytest.MonkeyP
         "n\n\nb\n+2\n-1\ng 10\nd\nf request.completed\nnodes\nps\nx\ng never\ng 999999\n?\n-999\n+9999\n"
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(commands))
-    code, out, err = orion("replay", "step", "--file", str(recording))
+    code, out, err = orion("replay", "step", str(recording))
     assert (code, err) == (0, "")
     for words in (
         "number 1,", "request.accepted", "NODE", "x: no such command", "never: expected a position",
@@ -156,11 +171,16 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None
     ("words", "code", "said"),
     [
         (("replay", "nowhere.jsonl"), 78, "nowhere.jsonl: there is no such file"),
+        (("replay", "verif"), 2, "Did you mean 'verify'?"),
+        (("replay", "whatif", "--set", "policy.spill_ms=abc"), 78, "as in streams.toml: invalid value; "),
+        (("replay", "whatif", "--policy", "no.toml"), 78, "no.toml: cannot be read: No such file or dir"),
         (("replay", "x" * 300 + ".jsonl"), 78, "cannot be looked for: [Errno 36] File name too long"),
         (("replay", "~nobody-has-this-name/log.jsonl"), 78, "cannot be looked for"),
         (("nodes", "--at", "25:99"), 78, "25:99: expected a position (1234), a time"),
         (("nodes", "--at", "123456789"), 78, "123456789: not in the log"),
-        (("nodes", "--at", "1999-01-01"), 0, ""),
+        (("nodes", "--at", "1999-01-01"), 78, "1999-01-01: not in the log, which goes from 20"),
+        (("nodes", "--at", "2999-01-01"), 78, "2999-01-01: not in the log, which goes from 20"),
+        (("replay", "diff", "1999-01-01", "end", "log.jsonl.gz"), 78, "1999-01-01: not in the log, which"),
         (("replay", "log.jsonl.gz", "--redis", "redis://127.0.0.1:1/0"), 78, "a file and --redis"),
         (("replay", "streams.toml"), 1, "expected a file .jsonl or .jsonl.gz"),
         (("log", "export", "log.txt"), 78, "expected a name that ends with .jsonl or .jsonl.gz"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,16 @@ def changed(lines: Lines, at: int) -> Lines:
 def test_a_line_that_was_tampered_with_is_named(
     name: str, tmp_path: Path, spoil: Callable[[Lines, int], Lines]
 ) -> None:
-    """Dropped, swapped with the one before it, an input changed: the first commit after it, by line and
-    position."""
+    """Dropped, swapped with the one before it, an input changed: the first commit after it, by line, and
+    the positions since the one before, among which it is."""
     lines = lines_of(name)
     at = [at for at, line in enumerate(lines) if b'"event":"node.sampled"' in line][5]
     spoilt = spoil(lines, at)
     assert spoilt != lines
-    with pytest.raises(LogError, match=r"spoilt\.jsonl: line \d+: .*position \d+") as caught:
+    with pytest.raises(LogError, match=r"spoilt\.jsonl: line \d+: .*positions? \d+") as caught:
         found(tmp_path / "spoilt.jsonl", spoilt)
     line = int(str(caught.value).partition("line ")[2].partition(":")[0])
+    if among := re.search(r"positions (\d+) to (\d+) ", str(caught.value)):
+        assert int(among[1]) <= headers_in(lines)[0].first + at - 1 <= int(among[2])
     heads = [number for number, each in enumerate(spoilt, 1) if is_head(each)]
     assert line in (heads[sum(each <= at for each in heads)], heads[sum(each <= at for each in heads) - 1])

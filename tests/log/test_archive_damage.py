@@ -46,7 +46,7 @@ async def test_a_changed_event_is_named(config: Config, folder: Path) -> None:
     at = next(n for n, line in enumerate(lines, 1) if b"node.sampled" in line)
     heads = [n for n, line in enumerate(lines, 1) if is_head(line) and n > at]
     edited(path, at, b'"ram_used_mb":2000', b'"ram_used_mb":2001')
-    with pytest.raises(LogError, match=f"{path}: line {heads[0]}: what is before it is not the log"):
+    with pytest.raises(LogError, match=f"{path}: line {heads[0]}: what stands at positions"):
         rows(folder)
 
 
@@ -55,7 +55,7 @@ async def test_a_change_after_the_last_head_is_named(config: Config, folder: Pat
     path = (await archived(config, folder))[-1]
     last = len(gzip.decompress(path.read_bytes()).split(b"\n")) - 1
     edited(path, last, b'"event"', b'"Event"')
-    with pytest.raises(LogError, match=f"{path}: line {last}: after the last commit"):
+    with pytest.raises(LogError, match=f"{path}: line {last}: what stands at positions"):
         rows(folder)
 
 

@@ -126,7 +126,7 @@ async def test_what_is_wrong_is_not_exported(config: Config, tmp_path: Path) -> 
     log = store.memory.streams["log"]
     at = next(each for each in log if int(each[:-2]) > 30 and b"ram_used_mb" in log[each][b"event"])
     log[at] = {b"event": log[at][b"event"].replace(b'"ram_used_mb":', b'"ram_used_mb":1')}
-    with pytest.raises(LogError, match=r"the log before position \d+ is not the one that was written"):
+    with pytest.raises(LogError, match=r"positions \d+ to \d+ is not the log that was written"):
         await exported(store, config, tmp_path / "log.jsonl")
     assert names(tmp_path) == []
 

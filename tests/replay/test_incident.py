@@ -186,7 +186,7 @@ def test_a_changed_row_is_refused() -> None:
     log = Log()
     beats(log, WORKER, 1, 5)
     log.rows[3] = (4, ev.encode(sample(WORKER, 0, temp_mc=99_000)))
-    with pytest.raises(LogError, match="before position 5"):
+    with pytest.raises(LogError, match="positions 3 to 5 is not"):
         log.incident()
 
 

@@ -11,6 +11,7 @@ from orion_streams.archiving import archive_next
 from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.history import load
+from orion_streams.recording import is_head
 from orion_streams.replay.source import FileSource, LiveSource, Source
 from orion_streams.replay.verify import Report, verify
 from orion_streams.state import encode_grid
@@ -66,6 +67,39 @@ async def test_what_the_log_does_not_have_is_said(config: Config, tmp_path: Path
     last = await store.log.last_position()
     with pytest.raises(LogError, match=f"position.* {last}.*{last + 1} was asked for"):
         await log.state_at(last + 1)
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+async def test_a_moment_in_a_changed_commit_is_refused(
+    config: Config, tmp_path: Path, beyond: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the moment is in the middle of it: whatever its commit holds is confirmed by the head that
+    follows, or by the end of the file. What was changed in later commits does not matter."""
+    store = await grown(config, rounds=4)
+    path = await exported(store, config, tmp_path / "log.jsonl")
+    log, lines = FileSource(path), path.read_bytes().splitlines()
+    at = [n for n, line in enumerate(lines) if b'"ram_used_mb":2000' in line][-1 if beyond else 1]
+    lines[at] = lines[at].replace(b'"ram_used_mb":2000', b'"ram_used_mb":2001')
+    path.write_bytes(b"\n".join([*lines, b""]))
+    rows = [row for stretch in log.read() for row in stretch.rows]
+    [changed] = [position for position, raw in rows if raw == lines[at]]
+    head = max(position for position, raw in rows if position < changed and is_head(raw))
+    assert (await log.state_at(head - 1)).grid.position == head - 1
+    for moment in (head, changed):
+        with pytest.raises(LogError, match=rf"line \d+: what stands at positions {head} to \d+ is not"):
+            await log.state_at(moment)
+    monkeypatch.setattr("orion_streams.replay.source.confirm", lambda *_: None)
+    assert (await log.state_at(changed)).grid.position == changed
+
+
+async def test_what_was_altered_explains_a_line_out_of_place(config: Config, tmp_path: Path) -> None:
+    """A line that was doubled moves all after it, and a header then comes too late: the first is named."""
+    store = await grown(config)
+    path = await exported(store, config, tmp_path / "log.jsonl")
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:9], *lines[8:], b""]))
+    with pytest.raises(LogError, match=r"log\.jsonl: line 1\d: what stands at positions \d+ to \d+ is not"):
+        await FileSource(path).bounds()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -114,7 +114,7 @@ async def test_a_changed_input_breaks_the_hash(config: Config) -> None:
     position, sampled = next((n, e) for n, e in enumerate(events, 1) if isinstance(e, ev.NodeSampled))
     entry = f"{position}-0"
     store.memory.streams["log"][entry] = {b"event": ev.encode(structs.replace(sampled, temp_mc=10))}
-    with pytest.raises(LogError, match="is not the one that was written"):
+    with pytest.raises(LogError, match=r"positions \d+ to \d+ is not the log that was written"):
         await verify(LiveSource(store.log, Config()))
 
 
