@@ -139,7 +139,7 @@ class Chain:
     """The running hash over entries that are not folded; up to `confirmed` it is known to be right."""
 
     def __init__(self, digest: bytes, confirmed: int) -> None:
-        self.digest, self._confirmed = digest, confirmed
+        self.digest, self.confirmed = digest, confirmed
 
     def take(self, position: int, raw: bytes, where: str) -> None:
         """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names
@@ -149,13 +149,9 @@ class Chain:
         if is_head(raw):
             named = head_of(raw, where).hash
             if named != self.digest.hex():
-                raise LogError(where + not_as_written(self._confirmed, position, self.digest, named))
-            self._confirmed = position - 1
+                raise LogError(where + not_as_written(self.confirmed, position, self.digest, named))
+            self.confirmed = position - 1
         self.digest = chain(self.digest, raw)
-
-    def end(self, header: Header, where: str) -> None:
-        """LogError unless the hash is the one that the header says a segment ends with."""
-        check_end(header, self.digest, self._confirmed, where)
 
 
 def read(path: Path) -> Iterator[Stretch]:
@@ -202,7 +198,7 @@ def checked(path: Path) -> Iterator[Stretch]:
         for position, raw in stretch.rows:
             chained.take(position, raw, stretch.place(position))
         if stretch.ends is not None:
-            chained.end(stretch.ends, stretch.place(stretch.ends.last))
+            check_end(stretch.ends, chained, stretch.place(stretch.ends.last))
         yield stretch
 
 
@@ -238,10 +234,10 @@ def chain_from(header: Header) -> Chain:
     return Chain(bytes.fromhex(header.hash), header.first - 1)
 
 
-def check_end(header: Header, digest: bytes, confirmed: int, where: str) -> None:
+def check_end(header: Header, end: Chain | LoggedGrid, where: str) -> None:
     """LogError unless a segment's running hash ends as its header says."""
-    if digest.hex() != header.last_hash:
-        raise LogError(where + not_as_written(confirmed, header.last, digest, header.last_hash))
+    if end.digest.hex() != header.last_hash:
+        raise LogError(where + not_as_written(end.confirmed, header.last, end.digest, header.last_hash))
 
 
 def lines(path: Path) -> Generator[bytes, None, None]:

@@ -60,10 +60,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def cast() -> tuple[SimulatedNode, ...]:
     """The house's three nodes, quick, with two small models on the two that answer."""
     return tuple(
-        SimulatedNode(
-            node.name,
-            node.role,
-            replace(
+        replace(
+            node,
+            spec=replace(
                 node.spec,
                 disk_mb_per_s=1_500,
                 prefill_tokens_per_s=2_000,
@@ -73,8 +72,6 @@ def cast() -> tuple[SimulatedNode, ...]:
                 time_scale=20,
                 models=(GEMMA, OTHER) if node.inference else (),
             ),
-            node.tiers,
-            node.inference,
         )
         for node in three_nodes()
     )

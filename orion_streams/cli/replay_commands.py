@@ -34,7 +34,7 @@ EXAMPLES = examples_of(
 )  # fmt: skip
 File = Annotated[
     str | None,
-    typer.Argument(metavar="[FILE]", help="An exported log or an archive's folder. Default: the live log."),
+    typer.Argument(metavar="FILE", help="An exported log or an archive's folder. Default: the live log."),
 ]
 
 

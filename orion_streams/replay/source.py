@@ -214,9 +214,8 @@ def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
         rows = [row for row in rows if row[0] <= until]
     with placed(stretch, state):
         fold_raw(state, rows)
-    end = stretch.ends
-    if end is not None and state.grid.position == end.last:
-        recording.check_end(end, state.digest, state.confirmed, stretch.place(end.last))
+    if stretch.ends is not None and state.grid.position == stretch.ends.last:
+        recording.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
 
 
 @contextmanager
@@ -246,7 +245,7 @@ def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:
             if is_head(raw):
                 return
         if stretch.ends is not None:
-            chained.end(stretch.ends, stretch.place(stretch.ends.last))
+            recording.check_end(stretch.ends, chained, stretch.place(stretch.ends.last))
             return
 
 

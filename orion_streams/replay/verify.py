@@ -104,8 +104,7 @@ class Verifier:
             )
         if stretch.ends is not None:
             self.finish()
-            end = stretch.ends
-            check_end(end, self.state.digest, self.state.confirmed, stretch.place(end.last))
+            check_end(stretch.ends, self.state, stretch.place(stretch.ends.last))
 
     def finish(self) -> Report:
         """Nothing more comes of what was begun."""

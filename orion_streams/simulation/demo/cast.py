@@ -21,10 +21,9 @@ def models_of(engine: EngineName) -> tuple[ModelSpec, ModelSpec]:
 def cast_of(engine: EngineName) -> tuple[SimulatedNode, ...]:
     """Both models on both inference nodes. Time runs 15 times as fast in the thermal model."""
     return tuple(
-        SimulatedNode(
-            node.name,
-            node.role,
-            replace(
+        replace(
+            node,
+            spec=replace(
                 node.spec,
                 disk_mb_per_s=1_500,
                 prefill_tokens_per_s=2_000,
@@ -33,8 +32,6 @@ def cast_of(engine: EngineName) -> tuple[SimulatedNode, ...]:
                 time_scale=15,
                 models=models_of(engine) if node.inference else (),
             ),
-            node.tiers,
-            node.inference,
         )
         for node in three_nodes(engine)
     )
