@@ -29,7 +29,7 @@ replay_commands = typer.Typer(
 EXAMPLES = examples_of(
     "replay", "replay incident.jsonl.gz --json", "replay step incident.jsonl.gz",
     "replay diff 14:00 14:05 incident.jsonl.gz",
-    "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
+    "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
     "replay report incident.jsonl.gz -o incident.html",
 )  # fmt: skip
 File = Annotated[
@@ -75,8 +75,7 @@ def report(
 
 @replay_commands.command(
     epilog=examples_of(
-        "replay whatif incident.jsonl.gz --set policy.temp_max_mc=72000",
-        "replay whatif --set policy.temp_max_mc=60000 --set policy.temp_return_mc=50000",
+        "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
         "replay whatif incident.jsonl.gz --without orion-worker --json",
         "replay whatif incident.jsonl.gz --policy other.toml --no-simulate",
     )

@@ -54,6 +54,8 @@ def page(found: Answered, change: Change) -> Iterator[Table | Text]:
     if outcome.older:
         older = f"{outcome.older:,} decisions were made by another version of the code: folded, not judged"
         yield Text(older, style=WAITING)
+    for note in outcome.notes:
+        yield Text(note, style=WAITING)
     yield Text()
     yield counts(outcome)
     if outcome.nodes:
@@ -67,8 +69,6 @@ def page(found: Answered, change: Change) -> Iterator[Table | Text]:
     if found.rerun is not None:
         yield Text()
         yield from simulated(found.rerun)
-    for note in outcome.notes:
-        yield Text(note, style=WAITING)
 
 
 def asked(change: Change) -> str:

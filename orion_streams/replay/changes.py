@@ -38,6 +38,8 @@ FIELDS = {
 SHAPES = {"policy": "policy.KEY", "nodes": "nodes.NAME.KEY", "models": 'models."NAME".KEY'}
 AT_INTAKE = ("max_open", "default_deadline_ms", "max_deadline_ms", "num_ctx", "num_thread")
 """Keys that are read when a request comes in: a log holds requests as they were taken."""
+RETURNS = {"temp_max_mc": "temp_return_mc", "ram_max_permille": "ram_return_permille"}
+"""Each mark, and the lower one at which a node returns."""
 UNREAD = ("ram_mb", "dedupe_keep", "dedupe_keep_ms")
 """Keys that no decision reads."""
 
@@ -148,6 +150,7 @@ def with_settings(event: ev.PolicyChanged, settings: Sequence[Setting]) -> ev.Po
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{told}: {explain(tree, error)}") from error
+    config = replace(config, policy=with_returns(config.policy, before.policy, settings))
     known = contradictions(before)
     for complaint in contradictions(config):
         if complaint not in known:  # what the log itself says is not the change's doing
@@ -155,6 +158,18 @@ def with_settings(event: ev.PolicyChanged, settings: Sequence[Setting]) -> ev.Po
     rules = {each.name: each for each in config.rules()}
     nodes = tuple(rules[each.name] for each in event.nodes)
     return replace(event, policy=config.policy, nodes=nodes, models=config.model_rules())
+
+
+def with_returns(policy: Policy, before: Policy, settings: Sequence[Setting]) -> Policy:
+    """A mark that is set as low as the one at which a node returns takes that along, as far below it as it
+    was, unless that is set as well."""
+    given = {each.key for each in settings if each.table == "policy"}
+    moved = {
+        lower: max(getattr(policy, upper) - getattr(before, upper) + getattr(before, lower), 1)
+        for upper, lower in RETURNS.items()
+        if upper in given and lower not in given and getattr(policy, lower) >= getattr(policy, upper)
+    }
+    return replace(policy, **moved)
 
 
 def config_of(event: ev.PolicyChanged) -> Config:
@@ -181,9 +196,14 @@ def check_names(change: Change, nodes: Iterable[str]) -> None:
             raise ConfigError(f"{where}: the log has no node {name}{hint}")
 
 
-def notes_on(change: Change, models: Iterable[str]) -> list[str]:
-    """What a person has to know of settings that change less than they seem to, or nothing at all."""
+def notes_on(change: Change, models: Iterable[str], before: Policy, after: Policy) -> list[str]:
+    """What a person has to know of settings that change less than they seem to, or more. The rules are
+    those `before` and `after` the change."""
     known, notes = sorted(models), []
+    given, base = {each.path for each in change.settings}, change.file.policy if change.file else before
+    for lower in RETURNS.values():
+        if (moved := getattr(after, lower)) != getattr(base, lower) and f"policy.{lower}" not in given:
+            notes.append(f"policy.{lower} goes along, to {moved}: a node returns below the mark")
     for each in change.settings:
         if each.key in AT_INTAKE:
             notes.append(f"{each.path} is read when a request comes in: these stay as they were taken")

@@ -114,7 +114,8 @@ class WhatIf:
         check_names(self.change, self._names)
         grid, outcome = self.recorded.grid, self._outcome
         models = {model for node in grid.nodes.values() for model in node.installed}
-        outcome.notes = notes_on(self.change, models | set(grid.demand))
+        names = models | set(grid.demand)
+        outcome.notes = notes_on(self.change, names, grid.policy, self.shadow.policy)
         outcome.asked = {kind: self._asked[kind] for kind in dict.fromkeys(KINDS.values())}
         changed = Counter(each.kind for each in outcome.decisions)
         outcome.changed = {kind: changed[kind] for kind in outcome.asked}

@@ -188,7 +188,7 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None
         (("log", "export", "log.jsonl.gz"), 78, "is there already: name another file, or add --force"),
         (("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_mx_mc=70000"), 78, "policy.temp_mx_mc"),
         (
-            ("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_max_mc=70000"),
+            ("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_return_mc=75000"),
             78,
             "policy.temp_return_mc",
         ),

@@ -59,7 +59,12 @@ def test_one_key_is_set_and_nothing_else(setting: str, table: str, key: str, val
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["policy.temp_max_mc=70000"], "policy.temp_return_mc: expected less than policy.temp_max_mc"),
+        (["policy.temp_return_mc=75000"], "policy.temp_return_mc: expected less than policy.temp_max_mc"),
+        (["policy.temp_max_mc=1"], "policy.temp_return_mc: expected less than policy.temp_max_mc"),
+        (
+            ["policy.temp_max_mc=70000", "policy.temp_return_mc=70000"],
+            "policy.temp_return_mc: expected less than policy.temp_max_mc",
+        ),
         (["policy.temp_max_mc=95000"], "policy.temp_critical_mc: expected more than policy.temp_max_mc"),
         (["policy.temp_maxmc=1"], "policy.temp_maxmc: no such key; did you mean temp_max_mc?"),
         (['policy.temp_max_mc="hot"'], "policy.temp_max_mc: Expected `int`, got `str`"),
@@ -89,6 +94,39 @@ def test_settings_are_judged_together() -> None:
     """Two that contradict the rules alone may make sense as a pair."""
     changed = change_of(["policy.temp_max_mc=70000", "policy.temp_return_mc=65000"]).of(RULES)
     assert (changed.policy.temp_max_mc, changed.policy.temp_return_mc) == (70_000, 65_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "temp_return_mc", "ram_return_permille"),
+    [
+        (["policy.temp_max_mc=70000"], 65_000, 850),
+        (["policy.temp_max_mc=71000"], 70_000, 850),
+        (["policy.ram_max_permille=800"], 70_000, 750),
+        (["policy.ram_max_permille=800", "policy.ram_return_permille=799"], 70_000, 799),
+        (["policy.temp_max_mc=2000"], 1, 850),
+    ],
+)
+def test_a_mark_takes_the_one_of_return_along(
+    settings: list[str], temp_return_mc: int, ram_return_permille: int
+) -> None:
+    """As far below as it was, where it could not stay, unless it is set as well; a note says so."""
+    change = change_of(settings)
+    policy = change.of(RULES).policy
+    assert (policy.temp_return_mc, policy.ram_return_permille) == (temp_return_mc, ram_return_permille)
+    assert policy == replace(
+        RULES.policy,
+        temp_max_mc=policy.temp_max_mc,
+        ram_max_permille=policy.ram_max_permille,
+        temp_return_mc=temp_return_mc,
+        ram_return_permille=ram_return_permille,
+    )
+    moved = [
+        f"policy.{name} goes along, to {getattr(policy, name)}: a node returns below the mark"
+        for name in ("temp_return_mc", "ram_return_permille")
+        if getattr(policy, name) != getattr(RULES.policy, name)
+        and not any(name in each for each in settings)
+    ]
+    assert notes_on(change, (), RULES.policy, policy) == moved
 
 
 def test_what_the_log_already_contradicts_is_not_blamed_on_the_change() -> None:
@@ -152,7 +190,8 @@ def test_what_changes_less_than_it_seems_is_said() -> None:
         'models."lama:3b".prior_tokens=5',
         "policy.spill_ms=1",
     ]
-    notes = notes_on(change_of(settings), ["llama:3b"])
+    change = change_of(settings)
+    notes = notes_on(change, ["llama:3b"], RULES.policy, change.of(RULES).policy)
     assert [note.partition(" ")[0].rstrip(":") for note in notes] == [
         "policy.max_open",
         "nodes.n.ram_mb",
