@@ -39,7 +39,7 @@ async def run(
     async with sources.source(source, redis_url, config_path) as log:
         low, high = await log.bounds()
         first = low if start is None else await after(start, log)
-        last = high if end is None else await sources.moment(end, log)
+        last = high if end is None else await sources.moment(end, log, clip=True)
         with sources.progress("exporting", first, last) as see:
             moved = await export(log, await log.config(), path, first, last, see, force)
     done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)
@@ -49,7 +49,7 @@ async def run(
 
 async def after(text: str, log: Source) -> int:
     """The position that --from names: itself, or the first one later than a time."""
-    position = await sources.moment(text, log)
+    position = await sources.moment(text, log, clip=True)
     return position if text.isdigit() else position + 1
 
 

@@ -22,7 +22,8 @@ async def run(
     finally:
         await redis.aclose()
     words = (
-        f"positions {moved.first} to {moved.last} are in {prefix}log, to be read: no router starts on it"
+        f"positions {moved.first} to {moved.last} are in {prefix}log, to be read with a streams.toml that "
+        f'says prefix = "{prefix}": no router starts on it'
     )
     say(moved, as_json, words)
     return 0

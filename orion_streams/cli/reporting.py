@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orion_streams.cli import sources
 from orion_streams.draft import LoggedGrid
@@ -42,8 +43,9 @@ async def run(
     if path.exists() and not force:
         raise ConfigError(f"{target}: is there already: name another file, or add --force")
     async with sources.source(file, redis_url, config_path) as log:
-        collector = await collected(log)
-    incident = collector.finish()
+        collector, config = await collected(log), await log.config()
+    simulated = tuple(sorted(name for name, node in config.nodes.items() if node.simulated))
+    incident = replace(collector.finish(), simulated=simulated)
     write(path, render(incident))
     found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
     done = Reported(target, path.stat().st_size, incident.events, found)

@@ -46,9 +46,10 @@ def file_source(name: str) -> FileSource:
     return FileSource(path)
 
 
-async def moment(text: str, log: Source) -> int:
+async def moment(text: str, log: Source, clip: bool = False) -> int:
     """The position that a moment means: itself, or the last one not later than a time (a time of day: the
-    last such before the log ends). ConfigError for one that is no moment, or not in the log."""
+    last such before the log ends). ConfigError for one that is no moment, or not in the log; `clip`: a time
+    may be outside of it."""
     first, last = await log.bounds()
     if text in ("end", "now"):
         return last
@@ -60,7 +61,7 @@ async def moment(text: str, log: Source) -> int:
     ended_ms = (await log.state_at(last)).grid.server_ms
     wanted_ms = in_ms(text, ended_ms)
     position = await log.position_at(wanted_ms)
-    if position < first or wanted_ms > ended_ms:
+    if not clip and (position < first or wanted_ms > ended_ms):
         began_ms = await first_ms(log)
         raise ConfigError(f"{text}: not in the log, which goes from {iso(began_ms)} to {iso(ended_ms)}")
     return position

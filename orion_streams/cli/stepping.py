@@ -89,12 +89,14 @@ class Session:
         self.show()
 
     async def seek(self, text: str) -> None:
-        """Forwards to a commit that holds a text, or any decision."""
+        """Forwards to a commit that holds a text, or any decision; where none does, it stays."""
+        start = self.stepper.position
         while await self.stepper.forward():
             for position, raw in self.stepper.commit:
                 if text.encode() in raw if text else isinstance(decoded(position, raw), DECISIONS):
                     self.show()
                     return
+        await self.stepper.go(start)
         self.write("none up to the log's end\n")
 
     def show(self) -> None:

@@ -33,7 +33,7 @@ class Counts(Struct, frozen=True):
 class Incident(Struct, frozen=True):
     """What a report shows of a log from `begin` to `end`. `found` counts what the lists hold and what they
     leave out: attempts, deferrals and each kind of anomaly. `back_ms`: how far the server's clock went back
-    at most."""
+    at most. `simulated`: nodes that are no real machines, by the log's configuration."""
 
     source: str
     begin: Moment
@@ -53,6 +53,7 @@ class Incident(Struct, frozen=True):
     anomalies: tuple[Anomaly, ...]
     found: dict[str, int]
     back_ms: int
+    simulated: tuple[str, ...] = ()
 
 
 class Collector:

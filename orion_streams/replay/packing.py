@@ -165,6 +165,7 @@ def head(packer: Packer, incident: Incident) -> dict[str, Any]:
         "events": incident.events,
         "counts": incident.counts,
         "back": incident.back_ms,
+        "simulated": incident.simulated,
         "longest": longest and [*packer.span(longest), packer.word(longest.request)],
     }
 

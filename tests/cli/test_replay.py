@@ -137,10 +137,14 @@ def test_a_part_is_exported_and_imported(
     code, out, _ = orion("log", "export", "part.jsonl", "--from", "5", "--file", str(recording), "--json")
     part: Any = msgspec.json.decode(out)
     assert code == 0
+    words = ("--from", "1999-01-01", "--to", "2999-01-01", "--file", str(recording))
+    assert orion("log", "export", "all.jsonl.gz", *words)[0] == 0
+    assert (home / "all.jsonl.gz").read_bytes() == recording.read_bytes()
     assert part["first"] <= 5
     code, out, err = orion("log", "import", "part.jsonl", "--prefix", prefix)
     assert (code, err) == (0, "")
-    assert out.startswith(f"positions {part['first']} to {part['last']} are in {prefix}log, to be read: ")
+    assert out.startswith(f"positions {part['first']} to {part['last']} are in {prefix}log, to be read ")
+    assert f'prefix = "{prefix}"' in out
     before = read("nodes", "--at", "end")
     (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=valkey_url))
     assert read("nodes", "--at", "end") == before
@@ -148,19 +152,22 @@ def test_a_part_is_exported_and_imported(
     assert orion("log", "import", "part.jsonl")[0] == 78
 
 
-def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None:
+def test_a_report_is_one_file(orion: Orion, recording: Path, grid_toml: Path, home: Path) -> None:
     """From the file and from the log; never over another one unless asked to; nothing half written."""
     code, out, _ = orion("replay", "report", str(recording), "-o", "page.html", "--json")
     found: Any = msgspec.json.decode(out)
     page = home / "page.html"
     assert (code, found["bytes"]) == (0, page.stat().st_size)
     assert '"master"' in page.read_text()
+    assert '"simulated":[]' in page.read_text()
     assert str(home) not in page.read_text()
     before = page.read_bytes()
     assert orion("replay", "report", "-o", "page.html")[0] == 78
     assert page.read_bytes() == before
+    grid_toml.write_text(f"{grid_toml.read_text()}simulated = true\n")  # the last table: [nodes.never]
     code, out, _ = orion("replay", "report", "-o", "page.html", "--force")
     assert code == 0
+    assert '"simulated":["never"]' in page.read_text()
     assert out.startswith(f"page.html: {found['events']} events")
     assert orion("replay", "report", "-o", "page.pdf")[0] == 78
     assert orion("replay", "report", "-o", "nowhere/page.html")[0] == 1
@@ -185,6 +192,7 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, home: Path) -> None
         (("replay", "streams.toml"), 1, "expected a file .jsonl or .jsonl.gz"),
         (("log", "export", "log.txt"), 78, "expected a name that ends with .jsonl or .jsonl.gz"),
         (("log", "export", "x.jsonl", "--from", "9", "--to", "3"), 78, "9 to 3 is no part of"),
+        (("log", "export", "x.jsonl", "--to", "1999-01-01"), 78, "to 0 is no part of"),
         (("log", "export", "log.jsonl.gz"), 78, "is there already: name another file, or add --force"),
         (("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_mx_mc=70000"), 78, "policy.temp_mx_mc"),
         (

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from orion_streams import events as ev
 from orion_streams.config import Policy
@@ -127,8 +128,9 @@ async def test_a_page_that_is_too_wide_is_noticed(page: Page, tmp_path: Path) ->
 
 
 async def test_the_head_says_what_the_log_is(page: Page, tmp_path: Path) -> None:
-    """Which log, from when to when in the viewer's zone with positions, and how its requests ended."""
-    incident = story()
+    """Which log, from when to when in the viewer's zone with positions, how its requests ended, and which
+    nodes were simulated."""
+    incident = replace(story(), simulated=(WORKER,))
     path = write(tmp_path, render(incident))
     await page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
     await page.open(path, width=DESK)
@@ -137,6 +139,9 @@ async def test_the_head_says_what_the_log_is(page: Page, tmp_path: Path) -> None
     assert "2027-01-15 17:00:00 \N{EN DASH} 17:06:39" in head
     assert "Asia/Tokyo, UTC+09:00" in head
     assert f"positions 1 to {incident.events:,}" in head
+    assert f"SIMULATED, no real machines: {WORKER}." in await page.ask("document.body.innerText")
+    told = await page.ask("[...document.querySelectorAll('.machine header p')].map(e => e.textContent)")
+    assert [each.startswith("SIMULATED · ") for each in told] == [False, True]
     figures = await page.ask(
         "Object.fromEntries([...document.querySelectorAll('#figures > div')]"
         ".map(e => [e.children[0].textContent, e.children[1].firstChild.textContent]))"

@@ -28,6 +28,7 @@ function fillHead(anomalies) {
 function remarks() {
   const { rejected, resent, unreadable } = packed.counts;
   const found = [];
+  if (packed.simulated.length) found.push(`SIMULATED, no real machines: ${packed.simulated.join(", ")}.`);
   if (rejected) found.push(`${plural(rejected, "request was", "requests were")} rejected and never accepted.`);
   if (resent) found.push(`${plural(resent, "request")} came again under a known id.`);
   if (unreadable) found.push(`${plural(unreadable, "entry", "entries")} could not be read.`);
@@ -65,7 +66,7 @@ function fillLegend() {
 const most = (values) => values.reduce((highest, each) => (each !== null && each > highest ? each : highest), -Infinity);
 
 function facts(machine, [, temperature, , ram]) {
-  const found = [];
+  const found = packed.simulated.includes(machine.name) ? ["SIMULATED"] : [];
   const hottest = most(temperature), fullest = most(ram);
   if (hottest > -Infinity) found.push(`at most ${hottest.toFixed(1)} °C`);
   if (fullest > -Infinity) found.push(`memory at most ${fullest.toFixed(1)} %`);
