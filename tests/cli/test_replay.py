@@ -110,7 +110,10 @@ def first_sample(read: Read) -> int:
 def test_step_by_step(orion: Orion, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forwards, backwards, to a place, to a decision, to a text; what is no command is said; the end of
     the input leaves."""
-    commands = "n\n\nb\n+2\n-1\ng 10\nf nowhere\nd\nf request.completed\nnodes\nps\nx\ng never\ng 999999\n?\n-999\n+9999\n"
+    commands = (
+        "n\n\nb\n+2\n-1\ng 10\nf nowhere\nd\nf request.completed\nnodes\nps\nx\ng never\ng 999999\n?\n"
+        "-999\n+9999\n"
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO(commands))
     code, out, err = orion("replay", "step", str(recording))
     assert (code, err) == (0, "")
