@@ -229,6 +229,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             for name, node in sorted(self.nodes.items())
         )
 
+    def simulated(self) -> tuple[str, ...]:
+        """The nodes that are no real machines, by name."""
+        return tuple(sorted(name for name, node in self.nodes.items() if node.simulated))
+
     def model_rules(self) -> dict[str, ModelRules]:
         """What routing reads of the models, by full name."""
         return {full_model_name(name): rules for name, rules in sorted(self.models.items())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -32,7 +32,7 @@ async def run(
     """Explain the request `asked`: client/id or id. Exit 2 when several clients have that id. Raises
     OrionError when the log has none, BackendError, ConfigError, LogError."""
     async with sources.source(file, redis_url, config_path) as log:
-        now = await grid_at(log)
+        now, config = await grid_at(log), await log.config()
         found = await find(log, now.grid, asked)
         if len(found) > 1:
             tell(f"orion: {asked} is the id of several requests, name one: {', '.join(sorted(found))}")
@@ -48,7 +48,7 @@ async def run(
     if as_json:
         sys.stdout.write(msgspec.json.encode(as_data(story)).decode() + "\n")
     else:
-        show(story)
+        show(story, config.simulated())
     return EXIT_OK
 
 
@@ -168,8 +168,8 @@ async def look_back(log: Source, story: Story) -> Look | None:
     return look_at(grid, story.request, "end") if row is not None and not row.work_id else None
 
 
-def show(story: Story) -> None:
-    """The screen."""
+def show(story: Story, simulated: Sequence[str]) -> None:
+    """The screen; it says which nodes are no real machines."""
     from rich.console import Console  # noqa: PLC0415 - rich only where something is drawn
     from rich.text import Text  # noqa: PLC0415 - the same
 
@@ -179,3 +179,5 @@ def show(story: Story) -> None:
     console = Console(highlight=False, soft_wrap=True, width=width)
     for row in page(story, width):
         console.print(Text(row.text, row.style))
+    if simulated:
+        console.print(Text(f"simulated: {', '.join(simulated)}", "dim"))

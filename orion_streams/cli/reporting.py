@@ -44,8 +44,7 @@ async def run(
         raise ConfigError(f"{target}: is there already: name another file, or add --force")
     async with sources.source(file, redis_url, config_path) as log:
         collector, config = await collected(log), await log.config()
-    simulated = tuple(sorted(name for name, node in config.nodes.items() if node.simulated))
-    incident = replace(collector.finish(), simulated=simulated)
+    incident = replace(collector.finish(), simulated=config.simulated())
     write(path, render(incident))
     found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
     done = Reported(target, path.stat().st_size, incident.events, found)

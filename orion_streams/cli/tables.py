@@ -34,6 +34,8 @@ def show(what: str, found: Any, config: Config) -> None:
             show_plan(console, found)
         case _:
             show_ps(console, found)
+    if config.simulated():
+        console.print(f"simulated: {', '.join(config.simulated())}", style=DIM)
 
 
 def make_console(stderr: bool = False) -> Console:
@@ -59,9 +61,6 @@ def show_nodes(console: Console, found: list[NodeRow], config: Config) -> None:
     """`orion nodes`."""
     roles = {name: node.role for name, node in config.nodes.items()} if console.width >= ROOMY else {}
     console.print(nodes_table(found, roles))
-    simulated = [row.node for row in found if row.node in config.nodes and config.nodes[row.node].simulated]
-    if simulated:
-        console.print(f"simulated: {', '.join(simulated)}", style=DIM)
 
 
 def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:

@@ -332,3 +332,13 @@ def test_only_events_have_colours() -> None:
     """Each colour belongs to an event that exists, or to a family of them."""
     tags = {str(kind.__struct_config__.tag) for kind in ev.AnyEvent.__args__}
     assert set(COLOURS) <= tags | {each.partition(".")[0] for each in tags}
+
+
+def test_what_is_simulated_says_so(orion: Orion, read: Callable[..., Any], grid_toml: Path) -> None:
+    """Under every screen that shows what nodes do; not where none is."""
+    asked = next(row["request"] for row in read("log", "--from", "1", "-n", "100000") if "request" in row)
+    screens = [("nodes",), ("models",), ("ps",), ("plan",), ("explain", asked)]
+    assert not any("simulated" in orion(*words)[1] for words in screens)
+    grid_toml.write_text(f"{grid_toml.read_text()}simulated = true\n")  # the last table: [nodes.never]
+    for words in screens:
+        assert orion(*words)[1].splitlines()[-1] == "simulated: never", words
