@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
 from orion_streams.history import decoded
 from orion_streams.log import Log
 from orion_streams.recording import Row
-from orion_streams.replay.source import LiveSource, Source
+from orion_streams.replay.source import FileSource, LiveSource, Source
 from orion_streams.state import Grid
 
 HEAD = b'{"event":"committed"'
@@ -52,7 +52,7 @@ async def run(
     return EXIT_OK
 
 
-async def find(log: Source, grid: Grid, asked: str) -> dict[str, list[Line]]:
+async def find(log: LiveSource | FileSource, grid: Grid, asked: str) -> dict[str, list[Line]]:
     """All lines of the requests that are called so, by request; of an id that was used again, its last
     life. An id alone means the requests that are remembered, and only if there is none whatever the log
     still has. A live log is read backwards from the grid's position, no further than needed."""
@@ -60,7 +60,7 @@ async def find(log: Source, grid: Grid, asked: str) -> dict[str, list[Line]]:
     if isinstance(log, LiveSource):
         await look_backwards(log.store, grid.position, search)
     else:
-        search.take([row async for row in candidates(log, search.needle)])
+        search.take(list(candidates(log, search.needle)))
     return search.found()
 
 
@@ -73,10 +73,10 @@ async def look_backwards(store: Log, end: int, search: Search) -> None:
         end = after
 
 
-async def candidates(log: Source, needle: bytes) -> AsyncIterator[Row]:
+def candidates(log: FileSource, needle: bytes) -> Iterator[Row]:
     """What may be about a request, each after the head of its commit."""
     head: Row | None = None
-    async for stretch in log.stretches():
+    for stretch in log.read(checked=True):
         for row in stretch.rows:
             if row[1].startswith(HEAD):
                 head = row

@@ -21,7 +21,9 @@ MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `en
 
 
 @asynccontextmanager
-async def source(file: str | None, redis_url: str | None, config_path: str | None) -> AsyncIterator[Source]:
+async def source(
+    file: str | None, redis_url: str | None, config_path: str | None
+) -> AsyncIterator[FileSource | LiveSource]:
     """The log in a file or an archive's folder, or that of a grid. Raises ConfigError, BackendError."""
     if file is not None:
         if redis_url is not None:

@@ -119,12 +119,13 @@ class FileSource:
             if skipped < len(stretch.rows):
                 yield beyond(stretch, skipped) if skipped else stretch
 
-    def read(self) -> Iterator[Stretch]:
-        """All rows from the first known state on. LogError names file and line of what is wrong."""
+    def read(self, checked: bool = False) -> Iterator[Stretch]:
+        """All rows from the first known state on, chained if nobody else will do that. LogError names file
+        and line of what is wrong."""
         before: Header | None = None
         known = False
         for path in self.files():
-            for stretch in recording.read(path):
+            for stretch in recording.checked(path) if checked else recording.read(path):
                 header = stretch.header
                 if header is not None:
                     if before is not None:

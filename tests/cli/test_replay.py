@@ -216,7 +216,13 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "words", [("replay",), ("replay", "whatif", "--no-simulate"), ("replay", "report")]
+    "words",
+    [
+        ("replay",),
+        ("replay", "whatif", "--no-simulate"),
+        ("replay", "report"),
+        ("explain", "q1", "--file"),
+    ],
 )
 def test_a_changed_input_is_named_by_file_and_line(
     orion: Orion, recording: Path, home: Path, words: tuple[str, ...]

@@ -92,6 +92,21 @@ async def test_a_moment_in_a_changed_commit_is_refused(
     assert (await log.state_at(changed)).grid.position == changed
 
 
+async def test_a_change_in_an_earlier_segment_is_seen_by_who_asks_for_it(
+    config: Config, tmp_path: Path
+) -> None:
+    """A moment is reached from the state before it; rows that are read `checked` are chained from the
+    first one on."""
+    path = await exported(await grown(config, rounds=40), config, tmp_path / "log.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"ram_used_mb":2000', b'"ram_used_mb":2001', 1))
+    log = FileSource(path)
+    _, last = await log.bounds()
+    assert (await log.state_at(last)).grid.position == last
+    assert sum(len(stretch.rows) for stretch in log.read()) == last
+    with pytest.raises(LogError, match=r"log\.jsonl: line \d+: what stands at positions 3 to \d+ is not"):
+        list(log.read(checked=True))
+
+
 async def test_what_was_altered_explains_a_line_out_of_place(config: Config, tmp_path: Path) -> None:
     """A line that was doubled moves all after it, and a header then comes too late: the first is named."""
     store = await grown(config)
