@@ -32,6 +32,13 @@ def sockets_of_the_killed() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is looked at when a life is over, however slow the machine; tests of trimming say so."""
+    for often in ("KEEP_FIRST_S", "KEEP_EVERY_S"):
+        monkeypatch.setattr(f"orion_streams.agents.apps.{often}", 3_600.0)
+
+
 @pytest.fixture(scope="module")
 def exact_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose streams are trimmed to the entry, not by the hundred."""

@@ -56,12 +56,10 @@ async def cancelled_at(life: Life, ask: Ask, at: int) -> bool:
 
 @pytest.mark.parametrize("ask", [generate, stream])
 async def test_a_cancelled_caller_leaves_nothing_behind(
-    exact_url: str, app: App, prefix: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    exact_url: str, app: App, prefix: str, ask: Ask
 ) -> None:
     """At await 1, 2, 3 … until calls end unharmed: the caller ends as cancelled, the client closes, no task
     is left, no request stays open, none has two ends, and one that was cancelled frees its node."""
-    for often in ("KEEP_FIRST_S", "KEEP_EVERY_S"):
-        monkeypatch.setattr(f"orion_streams.agents.apps.{often}", 3_600.0)  # what was sent is looked at
     life = Life(exact_url, prefix, Plan("answered"), app)
     with mortality():
         life.start_router()
