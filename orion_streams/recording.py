@@ -158,12 +158,13 @@ def read(path: Path) -> Iterator[Stretch]:
     """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
     names file and line where it has not the form of one, or is not whole; whoever chains them sees first
     what stands before that."""
-    first, header, begins = Header(orion_log=FORMAT, prefix="", first=0, hash=""), None, None
-    position, number, size, rows = 0, 0, 0, list[Row]()
+    header: Header | None = None
+    begins: Header | None = None
+    position, until, number, size, rows = 0, 0, 0, 0, list[Row]()
     for number, line in enumerate(lines(path), 1):
         if header is None or position == header.last:
             fresh = read_header(line, f"{path}: line {number}", header)
-            first = fresh if header is None else first
+            until = max(until, fresh.until)
             header = begins = fresh
             position = fresh.first - 1
             continue
@@ -182,8 +183,8 @@ def read(path: Path) -> Iterator[Stretch]:
         raise LogError(f"{path}: line 1: it is empty")
     if rows:
         yield Stretch(rows, begins, None, str(path), number - len(rows) + 1)
-    if position < max(header.last, first.until):
-        until = max(header.last, first.until)
+    until = max(until, header.last)
+    if position < until:
         raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")
 
 

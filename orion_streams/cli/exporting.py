@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -35,11 +34,13 @@ async def run(
 ) -> int:
     """Export what is between two moments, of a live log or of another file. Raises BackendError,
     ConfigError, LogError; then no file was written."""
-    path = Path(file).expanduser()  # noqa: ASYNC240 - once
+    path = sources.target(file)
     async with sources.source(source, redis_url, config_path) as log:
         low, high = await log.bounds()
         first = low if start is None else await after(start, log)
         last = high if end is None else await sources.moment(end, log, clip=True)
+        if end is not None and last < first and sources.is_time_of_day(end):
+            last = high  # it is yet to come
         with sources.progress("exporting", first, last) as see:
             moved = await export(log, await log.config(), path, first, last, see, force)
     done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)
@@ -50,7 +51,7 @@ async def run(
 async def after(text: str, log: Source) -> int:
     """The position that --from names: itself, or the first one later than a time."""
     position = await sources.moment(text, log, clip=True)
-    return position if text.isdigit() else position + 1
+    return position if text.isdecimal() else position + 1
 
 
 def say(done: Exported | Moved, as_json: bool, words: str) -> None:

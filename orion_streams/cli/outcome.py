@@ -15,6 +15,7 @@ from orion_streams.connection import in_short, is_untrusted, not_answering
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
 
 EXIT_INTERRUPTED = 130
+WIDTH = 200
 
 
 def tell(line: str) -> None:
@@ -43,6 +44,9 @@ def outcome(work: Callable[[], int | None]) -> int:
     except RedisError as error:
         tell(f"orion: Redis refuses: {in_short(error)}")
         return EXIT_FAILED
+    except UnicodeEncodeError as error:  # a name from the command line or the disk
+        tell(f"orion: {error.object[:WIDTH]!a}: expected a name in UTF-8")
+        return EXIT_BAD_CONFIG
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails again at exit
         return EXIT_OK

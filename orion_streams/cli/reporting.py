@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from orion_streams.cli import sources
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
+from orion_streams.replay.exporting import is_there
 from orion_streams.replay.incident import Collector
 from orion_streams.replay.rendering import render
 from orion_streams.replay.source import Source, placed
@@ -37,10 +39,10 @@ async def run(
     config_path: str | None,
 ) -> int:
     """Write the page. Raises BackendError, ConfigError, LogError; then no file was written."""
-    path = Path(target).expanduser()  # noqa: ASYNC240 - once
+    path = sources.target(target)
     if path.suffix not in (".html", ".htm"):
         raise ConfigError(f"{target}: expected a name that ends with .html")
-    if path.exists() and not force:
+    if is_there(path) and not force:
         raise ConfigError(f"{target}: is there already: name another file, or add --force")
     async with sources.source(file, redis_url, config_path) as log:
         collector, config = await collected(log), await log.config()
@@ -81,4 +83,5 @@ def write(path: Path, page: str) -> None:
     except OSError as error:
         raise LogError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

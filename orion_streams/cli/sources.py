@@ -13,10 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orion_streams.cli import where
 from orion_streams.cli.where import opened
 from orion_streams.errors import BackendError, ConfigError, LogError
+from orion_streams.history import END
 from orion_streams.recording import head_of
 from orion_streams.replay.exporting import See
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
+NEAR_MS = 60_000
+"""A time so shortly before a log's first commit means the grid before it, one after its last one the end:
+people say 14:05 of a log that begins some seconds later."""
+DIGITS = 19
+"""A number of so many is no position of any log."""
 MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `end`"
 
 
@@ -48,6 +54,14 @@ def file_source(name: str) -> FileSource:
     return FileSource(path)
 
 
+def target(name: str) -> Path:
+    """Where a file is to be written. ConfigError for the home of nobody."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
 async def moment(text: str, log: Source, clip: bool = False) -> int:
     """The position that a moment means: itself, or the last one not later than a time (a time of day: the
     last such before the log ends). ConfigError for one that is no moment, or not in the log; `clip`: a time
@@ -55,18 +69,17 @@ async def moment(text: str, log: Source, clip: bool = False) -> int:
     first, last = await log.bounds()
     if text in ("end", "now"):
         return last
-    if text.isdigit():
-        position = int(text)
+    if text.isascii() and text.isdecimal():
+        position = int(text) if len(text) < DIGITS else END
         if not first - 1 <= position <= last:
             raise ConfigError(f"{text}: not in the log, which has positions {first} to {last}")
         return position
     ended_ms = (await log.state_at(last)).grid.server_ms
     wanted_ms = in_ms(text, ended_ms)
-    position = await log.position_at(wanted_ms)
-    if not clip and (position < first or wanted_ms > ended_ms):
-        began_ms = await first_ms(log)
-        raise ConfigError(f"{text}: not in the log, which goes from {iso(began_ms)} to {iso(ended_ms)}")
-    return position
+    low_ms, high_ms = sorted((await first_ms(log), ended_ms))
+    if not clip and not low_ms - NEAR_MS <= wanted_ms <= high_ms + NEAR_MS:
+        raise ConfigError(f"{text}: not in the log, which goes from {iso(low_ms)} to {iso(high_ms)}")
+    return max(await log.position_at(wanted_ms), first - 1)
 
 
 async def first_ms(log: Source) -> int:
@@ -82,6 +95,11 @@ def iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000).isoformat(timespec="milliseconds")
 
 
+def is_time_of_day(text: str) -> bool:
+    """Whether a moment is a time without a day."""
+    return ":" in text and "-" not in text
+
+
 def in_ms(text: str, ended_ms: int) -> int:
     """A time as milliseconds since 1970, in a log that ended then."""
     try:
@@ -94,7 +112,7 @@ def in_ms(text: str, ended_ms: int) -> int:
         raise ConfigError(f"{text}: {MOMENT}") from None
     ended = datetime.fromtimestamp(ended_ms / 1000)
     wanted = datetime.combine(ended.date(), time)
-    if wanted > ended:
+    if wanted > ended + timedelta(milliseconds=NEAR_MS):
         wanted -= timedelta(days=1)
     return round(wanted.timestamp() * 1000)
 

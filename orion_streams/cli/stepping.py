@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import signal
 import sys
 
 from orion_streams.cli import rows, sources, tables
@@ -19,7 +19,8 @@ HELP = """\
   nodes ps models  the grid at this place  ?         this help          q  leave
 """
 READS = {"nodes": rows.node_rows, "ps": rows.ps_rows, "models": rows.model_rows}
-MAX_STEPS = 1_000_000
+MAX_STEPS, DIGITS = 1_000_000, 9
+"""So many commits at once, and so many digits of what was asked."""
 
 
 async def run(at: str | None, file: str | None, redis_url: str | None, config_path: str | None) -> int:
@@ -32,7 +33,8 @@ async def run(at: str | None, file: str | None, redis_url: str | None, config_pa
         session = Session(stepper, last)
         session.write(f"{log.name}: positions {first} to {last}. ? shows the commands.\n")
         session.show()
-        while (line := await asyncio.to_thread(session.ask)) is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the wait for a line at once
+        while (line := session.ask()) is not None:
             try:
                 await session.obey(line.strip())
             except ConfigError as error:
@@ -64,8 +66,9 @@ class Session:
             await self.move(1)
         elif word == "b":
             await self.move(-1)
-        elif word[0] in "+-" and word[1:].isdigit():
-            await self.move(max(min(int(word), MAX_STEPS), -MAX_STEPS))
+        elif word[0] in "+-" and word[1:].isdecimal() and word.isascii():
+            steps = int(word[1:][:DIGITS])
+            await self.move(min(steps, MAX_STEPS) * (1 if word[0] == "+" else -1))
         elif word == "g" and rest:
             await self.stepper.go(await sources.moment(rest.strip(), self.stepper.log))
             self.show()
@@ -91,9 +94,10 @@ class Session:
     async def seek(self, text: str) -> None:
         """Forwards to a commit that holds a text, or any decision; where none does, it stays."""
         start = self.stepper.position
+        wanted = text.encode(errors="surrogateescape")
         while await self.stepper.forward():
             for position, raw in self.stepper.commit:
-                if text.encode() in raw if text else isinstance(decoded(position, raw), DECISIONS):
+                if wanted in raw if wanted else isinstance(decoded(position, raw), DECISIONS):
                     self.show()
                     return
         await self.stepper.go(start)

@@ -10,6 +10,7 @@ from orion_streams.cli import sources
 from orion_streams.cli.logview import Line, as_data, as_text
 from orion_streams.history import decoded
 from orion_streams.recording import is_head
+from orion_streams.replay.source import FileSource
 
 
 async def run(file: str, count: int, as_json: bool, redis_url: str | None) -> int:
@@ -17,7 +18,8 @@ async def run(file: str, count: int, as_json: bool, redis_url: str | None) -> in
     found: deque[tuple[int, int, bytes]] = deque(maxlen=count)
     server_ms = 0
     async with sources.source(file, redis_url, None) as log:
-        async for stretch in log.stretches():
+        assert isinstance(log, FileSource)  # noqa: S101 - by the name of a file
+        for stretch in log.read(checked=True):
             for position, raw in stretch.rows:
                 if is_head(raw):
                     head = decoded(position, raw)

@@ -37,6 +37,7 @@ class Asking:
         self._change = change
         self._what_if = WhatIf(base, change)
         self._gathering = Gathering(base) if simulate else None
+        self._unverified: list[Row] = []
 
     @property
     def state(self) -> LoggedGrid:
@@ -47,11 +48,16 @@ class Asking:
         """The next entries of the log. LogError, ConfigError as `WhatIf.take`."""
         self._what_if.take(rows)
         if self._gathering is not None:
-            self._gathering.take(rows)
+            self._unverified += rows
+            done = self.state.grid.position
+            self._gathering.take([row for row in self._unverified if row[0] <= done])
+            self._unverified = [row for row in self._unverified if row[0] > done]
 
     def finish(self) -> Answered:
         """The answers. ConfigError when the change names a node that the log does not have."""
         outcome = self._what_if.finish()
+        if self._gathering is not None:
+            self._gathering.take(self._unverified)
         return Answered(outcome, rerun(self._gathering, self._change) if self._gathering else None)
 
 
@@ -80,7 +86,9 @@ async def run(
                 see(stretch.rows[-1][0])
     if asking is None:
         raise LogError(f"{log.name} is empty: there is nothing to ask")
-    show(asking.finish(), change, as_json)
+    with placed(stretch, asking.state):
+        answered = asking.finish()
+    show(answered, change, as_json)
     return EXIT_OK
 
 

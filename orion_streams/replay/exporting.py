@@ -17,7 +17,7 @@ from orion_streams.config import Config, RedisConfig
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.history import fold_raw
-from orion_streams.recording import FORMAT, SUFFIXES, Header, Row, is_head
+from orion_streams.recording import FORMAT, SUFFIXES, Chain, Header, Row, check_end, is_head
 from orion_streams.replay.source import Source, fold
 from orion_streams.state import Grid, encode_grid
 
@@ -101,9 +101,14 @@ async def segments(
                     yield cut(state, prefix, rows, snapshot)
                 rows, size, snapshot = [], 0, b""
             if row[0] > last:
+                Chain(state.digest, state.confirmed).take(*row, stretch.place(row[0]))
                 return
             rows.append(row)
             size += len(row[1])
+        if stretch.ends is not None and rows:
+            yield cut(state, prefix, rows, snapshot)
+            check_end(stretch.ends, state, stretch.place(stretch.ends.last))
+            rows, size, snapshot = [], 0, b""
     if rows:
         yield cut(state, prefix, rows, snapshot)
 
@@ -132,13 +137,21 @@ def harmless(config: Config) -> dict[str, Any]:
     return cast(dict[str, Any], to_builtins(safe))
 
 
+def is_there(path: Path) -> bool:
+    """ConfigError for a name that no file can have, or in a folder that may not be looked into."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 @contextmanager
 def writing(path: Path, force: bool) -> Iterator[BinaryIO]:
     """A file that appears under its name when the block ends well, and is on the disk then. ConfigError for
     a name that cannot be; LogError when the disk does not take it."""
     if not path.name.endswith(SUFFIXES):
         raise ConfigError(f"{path}: expected a name that ends with {' or '.join(SUFFIXES)}")
-    if path.exists() and not force:
+    if is_there(path) and not force:
         raise ConfigError(f"{path}: is there already: name another file, or add --force")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

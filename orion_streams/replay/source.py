@@ -129,7 +129,7 @@ class FileSource:
                 header = stretch.header
                 if header is not None:
                     if before is not None:
-                        recording.check_following(before, header, f"{path}: line {stretch.line - 1}")
+                        check_next(before, header, f"{path}: line {stretch.line - 1}")
                     before, known = header, known or header.first == 1 or bool(header.snapshot)
                 if known:
                     yield stretch
@@ -215,23 +215,39 @@ def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
         rows = [row for row in rows if row[0] <= until]
     with placed(stretch, state):
         fold_raw(state, rows)
-    if stretch.ends is not None and state.grid.position == stretch.ends.last:
-        recording.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
 
 
 @contextmanager
 def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
-    """Name file and line of the row at which folding these into `state` fails."""
+    """Name file and line of the row at which folding these into `state` fails; LogError as well when a
+    segment that ends with it does not end as its header says."""
     try:
         yield
     except LogError as error:
         raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
+    check_ended(stretch, state)
+
+
+def check_ended(stretch: Stretch, state: LoggedGrid) -> None:
+    """LogError when a segment of which these are the last rows does not end as its header says."""
+    if stretch.ends is not None and state.grid.position == stretch.ends.last:
+        recording.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
 
 
 def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
     """The same of several."""
     for stretch in stretches:
         fold(state, stretch, until)
+
+
+def check_next(before: Header, header: Header, where: str) -> None:
+    """`recording.check_following`; where files of an archive are missing it says what can be read."""
+    if header.first > before.last + 1 and header.snapshot:
+        raise LogError(
+            f"{where}: positions {before.last + 1} to {header.first - 1} are missing before it: from it on "
+            "the log can be read in a folder or file of its own"
+        )
+    recording.check_following(before, header, where)
 
 
 def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:

@@ -44,6 +44,8 @@ class Stepper:
         self._passed.append(self.position)
         fold_raw(self.state, commit)
         self.commit = commit
+        if row is None:  # no head after it confirms this commit; a file has its hash
+            await self.log.state_at(self.position)
         return True
 
     async def back(self) -> bool:
@@ -52,7 +54,7 @@ class Stepper:
         if self.position < first:
             return False
         end = self._passed.pop() if self._passed else await head_before(self.log, self.position) - 1
-        passed = self._passed
+        passed = self._passed.copy()
         await self.go(end)
         self._passed = passed
         return True

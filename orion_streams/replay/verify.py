@@ -8,7 +8,7 @@ entries that went out) is left aside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -19,7 +19,7 @@ from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
 from orion_streams.history import SENSELESS, decoded, fold_raw
 from orion_streams.reconcile import DECIDERS, decide
-from orion_streams.recording import Header, Row, Stretch, check_end, is_head
+from orion_streams.recording import Header, Row, Stretch, is_head
 from orion_streams.replay.source import Source, placed
 from orion_streams.state import Grid, encode_grid
 
@@ -104,7 +104,6 @@ class Verifier:
             )
         if stretch.ends is not None:
             self.finish()
-            check_end(stretch.ends, self.state, stretch.place(stretch.ends.last))
 
     def finish(self) -> Report:
         """Nothing more comes of what was begun."""
@@ -120,7 +119,8 @@ class Verifier:
     def check(self, commit: list[Row]) -> None:
         """Fold one whole commit and re-decide at its boundary. Raises LogError."""
         state, report = self.state, self.report
-        inputs, decided = shape(commit)
+        head = shape(commit)
+        inputs, decided = head.inputs, head.decided
         fold_raw(state, commit[: 1 + inputs])
         recorded = [(position, decoded(position, raw)) for position, raw in commit[1 + inputs :]]
         report.events += len(commit)
@@ -170,9 +170,8 @@ class Verifier:
             self.report.first_divergence = structs.replace(divergence, state=led_there)
 
 
-def shape(commit: list[Row]) -> tuple[int, bool]:
-    """How many inputs a commit says it took, and whether it decided. LogError for one without its head, or
-    that is shorter."""
+def shape(commit: Sequence[Row]) -> ev.Committed:
+    """A commit's head. LogError for one without it, or with fewer inputs than it says."""
     head = decoded(*commit[0])
     if not isinstance(head, ev.Committed):
         raise LogError(f"position {commit[0][0]}: a commit begins with its head")
@@ -181,7 +180,7 @@ def shape(commit: list[Row]) -> tuple[int, bool]:
             f"position {commit[0][0]}: a commit of {head.inputs} inputs has {len(commit) - 1}: "
             "something was dropped or moved"
         )
-    return head.inputs, head.decided
+    return head
 
 
 def short_hash(raw: bytes) -> str:

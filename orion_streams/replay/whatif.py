@@ -38,13 +38,14 @@ from msgspec import Struct
 from orion_streams import events as ev
 from orion_streams.config import DECIDER, Policy
 from orion_streams.draft import LoggedGrid
-from orion_streams.history import fold_raw
+from orion_streams.history import decoded, fold_raw
 from orion_streams.projections import apply, nodes
 from orion_streams.reconcile import QUESTIONS, Question, decide
 from orion_streams.recording import is_head
 from orion_streams.replay.answers import KINDS, SAFETY, Side, answers_of
 from orion_streams.replay.changes import Change, check_names, notes_on, rules_of
 from orion_streams.replay.differing import Boundary, Changed, Comparison, Found
+from orion_streams.replay.verify import shape
 from orion_streams.state import Grid
 
 Row = tuple[int, bytes]
@@ -126,15 +127,13 @@ class WhatIf:
     def _close(self) -> None:
         """Fold one commit into both grids, and ask at its boundary."""
         commit, self._commit = self._commit, []
-        head = ev.decode(commit[0][1])
-        if not isinstance(head, ev.Committed):
-            raise TypeError(f"position {commit[0][0]}: a commit begins with its head")
+        head = shape(commit)
         inputs, answers = commit[: 1 + head.inputs], commit[1 + head.inputs :]
         fold_raw(self.recorded, inputs)
         for _, raw in inputs:
             self._take_input(ev.decode(raw))
         self._pass_time()
-        recorded = [(position, ev.decode(raw)) for position, raw in answers]
+        recorded = [(position, decoded(position, raw)) for position, raw in answers]
         if head.decided and self.recorded.grid.decider == DECIDER:
             self._ask(commit[-1][0], head.server_ms, recorded)
         else:

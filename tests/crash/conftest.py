@@ -34,7 +34,7 @@ def sockets_of_the_killed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sent is looked at when a life is over, however slow the machine; tests of trimming say so."""
+    """What was sent is looked at when a life is over, however slow the machine."""
     for often in ("KEEP_FIRST_S", "KEEP_EVERY_S"):
         monkeypatch.setattr(f"orion_streams.agents.apps.{often}", 3_600.0)
 
