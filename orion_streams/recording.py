@@ -225,7 +225,9 @@ def read_header(line: bytes, where: str, before: Header | None = None) -> Header
 def check_following(before: Header, header: Header, where: str) -> None:
     """LogError unless a segment goes on where the one before it ends."""
     if header.first != before.last + 1:
-        raise LogError(f"{where}: after position {before.last} comes {header.first}")
+        hint = ": from there on it can be read in a folder or file of its own"
+        gap = hint if header.first > before.last + 1 else ""
+        raise LogError(f"{where}: after position {before.last} comes {header.first}{gap}")
     if header.hash != before.last_hash or header.prefix != before.prefix:
         raise LogError(f"{where}: it does not follow position {before.last} by its hash")
 

@@ -17,8 +17,8 @@ from orion_streams.config import Config, RedisConfig
 from orion_streams.draft import LoggedGrid
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.history import fold_raw
-from orion_streams.recording import FORMAT, SUFFIXES, Chain, Header, Row, check_end, is_head
-from orion_streams.replay.source import Source, fold
+from orion_streams.recording import FORMAT, SUFFIXES, Chain, Header, Row, Stretch, is_head
+from orion_streams.replay.source import Source, fold, placed
 from orion_streams.state import Grid, encode_grid
 
 SEGMENT_EVENTS, SEGMENT_BYTES = 20_000, 8_000_000
@@ -93,12 +93,12 @@ async def segments(
     async for stretch in source.stretches(state.grid.position):
         if stretch.header is not None and stretch.header.snapshot:
             if rows:
-                yield cut(state, prefix, rows, snapshot)
+                yield cut(state, prefix, rows, snapshot, stretch)
             rows, size, snapshot = [], 0, stretch.header.snapshot
         for row in stretch.rows:
             if is_head(row[1]) and (row[0] > last or len(rows) >= SEGMENT_EVENTS or size >= SEGMENT_BYTES):
                 if rows:
-                    yield cut(state, prefix, rows, snapshot)
+                    yield cut(state, prefix, rows, snapshot, stretch)
                 rows, size, snapshot = [], 0, b""
             if row[0] > last:
                 Chain(state.digest, state.confirmed).take(*row, stretch.place(row[0]))
@@ -106,19 +106,21 @@ async def segments(
             rows.append(row)
             size += len(row[1])
         if stretch.ends is not None and rows:
-            yield cut(state, prefix, rows, snapshot)
-            check_end(stretch.ends, state, stretch.place(stretch.ends.last))
+            yield cut(state, prefix, rows, snapshot, stretch)
             rows, size, snapshot = [], 0, b""
     if rows:
-        yield cut(state, prefix, rows, snapshot)
+        yield cut(state, prefix, rows, snapshot, stretch)
 
 
-def cut(state: LoggedGrid, prefix: str, rows: list[Row], snapshot: bytes) -> tuple[Header, list[bytes]]:
-    """A segment of these rows; folds them."""
+def cut(
+    state: LoggedGrid, prefix: str, rows: list[Row], snapshot: bytes, stretch: Stretch
+) -> tuple[Header, list[bytes]]:
+    """A segment of these rows, the last of them from `stretch`; folds them."""
     position, digest = state.grid.position, state.digest.hex()
     if position and not snapshot:
         snapshot = recording.deflated(encode_grid(state.grid))
-    fold_raw(state, rows)
+    with placed(stretch, state):
+        fold_raw(state, rows)
     header = Header(orion_log=FORMAT, prefix=prefix, first=position + 1, hash=digest, snapshot=snapshot)
     return header, [raw for _, raw in rows]
 
@@ -186,9 +188,12 @@ async def bring_in(source: Source, redis: Any, prefix: str, see: See) -> Moved:
     await redis.delete(log, snapshots)
     try:
         moved = await fill(source, redis, log, snapshots, see)
-        if await redis.exists(snapshots):
-            await redis.rename(snapshots, f"{prefix}snapshots")
+        known = bool(await redis.exists(snapshots))
+        if known and not await redis.renamenx(snapshots, f"{prefix}snapshots"):
+            raise ConfigError(f"{prefix}snapshots came to be while this was imported: start again")
         if not await redis.renamenx(log, f"{prefix}log"):
+            if known:
+                await redis.delete(f"{prefix}snapshots")
             raise ConfigError(f"{prefix}log came to be while this was imported: start again")
     finally:
         await redis.delete(log, snapshots)

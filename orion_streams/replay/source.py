@@ -129,7 +129,7 @@ class FileSource:
                 header = stretch.header
                 if header is not None:
                     if before is not None:
-                        check_next(before, header, f"{path}: line {stretch.line - 1}")
+                        recording.check_following(before, header, f"{path}: line {stretch.line - 1}")
                     before, known = header, known or header.first == 1 or bool(header.snapshot)
                 if known:
                     yield stretch
@@ -238,16 +238,6 @@ def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
     """The same of several."""
     for stretch in stretches:
         fold(state, stretch, until)
-
-
-def check_next(before: Header, header: Header, where: str) -> None:
-    """`recording.check_following`; where files of an archive are missing it says what can be read."""
-    if header.first > before.last + 1 and header.snapshot:
-        raise LogError(
-            f"{where}: positions {before.last + 1} to {header.first - 1} are missing before it: from it on "
-            "the log can be read in a folder or file of its own"
-        )
-    recording.check_following(before, header, where)
 
 
 def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.cli.conftest import Orion
-from tests.cli.running import TOML
+from tests.cli.running import TOML, environment
 
 Read = Callable[..., Any]
 
@@ -185,6 +190,14 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, grid_toml: Path, ho
         (("replay", "whatif", "--policy", "no.toml"), 78, "no.toml: cannot be read: No such file or dir"),
         (("replay", "x" * 300 + ".jsonl"), 78, "cannot be looked for: [Errno 36] File name too long"),
         (("replay", "~nobody-has-this-name/log.jsonl"), 78, "cannot be looked for"),
+        (("nodes", "--at", "²"), 78, "expected a position (1234), a time"),
+        (("nodes", "--at", "9" * 5_000), 78, "not in the log, which has positions"),
+        (("replay", "whatif", "--set", "policy.retry_ms=" + "9" * 5_000), 78, "as in streams.toml"),
+        (("replay", "report", "-o", "x" * 300 + ".html"), 78, "cannot be written: File name too long"),
+        (("replay", "report", "-o", "log.jsonl.gz/x.html"), 1, "cannot be written: Not a directory"),
+        (("replay", "report", "-o", "~nobody-has-this-name/x.html"), 78, "x.html: "),
+        (("log", "export", "~nobody-has-this-name/x.jsonl"), 78, "x.jsonl: "),
+        (("explain", "q\udcff"), 78, "'q\\udcff': expected a name in UTF-8"),
         (("nodes", "--at", "25:99"), 78, "25:99: expected a position (1234), a time"),
         (("nodes", "--at", "123456789"), 78, "123456789: not in the log"),
         (("nodes", "--at", "1999-01-01"), 78, "1999-01-01: not in the log, which goes from 20"),
@@ -221,21 +234,81 @@ def test_what_is_wrong_is_said_in_a_line(
         ("replay",),
         ("replay", "whatif", "--no-simulate"),
         ("replay", "report"),
+        ("replay", "step", "--at", "end"),
         ("explain", "q1", "--file"),
+        ("log", "tail", "--file"),
+        ("log", "export", "other.jsonl", "--file"),
     ],
 )
+@pytest.mark.parametrize("last", [False, True])
 def test_a_changed_input_is_named_by_file_and_line(
-    orion: Orion, recording: Path, home: Path, words: tuple[str, ...]
+    orion: Orion,
+    recording: Path,
+    home: Path,
+    words: tuple[str, ...],
+    last: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever folds the log: exit 1, and the line after it at which the running hash breaks."""
+    """Whoever reads the log: exit 1, and the line after it at which the running hash breaks; also where
+    that is the last line."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     orion("log", "export", "log.jsonl", "--file", str(recording))
     text = (home / "log.jsonl").read_bytes()
     assert b'"ram_used_mb":2000' in text
-    (home / "log.jsonl").write_bytes(text.replace(b'"ram_used_mb":2000', b'"ram_used_mb":2001', 1))
+    changed = text.replace(b'"ram_used_mb":2000', b'"ram_used_mb":2001', 1)
+    (home / "log.jsonl").write_bytes(text[:-2] + b',"more":1}\n' if last else changed)
     code, _, err = orion(*words, "log.jsonl")
     assert code == 1
     assert re.match(r"orion: log\.jsonl: line \d+: ", err), err
     assert not (home / "incident.html").exists()
+    assert not (home / "other.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "spoilt", [b"garbage", b'{"event":"committed","number":"x"}', b'{"event":"no.such"}']
+)
+@pytest.mark.parametrize("simulate", ["--simulate", "--no-simulate"])
+def test_what_if_names_what_is_no_event(
+    orion: Orion, recording: Path, home: Path, spoilt: bytes, simulate: str
+) -> None:
+    """Wherever it stands: its position, the file and a line; no traceback."""
+    lines = gzip.decompress(recording.read_bytes()).splitlines()
+    for at in (1, len(lines) // 2, len(lines) - 1):
+        (home / "spoilt.jsonl").write_bytes(b"\n".join([*lines[:at], spoilt, *lines[at + 1 :], b""]))
+        code, _, err = orion("replay", "whatif", "spoilt.jsonl", simulate)
+        assert code == 1
+        assert re.match(r"orion: spoilt\.jsonl: line \d+: ", err), err
+        assert err.count("\n") == 1
+
+
+def test_ctrl_c_ends_the_wait_for_a_command(recording: Path, home: Path) -> None:
+    """At once, without an Enter."""
+    words = [sys.executable, "-m", "orion_streams.cli", "replay", "step", str(recording)]
+    with subprocess.Popen(
+        words, env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().endswith(b"shows the commands.\n"):
+            assert process.poll() is None
+        while process.stdout.read(2) != b"> ":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+def test_times_just_outside_of_the_log_are_its_ends(orion: Orion, read: Read, recording: Path) -> None:
+    """People say 14:05 of a log that begins some seconds later; a minute more is refused, but clipped by
+    an export."""
+    rows = read("log", "--from", "1", "-n", "100000")
+    began, ended = (datetime.fromtimestamp(row["server_ms"] / 1000) for row in (rows[0], rows[-1]))
+    near, far = timedelta(seconds=50), timedelta(seconds=70)
+    file = ("--file", str(recording))
+    assert read("nodes", "--at", (began - near).isoformat(), *file) == []
+    assert read("nodes", "--at", (ended + near).isoformat(), *file) == read("nodes", "--at", "end", *file)
+    for when in (began - far, ended + far):
+        assert orion("nodes", "--at", when.isoformat(), *file)[0] == 78
+    span = ("--from", (began - far).isoformat(), "--to", (ended + far).isoformat())
+    assert orion("log", "export", "far.jsonl", *span, *file)[0] == 0
 
 
 def test_a_changed_decision_exits_4_with_the_state(orion: Orion, recording: Path, home: Path) -> None:

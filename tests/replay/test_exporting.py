@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from orion_streams import recording
 from orion_streams.agents.router import Router
 from orion_streams.config import Config, NodeConfig, RedisConfig
 from orion_streams.connection import connect
@@ -47,6 +48,40 @@ async def test_a_part_begins_and_ends_with_a_commit(config: Config, tmp_path: Pa
         held = [row async for stretch in FileSource(path).stretches() for row in stretch.rows]
         assert held == rows[moved.first - 1 : moved.last]
         assert (await verify(FileSource(path))).diverged == 0
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_what_was_altered_is_not_exported_as_if_it_was_written(
+    config: Config, tmp_path: Path, last: bool
+) -> None:
+    """Also in the last commit of what is exported: the head after it, or the file's end, has its hash."""
+    path = await exported(await grown(config), config, tmp_path / "whole.jsonl")
+    lines = path.read_bytes().splitlines()
+    at = [n for n, line in enumerate(lines) if b'"event":"node.sampled"' in line][-1 if last else 9]
+    lines[at] = lines[at].replace(b'"ram_used_mb":', b'"ram_used_mb":1', 1)
+    path.write_bytes(b"\n".join([*lines, b""]))
+    source = FileSource(path)
+    [altered] = [n for stretch in source.read() for n, raw in stretch.rows if raw == lines[at]]
+    for end in (altered, (await source.bounds())[1]):
+        with pytest.raises(LogError, match=r"line \d+: what stands at positions \d+ to \d+ is not"):
+            await export(source, config, tmp_path / "part.jsonl", 1, end, nothing)
+    assert names(tmp_path) == ["whole.jsonl"]
+
+
+async def test_exports_one_after_the_other_are_whole_or_not(config: Config, tmp_path: Path) -> None:
+    """Two parts in one file are one log; cut off between segments of the second one it is refused."""
+    store = await grown(config)
+    last = await store.log.last_position()
+    one = await exported(store, config, tmp_path / "one.jsonl", 1, 20)
+    end = (await FileSource(one).bounds())[1]
+    two = await exported(store, config, tmp_path / "two.jsonl", end + 1, last)
+    both = tmp_path / "both.jsonl"
+    both.write_bytes(one.read_bytes() + two.read_bytes())
+    assert (await verify(FileSource(both))).events == last
+    text = both.read_bytes()
+    both.write_bytes(text[: text.rindex(recording._HEADER)])
+    with pytest.raises(LogError, match=rf"it was cut off at position \d+, and goes to {last}"):
+        await FileSource(both).bounds()
 
 
 async def test_a_part_of_a_file_is_that_part_of_the_log(config: Config, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from orion_streams.history import load
 from orion_streams.recording import is_head
 from orion_streams.replay import stepping
 from orion_streams.replay.comparing import changes
-from orion_streams.replay.source import FileSource
+from orion_streams.replay.exporting import head_before
+from orion_streams.replay.source import FileSource, Source
 from orion_streams.replay.stepping import Stepper
 from orion_streams.state import encode_grid
 from tests.conftest import MemoryStore
@@ -46,6 +47,27 @@ async def test_there_and_back_again(store: MemoryStore, config: Config, tmp_path
         assert stepper.position == place
         assert encode_grid(stepper.state.grid) == encode_grid((await load(store.log, place)).grid)
     assert not await stepper.back()
+
+
+async def test_the_way_is_remembered(
+    store: MemoryStore, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back along it nothing is looked for in the log but the one place that is gone to."""
+    log = FileSource(await exported(store, config, tmp_path / "log.jsonl"))
+    stepper = Stepper(log, await log.state_at(0))
+    places = await ends(store)
+    for _ in places[1:]:
+        await stepper.forward()
+    sought = []
+
+    async def noted(source: Source, position: int) -> int:
+        sought.append(position)
+        return await head_before(source, position)
+
+    monkeypatch.setattr(stepping, "head_before", noted)
+    for _ in range(5):
+        await stepper.back()
+    assert sought == places[-2:-7:-1]
 
 
 async def test_back_from_a_place_that_was_jumped_to(
