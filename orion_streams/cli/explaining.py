@@ -158,14 +158,16 @@ def missing(asked: str, grid: Grid, first: int) -> str:
 
 
 async def look_back(log: Source, story: Story) -> Look | None:
-    """What routing said when the request came to its end; None if it was not waiting then, or if the log
-    does not reach back."""
+    """What routing said when the request came to its end; None if it was not waiting then, if it would have
+    gone on but for an error, or if the log does not reach back."""
     try:
         grid = (await log.state_at(story.outcome.position - 1)).grid
     except LogError:
         return None
     row = grid.open.get(story.request)
-    return look_at(grid, story.request, "end") if row is not None and not row.work_id else None
+    look = look_at(grid, story.request, "end") if row is not None and not row.work_id else None
+    goes_on = look is not None and look.kind == "routed"
+    return None if goes_on and story.outcome.state == "error" else look
 
 
 def show(story: Story, simulated: Sequence[str]) -> None:

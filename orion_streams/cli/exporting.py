@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import sources
+from orion_streams.errors import ConfigError
 from orion_streams.replay.exporting import Moved, export
 from orion_streams.replay.source import Source
 
@@ -41,6 +42,9 @@ async def run(
         last = high if end is None else await sources.moment(end, log, clip=True)
         if end is not None and last < first and sources.is_time_of_day(end):
             last = high  # it is yet to come
+        if not low <= first <= last <= high:
+            part = f"{start or 'the beginning'} to {end or 'the end'} (positions {first} to {last})"
+            raise ConfigError(f"{part}: nothing of {log.name}, which has positions {low} to {high}")
         with sources.progress("exporting", first, last) as see:
             moved = await export(log, await log.config(), path, first, last, see, force)
     done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)

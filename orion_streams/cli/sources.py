@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from datetime import time as clock_time
 from pathlib import Path
 
 from rich.console import Console
@@ -107,7 +108,7 @@ def in_ms(text: str, ended_ms: int) -> int:
     except ValueError:
         pass
     try:
-        time = datetime.strptime(text, "%H:%M:%S" if text.count(":") == 2 else "%H:%M").time()
+        time = clock_time.fromisoformat(text.rjust(5, "0"))
     except ValueError:
         raise ConfigError(f"{text}: {MOMENT}") from None
     ended = datetime.fromtimestamp(ended_ms / 1000)
