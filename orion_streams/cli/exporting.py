@@ -53,8 +53,9 @@ async def run(
 
 
 async def after(text: str, log: Source) -> int:
-    """The position that --from names: itself, or the first one later than a time."""
-    position = await sources.moment(text, log, clip=True)
+    """The position that --from names: itself, or the first one later than a time. A time without a day has
+    to be in the log: one that is yet to come would mean yesterday's, and so all of it."""
+    position = await sources.moment(text, log, clip=not sources.is_time_of_day(text))
     return position if text.isdecimal() else position + 1
 
 

@@ -308,9 +308,11 @@ def test_ctrl_c_ends_the_wait_for_a_command(recording: Path, home: Path) -> None
         assert process.wait(20) == 130
 
 
-def test_times_just_outside_of_the_log_are_its_ends(orion: Orion, read: Read, recording: Path) -> None:
+def test_times_just_outside_of_the_log_are_its_ends(
+    orion: Orion, read: Read, recording: Path, home: Path
+) -> None:
     """People say 14:05 of a log that begins some seconds later; a minute more is refused, but clipped by
-    an export."""
+    an export; but for a beginning that is yet to come."""
     rows = read("log", "--from", "1", "-n", "100000")
     began, ended = (datetime.fromtimestamp(row["server_ms"] / 1000) for row in (rows[0], rows[-1]))
     near, far = timedelta(seconds=50), timedelta(seconds=70)
@@ -323,6 +325,11 @@ def test_times_just_outside_of_the_log_are_its_ends(orion: Orion, read: Read, re
         assert orion("nodes", "--at", when.isoformat(), *file)[0] == 78
     span = ("--from", (began - far).isoformat(), "--to", (ended + far).isoformat())
     assert orion("log", "export", "far.jsonl", *span, *file)[0] == 0
+    to_come = (ended + timedelta(minutes=5)).time().isoformat(timespec="seconds")
+    code, _, err = orion("log", "export", "more.jsonl", "--from", to_come, *file)
+    assert (code, "not in the log, which goes from" in err) == (78, True)
+    assert orion("log", "export", "up-to.jsonl", "--to", to_come, *file)[0] == 0
+    assert (home / "up-to.jsonl").read_bytes() == (home / "far.jsonl").read_bytes()
 
 
 def test_a_changed_decision_exits_4_with_the_state(orion: Orion, recording: Path, home: Path) -> None:
