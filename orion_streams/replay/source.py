@@ -225,11 +225,6 @@ def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
         yield
     except LogError as error:
         raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
-    check_ended(stretch, state)
-
-
-def check_ended(stretch: Stretch, state: LoggedGrid) -> None:
-    """LogError when a segment of which these are the last rows does not end as its header says."""
     if stretch.ends is not None and state.grid.position == stretch.ends.last:
         recording.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
 
