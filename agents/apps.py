@@ -19,17 +19,26 @@ from redis.exceptions import RedisError
 
 from orion_streams.agents.backend import Backend, Echo
 from orion_streams.agents.health import Health, Residency
-from orion_streams.agents.ollama import Ollama
+from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import STEADY_S, App, Feeder, StreamChannel, away, refused, supervised
-from orion_streams.config import ROBOT, Config, NodeConfig
-from orion_streams.connection import connect, end_if_cancelled, will_pass
+from orion_streams.config import Config, NodeConfig
 from orion_streams.errors import ConfigError, OrionError
-from orion_streams.log import RedisLog
-from orion_streams.urls import shown
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.policy import ROBOT
+from orion_streams.model.server_urls import shown
+from orion_streams.runtime.connection import connect, end_if_cancelled, will_pass
+from orion_streams.runtime.faust_redis import (
+    STEADY_S,
+    App,
+    Feeder,
+    StreamChannel,
+    away,
+    refused,
+    supervised,
+)
 
 log = logging.getLogger("orion")
 

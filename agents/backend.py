@@ -8,13 +8,13 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from orion_streams import contract, wire
 from orion_streams.errors import OrionError
+from orion_streams.protocol import agent_entries, requests_replies
 
 Blame = Literal["request", "node", "ours"]
 
 
-class RunFailed(OrionError):
+class RunFailedError(OrionError):
     """A run that did not answer. `breaks_model`: whatever Ollama lists, the model is not in memory."""
 
     def __init__(self, code: str, blame: Blame, message: str, breaks_model: bool = False) -> None:
@@ -45,21 +45,23 @@ class Backend(Protocol):
     engine: str
     """What answers, for the replies; known for sure once a run has begun."""
 
-    def run(self, entry: contract.RequestEntry, options: Mapping[str, int]) -> AsyncGenerator[Chunk, None]:
+    def run(
+        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
+    ) -> AsyncGenerator[Chunk, None]:
         """Stream an answer; it has succeeded only when a `done` chunk came. `options`: the runner's that
-        are pinned, see wire.WorkHead. Raises RunFailed."""
+        are pinned, see wire.WorkHead. Raises RunFailedError."""
         ...
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
-        """Bring a model into memory, so that a run with the same options finds it. Raises RunFailed."""
+        """Bring a model into memory for runs with the same options. Raises RunFailedError."""
         ...
 
     async def unload(self, model: str) -> None:
-        """Ask for a model to leave memory. Raises RunFailed."""
+        """Ask for a model to leave memory. Raises RunFailedError."""
         ...
 
-    async def installed(self) -> tuple[wire.InstalledModel, ...]: ...
-    async def resident(self) -> tuple[wire.ResidentModel, ...]: ...
+    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]: ...
+    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]: ...
     async def close(self) -> None: ...
 
 
@@ -69,7 +71,7 @@ class Echo:
     engine = "simulated (echo)"
 
     async def run(
-        self, entry: contract.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
     ) -> AsyncGenerator[Chunk, None]:
         yield Chunk(text=entry.prompt or "")
         yield Chunk(done=True, done_reason="stop", tokens=1, prompt_tokens=1)
@@ -80,11 +82,11 @@ class Echo:
     async def unload(self, model: str) -> None:
         """The same."""
 
-    async def installed(self) -> tuple[wire.InstalledModel, ...]:
-        return (wire.InstalledModel("echo:latest", "echo", 1),)
+    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
+        return (agent_entries.InstalledModel("echo:latest", "echo", 1),)
 
-    async def resident(self) -> tuple[wire.ResidentModel, ...]:
-        return (wire.ResidentModel("echo:latest", "echo", 1),)
+    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
+        return (agent_entries.ResidentModel("echo:latest", "echo", 1),)
 
     async def close(self) -> None:
         """Nothing is open."""

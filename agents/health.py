@@ -11,13 +11,13 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
-from orion_streams import wire
 from orion_streams.agents.backend import Backend
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.sensors import Sensors
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import StreamChannel
-from orion_streams.intake import inventory_digest
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.runtime.faust_redis import StreamChannel
 
 log = logging.getLogger("orion.agent")
 
@@ -34,8 +34,8 @@ class Residency:
         self._told = ""
         self._silent = False
         self._looking: asyncio.Task[None] | None = None
-        self.installed: tuple[wire.InstalledModel, ...] | None = None
-        self.resident: tuple[wire.ResidentModel, ...] = ()
+        self.installed: tuple[agent_entries.InstalledModel, ...] | None = None
+        self.resident: tuple[agent_entries.ResidentModel, ...] = ()
 
     async def look(self, now_s: float) -> None:
         """Ask Ollama; memory each time, the disk every `inventory_ms`. One that hangs is not waited for:
@@ -70,7 +70,7 @@ class Residency:
             self._looking.cancel()
             await asyncio.wait({self._looking})
 
-    def to_tell(self, now_s: float) -> tuple[str, tuple[wire.InstalledModel, ...] | None]:
+    def to_tell(self, now_s: float) -> tuple[str, tuple[agent_entries.InstalledModel, ...] | None]:
         """The inventory's digest, and the list itself on change and every minute."""
         if self.installed is None:
             self._told = ""
@@ -97,7 +97,7 @@ class Health:
         self._sensors, self._residency = sensors, residency
         self._worker, self._results = worker, results
         self._boot = secrets.token_hex(4)
-        self._there: frozenset[wire.ResidentModel] = frozenset()
+        self._there: frozenset[agent_entries.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
         """Take a sample and write it. What was read and written is noted before it is sampled, so that
@@ -113,14 +113,14 @@ class Health:
             log.warning("the simulated machine does not answer: %s", what)
             return
         digest, inventory = "", None
-        resident: tuple[wire.ResidentModel, ...] = ()
+        resident: tuple[agent_entries.ResidentModel, ...] = ()
         if self._residency is not None:
             await self._residency.look(now_s)
             self._compare(self._residency.resident)
             digest, inventory = self._residency.to_tell(now_s)
             broken = worker.broken if worker else set()
             resident = tuple(row for row in self._residency.resident if row.name not in broken)
-        head = wire.HealthHead(
+        head = agent_entries.HealthHead(
             boot=self._boot,
             sampled_ms=int(now_s * 1000),
             temp_mc=sample.temp_mc,
@@ -136,13 +136,13 @@ class Health:
             results_written=results_written,
         )
         try:
-            await self._channel.send(value={"head": wire.encode_head(head)})
+            await self._channel.send(value={"head": agent_entries.encode_head(head)})
         except (RedisError, OSError):
             if self._residency is not None:
                 self._residency.tell_anew()
             raise
 
-    def _compare(self, resident: tuple[wire.ResidentModel, ...]) -> None:
+    def _compare(self, resident: tuple[agent_entries.ResidentModel, ...]) -> None:
         """A model that came or went takes or leaves memory that the next sample must show."""
         there = frozenset(resident)
         if there != self._there:

@@ -8,10 +8,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orion_streams import wire
-from orion_streams.absence import Absence, BackOff
-from orion_streams.channels import away, refused
-from orion_streams.connection import ask, end_if_cancelled, will_pass
+from orion_streams.protocol import agent_entries
+from orion_streams.runtime.backoff import Absence, BackOff
+from orion_streams.runtime.connection import ask, end_if_cancelled, will_pass
+from orion_streams.runtime.faust_redis import away, refused
 
 log = logging.getLogger("orion.agent")
 
@@ -31,10 +31,10 @@ class ResultWriter:
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(MAX_WAITING)
         self.last_id = ""
 
-    async def write(self, head: wire.ResultHead, body: dict[str, bytes] | None = None) -> None:
+    async def write(self, head: agent_entries.ResultHead, body: dict[str, bytes] | None = None) -> None:
         """Return once the entry is in the stream."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._queue.put(({"head": wire.encode_head(head), **(body or {})}, written))
+        await self._queue.put(({"head": agent_entries.encode_head(head), **(body or {})}, written))
         await written
 
     async def run(self) -> None:

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from pathlib import Path
 
-from orion_streams import events as ev
-from orion_streams.archiving import archive_next
-from orion_streams.commits import Guard, Snapshot
 from orion_streams.config import Config
-from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.history import END, position_at, save_verified
-from orion_streams.log import Log
-from orion_streams.state import Grid, encode_grid, work_order
+from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog.loader import END, position_at, save_verified
+from orion_streams.eventlog.port import Log
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Guard, Snapshot
+from orion_streams.model.state import Grid, encode_grid, work_order
+from orion_streams.protocol.commit_builder import LoggedGrid
 
 log = logging.getLogger("orion.retention")
 

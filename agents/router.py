@@ -15,17 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct, structs
 
-from orion_streams import events as ev
-from orion_streams.agents.losses import lost_group, lost_stream, was_deleted
 from orion_streams.agents.retention import Retention
-from orion_streams.commits import Extent, Guard, Raw
-from orion_streams.config import DECIDER, Config, policy_id
-from orion_streams.draft import GENESIS, Draft, LoggedGrid, is_token
-from orion_streams.errors import BodyGone, CommitConflict, ConfigError, LogError
-from orion_streams.history import catch_up, check_cursors, check_guard, extend, load, still_holds
-from orion_streams.log import Log
-from orion_streams.reconcile import decide, is_timed
-from orion_streams.state import Grid, work_order
+from orion_streams.agents.stream_losses import lost_group, lost_stream, was_deleted
+from orion_streams.config import Config
+from orion_streams.decider.decide import decide, is_timed
+from orion_streams.errors import BodyGoneError, CommitConflictError, ConfigError, LogError
+from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, extend, load, still_holds
+from orion_streams.eventlog.port import Log
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Extent, Guard, Raw
+from orion_streams.model.policy import DECIDER
+from orion_streams.model.state import Grid, work_order
+from orion_streams.protocol.commit_builder import GENESIS, Draft, LoggedGrid, is_token
 
 log = logging.getLogger("orion.router")
 
@@ -122,7 +123,7 @@ class Router:
         """Put the file's rules into the log if their revision is higher; refuse the same revision with
         other content (ConfigError); keep the log's if it is lower."""
         config = self.config
-        proposed = policy_id(config)
+        proposed = config.policy_id()
         while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             draft = Draft(self.state, self.guard, server_ms)
@@ -232,12 +233,12 @@ class Router:
         commit, guard = draft.finish(self._token())
         try:
             await self.store.commit(commit)
-        except CommitConflict as conflict:
+        except CommitConflictError as conflict:
             self._lost_in_a_row += 1
             log.info("%s (%d in a row)", conflict, self._lost_in_a_row)
             await self.fold_again()
             self.following = self._lost_in_a_row >= self.config.limits.lose_before_following
-        except BodyGone as gone:
+        except BodyGoneError as gone:
             log.warning("%s: its request ends as body_gone", gone)
             key, entry_id = gone.source
             self._gone.add((key.removeprefix(self.config.prefix), entry_id))

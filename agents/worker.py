@@ -17,13 +17,13 @@ from contextlib import suppress
 import msgspec
 from redis.exceptions import RedisError
 
-from orion_streams import contract, wire
 from orion_streams.agents.answer import Answer, Repeater
-from orion_streams.agents.backend import Backend, Chunk, RunFailed
+from orion_streams.agents.backend import Backend, Chunk, RunFailedError
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import Item, StreamChannel
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
+from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.runtime.faust_redis import Item, StreamChannel
 
 log = logging.getLogger("orion.agent")
 
@@ -35,7 +35,7 @@ SEEN = 2 * CATCH_UP_COUNT
 REMEMBERED, REMEMBERED_BYTES = 16, 8 * 2**20
 """Ends that may have to be written again; of one that is older it is said that it was lost."""
 WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
-Outcome = tuple[wire.ResultHead, dict[str, bytes]]
+Outcome = tuple[agent_entries.ResultHead, dict[str, bytes]]
 Tasks = Collection[asyncio.Task[None]]
 
 
@@ -112,7 +112,7 @@ class Worker:
         self.remember(item.id, item.fields.get(b"head", b""))
         head = decode(item)
         if head is not None and head.op in ("run", "load"):
-            error = RunFailed("agent_restarted", "node", "the agent of this node was restarted")
+            error = RunFailedError("agent_restarted", "node", "the agent of this node was restarted")
             await self.results.write(*self.failed(head, item.id, error))
         await item.ack()
 
@@ -123,7 +123,7 @@ class Worker:
         head = decode(item)
         if head is not None and head.op in ("run", "load"):
             what = "the server lost what this node had said of it"
-            lost = RunFailed("agent_restarted", "node", what)
+            lost = RunFailedError("agent_restarted", "node", what)
             await self.results.write(*(self._ends.get(item.id) or self.failed(head, item.id, lost)))
         await item.ack()
 
@@ -154,7 +154,7 @@ class Worker:
         else:
             await self.end_again(item)
 
-    def begin(self, head: wire.WorkHead, item: Item) -> None:
+    def begin(self, head: agent_entries.WorkHead, item: Item) -> None:
         """Start the task of a run, a load or an unload."""
         self._begun.add(item.id)
         room = () if head.op == "unload" else tuple(self._unloads)
@@ -165,7 +165,7 @@ class Worker:
             self._unloads.add(task)
             task.add_done_callback(self._unloads.discard)
 
-    async def work(self, head: wire.WorkHead, item: Item, room: Tasks) -> None:
+    async def work(self, head: agent_entries.WorkHead, item: Item, room: Tasks) -> None:
         """One run, load or unload, from its turn to its end. Of an unload there is no result."""
         # from here on it can be cancelled: a task that has not begun would end without a result
         self.in_hand[item.id] = None if item.id in self._withdrawn else asyncio.current_task()
@@ -181,41 +181,43 @@ class Worker:
             self._begun.discard(item.id)
             self._withdrawn.discard(item.id)
 
-    async def outcome(self, head: wire.WorkHead, item: Item, room: Tasks) -> Outcome:
+    async def outcome(self, head: agent_entries.WorkHead, item: Item, room: Tasks) -> Outcome:
         """How it ends, once the unloads that make `room` have ended. CancelledError when the agent stops:
         the entry stays pending, and the next start reports it."""
         try:
             if item.id in self._withdrawn:
-                raise RunFailed("cancelled", "ours", CANCELLED)
+                raise RunFailedError("cancelled", "ours", CANCELLED)
             await ended(room)
             outcome = await (self.attempt if head.op == "run" else self.set_loaded)(head, item)
         except asyncio.CancelledError:
             if item.id not in self._withdrawn:
                 raise
-            return self.failed(head, item.id, RunFailed("cancelled", "ours", CANCELLED))
-        except RunFailed as error:
+            return self.failed(head, item.id, RunFailedError("cancelled", "ours", CANCELLED))
+        except RunFailedError as error:
             if error.breaks_model and head.op != "unload":
                 self.broken.add(head.model)
             return self.failed(head, item.id, error)
         except Exception as error:  # whatever it is, the router must not wait for a result
             log.error("%s: %s", named(head), type(error).__name__)
             what = f"the agent failed: {type(error).__name__}"
-            return self.failed(head, item.id, RunFailed("agent_error", "ours", what))
+            return self.failed(head, item.id, RunFailedError("agent_error", "ours", what))
         self.broken.discard(head.model)
         return outcome
 
-    async def attempt(self, head: wire.WorkHead, item: Item) -> Outcome:
-        """Wait for a slot and run it. Raises RunFailed."""
+    async def attempt(self, head: agent_entries.WorkHead, item: Item) -> Outcome:
+        """Wait for a slot and run it. Raises RunFailedError."""
         try:
-            fields = contract.decode_fields(item.fields)
-            entry = contract.parse_request(fields)
+            fields = requests_replies.decode_fields(item.fields)
+            entry = requests_replies.parse_request(fields)
         except ContractError as error:
-            raise RunFailed("refused", "request", str(error)) from error
+            raise RunFailedError("refused", "request", str(error)) from error
         async with self._slots:
             answer = await self.answered(head, item.id, entry)
         return self.completed(head, item.id, answer), answer.body()
 
-    async def answered(self, head: wire.WorkHead, work_id: str, entry: contract.RequestEntry) -> Answer:
+    async def answered(
+        self, head: agent_entries.WorkHead, work_id: str, entry: requests_replies.RequestEntry
+    ) -> Answer:
         """The whole answer. While it grows it is said that it runs, and tokens are passed on, joined for
         `token_flush_ms`; one that is ready sooner is announced by its end alone."""
         answer = Answer()
@@ -239,8 +241,10 @@ class Worker:
             await self.pass_on(head, work_id, answer)
         return answer
 
-    async def consume(self, head: wire.WorkHead, entry: contract.RequestEntry, answer: Answer) -> None:
-        """Take the answer in, within all deadlines. Raises RunFailed."""
+    async def consume(
+        self, head: agent_entries.WorkHead, entry: requests_replies.RequestEntry, answer: Answer
+    ) -> None:
+        """Take the answer in, within all deadlines. Raises RunFailedError."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
         now = asyncio.get_running_loop().time
@@ -251,22 +255,22 @@ class Worker:
                 while answer.end is None:
                     piece = await anext(stream, None)
                     if piece is None:
-                        raise RunFailed("no_done", "node", "Ollama ended without `done`", True)
+                        raise RunFailedError("no_done", "node", "Ollama ended without `done`", True)
                     answer.add(piece)
                     if answer.bytes > limits.answer_max_bytes:
-                        what = contract.CODES["answer_too_large"]
-                        raise RunFailed("answer_too_large", "request", what)
+                        what = requests_replies.CODES["answer_too_large"]
+                        raise RunFailedError("answer_too_large", "request", what)
                     patience_ms = limits.inter_token_ms
                     limit.reschedule(min(now() + patience_ms / 1000, overdue_s))
         except TimeoutError:
             if now() < overdue_s:
                 what = f"Ollama said nothing for {patience_ms} ms"
-                raise RunFailed("stalled", "node", what, breaks_model=True) from None
-            raise RunFailed("overdue", "node", f"no answer within {total_ms} ms") from None
+                raise RunFailedError("stalled", "node", what, breaks_model=True) from None
+            raise RunFailedError("overdue", "node", f"no answer within {total_ms} ms") from None
         finally:
             await stream.aclose()  # closing the connection cancels the run
 
-    async def pass_on(self, head: wire.WorkHead, work_id: str, answer: Answer) -> None:
+    async def pass_on(self, head: agent_entries.WorkHead, work_id: str, answer: Answer) -> None:
         """Write the text that has come since, if any."""
         piece = answer.unsent()
         if piece:
@@ -274,8 +278,8 @@ class Worker:
             result = self.result("tokens", head, work_id, seq=answer.passed_on)
             await self.results.write(result, {"text": piece.encode()})
 
-    async def set_loaded(self, head: wire.WorkHead, item: Item) -> Outcome:
-        """Load or unload a model, which takes no slot; how long Ollama took to say so. Raises RunFailed."""
+    async def set_loaded(self, head: agent_entries.WorkHead, item: Item) -> Outcome:
+        """Load or unload a model, which takes no slot. Return how long it took. Raises RunFailedError."""
         limit_ms, now = self.config.limits.load_deadline_ms, asyncio.get_running_loop().time
         began_s = now()
         try:
@@ -286,13 +290,13 @@ class Worker:
                     await self.backend.unload(head.model)
         except TimeoutError:
             what = f"no end of the {head.op} within {limit_ms} ms"
-            raise RunFailed("load_overdue", "node", what, breaks_model=True) from None
+            raise RunFailedError("load_overdue", "node", what, breaks_model=True) from None
         took_ms = round((now() - began_s) * 1000)
         log.info("%s took %d ms", named(head), took_ms)
         result = self.result("completed", head, item.id)
         return msgspec.structs.replace(result, load_ms=took_ms, total_ms=took_ms), {}
 
-    def failed(self, head: wire.WorkHead, work_id: str, error: RunFailed) -> Outcome:
+    def failed(self, head: agent_entries.WorkHead, work_id: str, error: RunFailedError) -> Outcome:
         """A failed result. Its message may quote the request, so the log gets the code alone."""
         log.info("%s failed: %s", named(head), error.code)
         result = msgspec.structs.replace(
@@ -300,7 +304,9 @@ class Worker:
         )
         return result, {"message": str(error).encode()}
 
-    def completed(self, head: wire.WorkHead, work_id: str, answer: Answer) -> wire.ResultHead:
+    def completed(
+        self, head: agent_entries.WorkHead, work_id: str, answer: Answer
+    ) -> agent_entries.ResultHead:
         """The head of a completed result."""
         end = answer.end or Chunk()
         log.debug("%s done: %d tokens in %d ms", named(head), end.tokens, end.total_ms)
@@ -315,9 +321,11 @@ class Worker:
             done_reason=end.done_reason,
         )
 
-    def result(self, op: wire.ResultOp, head: wire.WorkHead, work_id: str, seq: int = 0) -> wire.ResultHead:
+    def result(
+        self, op: agent_entries.ResultOp, head: agent_entries.WorkHead, work_id: str, seq: int = 0
+    ) -> agent_entries.ResultHead:
         """A result's head."""
-        return wire.ResultHead(op, head.request, head.attempt, work_id, seq, self.backend.engine)
+        return agent_entries.ResultHead(op, head.request, head.attempt, work_id, seq, self.backend.engine)
 
     async def stop(self) -> None:
         """Let go of what runs: it stays pending and is reported at the next start."""
@@ -340,14 +348,14 @@ def size_of(outcome: Outcome) -> int:
     return sum(len(value) for value in outcome[1].values())
 
 
-def named(head: wire.WorkHead) -> str:
+def named(head: agent_entries.WorkHead) -> str:
     """Work as the log calls it."""
     return f"{head.request} attempt {head.attempt}" if head.op == "run" else f"{head.op} of {head.model}"
 
 
-def decode(item: Item) -> wire.WorkHead | None:
+def decode(item: Item) -> agent_entries.WorkHead | None:
     """The head of a work entry; None when it is none."""
     try:
-        return wire.decode_work(item.fields.get(b"head", b""))
+        return agent_entries.decode_work(item.fields.get(b"head", b""))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None

@@ -1,6 +1,6 @@
-"""Three Raspberry Pis with Ollama that feel like one inference endpoint.
+"""Three Raspberry Pis with Ollama that feel like one inference endpoint: what a client of the grid needs.
 
-What the Brain needs is here: see `orion_streams.client`. To import this package alone costs nothing.
+A name's module is imported when the name is first used, so `import orion_streams` alone costs nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orion_streams.asking import (
+    from orion_streams.client.calls import (
         Answer,
         Piece,
-        RequestCancelled,
+        RequestCancelledError,
         RequestError,
-        RequestExpired,
-        RequestFailed,
-        RequestRejected,
-        RequestTimeout,
+        RequestExpiredError,
+        RequestFailedError,
+        RequestRejectedError,
+        RequestTimeoutError,
         Restarted,
     )
-    from orion_streams.client import AsyncClient, Client
+    from orion_streams.client.streams_client import AsyncClient, Client
     from orion_streams.errors import BackendError, OrionError
 
 __all__ = [
@@ -30,20 +30,30 @@ __all__ = [
     "Client",
     "OrionError",
     "Piece",
-    "RequestCancelled",
+    "RequestCancelledError",
     "RequestError",
-    "RequestExpired",
-    "RequestFailed",
-    "RequestRejected",
-    "RequestTimeout",
+    "RequestExpiredError",
+    "RequestFailedError",
+    "RequestRejectedError",
+    "RequestTimeoutError",
     "Restarted",
 ]
 
-_HOMES = {"AsyncClient": "client", "Client": "client", "BackendError": "errors", "OrionError": "errors"}
+_HOMES = {
+    "AsyncClient": "client.streams_client",
+    "Client": "client.streams_client",
+    "BackendError": "errors",
+    "OrionError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name's module when it is first asked for."""
+    """Import the module of a public name. Raises AttributeError for any other name."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'asking')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'client.calls')}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

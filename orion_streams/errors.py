@@ -5,8 +5,8 @@ OrionError
 ├── BackendError        Redis or Ollama cannot be reached (exit 69)
 ├── ContractError       a client's entry breaks the contract: answered with one `rejected` reply
 └── LogError            the log or its cursors are not what was written: a lost tail, a gap (exit 1)
-    ├── CommitConflict  somebody else committed first: fold to the head and decide again
-    └── BodyGone        a prompt to be copied is no longer in its stream
+    ├── CommitConflictError  somebody else committed first: fold to the head and decide again
+    └── BodyGoneError        a prompt to be copied is no longer in its stream
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class LogError(OrionError):
     """The log contradicts itself or its guard."""
 
 
-class CommitConflict(LogError):
+class CommitConflictError(LogError):
     """The compare-and-set refused: the log moved on. Nothing was written."""
 
 
-class BodyGone(LogError):
+class BodyGoneError(LogError):
     """The commit needs the body of a request whose entry is gone. Nothing was written.
 
     `source` is the (stream, entry id) that was looked for.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from orion_streams import events as ev
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid
 from orion_streams.projections import breaker, models, nodes, requests, speeds
-from orion_streams.state import Grid
 
 
 def evolve(grid: Grid, event: ev.AnyEvent) -> Grid:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.state import UNREACHABLE, Grid, Node
+from orion_streams.model import events as ev
+from orion_streams.model.state import UNREACHABLE, Grid, Node
 
 DOUBTFUL = "ollama_error"
 """A refusal that may be the request's own fault."""

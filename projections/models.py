@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.ledger import footprint_key
-from orion_streams.state import Grid, Holding, Installed, Node, Resident
+from orion_streams.model import events as ev
+from orion_streams.model.learned import footprint_key
+from orion_streams.model.state import Grid, Holding, Installed, Node, Resident
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
-from orion_streams.state import UNREACHABLE, Grid, Holding, Node, work_order
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import UNREACHABLE, Grid, Holding, Node, work_order
 
 
 def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:

@@ -21,9 +21,9 @@ from itertools import islice, takewhile
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
+from orion_streams.model import events as ev
+from orion_streams.model.state import MAX_FAILURES, Closed, Failure, Grid, Request, client_of, work_order
 from orion_streams.projections.nodes import fence
-from orion_streams.state import MAX_FAILURES, Closed, Failure, Grid, Request, client_of, work_order
 
 Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
 

@@ -6,9 +6,9 @@ measured load contains a wait (a warm answer's is never 0 either).
 
 from __future__ import annotations
 
-from orion_streams import events as ev
-from orion_streams.expectations import decayed, prior_tokens
-from orion_streams.state import Demand, Grid, Length, Speed
+from orion_streams.model import events as ev
+from orion_streams.model.learned import decayed, prior_tokens
+from orion_streams.model.state import Demand, Grid, Length, Speed
 
 MAX_MODELS = 256
 """Demand is remembered of so many models: a client may name any."""

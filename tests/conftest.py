@@ -14,10 +14,11 @@ from msgspec import structs
 from redis.asyncio import Redis
 
 from orion_streams.config import Config, parse
-from orion_streams.connection import connect
-from orion_streams.log import Log, RedisLog
-from orion_streams.memory_log import MemoryLog
-from orion_streams.server import EmbeddedServer
+from orion_streams.eventlog.memory_log import MemoryLog
+from orion_streams.eventlog.port import Log
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.helpers import Fields, Store
 
 STREAMS_TOML = Path(__file__).parents[1] / "streams.toml"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
-from orion_streams.events import Verdict
-from orion_streams.routing import Decision
-from orion_streams.state import Grid, Holding, Installed, Node, Request, Resident
+from orion_streams.decider.route import Decision
+from orion_streams.model import events as ev
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid, Holding, Installed, Node, Request, Resident
 
 POLICY = Policy()
 MODEL, TWIN = "gemma3:270m", "gemma3:latest"

@@ -11,17 +11,17 @@ from typing import Any, Protocol
 
 from msgspec import Struct, structs
 
-from orion_streams import events as ev
-from orion_streams import wire
 from orion_streams.agents.router import Router
-from orion_streams.commits import Commit, Guard, Head, OutEntry, Snapshot
-from orion_streams.draft import LoggedGrid
-from orion_streams.history import fold_raw
-from orion_streams.intake import inventory_digest
-from orion_streams.log import Log
+from orion_streams.decider.decide import decide
+from orion_streams.eventlog.loader import fold_raw
+from orion_streams.eventlog.port import Log
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Commit, Guard, Head, OutEntry, Snapshot
+from orion_streams.model.state import Grid, work_order
 from orion_streams.projections import apply
-from orion_streams.reconcile import decide
-from orion_streams.state import Grid, work_order
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.protocol.ingest import inventory_digest
 
 POLL_S = 0.01
 MODEL = "llama3.2:3b"
@@ -141,7 +141,9 @@ class Agent:
         self, store: Store, node: str, models: tuple[str, ...] = (MODEL,), boot: str = "b1"
     ) -> None:
         self.store, self.node, self.boot = store, node, boot
-        self.installed = tuple(wire.InstalledModel(name, f"digest of {name}", 2000) for name in models)
+        self.installed = tuple(
+            agent_entries.InstalledModel(name, f"digest of {name}", 2000) for name in models
+        )
         self.runs: dict[str, Run] = {}
         self.work_read = self.results_written = ""
         self.beats = 0
@@ -150,7 +152,7 @@ class Agent:
     async def beat(self, **changes: Any) -> str:
         """One health entry: cool and with room, unless `changes` say otherwise."""
         self.beats += 1
-        head = wire.HealthHead(
+        head = agent_entries.HealthHead(
             boot=self.boot,
             sampled_ms=next(self._mono),
             temp_mc=50_000,
@@ -164,7 +166,7 @@ class Agent:
             results_written=self.results_written,
         )
         head = structs.replace(head, **changes)
-        return await self.store.add(f"health:{self.node}", {"head": wire.encode_head(head)})
+        return await self.store.add(f"health:{self.node}", {"head": agent_entries.encode_head(head)})
 
     async def read_work(self) -> list[Run]:
         """Take what the router sent since the last look; a cancelled run ends as failed."""
@@ -173,7 +175,7 @@ class Agent:
             if work_order(work_id) <= work_order(self.work_read):
                 continue
             self.work_read = work_id
-            head = wire.decode_work(fields[b"head"])
+            head = agent_entries.decode_work(fields[b"head"])
             if head.op == "run":
                 run = Run(head.request, head.attempt, work_id)
                 self.runs[work_id] = run
@@ -182,10 +184,10 @@ class Agent:
                 await self.fail(self.runs[head.work_id], code="cancelled", blame="ours")
         return fresh
 
-    async def say(self, run: Run, op: wire.ResultOp, text: bytes = b"", **changes: Any) -> str:
+    async def say(self, run: Run, op: agent_entries.ResultOp, text: bytes = b"", **changes: Any) -> str:
         """One entry of `results:<node>` about a run; what ends it, ends it."""
-        head = wire.ResultHead(op, run.request, run.attempt, run.work_id, **changes)
-        fields: dict[str, bytes] = {"head": wire.encode_head(head)}
+        head = agent_entries.ResultHead(op, run.request, run.attempt, run.work_id, **changes)
+        fields: dict[str, bytes] = {"head": agent_entries.encode_head(head)}
         if text:
             fields["text"] = text
         self.results_written = await self.store.add(f"results:{self.node}", fields)
@@ -341,7 +343,7 @@ async def dispatched(store: Store) -> list[tuple[str, str]]:
         kind, _, node = stream.partition(":")
         if kind == "work":
             for work_id, fields in await store.entries(stream):
-                if wire.decode_work(fields[b"head"]).op == "run":
+                if agent_entries.decode_work(fields[b"head"]).op == "run":
                     found.append((node, work_id))
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orion_streams.config import PACKAGED_TOML, Config, load, parse, policy_id
+from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
 from tests.conftest import STREAMS_TOML
 
@@ -172,8 +172,8 @@ def test_the_url_may_come_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_policys_id_names_its_content() -> None:
     """The same rules have the same id; any change of policy or of a node's rules has another."""
     one, same = parse(NODE), parse(NODE)
-    assert policy_id(one) == policy_id(same)
+    assert one.policy_id() == same.policy_id()
     other = parse(NODE + "slots = 2")
-    assert policy_id(one) != policy_id(other)
+    assert one.policy_id() != other.policy_id()
     third = parse(NODE + "[policy]\nspill_ms = 1")
-    assert policy_id(one) != policy_id(third)
+    assert one.policy_id() != third.policy_id()

@@ -6,9 +6,9 @@ import asyncio
 
 import psutil
 
-from orion_streams.bench.rows import Row, tidy
-from orion_streams.connection import connect
+from orion_streams.bench.bench_rows import Row, tidy
 from orion_streams.errors import BackendError
+from orion_streams.runtime.connection import connect
 
 MB = 1024 * 1024
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from orion_streams.bench.load import last_id
-from orion_streams.connection import connect
+from orion_streams.bench.bench_load import last_id
+from orion_streams.runtime.connection import connect
 
 BATCH, BLOCK_MS = 64, 1_000
 

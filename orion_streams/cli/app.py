@@ -11,7 +11,16 @@ from typing import Annotated, Any
 import typer
 
 from orion_streams.cli import log_commands, replay_commands
-from orion_streams.cli.options import AsJson, At, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import (
+    AsJson,
+    At,
+    ConfigFile,
+    FromFile,
+    RedisUrl,
+    do,
+    do_in_checkout,
+    examples_of,
+)
 from orion_streams.errors import EXIT_OK, EXIT_USAGE
 
 app = typer.Typer(
@@ -74,13 +83,13 @@ def demo(
     as_json: AsJson = False,
 ) -> int:
     """The whole story in under a minute, on simulated nodes: routing, heat, a crash, every answer."""
-    return do("simulation.demo", real=real, json=as_json)
+    return do("orion_streams.demo.demo_command", real=real, json=as_json)
 
 
 @command("test", "test tests/cli -k json", settings={"ignore_unknown_options": True})
 def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to pytest.")] = None) -> int:
     """Run the test suite of this checkout."""
-    return do("cli.testing", arguments or [])
+    return do("orion_streams.cli.test_command", arguments or [])
 
 
 @command("up --simulated", "up --simulated --json", "up --roles router,agent:orion-master")
@@ -98,9 +107,15 @@ def up(
     if simulated and (roles or redis or config):
         raise typer.BadParameter("--simulated brings its own server, roles and streams.toml")
     if simulated:
-        return do("cli.up", "simulated", port=port, as_json=as_json)
+        return do("orion_streams.cli.up_command", "simulated", port=port, as_json=as_json)
     return do(
-        "cli.up", "local", roles=roles, redis_url=redis, config_path=config, port=port, as_json=as_json
+        "orion_streams.cli.up_command",
+        "local",
+        roles=roles,
+        redis_url=redis,
+        config_path=config,
+        port=port,
+        as_json=as_json,
     )
 
 
@@ -137,7 +152,16 @@ def ask(
 ) -> int:
     """Ask the grid, and watch the answer come."""
     return do(
-        "cli.ask", prompt, model, tier, system, timeout, stream and not as_json, as_json, redis, config
+        "orion_streams.cli.ask_command",
+        prompt,
+        model,
+        tier,
+        system,
+        timeout,
+        stream and not as_json,
+        as_json,
+        redis,
+        config,
     )
 
 
@@ -151,7 +175,7 @@ def register_read(name: str, text: str) -> None:
         redis: RedisUrl = None,
         config: ConfigFile = None,
     ) -> int:
-        return do("cli.reads", name, as_json, redis, config, at, file)
+        return do("orion_streams.cli.read_commands", name, as_json, redis, config, at, file)
 
     examples = (name, f"{name} --json", f"{name} --at 14:05", f"{name} --file incident.jsonl.gz --at 1234")
     read.__doc__ = text
@@ -167,7 +191,7 @@ register_read("plan", "Which models should live where, the reason for each, and 
 @command("doctor", "doctor --json", "doctor --redis redis://orion-master:6379/0")
 def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """What is wrong with the grid, and the line that mends each; exit 3 if anything is."""
-    return do("cli.doctor", as_json, redis, config)
+    return do("orion_streams.cli.doctor.doctor_command", as_json, redis, config)
 
 
 @command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
@@ -179,7 +203,7 @@ def explain(
     config: ConfigFile = None,
 ) -> int:
     """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
-    return do("cli.explaining", request, as_json, redis, config, file)
+    return do("orion_streams.cli.explain_command", request, as_json, redis, config, file)
 
 
 @command(
@@ -213,7 +237,7 @@ def acl(
     if disable_default and not apply:
         raise typer.BadParameter("--disable-default goes with --apply")
     return do(
-        "cli.acl",
+        "orion_streams.cli.acl_command",
         users or [],
         form == "aclfile",
         apply,
@@ -228,7 +252,7 @@ def acl(
 @command("bench", "bench --json")
 def bench(as_json: AsJson = False) -> int:
     """Measure the grid on this machine against a bare relay."""
-    return do("bench", json=as_json)
+    return do("orion_streams.bench.bench_command", json=as_json)
 
 
 @command(
@@ -283,13 +307,20 @@ def simulate(
     if faults:
         if compare or workload or regime or policy or health_ms or fifo or nodes != 3 or seeds:
             raise typer.BadParameter("--faults goes with --requests, --seed, --only and --json")
-        return do("cli.faults", requests=requests, seed=seed, only=only, as_json=as_json)
+        return do_in_checkout(
+            "simulate --faults",
+            "tests.cluster.faults_command",
+            requests=requests,
+            seed=seed,
+            only=only,
+            as_json=as_json,
+        )
     if only is not None:
         raise typer.BadParameter("--only goes with --faults")
     if seeds is not None and not compare:
         raise typer.BadParameter("--seeds goes with --compare; a single run takes --seed")
     return do(
-        "cli.simulating",
+        "orion_streams.cli.simulate_command",
         compare=compare,
         workload=workload,
         regime=regime,
@@ -323,8 +354,9 @@ def chaos(
     as_json: AsJson = False,
 ) -> int:
     """Kill, cut, hang and fill a grid of real processes, and see whether every promise holds."""
-    return do(
+    return do_in_checkout(
         "chaos",
+        "tests.chaos.chaos_command",
         minutes=minutes,
         seed=seed,
         server=server,

@@ -27,7 +27,7 @@ def log(
 ) -> int:
     """The log: every sample, decision and outcome."""
     if context.invoked_subcommand is None:
-        return do("cli.logview", follow, start, count, as_json, redis, config)
+        return do("orion_streams.cli.log_view", follow, start, count, as_json, redis, config)
     if follow or as_json or any(each is not None for each in (start, count, redis, config)):
         raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
     return EXIT_OK
@@ -41,7 +41,7 @@ def archive(
     config: ConfigFile = None,
 ) -> int:
     """Write what the log has since the last time to compressed files, chained to those that are there."""
-    return do("cli.archiving", folder, as_json, redis, config)
+    return do("orion_streams.cli.archive_command", folder, as_json, redis, config)
 
 
 @log_commands.command(
@@ -68,7 +68,7 @@ def export(
 ) -> int:
     """Write a part of the log to one file that can be replayed: with the state before it, the rules, the
     configuration without its URLs, and the running hash. No prompt and no answer is in it."""
-    return do("cli.exporting", target, start, end, force, as_json, redis, config, file)
+    return do("orion_streams.cli.export_command", target, start, end, force, as_json, redis, config, file)
 
 
 @log_commands.command(
@@ -85,7 +85,7 @@ def bring(
     config: ConfigFile = None,
 ) -> int:
     """Put an exported log into a Redis where there is none under that prefix, to be read there."""
-    return do("cli.importing", file, prefix, as_json, redis, config)
+    return do("orion_streams.cli.import_command", file, prefix, as_json, redis, config)
 
 
 @log_commands.command(
@@ -100,5 +100,5 @@ def tail(
 ) -> int:
     """The last events, and of a live log all that come, one a line."""
     if file is not None:
-        return do("cli.tailing", file, count, as_json, redis)
-    return do("cli.logview", True, None, count, as_json, redis, config)
+        return do("orion_streams.cli.tail_command", file, count, as_json, redis)
+    return do("orion_streams.cli.log_view", True, None, count, as_json, redis, config)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orion_streams.cli.checkout import checkout
 from orion_streams.cli.outcome import outcome
 from orion_streams.errors import EXIT_OK
 
@@ -32,16 +33,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one lin
 
 
 def do(module: str, *arguments: object, **options: object) -> int:
-    """Import orion_streams.MODULE and call its `run`, here or on an event loop."""
+    """Import MODULE and call its `run`, here or on an event loop."""
 
     def work() -> int:
-        answer = import_module(f"orion_streams.{module}").run(*arguments, **options)
+        answer = import_module(module).run(*arguments, **options)
         if isinstance(answer, Coroutine):
             answer = asyncio.run(answer)
         sys.stdout.flush()
         return int(answer or EXIT_OK)
 
     return outcome(work)
+
+
+def do_in_checkout(command: str, module: str, *arguments: object, **options: object) -> int:
+    """Do what `do` does with a module of the tests, which only a git checkout has."""
+
+    def work() -> int:
+        sys.path.insert(0, str(checkout(command)))
+        return EXIT_OK
+
+    return outcome(work) or do(module, *arguments, **options)
 
 
 def examples_of(*examples: str) -> str:

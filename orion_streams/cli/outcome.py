@@ -11,8 +11,8 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orion_streams.connection import in_short, is_untrusted, not_answering
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
+from orion_streams.runtime.connection import in_short, is_untrusted, not_answering
 
 EXIT_INTERRUPTED = 130
 WIDTH = 200

@@ -44,13 +44,13 @@ def verify(
 ) -> int:
     """Recompute every decision and every snapshot; exit 4 where one differs from what was recorded. It is
     what `orion replay` does without a word."""
-    return do("cli.replaying", file, as_json, redis, config)
+    return do("orion_streams.cli.replay_command", file, as_json, redis, config)
 
 
 @replay_commands.command(epilog=examples_of("replay step", "replay step incident.jsonl.gz --at 14:05"))
 def step(file: File = None, at: At = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Through a log commit by commit, forwards and backwards, with the grid as it was there."""
-    return do("cli.stepping", at, file, redis, config)
+    return do("orion_streams.cli.step_command", at, file, redis, config)
 
 
 @replay_commands.command(
@@ -70,7 +70,7 @@ def report(
 ) -> int:
     """One page of a log that opens offline: heat, memory, models, attempts, decisions with their verdicts,
     and what is out of the ordinary."""
-    return do("cli.reporting", file, target, force, as_json, redis, config)
+    return do("orion_streams.cli.report_command", file, target, force, as_json, redis, config)
 
 
 @replay_commands.command(
@@ -101,7 +101,17 @@ def whatif(
 ) -> int:
     """Other rules over a recorded log: the decisions that would change, each with the term that turned it,
     and the same workload run again in the simulator, before and after."""
-    return do("cli.whatif", file, settings or [], without or [], policy, simulate, as_json, redis, config)
+    return do(
+        "orion_streams.cli.whatif_command",
+        file,
+        settings or [],
+        without or [],
+        policy,
+        simulate,
+        as_json,
+        redis,
+        config,
+    )
 
 
 @replay_commands.command(
@@ -116,4 +126,4 @@ def diff(
     config: ConfigFile = None,
 ) -> int:
     """What is not the same in the grid at two moments."""
-    return do("cli.differing", before, after, file, as_json, redis, config)
+    return do("orion_streams.cli.diff_command", before, after, file, as_json, redis, config)

@@ -6,11 +6,11 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
-from orion_streams.cli import where
+from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
-from orion_streams.connection import connect
-from orion_streams.server import wait_for_server
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import wait_for_server
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Check the server, then run the role. Raises ConfigError; BackendError when no grid is named."""
-    config = where.find(options.redis, options.config)
+    config = grid_discovery.find(options.redis, options.config)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
     if options.command == "agent":

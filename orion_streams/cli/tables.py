@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.cli.planning import PlanNode, PlanRows
-from orion_streams.cli.rows import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
+from orion_streams.cli.plan_view import PlanNode, PlanRows
+from orion_streams.cli.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
 from orion_streams.config import Config
-from orion_streams.plan import Placement
-from orion_streams.words import degrees, duration, gigabytes, percent, seconds
+from orion_streams.decider.placement import Placement
+from orion_streams.model.text import degrees, duration, gigabytes, percent, seconds
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160

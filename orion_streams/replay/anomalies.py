@@ -8,8 +8,18 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from orion_streams.replay.facts import Backoff, Life, Moment, Passed, Silence, Span, Stay, Trip, Wait
-from orion_streams.words import degrees, ram, seconds
+from orion_streams.model.text import degrees, ram, seconds
+from orion_streams.replay.incident_facts import (
+    Backoff,
+    Life,
+    Moment,
+    Passed,
+    Silence,
+    Span,
+    Stay,
+    Trip,
+    Wait,
+)
 
 LEAST_TIMES = 3
 """A model that came back, or a node that backed off, so often in a row is not at rest."""

@@ -6,14 +6,24 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from orion_streams import events as ev
-from orion_streams.draft import LoggedGrid
-from orion_streams.history import fold_each
+from orion_streams.eventlog.loader import fold_each
+from orion_streams.model import events as ev
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.anomalies import Anomaly, Facts, find
 from orion_streams.replay.buckets import Buckets, fit
-from orion_streams.replay.facts import Attempt, Backoff, Deferral, Moment, Rules, Silence, Stay, Trip, Wait
-from orion_streams.replay.lives import Lives
-from orion_streams.replay.machines import MAX_POINTS, Machine, Machines
+from orion_streams.replay.incident_facts import (
+    Attempt,
+    Backoff,
+    Deferral,
+    Moment,
+    Rules,
+    Silence,
+    Stay,
+    Trip,
+    Wait,
+)
+from orion_streams.replay.node_timeline import MAX_POINTS, Machine, Machines
+from orion_streams.replay.request_timeline import Lives
 
 Row = tuple[int, bytes]
 

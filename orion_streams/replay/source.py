@@ -12,19 +12,17 @@ import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-from orion_streams import archive, recording
 from orion_streams.config import Config
-from orion_streams.draft import LoggedGrid
 from orion_streams.errors import LogError
-from orion_streams.history import CHUNK, END, fold_raw, load, position_at
-from orion_streams.recording import FORMAT, Chain, Header, Stretch, is_head
-
-if TYPE_CHECKING:
-    from orion_streams.log import Log
+from orion_streams.eventlog import archive, jsonl
+from orion_streams.eventlog.jsonl import FORMAT, Chain, Header, Stretch, is_head
+from orion_streams.eventlog.loader import CHUNK, END, fold_raw, load, position_at
+from orion_streams.eventlog.port import Log
+from orion_streams.protocol.commit_builder import LoggedGrid
 
 PENDING_BYTES = 16_000_000
 """Of rows, kept until a moment is found; of more, the first ones are folded."""
@@ -63,7 +61,7 @@ class FileSource:
         self.path, self.name = path, str(path)
 
     async def config(self) -> Config:
-        header = next(recording.read(self.files()[0])).header
+        header = next(jsonl.read(self.files()[0])).header
         if header is None or not header.config:
             return Config(prefix=header.prefix if header is not None else "orion:")
         try:
@@ -78,7 +76,7 @@ class FileSource:
                 first, last = first or stretch.rows[0][0], stretch.rows[-1][0]
         except LogError:
             for path in self.files():
-                for _ in recording.checked(path):
+                for _ in jsonl.checked(path):
                     pass  # what was altered before that line explains it better
             raise
         return first, last
@@ -109,7 +107,7 @@ class FileSource:
             for position, raw in stretch.rows:
                 if is_head(raw):
                     found = position - 1 if inside else found
-                    inside = recording.head_of(raw, stretch.place(position)).server_ms <= server_ms
+                    inside = jsonl.head_of(raw, stretch.place(position)).server_ms <= server_ms
         return position if inside else found
 
     async def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
@@ -125,11 +123,11 @@ class FileSource:
         before: Header | None = None
         known = False
         for path in self.files():
-            for stretch in recording.checked(path) if checked else recording.read(path):
+            for stretch in jsonl.checked(path) if checked else jsonl.read(path):
                 header = stretch.header
                 if header is not None:
                     if before is not None:
-                        recording.check_following(before, header, f"{path}: line {stretch.line - 1}")
+                        jsonl.check_following(before, header, f"{path}: line {stretch.line - 1}")
                     before, known = header, known or header.first == 1 or bool(header.snapshot)
                 if known:
                     yield stretch
@@ -186,7 +184,7 @@ class LiveSource:
                 yield Stretch(rows, header)
                 position, header = rows[-1][0], None
             if following is not None and until == following.position:
-                grid = recording.deflated(following.grid)
+                grid = jsonl.deflated(following.grid)
                 header = self.header(until + 1, following.digest, grid)
 
     async def first_header(self) -> Header:
@@ -198,7 +196,7 @@ class LiveSource:
         known = await self.store.snapshot_after(first - 2)
         if known is None:
             raise LogError(f"the log begins at position {first}, and no snapshot is left of it")
-        return self.header(known.position + 1, known.digest, recording.deflated(known.grid))
+        return self.header(known.position + 1, known.digest, jsonl.deflated(known.grid))
 
     def header(self, first: int, digest: str, snapshot: bytes = b"") -> Header:
         """A segment's beginning."""
@@ -226,7 +224,7 @@ def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
     except LogError as error:
         raise LogError(f"{stretch.place(state.grid.position + 1)}{error}") from error
     if stretch.ends is not None and state.grid.position == stretch.ends.last:
-        recording.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
+        jsonl.check_end(stretch.ends, state, stretch.place(stretch.ends.last))
 
 
 def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
@@ -247,7 +245,7 @@ def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:
             if is_head(raw):
                 return
         if stretch.ends is not None:
-            recording.check_end(stretch.ends, chained, stretch.place(stretch.ends.last))
+            jsonl.check_end(stretch.ends, chained, stretch.place(stretch.ends.last))
             return
 
 

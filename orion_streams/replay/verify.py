@@ -14,14 +14,14 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from orion_streams import events as ev
-from orion_streams.draft import LoggedGrid
+from orion_streams.decider.decide import DECIDERS, decide
 from orion_streams.errors import LogError
-from orion_streams.history import SENSELESS, decoded, fold_raw
-from orion_streams.reconcile import DECIDERS, decide
-from orion_streams.recording import Header, Row, Stretch, is_head
+from orion_streams.eventlog.jsonl import Header, Row, Stretch, is_head
+from orion_streams.eventlog.loader import SENSELESS, decoded, fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid, encode_grid
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, placed
-from orion_streams.state import Grid, encode_grid
 
 Answer = tuple[int, ev.AnyEvent]
 """A recorded one, and the position where it stands."""

@@ -35,18 +35,18 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from orion_streams import events as ev
-from orion_streams.config import DECIDER, Policy
-from orion_streams.draft import LoggedGrid
-from orion_streams.history import decoded, fold_raw
+from orion_streams.decider.decide import QUESTIONS, Question, decide
+from orion_streams.eventlog.jsonl import is_head
+from orion_streams.eventlog.loader import decoded, fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER, Policy
+from orion_streams.model.state import Grid
 from orion_streams.projections import apply, nodes
-from orion_streams.reconcile import QUESTIONS, Question, decide
-from orion_streams.recording import is_head
-from orion_streams.replay.answers import KINDS, SAFETY, Side, answers_of
-from orion_streams.replay.changes import Change, check_names, notes_on, rules_of
-from orion_streams.replay.differing import Boundary, Changed, Comparison, Found
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.replay.compare_decisions import Boundary, Changed, Comparison, Found
+from orion_streams.replay.decision_answers import KINDS, SAFETY, Side, answers_of
+from orion_streams.replay.rule_changes import Change, check_names, notes_on, rules_of
 from orion_streams.replay.verify import shape
-from orion_streams.state import Grid
 
 Row = tuple[int, bytes]
 

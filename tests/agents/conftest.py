@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from orion_streams.simulation.ollama import RunningNode, serve
-from tests.agents.bench import QUICK, Bench
+from orion_streams.demo.ollama import RunningNode, serve
+from tests.agents.agent_bench import QUICK, Bench
 
 
 @pytest.fixture

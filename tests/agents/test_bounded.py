@@ -13,16 +13,16 @@ from msgspec import structs
 
 from orion_streams import AsyncClient
 from orion_streams.agents import apps
-from orion_streams.archive import segments
-from orion_streams.commits import CURSOR, RELAYED
 from orion_streams.config import Config, parse
-from orion_streams.history import extend, load
-from orion_streams.log import RedisLog
+from orion_streams.demo.ollama import serve
+from orion_streams.eventlog.archive import segments
+from orion_streams.eventlog.loader import extend, load
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.commit import CURSOR, RELAYED
+from orion_streams.model.state import encode_grid
 from orion_streams.replay.source import FileSource
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from orion_streams.state import encode_grid
-from tests.agents.bench import MODEL, NODE, QUICK, Bench, running, toml
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
 from tests.conftest import REDIS_SERVER, SERVERS
 from tests.helpers import eventually

@@ -14,11 +14,11 @@ from msgspec import structs
 
 from orion_streams import AsyncClient
 from orion_streams.agents import apps
-from orion_streams.cli import archiving, logview, reads
+from orion_streams.cli import archive_command, log_view, read_commands
 from orion_streams.cli.doctor import run as doctor
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import MODEL, QUICK, Bench, running, toml
+from orion_streams.demo.ollama import serve
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.agents.agent_bench import MODEL, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
 from tests.conftest import NEEDS_REDIS, REDIS_SERVER
 from tests.helpers import eventually, eventually_true
@@ -111,11 +111,11 @@ async def lived(bench: Bench, home: Path) -> None:
             return len(await bench.redis.xrange(f"{PREFIX}snapshots")) == 2
 
         await eventually(kept, "two snapshots", 20.0)
-        for what in reads.MAKERS:
-            assert await reads.run(what, True, None, str(config)) == 0
-        assert await logview.run(False, 1, None, True, None, str(config)) == 0
+        for what in read_commands.MAKERS:
+            assert await read_commands.run(what, True, None, str(config)) == 0
+        assert await log_view.run(False, 1, None, True, None, str(config)) == 0
         assert await doctor(True, None, str(config)) in (0, 3)
-    assert await archiving.run(str(home / "archive"), True, None, str(config)) == 0
+    assert await archive_command.run(str(home / "archive"), True, None, str(config)) == 0
 
 
 @pytest.mark.parametrize("binary", BINARIES)

@@ -9,14 +9,14 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
-from orion_streams import contract, wire
 from orion_streams.agents import worker as worker_module
 from orion_streams.agents.backend import Echo
-from orion_streams.agents.ollama import Ollama
+from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import Item
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import MODEL, NODE, QUICK, SKILLED, Bench, elsewhere, limited, running
+from orion_streams.demo.ollama import serve
+from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.runtime.faust_redis import Item
+from tests.agents.agent_bench import MODEL, NODE, QUICK, SKILLED, Bench, elsewhere, limited, running
 from tests.helpers import eventually
 
 COLD_MS = 500
@@ -56,7 +56,7 @@ async def stuck(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
         yield opened
 
 
-def resident(*rows: tuple[str, int]) -> Callable[[wire.HealthHead], bool]:
+def resident(*rows: tuple[str, int]) -> Callable[[agent_entries.HealthHead], bool]:
     """Whether just these models are in memory, with these context lengths."""
     return lambda head: {(row.name, row.context_length) for row in head.resident} == set(rows)
 
@@ -191,8 +191,8 @@ def test_work_is_in_hand_from_the_moment_it_is_read(bench: Bench) -> None:
     """Runs, loads and unloads, before anything was done with them; a cancel is not."""
     worker = Worker(bench.config, NODE, cast(Any, None), cast(Any, None), Echo())
     for number, op in enumerate(("run", "load", "unload", "cancel"), 1):
-        head = wire.WorkHead(cast(Any, op), model=MODEL, options=PINNED, work_id="1-9")
-        worker.noticed(Item(f"1-{number}", {b"head": wire.encode_head(head)}, cast(Any, None)))
+        head = agent_entries.WorkHead(cast(Any, op), model=MODEL, options=PINNED, work_id="1-9")
+        worker.noticed(Item(f"1-{number}", {b"head": agent_entries.encode_head(head)}, cast(Any, None)))
     assert list(worker.in_hand) == ["1-1", "1-2", "1-3"]
     assert worker.work_read == "1-4"
 
@@ -235,7 +235,7 @@ class Held:
             self.done.append("load")
             await load(backend, *asked)
 
-        def noted_run(backend: Ollama, entry: contract.RequestEntry, *pinned: Any) -> Any:
+        def noted_run(backend: Ollama, entry: requests_replies.RequestEntry, *pinned: Any) -> Any:
             self.done.append("run")
             return run(backend, entry, *pinned)
 

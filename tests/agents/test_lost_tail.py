@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec import structs
 
-from orion_streams import wire
 from orion_streams.agents import worker as worker_module
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import App, StreamChannel
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import NODE, QUICK, Bench, Result, running
+from orion_streams.demo.ollama import serve
+from orion_streams.protocol import agent_entries
+from orion_streams.runtime.faust_redis import App, StreamChannel
+from tests.agents.agent_bench import NODE, QUICK, Bench, Result, running
 from tests.crash.roles import Ollama
 from tests.helpers import eventually
 
@@ -152,7 +152,7 @@ async def test_kept_ends_are_bounded_by_bytes(slow: Bench, monkeypatch: pytest.M
     """Ends are kept up to a number and up to a size, the newest ones; one that is larger alone is not."""
     monkeypatch.setattr(worker_module, "REMEMBERED_BYTES", 100)
     async with by_hand(slow, Ollama()) as worker:
-        head = wire.ResultHead("completed", "brain/q", 1, "1-0")
+        head = agent_entries.ResultHead("completed", "brain/q", 1, "1-0")
         for number in range(5):
             worker.keep_end(f"{number}-0", (head, {"text": b"x" * 40}))
         worker.keep_end("4-0", (head, {"text": b"y" * 40}))

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from orion_streams import wire
 from orion_streams.agents import results as results_module
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App
-from orion_streams.connection import connect
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import QUICK, Bench, Result, limited, running
+from orion_streams.demo.ollama import serve
+from orion_streams.protocol import agent_entries
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from orion_streams.runtime.faust_redis import App
+from tests.agents.agent_bench import QUICK, Bench, Result, limited, running
 from tests.helpers import eventually, eventually_true
 
 
@@ -185,7 +185,7 @@ async def test_an_entry_whose_reply_was_lost_is_run(own: Own) -> None:
     bench = own.bench
     async with running(bench.config):
         await own.whole(await bench.run("before"))
-        head = wire.encode_head(wire.WorkHead("run", "brain/lost", 1, "gemma3:270m"))
+        head = agent_entries.encode_head(agent_entries.WorkHead("run", "brain/lost", 1, "gemma3:270m"))
         pipe = bench.redis.pipeline(transaction=True)
         fields = {"head": head, "model": "gemma3:270m", "prompt": "x"}
         pipe.xadd(f"{bench.prefix}work:n1", fields)
@@ -200,7 +200,7 @@ async def test_waiting_results_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(results_module, "MAX_WAITING", 5)
     redis: Any = connect("redis://127.0.0.1:9")
     writer = ResultWriter(redis, "k", 10)
-    head = wire.ResultHead("started", "brain/q", 1, "1-1")
+    head = agent_entries.ResultHead("started", "brain/q", 1, "1-1")
     asked = [asyncio.create_task(writer.write(head)) for _ in range(100)]
     writing = asyncio.create_task(writer.run())
     await asyncio.wait({writing}, timeout=0.3)

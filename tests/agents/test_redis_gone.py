@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from orion_streams import absence
-from orion_streams.absence import SAY_AGAIN_S, Absence, BackOff
 from orion_streams.agents import apps
 from orion_streams.agents.results import ResultWriter
-from orion_streams.channels import App
-from orion_streams.connection import connect
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import QUICK, Bench, limited, running
+from orion_streams.demo.ollama import serve
+from orion_streams.runtime import backoff
+from orion_streams.runtime.backoff import SAY_AGAIN_S, Absence, BackOff
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from orion_streams.runtime.faust_redis import App
+from tests.agents.agent_bench import QUICK, Bench, limited, running
 from tests.agents.test_redis_away import Own
 from tests.agents.test_router_app import answered, ask
 from tests.helpers import eventually
@@ -35,8 +35,8 @@ A_FEW = 10
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses, and connections that give up on a hung server soon."""
-    monkeypatch.setattr(absence, "LONGEST_S", 0.02)
-    monkeypatch.setattr(absence, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LONGEST_S", 0.02)
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
     monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, 0.15))
 
 
@@ -177,8 +177,8 @@ async def test_a_server_that_refuses_writes_is_not_back(own: Own, caplog: pytest
 def test_pauses_grow_to_a_cap_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pause is between half and all of twice the one before, none above the cap, and of many who
     failed together hardly two come back together; after a success they begin anew."""
-    monkeypatch.setattr(absence, "FIRST_S", 0.1)
-    monkeypatch.setattr(absence, "LONGEST_S", 2.0)
+    monkeypatch.setattr(backoff, "FIRST_S", 0.1)
+    monkeypatch.setattr(backoff, "LONGEST_S", 2.0)
     many = [BackOff() for _ in range(100)]
     for most_s in (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0):
         pauses = [each.pause_s() for each in many]

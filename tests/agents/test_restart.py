@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agents.bench import MODEL, Bench, agent_process, elsewhere, limited, running
+from tests.agents.agent_bench import MODEL, Bench, agent_process, elsewhere, limited, running
 
 SECRET = "marzipan-4711"
 """Stands in every prompt here and must stand in no log."""

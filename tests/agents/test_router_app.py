@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orion_streams.connection import connect
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import MODEL, QUICK, Bench, process, running, toml
+from orion_streams.demo.ollama import serve
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.agents.agent_bench import MODEL, QUICK, Bench, process, running, toml
 from tests.helpers import eventually
 
 

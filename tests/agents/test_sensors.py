@@ -13,14 +13,14 @@ import httpx
 import psutil
 import pytest
 
-from orion_streams import wire
 from orion_streams.agents import health as health_module
 from orion_streams.agents import sensors
 from orion_streams.agents.backend import Echo
 from orion_streams.agents.health import Residency
 from orion_streams.agents.sensors import Machine, SimulatedMachine, cpu_zone, mapped, throttled
-from orion_streams.intake import inventory_digest
-from tests.agents.bench import MODEL, SKILLED, Bench, elsewhere, running
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.ingest import inventory_digest
+from tests.agents.agent_bench import MODEL, SKILLED, Bench, elsewhere, running
 
 
 def zone(thermal: Path, number: int, kind: str, temp: str) -> Path:
@@ -172,7 +172,7 @@ async def test_sensors_look_again_when_other_models_are_in_memory(
         assert len(looks) == 3
 
 
-def resident_with(lengths: list[int]) -> Callable[[wire.HealthHead], bool]:
+def resident_with(lengths: list[int]) -> Callable[[agent_entries.HealthHead], bool]:
     """Whether just models with these context lengths are in memory."""
     return lambda head: [row.context_length for row in head.resident] == lengths
 
@@ -239,7 +239,7 @@ async def test_while_ollama_is_away_its_models_are_unknown(
 class Stuck(Echo):
     """A backend that never says what is resident."""
 
-    async def resident(self) -> tuple[wire.ResidentModel, ...]:
+    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
         await asyncio.Event().wait()
         return ()
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams.simulation.ollama import RunningNode
-from tests.agents.bench import MODEL, SKILLED, Bench, elsewhere, limited, running
+from orion_streams.demo.ollama import RunningNode
+from tests.agents.agent_bench import MODEL, SKILLED, Bench, elsewhere, limited, running
 from tests.helpers import eventually
 
 TOOL = {

@@ -11,13 +11,13 @@ import msgspec
 import psutil
 import pytest
 
-from orion_streams.bench.load import Load, check
+from orion_streams.bench.bench_load import Load, check
+from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
+from orion_streams.bench.bench_run import Plan, measure
 from orion_streams.bench.relay import hand_on, pairs
-from orion_streams.bench.rows import GOALS, Row, as_json, compared
-from orion_streams.bench.running import Plan, measure
-from orion_streams.connection import connect
 from orion_streams.errors import BackendError
-from orion_streams.processes import Child
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.supervisor import Child
 
 PROMISED = {
     "streams_p50_ms",

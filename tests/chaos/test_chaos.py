@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams.chaos import plan
-from orion_streams.chaos.faults import FAULTS
+from tests.chaos.chaos_command import plan
+from tests.chaos.chaos_faults import FAULTS
 from tests.cli.conftest import Orion
-from tests.cli.running import ROOT, environment
+from tests.cli.run_cli import ROOT, environment
 from tests.conftest import NEEDS_REDIS
 
 KEYS = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from orion_streams.chaos import invariants
-from orion_streams.chaos.invariants import LogRow
-from orion_streams.chaos.report import both
-from orion_streams.chaos.running import longest_gap_ms
-from orion_streams.simulation.observer import Observer, Row, read_row
+from orion_streams.demo.observer import Observer, Row, read_row
+from tests.chaos import invariants
+from tests.chaos.chaos_report import both
+from tests.chaos.chaos_run import longest_gap_ms
+from tests.chaos.invariants import LogRow
 
 PREFIX = "p:"
 REQUEST, WORK, REPLIES = "requests:brain", "work:orion-master", "replies:brain"

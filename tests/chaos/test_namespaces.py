@@ -14,15 +14,15 @@ import pytest
 from msgspec import structs
 
 from orion_streams import AsyncClient
-from orion_streams import events as ev
-from orion_streams.chaos import invariants
-from orion_streams.chaos.grid import SETTINGS, cast
-from orion_streams.chaos.proxy import Proxy
-from orion_streams.connection import connect
-from orion_streams.log import RedisLog
-from orion_streams.simulation.grid import SimulatedGrid
-from orion_streams.simulation.observer import Observer
-from orion_streams.state import Grid
+from orion_streams.demo.observer import Observer
+from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid
+from orion_streams.runtime.connection import connect
+from tests.chaos import invariants
+from tests.chaos.chaos_grid import SETTINGS, cast
+from tests.chaos.proxy import Proxy
 from tests.helpers import history
 
 WORKER, MASTER = "orion-worker", "orion-master"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orion_streams.connection import connect
-from orion_streams.simulation.observer import Observer, Run
+from orion_streams.demo.observer import Observer, Run
+from orion_streams.runtime.connection import connect
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from orion_streams.cli import main
-from tests.cli.running import TOML, prepared
+from tests.cli.run_cli import TOML, prepared
 
 Orion = Callable[..., tuple[int, str, str]]
 

@@ -14,9 +14,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from orion_streams import acl
-from orion_streams.cli import acl as command
-from orion_streams.server import EmbeddedServer
+from orion_streams.cli import acl_command as command
+from orion_streams.runtime import acl
+from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.cli.conftest import Orion
 from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
 from tests.security.guarded import ADMIN, ADMIN_PASSWORD, ADMIN_RULES, binary, the_config

@@ -14,18 +14,18 @@ import psutil
 import pytest
 import redis as sync_redis
 
-from orion_streams import acl
-from orion_streams import events as ev
-from orion_streams.cli.doctor import gathering
-from orion_streams.cli.doctor.gathering import Gathering, backed_off_since, is_reachable
-from orion_streams.cli.doctor.showing import Diagnosis, diagnose
+from orion_streams.cli.doctor import collect_facts
+from orion_streams.cli.doctor.collect_facts import Gathering, backed_off_since, is_reachable
+from orion_streams.cli.doctor.doctor_command import Diagnosis, diagnose
 from orion_streams.config import Config, NodeConfig, parse
+from orion_streams.demo.ollama import serve
 from orion_streams.errors import LogError
-from orion_streams.server import EmbeddedServer, free_port
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import QUICK, Bench, process, running
+from orion_streams.model import events as ev
+from orion_streams.runtime import acl
+from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
+from tests.agents.agent_bench import QUICK, Bench, process, running
 from tests.cli.conftest import Orion
-from tests.cli.running import TOML, prepared
+from tests.cli.run_cli import TOML, prepared
 from tests.conftest import SERVERS, MemoryStore
 from tests.helpers import eventually
 
@@ -172,7 +172,7 @@ def test_a_dead_server_is_69(doctor: Doctor, orion: Orion, home: Path) -> None:
 
 def test_a_hung_server_is_69(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped server takes connections and answers nothing: it is asked once, then that is said."""
-    monkeypatch.setattr(gathering, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(collect_facts, "PATIENCE_S", 0.3)
     with EmbeddedServer(tmp_path / "data") as server:
         assert doctor("--redis", server.url)[0] == 3
         hung = psutil.Process(server.pid)
@@ -319,7 +319,7 @@ def test_the_archive_of_this_machine_is_looked_at(
 async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     """A log that is trimmed while it is looked through, or has an old entry that is none: what is known of
     nodes that backed off later is said, and that is all."""
-    monkeypatch.setattr(gathering, "CHUNK", 2)
+    monkeypatch.setattr(collect_facts, "CHUNK", 2)
     store, wanted = MemoryStore(), {"pi", "other"}
     for number in range(1, 4):
         await store.add("log", {"event": ev.encode(ev.Committed(number, number * 1000, 1, True, ""))})

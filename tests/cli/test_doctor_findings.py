@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.cli.doctor.facts import Facts, Finding, Group, Kept, Seen, Severity, Stream
-from orion_streams.cli.doctor.routing import restore
-from orion_streams.cli.doctor.showing import diagnose
-from orion_streams.commits import Guard
-from orion_streams.config import DECIDER, parse, policy_id
+from orion_streams.cli.doctor.doctor_command import diagnose
+from orion_streams.cli.doctor.findings import Facts, Finding, Group, Kept, Seen, Severity, Stream
+from orion_streams.cli.doctor.routing_findings import restore
+from orion_streams.config import parse
 from orion_streams.errors import LogError
-from orion_streams.history import check_guard
-from orion_streams.state import Node
+from orion_streams.eventlog.loader import check_guard
+from orion_streams.model.commit import Guard
+from orion_streams.model.policy import DECIDER
+from orion_streams.model.state import Node
 from tests.conftest import MemoryStore
 from tests.grids import AT_MS, MEMORY, edge, grid, holding, node, request
 
@@ -64,7 +65,7 @@ def healthy() -> Facts:
     streams = {name: Stream("stream", 10, 1000, NOW) for name in (*names, "log", "snapshots")}
     rules: dict[str, Any] = {
         "revision": 3,
-        "policy_id": policy_id(CONFIG),
+        "policy_id": CONFIG.policy_id(),
         "decider": DECIDER,
         "position": 500,
     }

@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orion_streams.cli import where
-from orion_streams.server import free_port
+from orion_streams.cli import grid_discovery
+from orion_streams.runtime.embedded_server import free_port
 from tests.cli.conftest import Orion
-from tests.cli.running import environment, finish, run, start
+from tests.cli.run_cli import environment, finish, run, start
 
 READS = (
     ["nodes"],
@@ -152,9 +152,11 @@ def test_the_note_of_a_dead_grid_does_not_count(orion: Orion, home: Path) -> Non
     """What a killed `orion up` left behind is seen to be stale."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    path = where.note_path()
+    path = grid_discovery.note_path()
     path.parent.mkdir(parents=True)
-    path.write_bytes(msgspec.json.encode(where.Running(ended.pid, "redis://127.0.0.1:1/0", "", True)))
+    path.write_bytes(
+        msgspec.json.encode(grid_discovery.Running(ended.pid, "redis://127.0.0.1:1/0", "", True))
+    )
     code, _, err = orion("nodes")
     assert code == 69
     assert "no grid is running here" in err
@@ -162,14 +164,14 @@ def test_the_note_of_a_dead_grid_does_not_count(orion: Orion, home: Path) -> Non
 
 def test_a_later_grids_note_is_left_alone(home: Path) -> None:
     """Of two grids the later is found, and the end of the earlier takes nothing away."""
-    first = where.Running(os.getpid(), "redis://127.0.0.1:1/0", "", True)
-    second = where.Running(os.getpid(), "redis://127.0.0.1:2/0", "", True)
-    with where.noted(second):
-        with where.noted(first):
-            assert where.running_here() == first
-            where.note_path().write_bytes(msgspec.json.encode(second))
-        assert where.running_here() == second
-    assert where.running_here() is None
+    first = grid_discovery.Running(os.getpid(), "redis://127.0.0.1:1/0", "", True)
+    second = grid_discovery.Running(os.getpid(), "redis://127.0.0.1:2/0", "", True)
+    with grid_discovery.noted(second):
+        with grid_discovery.noted(first):
+            assert grid_discovery.running_here() == first
+            grid_discovery.note_path().write_bytes(msgspec.json.encode(second))
+        assert grid_discovery.running_here() == second
+    assert grid_discovery.running_here() is None
 
 
 def test_ctrl_c_is_quiet(home: Path, grid_toml: Path) -> None:

@@ -10,20 +10,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams import events as ev
 from orion_streams.agents.router import Router
-from orion_streams.cli import explaining
-from orion_streams.cli.explaining import Search
-from orion_streams.cli.logview import Line
-from orion_streams.cli.story import Story, story_of
-from orion_streams.cli.storyview import page, verdict
-from orion_streams.config import Config, Policy, parse
-from orion_streams.events import TERMS, Verdict
-from orion_streams.routing import route
-from orion_streams.state import Closed, Grid
-from orion_streams.words import held_back
+from orion_streams.cli import explain_command
+from orion_streams.cli.explain_command import Search
+from orion_streams.cli.log_view import Line
+from orion_streams.cli.request_story import Story, story_of
+from orion_streams.cli.story_view import page, verdict
+from orion_streams.config import Config, parse
+from orion_streams.decider.route import route
+from orion_streams.model import events as ev
+from orion_streams.model.events import TERMS, Verdict
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Closed, Grid
+from orion_streams.model.text import held_back
 from tests.cli.conftest import Orion
-from tests.cli.running import MODEL, OTHER, with_store
+from tests.cli.run_cli import MODEL, OTHER, with_store
 from tests.conftest import ServerStore
 from tests.grids import AT_MS, grid, node, request
 from tests.helpers import Agent, ask, settle
@@ -304,7 +305,7 @@ def test_the_size_of_a_look_into_the_log_is_all_the_same(
 ) -> None:
     """Read in chunks of whatever size, the story is the same, positions and times included."""
     whole = data("fails"), data("nowhere")
-    monkeypatch.setattr(explaining, "CHUNK", chunk)
+    monkeypatch.setattr(explain_command, "CHUNK", chunk)
     assert (data("fails"), data("nowhere")) == whole
 
 
@@ -379,10 +380,12 @@ def test_a_request_that_is_open_and_trimmed_is_told_from_the_grid() -> None:
 def test_what_is_remembered_and_trimmed_is_named() -> None:
     """The log is trimmed above all of it: how it ended is still known."""
     state = Grid(position=90, closed={"brain": {KEY: Closed("done", "1-0", 1)}})
-    assert explaining.missing(KEY, state, 50) == (
+    assert explain_command.missing(KEY, state, 50) == (
         f"{KEY} ended as done before position 50, where what is left of the log begins"
     )
-    assert explaining.missing("brain/y", state, 50).endswith("; what was before position 50 is trimmed")
+    assert explain_command.missing("brain/y", state, 50).endswith(
+        "; what was before position 50 is trimmed"
+    )
 
 
 def search(asked: str, *events: ev.AnyEvent, goal: frozenset[str] = frozenset()) -> dict[str, list[Line]]:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams.archive import segments
+from orion_streams.eventlog.archive import segments
 from orion_streams.replay.source import FileSource
 from tests.cli.conftest import Orion
-from tests.cli.running import TOML, prepared
+from tests.cli.run_cli import TOML, prepared
 
 
 @pytest.fixture

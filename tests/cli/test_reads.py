@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
-from orion_streams import events as ev
-from orion_streams.cli import reads, rows, tables
-from orion_streams.cli.logview import COLOURS, Line, as_data, as_text
-from orion_streams.config import Config, ModelRules
-from orion_streams.intake import runner_options
-from orion_streams.routing import route
-from orion_streams.state import Node
+from orion_streams.cli import read_commands, tables, view_models
+from orion_streams.cli.log_view import COLOURS, Line, as_data, as_text
+from orion_streams.config import Config
+from orion_streams.decider.route import route
+from orion_streams.model import events as ev
+from orion_streams.model.policy import ModelRules
+from orion_streams.model.state import Node
+from orion_streams.protocol.ingest import runner_options
 from tests.cli.conftest import Orion
-from tests.cli.running import MODEL, OTHER
+from tests.cli.run_cli import MODEL, OTHER
 from tests.grids import AT_MS, DISK, HEAVY, MEMORY, edge, holding, node, request
 from tests.grids import grid as grid_of
 
@@ -61,9 +62,9 @@ def test_a_node_shows_its_sample_its_slots_and_its_memory(read: Read) -> None:
 def test_a_grid_that_stands_still_grows_stale() -> None:
     """A node's sample ages by the server's clock, whether or not a router still commits."""
     grid = grid_of(node("one", heard_ms=AT_MS))
-    assert rows.node_rows(grid)[0].state == "available"
+    assert view_models.node_rows(grid)[0].state == "available"
     grid.at_ms += grid.policy.stale_ms + 1
-    [late] = rows.node_rows(grid)
+    [late] = view_models.node_rows(grid)
     assert (late.state, late.value, late.limit) == ("stale", grid.policy.stale_ms + 1, grid.policy.stale_ms)
 
 
@@ -93,7 +94,7 @@ CONDITIONS = st.builds(
 def test_available_means_that_routing_takes_something(one: Node) -> None:
     """A node is shown as available exactly where some model's requests pass every filter of routing."""
     grid = grid_of(one)
-    [row] = rows.node_rows(grid)
+    [row] = view_models.node_rows(grid)
     passed = []
     for model in row.installed:
         num_ctx, runner = runner_options(grid, model, {})
@@ -108,19 +109,19 @@ def test_a_node_that_serves_only_what_it_has_in_memory_is_available() -> None:
     grid = grid_of(full)
     grid.models = {HEAVY: ModelRules(resident_on=("one",))}
     assert route(grid, request(), grid.policy).verdicts[0].filter == "memory"
-    assert rows.node_rows(grid)[0].state == "available"
+    assert view_models.node_rows(grid)[0].state == "available"
 
 
 def test_the_robot_is_never_available() -> None:
     """Whatever a configuration says, orion-edge is shown without inference, and without slots."""
     robot = edge()
-    [row] = rows.node_rows(grid_of(replace(robot, rules=replace(robot.rules, inference=True))))
+    [row] = view_models.node_rows(grid_of(replace(robot, rules=replace(robot.rules, inference=True))))
     assert (row.state, row.inference, row.slots, row.open_slots) == ("no_inference", False, 0, 0)
 
 
 def test_a_node_too_small_for_all_its_models_is_not_available() -> None:
     """Where no installed model fits, the smallest one's need and the room for it are shown."""
-    [row] = rows.node_rows(grid_of(node("one", ram_used_mb=600, ram_total_mb=1_000)))
+    [row] = view_models.node_rows(grid_of(node("one", ram_used_mb=600, ram_total_mb=1_000)))
     assert (row.state, row.limit) == ("too_large", 380)
     assert row.value > 380
     assert shown([row]).startswith(f"too small: {row.value} MB > 380 MB")
@@ -137,7 +138,7 @@ def test_a_node_too_small_for_all_its_models_is_not_available() -> None:
 )
 def test_what_holds_back_the_node_is_shown_before_its_models(values: dict[str, Any], state: str) -> None:
     """Of several reasons, the one that has nothing to do with what is asked."""
-    [row] = rows.node_rows(grid_of(node("one", **values)))
+    [row] = view_models.node_rows(grid_of(node("one", **values)))
     assert row.state == state
 
 
@@ -154,7 +155,7 @@ def test_the_breaker_of_a_node_is_shown(
     values: dict[str, Any], state: str, breaker: str, words: str
 ) -> None:
     """Open with the time that is left, probing, or opening its slots one by one."""
-    [row] = rows.node_rows(grid_of(node("one", slots=2, **values)))
+    [row] = view_models.node_rows(grid_of(node("one", slots=2, **values)))
     assert (row.state, row.breaker) == (state, breaker)
     assert row.breaker_left_ms == (10_000 if breaker == "open" else 0)
     assert row.open_slots == (2 if breaker == "closed" else 1)
@@ -163,7 +164,7 @@ def test_the_breaker_of_a_node_is_shown(
 
 def test_a_rising_temperature_is_shown_before_the_mark_is_passed() -> None:
     """A node that nears the mark says what it rises to, and counts as derated."""
-    [row] = rows.node_rows(grid_of(node("one", temp_mc=68_000, forecast_mc=73_100)))
+    [row] = view_models.node_rows(grid_of(node("one", temp_mc=68_000, forecast_mc=73_100)))
     assert (row.state, row.forecast_mc, row.derated) == ("available", 73_100, True)
     assert shown([row]).startswith("available: rising to 73.1 °C")
 
@@ -171,14 +172,14 @@ def test_a_rising_temperature_is_shown_before_the_mark_is_passed() -> None:
 def test_memory_and_ordered_loads_are_counted() -> None:
     """What is promised counts as committed; an ordered load takes memory and no slot."""
     load = holding(HEAVY, request="", reserve_mb=2_400)
-    [row] = rows.node_rows(grid_of(node("one", holdings={"5-0": load})))
+    [row] = view_models.node_rows(grid_of(node("one", holdings={"5-0": load})))
     assert (row.in_hand, row.loading) == (0, [HEAVY])
     assert (row.committed_mb, row.capacity_mb) == (2_000 + 2_400, 8_000 * 88 // 100 - 500)
     grid = grid_of(node("one", holdings={"5-0": load}, resident={HEAVY: MEMORY[HEAVY]}))
-    assert rows.ps_rows(grid).resident[0].running == 0
+    assert view_models.ps_rows(grid).resident[0].running == 0
 
 
-def shown(found: list[rows.NodeRow]) -> str:
+def shown(found: list[view_models.NodeRow]) -> str:
     """What the table says of the first node's state."""
     return tables.node_state(found[0]).plain
 
@@ -186,7 +187,7 @@ def shown(found: list[rows.NodeRow]) -> str:
 def test_a_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """What a client calls its request is no markup for the terminal."""
     grid = grid_of(node("one"), open_requests={"brain/[/bold] :smile:": request()})
-    tables.show("ps", rows.ps_rows(grid), Config())
+    tables.show("ps", view_models.ps_rows(grid), Config())
     assert "[/bold] :smile:" in capsys.readouterr().out
 
 
@@ -194,7 +195,7 @@ def test_the_tables_fit_a_narrow_terminal() -> None:
     """At 80 columns node names and figures stay whole, and no line is longer."""
     hot = node("orion-worker", temp_mc=76_100, resident={MODEL: MEMORY[MODEL], HEAVY: MEMORY[HEAVY]})
     console = Console(width=80)
-    found = rows.node_rows(grid_of(node("orion-master"), hot))
+    found = view_models.node_rows(grid_of(node("orion-master"), hot))
     with console.capture() as capture:
         console.print(tables.nodes_table(found, {}))
     lines = capture.get().splitlines()
@@ -205,7 +206,7 @@ def test_the_tables_fit_a_narrow_terminal() -> None:
 
 def test_old_data_is_called_old(orion: Orion, grid_toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the router has committed nothing for a while, stderr says so and stdout stays pure."""
-    monkeypatch.setattr(reads, "QUIET_MS", -1)
+    monkeypatch.setattr(read_commands, "QUIET_MS", -1)
     code, out, err = orion("models", "--json")
     assert code == 0
     assert out.startswith("[")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import ROOT
+from tests.cli.run_cli import ROOT
 from tests.helpers import eventually_true
 
 TOOLS = (

@@ -13,8 +13,8 @@ from redis import Redis
 
 from orion_streams.config import load
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND, ConfigError
-from orion_streams.server import EmbeddedServer
-from tests.cli.running import TOML, descendants, finish, prepared, run, start
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.cli.run_cli import TOML, descendants, finish, prepared, run, start
 from tests.cli.test_up import LOCAL, Up
 
 MARK = "marked-Passw0rd"

@@ -12,13 +12,13 @@ import msgspec
 import psutil
 import pytest
 
-from orion_streams.cli.local import choose
+from orion_streams.cli.local_grid import choose
 from orion_streams.config import Config, parse
+from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode
 from orion_streams.errors import ConfigError
-from orion_streams.server import EmbeddedServer, free_port
-from orion_streams.simulation.grid import GEMMA, SimulatedGrid, SimulatedNode
-from orion_streams.simulation.ollama.spec import NodeSpec
-from tests.cli.running import MODEL, TOML, descendants, finish, gone, run, start, words_of
+from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
+from orion_streams.simulation.machine_spec import NodeSpec
+from tests.cli.run_cli import MODEL, TOML, descendants, finish, gone, run, start, words_of
 from tests.helpers import eventually_true
 
 

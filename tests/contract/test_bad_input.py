@@ -10,16 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orion_streams import events as ev
-from orion_streams import wire
 from orion_streams.agents.router import Router
 from orion_streams.config import parse
-from orion_streams.contract import MAX_DEPTH, MAX_FIELDS, MAX_MESSAGE, RequestEntry
-from orion_streams.intake import inventory_digest
-from orion_streams.memory_log import MemoryLog
-from orion_streams.state import Grid as GridState
-
-from .grid import CONFIG, MODEL, Grid, Run, echo, eventually, running, silence
+from orion_streams.eventlog.memory_log import MemoryLog
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid as GridState
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.requests_replies import MAX_DEPTH, MAX_FIELDS, MAX_MESSAGE, RequestEntry
+from tests.contract.contract_grid import CONFIG, MODEL, Grid, Run, echo, eventually, running, silence
 
 HUGE = "9" * 400
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -305,19 +304,21 @@ async def ends_of(fields: dict[bytes, bytes]) -> list[dict[bytes, bytes]]:
     clock = count(1_000_000, 10)
     store = MemoryLog(lambda: next(clock))
     router = Router(store, parse(CONFIG.format(policy="")), token=lambda: "token")
-    row = wire.InstalledModel(MODEL, "sha256:x", 300)
-    head = wire.HealthHead(
+    row = agent_entries.InstalledModel(MODEL, "sha256:x", 300)
+    head = agent_entries.HealthHead(
         "boot", 1, 50_000, 1_000, 8_000, 0, inventory=(row,), inventory_digest=inventory_digest((row,))
     )
     for node in ("one", "two"):
-        await store.add(f"health:{node}", {"head": wire.encode_head(head)})
+        await store.add(f"health:{node}", {"head": agent_entries.encode_head(head)})
     await router.start()
     await store.add("requests:brain", fields)
     while await router.cycle(block_ms=0):
         state: GridState = router.state.grid
         for key, request in state.open.items():
-            result = wire.ResultHead("completed", key, request.attempt, request.work_id)
-            await store.add(f"results:{request.node}", {"head": wire.encode_head(result), "text": "y"})
+            result = agent_entries.ResultHead("completed", key, request.attempt, request.work_id)
+            await store.add(
+                f"results:{request.node}", {"head": agent_entries.encode_head(result), "text": "y"}
+            )
     assert not router.state.grid.open
     return list(store.streams.get("replies:brain", {}).values())
 

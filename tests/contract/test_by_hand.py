@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orion_streams.server import EmbeddedServer
-
-from .grid import running
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.contract.contract_grid import running
 
 ASK = b'XADD orion:requests:brain * id q1 model gemma3:270m prompt "Why is the sky blue?"\r\n'
 LISTEN = b"XREAD BLOCK 0 STREAMS orion:replies:brain 0\r\n"

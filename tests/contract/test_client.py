@@ -17,20 +17,19 @@ from orion_streams import (
     BackendError,
     Client,
     Piece,
-    RequestCancelled,
+    RequestCancelledError,
     RequestError,
-    RequestExpired,
-    RequestFailed,
-    RequestRejected,
-    RequestTimeout,
+    RequestExpiredError,
+    RequestFailedError,
+    RequestRejectedError,
+    RequestTimeoutError,
     Restarted,
 )
-from orion_streams import events as ev
-from orion_streams.asking import Call
-from orion_streams.contract import Reply
+from orion_streams.client.calls import Call
 from orion_streams.errors import ConfigError
-
-from .grid import MODEL, Run, connected, count, eventually, running, silence
+from orion_streams.model import events as ev
+from orion_streams.protocol.requests_replies import Reply
+from tests.contract.contract_grid import MODEL, Run, connected, count, eventually, running, silence
 
 
 async def test_a_prompt_is_answered_whole(valkey_url: str, prefix: str) -> None:
@@ -164,7 +163,7 @@ async def test_cancel_ends_a_request_that_runs(valkey_url: str, prefix: str) -> 
 
         await eventually(runs, "the request runs")
         await client.cancel("c1")
-        with pytest.raises(RequestCancelled):
+        with pytest.raises(RequestCancelledError):
             await asked
         await asyncio.wait_for(grid.runs[0].cancelled.wait(), 15)
 
@@ -222,8 +221,8 @@ async def test_a_request_under_an_own_id_goes_on_without_its_caller(valkey_url: 
 
 
 async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
-    """rejected, error and expired replies raise RequestRejected, RequestFailed and RequestExpired with
-    their code."""
+    """Replies rejected, error and expired raise RequestRejectedError, RequestFailedError and
+    RequestExpiredError with their code."""
 
     async def script(run: Run) -> None:
         if run.prompt == "fail":
@@ -232,11 +231,11 @@ async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
             await silence(run)
 
     async with connected(valkey_url, prefix, script) as (_, client):
-        with pytest.raises(RequestRejected) as rejected:
+        with pytest.raises(RequestRejectedError) as rejected:
             await client.generate("nobody-has-it", "x")
-        with pytest.raises(RequestFailed) as failed:
+        with pytest.raises(RequestFailedError) as failed:
             await client.generate(MODEL, "fail")
-        with pytest.raises(RequestExpired) as expired:
+        with pytest.raises(RequestExpiredError) as expired:
             await client.generate(MODEL, "x", timeout_s=0.2)
     assert rejected.value.code == "unknown_model"
     assert failed.value.code == "attempts_exhausted"
@@ -259,14 +258,14 @@ async def test_misuse_is_an_error_before_anything_is_sent(valkey_url: str, prefi
         with pytest.raises(ValueError, match="in flight"):
             await client.generate(MODEL, "x", id="one")
         await client.cancel("one")
-        with pytest.raises(RequestCancelled):
+        with pytest.raises(RequestCancelledError):
             await asked
 
 
 async def test_nobody_at_home_is_a_timeout(valkey_url: str, prefix: str) -> None:
     """Without a router a request raises RequestTimeout once deadline and margin are over."""
     async with AsyncClient(valkey_url, prefix=prefix, margin_s=0.05) as client:
-        with pytest.raises(RequestTimeout):
+        with pytest.raises(RequestTimeoutError):
             await client.generate(MODEL, "x", timeout_s=0.05)
 
 
@@ -305,7 +304,7 @@ async def test_blocking_clients_serve_threads(valkey_url: str, prefix: str) -> N
             leaving = client.stream(MODEL, "never mind")
             next(leaving)
             leaving.close()
-            with pytest.raises(RequestRejected):
+            with pytest.raises(RequestRejectedError):
                 client.chat("nobody-has-it", [{"role": "user", "content": "x"}])
             client.cancel("nothing")
             return events, client.new_id()

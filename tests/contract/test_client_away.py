@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from orion_streams import AsyncClient, client
+from orion_streams import AsyncClient
+from orion_streams.client import streams_client
+from orion_streams.demo.ollama import serve
 from orion_streams.errors import BackendError
-from orion_streams.server import EmbeddedServer, free_port
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import MODEL, QUICK, Bench, running
+from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
+from tests.agents.agent_bench import MODEL, QUICK, Bench, running
 from tests.agents.test_redis_gone import routing
 from tests.helpers import eventually
 
@@ -24,7 +25,7 @@ async def test_requests_outlive_a_server_that_is_away(
 ) -> None:
     """The server is killed under open requests, and more are asked while it is away: through many failed
     tries all are kept; when it is back each has exactly one end, under the id it was asked with."""
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(streams_client, "FIRST_PAUSE_S", 0.005)
     slow = structs.replace(QUICK, decode_tokens_per_s=100.0)
     with EmbeddedServer(tmp_path / "data", fsync="always") as server:
         async with serve(slow) as node:

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from orion_streams import AsyncClient, BackendError, RequestTimeout
-from orion_streams import client as client_module
-from orion_streams.chaos.proxy import Proxy
-from orion_streams.connection import connect
-from orion_streams.server import EmbeddedServer
-
-from .grid import MODEL, Run, echo, eventually, running
+from orion_streams import AsyncClient, BackendError, RequestTimeoutError
+from orion_streams.client import streams_client as client_module
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.chaos.proxy import Proxy
+from tests.contract.contract_grid import MODEL, Run, echo, eventually, running
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -92,7 +91,7 @@ async def test_a_reply_below_what_was_lost_is_heard(
             assert (await waiting).text == "later"
         else:
             released.set()
-            with pytest.raises(RequestTimeout):
+            with pytest.raises(RequestTimeoutError):
                 await waiting
 
 
@@ -119,7 +118,7 @@ async def test_a_request_that_the_new_server_never_got_is_sent_again(
             if resends:
                 assert (await asked).text == "x"
             else:
-                with pytest.raises(RequestTimeout):
+                with pytest.raises(RequestTimeoutError):
                     await asked
 
 

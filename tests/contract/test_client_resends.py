@@ -7,30 +7,23 @@ from typing import Any
 
 import pytest
 
-from orion_streams import (
-    Answer,
-    AsyncClient,
-    Piece,
-    RequestFailed,
-    Restarted,
-    client,
-)
-from orion_streams import events as ev
-from orion_streams.chaos.proxy import Proxy
-from orion_streams.connection import connect
-from orion_streams.contract import Reply, reply_fields
-from orion_streams.server import EmbeddedServer
+from orion_streams import Answer, AsyncClient, Piece, RequestFailedError, Restarted
+from orion_streams.client import streams_client
+from orion_streams.model import events as ev
+from orion_streams.protocol.requests_replies import Reply, reply_fields
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.chaos.proxy import Proxy
+from tests.contract.contract_grid import MODEL, Run, connected, count, echo, eventually, running
 from tests.helpers import eventually as eventually_holds
-
-from .grid import MODEL, Run, connected, count, echo, eventually, running
 
 
 async def test_a_lost_answer_of_the_write_has_one_effect(valkey_url: str, prefix: str) -> None:
     """Cut after the XADD was applied and before its answer, the client sends again: one effect, one end."""
     async with running(valkey_url, prefix) as grid, Proxy(valkey_url) as proxy:
         proxy.lose_answers = 3
-        async with AsyncClient(proxy.url, prefix=prefix) as client:
-            answer = await client.generate(MODEL, "once", id="safe")
+        async with AsyncClient(proxy.url, prefix=prefix) as streams_client:
+            answer = await streams_client.generate(MODEL, "once", id="safe")
         assert await count(grid, ev.RequestAccepted) == 1
         sent = await grid.redis.xlen(f"{prefix}requests:brain")
         ends = [reply["kind"] for reply in await grid.ends("safe")]
@@ -52,9 +45,9 @@ async def test_a_reader_that_was_cut_misses_nothing(valkey_url: str, prefix: str
         await run.done("before after")
 
     async with running(valkey_url, prefix, script) as grid, Proxy(valkey_url) as proxy:
-        async with AsyncClient(proxy.url, prefix=prefix) as client:
+        async with AsyncClient(proxy.url, prefix=prefix) as streams_client:
             joined = ""
-            async for event in client.stream(MODEL, "go", id="cut"):
+            async for event in streams_client.stream(MODEL, "go", id="cut"):
                 if isinstance(event, Piece):
                     joined += event.text
                     if not cut.is_set():
@@ -70,8 +63,8 @@ async def test_what_cannot_be_sent_is_not_sent_by_more_and_more(
 ) -> None:
     """While writes are refused and reads work, whoever sends repeats itself, and nobody else sends; where
     the reader is cut again and again, each open request waits to be sent once more, not more often."""
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.005)
-    monkeypatch.setattr(client, "BLOCK_MS", 50 if cut else 5)
+    monkeypatch.setattr(streams_client, "FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(streams_client, "BLOCK_MS", 50 if cut else 5)
     with EmbeddedServer(tmp_path) as server:
         async with AsyncClient(server.url, prefix=prefix) as brain:
             redis: Any = connect(server.url)
@@ -106,8 +99,8 @@ async def test_what_cannot_be_sent_is_not_sent_by_more_and_more(
 async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, prefix: str) -> None:
     """When an acknowledged entry is gone after a cut, as after a lost tail, the client sends it again and
     gets its answer."""
-    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
-        asked = asyncio.create_task(client.generate(MODEL, "x", id="lost"))
+    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as streams_client:
+        asked = asyncio.create_task(streams_client.generate(MODEL, "x", id="lost"))
         async with AsyncClient(valkey_url, prefix=prefix) as observer:
             redis: Any = observer._redis
 
@@ -124,8 +117,8 @@ async def test_a_request_that_the_server_lost_is_sent_again(valkey_url: str, pre
 
 async def test_another_process_asks_again_and_gets_the_same_answer(valkey_url: str, prefix: str) -> None:
     """Under a known id nothing runs: the first answer is found by the `known` reply."""
-    async with connected(valkey_url, prefix) as (grid, client):
-        first = await client.generate(MODEL, "same", id="k1")
+    async with connected(valkey_url, prefix) as (grid, streams_client):
+        first = await streams_client.generate(MODEL, "same", id="k1")
         async with AsyncClient(valkey_url, prefix=prefix) as other:
             again = await other.generate(MODEL, "same", id="k1")
             streamed = [event async for event in other.stream(MODEL, "same", id="k1")]
@@ -140,22 +133,22 @@ async def test_a_known_end_without_an_answer_is_the_same_error(valkey_url: str, 
     async def script(run: Run) -> None:
         await run.fail("bad_options", "request", "Ollama: no such thing")
 
-    async with connected(valkey_url, prefix, script) as (grid, client):
+    async with connected(valkey_url, prefix, script) as (grid, streams_client):
         for _ in range(2):
-            with pytest.raises(RequestFailed) as caught:
-                await client.generate(MODEL, "x", id="bad")
+            with pytest.raises(RequestFailedError) as caught:
+                await streams_client.generate(MODEL, "x", id="bad")
             assert (caught.value.code, caught.value.message) == ("refused", "Ollama: no such thing")
         assert len(grid.runs) == 2  # refused by two nodes, then final
 
 
 async def test_a_known_reply_that_is_gone_says_so(valkey_url: str, prefix: str) -> None:
-    """When the terminal reply was deleted, asking again raises RequestFailed with code reply_gone."""
-    async with connected(valkey_url, prefix) as (grid, client):
-        await client.generate(MODEL, "x", id="gone")
+    """When the terminal reply was deleted, asking again raises RequestFailedError with code reply_gone."""
+    async with connected(valkey_url, prefix) as (grid, streams_client):
+        await streams_client.generate(MODEL, "x", id="gone")
         [done] = await grid.ends("gone")
         await grid.redis.xdel(f"{prefix}replies:brain", done["entry"])
-        with pytest.raises(RequestFailed) as caught:
-            await client.generate(MODEL, "x", id="gone")
+        with pytest.raises(RequestFailedError) as caught:
+            await streams_client.generate(MODEL, "x", id="gone")
     assert caught.value.code == "reply_gone"
 
 
@@ -168,13 +161,13 @@ async def test_an_end_that_comes_twice_is_dropped_and_counted(valkey_url: str, p
             await waiting.wait()
         await echo(run)
 
-    async with connected(valkey_url, prefix, script) as (grid, client):
-        slow = asyncio.create_task(client.generate(MODEL, "slow"))
-        await client.generate(MODEL, "x", id="twice")
+    async with connected(valkey_url, prefix, script) as (grid, streams_client):
+        slow = asyncio.create_task(streams_client.generate(MODEL, "slow"))
+        await streams_client.generate(MODEL, "x", id="twice")
         await grid.redis.xadd(f"{prefix}replies:brain", {"id": "twice", "kind": "done", "text": "y"})
 
         async def counted() -> bool:
-            return client.duplicates == 1
+            return streams_client.duplicates == 1
 
         await eventually(counted, "a duplicate was counted")
         waiting.set()
@@ -192,9 +185,9 @@ async def test_an_attempt_number_that_came_again_restarts_the_answer(valkey_url:
         {"kind": "done", "attempt": "1", "work_id": "3-0", "text": "another"},
     ]
     heard = []
-    async with AsyncClient(valkey_url, prefix=prefix) as client:
-        redis: Any = client._redis
-        events = client.stream(MODEL, "x", id="q")
+    async with AsyncClient(valkey_url, prefix=prefix) as streams_client:
+        redis: Any = streams_client._redis
+        events = streams_client.stream(MODEL, "x", id="q")
         step = asyncio.ensure_future(anext(events))
 
         async def sent() -> Any:
@@ -219,15 +212,15 @@ async def test_an_attempt_number_that_came_again_restarts_the_answer(valkey_url:
 async def test_a_reply_under_an_earlier_id_is_read(valkey_url: str, prefix: str) -> None:
     """When the server has lost its tail and its clock was put back, replies come under ids below the last
     one read: after the cut the client reads them all again, and gets its answer."""
-    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as client:
-        asked = asyncio.create_task(client.generate(MODEL, "x", id="early"))
+    async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix) as streams_client:
+        asked = asyncio.create_task(streams_client.generate(MODEL, "x", id="early"))
         async with AsyncClient(valkey_url, prefix=prefix) as observer:
             redis: Any = observer._redis
             stream, last = f"{prefix}replies:brain", b"9000000000000-5"
             await redis.xadd(stream, reply_fields(Reply(id="other", kind="cancelled")), id=last)
 
             async def has_read() -> bool:
-                return client._position == last
+                return streams_client._position == last
 
             await eventually(has_read, "the last reply was read")
             await redis.delete(stream)
@@ -235,4 +228,4 @@ async def test_a_reply_under_an_earlier_id_is_read(valkey_url: str, prefix: str)
             await redis.xadd(stream, done, id="1000-0")
             assert proxy.cut() > 0
         assert (await asked).text == "found"
-        assert client.duplicates == 0
+        assert streams_client.duplicates == 0

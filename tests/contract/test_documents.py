@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orion_streams import contract
-from orion_streams.contract_docs import WHAT_TO_DO, document, main
+from orion_streams.protocol import requests_replies
+from tests.contract.contract_document import WHAT_TO_DO, document, main
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "CONTRACT.md"
 
@@ -18,7 +18,9 @@ def test_the_document_is_what_the_generator_writes() -> None:
     )
 
 
-@pytest.mark.parametrize("struct", [contract.RequestEntry, contract.Message, contract.Reply])
+@pytest.mark.parametrize(
+    "struct", [requests_replies.RequestEntry, requests_replies.Message, requests_replies.Reply]
+)
 def test_every_field_has_a_row_with_its_meaning(struct: type[msgspec.Struct]) -> None:
     """Each field of a request, a message and a reply stands in a table, and its meaning is not empty."""
     rows = [line for line in document().splitlines() if line.startswith("| `")]
@@ -31,9 +33,11 @@ def test_every_field_has_a_row_with_its_meaning(struct: type[msgspec.Struct]) ->
 def test_every_kind_and_code_is_explained() -> None:
     """Each terminal kind and each code stands in the document, each code with what to do about it."""
     text = document()
-    assert all(f"| `{kind}` | {meaning} |" in text for kind, meaning in contract.TERMINAL_KINDS.items())
-    assert all(f"| `{code}` |" in text for code in contract.CODES)
-    assert WHAT_TO_DO.keys() == contract.CODES.keys()
+    assert all(
+        f"| `{kind}` | {meaning} |" in text for kind, meaning in requests_replies.TERMINAL_KINDS.items()
+    )
+    assert all(f"| `{code}` |" in text for code in requests_replies.CODES)
+    assert WHAT_TO_DO.keys() == requests_replies.CODES.keys()
 
 
 def test_the_check_tells_an_old_file_from_a_new_one(

@@ -13,8 +13,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orion_streams.connection import connect
-from orion_streams.server import EmbeddedServer
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
 
 FOLDER, PART = "appendonlydir", "*.incr.aof"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis as sync_redis
 
-from orion_streams.channels import App
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import QUICK, Bench
+from orion_streams.demo.ollama import serve
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from orion_streams.runtime.faust_redis import App
+from tests.agents.agent_bench import QUICK, Bench
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

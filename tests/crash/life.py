@@ -9,16 +9,16 @@ from typing import Any
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from orion_streams import wire
-from orion_streams.channels import App
-from orion_streams.commits import GROUP
 from orion_streams.config import Config, parse
-from orion_streams.connection import connect
-from orion_streams.draft import LoggedGrid
-from orion_streams.history import load
+from orion_streams.eventlog.loader import load
+from orion_streams.model.commit import GROUP
+from orion_streams.model.state import encode_grid, work_order
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
-from orion_streams.state import encode_grid, work_order
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.faust_redis import App
 from tests.conftest import ServerStore
 from tests.crash.roles import MODEL, NODE, WORDS, AgentRole, Ollama, Role, RouterRole
 from tests.helpers import TERMINAL_REPLIES, assert_consistent, eventually, folded, replies
@@ -234,14 +234,14 @@ async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
     rows = await life.store.entries(f"results:{NODE}")
     begun: Counter[str] = Counter()
     for _, fields in rows:
-        head = wire.decode_result(fields[b"head"])
+        head = agent_entries.decode_result(fields[b"head"])
         begun[head.work_id] += head.op == "started"
     assert max(begun.values(), default=0) <= 1, f"an attempt was begun twice: {begun}"
     if not life.plan.trimmed and not lost:
         handed_out = [
             fields
             for _, fields in await life.store.entries(f"work:{NODE}")
-            if wire.decode_work(fields[b"head"]).op == "run"
+            if agent_entries.decode_work(fields[b"head"]).op == "run"
         ]
         assert life.ollama.runs <= len(handed_out), "an attempt ran twice"
 

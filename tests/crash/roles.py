@@ -15,25 +15,25 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from orion_streams import contract, wire
-from orion_streams.absence import Absence
 from orion_streams.agents import apps
-from orion_streams.agents.backend import Chunk, RunFailed
+from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Sample
 from orion_streams.agents.worker import Worker
-from orion_streams.channels import App, Feeder, StreamChannel, supervised
 from orion_streams.config import Config
-from orion_streams.connection import connect, end_if_cancelled
-from orion_streams.log import RedisLog
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.runtime.backoff import Absence
+from orion_streams.runtime.connection import connect, end_if_cancelled
+from orion_streams.runtime.faust_redis import App, Feeder, StreamChannel, supervised
 from tests.crash.mortal import Mortal
 
 NODE, MODEL = "n1", "gemma3:270m"
 HEALTH_S, WORD_S, STOP_S = 0.01, 0.003, 3.0
 WORDS = ("one", "two", "three")
-ROW = wire.InstalledModel(MODEL, "sha256:stand-in", 300)
+ROW = agent_entries.InstalledModel(MODEL, "sha256:stand-in", 300)
 
 
 class Ollama:
@@ -49,7 +49,7 @@ class Ollama:
         self.hold.set()
 
     async def run(
-        self, entry: contract.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
     ) -> AsyncGenerator[Chunk, None]:
         self.runs += 1
         mine = self.runs
@@ -58,7 +58,7 @@ class Ollama:
             await asyncio.sleep(WORD_S)
             if number == 1:
                 if mine <= self.failing:
-                    raise RunFailed("stream_cut", "node", "scripted", breaks_model=True)
+                    raise RunFailedError("stream_cut", "node", "scripted", breaks_model=True)
                 await self.hold.wait()
         yield Chunk(done=True, done_reason="stop", tokens=len(WORDS), prompt_tokens=1, total_ms=10)
 
@@ -68,11 +68,11 @@ class Ollama:
     async def unload(self, model: str) -> None:
         """Stays."""
 
-    async def installed(self) -> tuple[wire.InstalledModel, ...]:
+    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
         return (ROW,)
 
-    async def resident(self) -> tuple[wire.ResidentModel, ...]:
-        return (wire.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),)
+    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
+        return (agent_entries.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),)
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -10,23 +10,23 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from orion_streams.agents import losses
-from orion_streams.channels import App
-from orion_streams.commits import GROUP, Extent
+from orion_streams.agents import stream_losses
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.history import load
-from orion_streams.log import RedisLog
+from orion_streams.eventlog.loader import load
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.commit import GROUP, Extent
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import verify
-from tests.agents.bench import Bench, process, running
+from orion_streams.runtime.faust_redis import App
+from tests.agents.agent_bench import Bench, process, running
 from tests.agents.test_router_app import answered
 from tests.agents.test_router_app import ask as ask_bench
 from tests.crash.life import Life, Plan
 from tests.crash.mortal import mortality
 from tests.crash.roles import NODE
+from tests.eventlog.driving import running as leading
 from tests.helpers import Agent, Store, eventually, settle
-from tests.log.driving import running as leading
 
 BOUND_S = 10.0
 
@@ -111,7 +111,7 @@ async def test_a_deleted_stream_is_said_and_the_grid_goes_on(
     await life.store.drop(stream)
     await said(caplog, f"{life.config.prefix}{stream} was deleted")
     [line] = [line for line in caplog.messages if "was deleted" in line]
-    assert losses.REST[stream.partition(":")[0]] in line
+    assert stream_losses.REST[stream.partition(":")[0]] in line
     if stream == "requests:brain":
         assert f"was read up to {guard.cursors[stream]}" in line
     await asked(life, "q2")
@@ -308,4 +308,4 @@ async def test_a_follower_notices_too(store: Store, config: Config) -> None:
 def test_trimming_is_no_deletion(now: Extent, deleted: bool) -> None:
     """A stream of five entries that grew and was trimmed is the same one; fewer ever added, or other
     entries where the old ones were never taken out, is not."""
-    assert losses.was_deleted(Extent("1-0", "5-0", 5, 5), now) is deleted
+    assert stream_losses.was_deleted(Extent("1-0", "5-0", 5, 5), now) is deleted

@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import pytest
 
-from orion_streams.asking import Answer, Piece, Restarted
-from orion_streams.channels import App
-from orion_streams.client import AsyncClient
+from orion_streams.client.calls import Answer, Piece, Restarted
+from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import LogError
+from orion_streams.runtime.faust_redis import App
 from tests.conftest import REDIS_SERVER, SERVERS
 from tests.crash.aof import Own, command_ends, copy_cut, file_of
 from tests.crash.life import BOUND_S, ID, Life, Plan, assert_promise

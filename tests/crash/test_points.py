@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from orion_streams.channels import App
+from orion_streams.runtime.faust_redis import App
 from tests.crash.life import PLANS, Life, Plan, live
 from tests.crash.mortal import all_of, mortality
 

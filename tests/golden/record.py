@@ -13,9 +13,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from orion_streams.commits import Snapshot
-from orion_streams.draft import GENESIS
-from orion_streams.recording import FORMAT, Header, deflated, pack
+from orion_streams.eventlog.jsonl import FORMAT, Header, deflated, pack
+from orion_streams.model.commit import Snapshot
+from orion_streams.protocol.commit_builder import GENESIS
 from tests.golden.incidents import INCIDENTS, Incident
 from tests.golden.scene import Scene
 from tests.golden.telling import telling

@@ -12,11 +12,11 @@ from typing import Any
 
 from msgspec import structs
 
-from orion_streams.commits import Commit, Snapshot
-from orion_streams.errors import CommitConflict
-from orion_streams.simulation.cluster.agents import Agent
-from orion_streams.simulation.cluster.cluster import Cluster, undisturbed
-from orion_streams.simulation.cluster.routers import RouterProcess
+from orion_streams.errors import CommitConflictError
+from orion_streams.model.commit import Commit, Snapshot
+from tests.cluster.cluster_agents import Agent
+from tests.cluster.cluster_grid import Cluster, undisturbed
+from tests.cluster.cluster_routers import RouterProcess
 
 MASTER, WORKER, EDGE = "orion-master", "orion-worker", "orion-edge"
 SMALL, MIDDLE, BIG = "gemma3:270m", "qwen3:0.6b", "llama3.2:3b"
@@ -53,7 +53,7 @@ class Scene(Cluster):
         async def counted(commit: Commit) -> None:
             try:
                 await write(commit)
-            except CommitConflict:
+            except CommitConflictError:
                 self.refused[router.name] += 1
                 raise
             self.committed[router.name] += 1

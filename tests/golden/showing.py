@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from orion_streams import events as ev
+from orion_streams.model import events as ev
 from tests.golden.record import FOLDER, SUFFIX, comment_of, text_of
 from tests.golden.scene import MASTER, WORKER
 

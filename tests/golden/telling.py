@@ -17,16 +17,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from orion_streams import events as ev
-from orion_streams.describing import describe, tag
-from orion_streams.draft import LoggedGrid
-from orion_streams.events import TERMS
-from orion_streams.history import fold_each
-from orion_streams.recording import Row, Stretch
+from orion_streams.eventlog.jsonl import Row, Stretch
+from orion_streams.eventlog.loader import fold_each
+from orion_streams.model import events as ev
+from orion_streams.model.events import TERMS
+from orion_streams.model.state import encode_grid
+from orion_streams.model.text import describe, held_back, tag, why_abandoned
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import FileSource
 from orion_streams.replay.verify import DECISIONS, Report, verify
-from orion_streams.state import encode_grid
-from orion_streams.words import held_back, why_abandoned
 
 WIDTH = 108
 ALSO_TOLD = (

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orion_streams import events as ev
-from orion_streams import reconcile
-from orion_streams.config import DECIDER
-from orion_streams.recording import Header
+from orion_streams.decider import decide
+from orion_streams.eventlog.jsonl import Header
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER
 from tests.golden.incidents import INCIDENTS
 from tests.golden.record import FOLDER, SUFFIX, comment_of, record, text_of, write_text
 from tests.golden.showing import SHOWS, Events
@@ -37,13 +37,11 @@ async def test_every_decision_is_the_one_that_was_made(name: str) -> None:
     assert told.report.snapshots == told.headers - 1
 
 
-@pytest.mark.parametrize("question", reconcile.QUESTIONS, ids=lambda question: question.__name__)
-async def test_every_question_is_missed(
-    question: reconcile.Question, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("question", decide.QUESTIONS, ids=lambda question: question.__name__)
+async def test_every_question_is_missed(question: decide.Question, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: of a decider that no longer asks one of its questions, some recording says so."""
-    rest = tuple(each for each in reconcile.QUESTIONS if each is not question)
-    monkeypatch.setitem(reconcile.DECIDERS, DECIDER, rest)
+    rest = tuple(each for each in decide.QUESTIONS if each is not question)
+    monkeypatch.setitem(decide.DECIDERS, DECIDER, rest)
     assert any([(await judged(path_of(name))).report.diverged for name in NAMES])
 
 

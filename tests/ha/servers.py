@@ -12,8 +12,8 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from orion_streams.processes import die_with_parent
-from orion_streams.server import free_port
+from orion_streams.runtime.embedded_server import free_port
+from orion_streams.runtime.supervisor import die_with_parent
 from tests.helpers import eventually_true
 
 SERVICE = "orion"

@@ -17,14 +17,14 @@ from msgspec.structs import replace
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams import AsyncClient
-from orion_streams.connection import connect, in_short
-from orion_streams.processes import Child
-from orion_streams.server import packaged_binary
-from orion_streams.simulation.grid import SimulatedGrid, three_nodes
-from orion_streams.urls import with_password, with_tls
+from orion_streams.demo.simulated_grid import SimulatedGrid, three_nodes
+from orion_streams.model.server_urls import with_password, with_tls
+from orion_streams.runtime.connection import connect, in_short
+from orion_streams.runtime.embedded_server import packaged_binary
+from orion_streams.runtime.supervisor import Child
 from tests import certificates
 from tests.certificates import NEEDS_OPENSSL
-from tests.cli.running import run
+from tests.cli.run_cli import run
 from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
 from tests.ha.servers import House
 from tests.helpers import TERMINAL_REPLIES, eventually

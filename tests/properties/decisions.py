@@ -16,12 +16,12 @@ from typing import TypeVar
 
 import msgspec
 
-from orion_streams import events as ev
-from orion_streams.config import ModelRules, NodeRules, Policy
-from orion_streams.plan import demand_of, plan
+from orion_streams.decider.decide import decide
+from orion_streams.decider.placement import demand_of, plan
+from orion_streams.model import events as ev
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.state import Demand, Grid, Length, Node, Request, Resident, Speed
 from orion_streams.projections import fold
-from orion_streams.reconcile import decide
-from orion_streams.state import Demand, Grid, Length, Node, Request, Resident, Speed
 from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, TWIN, grid, holding, request
 
 GOLDEN = Path(__file__).parent / "golden" / "decisions.txt"

@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from orion_streams import events as ev
-from orion_streams.config import ModelRules, NodeRules, Policy
-from orion_streams.events import Verdict
+from orion_streams.model import events as ev
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from tests.properties.strategies import pick
 
 NODES, REQUESTS, MODELS = ("a", "b", "c"), ("x/1", "x/2", "y/1"), ("m:1", "n:1")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import ModelRules, Policy
+from orion_streams.decider.decide import decide
+from orion_streams.model import events as ev
+from orion_streams.model.policy import ModelRules, Policy
+from orion_streams.model.state import Grid, Holding, Node
 from orion_streams.projections import evolve
-from orion_streams.reconcile import decide
-from orion_streams.state import Grid, Holding, Node
 from tests.grids import request
 from tests.properties.oracle import limit_mb, obstacles, promised_mb
 

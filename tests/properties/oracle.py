@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orion_streams.config import ModelRules
-from orion_streams.events import Verdict
-from orion_streams.state import Grid, Holding, Installed, Node, Request
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import ModelRules
+from orion_streams.model.state import Grid, Holding, Installed, Node, Request
 from tests.properties.oracle_memory import Memory, Queue, Row
 
 OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large"))

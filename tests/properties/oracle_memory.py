@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orion_streams.config import ModelRules, Policy
-from orion_streams.state import Grid, Holding, Node, Request
+from orion_streams.model.policy import ModelRules, Policy
+from orion_streams.model.state import Grid, Holding, Node, Request
 
 
 @dataclass

@@ -10,9 +10,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.config import ModelRules, NodeRules, Policy
-from orion_streams.routing import Ahead, Waiting
-from orion_streams.state import Demand, Failure, Grid, Holding, Length, Node, Request, Resident, Speed
+from orion_streams.decider.route import Ahead, Waiting
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.state import Demand, Failure, Grid, Holding, Length, Node, Request, Resident, Speed
 from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, POLICY, TWIN, grid, holding, request
 
 TIMES = int(os.environ.get("ORION_TEST_TIMES", "1"))

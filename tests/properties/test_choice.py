@@ -11,24 +11,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import config, routing
-from orion_streams.config import NodeRules, Policy, parse
+from orion_streams import config
+from orion_streams.config import parse
+from orion_streams.decider import route as routing
+from orion_streams.decider.route import Decision, Reject, Route, Wait, route
 from orion_streams.errors import ConfigError
-from orion_streams.routing import Decision, Reject, Route, Wait, route
-from orion_streams.state import Demand, Grid, Node, Request, Resident
-from tests.grids import (
-    AT_MS,
-    HEAVY,
-    LIBRARY,
-    MEMORY,
-    MODEL,
-    edge,
-    fails,
-    grid,
-    holding,
-    node,
-    request,
-)
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Demand, Grid, Node, Request, Resident
+from tests.grids import AT_MS, HEAVY, LIBRARY, MEMORY, MODEL, edge, fails, grid, holding, node, request
 from tests.properties import strategies as make
 from tests.properties.oracle import OF_THE_REQUEST, obstacles
 
@@ -101,7 +91,7 @@ def test_the_robots_name_is_what_protects_it(monkeypatch: pytest.MonkeyPatch) ->
     alone = grid(edge(inference=True))
     is_no_robot(route, alone, request())
     monkeypatch.setattr(config, "ROBOT", "nobody")
-    monkeypatch.setattr(routing, "ROBOT", "nobody")
+    monkeypatch.setattr(route, "ROBOT", "nobody")
     assert fails(is_no_robot, route, alone, request())
 
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.plan import demand_of, plan
-from orion_streams.reconcile import decide
-from orion_streams.routing import route
-from orion_streams.state import Grid, Request, decode_grid, encode_grid
+from orion_streams.decider.decide import decide
+from orion_streams.decider.placement import demand_of, plan
+from orion_streams.decider.route import route
+from orion_streams.model.state import Grid, Request, decode_grid, encode_grid
 from tests.properties import strategies as make
 from tests.properties.decisions import GOLDEN, lines
 

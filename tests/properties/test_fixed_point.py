@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from hypothesis import given
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import Policy
+from orion_streams.decider.decide import QUESTIONS, decide
+from orion_streams.model import events as ev
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Grid, encode_grid
 from orion_streams.projections import fold
-from orion_streams.reconcile import QUESTIONS, decide
-from orion_streams.state import Grid, encode_grid
 from tests.grids import fails, grid, node, request
 from tests.properties import histories
 from tests.properties import strategies as make

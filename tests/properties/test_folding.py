@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import events as ev
+from orion_streams.decider.route import route
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid, decode_grid, encode_grid
 from orion_streams.projections import evolve, fold
-from orion_streams.routing import route
-from orion_streams.state import Grid, decode_grid, encode_grid
 from tests.grids import AT_MS, HEAVY, MODEL, POLICY, fails, grid, loading, node, request, sample, verdict
 from tests.properties import histories
 from tests.properties import strategies as make

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from orion_streams.config import ModelRules, NodeRules, Policy
-from orion_streams.reconcile import QUESTIONS, Question, decide
-from orion_streams.state import decode_grid, encode_grid
+from orion_streams.decider.decide import QUESTIONS, Question, decide
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.state import decode_grid, encode_grid
 from tests.grids import BIG, HEAVY, MODEL, POLICY, TWIN
 from tests.properties import strategies as make
 from tests.properties.laws import attempts

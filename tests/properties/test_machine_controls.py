@@ -8,11 +8,11 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from orion_streams import events as ev
-from orion_streams.config import Policy
-from orion_streams.queueing import placements
-from orion_streams.reconcile import QUESTIONS, Question, ends, lost_attempts, safety
-from orion_streams.state import Grid
+from orion_streams.decider.decide import QUESTIONS, Question, ends, lost_attempts, safety
+from orion_streams.decider.queue import placements
+from orion_streams.model import events as ev
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Grid
 from tests.properties import strategies as make
 from tests.properties.test_machine import House
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
+from orion_streams.decider.decide import decide
+from orion_streams.decider.route import Route, route
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid
 from orion_streams.projections import evolve, fold
-from orion_streams.reconcile import decide
-from orion_streams.routing import Route, route
-from orion_streams.state import Grid
 from tests.grids import FENCE, HEAVY, MEMORY, POLICY, fails, grid, holding, kinds, node, request, sample
 from tests.properties import strategies as make
 from tests.properties.world import MASTER, WORKER, World

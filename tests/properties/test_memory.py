@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams import ledger
-from orion_streams.config import ModelRules, NodeRules
+from orion_streams.decider import memory
+from orion_streams.decider.decide import decide
+from orion_streams.decider.route import Route, Wait, route
+from orion_streams.model import events as ev
+from orion_streams.model.policy import ModelRules, NodeRules
+from orion_streams.model.state import Grid, Node, Resident
 from orion_streams.projections import fold
-from orion_streams.reconcile import decide
-from orion_streams.routing import Route, Wait, route
-from orion_streams.state import Grid, Node, Resident
 from tests.grids import (
     AT_MS,
     BIG,
@@ -78,9 +78,9 @@ def test_the_ledger_says_so_too(some: Grid) -> None:
     """By its own account as well: after each round no more is committed than the limit, or than before."""
     after = fold(some, decide(some, some.policy))
     for name, row in after.nodes.items():
-        was_mb = ledger.committed_mb(some, some.nodes[name], some.policy)
-        limit = ledger.limit_mb(row, some.policy)
-        assert ledger.committed_mb(after, row, some.policy) <= max(limit, was_mb)
+        was_mb = memory.committed_mb(some, some.nodes[name], some.policy)
+        limit = memory.limit_mb(row, some.policy)
+        assert memory.committed_mb(after, row, some.policy) <= max(limit, was_mb)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_what_comes_and_goes_is_counted_once(row: Node, waiting: Any) -> None:
     some = grid(row, open_requests=waiting)
     promises_no_more_than_there_is(some)
     after = fold(some, decide(some, POLICY))
-    committed_mb = ledger.committed_mb(after, only(after), POLICY)
-    assert committed_mb <= max(limit_mb(row), ledger.committed_mb(some, row, POLICY))
+    committed_mb = memory.committed_mb(after, only(after), POLICY)
+    assert committed_mb <= max(limit_mb(row), memory.committed_mb(some, row, POLICY))
 
 
 def test_a_ledger_that_does_not_count_breaks_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_ledger_that_does_not_count_breaks_the_law(monkeypatch: pytest.MonkeyP
     asked = {**asks(HEAVY, num_ctx=32_000), "brain/more": request(accepted=2, num_ctx=200_000)}
     two = grid(node("n", slots=2), open_requests=asked)
     promises_no_more_than_there_is(two)
-    monkeypatch.setattr(ledger, "committed_mb", lambda *_: 0)
+    monkeypatch.setattr(memory, "committed_mb", lambda *_: 0)
     assert fails(promises_no_more_than_there_is, two)
 
 

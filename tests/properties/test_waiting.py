@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
-from orion_streams.intake import Entry, Taken, take
+from orion_streams.decider.decide import QUESTIONS, decide
+from orion_streams.decider.queue import placements
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid, Resident
 from orion_streams.projections import fold
-from orion_streams.queueing import placements
-from orion_streams.reconcile import QUESTIONS, decide
-from orion_streams.state import Grid, Resident
-from orion_streams.wire import InstalledModel
+from orion_streams.protocol.agent_entries import InstalledModel
+from orion_streams.protocol.ingest import Entry, Taken, take
 from tests.grids import (
     AT_MS,
     BIG,
@@ -171,7 +171,7 @@ def asking(some: Grid, model: str = BIG, **fields: str) -> Taken:
         name.encode(): value.encode()
         for name, value in {"id": "q", "model": model, "prompt": "p", **fields}.items()
     }
-    return take(some, Entry("requests", "brain", "5-0", raw), 1_100_000, "0-0", {})
+    return take(some, Entry("requests", "brain", "5-0", raw), 1_100_000, "0-0", {}, 4_000_000)
 
 
 def small(name: str, **values: Any) -> Any:

@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orion_streams import events as ev
-from orion_streams import wire
-from orion_streams.commits import Guard, OutEntry, Raw
-from orion_streams.config import ModelRules, NodeRules, Policy
-from orion_streams.draft import Draft, LoggedGrid
-from orion_streams.intake import inventory_digest
+from orion_streams.decider.decide import Question, decide
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Guard, OutEntry, Raw
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.state import Grid, Node, Request
 from orion_streams.projections import evolve
-from orion_streams.reconcile import Question, decide
-from orion_streams.state import Grid, Node, Request
-from orion_streams.wire import InstalledModel, ResidentModel, WorkHead
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel, WorkHead
+from orion_streams.protocol.commit_builder import Draft, LoggedGrid
+from orion_streams.protocol.ingest import inventory_digest
 from tests.grids import LIBRARY, POLICY
 from tests.properties.laws import ROUNDS, TERMINAL, check
 
@@ -50,7 +50,7 @@ class Machine:
         self.resident: dict[str, ResidentModel] = {}
         self.inbox: list[tuple[str, WorkHead]] = []
         self.in_hand: dict[str, WorkHead] = {}
-        self.said: list[wire.ResultHead] = []
+        self.said: list[agent_entries.ResultHead] = []
         self.work_read = self.results_written = ""
 
     @property
@@ -58,11 +58,11 @@ class Machine:
         """As a machine shows it that does not map its models."""
         return min(self.other_mb + sum(row.size_mb for row in self.resident.values()), self.ram_total_mb)
 
-    def health(self) -> wire.HealthHead:
+    def health(self) -> agent_entries.HealthHead:
         """One complete health entry."""
         self.clock_ms += 1_000
         inventory = tuple(self.installed.values())
-        return wire.HealthHead(
+        return agent_entries.HealthHead(
             boot=f"b{self.boot}",
             sampled_ms=self.clock_ms,
             temp_mc=self.temp_mc,
@@ -176,7 +176,9 @@ class World:
         """A health entry of these machines, or of all that live."""
         for name in names or self.machines:
             if self.machines[name].alive:
-                self.write(f"health:{name}", {"head": wire.encode_head(self.machines[name].health())})
+                self.write(
+                    f"health:{name}", {"head": agent_entries.encode_head(self.machines[name].health())}
+                )
 
     def read_work(self, name: str) -> None:
         """The agent takes its work; what was withdrawn ends at once."""
@@ -189,9 +191,9 @@ class World:
         machine.load(work_id)
         head = machine.in_hand[work_id]
         if head.op == "run":
-            self.say(name, wire.ResultHead("started", head.request, head.attempt, work_id))
+            self.say(name, agent_entries.ResultHead("started", head.request, head.attempt, work_id))
 
-    def end(self, name: str, work_id: str, op: wire.ResultOp = "completed", **values: Any) -> None:
+    def end(self, name: str, work_id: str, op: agent_entries.ResultOp = "completed", **values: Any) -> None:
         """A run or load ends."""
         machine = self.machines[name]
         if op == "completed":
@@ -205,13 +207,13 @@ class World:
                 **values,
             }
         head = machine.in_hand.pop(work_id)
-        self.say(name, wire.ResultHead(op, head.request, head.attempt, work_id, **values))
+        self.say(name, agent_entries.ResultHead(op, head.request, head.attempt, work_id, **values))
 
-    def say(self, name: str, head: wire.ResultHead) -> None:
+    def say(self, name: str, head: agent_entries.ResultHead) -> None:
         """An entry of the machine's results, maybe once more."""
         machine = self.machines[name]
         machine.said.append(head)
-        machine.results_written = self.write(f"results:{name}", {"head": wire.encode_head(head)})
+        machine.results_written = self.write(f"results:{name}", {"head": agent_entries.encode_head(head)})
 
     # what the router makes of it
 
@@ -230,7 +232,7 @@ class World:
         draft = Draft(self.state, self.guard, self.now_ms)
         draft.begin(decided=True)
         for raw in self._waiting:
-            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms)
+            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000)
         self._waiting.clear()
         draft.mark_inputs()
         answers = decide(self.grid, self.grid.policy, self.questions)
@@ -265,7 +267,7 @@ class World:
         """An entry of a work or reply stream."""
         kind, _, owner = out.stream.partition(":")
         if kind == "work" and owner in self.machines:
-            self.machines[owner].inbox.append((out.id, wire.decode_work(out.fields["head"])))
+            self.machines[owner].inbox.append((out.id, agent_entries.decode_work(out.fields["head"])))
         elif kind == "replies" and out.fields["kind"] in TERMINAL_REPLIES:
             key = f"{owner}/{out.fields['id']}"
             self.replies.setdefault(key, []).append(out.fields["kind"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orion_streams.draft import LoggedGrid
-from orion_streams.replay.changes import Change, change_of
-from orion_streams.replay.differing import Changed
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.replay.compare_decisions import Changed
+from orion_streams.replay.rule_changes import Change, change_of
 from orion_streams.replay.whatif import Outcome, WhatIf
 from tests.replay.decided import Row, chunks, nothing, simulated
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 
 from orion_streams.errors import LogError
+from orion_streams.model.state import Grid
 from orion_streams.replay.source import FileSource
 from orion_streams.replay.verify import verify
-from orion_streams.state import Grid
 
 Lines = list[bytes]
 FAR_MS = 4_000_000_000_000

@@ -6,11 +6,11 @@ from typing import Any
 
 from msgspec import structs
 
-from orion_streams import events as ev
-from orion_streams.config import DECIDER, NodeRules, Policy
+from orion_streams.decider.decide import decide
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER, NodeRules, Policy
+from orion_streams.model.state import Grid
 from orion_streams.projections import apply
-from orion_streams.reconcile import decide
-from orion_streams.state import Grid
 from tests.grids import HEAVY, MODEL, sample
 from tests.replay.decided import EPOCH_MS, Row, chained
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orion_streams import recording
 from orion_streams.config import Config, parse
+from orion_streams.eventlog import jsonl
 from tests.conftest import STREAMS_TOML
 from tests.replay.recorded import exported, grown
 
@@ -20,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     config = parse(STREAMS_TOML.read_text(encoding="utf-8"), str(STREAMS_TOML))
     asyncio.run(record(config, path))
     text = path.read_bytes()
-    assert text.count(recording._HEADER) == 3
+    assert text.count(jsonl._HEADER) == 3
     return text
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from msgspec import structs
 
-from orion_streams import events as ev
-from orion_streams.config import DECIDER
-from orion_streams.draft import GENESIS, LoggedGrid, chain
-from orion_streams.simulation.virtual.engine import Engine
-from orion_streams.simulation.virtual.house import usual_house
-from orion_streams.simulation.virtual.policies import OURS, questions_of
-from orion_streams.simulation.virtual.workloads import Arrival, arrivals, scenario
-from orion_streams.state import Grid
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
+from orion_streams.simulation.baseline_policies import OURS, questions_of
+from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.virtual_house import usual_house
+from orion_streams.simulation.workloads import Arrival, arrivals, scenario
 
 EPOCH_MS = 1_800_000_000_000
 Row = tuple[int, bytes]

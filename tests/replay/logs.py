@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
-from orion_streams.draft import GENESIS, LoggedGrid, chain
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
 from orion_streams.replay.incident import Collector, Incident
-from orion_streams.simulation.virtual.engine import Engine
-from orion_streams.simulation.virtual.policies import questions_of
-from orion_streams.simulation.virtual.workloads import arrivals, scenario
-from orion_streams.state import Grid
+from orion_streams.simulation.baseline_policies import questions_of
+from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.workloads import arrivals, scenario
 
 Row = tuple[int, bytes]
 START_MS = 1_800_000_000_000

@@ -10,13 +10,13 @@ from msgspec import structs
 
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
-from orion_streams.draft import GENESIS, chain
-from orion_streams.recording import FORMAT, Header, is_head
-from orion_streams.replay.exporting import export
+from orion_streams.eventlog.jsonl import FORMAT, Header, is_head
+from orion_streams.protocol.commit_builder import GENESIS, chain
+from orion_streams.replay.export import export
 from orion_streams.replay.source import LiveSource
 from tests.conftest import MemoryStore
+from tests.eventlog.test_retention import WORKER, work_for_a_while
 from tests.helpers import Agent
-from tests.log.test_retention import WORKER, work_for_a_while
 
 
 async def grown(config: Config, rounds: int = 20, snapshot_events: int = 40) -> MemoryStore:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.replay import anomalies
 from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
-from orion_streams.replay.lives import MAX_LIVES
+from orion_streams.replay.request_timeline import MAX_LIVES
 from tests.replay.logs import (
     MASTER,
     MODEL,

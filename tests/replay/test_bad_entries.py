@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orion_streams import recording
-from orion_streams.recording import is_head
+from orion_streams.eventlog import jsonl
+from orion_streams.eventlog.jsonl import is_head
 from tests.replay.bad import Lines, outcome, read, refusal, written
 from tests.replay.recorded import mended, one_segment, rows_in
 
@@ -117,7 +117,7 @@ def test_a_line_without_end_is_refused(
         path = written(tmp_path / name, text)
         assert "is too long" not in refusal(path)  # a commit that says more inputs than it has
         with monkeypatch.context() as small:
-            small.setattr(recording, "LINE_MAX_BYTES", 1_000_000)
+            small.setattr(jsonl, "LINE_MAX_BYTES", 1_000_000)
             assert f"line {at + 2}: cannot be read: the line is too long" in refusal(path)
 
 
@@ -217,7 +217,7 @@ def test_a_fold_without_its_guard_crashes(
     whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event that says what cannot be would end in another exception."""
-    monkeypatch.setattr("orion_streams.history.SENSELESS", ())
+    monkeypatch.setattr("orion_streams.eventlog.loader.SENSELESS", ())
     path = written(tmp_path / "log.jsonl", one_segment([*rows_in(whole), NO_TIME]))
     with pytest.raises(ValueError, match="invalid literal"):
         asyncio.run(read(path))
@@ -231,5 +231,5 @@ def test_a_changed_end_without_its_hash_is_believed(
     at = text.rindex(b'"age_ms":') if b'"age_ms":' in text else text.rindex(b'"total_ms":')
     path = written(tmp_path / "log.jsonl", text[:at] + text[at:].replace(b'_ms":', b'_ms":9', 1) + b"\n")
     assert "is not the log that was written" in refusal(path)
-    monkeypatch.setattr(recording, "check_end", lambda *_: None)
+    monkeypatch.setattr(jsonl, "check_end", lambda *_: None)
     assert asyncio.run(read(path)).diverged == 0

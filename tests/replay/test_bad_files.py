@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams import recording
-from orion_streams.recording import deflated
-from orion_streams.state import Grid, encode_grid
+from orion_streams.eventlog import jsonl
+from orion_streams.eventlog.jsonl import deflated
+from orion_streams.model.state import Grid, encode_grid
 from tests.replay.bad import Lines, outcome, read, refusal, written
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
@@ -99,7 +99,7 @@ def numbered(field: str, digits: str) -> Callable[[Lines], Lines]:
 
 def second_segment(lines: Lines) -> int:
     """The line where it begins."""
-    return next(at for at in range(1, len(lines)) if lines[at].startswith(recording._HEADER))
+    return next(at for at in range(1, len(lines)) if lines[at].startswith(jsonl._HEADER))
 
 
 def third_segment(lines: Lines) -> int:
@@ -175,7 +175,7 @@ def test_a_snapshot_that_is_none_is_refused(
 ) -> None:
     """Whatever stands where a state should be, as the beginning of a file or later: its line is named,
     and a bomb is not inflated."""
-    monkeypatch.setattr(recording, "SNAPSHOT_MAX_BYTES", 100_000)
+    monkeypatch.setattr(jsonl, "SNAPSHOT_MAX_BYTES", 100_000)
     lines = whole.splitlines()
     middle = second_segment(lines)
     spoilt = [*lines[:middle], *header_with(snapshot=snapshot)(lines[middle:])]

@@ -6,19 +6,20 @@ import pytest
 from hypothesis import given, settings
 from msgspec import structs
 
-from orion_streams import events as ev
 from orion_streams.agents.router import Router
-from orion_streams.config import Config, NodeRules, Policy
-from orion_streams.draft import LoggedGrid
+from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.events import Verdict
-from orion_streams.history import fold_raw
-from orion_streams.replay.facts import Kept
+from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Collector, Incident, collect
-from orion_streams.replay.packing import MAX_NODES, pack
-from orion_streams.replay.rendering import render
-from orion_streams.simulation.cluster.cluster import Cluster, undisturbed
-from orion_streams.state import Grid
+from orion_streams.replay.incident_facts import Kept
+from orion_streams.replay.page_data import MAX_NODES, pack
+from orion_streams.replay.render_page import render
+from tests.cluster.cluster_grid import Cluster, undisturbed
 from tests.conftest import MemoryStore
 from tests.grids import fails
 from tests.helpers import Agent, ask, settle
@@ -97,7 +98,7 @@ def test_everything_of_a_faulty_cluster_is_there() -> None:
 
 def test_peaks_above_the_mark_survive_down_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second above the mark in hours below it stands in the page's data, exactly."""
-    monkeypatch.setattr("orion_streams.replay.machines.MAX_POINTS", 1_000)
+    monkeypatch.setattr("orion_streams.replay.node_timeline.MAX_POINTS", 1_000)
     log = Log(nodes=(WORKER,))
     for second in range(1, 6_000):
         hot = second == 4_321

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules, Policy
-from orion_streams.draft import GENESIS, chain
-from orion_streams.recording import FORMAT, Header
+from orion_streams.eventlog.jsonl import FORMAT, Header
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.protocol.commit_builder import GENESIS, chain
 
 NIGHTLY = bool(os.environ.get("ORION_NIGHTLY"))
 READ = """

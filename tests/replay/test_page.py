@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import Policy
-from orion_streams.draft import LoggedGrid
-from orion_streams.events import Verdict
+from orion_streams.model import events as ev
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Incident, collect
-from orion_streams.replay.rendering import render
-from orion_streams.state import Grid
+from orion_streams.replay.render_page import render
 from tests.browser import NEEDS_CHROMIUM, Page, browser
 from tests.replay.logs import (
     MASTER,
@@ -30,7 +30,7 @@ from tests.replay.logs import (
     sample,
     started,
 )
-from tests.replay.test_rendering import NASTY, hostile
+from tests.replay.test_render_page import NASTY, hostile
 
 pytestmark = NEEDS_CHROMIUM
 DESK, PHONE = 1280, 390

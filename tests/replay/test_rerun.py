@@ -8,18 +8,18 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules
+from orion_streams.decider.decide import QUESTIONS
 from orion_streams.errors import OrionError
-from orion_streams.history import fold_raw
-from orion_streams.reconcile import QUESTIONS
-from orion_streams.replay.changes import Change, change_of
-from orion_streams.simulation.rerun.gathering import Gathering
-from orion_streams.simulation.rerun.running import Rerun, rerun
-from orion_streams.simulation.rerun.scene import heats, scene_of, unmeasured
-from orion_streams.simulation.virtual.engine import Engine
-from orion_streams.simulation.virtual.physics import NEVER
-from orion_streams.simulation.virtual.workloads import AMBIENT_MC, NUM_CTX, Arrival
+from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules
+from orion_streams.replay.rule_changes import Change, change_of
+from orion_streams.simulation.node_physics import NEVER
+from orion_streams.simulation.rerun.collect_workload import Gathering
+from orion_streams.simulation.rerun.recorded_scene import heats, scene_of, unmeasured
+from orion_streams.simulation.rerun.rerun_workload import Rerun, rerun
+from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.workloads import AMBIENT_MC, NUM_CTX, Arrival
 from tests.grids import HEAVY, MODEL, sample
 from tests.replay.books import NODES, QUIET, A, B, accepted, beat, completed, house, started
 from tests.replay.decided import Row, chained, chunks, nothing, simulated

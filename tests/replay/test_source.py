@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from orion_streams.archiving import archive_next
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.history import load
-from orion_streams.recording import is_head
+from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog.jsonl import is_head
+from orion_streams.eventlog.loader import load
+from orion_streams.model.state import encode_grid
 from orion_streams.replay.source import FileSource, LiveSource, Source
 from orion_streams.replay.verify import Report, verify
-from orion_streams.state import encode_grid
 from tests.conftest import MemoryStore
 from tests.replay.recorded import exported, grown
 

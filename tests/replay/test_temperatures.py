@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.simulation.ollama.spec import NodeSpec
-from orion_streams.simulation.rerun.heat import Heat, Point, fit
-from orion_streams.simulation.virtual.house import along
-from orion_streams.simulation.virtual.thermal import Thermals
+from orion_streams.simulation.machine_spec import NodeSpec
+from orion_streams.simulation.rerun.recorded_heat import Heat, Point, fit
+from orion_streams.simulation.thermal_model import Thermals
+from orion_streams.simulation.virtual_house import along
 
 
 def course(

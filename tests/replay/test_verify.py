@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from orion_streams import events as ev
 from orion_streams.agents.router import Router
-from orion_streams.config import DECIDER, Config
-from orion_streams.draft import GENESIS, chain
+from orion_streams.config import Config
 from orion_streams.errors import LogError
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER
+from orion_streams.protocol.commit_builder import GENESIS, chain
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import DECISIONS, verify
 from tests.conftest import MemoryStore

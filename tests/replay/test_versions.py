@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import pytest
 from msgspec import structs
 
-from orion_streams import events as ev
-from orion_streams import reconcile
-from orion_streams.config import DECIDER, Config, Policy
+from orion_streams.config import Config
+from orion_streams.decider import decide
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER, Policy
+from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import DECISIONS, Report, verify
-from orion_streams.state import Grid
 from tests.conftest import MemoryStore
+from tests.eventlog.driving import running
+from tests.eventlog.test_revisions import with_revision
 from tests.helpers import Agent, ask, history, settle
-from tests.log.driving import running
-from tests.log.test_revisions import with_revision
 from tests.replay.test_verify import WORKER, rewrite
 
 NEWER = DECIDER + 1
@@ -25,17 +26,17 @@ WARM_MC, HOT_MC = 72_000, 80_000
 
 def cautious(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
     """The question that a newer version asks: out five degrees sooner."""
-    yield from reconcile.safety(grid, structs.replace(policy, temp_max_mc=policy.temp_max_mc - 5_000))
+    yield from decide.safety(grid, structs.replace(policy, temp_max_mc=policy.temp_max_mc - 5_000))
 
 
-NEWER_QUESTIONS = (cautious, *reconcile.QUESTIONS[1:])
+NEWER_QUESTIONS = (cautious, *decide.QUESTIONS[1:])
 
 
 @pytest.fixture
 def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the program is a newer one, which has the older questions as well."""
-    monkeypatch.setitem(reconcile.DECIDERS, NEWER, NEWER_QUESTIONS)
-    for module in ("config", "reconcile", "agents.router"):
+    monkeypatch.setitem(decide.DECIDERS, NEWER, NEWER_QUESTIONS)
+    for module in ("model.policy", "decider.decide", "agents.router"):
         monkeypatch.setattr(f"orion_streams.{module}.DECIDER", NEWER)
 
 
@@ -93,7 +94,7 @@ async def test_an_old_log_is_judged_by_the_version_that_made_it(
         report = await judged(store, config)
         assert (report.diverged, report.older) == (0, 0)
         assert report.decisions >= 3
-    monkeypatch.setitem(reconcile.DECIDERS, DECIDER, NEWER_QUESTIONS)
+    monkeypatch.setitem(decide.DECIDERS, DECIDER, NEWER_QUESTIONS)
     assert (await judged(old, config)).diverged > 0
     assert (await judged(new, config)).diverged == 0
 
@@ -111,7 +112,7 @@ async def test_a_log_that_was_gone_on_with_is_judged_part_by_part(
     assert await deciders(store) == [DECIDER, NEWER]
     whole = await judged(store, config)
     assert (whole.diverged, whole.older, whole.older_deciders) == (0, 0, [])
-    monkeypatch.delitem(reconcile.DECIDERS, NEWER)
+    monkeypatch.delitem(decide.DECIDERS, NEWER)
     part = await judged(store, config)
     assert part.diverged == 0
     assert part.older_deciders == [NEWER]

@@ -9,21 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import events as ev
 from orion_streams.errors import LogError
-from orion_streams.history import fold_raw
-from orion_streams.recording import is_head
-from orion_streams.replay.changes import change_of
+from orion_streams.eventlog.jsonl import is_head
+from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.state import encode_grid
+from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
-from orion_streams.simulation.cluster.cluster import Cluster, undisturbed
-from orion_streams.simulation.cluster.faults import swarm
-from orion_streams.state import encode_grid
+from tests.cluster.cluster_faults import swarm
+from tests.cluster.cluster_grid import Cluster, undisturbed
 from tests.properties import histories
 from tests.properties.strategies import FEW
 from tests.replay.asking import AS_IT_WAS, asked, wide
-from tests.replay.books import (
-    Book,
-)
+from tests.replay.books import Book
 from tests.replay.decided import chained, chunks, nothing
 
 

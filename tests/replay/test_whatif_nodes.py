@@ -5,26 +5,15 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import DECIDER, NodeRules
 from orion_streams.errors import ConfigError
-from orion_streams.replay.changes import change_of
-from orion_streams.replay.turning import Answer, Term
+from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER, NodeRules
+from orion_streams.replay.explain_change import Answer, Term
+from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.grids import HEAVY, MODEL
 from tests.replay.asking import asked, only, wide
-from tests.replay.books import (
-    NODES,
-    QUIET,
-    A,
-    B,
-    accepted,
-    beat,
-    completed,
-    house,
-    result,
-    started,
-)
+from tests.replay.books import NODES, QUIET, A, B, accepted, beat, completed, house, result, started
 from tests.replay.decided import nothing, simulated
 
 

@@ -7,26 +7,14 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from orion_streams import events as ev
-from orion_streams.config import NodeRules
-from orion_streams.replay.changes import change_of
-from orion_streams.replay.turning import Answer, Term
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules
+from orion_streams.replay.explain_change import Answer, Term
+from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.grids import HEAVY, MODEL, sample
 from tests.replay.asking import asked, only, wide
-from tests.replay.books import (
-    QUIET,
-    A,
-    B,
-    Book,
-    accepted,
-    beat,
-    completed,
-    house,
-    quiet,
-    result,
-    started,
-)
+from tests.replay.books import QUIET, A, B, Book, accepted, beat, completed, house, quiet, result, started
 from tests.replay.decided import nothing
 
 
@@ -165,7 +153,7 @@ def test_an_attempt_that_is_historys_own_is_not_asked_about(monkeypatch: pytest.
     beat(book, {A: 72_000, B: 50_000})
     change = change_of(["policy.temp_max_mc=71000"])
     assert [each.kind for each in asked(book.rows, change).decisions] == ["backoff", "route"]
-    monkeypatch.setattr("orion_streams.replay.differing.Comparison._disown", lambda *_: None)
+    monkeypatch.setattr("orion_streams.replay.compare_decisions.Comparison._disown", lambda *_: None)
     assert [each.kind for each in asked(book.rows, change).decisions] == ["backoff", "route", "give_up"]
 
 

@@ -11,9 +11,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from orion_streams import acl
 from orion_streams.config import Config, parse
-from orion_streams.server import EmbeddedServer
+from orion_streams.runtime import acl
+from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.conftest import REDIS_SERVER, STREAMS_TOML
 
 ADMIN = ADMIN_PASSWORD = "admin"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from orion_streams import acl
 from orion_streams.config import Clients
+from orion_streams.runtime import acl
 from tests.security.guarded import the_config
 from tests.security.test_no_code_from_data import ROOT
 

@@ -13,16 +13,16 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from orion_streams import Answer, AsyncClient, Piece
 from orion_streams.agents.router import Router
-from orion_streams.connection import connect
-from orion_streams.log import RedisLog
-from orion_streams.server import check_server
-from orion_streams.simulation.grid import EMBEDDER, GEMMA
-from orion_streams.simulation.observer import Observer
-from tests.cli.running import run
+from orion_streams.demo.observer import Observer
+from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import check_server
+from tests.cli.run_cli import run
 from tests.conftest import SERVERS, ServerStore
 from tests.helpers import MODEL, Agent, ask, kinds, settle, snapshots
-from tests.security.grids import GuardedGrid
 from tests.security.guarded import ADMIN, Guarded, guarded
+from tests.security.guarded_grids import GuardedGrid
 
 
 @pytest.fixture(params=SERVERS)

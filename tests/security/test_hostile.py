@@ -8,23 +8,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from orion_streams import events as ev
-from orion_streams import wire
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
-from orion_streams.intake import Entry, Taken, take
-from orion_streams.state import Grid, decode_grid, encode_grid
-from tests.helpers import (
-    MODEL,
-    Agent,
-    Run,
-    Store,
-    ask,
-    assert_consistent,
-    kinds,
-    replies,
-    settle,
-)
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid, decode_grid, encode_grid
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.ingest import Entry, Taken, take
+from tests.helpers import MODEL, Agent, Run, Store, ask, assert_consistent, kinds, replies, settle
 
 MASTER, WORKER = "orion-master", "orion-worker"
 HIGHEST = "18446744073709551615-18446744073709551615"
@@ -77,7 +67,7 @@ class Victim:
 @pytest.mark.parametrize("op", ["started", "tokens", "completed", "failed"])
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_a_forged_result_changes_nothing(
-    store: Store, config: Config, op: wire.ResultOp, attempt: int
+    store: Store, config: Config, op: agent_entries.ResultOp, attempt: int
 ) -> None:
     """Written to its own stream under another node's request, attempt and even fence, whatever it says:
     no reply, no change of the request or of the node, and the true answer counts."""
@@ -101,7 +91,7 @@ async def test_without_the_owners_check_the_forged_answer_would_count(
         return take(grid, structs.replace(entry, owner=MASTER), *more)
 
     victim = await Victim(store, config).begin()
-    monkeypatch.setattr("orion_streams.draft.take", trusting)
+    monkeypatch.setattr("orion_streams.protocol.commit_builder.take", trusting)
     await victim.hostile.say(victim.run, "completed", b"forged")
     await settle(victim.router)
     assert [row["text"] for row in await replies(store)] == ["4", "forged"]
@@ -114,13 +104,13 @@ ABSURD: dict[str, dict[str, Any]] = {
     "no memory": {"ram_total_mb": 1, "ram_used_mb": 2**53},
     "endless memory": {"ram_total_mb": 2**40, "ram_used_mb": 0},
     "the end of time": {"sampled_ms": 2**53},
-    "a model that fits nowhere": {"inventory": (wire.InstalledModel(MODEL, "d", 2**30),)},
+    "a model that fits nowhere": {"inventory": (agent_entries.InstalledModel(MODEL, "d", 2**30),)},
     "a thousand models": {
-        "inventory": tuple(wire.InstalledModel(f"m{n}:1b", "d", 2**30) for n in range(1000)),
+        "inventory": tuple(agent_entries.InstalledModel(f"m{n}:1b", "d", 2**30) for n in range(1000)),
         "inventory_digest": "x" * 256,
     },
     "everything in memory": {
-        "resident": tuple(wire.ResidentModel(f"m{n}:1b", "d", 2**30, 2**53) for n in range(64))
+        "resident": tuple(agent_entries.ResidentModel(f"m{n}:1b", "d", 2**30, 2**53) for n in range(64))
     },
     "others' work in hand": {"in_hand": (HIGHEST_TOLD, *(f"{n}-0" for n in range(255)))},
     "all work read": {"work_read": HIGHEST_TOLD, "results_written": HIGHEST_TOLD},
@@ -169,7 +159,7 @@ async def test_garbage_of_an_agent_is_passed(store: Store, config: Config, strea
     ("op", "rejected"), [("completed", 1), ("failed", 1), ("started", 1), ("tokens", 0)]
 )
 async def test_an_agents_entry_is_bounded(
-    store: Store, config: Config, op: wire.ResultOp, rejected: int
+    store: Store, config: Config, op: agent_entries.ResultOp, rejected: int
 ) -> None:
     """More than an answer may have is passed on to nobody, not even of the agent's own attempt; the rest
     of the attempt counts. Health is bounded, too."""

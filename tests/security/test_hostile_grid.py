@@ -12,13 +12,13 @@ import pytest
 from redis.exceptions import RedisError
 
 from orion_streams import AsyncClient
-from orion_streams import events as ev
-from orion_streams.connection import connect
-from orion_streams.log import RedisLog
-from orion_streams.simulation.grid import EMBEDDER, GEMMA
+from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import events as ev
+from orion_streams.runtime.connection import connect
 from tests.contract.test_bad_input import REJECTED
 from tests.helpers import TERMINAL_REPLIES, eventually
-from tests.security.grids import GuardedGrid
+from tests.security.guarded_grids import GuardedGrid
 from tests.security.test_hostile import ABSURD, GARBAGE, HIGHEST, MASTER, WORKER
 
 

@@ -8,8 +8,8 @@ import pytest
 from msgspec import structs
 from redis.exceptions import ResponseError
 
-from orion_streams import acl
-from orion_streams.acl import Grant
+from orion_streams.runtime import acl
+from orion_streams.runtime.acl import Grant
 from tests.conftest import SERVERS
 from tests.security.guarded import Guarded, guarded, the_config
 from tests.security.walking import ON_KEYS, WITHOUT_KEYS, Cell, lines, streams, walk

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from orion_streams import AsyncClient, wire
-from orion_streams.asking import RequestError
-from orion_streams.server import EmbeddedServer
-from orion_streams.simulation.ollama import serve
-from tests.agents.bench import MODEL, NODE, QUICK, SKILLED, Bench, Process, toml
+from orion_streams import AsyncClient
+from orion_streams.client.calls import RequestError
+from orion_streams.demo.ollama import serve
+from orion_streams.protocol import agent_entries
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.agents.agent_bench import MODEL, NODE, QUICK, SKILLED, Bench, Process, toml
 from tests.contract.test_bad_input import REJECTED
 from tests.helpers import TERMINAL_REPLIES, eventually
 
@@ -193,7 +194,7 @@ async def poison(watched: Watched) -> None:
         "deadline_ms",
     ):
         await watched.ask(f"bad {name}", prompt=SECRET, **{name: SECRET})
-    run = wire.encode_head(wire.WorkHead("run", "brain/broken", 1, MODEL))
+    run = agent_entries.encode_head(agent_entries.WorkHead("run", "brain/broken", 1, MODEL))
     for fields in ({"head": SECRET}, {"head": run, "messages": SECRET}, {"head": run, "prompt": b"\xff"}):
         await forge(redis, f"{prefix}work:{NODE}", fields)
     for stream in ("health", "results"):

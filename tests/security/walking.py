@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from orion_streams.commits import GROUP
 from orion_streams.config import Config
+from orion_streams.model.commit import GROUP
 from tests.security.guarded import Guarded
 
 KEY = "{key}"

@@ -4,6 +4,6 @@
 It only reads: the rights of the observer that `orion acl` makes are enough.
 """
 
-from orion_streams.cli.doctor.showing import run
+from orion_streams.cli.doctor.doctor_command import run
 
 __all__ = ["run"]

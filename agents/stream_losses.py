@@ -1,0 +1,37 @@
+"""Streams that were deleted under the running grid: how that shows, and what is said of it."""
+
+from __future__ import annotations
+
+from orion_streams.model.commit import Extent
+from orion_streams.model.state import work_order
+
+REST = {
+    "requests": "what was not taken yet is lost: its client sends it again under the same id",
+    "results": "what was not taken yet is lost: attempts that their node no longer has are tried again",
+    "health": "nothing else is lost: each entry is complete",
+    "replies": "what nobody had read is lost: who misses an answer asks again under a new id",
+}
+
+
+def was_deleted(before: Extent, now: Extent) -> bool:
+    """Whether a stream is not the one that it was, whatever was trimmed of that: its ids fell
+    or it counts fewer entries; or none of the old ones is left and not so many were ever taken out."""
+    if now.added < before.added or work_order(now.top) < work_order(before.top):
+        return True
+    none_left = work_order(now.first) > work_order(before.top)
+    return none_left and now.added - now.length < before.added
+
+
+def lost_stream(prefix: str, stream: str, top: str, cursor: str) -> str:
+    """What a person should know of a deleted stream. `top`: its last id when it was looked at last."""
+    read = f", and was read up to {cursor}" if cursor else ""
+    rest = REST[stream.partition(":")[0]]
+    return f"{prefix}{stream} was deleted, or its server lost its tail. It had gone to {top}{read}; {rest}"
+
+
+def lost_group(key: str, unread: int) -> str:
+    """The same of a node's work."""
+    return (
+        f"{key} or its group was deleted and is made anew; what its agent had not read "
+        f"({unread} runs or loads) is tried again"
+    )

@@ -1,0 +1,161 @@
+"""The pure core by itself: a route, a decision, a fold."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from orion_streams.bench.bench_rows import Row, tidy
+from orion_streams.decider.decide import decide
+from orion_streams.decider.route import Route, route
+from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid
+from orion_streams.projections import apply
+from orion_streams.protocol.commit_builder import LoggedGrid, chain
+from orion_streams.simulation.run_workload import simulate
+
+MODEL, SIZE_MB = "llama3.2:3b", 2019
+NODES = ("orion-master", "orion-spare", "orion-worker")
+REPEATS, LOOPS = 30, 500
+REQUESTS = 3_000
+MANY = 1_000
+SIMULATED = 20_000
+
+
+def three_nodes() -> Grid:
+    """Three nodes that could all take a request, and one that waits."""
+    return house(NODES)
+
+
+def house(names: Sequence[str], loaded: bool = True) -> Grid:
+    """Nodes that could all take a request: cool, the model's speed known, and at work on one. The model is
+    in memory, or else on disk alone."""
+    grid = Grid()
+    rules = tuple(NodeRules(name, tiers=(1, 2), slots=4) for name in names)
+    apply(grid, ev.Committed(number=1, server_ms=1_000, inputs=0, decided=True, hash=""))
+    apply(grid, ev.PolicyChanged(1, "bench", Policy(), rules))
+    for n, name in enumerate(names):
+        apply(grid, sample(name))
+        apply(grid, ev.ModelInstalled(name, MODEL, "digest", SIZE_MB))
+        if loaded:
+            apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
+        for key in (f"brain/done-{n}", f"brain/held-{n}"):
+            apply(grid, accepted(key))
+            apply(grid, ev.RequestRouted(key, 1, name, "bench", 0, (), work_id=f"1 {key}"))
+        done = f"brain/done-{n}"
+        apply(grid, ev.RequestCompleted(done, 1, name, f"1 {done}", 20, 100, 0, 500, 4_000, 4_500))
+        if not loaded:
+            apply(grid, ev.AttemptEnded(f"brain/held-{n}", 1, name, f"1 brain/held-{n}", "cancelled"))
+            apply(grid, ev.ModelUnloaded(name, MODEL))
+    apply(grid, accepted("brain/waiting"))
+    return grid
+
+
+def sample(name: str) -> ev.NodeSampled:
+    """A cool node."""
+    return ev.NodeSampled(
+        node=name,
+        boot="boot",
+        sampled_ms=0,
+        temp_mc=50_000,
+        ram_used_mb=2_000,
+        ram_total_mb=8_192,
+        cpu_permille=100,
+        inventory_known=True,
+    )
+
+
+def accepted(key: str) -> ev.RequestAccepted:
+    """A request of ordinary size."""
+    return ev.RequestAccepted(key, "1-0", "generate", MODEL, 600_000, 400, 100)
+
+
+def route_us() -> Row:
+    """One route over three nodes, every verdict with its full cost; the fastest of the repeats."""
+    grid = three_nodes()
+    request, policy = grid.open["brain/waiting"], grid.policy
+    decision = route(grid, request, policy)
+    assert isinstance(decision, Route) and not any(v.filter for v in decision.verdicts)  # noqa: S101
+    return Row("route_us_3_nodes", tidy(fastest_us(lambda: route(grid, request, policy))), "µs")
+
+
+def route_us_per_node() -> list[Row]:
+    """One route over very many nodes, by the node: with the model in memory everywhere, and nowhere."""
+    names = [f"node-{n:04}" for n in range(MANY)]
+    rows = []
+    for what, loaded in (("warm", True), ("cold", False)):
+        grid = house(names, loaded)
+        request, policy = grid.open["brain/waiting"], grid.policy
+        us = fastest_us(lambda: route(grid, request, policy), loops=2)  # noqa: B023 - called at once
+        rows.append(Row(f"route_us_per_node_{MANY}_{what}", tidy(us / MANY), "µs"))
+    return rows
+
+
+def simulate_us() -> Row:
+    """A simulated request: its events folded, its decisions taken, its machines advanced."""
+    began = time.perf_counter()
+    simulate("decode-heavy", "steady", "ours", 1, requests=SIMULATED)
+    return Row("simulate_us_per_request", tidy((time.perf_counter() - began) / SIMULATED * 1e6), "µs")
+
+
+def decide_us() -> Row:
+    """One decision that sends one waiting request to one of three nodes."""
+    grid = three_nodes()
+    return Row("decide_us", tidy(fastest_us(lambda: decide(grid, grid.policy))), "µs")
+
+
+def fold_events() -> Row:
+    """Events a second that a start reads from the log: decode, running hash, fold."""
+    rows = list(history(three_nodes()))
+    best_s = float("inf")
+    for _ in range(3):
+        state = LoggedGrid(three_nodes())
+        began = time.perf_counter()
+        fold_raw(state, rows)
+        best_s = min(best_s, time.perf_counter() - began)
+    return Row("fold_events_per_s", tidy(len(rows) / best_s), "events/s")
+
+
+def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
+    """The log of requests that come, run and end one after the other."""
+    state = LoggedGrid(grid)
+    verdicts = route(grid, grid.open["brain/waiting"], grid.policy).verdicts
+    for n in range(REQUESTS):
+        key, work_id = f"brain/{n}", f"2-{n}"
+        made: list[ev.AnyEvent] = [
+            accepted(key),
+            ev.RequestRouted(key, 1, NODES[1], "bench", grid.position, verdicts, work_id),
+            ev.RequestCompleted(key, 1, NODES[1], work_id, 20, 100, 0, 500, 4_000, 4_500),
+        ]
+        head = ev.Committed(
+            number=n + 2, server_ms=1_000 + n, inputs=1, decided=True, hash=state.digest.hex()
+        )
+        for event in (head, *made):
+            raw = ev.encode(event)
+            state.digest = chain(state.digest, raw)
+            yield grid.position + n * 4 + len(made), raw
+
+
+def fastest_us(work: Callable[[], Any], loops: int = LOOPS) -> float:
+    """µs a call, of the fastest of many repeats: whatever is above it, others took."""
+    best_s = float("inf")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            for _ in range(loops):
+                work()
+            best_s = min(best_s, time.perf_counter() - began)
+    finally:
+        gc.enable()
+    return best_s / loops * 1e6
+
+
+def rows() -> list[Row]:
+    """All of it, in a few seconds."""
+    return [route_us(), *route_us_per_node(), decide_us(), fold_events(), simulate_us()]

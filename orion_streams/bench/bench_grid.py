@@ -1,0 +1,162 @@
+"""The processes that are measured: server, relay, router, agents and an Ollama that answers at once.
+
+The house's three nodes, of which two have an agent here: `orion-worker` answers inside its agent,
+`orion-master` asks a simulated Ollama. The machine itself never counts as too hot or too full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from orion_streams.bench.bench_load import leave_if_told
+from orion_streams.config import Config, parse
+from orion_streams.demo.simulated_grid import GEMMA, toml_table
+from orion_streams.errors import BackendError
+from orion_streams.eventlog.loader import load
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.state import Grid
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
+from orion_streams.runtime.supervisor import Child, Say
+from orion_streams.simulation.machine_spec import NodeSpec
+
+SLOTS = 16
+ECHO_MODEL, HTTP_MODEL = "echo:latest", GEMMA.name
+ECHO_NODE, HTTP_NODE = "orion-worker", "orion-master"
+READY_S = 20.0
+CLIENT = "brain"
+RELAY_STREAMS = ("relay:1", "relay:2", "relay:3", "relay:4")
+
+
+class BenchGrid:
+    """Starts what a measurement needs; leaving its context ends all of it."""
+
+    def __init__(self, folder: Path, remark: Say) -> None:
+        self.folder, self._remark = folder, remark
+        self.url = self.ollama_url = ""
+        self.children: list[Child] = []
+        self._held = AsyncExitStack()
+
+    @property
+    def config(self) -> Config:
+        """What the processes read."""
+        return parse(self._toml())
+
+    async def __aenter__(self) -> BenchGrid:
+        server = EmbeddedServer(self.folder / "redis")
+        self._held.push_async_callback(asyncio.to_thread, server.stop)
+        try:
+            self.url = await asyncio.to_thread(server.start)
+            node = await self._start(
+                "simulated Ollama",
+                "-m",
+                "orion_streams.demo.ollama",
+                "--spec",
+                str(self._spec()),
+                announces=True,
+            )
+            self.ollama_url = str(node.announced["url"])
+            self._config_path.write_text(self._toml(), encoding="utf-8")
+        except BaseException:
+            await self._held.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._held.aclose()
+
+    async def start_relay(self) -> None:
+        """The four hops of a request: one process in the router's place, one in the agent's."""
+        one, two, three, four = RELAY_STREAMS
+        hops = {"relay as router": (one, two, three, four), "relay as agent": (two, three)}
+        for name, streams in hops.items():
+            await self._start(name, "-m", "orion_streams.bench.relay", self.url, *streams, announces=True)
+
+    async def start_router(self) -> Child:
+        return await self._role("router")
+
+    async def start_agent(self, node: str, model: str) -> Child:
+        """A node's agent; ready when routing knows that it has the model."""
+        child = await self._role("agent", "--node", node)
+        await self.wait_for(lambda grid: node in grid.nodes and has_model(grid, node, model), child)
+        return child
+
+    async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
+        """Until the log's head satisfies a condition. Raises BackendError."""
+        redis = connect(self.url)
+        store = RedisLog(redis, self.config.prefix)
+        try:
+            async with asyncio.timeout(READY_S):
+                while not condition(grid := (await load(store)).grid):
+                    await store.read({"log": f"{grid.position}-0"}, 1, block_ms=500)
+                    leave_if_told()
+        except TimeoutError as error:
+            raise BackendError(f"{child.name} was not ready in time: {child.last_words()}") from error
+        finally:
+            await redis.aclose()
+
+    def check_alive(self) -> None:
+        """A process that crashed was not measured. Raises BackendError."""
+        for child in self.children:
+            if child.restarts or child.pid is None:
+                raise BackendError(f"{child.name} ended while it was measured: {child.last_words()}")
+
+    @property
+    def _config_path(self) -> Path:
+        return self.folder / "streams.toml"
+
+    def _spec(self) -> Path:
+        spec = NodeSpec(
+            HTTP_NODE,
+            disk_mb_per_s=0,
+            prefill_tokens_per_s=0,
+            decode_tokens_per_s=0,
+            unload_ms=0,
+            slots=SLOTS,
+            models=(GEMMA,),
+        )
+        path = self.folder / "node.json"
+        path.write_bytes(msgspec.json.encode(spec))
+        return path
+
+    async def _role(self, *words: str) -> Child:
+        return await self._start(
+            " ".join(words), "-m", "orion_streams.cli", *words, "--config", str(self._config_path)
+        )
+
+    async def _start(self, name: str, *arguments: str, announces: bool = False) -> Child:
+        env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url, "ORION_REDIS_PASSWORD": ""}
+        child = Child(name, (sys.executable, *arguments), env=env, announces=announces, remark=self._remark)
+        self.children.append(child)
+        self._held.push_async_callback(child.stop)
+        await child.start()
+        return child
+
+    def _toml(self) -> str:
+        node: dict[str, Any] = {"slots": SLOTS, "temperature_sensor": False}
+        tables: dict[str, dict[str, Any]] = {
+            "redis": {"url": self.url},
+            f"nodes.{HTTP_NODE}": {**node, "tiers": [1], "ollama": self.ollama_url},
+            f"nodes.{ECHO_NODE}": {**node, "tiers": [2], "ollama": "echo://"},
+            "nodes.orion-edge": {"inference": False, "ollama": ""},
+            "policy": {
+                "temp_max_mc": 1_000_000,
+                "temp_critical_mc": 1_000_001,
+                "ram_max_permille": 1000,
+                "ram_return_permille": 999,
+            },
+        }
+        return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())
+
+
+def has_model(grid: Grid, node: str, model: str) -> bool:
+    """Whether the node is known to have the model installed."""
+    row = grid.nodes[node]
+    return row.inventory_known and model in row.installed

@@ -1,0 +1,105 @@
+"""The bench's client: so many requests at a time, each timed from its XADD to its answer.
+
+It reads in batches and writes in pipelines, the same towards the grid and towards the bare relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+from orion_streams.client.streams_client import cancel_requests
+from orion_streams.errors import BackendError
+from orion_streams.runtime.connection import connect
+
+BLOCK_MS, COUNT, PATIENCE = 1_000, 64, 10
+
+
+class Timing(Struct, frozen=True):
+    """What a round took: each request, and all of them."""
+
+    latencies_s: list[float]
+    seconds: float
+
+    @property
+    def p50_ms(self) -> float:
+        return median(self.latencies_s) * 1000
+
+    @property
+    def rps(self) -> float:
+        return len(self.latencies_s) / self.seconds
+
+
+class Load:
+    """Requests of one content through one pair of streams."""
+
+    def __init__(self, url: str, requests: str, replies: str, content: Mapping[str, str]) -> None:
+        self._redis: Any = connect(url)
+        self._requests, self._replies, self._content = requests, replies, dict(content)
+        self._made = 0
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def run(self, seconds: float, at_a_time: int) -> Timing:
+        """Requests for so long, `at_a_time` of them under way. Raises BackendError when one gets no
+        answer."""
+        cursor = await last_id(self._redis, self._replies)
+        under_way: dict[bytes, float] = {}
+        latencies: list[float] = []
+        waited, began = 0, time.perf_counter()
+        await self._send(at_a_time, under_way)
+        while under_way:
+            answer = await self._redis.xread({self._replies: cursor}, count=COUNT, block=BLOCK_MS)
+            leave_if_told()
+            now = time.perf_counter()
+            waited = 0 if answer else waited + 1
+            if waited == PATIENCE:
+                raise BackendError(f"{len(under_way)} requests got no answer through {self._replies}")
+            ended = 0
+            for entry_id, fields in (row for _, rows in answer or () for row in rows):
+                cursor = entry_id
+                check(fields)
+                sent = under_way.pop(fields[b"id"], None)
+                if sent is not None:
+                    latencies.append(now - sent)
+                    ended += 1
+            if now - began < seconds:
+                await self._send(ended, under_way)
+        return Timing(latencies, time.perf_counter() - began)
+
+    async def _send(self, count: int, under_way: dict[bytes, float]) -> None:
+        if not count:
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for _ in range(count):
+            self._made += 1
+            name = f"bench-{id(self):x}-{self._made}"
+            pipe.xadd(self._requests, {"id": name, **self._content})
+            under_way[name.encode()] = time.perf_counter()
+        await pipe.execute()
+
+
+def check(fields: Mapping[bytes, bytes]) -> None:
+    """A relayed entry has no kind; a reply of the grid must be the answer."""
+    kind = fields.get(b"kind", b"done")
+    if kind != b"done":
+        words = (fields.get(b"code", b"") + b" " + fields.get(b"message", b"")).decode().strip()
+        raise BackendError(f"a request of the bench ended as {kind.decode()}: {words}")
+
+
+def leave_if_told() -> None:
+    """Raise the cancellation that Python 3.11's wait_for, inside redis-py, may have lost."""
+    if cancel_requests():
+        raise asyncio.CancelledError
+
+
+async def last_id(redis: Any, stream: bytes | str) -> bytes:
+    """The newest entry of a stream: whoever reads after it gets what comes from now on."""
+    newest = await redis.xrevrange(stream, count=1)
+    return newest[0][0] if newest else b"0-0"

@@ -1,0 +1,188 @@
+"""One run of the benchmark: what is started, in which order it is measured, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from orion_streams.bench import bench_core, footprint
+from orion_streams.bench.bench_grid import (
+    CLIENT,
+    ECHO_MODEL,
+    ECHO_NODE,
+    HTTP_MODEL,
+    HTTP_NODE,
+    RELAY_STREAMS,
+    SLOTS,
+    BenchGrid,
+)
+from orion_streams.bench.bench_load import Load, Timing, leave_if_told
+from orion_streams.bench.bench_ollama import Direct
+from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
+from orion_streams.errors import EXIT_FAILED, EXIT_OK
+
+OPTIONS = {"num_predict": 1}
+INTERRUPTED = 128
+FLOORS = (
+    "floor of streams: a bare relay of the same four hops between processes; "
+    "of http: httpx straight to the simulated node"
+)
+
+
+class Plan(Struct, frozen=True):
+    """How much is measured: rounds of four turns, each so many seconds."""
+
+    streams_rounds: int = 15
+    http_rounds: int = 12
+    turn_s: float = 0.2
+    settle_s: float = 1.0
+    idle_s: float = 8.0
+
+
+class Loaded(Protocol):
+    """Whatever takes requests."""
+
+    async def run(self, seconds: float, at_a_time: int) -> Timing: ...
+
+
+def run(json: bool = False, strict: bool = False) -> int:
+    """Measure and show it. The exit code: 0 also when a goal is missed, unless `strict`.
+
+    Raises BackendError when the run itself failed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="orion-bench-"))
+    try:
+        rows = asyncio.run(until_told(folder, Plan()))
+    except asyncio.CancelledError:
+        return INTERRUPTED + signal.SIGTERM
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if json:
+        sys.stdout.write(as_json(rows) + "\n")
+    else:
+        show(rows)
+    return EXIT_FAILED if strict and any(row.verdict == "over" for row in rows) else EXIT_OK
+
+
+async def until_told(folder: Path, plan: Plan) -> list[Row]:
+    """Measure; SIGTERM ends it as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await measure(folder, plan)
+
+
+async def measure(folder: Path, plan: Plan) -> list[Row]:
+    """All rows. Everything that was started has ended when it returns."""
+    say("the pure core")
+    rows = bench_core.rows()
+    async with BenchGrid(folder, lambda name, what: say(f"{name} {what}")) as grid:
+        say("starting server, relay, router and agent")
+        await grid.start_relay()
+        await grid.start_router()
+        await grid.start_agent(ECHO_NODE, ECHO_MODEL)
+        streams = await streams_path(grid, plan)
+        agent = await grid.start_agent(HTTP_NODE, HTTP_MODEL)
+        over_http = await http_path(grid, plan)
+        held = await footprint.script(grid.url)
+        assert agent.pid is not None  # noqa: S101 - it answered
+        say("an idle agent")
+        idle = await footprint.idle(agent.pid, plan.settle_s, plan.idle_s)
+        grid.check_alive()
+    return [*streams, *over_http, held, *idle, *rows]
+
+
+async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:
+    """The grid with a backend that answers at once, against the bare relay."""
+    content = {"model": ECHO_MODEL, "prompt": "hello", "stream": "0"}
+    key = grid.config.key
+    relay = Load(grid.url, RELAY_STREAMS[0], RELAY_STREAMS[-1], content)
+    product = Load(grid.url, key("requests", CLIENT), key("replies", CLIENT), content)
+    async with aclosing(Closer(relay, product)):
+        return await take_turns("streams", product, relay, plan.streams_rounds, plan.turn_s)
+
+
+async def http_path(grid: BenchGrid, plan: Plan) -> list[Row]:
+    """The grid with a node that answers over HTTP at once, against the same request without a grid."""
+    content = {"model": HTTP_MODEL, "prompt": "hello"}
+    options = msgspec.json.encode(OPTIONS).decode()
+    key = grid.config.key
+    direct = Direct(grid.ollama_url, {**content, "options": OPTIONS})
+    product = Load(
+        grid.url,
+        key("requests", CLIENT),
+        key("replies", CLIENT),
+        {**content, "options": options, "stream": "0"},
+    )
+    async with aclosing(Closer(direct, product)):
+        return await take_turns("http", product, direct, plan.http_rounds, plan.turn_s)
+
+
+class Closer:
+    """Closes both ends of a comparison."""
+
+    def __init__(self, *ends: Load | Direct) -> None:
+        self._ends = ends
+
+    async def aclose(self) -> None:
+        for end in self._ends:
+            await end.close()
+
+
+async def take_turns(name: str, product: Loaded, floor: Loaded, rounds: int, turn_s: float) -> list[Row]:
+    """Floor and product in turns, one request at a time and SLOTS of them; a first round warms up."""
+    p50: list[tuple[float, float]] = []
+    rps: list[tuple[float, float]] = []
+    for n in range(rounds + 1):
+        if n % 5 == 0:
+            say(f"{name} path, round {n} of {rounds}")
+        quiet = [(await end.run(turn_s, 1)).p50_ms for end in (floor, product)]
+        busy = [(await end.run(turn_s, SLOTS)).rps for end in (floor, product)]
+        leave_if_told()
+        if n:
+            p50.append((quiet[1], quiet[0]))
+            rps.append((busy[1], busy[0]))
+    return [
+        compared(f"{name}_p50_ms", "ms", p50),
+        compared(f"{name}_rps_{SLOTS}", "requests/s", rps),
+    ]
+
+
+def say(line: str) -> None:
+    """Progress, beside the result."""
+    sys.stderr.write(f"bench: {line}\n")
+    sys.stderr.flush()
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for title in ("FIGURE", "VALUE", "UNIT", "FLOOR", "RATIO", "GOAL", ""):
+        table.add_column(title, justify="right" if title in ("VALUE", "FLOOR", "RATIO") else "left")
+    for row in rows:
+        goal = GOALS.get(row.name)
+        colour = {"pass": "green", "over": "red"}.get(row.verdict, "")
+        table.add_row(
+            row.name,
+            f"{row.value:,}",
+            row.unit,
+            f"{row.floor:,}" if row.floor is not None else "",
+            f"{row.ratio:g}" if row.ratio is not None else "",
+            str(goal or ""),
+            f"[{colour}]{row.verdict}[/]" if colour else "",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(FLOORS, soft_wrap=True)

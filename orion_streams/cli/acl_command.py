@@ -1,0 +1,223 @@
+"""`orion acl`: one user of the server per role, printed or applied."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from orion_streams import config as configuration
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.outcome import tell
+from orion_streams.config import Config
+from orion_streams.errors import ConfigError, OrionError
+from orion_streams.runtime import acl
+from orion_streams.runtime.acl import User
+from orion_streams.runtime.connection import connect, place
+
+NO_PASSWORDS = "orion: nobody can log in by these rules: --passwords DIR makes a password for each user"
+LOCKS_OUT = "orion: the last line shuts out everybody without a user: have an administrator first"
+OPEN = "orion: default is as it was: --disable-default shuts out everybody without a user of their own"
+FORGETS = (
+    "orion: the server forgets its users when it restarts: CONFIG REWRITE puts them into its "
+    "configuration file, or give it an aclfile"
+)
+ANOTHER = "name an administrator in the URL (--redis redis://NAME@HOST:PORT/DB)"
+
+
+class Row(Struct, frozen=True):
+    """A user, what for, and the arguments of ACL SETUSER after the name."""
+
+    user: str
+    role: str
+    rules: list[str]
+
+
+class Report(Struct, frozen=True):
+    """What was printed or done. `saved`: written to the server's ACL file."""
+
+    users: list[Row]
+    applied: bool = False
+    default_disabled: bool = False
+    saved: bool = False
+
+
+async def run(
+    names: Sequence[str],
+    aclfile: bool,
+    apply: bool,
+    passwords: str | None,
+    disable_default: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Print the rules, or apply them. Raises ConfigError, BackendError, OrionError."""
+    config = (
+        grid_discovery.find(redis_url, config_path) if apply else configuration.load(config_path, redis_url)
+    )
+    users = acl.chosen(config, names)
+    hashes = password_hashes(passwords, users)
+    rows = [Row(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
+    if apply:
+        report = await apply_all(config, rows, disable_default, tell if as_json else write)
+    else:
+        report = Report(rows)
+        if not hashes:
+            tell(NO_PASSWORDS)
+    if as_json:
+        write(msgspec.json.encode(report).decode())
+    elif not apply:
+        show(rows, aclfile)
+    return 0
+
+
+def write(line: str) -> None:
+    """A line of the answer."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def show(rows: list[Row], aclfile: bool) -> None:
+    """Lines that redis-cli or an aclfile takes as they are; the last one disables default."""
+    for row in rows:
+        rules = row.rules if aclfile else [f'"{each}"' if " " in each else each for each in row.rules]
+        write(f"{'user' if aclfile else 'ACL SETUSER'} {row.user} {' '.join(rules)}")
+    write("user default off" if aclfile else "ACL SETUSER default off")
+    tell(LOCKS_OUT)
+
+
+def password_hashes(directory: str | None, users: Sequence[User]) -> dict[str, str]:
+    """The hash of each user's password in the folder; none without a folder. ConfigError."""
+    if directory is None:
+        return {}
+    folder = Path(directory).expanduser()
+    return {user.name: acl.hashed(password(folder, user.name)) for user in users}
+
+
+def password(folder: Path, name: str) -> str:
+    """The password in the user's file, a fresh one where there is none. ConfigError."""
+    path = folder / name
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(opened, "w") as file:
+                file.write(secrets.token_hex(32))
+        readable_by_others = path.stat().st_mode & 0o077
+        held = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--passwords: {path} cannot be used: {error}") from error
+    if readable_by_others:
+        raise ConfigError(f"--passwords: others may read {path}: chmod 600 {path}")
+    if not held:
+        raise ConfigError(f"--passwords: {path} is empty: remove it for a fresh password, or write one")
+    return held
+
+
+async def apply_all(
+    config: Config, rows: list[Row], disable_default: bool, say: Callable[[str], None]
+) -> Report:
+    """Set each user and see that the server has it so. Nothing is changed when default could not be
+    enabled again. Raises ConfigError when the server refuses, OrionError when it does something else."""
+    redis: Any = connect(config.redis.url)
+    try:
+        await check_rights(redis, [row.user for row in rows], disable_default)
+        await name_strays(redis, config)
+        for row in rows:
+            await redis.execute_command("ACL", "SETUSER", row.user, *row.rules)
+            if not is_so(row.rules, await redis.execute_command("ACL", "GETUSER", row.user)):
+                raise OrionError(f"{row.user}: the server does not have the rules that it was given")
+            say(f"{row.user:<30} {row.role}")
+        if disable_default:
+            await redis.execute_command("ACL", "SETUSER", "default", "off")
+            say("default                        disabled; connections that it has stay open")
+        else:
+            tell(OPEN)
+        saved = await save(redis)
+        return Report(rows, applied=True, default_disabled=disable_default, saved=saved)
+    except (AuthenticationError, NoPermissionError) as error:
+        raise ConfigError(
+            f"Redis at {place(redis)} lets this user set no ACL ({error}): {ANOTHER}"
+        ) from error
+    except ResponseError as error:
+        raise ConfigError(f"Redis at {place(redis)} takes no such ACL: {error}") from error
+    finally:
+        await redis.aclose()
+
+
+async def check_rights(redis: Any, names: list[str], disable_default: bool) -> None:
+    """Whoever applies the rules must keep the right to do so. ConfigError."""
+    me = (await redis.execute_command("ACL", "WHOAMI")).decode()
+    if me in names:
+        raise ConfigError(f"{me} would take its own rights away: {ANOTHER}")
+    if disable_default and not [name async for name in administrators(redis)]:
+        raise ConfigError(
+            "--disable-default: no other user could undo it. Make an administrator first, in redis-cli: "
+            "ACL SETUSER admin on >PASSWORD ~* &* +@all"
+        )
+
+
+async def name_strays(redis: Any, config: Config) -> None:
+    """A client or node that left streams.toml may still log in: say how that ends."""
+    known = {user.name for user in acl.users(config)}
+    ours = tuple(f"{acl.user_name(config, kind)}-" for kind in ("client", "agent"))
+    for raw in await redis.execute_command("ACL", "USERS"):
+        if (name := raw.decode()) not in known and name.startswith(ours):
+            tell(f"orion: {name} is not in streams.toml: redis-cli ACL DELUSER {name}")
+
+
+async def administrators(redis: Any) -> Any:
+    """The users beside default who can log in and may enable it again."""
+    for raw in await redis.execute_command("ACL", "USERS"):
+        user = pairs(await redis.execute_command("ACL", "GETUSER", raw))
+        may = await redis.execute_command("ACL", "DRYRUN", raw, "ACL", "SETUSER", "default", "on")
+        can_log_in = b"on" in user[b"flags"] and (user[b"passwords"] or b"nopass" in user[b"flags"])
+        if raw != b"default" and can_log_in and may == b"OK":
+            yield raw.decode()
+
+
+def is_so(rules: list[str], answer: list[Any]) -> bool:
+    """Whether ACL GETUSER tells exactly these rules: no command, no key, no password more or less."""
+    found = pairs(answer)
+    held = [sorted(words(each)) for each in ([*answer], *found[b"selectors"])]
+    plain = [each for each in rules if each[0] == "+"]
+    wanted = [["-@all", *plain], *(["-@all", *each[1:-1].split()] for each in rules if each[0] == "(")]
+    passwords = [f"#{each.decode()}" for each in found[b"passwords"]]
+    return (
+        b"on" in found[b"flags"]
+        and b"nopass" not in found[b"flags"]
+        and passwords == [each for each in rules if each[0] == "#"]
+        and held == [sorted(each) for each in wanted]
+    )
+
+
+def words(flat: list[Any]) -> list[str]:
+    """The commands and keys of a user's or a selector's row."""
+    row = pairs(flat)
+    return f"{row[b'commands'].decode()} {row[b'keys'].decode()}".split()
+
+
+def pairs(flat: list[Any]) -> dict[bytes, Any]:
+    """The server's flat list as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def save(redis: Any) -> bool:
+    """Write the users to the server's ACL file, if it has one; else say what keeps them."""
+    try:
+        [_, path] = await redis.execute_command("CONFIG", "GET", "aclfile")
+        if path:
+            await redis.execute_command("ACL", "SAVE")
+            return True
+    except NoPermissionError:
+        pass  # who may set users need not see the configuration
+    tell(FORGETS)
+    return False

@@ -1,0 +1,109 @@
+"""`orion ask`: a request of client `cli`, its answer in the terminal as it comes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+
+import msgspec
+from redis.exceptions import NoPermissionError
+
+from orion_streams import Answer, AsyncClient, Piece, Restarted
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.grid_discovery import opened
+from orion_streams.cli.outcome import tell
+from orion_streams.cli.read_commands import look, warn
+from orion_streams.client.calls import Fields
+from orion_streams.config import Config
+from orion_streams.errors import ConfigError, OrionError
+from orion_streams.model.state import Grid
+
+CLIENT = "cli"
+GIVE_UP_S = 10.0
+
+
+async def run(
+    prompt: str,
+    model: str | None,
+    tier: int,
+    system: str | None,
+    timeout_s: float,
+    stream: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Ask, show, and say where the answer was made. Raises RequestError, BackendError, ConfigError."""
+    config = grid_discovery.find(redis_url, config_path)
+    if CLIENT not in config.clients.names:
+        raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
+    model = await model_to_ask(config, model)
+    fields: Fields = {"tier": tier, "timeout_s": timeout_s}
+    if system is not None:
+        fields["system"] = system
+    text = sys.stdin.read() if prompt == "-" else prompt
+    async with AsyncClient(config.redis.url, CLIENT, prefix=config.prefix, give_up_s=GIVE_UP_S) as client:
+        if stream:
+            answer = await show_as_it_comes(client, model, text, fields)
+        else:
+            answer = await client.generate(model, text, **fields)
+            sys.stdout.write((msgspec.json.encode(answer).decode() if as_json else answer.text) + "\n")
+            sys.stdout.flush()
+    tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
+    tell(dim(f"why there: ./orion explain {answer.id}"))
+    return 0
+
+
+async def model_to_ask(config: Config, wanted: str | None) -> str:
+    """The model that was named, else the first installed. A client's own user may not read the log: then
+    it has to be named (ConfigError), and nothing says whether the router is there."""
+    try:
+        async with opened(config) as store:
+            now = await look(store)
+    except NoPermissionError:
+        if wanted is None:
+            raise ConfigError("this user may not read which models there are: name one (--model)") from None
+        return wanted
+    warn(now)
+    if wanted is None:
+        wanted = first_installed(now.grid)
+        tell(f"orion: asking {wanted}")
+    return wanted
+
+
+async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:
+    """Write the pieces; another attempt begins on a new line."""
+    answer: Answer | None = None
+    shown = False
+    try:
+        async with aclosing(client.stream(model, text, **fields)) as events:
+            async for event in events:
+                match event:
+                    case Piece():
+                        sys.stdout.write(event.text)
+                        shown = True
+                    case Restarted():
+                        sys.stdout.write("\n")
+                        tell(dim(f"from the beginning, attempt {event.attempt} on {event.node}"))
+                    case Answer():
+                        answer, shown = event, True
+                sys.stdout.flush()
+    finally:  # also before the line that says why it ended too soon
+        sys.stdout.write("\n" if shown else "")
+        sys.stdout.flush()
+    if answer is None:
+        raise OrionError("the answer ended without its last reply")
+    return answer
+
+
+def first_installed(grid: Grid) -> str:
+    """The first model by name on a node that answers requests. Raises OrionError if there is none."""
+    found = {model for node in grid.nodes.values() if node.rules.inference for model in node.installed}
+    if not found:
+        raise OrionError("no node has a model installed, as far as the grid knows")
+    return min(found)
+
+
+def dim(line: str) -> str:
+    """Less than the answer, where a terminal can show it."""
+    return f"\x1b[2m{line}\x1b[0m" if sys.stderr.isatty() else line

@@ -1,0 +1,234 @@
+"""Finds out what can be found out. It only reads; what it may not read, or cannot, others still can."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
+from orion_streams.config import Config, NodeConfig
+from orion_streams.errors import LogError
+from orion_streams.eventlog.archiver import last_header
+from orion_streams.eventlog.loader import CHUNK, END, load
+from orion_streams.eventlog.port import Log
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import events as ev
+from orion_streams.model.commit import GROUP
+from orion_streams.model.server_urls import shown
+from orion_streams.runtime.connection import connect, in_short, is_untrusted, not_answering
+
+PATIENCE_S, OLLAMA_S = 5.0, 1.0
+PINGS = 5
+LOOK_BACK = 20_000
+"""So many events are looked through for the moment when a node backed off."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Gathering:
+    """One look at a grid."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.redis: Any = connect(config.redis.url, PATIENCE_S)
+        self.store = RedisLog(self.redis, config.prefix)
+        self.facts = Facts(config, shown(config.redis.url))
+        self.facts.database = self.redis.connection_pool.connection_kwargs.get("db") or 0
+
+    async def look(self) -> Facts:
+        """Everything, one after the other; a server that does not answer is asked once."""
+        facts = self.facts
+        try:
+            for name, step in self.steps():
+                if not (facts.away or facts.refused):
+                    await self.tried(name, step)
+        finally:
+            await self.redis.aclose()
+        await self.ollamas()
+        self.archive()
+        return facts
+
+    def steps(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """What is asked of the server, by the name under which it is said if it fails."""
+        names = self.streams()
+        return [
+            ("PING", self.ping),
+            ("INFO", self.info),
+            ("TIME", self.clock),
+            ("guard", self.guard),
+            ("log", self.log),
+            ("snapshots", self.snapshots),
+            ("grid", self.grid),
+            *((name, lambda name=name: self.stream(name)) for name in names),
+            ("guard again", self.guard_again),
+        ]
+
+    async def tried(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Do one step; what stands in its way is noted."""
+        try:
+            await step()
+        except AuthenticationError as error:
+            self.facts.refused = in_short(error)
+        except LogError as error:
+            self.facts.failed[name] = str(error)
+        except ResponseError as error:
+            self.facts.failed[name] = in_short(error)
+        except (RedisError, OSError) as error:
+            if is_untrusted(error):
+                self.facts.refused = in_short(error)
+            elif name != "PING" and in_short(error).startswith("LOADING"):
+                self.facts.failed[name] = in_short(error)
+            else:
+                self.facts.away = not_answering(error)
+
+    def streams(self) -> list[str]:
+        """All keys of the grid, without the prefix."""
+        per_node = [
+            f"{kind}:{name}" for name in self.config.nodes for kind in ("health", "results", "work")
+        ]
+        per_client = [
+            f"{kind}:{name}" for name in self.config.clients.names for kind in ("requests", "replies")
+        ]
+        return ["guard", "log", "snapshots", *per_node, *per_client]
+
+    async def ping(self) -> None:
+        took_ms = []
+        for _ in range(PINGS):
+            began_s = time.perf_counter()
+            try:
+                await self.redis.ping()
+            except ResponseError as error:  # it answers, which is what counts
+                if isinstance(error, AuthenticationError):
+                    raise
+            took_ms.append((time.perf_counter() - began_s) * 1000)
+        self.facts.ping_ms = median(took_ms)
+
+    async def info(self) -> None:
+        info: dict[str, Any] = await self.redis.info("everything")
+        self.facts.info = info
+        row = info.get("latency_percentiles_usec_evalsha")
+        if isinstance(row, dict) and "p99" in row:
+            self.facts.script_p99_ms = float(row["p99"]) / 1000
+
+    async def clock(self) -> None:
+        before_ms = time.time() * 1000
+        seconds, micros = await self.redis.time()
+        self.facts.server_ms = seconds * 1000 + micros // 1000
+        self.facts.clock_off_ms = round(self.facts.server_ms - (before_ms + time.time() * 1000) / 2)
+
+    async def guard(self) -> None:
+        self.facts.guard = await self.store.guard()
+
+    async def guard_again(self) -> None:
+        if self.facts.guard is not None:
+            self.facts.numbers = (self.facts.guard.number, (await self.store.guard()).number)
+
+    async def log(self) -> None:
+        self.facts.first = await self.store.first_position()
+        self.facts.last = await self.store.last_position()
+
+    async def snapshots(self) -> None:
+        newest = await self.store.snapshot_before(END)
+        older = await self.store.snapshot_before(newest.position - 1) if newest is not None else None
+        self.facts.snapshots = tuple(each.position for each in (newest, older) if each is not None)
+
+    async def grid(self) -> None:
+        facts = self.facts
+        if not facts.last:
+            return
+        grid = (await load(self.store)).grid
+        facts.silence_ms = max(facts.server_ms - grid.server_ms, 0)
+        grid.at_ms += facts.silence_ms
+        facts.grid = grid
+        wanted = {name for name, node in grid.nodes.items() if node.backed_off}
+        facts.since_ms = await backed_off_since(self.store, grid.position, facts.first, wanted)
+
+    async def stream(self, name: str) -> None:
+        key, kind = self.store.key(name), ""
+        kind = (await self.redis.type(key)).decode()
+        if kind != "stream":
+            self.facts.streams[name] = Stream(kind)
+        else:
+            entries, size = await self.store.size(name)
+            top = (await self.redis.xinfo_stream(key))["last-generated-id"].decode()
+            self.facts.streams[name] = Stream(kind, entries, size, top)
+        guard, (source, _, owner) = self.facts.guard, name.partition(":")
+        if source in ("health", "results", "requests") and kind == "stream" and guard is not None:
+            found = await self.redis.xrange(key, f"({guard.cursors.get(name, '0-0')}", "+", count=1)
+            if found:
+                self.facts.waiting[name] = found[0][0].decode()
+        if source == "work" and kind in ("stream", "none") and self.config.nodes[owner].inference:
+            rows = await self.redis.xinfo_groups(key) if kind == "stream" else []
+            pending = [row["pending"] for row in rows if row["name"].decode() == GROUP]
+            self.facts.groups[name] = Group(pending[0]) if pending else None
+
+    async def ollamas(self) -> None:
+        """Ask those that can be meant from here; one after the other would take long if all are away."""
+        async with httpx.AsyncClient(timeout=OLLAMA_S, trust_env=False) as http:
+            asked = {name: node for name, node in self.config.nodes.items() if is_reachable(name, node)}
+            seen = await asyncio.gather(*(ask_ollama(http, node.ollama) for node in asked.values()))
+        self.facts.ollamas = dict(zip(asked, seen, strict=True))
+
+    def archive(self) -> None:
+        folder = self.config.retention.archive_dir
+        if not folder:
+            return
+        place = Path(folder).expanduser()
+        try:
+            header = last_header(place)
+        except LogError as error:
+            self.facts.archive = Kept(True, error=str(error))
+        else:
+            self.facts.archive = Kept(place.is_dir(), header.last if header else 0)
+
+
+def is_reachable(name: str, node: NodeConfig) -> bool:
+    """Whether the URL means the node's Ollama from here, too: loopback is this machine's."""
+    if not node.ollama.startswith("http"):
+        return False
+    here = socket.gethostname().partition(".")[0] == name or node.simulated
+    return here or urlsplit(node.ollama).hostname not in LOOPBACK
+
+
+async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
+    """Its version and what it has in memory; never anything that loads a model."""
+    try:
+        version = (await http.get(f"{url.rstrip('/')}/api/version")).raise_for_status()
+        listed = (await http.get(f"{url.rstrip('/')}/api/ps")).raise_for_status()
+        rows = msgspec.json.decode(listed.content, type=dict[str, list[dict[str, Any]] | None])
+        names = tuple(str(row.get("name", "")) for row in rows.get("models") or ())
+        said = msgspec.json.decode(version.content, type=dict[str, Any])
+        return Seen(str(said.get("version", "?")), resident=names)
+    except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Seen(error=str(error) or type(error).__name__)
+
+
+async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) -> dict[str, int]:
+    """When each of these nodes last backed off, by the server's time, if that is not too long ago, and as
+    far back as the log can be read: a router may trim it meanwhile."""
+    found: dict[str, int] = {}
+    end, oldest = last, max(first, last - LOOK_BACK, 1)
+    while wanted - found.keys() and end >= oldest:
+        start = max(end - CHUNK + 1, oldest)
+        server_ms, here = 0, dict[str, int]()
+        try:
+            rows = [ev.decode(raw) for _, raw in await store.events(start - 1, end - start + 1)]
+        except (LogError, msgspec.DecodeError, UnicodeDecodeError):
+            break
+        for event in rows:
+            if isinstance(event, ev.Committed):
+                server_ms = event.server_ms
+            elif isinstance(event, ev.NodeBackedOff) and event.node in wanted and server_ms:
+                here[event.node] = server_ms
+        found = here | found
+        end = start - 1
+    return found

@@ -1,0 +1,81 @@
+"""The command: look, find, show, and end with the exit code that says how it stands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.text import Text
+
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.doctor.collect_facts import Gathering
+from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.doctor.node_findings import nodes, requests
+from orion_streams.cli.doctor.routing_findings import restore, router, streams
+from orion_streams.cli.doctor.server_findings import server
+from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
+from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
+
+STYLES: dict[Severity, str] = {"ok": GOOD, "warning": WAITING, "problem": BAD}
+
+
+class Diagnosis(Struct, frozen=True):
+    """The worst severity, and all findings."""
+
+    severity: Severity
+    redis: str
+    findings: list[Finding]
+
+
+async def run(as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+    """Look at the grid and say what was found. The exit code: 0 ok, 3 when anything is a warning or a
+    problem, 69 when Redis does not answer, 78 when it refuses this user. Raises BackendError,
+    ConfigError."""
+    facts = await Gathering(grid_discovery.find(redis_url, config_path)).look()
+    found = diagnose(facts)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    else:
+        show(make_console(), found.findings)
+    if facts.refused:
+        return EXIT_BAD_CONFIG
+    if facts.away:
+        return EXIT_NO_BACKEND
+    return EXIT_OK if found.severity == "ok" else EXIT_DEGRADED
+
+
+def diagnose(facts: Facts) -> Diagnosis:
+    """All findings, in the order of the request's way. Pure."""
+    found = list(server(facts))
+    if not (facts.away or facts.refused):
+        found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *requests(facts)]
+    ranks: list[Severity] = ["ok", "warning", "problem"]
+    worst = max((ranks.index(each.severity) for each in found), default=0)
+    return Diagnosis(ranks[worst], facts.url, found)
+
+
+def unread(facts: Facts) -> Iterator[Finding]:
+    """What could not be looked at, and why."""
+    for name, why in facts.failed.items():
+        if "NOPERM" in why or "no permissions" in why:
+            what = f"{name} was not looked at: this user may not ({why})"
+            yield Finding("warning", "doctor", what, "ask as the grid's observer")
+        elif name in ("log", "grid", "snapshots"):
+            yield Finding("problem", "router", why, restore(facts))
+        else:
+            yield Finding("warning", "doctor", f"{name} was not looked at: {why}", "")
+
+
+def show(console: Console, findings: list[Finding]) -> None:
+    """A line for each finding, and under it the one that mends it."""
+    wide = max((len(each.about) for each in findings), default=0)
+    for each in findings:
+        line = Text(f"{each.severity:<8}", style=STYLES[each.severity])
+        line.append(f" {each.about:<{wide}}  ", style=DIM)
+        line.append(each.what, style="default")
+        console.print(line, soft_wrap=True)
+        if each.mend:
+            console.print(Text(f"{'':<{wide + 11}}→ {each.mend}", style=DIM), soft_wrap=True)

@@ -1,0 +1,193 @@
+"""What is found of nodes and requests. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
+from orion_streams.model.state import Grid, Node, work_order
+from orion_streams.model.text import degrees, percent, seconds
+
+THROTTLED = {
+    0: "under-voltage",
+    1: "its frequency is capped",
+    2: "throttled",
+    3: "at the soft temperature limit",
+}
+"""Bits of vcgencmd get_throttled; sixteen higher they mean that it was so since boot."""
+NEAR_PERMILLE = 900
+SPARE_MB = 1_000
+"""What a machine may use beside policy.ram_system_mb before it is worth a word."""
+
+
+def nodes(facts: Facts) -> Iterator[Finding]:
+    """Findings about the nodes, by name."""
+    grid = facts.grid
+    if grid is None:
+        return
+    for row in node_rows(grid):
+        node = grid.nodes[row.node]
+        yield standing(facts, row, node)
+        if row.state not in ("silent", "stale"):
+            yield from power(row)
+            yield from leftover(grid, row, node)
+        yield from ollama(facts, row)
+        yield from abandoned(facts, row)
+
+
+def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
+    """Whether it takes work, and if not why, since when, and what brings it back."""
+    agent = f"on {row.node}: orion agent --node {row.node} --redis {facts.url}"
+    match row.state:
+        case "available" | "no_inference":
+            return Finding("ok", row.node, running_well(row))
+        case "silent" | "stale" if is_alive(facts, row.node):
+            return Finding("ok", row.node, "its agent reports, but no router has read it yet")
+        case "silent":
+            return Finding("problem", row.node, "never heard from: its agent has not run", agent)
+        case "stale":
+            what = f"not heard from for {seconds(row.value)}"
+            return Finding("problem", row.node, what, agent)
+        case "hot" | "ram":
+            return backed_off(facts, row)
+        case "breaker":
+            what = f"its breaker is open after failures ({', '.join(node.suspects) or 'of requests'})"
+            left = f"nothing: it gets one probe in {seconds(row.breaker_left_ms)}"
+            return Finding("warning", row.node, f"{what}, {node.trips} times in a row", left)
+        case other:
+            what, mend = OTHERS.get(other, (f"takes nothing now: {other.replace('_', ' ')}", ""))
+            severity: Severity = "problem" if other in OTHERS else "warning"
+            return Finding(severity, row.node, what, mend.format(node=row.node))
+
+
+def is_alive(facts: Facts, node: str) -> bool:
+    """Whether its agent wrote health of late, whoever may have read it."""
+    stream = facts.streams.get(f"health:{node}")
+    fresh_ms = facts.config.policy.stale_ms
+    return stream is not None and facts.server_ms - work_order(stream.top)[0] <= fresh_ms
+
+
+OTHERS = {
+    "inventory_unknown": (
+        "its agent cannot ask its Ollama: its models are unknown",
+        "on {node}: systemctl status ollama; curl -s localhost:11434/api/version",
+    ),
+    "no_temperature": (
+        "no temperature reading: it takes nothing",
+        "repair the sensor, or set temperature_sensor = false under [nodes.{node}] and raise revision",
+    ),
+    "two_agents": (
+        "two agents claim to be this node: it takes nothing",
+        "stop one of them: on each machine, pgrep -af 'orion agent --node {node}'",
+    ),
+    "no_models": ("it has no model on disk", "on {node}: ollama pull MODEL"),
+}
+"""What somebody has to mend, by the filter that holds a node back."""
+
+
+def running_well(row: NodeRow) -> str:
+    """A node that is as it should be."""
+    heat = degrees(row.temp_mc)
+    memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
+    return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
+
+
+def backed_off(facts: Facts, row: NodeRow) -> Finding:
+    """A node that passed a mark: since when, and when it returns."""
+    assert facts.grid is not None  # noqa: S101 - asked with a row of it
+    policy = facts.grid.policy
+    hot = row.state == "hot"
+    now, mark, lower = (
+        (degrees(row.value), degrees(policy.temp_max_mc), degrees(policy.temp_return_mc))
+        if hot
+        else (percent(row.value), percent(policy.ram_max_permille), percent(policy.ram_return_permille))
+    )
+    since_ms = facts.since_ms.get(row.node)
+    since = f" for {seconds(max(facts.server_ms - since_ms, 0))}" if since_ms else ""
+    what = f"backed off{since}, {'too hot' if hot else 'memory too full'}: {now} now, its mark is {mark}"
+    back = f"at {lower} or below for {policy.return_samples} samples in a row it returns by itself"
+    help_it = "better cooling helps" if hot else "what uses its memory: ps aux --sort -rss | head"
+    return Finding("warning", row.node, what, f"{back}; {help_it}")
+
+
+def power(row: NodeRow) -> Iterator[Finding]:
+    """The bits of a Pi that is short of power or slowed down, now or since boot."""
+    now = [words for bit, words in THROTTLED.items() if row.throttled >> bit & 1]
+    before = [words for bit, words in THROTTLED.items() if row.throttled >> (bit + 16) & 1]
+    mend = "a power supply of 5 A, a shorter cable" if row.throttled & 0x10001 else "better cooling"
+    if now:
+        yield Finding("warning", row.node, f"slowed down now: {', '.join(now)}", mend)
+    elif before:
+        yield Finding("ok", row.node, f"since its boot it was slowed down: {', '.join(before)}", mend)
+
+
+def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
+    """Memory that is used while no model is listed: a killed Ollama leaves its model process behind."""
+    smallest = min((each.size_mb for each in node.installed.values()), default=0)
+    spare_mb = grid.policy.ram_system_mb + SPARE_MB + smallest
+    if not smallest or row.resident or node.holdings or row.ram_used_mb <= spare_mb:
+        return
+    what = (
+        f"{row.ram_used_mb} MB are used and no model is listed: perhaps a model process that a killed "
+        "Ollama left behind, of which the next one does not know"
+    )
+    yield Finding("warning", row.node, what, f"on {row.node}: ps aux --sort -rss | grep -i ollama")
+
+
+def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
+    """What its Ollama says to this machine."""
+    seen = facts.ollamas.get(row.node)
+    if seen is not None and seen.error and row.state != "inventory_unknown":
+        what = f"its Ollama does not answer from here: {seen.error}"
+        yield Finding("warning", row.node, what, f"on {row.node}: systemctl status ollama")
+
+
+def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
+    """Work that an agent had read and not ended when it went away."""
+    group = facts.groups.get(f"work:{row.node}")
+    if group is not None and group.pending and row.state in ("silent", "stale"):
+        what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
+        yield Finding("warning", row.node, what, f"on {row.node}: orion agent --node {row.node}")
+
+
+def requests(facts: Facts) -> Iterator[Finding]:
+    """Findings about open requests."""
+    grid = facts.grid
+    if grid is None:
+        return
+    rows = ps_rows(grid).requests
+    if not rows:
+        yield Finding("ok", "requests", "none is open")
+        return
+    waiting = [row for row in rows if not row.node]
+    oldest = max(row.age_ms for row in rows)
+    places = Counter(row.waiting_for for row in waiting if row.waiting_for)
+    whom = ", ".join(f"{count} for {name}" for name, count in sorted(places.items()))
+    held = f" ({whom})" if whom else ""
+    what = f"{len(rows)} open, {len(waiting)} of them waiting{held}, the oldest is {seconds(oldest)} old"
+    nobody = [row for row in waiting if row.waiting == "no_node"]
+    yield Finding("ok", "requests", what)
+    if nobody:
+        what = f"{len(nobody)} wait and no node takes them: {why(nobody)}"
+        yield Finding("warning", "requests", what, f"orion explain {nobody[0].client}/{nobody[0].id}")
+    yield from crowded(grid, rows)
+
+
+def why(rows: list[RequestRow]) -> str:
+    """What holds each node back, over all of them."""
+    reasons = Counter((node, reason) for row in rows for node, reason in row.reasons.items())
+    return ", ".join(
+        f"{node} {reason.replace('_', ' ')}" for node, reason in sorted(reasons) if reason != "role"
+    )
+
+
+def crowded(grid: Grid, rows: list[RequestRow]) -> Iterator[Finding]:
+    """Clients with nearly as many open requests as they may have."""
+    for client, count in sorted(Counter(row.client for row in rows).items()):
+        if count * 1000 >= NEAR_PERMILLE * grid.policy.max_open:
+            what = f"client {client} has {count} of {grid.policy.max_open} open requests: more are rejected"
+            yield Finding(
+                "warning", "requests", what, "let it ask less, or raise policy.max_open and revision"
+            )

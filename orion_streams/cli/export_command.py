@@ -1,0 +1,64 @@
+"""`orion log export`: a part of the log into a file."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.cli import log_sources
+from orion_streams.errors import ConfigError
+from orion_streams.replay.export import Moved, export
+from orion_streams.replay.source import Source
+
+
+class Exported(Struct, frozen=True):
+    """What was written, and where to."""
+
+    file: str
+    first: int
+    last: int
+    segments: int
+    bytes: int
+
+
+async def run(
+    file: str,
+    start: str | None,
+    end: str | None,
+    force: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+    source: str | None,
+) -> int:
+    """Export what is between two moments, of a live log or of another file. Raises BackendError,
+    ConfigError, LogError; then no file was written."""
+    path = log_sources.target(file)
+    async with log_sources.source(source, redis_url, config_path) as log:
+        low, high = await log.bounds()
+        first = low if start is None else await after(start, log)
+        last = high if end is None else await log_sources.moment(end, log, clip=True)
+        if end is not None and last < first and log_sources.is_time_of_day(end):
+            last = high  # it is yet to come
+        if not low <= first <= last <= high:
+            part = f"{start or 'the beginning'} to {end or 'the end'} (positions {first} to {last})"
+            raise ConfigError(f"{part}: nothing of {log.name}, which has positions {low} to {high}")
+        with log_sources.progress("exporting", first, last) as see:
+            moved = await export(log, await log.config(), path, first, last, see, force)
+    done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)
+    say(done, as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {file}")
+    return 0
+
+
+async def after(text: str, log: Source) -> int:
+    """The position that --from names: itself, or the first one later than a time. A time without a day has
+    to be in the log: one that is yet to come would mean yesterday's, and so all of it."""
+    position = await log_sources.moment(text, log, clip=not log_sources.is_time_of_day(text))
+    return position if text.isdecimal() else position + 1
+
+
+def say(done: Exported | Moved, as_json: bool, words: str) -> None:
+    """The outcome, as data or in words."""
+    sys.stdout.write((msgspec.json.encode(done).decode() if as_json else words) + "\n")

@@ -1,0 +1,29 @@
+"""`orion log import`: a file onto a server, to be read there."""
+
+from __future__ import annotations
+
+from orion_streams.cli import grid_discovery, log_sources
+from orion_streams.cli.export_command import say
+from orion_streams.replay.export import bring_in
+from orion_streams.runtime.connection import connect
+
+
+async def run(
+    file: str, prefix: str | None, as_json: bool, redis_url: str | None, config_path: str | None
+) -> int:
+    """Import a file or the folder of an archive, to be read. Raises BackendError, ConfigError, LogError."""
+    config = grid_discovery.find(redis_url, config_path)
+    prefix = prefix or config.prefix
+    log, redis = log_sources.file_source(file), connect(config.redis.url)
+    try:
+        first, last = await log.bounds()
+        with log_sources.progress("importing", first, last) as see:
+            moved = await bring_in(log, redis, prefix, see)
+    finally:
+        await redis.aclose()
+    words = (
+        f"positions {moved.first} to {moved.last} are in {prefix}log, to be read with a streams.toml that "
+        f'says prefix = "{prefix}": no router starts on it'
+    )
+    say(moved, as_json, words)
+    return 0

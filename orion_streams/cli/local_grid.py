@@ -1,0 +1,139 @@
+"""The roles of this machine as child processes: router, agents and, without a Redis, the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+from orion_streams import config as configuration
+from orion_streams.cli.outcome import tell
+from orion_streams.config import Config, with_url
+from orion_streams.errors import ConfigError
+from orion_streams.eventlog.loader import load
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.state import Grid
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer, check_server, data_dir, wait_for_server
+from orion_streams.runtime.supervisor import Child, Say, stop_all
+
+ROUTER, AGENT = "router", "agent:"
+READY_S, GRACE_S = 20.0, 10.0
+LOOK_EVERY_MS = 500
+
+
+class LocalRoles:
+    """`roles`: "router,agent:NODE", else what this machine's host name and configuration say."""
+
+    def __init__(
+        self,
+        *,
+        roles: str | None,
+        redis_url: str | None,
+        config_path: str | None,
+        port: int,
+        say: Say,
+    ) -> None:
+        self.config = configuration.load(config_path, redis_url)
+        self.config_file = config_path or ""
+        self.roles = choose(self.config, roles, socket.gethostname().partition(".")[0])
+        self.redis_url = self.config.redis.url
+        self.models: list[str] = []
+        self._server: EmbeddedServer | None = None
+        if not self.redis_url:
+            folder = data_dir(self.config.redis.data_dir)
+            self._server = EmbeddedServer(folder, self.config.redis.fsync, port)
+        self._say = say
+        self._children: dict[str, Child] = {}
+
+    async def start(self) -> None:
+        """Wait for a configured server that is away; then start everything and wait until the log hears
+        from it, READY_S at most. Raises BackendError, ConfigError; then nothing is left behind."""
+        try:
+            if self._server is not None:
+                self.redis_url = await asyncio.to_thread(self._server.start)
+                self.config = with_url(self.config, self.redis_url)
+            redis = connect(self.redis_url)
+            try:
+                await (wait_for_server(redis, tell) if self._server is None else check_server(redis))
+                before = (await load(RedisLog(redis, self.config.prefix))).grid
+                await self._start_children()
+                await self._wait_for_agents(RedisLog(redis, self.config.prefix), before)
+            finally:
+                await redis.aclose()
+        except BaseException:
+            await self.stop()
+            raise
+
+    @property
+    def server_has_ended(self) -> bool:
+        """Whether the embedded server ended by itself."""
+        return self._server is not None and self._server.has_ended
+
+    async def stop(self) -> None:
+        """Agents, router, server, in this order and within bounds."""
+        await stop_all([child for name, child in self._children.items() if name != ROUTER], GRACE_S)
+        await stop_all([child for name, child in self._children.items() if name == ROUTER], GRACE_S)
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+
+    async def _start_children(self) -> None:
+        # not among the arguments, as it may hold a password; and no other one: the embedded server has none
+        env = {"ORION_REDIS_URL": self.redis_url, "ORION_REDIS_PASSWORD": ""}
+        for role in self.roles:
+            name, _, node = role.partition(":")
+            argv = [sys.executable, "-m", "orion_streams.cli", name]
+            argv += ["--node", node] if node else []
+            argv += ["--config", self.config_file] if self.config_file else []
+            self._children[role] = Child(role, argv, env=env, say=self._say, remark=self._say)
+        await asyncio.gather(*(child.start() for child in self._children.values()))
+
+    async def _wait_for_agents(self, store: RedisLog, before: Grid) -> None:
+        """Until the log hears from them: then a router leads, here or elsewhere."""
+        grid = before
+        try:
+            async with asyncio.timeout(READY_S):
+                while missing := self._unheard(before, grid):
+                    for child in self._children.values():
+                        if child.gave_up:
+                            raise ConfigError(f"{child.name} cannot run: {child.last_words()}")
+                    await store.read({"log": f"{grid.position}-0"}, 1, block_ms=LOOK_EVERY_MS)
+                    grid = (await load(store)).grid
+        except TimeoutError:
+            self._say(
+                "up", f"not heard of after {READY_S:.0f} s: {', '.join(missing)}; is a router running?"
+            )
+        found = {m for node in grid.nodes.values() if node.rules.inference for m in node.installed}
+        self.models = sorted(found)
+
+    def _unheard(self, before: Grid, now: Grid) -> list[str]:
+        """Agents of this machine that the log has not heard from since they were started."""
+        missing = []
+        for name in (role.removeprefix(AGENT) for role in self.roles if role != ROUTER):
+            node, old = now.nodes.get(name), before.nodes.get(name)
+            if node is None or node.heard_ms is None or (old is not None and node.boot == old.boot):
+                missing.append(name)
+        return missing
+
+
+def choose(config: Config, wanted: str | None, host: str) -> list[str]:
+    """The roles to run here. Raises ConfigError that says how to choose."""
+    if wanted is not None:
+        return [checked(config, role.strip()) for role in wanted.split(",")]
+    if host not in config.nodes:
+        known = ", ".join(f"{AGENT}{name}" for name in sorted(config.nodes))
+        raise ConfigError(
+            f"this machine is called {host}, which is no node in streams.toml: choose with "
+            f"--roles (router, {known}), or play with --simulated"
+        )
+    leads = config.nodes[host].router or not config.redis.url
+    return [*([ROUTER] if leads else []), f"{AGENT}{host}"]
+
+
+def checked(config: Config, role: str) -> str:
+    """A role's name, if it is one. Raises ConfigError."""
+    if role.startswith(AGENT):
+        config.node(role.removeprefix(AGENT))
+    elif role != ROUTER:
+        raise ConfigError(f"--roles: expected router or agent:NODE, got {role or 'nothing'!r}")
+    return role

@@ -1,0 +1,132 @@
+"""Which log a command reads, a live one or a file, and which moment of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.grid_discovery import opened
+from orion_streams.errors import BackendError, ConfigError, LogError
+from orion_streams.eventlog.jsonl import head_of
+from orion_streams.eventlog.loader import END
+from orion_streams.replay.export import See
+from orion_streams.replay.source import FileSource, LiveSource, Source
+
+NEAR_MS = 60_000
+"""A time so shortly before a log's first commit means the grid before it, one after its last one the end:
+people say 14:05 of a log that begins some seconds later."""
+DIGITS = 19
+"""A number of so many is no position of any log."""
+MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `end`"
+
+
+@asynccontextmanager
+async def source(
+    file: str | None, redis_url: str | None, config_path: str | None
+) -> AsyncIterator[FileSource | LiveSource]:
+    """The log in a file or an archive's folder, or that of a grid. Raises ConfigError, BackendError."""
+    if file is not None:
+        if redis_url is not None:
+            raise ConfigError("a file and --redis: name one of them")
+        yield file_source(file)
+        return
+    config = grid_discovery.find(redis_url, config_path)
+    async with opened(config) as store:
+        if await store.last_position() == 0:
+            raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
+        yield LiveSource(store, config)
+
+
+def file_source(name: str) -> FileSource:
+    """An exported file or the folder of an archive. ConfigError when there is none."""
+    try:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise ConfigError(f"{name}: there is no such file")
+    except (OSError, RuntimeError) as error:  # a folder that may not be looked into, an unknown ~user
+        raise ConfigError(f"{name}: cannot be looked for: {error}") from error
+    return FileSource(path)
+
+
+def target(name: str) -> Path:
+    """Where a file is to be written. ConfigError for the home of nobody."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+async def moment(text: str, log: Source, clip: bool = False) -> int:
+    """The position that a moment means: itself, or the last one not later than a time (a time of day: the
+    last such before the log ends). ConfigError for one that is no moment, or not in the log; `clip`: a time
+    may be outside of it."""
+    first, last = await log.bounds()
+    if text in ("end", "now"):
+        return last
+    if text.isascii() and text.isdecimal():
+        position = int(text) if len(text) < DIGITS else END
+        if not first - 1 <= position <= last:
+            raise ConfigError(f"{text}: not in the log, which has positions {first} to {last}")
+        return position
+    ended_ms = (await log.state_at(last)).grid.server_ms
+    wanted_ms = in_ms(text, ended_ms)
+    low_ms, high_ms = sorted((await first_ms(log), ended_ms))
+    if not clip and not low_ms - NEAR_MS <= wanted_ms <= high_ms + NEAR_MS:
+        raise ConfigError(f"{text}: not in the log, which goes from {iso(low_ms)} to {iso(high_ms)}")
+    return max(await log.position_at(wanted_ms), first - 1)
+
+
+async def first_ms(log: Source) -> int:
+    """When the first commit was that can be folded."""
+    async for stretch in log.stretches():
+        position, raw = stretch.rows[0]
+        return head_of(raw, stretch.place(position)).server_ms
+    raise LogError(f"{log.name} is empty")
+
+
+def iso(ms: int) -> str:
+    """Milliseconds since 1970 as a time that `moment` takes."""
+    return datetime.fromtimestamp(ms / 1000).isoformat(timespec="milliseconds")
+
+
+def is_time_of_day(text: str) -> bool:
+    """Whether a moment is a time without a day."""
+    return ":" in text and "-" not in text
+
+
+def in_ms(text: str, ended_ms: int) -> int:
+    """A time as milliseconds since 1970, in a log that ended then."""
+    try:
+        return round(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        pass
+    try:
+        time = clock_time.fromisoformat(text.rjust(5, "0"))
+    except ValueError:
+        raise ConfigError(f"{text}: {MOMENT}") from None
+    ended = datetime.fromtimestamp(ended_ms / 1000)
+    wanted = datetime.combine(ended.date(), time)
+    if wanted > ended + timedelta(milliseconds=NEAR_MS):
+        wanted -= timedelta(days=1)
+    return round(wanted.timestamp() * 1000)
+
+
+@contextmanager
+def progress(what: str, first: int, last: int) -> Iterator[See]:
+    """A bar on the terminal from position to position; nothing in a pipe."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=max(last - first + 1, 1))
+
+        def see(position: int) -> None:
+            bar.update(task, completed=position - first + 1)
+
+        yield see

@@ -1,0 +1,85 @@
+"""`orion nodes`, `models`, `ps` and `plan`: the grid as the log has it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.cli import log_sources, view_models
+from orion_streams.cli.outcome import tell
+from orion_streams.cli.plan_view import plan_rows
+from orion_streams.errors import BackendError
+from orion_streams.eventlog.loader import load
+from orion_streams.eventlog.port import Log
+from orion_streams.model.state import Grid
+from orion_streams.replay.source import LiveSource, Source
+
+QUIET_MS = 10_000
+"""A router whose nodes live commits every second: after so long its silence is worth a word."""
+
+
+class Now(Struct, frozen=True):
+    """The grid at the head of the log, its clock moved on to now: what stands still grows stale.
+    `silence_ms`: how long ago the last commit was, by the server's clock."""
+
+    grid: Grid
+    silence_ms: int
+
+
+MAKERS: dict[str, Callable[[Grid], Any]] = {
+    "nodes": view_models.node_rows,
+    "models": view_models.model_rows,
+    "ps": view_models.ps_rows,
+    "plan": plan_rows,
+}
+"""What each of the reads shows of the grid."""
+
+
+async def run(
+    what: str,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+    at: str | None = None,
+    file: str | None = None,
+) -> int:
+    """Show one of the reads, now or as it was. Raises BackendError, ConfigError, LogError."""
+    async with log_sources.source(file, redis_url, config_path) as log:
+        now, config = await grid_at(log, at), await log.config()
+    found = MAKERS[what](now.grid)
+    warn(now)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return 0
+    from orion_streams.cli import tables  # noqa: PLC0415 - rich only where something is drawn
+
+    tables.show(what, found, config)
+    return 0
+
+
+async def look(store: Log) -> Now:
+    """The grid now. BackendError when nothing was ever written."""
+    grid = (await load(store)).grid
+    if grid.position == 0:
+        raise BackendError("the log is empty: no router has run on this Redis yet")
+    server_ms, _ = await store.read({"log": f"{grid.position}-0"}, 1, 0)
+    silence_ms = max(server_ms - grid.server_ms, 0)
+    grid.at_ms += silence_ms
+    return Now(grid, silence_ms)
+
+
+async def grid_at(log: Source, at: str | None = None) -> Now:
+    """The grid at a moment, by default at the log's end; of a live log it is now."""
+    if at is None and isinstance(log, LiveSource):
+        return await look(log.store)
+    return Now((await log.state_at(await log_sources.moment(at or "end", log))).grid, 0)
+
+
+def warn(now: Now) -> None:
+    """A grid whose router is away shows old data: say so."""
+    if now.silence_ms > QUIET_MS:
+        tell(f"orion: the router has committed nothing for {now.silence_ms // 1000} s; this is older data")

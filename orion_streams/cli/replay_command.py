@@ -1,0 +1,113 @@
+"""`orion replay`: every decision in a log, recomputed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from orion_streams.cli import log_sources
+from orion_streams.cli.outcome import tell
+from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
+from orion_streams.eventlog.jsonl import Stretch
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid
+from orion_streams.replay.verify import Divergence, Report, verify
+
+SAMPLE_EVENTS = 20_000
+"""So many are decoded once more, to say what decoding alone would take."""
+
+
+class Replayed(Struct, frozen=True):
+    """What `orion replay --json` says. `decode_ratio`: events a second, as a share of what decoding alone
+    comes to here."""
+
+    events: int
+    decisions: int
+    diverged: int
+    first_divergence: Divergence | None
+    older: int
+    older_deciders: list[int]
+    snapshots: int
+    events_per_s: int
+    decode_ratio: float
+
+
+class Watch:
+    """Measures the decoding alone of the first stretches."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+        self.decoding_s = 0.0
+
+    def see(self, stretch: Stretch) -> None:
+        """Decode it once more, if it is an early one."""
+        if self.decoded < SAMPLE_EVENTS:
+            began_s = time.perf_counter()
+            for _, raw in stretch.rows:
+                ev.decode(raw)
+            self.decoding_s += time.perf_counter() - began_s
+            self.decoded += len(stretch.rows)
+
+
+async def run(file: str | None, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+    """Verify a log. Exit 4 when a recorded decision is not the recomputed one. Raises LogError."""
+    watch = Watch()
+    async with log_sources.source(file, redis_url, config_path) as log:
+        first, last = await log.bounds()
+        with log_sources.progress("replaying", first, last) as see:
+
+            def seen(stretch: Stretch) -> None:
+                watch.see(stretch)
+                see(stretch.rows[-1][0])
+
+            began_s = time.perf_counter()
+            report = await verify(log, seen)
+            took_s = time.perf_counter() - began_s - watch.decoding_s
+    done = replayed(report, took_s, watch)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    else:
+        show(done)
+    return EXIT_DIVERGED if report.diverged else EXIT_OK
+
+
+def replayed(report: Report, took_s: float, watch: Watch) -> Replayed:
+    """The report with how fast it was made."""
+    pace = report.events / max(took_s, 1e-9)
+    decoding = watch.decoded / max(watch.decoding_s, 1e-9)
+    return Replayed(
+        **structs.asdict(report), events_per_s=round(pace), decode_ratio=round(pace / decoding, 4)
+    )
+
+
+def show(done: Replayed) -> None:
+    """The outcome for a person."""
+    differ = done.diverged or "none"
+    sys.stdout.write(f"{done.decisions} decisions recomputed from {done.events} events: {differ} differ\n")
+    plural = "" if done.snapshots == 1 else "s"
+    compared = f", {done.snapshots} snapshot{plural} compared" if done.snapshots else ""
+    tell(f"{done.events_per_s} events a second, {done.decode_ratio:.1%} of decoding alone{compared}")
+    if done.older:
+        which = ", ".join(map(str, done.older_deciders))
+        tell(f"{done.older} decisions by version {which}, which is not here: folded, not judged")
+    first = done.first_divergence
+    if first is not None:
+        tell(f"first at position {first.position}")
+        tell(f"  recorded   {first.recorded or 'nothing'}")
+        tell(f"  recomputed {first.recomputed or 'nothing'}")
+        tell("the state that led there:")
+        show_state(first.state)
+
+
+def show_state(state: dict[str, Any]) -> None:
+    """Nodes and open requests of a grid."""
+    from orion_streams.cli import tables, view_models  # noqa: PLC0415 - rich only where something is drawn
+
+    grid = msgspec.convert(state, Grid)
+    console = tables.make_console(stderr=True)
+    console.print(tables.nodes_table(view_models.node_rows(grid), {}))
+    tables.show_ps(console, view_models.ps_rows(grid))

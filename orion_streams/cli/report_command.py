@@ -1,0 +1,87 @@
+"""`orion replay report`: a log as one page that opens offline."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orion_streams.cli import log_sources
+from orion_streams.errors import ConfigError, LogError
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.replay.export import is_there
+from orion_streams.replay.incident import Collector
+from orion_streams.replay.render_page import render
+from orion_streams.replay.source import Source, placed
+
+
+class Reported(Struct, frozen=True):
+    """What was written, from how much, and what was found in it, by kind."""
+
+    file: str
+    bytes: int
+    events: int
+    anomalies: dict[str, int]
+
+
+async def run(
+    file: str | None,
+    target: str,
+    force: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Write the page. Raises BackendError, ConfigError, LogError; then no file was written."""
+    path = log_sources.target(target)
+    if path.suffix not in (".html", ".htm"):
+        raise ConfigError(f"{target}: expected a name that ends with .html")
+    if is_there(path) and not force:
+        raise ConfigError(f"{target}: is there already: name another file, or add --force")
+    async with log_sources.source(file, redis_url, config_path) as log:
+        collector, config = await collected(log), await log.config()
+    incident = replace(collector.finish(), simulated=config.simulated())
+    write(path, render(incident))
+    found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
+    done = Reported(target, path.stat().st_size, incident.events, found)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    else:
+        told = ", ".join(f"{count} {kind}" for kind, count in done.anomalies.items()) or "nothing unusual"
+        sys.stdout.write(f"{target}: {done.events} events, {done.bytes} bytes; found: {told}\n")
+    return 0
+
+
+async def collected(log: Source) -> Collector:
+    """Everything in a log that a page shows."""
+    first, last = await log.bounds()
+    collector: Collector | None = None
+    with log_sources.progress("reading", first, last) as see:
+        async for stretch in log.stretches():
+            if collector is None:
+                collector = Collector(stretch.state() or LoggedGrid(Grid()), Path(log.name).name)
+            with placed(stretch, collector.state):
+                collector.take(stretch.rows)
+            see(stretch.rows[-1][0])
+    if collector is None:
+        raise LogError(f"{log.name} is empty: there is nothing to report")
+    return collector
+
+
+def write(path: Path, page: str) -> None:
+    """The whole file, or none."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise LogError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

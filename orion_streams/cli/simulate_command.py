@@ -1,0 +1,236 @@
+"""`orion simulate`: one simulated run, or all policies against each other. Data on stdout, the rest on
+stderr; whatever a person reads says that it is simulated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from orion_streams.cli.outcome import tell
+from orion_streams.cli.tables import BAD, DIM, GOOD, PIPED_WIDTH, WAITING, table
+from orion_streams.errors import EXIT_FAILED, EXIT_OK
+from orion_streams.simulation.baseline_policies import OURS, POLICIES
+from orion_streams.simulation.compare_policies import (
+    Medians,
+    Verdict,
+    best_baseline,
+    jobs,
+    medians,
+    run_all,
+    verdicts,
+)
+from orion_streams.simulation.run_workload import health_for, simulate
+from orion_streams.simulation.simulation_results import Result
+from orion_streams.simulation.workloads import REGIMES, WORKLOADS
+
+REQUESTS = 350
+LONG = 5_000
+"""A single run of more requests shows how far it is."""
+
+
+def run(
+    *,
+    compare: bool,
+    workload: str | None,
+    regime: str | None,
+    policy: str | None,
+    requests: int | None,
+    nodes: int,
+    seed: int,
+    seeds: int,
+    health_ms: int | None,
+    fifo: bool,
+    as_json: bool,
+) -> int:
+    """Run it and show it. The exit code: failed where a request was refused, which no policy may do."""
+    check("--workload", workload, WORKLOADS)
+    check("--regime", regime, REGIMES)
+    check("--policy", policy, POLICIES)
+    count, health = requests or REQUESTS, health_ms or 0
+    if compare:
+        if policy is not None:
+            raise typer.BadParameter("--compare runs every policy: leave --policy out")
+        regimes = (regime,) if regime else REGIMES
+        workloads = (workload,) if workload else WORKLOADS
+        results = compared(regimes, workloads, range(seed, seed + seeds), count, nodes, health, fifo)
+    else:
+        chosen = (regime or REGIMES[0], workload or WORKLOADS[0], policy or OURS)
+        results = [single(*chosen, seed, count, nodes, health, fifo)]
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
+    elif compare:
+        show_comparison(results, count, nodes, seeds)
+    else:
+        show_single(results[0], count, nodes, health)
+    refused = sum(each.rejected for each in results)
+    if refused:
+        tell(f"orion: {refused} simulated requests were not answered")
+    return EXIT_FAILED if refused else EXIT_OK
+
+
+def check(option: str, given: str | None, known: Sequence[str]) -> None:
+    """A usage error that names what there is."""
+    if given is not None and given not in known:
+        raise typer.BadParameter(f"{option}: no such name: {given} (known: {', '.join(known)})")
+
+
+def single(
+    regime: str,
+    workload: str,
+    policy: str,
+    seed: int,
+    requests: int,
+    nodes: int,
+    health_ms: int,
+    fifo: bool,
+) -> Result:
+    """One run; a long one shows how far it is."""
+    with progress(requests if requests > LONG else 0, "requests") as advance:
+        return simulate(
+            regime, workload, policy, seed,
+            requests=requests, nodes=nodes, health_ms=health_ms, fifo=fifo, progress=advance,
+        )  # fmt: skip
+
+
+def compared(
+    regimes: Sequence[str],
+    workloads: Sequence[str],
+    seeds: Sequence[int],
+    requests: int,
+    nodes: int,
+    health_ms: int,
+    fifo: bool,
+) -> list[Result]:
+    """Every policy on every trace."""
+    work = jobs(regimes, workloads, seeds, requests, nodes, health_ms, fifo)
+    results: list[Result] = []
+    with progress(len(work), "runs") as advance:
+        for each in run_all(work):
+            results.append(each)
+            advance(len(results))
+    return results
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, or now and then a line where nobody watches; nothing for a total of 0."""
+    if not total:
+        yield lambda done: None
+        return
+    if not sys.stderr.isatty():
+        yield lines(total, what)
+        return
+    columns = (
+        TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn(what),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def lines(total: int, what: str) -> Callable[[int], None]:
+    """A line for every tenth."""
+    shown = 0
+
+    def advance(done: int) -> None:
+        nonlocal shown
+        if done * 10 // total > shown:
+            shown = done * 10 // total
+            tell(f"simulating: {done:,} of {total:,} {what}")
+
+    return advance
+
+
+def show_single(result: Result, requests: int, nodes: int, health_ms: int) -> None:
+    """The figures of one run."""
+    made = table("FIGURE", "VALUE", right=("VALUE",))
+    rows = (
+        ("answered", f"{requests - result.rejected:,} of {requests:,}"),
+        ("time to answer, p50", seconds(result.p50_ms)),
+        ("time to answer, p95", seconds(result.p95_ms)),
+        ("time to answer, longest", seconds(result.max_ms)),
+        ("cold loads", f"{result.cold_loads:,}"),
+        ("above 75 °C, all nodes", seconds(result.hot_ms)),
+    )
+    for name, value in rows:
+        made.add_row(name, value)
+    console = wide_console()
+    console.print(
+        f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {nodes} nodes, "
+        f"seed {result.seed}, health every {(health_ms or health_for(requests)) / 1000:g} s",
+        soft_wrap=True,
+    )
+    console.print(made)
+
+
+def show_comparison(results: Sequence[Result], requests: int, nodes: int, seeds: int) -> None:
+    """Per regime: what each policy comes to, and whether ours meets its goals."""
+    console = wide_console()
+    found = medians(results)
+    over = "one seed" if seeds == 1 else f"median of {seeds} seeds"
+    for regime in dict.fromkeys(each.regime for each in results):
+        console.print(
+            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {requests} requests, {nodes} nodes",
+            soft_wrap=True,
+        )
+        rows = {workload: each for (of, workload), each in found.items() if of == regime}
+        console.print(policy_table(rows))
+        console.print()
+        console.print(goal_table(regime, rows))
+        console.print()
+    console.print(
+        "Goals compare ours with the baseline of the best p95 (underlined): p95, seconds above 75 °C, "
+        "longest time to answer. Those in brackets are to strive for.",
+        style=DIM,
+        soft_wrap=True,
+    )
+
+
+def policy_table(rows: dict[str, Medians]) -> Table:
+    """A policy a row, a workload a column."""
+    made = table("POLICY", *rows, right=tuple(rows))
+    best = {workload: best_baseline(found) for workload, found in rows.items()}
+    for name in POLICIES:
+        cells = [
+            Text(f"{found[name].p95_ms / 1000:,.0f}", style="underline" if name == best[workload] else "")
+            for workload, found in rows.items()
+        ]
+        made.add_row(name, *cells)
+    return made
+
+
+def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
+    """A goal a row, a workload a column."""
+    made = table("GOAL OF OURS", *rows, right=tuple(rows))
+    for goals in zip(*(verdicts(regime, found) for found in rows.values()), strict=True):
+        title = f"{goals[0].goal} {goals[0].bound}"
+        made.add_row(title if goals[0].binding else f"({title})", *(goal_cell(each) for each in goals))
+    return made
+
+
+def goal_cell(verdict: Verdict) -> Text:
+    """The measured ratio, and whether it meets the goal."""
+    if not verdict.binding:
+        mark = "met" if verdict.is_met else "no"
+        return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else WAITING)
+    mark = "pass" if verdict.is_met else "OVER"
+    return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else BAD)
+
+
+def seconds(ms: int) -> str:
+    """For a person."""
+    return f"{ms / 1000:,.1f} s"
+
+
+def wide_console() -> Console:
+    """A terminal's width, or a table's where nobody watches."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)

@@ -1,0 +1,24 @@
+"""`orion test`: the test suite of the checkout that this installation comes from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+
+from orion_streams.cli.checkout import checkout
+from orion_streams.errors import ConfigError
+
+SPREAD = ("-n", "3", "--dist", "loadfile")
+"""Most tests wait most of the time, for processes and servers."""
+
+
+def run(arguments: list[str]) -> int:
+    """Become pytest; all tests, unless some are named, are spread over a few processes. Raises ConfigError
+    where there is no checkout or no pytest."""
+    root = checkout("test")
+    if find_spec("pytest") is None:
+        raise ConfigError(f"pytest is not installed: {sys.executable} -m pip install -e '{root}[dev]'")
+    os.chdir(root)
+    spread = SPREAD if all(word.startswith("-") for word in arguments) else ()
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *spread, *arguments])  # noqa: S606 - no shell wanted

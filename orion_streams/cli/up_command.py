@@ -1,0 +1,145 @@
+"""`orion up`: a grid, or this machine's part of it, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, Protocol
+
+import msgspec
+
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.local_grid import LocalRoles
+from orion_streams.cli.outcome import tell
+from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.errors import BackendError
+from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
+
+LOOK_S = 1.0
+"""How often the embedded server is looked at."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Runnable(Protocol):
+    """What `orion up` runs."""
+
+    redis_url: str
+
+    @property
+    def server_has_ended(self) -> bool: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def run(kind: str, *, port: int, as_json: bool, **chosen: Any) -> int:
+    """Start, say that it is ready, wait for a signal, stop in order. Raises what starting raises."""
+    if kind == "simulated":
+        grid = SimulatedGrid(port=port, remark=remark)
+        return await serve(grid, lambda: ready_simulated(grid, as_json), lambda: note_simulated(grid))
+    local = LocalRoles(port=port, say=remark, **chosen)
+    return await serve(local, lambda: ready_local(local, as_json), lambda: note_local(local))
+
+
+def remark(name: str, line: str) -> None:
+    """What a process says, or what happened to it."""
+    tell(f"{name}: {line}")
+
+
+async def serve(grid: Runnable, announce: Any, note: Any) -> int:
+    """Run it until a signal, which may also come while it starts. Further signals are not heard."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for each in SIGNALS:
+        loop.add_signal_handler(each, asked.set)
+    stopped = asyncio.create_task(asked.wait())
+    starting = asyncio.create_task(grid.start())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    await starting
+    try:
+        with grid_discovery.noted(note()):
+            announce()
+            while not (await asyncio.wait({stopped}, timeout=LOOK_S))[0]:
+                if grid.server_has_ended:
+                    raise BackendError("the embedded server ended by itself: start it all again")
+    finally:
+        await grid.stop()
+    return 0
+
+
+def note_simulated(grid: SimulatedGrid) -> grid_discovery.Running:
+    """How other commands find it."""
+    return grid_discovery.Running(os.getpid(), grid.redis_url, str(grid.config_path), simulated=True)
+
+
+def note_local(local: LocalRoles) -> grid_discovery.Running:
+    """The same, for the roles of this machine."""
+    return grid_discovery.Running(os.getpid(), local.redis_url, local.config_file, simulated=False)
+
+
+def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
+    """Say that everything is ready, that it is simulated, and what to do now."""
+    models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
+    if as_json:
+        nodes = [
+            {"node": name, "url": url, "engine": grid.engines[name], "models": names}
+            for name, url in grid.node_urls.items()
+            if (names := [model.name for model in grid.nodes[name].spec.models]) is not None
+        ]
+        data = {"redis_url": shown(grid.redis_url), "simulated": True, "config": str(grid.config_path)}
+        return write_line({**data, "models": models, "nodes": nodes})
+    engines = ", ".join(sorted(set(grid.engines.values())))
+    sys.stdout.write(
+        f"The grid is up: a router, and {len(grid.nodes)} SIMULATED nodes (engine: {engines}) with "
+        f"{' and '.join(models)}.\n" + hints(grid.redis_url, "orion:", models[0])
+    )
+    sys.stdout.flush()
+    return None
+
+
+def ready_local(local: LocalRoles, as_json: bool) -> None:
+    """Say what runs here."""
+    if as_json:
+        return write_line(
+            {
+                "redis_url": shown(local.redis_url),
+                "simulated": False,
+                "config": local.config_file,
+                "roles": local.roles,
+                "models": local.models,
+            }
+        )
+    model = local.models[0] if local.models else "MODEL"
+    sys.stdout.write(
+        f"Up on this machine: {', '.join(local.roles)}.\n"
+        + hints(local.redis_url, local.config.prefix, model)
+    )
+    sys.stdout.flush()
+    return None
+
+
+def write_line(data: dict[str, Any]) -> None:
+    """The one line of --json."""
+    sys.stdout.write(msgspec.json.encode(data).decode() + "\n")
+    sys.stdout.flush()
+
+
+def hints(url: str, prefix: str, model: str) -> str:
+    """Lines to paste. A password, if there is one, goes into REDISCLI_AUTH."""
+    url, question = shown(url), '"Why is the sky blue?"'
+    by_hand = (
+        f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
+        f"prompt {question}\n"
+        f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
+    )
+    return (
+        f"\n  Redis     {url}\n"
+        f"  ask       ./orion ask {question} --model {model}\n"
+        f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
+        f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
+        f"  stop      Ctrl-C\n"
+    )

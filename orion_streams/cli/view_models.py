@@ -1,0 +1,275 @@
+"""What the reads show, as plain rows: the same data for tables and for --json. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orion_streams.decider.memory import capacity_mb, committed_mb
+from orion_streams.decider.route import Wait, open_slots, route, trouble
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Grid, Node, Request
+from orion_streams.projections.requests import state_of
+from orion_streams.protocol.ingest import runner_options
+
+
+class NodeRow(Struct, frozen=True):
+    """A node as routing sees it. `state`: available, no_inference, no_models, or the filter that holds it
+    back whatever is asked of it, with the `value` that tripped it and its `limit`.
+
+    `derated`: it counts as slower, as it nears the mark. `open_slots`: how many runs it may hold now.
+    `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was ordered
+    to load. `heard_ms_ago` is None for one never heard of."""
+
+    node: str
+    inference: bool
+    state: str
+    value: int
+    limit: int
+    tiers: tuple[int, ...]
+    temp_mc: int | None
+    forecast_mc: int | None
+    derated: bool
+    ram_used_mb: int
+    ram_total_mb: int
+    committed_mb: int
+    capacity_mb: int
+    cpu_permille: int
+    throttled: int
+    slots: int
+    open_slots: int
+    in_hand: int
+    breaker: str
+    breaker_left_ms: int
+    resident: list[str]
+    loading: list[str]
+    installed: list[str]
+    heard_ms_ago: int | None
+
+
+class ModelRow(Struct, frozen=True):
+    """A model on a node. `size_mb` on disk, `resident_mb` in memory; `num_ctx` what its runner was asked
+    for (0: not known), `context_length` what Ollama says."""
+
+    model: str
+    node: str
+    installed: bool
+    resident: bool
+    size_mb: int
+    resident_mb: int
+    digest: str
+    context_length: int
+    num_ctx: int
+
+
+class RequestRow(Struct, frozen=True):
+    """An open request. While it waits, `waiting` is busy or no_node, `waiting_for` the node that it waits
+    for, `reasons` why which node does not take it."""
+
+    client: str
+    id: str
+    kind: str
+    model: str
+    state: str
+    node: str
+    attempt: int
+    age_ms: int
+    deadline_in_ms: int
+    tier: int
+    priority: int
+    waiting: str
+    waiting_for: str
+    reasons: dict[str, str]
+    failures: list[str]
+
+
+class ResidentRow(Struct, frozen=True):
+    """A model in a node's memory, and how many runs of it the node holds."""
+
+    node: str
+    model: str
+    resident_mb: int
+    context_length: int
+    running: int
+
+
+class PsRows(Struct, frozen=True):
+    """`orion ps`."""
+
+    requests: list[RequestRow]
+    resident: list[ResidentRow]
+
+
+def node_rows(grid: Grid) -> list[NodeRow]:
+    """All nodes by name, at the grid's `at_ms`."""
+    return [node_row(grid, node) for _, node in sorted(grid.nodes.items())]
+
+
+def node_row(grid: Grid, node: Node) -> NodeRow:
+    """One node."""
+    found = standing(grid, node, grid.policy)
+    takes_inference = node.rules.takes_inference
+    breaker, left_ms = breaker_of(grid, node)
+    return NodeRow(
+        node=node.rules.name,
+        inference=takes_inference,
+        state=found.filter or "available",
+        value=found.value,
+        limit=found.limit,
+        tiers=node.rules.tiers,
+        temp_mc=node.temp_mc,
+        forecast_mc=None if node.temp_mc is None else max(node.forecast_mc, node.temp_mc),
+        derated=node.forecast_mc > grid.policy.temp_return_mc,
+        ram_used_mb=node.ram_used_mb,
+        ram_total_mb=node.ram_total_mb,
+        committed_mb=committed_mb(grid, node, grid.policy) if node.heard_ms is not None else 0,
+        capacity_mb=max(capacity_mb(node, grid.policy), 0),
+        cpu_permille=node.cpu_permille,
+        throttled=node.throttled,
+        slots=node.rules.slots if takes_inference else 0,
+        open_slots=open_slots(node, grid.policy) if takes_inference else 0,
+        in_hand=sum(bool(held.request) for held in node.holdings.values()),
+        breaker=breaker,
+        breaker_left_ms=left_ms,
+        resident=sorted(node.resident),
+        loading=sorted({held.model for held in node.holdings.values() if not held.request}),
+        installed=sorted(node.installed),
+        heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
+    )
+
+
+def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
+    """The state of a node's breaker, and for how many ms it is still open."""
+    if node.opened_ms is None:
+        return ("closed" if node.ramp is None else "ramp"), 0
+    left_ms = node.opened_ms + node.open_ms - grid.at_ms
+    return ("open", left_ms) if left_ms > 0 else ("probing", 0)
+
+
+def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
+    """What routing finds on this node, whatever is asked of it: available only where some model's requests
+    pass all its filters."""
+    name, heard_ms = node.rules.name, node.heard_ms
+    if heard_ms is None:
+        return Verdict(name, "silent")
+    if grid.at_ms - heard_ms > policy.stale_ms:
+        return Verdict(name, "stale", grid.at_ms - heard_ms, policy.stale_ms)
+    if not node.rules.takes_inference:
+        return Verdict(name, "no_inference")
+    if not node.inventory_known:
+        return Verdict(name, "inventory_unknown")
+    found = trouble(grid, node, policy)
+    if found is not None:
+        return with_mark(found, policy)
+    return best_of_models(grid, node, policy)
+
+
+def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
+    """The verdict on the smallest installed model that no filter holds back, else on the smallest of all;
+    no_models without any."""
+    alone = replace(grid, nodes={node.rules.name: node})
+    verdicts = [
+        route(alone, any_request(grid, model), policy).verdicts[0]
+        for model, _ in sorted(node.installed.items(), key=lambda item: (item[1].size_mb, item[0]))
+    ]
+    nothing = Verdict(node.rules.name, "no_models")
+    return min(verdicts, key=lambda each: bool(each.filter), default=nothing)
+
+
+def with_mark(found: Verdict, policy: Policy) -> Verdict:
+    """The mark that was passed: the upper one while it is, then the lower one, until the node is back."""
+    marks = {
+        "hot": (policy.temp_max_mc, policy.temp_return_mc),
+        "ram": (policy.ram_max_permille, policy.ram_return_permille),
+    }
+    upper, lower = marks.get(found.filter, (found.limit, found.limit))
+    return replace(found, limit=upper if found.value > upper else lower)
+
+
+def any_request(grid: Grid, model: str) -> Request:
+    """The least that can be asked of this model, on its usual runner."""
+    num_ctx, runner = runner_options(grid, model, {})
+    return Request(
+        entry_id="",
+        kind="generate",
+        model=model,
+        tier=0,
+        priority=0,
+        stream=False,
+        session="",
+        accepted=0,
+        accepted_ms=0,
+        deadline_ms=0,
+        body_bytes=0,
+        prompt_tokens=0,
+        num_predict=0,
+        num_ctx=num_ctx,
+        runner=runner,
+    )
+
+
+def model_rows(grid: Grid) -> list[ModelRow]:
+    """One row per (model, node), by model."""
+    return sorted(of_nodes(grid), key=lambda row: (row.model, row.node))
+
+
+def of_nodes(grid: Grid) -> Iterator[ModelRow]:
+    """Everything installed or resident anywhere."""
+    for name, node in grid.nodes.items():
+        for model in {**node.installed, **node.resident}:
+            on_disk, in_memory = node.installed.get(model), node.resident.get(model)
+            yield ModelRow(
+                model=model,
+                node=name,
+                installed=on_disk is not None,
+                resident=in_memory is not None,
+                size_mb=on_disk.size_mb if on_disk else 0,
+                resident_mb=in_memory.size_mb if in_memory else 0,
+                digest=on_disk.digest if on_disk else in_memory.digest if in_memory else "",
+                context_length=in_memory.context_length if in_memory else 0,
+                num_ctx=in_memory.num_ctx if in_memory else 0,
+            )
+
+
+def ps_rows(grid: Grid) -> PsRows:
+    """Open requests, the oldest first, and what is in memory."""
+    waiting = sorted(grid.open.items(), key=lambda item: item[1].accepted)
+    resident = [
+        ResidentRow(
+            node=name,
+            model=model,
+            resident_mb=row.size_mb,
+            context_length=row.context_length,
+            running=sum(held.model == model and bool(held.request) for held in node.holdings.values()),
+        )
+        for name, node in sorted(grid.nodes.items())
+        for model, row in sorted(node.resident.items())
+    ]
+    return PsRows([request_row(grid, key, request) for key, request in waiting], resident)
+
+
+def request_row(grid: Grid, key: str, request: Request) -> RequestRow:
+    """One open request; for a waiting one routing is asked what it waits for."""
+    client, _, request_id = key.partition("/")
+    decision = None if request.work_id else route(grid, request, grid.policy)
+    held_back = decision.verdicts if decision is not None else ()
+    return RequestRow(
+        client=client,
+        id=request_id,
+        kind=request.kind,
+        model=request.model,
+        state=state_of(request),
+        node=request.node,
+        attempt=request.attempt,
+        age_ms=grid.at_ms - request.accepted_ms,
+        deadline_in_ms=request.deadline_ms - grid.at_ms,
+        tier=request.tier,
+        priority=request.priority,
+        waiting=decision.kind if isinstance(decision, Wait) else "",
+        waiting_for=decision.node if isinstance(decision, Wait) else "",
+        reasons={verdict.node: verdict.filter for verdict in held_back if verdict.filter},
+        failures=[f"{failure.node}: {failure.code}" for failure in request.failures],
+    )

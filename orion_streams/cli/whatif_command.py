@@ -1,0 +1,99 @@
+"""`orion replay whatif`: a recorded log under other rules: which decisions would change, and what the same
+workload comes to in the simulator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from orion_streams.cli import log_sources
+from orion_streams.config import parse, read_text
+from orion_streams.errors import EXIT_OK, LogError
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.replay.rule_changes import Change, change_of
+from orion_streams.replay.source import placed
+from orion_streams.replay.whatif import Row, WhatIf
+from orion_streams.simulation.rerun.collect_workload import Gathering
+from orion_streams.simulation.rerun.rerun_workload import Answered, rerun
+
+
+class Asking:
+    """Both questions, asked of a log in one pass."""
+
+    def __init__(self, base: LoggedGrid, change: Change, simulate: bool = True) -> None:
+        """`base` is the grid before the first entry that will be taken."""
+        self._change = change
+        self._what_if = WhatIf(base, change)
+        self._gathering = Gathering(base) if simulate else None
+        self._unverified: list[Row] = []
+
+    @property
+    def state(self) -> LoggedGrid:
+        """What is folded so far; only to be looked at."""
+        return self._what_if.recorded
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """The next entries of the log. LogError, ConfigError as `WhatIf.take`."""
+        self._what_if.take(rows)
+        if self._gathering is not None:
+            self._unverified += rows
+            done = self.state.grid.position
+            self._gathering.take([row for row in self._unverified if row[0] <= done])
+            self._unverified = [row for row in self._unverified if row[0] > done]
+
+    def finish(self) -> Answered:
+        """The answers. ConfigError when the change names a node that the log does not have."""
+        outcome = self._what_if.finish()
+        if self._gathering is not None:
+            self._gathering.take(self._unverified)
+        return Answered(outcome, rerun(self._gathering, self._change) if self._gathering else None)
+
+
+async def run(
+    file: str | None,
+    settings: Sequence[str],
+    without: Sequence[str],
+    policy: str | None,
+    simulate: bool,
+    as_json: bool,
+    redis_url: str | None,
+    config_path: str | None,
+) -> int:
+    """Ask both questions of a log, and show the answers. Raises LogError for one that is not what was
+    written, ConfigError for a change that makes no rules, BackendError."""
+    change = change_from(settings, without, policy)
+    asking: Asking | None = None
+    async with log_sources.source(file, redis_url, config_path) as log:
+        first, last = await log.bounds()
+        with log_sources.progress("asking", first, last) as see:
+            async for stretch in log.stretches():
+                if asking is None:
+                    asking = Asking(stretch.state() or LoggedGrid(Grid()), change, simulate)
+                with placed(stretch, asking.state):
+                    asking.take(stretch.rows)
+                see(stretch.rows[-1][0])
+    if asking is None:
+        raise LogError(f"{log.name} is empty: there is nothing to ask")
+    with placed(stretch, asking.state):
+        answered = asking.finish()
+    show(answered, change, as_json)
+    return EXIT_OK
+
+
+def change_from(settings: Sequence[str], without: Sequence[str], policy: str | None) -> Change:
+    """The change that the command line asks for; `policy` is another streams.toml. ConfigError."""
+    return change_of(settings, without, parse(read_text(Path(policy)), policy) if policy else None)
+
+
+def show(found: Answered, change: Change, as_json: bool) -> None:
+    """One line of JSON, or the screen."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    from orion_streams.cli import whatif_view  # noqa: PLC0415 - rich only where something is drawn
+
+    whatif_view.show(found, change)

@@ -1,0 +1,267 @@
+"""What would change under other rules, as tables in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orion_streams.cli.tables import DIM, WAITING, table
+from orion_streams.model.events import Verdict
+from orion_streams.model.text import WORD_FOR, degrees, duration, held_back, seconds
+from orion_streams.replay.compare_decisions import Changed
+from orion_streams.replay.explain_change import Answer, Term
+from orion_streams.replay.rule_changes import Change
+from orion_streams.replay.whatif import NodeAway, Outcome
+from orion_streams.simulation.rerun.collect_workload import Figures
+from orion_streams.simulation.rerun.recorded_heat import Heat
+from orion_streams.simulation.rerun.rerun_workload import Answered, Rerun
+
+WIDTH = 100
+MOST = 30
+"""So many changed decisions are shown; all are in --json."""
+MOST_UNMEASURED = 6
+KINDS = {
+    "route": "requests sent to a node",
+    "wait": "requests that wait",
+    "end": "requests ended without an answer",
+    "give_up": "attempts given up",
+    "order": "models loaded or unloaded by order",
+    "backoff": "nodes out by a mark, or back",
+    "breaker": "breakers opened or closed",
+}
+
+
+def show(found: Answered, change: Change) -> None:
+    """The screen."""
+    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    for part in page(found, change):
+        console.print(part)
+
+
+def page(found: Answered, change: Change) -> Iterator[Table | Text]:
+    """All parts of the screen."""
+    outcome = found.what_if
+    yield Text(f"What if {asked(change)}: history as it was, each decision asked anew", style="bold")
+    requests = f"{outcome.requests:,} requests, {outcome.requests_changed:,} of them decided otherwise"
+    yield Text(f"{outcome.events:,} events, {requests}")
+    if outcome.older:
+        older = f"{outcome.older:,} decisions were made by another version of the code: folded, not judged"
+        yield Text(older, style=WAITING)
+    for note in outcome.notes:
+        yield Text(note, style=WAITING)
+    yield Text()
+    yield counts(outcome)
+    if outcome.nodes:
+        yield Text()
+        yield away_table(outcome.nodes)
+    if outcome.decisions:
+        yield Text()
+        yield decisions_table(outcome.decisions[:MOST])
+    if len(outcome.decisions) > MOST:
+        yield Text(f"… and {len(outcome.decisions) - MOST:,} more; --json has them all", style=DIM)
+    if found.rerun is not None:
+        yield Text()
+        yield from simulated(found.rerun)
+
+
+def asked(change: Change) -> str:
+    """The change, as it was asked for."""
+    parts = ["the rules were those of another file"] if change.file is not None else []
+    parts += [f"{each.path} were {each.text.partition('=')[2].strip()}" for each in change.settings]
+    parts += [f"{name} took no requests" for name in change.without]
+    return ", and ".join(parts) or "nothing changed"
+
+
+def counts(outcome: Outcome) -> Table:
+    """How many decisions of each kind would change."""
+    made = table("DECISIONS", "ASKED", "CHANGED", right=("ASKED", "CHANGED"))
+    for kind, name in KINDS.items():
+        changed = outcome.changed.get(kind, 0)
+        made.add_row(
+            name, f"{outcome.asked.get(kind, 0):,}", Text(f"{changed:,}", WAITING if changed else DIM)
+        )
+    return made
+
+
+def away_table(rows: Sequence[NodeAway]) -> Table:
+    """How often and how long nodes are out by their marks."""
+    right = ("BACKED OFF", "WOULD", "FOR", "WOULD BE FOR")
+    made = table("NODE", *right, right=right)
+    for each in rows:
+        times = f"{each.recorded.times}", f"{each.would.times}"
+        made.add_row(each.node, *times, seconds(each.recorded.ms), seconds(each.would.ms))
+    return made
+
+
+def decisions_table(rows: Sequence[Changed]) -> Table:
+    """A changed decision a row."""
+    whole = ("POSITION", "TIME")
+    made = table(
+        "POSITION", "TIME", "ABOUT", "RECORDED", "WOULD BE", "TURNED BY", right=("POSITION",), whole=whole
+    )
+    for each in rows:
+        about = each.request + (f" (attempt {each.attempt})" if each.attempt > 1 else "") or each.node
+        at = f"{datetime.fromtimestamp(each.server_ms / 1000):%H:%M:%S}"
+        made.add_row(
+            f"{each.position}", at, about, answer(each.recorded), answer(each.would), term(each.term)
+        )
+    return made
+
+
+def answer(found: Answer) -> str:
+    """An answer for a person."""
+    match found.kind:
+        case "routed":
+            return found.node + (f", unloads {', '.join(found.evicts)}" if found.evicts else "")
+        case "deferred":
+            return (
+                "no node takes it" if found.code == "no_node" else f"waits for {found.node or 'its turn'}"
+            )
+        case "failed":
+            return f"ends: {found.code}"
+        case "given_up":
+            return f"given up: {found.code}" + (f", to {found.node}" if found.node else "")
+        case "load" | "unload":
+            return f"{found.kind}s {found.code}"
+        case "out":
+            return f"out: {found.code}"
+        case other:
+            return other.replace("_", " ")
+
+
+def term(found: Term) -> str:
+    """What turned a decision, for a person."""
+    match found.kind:
+        case "filter":
+            return f"{found.node}: {obstacle(found)}"
+        case "lifted":
+            return f"{found.node} no longer held back: {obstacle(found)}"
+        case "cost":
+            name = WORD_FOR.get(found.name, found.name)
+            return f"{name} on {found.node}: {duration(found.before)} → {duration(found.after)}"
+        case "slots":
+            taken = f" ({found.name} takes one)" if found.name else ""
+            return f"free slots on {found.node}: {found.before} → {found.after}{taken}"
+        case "order":
+            return f"{found.name or 'another'} is served first"
+        case "rule":
+            return found.name + (f": {found.value} of {found.limit}" if found.limit else "")
+        case _:
+            return "what should be in memory"
+
+
+def obstacle(found: Term) -> str:
+    """A filter, or why an attempt is given up, with its figures."""
+    units: dict[str, Callable[[int], str]] = {"critical": degrees, "overdue": seconds, "gone": str}
+    match found.name:
+        case "removed" | "added":
+            return f"{found.name} by the rules"
+        case "breaker" if found.limit < 100:
+            return f"failures in a row: {found.value}, limit {found.limit}"
+        case "silent" if found.limit:
+            return held_back(Verdict(found.node, "stale", found.value, found.limit))
+        case name if name in units:
+            return f"{name}: {units[name](found.value)}, limit {units[name](found.limit)}"
+        case name:
+            return held_back(Verdict(found.node, name, found.value, found.limit))
+
+
+# the second answer
+
+
+def simulated(found: Rerun) -> Iterator[Table | Text]:
+    """The same workload in the simulator, and how far to trust it."""
+    yield Text(
+        f"SIMULATED: the same {found.requests:,} requests within {seconds(found.span_ms)}, on machines as "
+        f"fast and full as the log shows them, health every {found.health_ms / 1000:g} s",
+        style="bold",
+    )
+    yield Text(trust(found), style=WAITING)
+    yield figures_table(found)
+    for name, heat in found.heat.items():
+        yield Text(f"{name}: {warming(heat)}", style=DIM if heat.fitted else WAITING)
+    if found.unmeasured:
+        names = [
+            f"{each.what} of {each.model} on {each.node}" for each in found.unmeasured[:MOST_UNMEASURED]
+        ]
+        more = len(found.unmeasured) - len(names)
+        rest = f" and {more} more" if more > 0 else ""
+        yield Text(f"never measured, so as routing expects: {', '.join(names)}{rest}", style=WAITING)
+    if found.open:
+        yield Text(
+            f"{found.open:,} requests have no end in the log: with answers of the usual length", style=DIM
+        )
+
+
+def figures_table(found: Rerun) -> Table:
+    """Recorded, simulated as it was, simulated with the change."""
+    columns = ("AS RECORDED", "SIMULATED AS IT WAS", "SIMULATED CHANGED", "CHANGE")
+    made = table("FIGURE", *columns, right=columns)
+    sides = (found.recorded, found.simulated_as_it_was, found.simulated_changed)
+    for name, value in VALUES:
+        cells = [value(each) for each in sides]
+        made.add_row(name, *(seconds(ms) for ms in cells), change_in(cells[1], cells[2]))
+    made.add_row(
+        "above the mark, all nodes",
+        *(f"{seconds(each.hot_ms)} > {degrees(each.mark_mc)}" for each in sides),
+        "",
+    )
+    for name, count in COUNTS:
+        numbers = [count(each) for each in sides]
+        made.add_row(name, *(f"{n:,}" for n in numbers), f"{numbers[2] - numbers[1]:+,}")
+    for node in sorted({name for each in sides for name in each.by_node}):
+        numbers = [each.by_node.get(node, 0) for each in sides]
+        made.add_row(f"answered by {node}", *(f"{n:,}" for n in numbers), f"{numbers[2] - numbers[1]:+,}")
+    return made
+
+
+VALUES: tuple[tuple[str, Callable[[Figures], int]], ...] = (
+    ("time to answer, p50", lambda each: each.p50_ms),
+    ("time to answer, p95", lambda each: each.p95_ms),
+    ("time to answer, longest", lambda each: each.max_ms),
+)
+COUNTS: tuple[tuple[str, Callable[[Figures], int]], ...] = (
+    ("cold loads", lambda each: each.cold_loads),
+    ("answered", lambda each: each.answered),
+    ("expired", lambda each: each.expired),
+    ("failed", lambda each: each.failed),
+    ("cancelled", lambda each: each.cancelled),
+)
+
+
+def change_in(before: int, after: int) -> str:
+    """In per cent; nothing where there is nothing to compare with."""
+    return f"{(after - before) * 100 / before:+.0f} %" if before else ""
+
+
+def trust(found: Rerun) -> str:
+    """The simulator against the log: how far its figures can be believed."""
+    was, now = found.recorded, found.simulated_as_it_was
+    parts = [
+        f"{name} {seconds(value(now))} for {seconds(value(was))}{off(value(was), value(now))}"
+        for name, value in (("p50", VALUES[0][1]), ("p95", VALUES[1][1]))
+    ]
+    parts.append(f"cold loads {now.cold_loads} for {was.cold_loads}")
+    parts.append(f"time above the mark {seconds(now.hot_ms)} for {seconds(was.hot_ms)}")
+    return f"how far to trust it: as it was, the simulator says {', '.join(parts)}"
+
+
+def off(recorded: int, found: int) -> str:
+    """By how much it is off."""
+    return f" ({change_in(recorded, found)})" if recorded else ""
+
+
+def warming(heat: Heat) -> str:
+    """How a machine's temperatures were taken."""
+    ambients = [mc for _, mc in heat.ambient]
+    ambient = degrees(min(ambients)) + (f" to {degrees(max(ambients))}" if len(set(ambients)) > 1 else "")
+    curve = f"at rest {ambient}, {degrees(heat.rise_mc)} more under load, time constant {heat.tau_s:.0f} s"
+    if heat.fitted:
+        return f"{curve}: fitted to {heat.points:,} temperatures, missing them by {degrees(heat.error_mc)}"
+    return f"{curve}: the simulator's usual ones, as the log's {heat.points:,} temperatures show no better"

@@ -1,0 +1,320 @@
+"""The Brain's side of the contract: `AsyncClient` for asyncio, `Client` for everything else.
+
+    client = Client("redis://orion-master:6379/0")
+    print(client.generate("gemma3:270m", "Why is the sky blue?").text)
+    for event in client.stream("gemma3:270m", "Tell me a story."):
+        match event:
+            case Piece(text): print(text, end="")
+            case Restarted(): print("\\n(from the beginning)")
+            case Answer(): print(f"\\n{event.tokens} tokens on {event.node}")
+
+The pieces since the last `Restarted` are always a beginning of one attempt's text: halves of two attempts
+never meet, and a slow reader gets larger pieces. The `Answer` comes last and is whole.
+
+A request is sent again under the same id when the connection breaks: the grid answers an id once. Replies
+are read from a position noted before the first send, so none is missed. Under an `id` of your own another
+process may ask again and gets the same answer; a request whose id was made up here is cancelled when its
+caller leaves (leave a stream early by its `aclose()`, or `close()` of a blocking one).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from typing import Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from orion_streams.client import calls
+from orion_streams.client.calls import Answer, AnswerEvent, Asking, Call, Fields
+from orion_streams.errors import BackendError, OrionError
+from orion_streams.model import server_urls
+from orion_streams.protocol.requests_replies import Reply
+from orion_streams.runtime.connection import connect, in_short, will_pass
+
+log = logging.getLogger("orion.client")
+
+BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
+DEFAULT_TIMEOUT_S = 600.0
+FIRST_PAUSE_S = 0.05
+START = b"0-0"
+
+T = TypeVar("T")
+
+
+class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent, None]]):
+    """One reader serves all requests in flight. Redis may be away for `give_up_s` at a time (BackendError
+    after that); `margin_s` past its deadline, a request that nobody ended raises RequestTimeoutError.
+    `duplicates` counts ends that came again because the server had lost its tail; they are dropped."""
+
+    def __init__(
+        self,
+        url: str,
+        client: str = "brain",
+        *,
+        prefix: str = "orion:",
+        give_up_s: float = 180.0,
+        margin_s: float = 5.0,
+        password: str = "",
+        tls_ca_file: str = "",
+        tls_cert_file: str = "",
+        tls_key_file: str = "",
+    ) -> None:
+        url = server_urls.with_password(url, password) if password else url
+        self._redis: Any = connect(server_urls.with_tls(url, tls_ca_file, tls_cert_file, tls_key_file))
+        self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
+        self._give_up_s, self._margin_s = give_up_s, margin_s
+        self._calls: dict[str, Call] = {}
+        self._ended: dict[str, bytes] = {}
+        self._position = START
+        self._last: dict[bytes, bytes] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
+        self._background: set[asyncio.Task[None]] = set()
+        self._resending: set[str] = set()
+        self._cuts = self.duplicates = 0  # cuts: those that the reader found
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def cancel(self, request_id: str) -> None:
+        """Cancel a request. Who waits gets RequestCancelledError, unless the answer is faster."""
+        await self._send({"cancel": request_id})
+
+    async def close(self) -> None:
+        """Let go of the server; cancels that are under way get a second."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=1)
+        tasks = {task for task in (*self._background, self._reader) if task is not None}
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.05)  # a cancel may get lost, see _patiently
+        await self._redis.aclose()
+
+    async def _answer(self, content: Mapping[str, Any], fields: Fields) -> Answer:
+        async for event in self._events({"stream": False, **content}, fields):
+            last = event
+        assert isinstance(last, Answer)  # noqa: S101 - or it had raised
+        return last
+
+    async def _events(
+        self, content: Mapping[str, Any], fields: Fields
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        values = {**content, **fields}
+        timeout_s = values.pop("timeout_s", DEFAULT_TIMEOUT_S)
+        if not math.isfinite(timeout_s):
+            raise ValueError(f"timeout_s: expected a number of seconds, got {timeout_s}")
+        request_id = values["id"] = fields.get("id") or self.new_id()
+        call = Call(calls.request_entry({**values, "deadline_ms": max(int(timeout_s * 1000), 1)}))
+        if request_id in self._calls:
+            raise ValueError(f"{request_id} is already in flight")
+        self._calls[request_id] = call
+        until = asyncio.get_running_loop().time() + timeout_s + self._margin_s
+        try:
+            async with asyncio.timeout_at(until):
+                await self._begin(call)
+            while True:
+                end = call.end
+                for event in call.take():
+                    yield event
+                if end is not None:
+                    break
+                async with asyncio.timeout_at(until):
+                    await call.news.wait()
+            yield await self._conclude(end)
+        except TimeoutError:
+            raise calls.RequestTimeoutError(
+                request_id, "timeout", f"no end after {timeout_s:g} s"
+            ) from None
+        except BackendError as error:
+            call.finish(error)
+            raise
+        finally:
+            del self._calls[request_id]
+            if call.end is None and not fields.get("id"):
+                self._spawn(self.cancel(request_id))
+
+    async def _conclude(self, end: Reply | Exception) -> Answer:
+        if isinstance(end, Exception):
+            raise end
+        if end.kind != "known":
+            return calls.conclude(end)
+        place = end.reply_id
+        rows = await self._patiently(lambda: self._redis.xrange(self._replies, place, place))
+        if not rows:
+            raise calls.RequestFailedError(
+                end.id, "reply_gone", f"it ended as {end.state}, its reply is gone"
+            )
+        return calls.conclude(calls.read_reply(rows[0][1]))
+
+    async def _begin(self, call: Call) -> None:
+        """Send it, with a reader at work that began before."""
+        async with self._starting:
+            if self._reader is None or self._reader.done():
+                self._position, self._last = await self._patiently(self._newest_reply)
+                self._reader = asyncio.create_task(self._read())
+        await self._send(call.entry)
+
+    async def _send(self, entry: Mapping[str, str]) -> None:
+        async with self._sending:
+            await self._patiently(lambda: self._redis.xadd(self._requests, entry))
+
+    async def _read(self) -> None:
+        """Hand out replies while anybody waits. After a cut everything open is sent again: the server may
+        have lost what it had acknowledged, and an id that the grid knows starts nothing. If the last reply
+        is among what was lost, all are read again: with a clock that was put back, ids come again, too."""
+        try:
+            while self._calls:
+                cuts = self._cuts
+                rows = await self._patiently(self._next_replies)
+                if cuts != self._cuts and not await self._patiently(self._stands):
+                    self._position, self._last, rows = START, {}, []
+                for entry_id, fields in rows:
+                    self._position, self._last = entry_id, fields
+                    self._hand_out(entry_id, fields)
+                if cuts != self._cuts:
+                    for request_id in self._calls.keys() - self._resending:
+                        self._resending.add(request_id)
+                        self._spawn(self._resend(request_id))
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            for call in self._calls.values():
+                call.finish(error)
+
+    async def _resend(self, request_id: str) -> None:
+        """Send it once more; and again if a cut came meanwhile, before which it may have been lost."""
+        cuts = -1
+        try:
+            while (call := self._calls.get(request_id)) and call.end is None and cuts != self._cuts:
+                cuts = self._cuts
+                await self._send(call.entry)
+        finally:
+            self._resending.discard(request_id)
+
+    async def _newest_reply(self) -> tuple[bytes, dict[bytes, bytes]]:
+        newest = await self._redis.xrevrange(self._replies, count=1)
+        return newest[0] if newest else (START, {})
+
+    async def _next_replies(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        answer = await self._redis.xread({self._replies: self._position}, READ_COUNT, BLOCK_MS)
+        return [row for _, rows in answer or () for row in rows]
+
+    async def _stands(self) -> bool:
+        """Whether the last reply that was read is still what it was."""
+        rows = await self._redis.xrange(self._replies, self._position, self._position)
+        return self._position == START or rows == [(self._position, self._last)]
+
+    def _hand_out(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> None:
+        request_id = fields.get(b"id", b"").decode(errors="replace")
+        call = self._calls.get(request_id)
+        if call is not None and call.end is None:
+            try:
+                call.hear(calls.read_reply(fields))
+            except BackendError as error:
+                call.finish(error)
+            if call.end is not None:
+                self._ended[request_id] = entry_id
+                if len(self._ended) > REMEMBERED:
+                    del self._ended[next(iter(self._ended))]
+        elif fields.get(b"kind") not in (b"token", b"known", b"rejected"):
+            self.duplicates += self._ended.get(request_id, entry_id) != entry_id
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""
+        cancels = cancel_requests()
+        clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
+        give_up = clock() + self._give_up_s
+        while True:
+            try:
+                answer = await ask()
+                if cancel_requests() > cancels:
+                    raise asyncio.CancelledError  # it got lost in Python 3.11's wait_for, inside redis-py
+                return answer
+            except (RedisError, OSError) as error:
+                what = in_short(error)
+                if not will_pass(error):
+                    raise BackendError(f"redis refuses: {what}") from error
+                if pause_s == FIRST_PAUSE_S:
+                    log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
+                self._cuts += asyncio.current_task() is self._reader
+                if clock() + pause_s > give_up:
+                    raise BackendError(f"redis is away: {what}") from error
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause_s = min(pause_s * 2, 5.0)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def quietly() -> None:
+            try:
+                await work
+            except OrionError as error:
+                log.info("%s", error)
+
+        task = asyncio.create_task(quietly())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def cancel_requests() -> int:
+    """How often the current task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+class Client(Asking[Answer, Generator[AnswerEvent, None, None]]):
+    """The same, blocking, for any number of threads: an AsyncClient on an event loop of its own."""
+
+    def __init__(self, url: str, client: str = "brain", **settings: Any) -> None:
+        self._inner = AsyncClient(url, client, **settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="orion-client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cancel(self, request_id: str) -> None:
+        """Cancel a request. Who waits gets RequestCancelledError, unless the answer is faster."""
+        self._wait(self._inner.cancel(request_id))
+
+    def close(self) -> None:
+        """Let go of the server and end the thread."""
+        self._wait(self._inner.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _answer(self, content: Mapping[str, Any], fields: Fields) -> Answer:
+        return self._wait(self._inner._answer(content, fields))
+
+    def _events(self, content: Mapping[str, Any], fields: Fields) -> Generator[AnswerEvent, None, None]:
+        events = self._inner._events(content, fields)
+
+        async def step() -> AnswerEvent | None:
+            return await anext(events, None)
+
+        try:
+            while (event := self._wait(step())) is not None:
+                yield event
+        finally:
+            self._wait(events.aclose())
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise BackendError("this client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise

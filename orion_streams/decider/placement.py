@@ -1,0 +1,221 @@
+"""plan(): which models should live where, so that all memory of the house is used. Pure.
+
+Greedy by what a MB saves: for each model on each node that has it on disk, the load that its next request
+would cost, times how often it is asked for. A second copy saves less than the first. Pins come first; what
+is in memory has a small advantage, so that two models of equal worth do not take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orion_streams.decider.estimates import demand_now, expected_load_ms
+from orion_streams.decider.memory import capacity_mb, footprint_mb, room
+from orion_streams.decider.route import is_heard, trouble
+from orion_streams.model import events as ev
+from orion_streams.model.policy import NO_RULES, Policy
+from orion_streams.model.state import Grid, Installed, Node
+
+COPY_MILLI = 4_000
+"""Nothing more than a first copy of a model that was asked for less of late: requests in thousandths."""
+SECOND_COPY = 2
+"""Each further copy of a model is worth less by so many powers of two."""
+GOING = ("leave", "unload")
+STAY_NUM, STAY_DEN = 5, 4
+"""What is in memory counts for a quarter more."""
+
+
+class Placement(Struct, frozen=True):
+    """A line of the plan. `action`: keep, load, unload (makes room for a load) or leave (it may go, when
+    its place is needed). `saved_us_per_mb`: expected load time that a MB of it saves, in µs per request
+    of all models."""
+
+    node: str
+    model: str
+    action: str
+    size_mb: int
+    saved_us_per_mb: int
+    reason: str
+
+
+class Candidate(Struct, frozen=True):
+    """A model that could live on a node, or does, or is about to. `worth`: µs saved per MB, now."""
+
+    worth: int
+    node: str
+    model: str
+    size_mb: int
+    pinned: bool
+    resident: bool
+
+
+def demand_of(grid: Grid, policy: Policy) -> dict[str, int]:
+    """Requests per model of late, in thousandths."""
+    return {model: milli for model in grid.demand if (milli := demand_now(grid, model, policy))}
+
+
+def plan(grid: Grid, demand: Mapping[str, int], policy: Policy) -> tuple[Placement, ...]:
+    """What should be in memory on each node, and the reason, node by node, the most valuable first."""
+    free_mb = {
+        name: capacity_mb(node, policy)
+        for name, node in sorted(grid.nodes.items())
+        if node.rules.takes_inference and is_heard(grid, node, policy) and node.inventory_known
+    }
+    copies: dict[str, int] = {}
+    placed: list[Placement] = []
+    left = candidates(grid, free_mb, demand, policy)
+    while left:
+        best = min(left, key=lambda each: rank(each, copies, demand))
+        left.remove(best)
+        worth = worth_now(best, copies, demand)
+        if (worth or best.pinned) and best.size_mb <= free_mb[best.node]:
+            free_mb[best.node] -= best.size_mb
+            copies[best.model] = copies.get(best.model, 0) + 1
+            placed.append(chosen(best, worth, copies[best.model]))
+        elif best.resident:
+            why = "others save more in its place" if worth else "asked for too seldom of late"
+            placed.append(Placement(best.node, best.model, "leave", best.size_mb, worth, why))
+    rows = make_room(grid, placed, policy)
+    return tuple(
+        sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
+    )
+
+
+def make_room(grid: Grid, placed: list[Placement], policy: Policy) -> list[Placement]:
+    """The lines, those of models marked that go for the next load on their node."""
+    goes_for: dict[tuple[str, str], str] = {}
+    for each in placed:
+        if each.action == "load" and not any(node == each.node for node, _ in goes_for):
+            found = room(
+                grid, grid.nodes[each.node], each.model, context_of(grid, each.model, policy), policy
+            )
+            goes_for |= dict.fromkeys(((each.node, model) for model in found.evicts), each.model)
+    return [
+        replace(each, action="unload", reason=f"makes room for {goes_for[each.node, each.model]}")
+        if each.action == "leave" and (each.node, each.model) in goes_for
+        else each
+        for each in placed
+    ]
+
+
+def context_of(grid: Grid, model: str, policy: Policy) -> int:
+    """The context length that a model is loaded with unless a request asks for another."""
+    return grid.models.get(model, NO_RULES).num_ctx or policy.num_ctx
+
+
+def candidates(
+    grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int], policy: Policy
+) -> list[Candidate]:
+    """Every model on every node's disk, or in its memory. Wherever it is, it saves its next request the
+    load on the node that would load it fastest."""
+    total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes, policy)
+    found = []
+    for name in nodes:
+        node = grid.nodes[name]
+        for model, on_disk in sorted(node.installed.items()):
+            size_mb = footprint_mb(grid, node, on_disk, context_of(grid, model, policy), policy)
+            pinned = name in grid.models.get(model, NO_RULES).resident_on
+            resident = is_there(node, model, on_disk)
+            worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
+            if worth or resident or pinned:
+                found.append(Candidate(worth, name, model, size_mb, pinned, resident))
+    return found
+
+
+def is_there(node: Node, model: str, on_disk: Installed) -> bool:
+    """Whether the model is in memory, maybe under another name of the same weights, or about to be."""
+    return any(name == model or row.digest == on_disk.digest for name, row in node.resident.items()) or any(
+        held.model == model for held in node.holdings.values()
+    )
+
+
+def quickest_loads(grid: Grid, nodes: Mapping[str, int], policy: Policy) -> dict[str, int]:
+    """The expected ms of a load, by model, on the node that is fastest at it."""
+    quickest: dict[str, int] = {}
+    for name in nodes:
+        node = grid.nodes[name]
+        for model, on_disk in node.installed.items():
+            load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+            quickest[model] = min(load_ms, quickest.get(model, load_ms))
+    return quickest
+
+
+def rank(
+    each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]
+) -> tuple[bool, int, str, str]:
+    """The order of choosing: pins, then worth; names decide between equals."""
+    worth = worth_now(each, copies, demand)
+    if each.resident:
+        worth = worth * STAY_NUM // STAY_DEN + 1
+    return not each.pinned, -worth, each.node, each.model
+
+
+def worth_now(each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]) -> int:
+    """µs per MB, given how many copies have a place already."""
+    further = copies.get(each.model, 0)
+    if further and demand.get(each.model, 0) < COPY_MILLI:
+        return 0
+    return each.worth >> SECOND_COPY * min(further, 16)
+
+
+def chosen(each: Candidate, worth: int, copy: int) -> Placement:
+    """The line of a model that gets a place."""
+    if each.pinned:
+        why = "pinned here by streams.toml"
+    else:
+        why = f"saves {worth} µs of loading per MB and request"
+        why += f", copy {copy} of it" if copy > 1 else ""
+    action = "keep" if each.resident else "load"
+    return Placement(each.node, each.model, action, each.size_mb, worth, why)
+
+
+def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> Iterator[ev.AnyEvent]:
+    """The plan's next step on each node that is idle and well: one load, and what goes for it."""
+    wanted = {(each.node, each.model) for each in placements if each.action not in GOING}
+    busy: set[str] = set()
+    for each in placements:
+        node = grid.nodes[each.node]
+        if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model, policy):
+            continue
+        num_ctx = context_of(grid, each.model, policy)
+        found = room(grid, node, each.model, num_ctx, policy)
+        if (
+            found.short_mb
+            or found.busy
+            or found.wait_ms
+            or any((each.node, m) in wanted for m in found.evicts)
+        ):
+            continue
+        busy.add(each.node)
+        for model in found.evicts:
+            yield ev.UnloadOrdered(each.node, model, "room")
+        yield ev.LoadOrdered(
+            node=each.node,
+            model=each.model,
+            num_ctx=num_ctx,
+            runner=grid.models.get(each.model, NO_RULES).runner,
+            load_ms=expected_load_ms(grid, node, each.model, node.installed[each.model], policy),
+            reserve_mb=found.need_mb,
+        )
+
+
+def is_idle(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
+    """Whether the node may load this model now: quiet, and it has not failed to load there of late."""
+    failed_ms = node.load_failed_ms.get(model)
+    if failed_ms is not None and grid.at_ms - failed_ms < policy.load_again_ms:
+        return False
+    return is_quiet(grid, node, policy)
+
+
+def is_quiet(grid: Grid, node: Node, policy: Policy) -> bool:
+    """Whether the node may load anything now: heard from, fit, cool, and without work for a while."""
+    if node.holdings or not node.rules.takes_inference or not is_heard(grid, node, policy):
+        return False
+    if trouble(grid, node, policy) is not None or node.opened_ms is not None:
+        return False
+    if node.forecast_mc > policy.temp_return_mc:
+        return False
+    return grid.at_ms - max(node.used_ms.values(), default=0) >= policy.plan_idle_ms

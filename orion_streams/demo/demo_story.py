@@ -1,0 +1,116 @@
+"""What happens in the demo, act by act. Each act waits for what it tells, read from the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orion_streams.client.calls import Answer
+from orion_streams.client.streams_client import AsyncClient
+from orion_streams.decider.route import ram_permille
+from orion_streams.demo.cast import models_of
+from orion_streams.demo.screen import Screen
+from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.model.state import Grid
+
+MASTER, WORKER = "orion-master", "orion-worker"
+ACT_S = 30.0
+SEED = 7
+FILLED_PERMILLE = 920
+
+Condition = Callable[[Grid], bool]
+
+
+class Story:
+    """Sends the requests and pushes the machines. `sent` counts the requests so far, `total` all."""
+
+    def __init__(self, grid: SimulatedGrid, screen: Screen) -> None:
+        self.grid, self.screen = grid, screen
+        self.real = "llama" in grid.engines.values()
+        self.light, self.heavy = (model.name for model in models_of("llama" if self.real else "synthetic"))
+        self.tokens = 12 if self.real else 24
+        self.total, self.sent = 42, 0
+        self._client = AsyncClient(grid.redis_url, prefix=grid.config.prefix)
+
+    async def tell(self) -> None:
+        """All acts. Raises BackendError when something that should happen does not."""
+        try:
+            await self.warm()
+            await self.heat()
+            await self.memory()
+            await self.crash()
+        finally:
+            await self._client.close()
+
+    async def warm(self) -> None:
+        """Two models, two tiers: after one load each, every request finds its model in memory."""
+        self.screen.act("1. Sticky: a model that is in memory is used where it is")
+        for _ in range(4):
+            await asyncio.gather(self.ask(self.light, 1), self.ask(self.heavy, 2), self.ask(self.light, 1))
+
+    async def heat(self) -> None:
+        """orion-worker heats up under load; its waiting work flows to orion-master; it comes back."""
+        self.screen.act("2. Heat: orion-worker gets hot while work is waiting for it")
+        await self.grid.push(WORKER, ambient_mc=68_000, temp_mc=74_500)
+        work = [asyncio.create_task(self.ask(self.heavy, 2)) for _ in range(12)]
+        await self.until(lambda grid: grid.nodes[WORKER].backed_off == "hot", "orion-worker above 75 °C")
+        self.screen.say(
+            "orion-worker passed 75 °C: it takes nothing more, what waits flows to orion-master"
+        )
+        await self.grid.push(WORKER, ambient_mc=45_000)
+        await asyncio.gather(*work)
+        await self.until(lambda grid: not grid.nodes[WORKER].backed_off, "orion-worker cooled down")
+        self.screen.say("orion-worker stayed below 70 °C for three samples: it is back")
+
+    async def memory(self) -> None:
+        """Something else fills orion-master's memory beyond 90 %: it unloads its idle models, the least
+        recently used first, until there is room."""
+        self.screen.act("3. Memory: another program fills orion-master beyond 90 %")
+        grid = await self.grid.wait_for(lambda grid: bool(grid.nodes[MASTER].resident), ACT_S)
+        master = grid.nodes[MASTER]
+        filled_mb = master.ram_total_mb * FILLED_PERMILLE // 1000
+        await self.grid.push(MASTER, extra_ram_mb=filled_mb - master.ram_used_mb)
+        await self.until(lambda grid: grid.nodes[MASTER].backed_off == "ram", "orion-master above 90 %")
+        self.screen.say("orion-master passed 90 % of its memory: its requests go to orion-worker")
+        await asyncio.gather(*(self.ask(self.light, 1) for _ in range(8)))
+        await self.until(
+            lambda grid: len(grid.nodes[MASTER].resident) < len(master.resident), "a model is unloaded"
+        )
+        self.screen.say("orion-master unloaded the idle model that was not used for longest")
+        if self.real:  # its models are too small to make all the room
+            await self.grid.push(MASTER, extra_ram_mb=0)
+        await self.until(
+            lambda grid: not grid.nodes[MASTER].backed_off and ram_permille(grid.nodes[MASTER]) < 850,
+            "orion-master has memory again",
+        )
+        await self.grid.push(MASTER, extra_ram_mb=0)
+
+    async def crash(self) -> None:
+        """orion-worker's agent is killed in the middle of an answer."""
+        self.screen.act("4. Crash: orion-worker's agent is killed (-9) in the middle of an answer")
+        work = [asyncio.create_task(self.ask(self.heavy, 2, long=True)) for _ in range(2)]
+        work += [asyncio.create_task(self.ask(self.light, 1)) for _ in range(8)]
+        await self.until(runs_on(WORKER), "an answer begins on orion-worker")
+        await self.grid.kill_agent(WORKER)
+        self.screen.say("killed; once it has been silent for a while, its request is asked again elsewhere")
+        await asyncio.gather(*work)
+        await self.grid.start_agent(WORKER)
+        await self.until(
+            lambda grid: grid.at_ms - (grid.nodes[WORKER].heard_ms or 0) < 1_000, "orion-worker is back"
+        )
+
+    async def ask(self, model: str, tier: int, long: bool = False) -> Answer:
+        """One request of the Brain."""
+        self.sent += 1
+        options = {"num_predict": self.tokens * (3 if long else 1), "seed": SEED, "temperature": 0}
+        prompt = f"Question {self.sent}: why is the sky blue?"
+        return await self._client.generate(model, prompt, tier=tier, options=options)
+
+    async def until(self, condition: Condition, what: str) -> None:
+        """Wait until the log's head satisfies a condition."""
+        await self.grid.wait_for(condition, ACT_S, what)
+
+
+def runs_on(node: str) -> Condition:
+    """Whether a request runs on the node."""
+    return lambda grid: any(row.node == node and row.started for row in grid.open.values())

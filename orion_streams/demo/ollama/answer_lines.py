@@ -1,0 +1,211 @@
+"""From a call to the lines of its answer: what generate and chat have in common, and /v1 wraps."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from orion_streams.demo.ollama.engine import (
+    Event,
+    Finished,
+    Job,
+    JsonObject,
+    Piece,
+    Prefilled,
+    Refusal,
+    RunnerOptions,
+)
+from orion_streams.demo.ollama.ollama_faults import FaultKind, spoiled
+from orion_streams.demo.ollama.runner import BUSY, Runner
+from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.simulation.machine_spec import ModelSpec
+
+CRASHED = "llama runner process no longer running: -1 "
+
+_AT_ONCE: tuple[FaultKind, ...] = ("busy", "not_found", "kill")
+_MIDWAY: tuple[FaultKind, ...] = ("error_line", "end_without_done", "hang")
+
+
+class ConnectionDroppedError(Exception):
+    """The connection is to be closed without a response."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A request that passed its checks. Without a job it only loads, or unloads, the model.
+
+    `name` is the model as the caller wrote it; `refusal` is one that comes after the load.
+    """
+
+    name: str
+    model: ModelSpec
+    stream: bool = True
+    keep_s: float | None = None
+    options: RunnerOptions = RunnerOptions()
+    job: Job | None = None
+    unload: bool = False
+    refusal: Refusal | None = None
+    with_context: bool = False
+
+
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Durations in nanoseconds. What is 0 is left out: so `eval_duration`, for a single token."""
+
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class Line(msgspec.Struct):
+    """A part of an answer, or (`done`) its end."""
+
+    created_ns: int
+    text: str = ""
+    thinking: str = ""
+    tool_calls: list[JsonObject] = []
+    logprobs: list[JsonObject] = []
+    done: bool = False
+    done_reason: str = ""
+    context: list[int] | None = None
+    metrics: Metrics = Metrics()
+
+
+class _Stopwatch:
+    """When an answer reached its stages, in nanoseconds of one clock."""
+
+    def __init__(self) -> None:
+        now = time.perf_counter_ns()
+        self.started = self.loaded = self.running = self.prefilled = now
+
+    def metrics(self, prompt_tokens: int, tokens: int) -> Metrics:
+        now = time.perf_counter_ns()
+        return Metrics(
+            total_duration=now - self.started,
+            load_duration=max(1, self.loaded - self.started),
+            prompt_eval_count=prompt_tokens,
+            prompt_eval_duration=max(1, self.prefilled - self.running),
+            eval_count=tokens,
+            # Counted from the first token on: a single one takes no time.
+            eval_duration=max(1, now - self.prefilled) if tokens > 1 else 0,
+        )
+
+
+async def answer(node: Node, call: Call) -> AsyncGenerator[Line, None]:
+    """The lines of an answer, as they come.
+
+    Raises Refusal, also midway, and ConnectionDroppedError. A polite stop of the node ends it
+    early, without a line that is done.
+    """
+    watch = _Stopwatch()
+    if call.unload:
+        node.scheduler.expire(call.model)
+        yield Line(time.time_ns(), done=True, done_reason="unload")
+        return
+    if call.job is not None:
+        fail_at_once(node, not_found(call.name))
+    try:
+        await node.engine.inspect(call.model)
+        async with node.scheduler.lease(call.model, call.options, call.keep_s) as runner:
+            watch.loaded = time.perf_counter_ns()
+            if call.job is None:
+                yield Line(time.time_ns(), done=True, done_reason="load")
+                return
+            async with aclosing(_lines(node, call, call.job, runner, watch)) as lines:
+                async for line in lines:
+                    yield line
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not node.stopping or task is None:
+            raise
+        task.uncancel()
+
+
+def not_found(name: str) -> Refusal:
+    return Refusal(404, f"model '{name}' not found")
+
+
+def fail_at_once(node: Node, missing: Refusal) -> None:
+    """Commits the misbehaviours that need no model. Raises Refusal, `missing` for one that is to be
+    gone, or ConnectionDroppedError."""
+    fault = node.faults.take(_AT_ONCE)
+    if fault is not None and fault.kind == "busy":
+        raise Refusal(503, BUSY)
+    if fault is not None and fault.kind == "not_found":
+        raise missing
+    if fault is not None:
+        raise ConnectionDroppedError
+
+
+async def _lines(
+    node: Node, call: Call, job: Job, runner: Runner, watch: _Stopwatch
+) -> AsyncGenerator[Line, None]:
+    try:
+        if call.refusal is not None:
+            raise call.refusal
+        async with runner.slots:
+            if runner.crashed:
+                raise Refusal(500, CRASHED)
+            with node.machine.running():
+                watch.running = time.perf_counter_ns()
+                async with aclosing(_events(node, job, runner)) as events:
+                    async for line in _told(events, call, job, runner, watch):
+                        yield line
+    except Refusal as refusal:
+        refusal.late = True
+        raise
+
+
+async def _told(
+    events: AsyncGenerator[Event, None], call: Call, job: Job, runner: Runner, watch: _Stopwatch
+) -> AsyncGenerator[Line, None]:
+    prompt_tokens = 0
+    said: list[str] = []
+    async for event in events:
+        match event:
+            case Prefilled():
+                prompt_tokens = event.tokens
+                watch.prefilled = time.perf_counter_ns()
+            case Piece():
+                said.append(event.text)
+                yield Line(
+                    time.time_ns(),
+                    text=event.text,
+                    thinking=event.thinking,
+                    tool_calls=list(event.tool_calls),
+                    logprobs=list(event.logprobs),
+                )
+            case Finished():
+                context = None
+                if call.with_context:
+                    more = await runner.loaded.tokenize(job.prompt + "".join(said))
+                    context = [*job.context, *more]
+                yield Line(
+                    time.time_ns(),
+                    done=True,
+                    done_reason=event.reason,
+                    context=context,
+                    metrics=watch.metrics(prompt_tokens, event.tokens),
+                )
+
+
+def _events(node: Node, job: Job, runner: Runner) -> AsyncGenerator[Event, None]:
+    events = runner.loaded.run(job)
+    fault = node.faults.take(_MIDWAY)
+    return spoiled(events, fault.kind, runner) if fault is not None else events
+
+
+async def gathered(lines: AsyncGenerator[Line, None]) -> Line:
+    """The answer in one piece; not done if it ended early."""
+    parts = [line async for line in lines]
+    last = parts[-1] if parts else Line(time.time_ns())
+    return msgspec.structs.replace(
+        last,
+        text="".join(part.text for part in parts),
+        thinking="".join(part.thinking for part in parts),
+        tool_calls=[call for part in parts for call in part.tool_calls],
+        logprobs=[entry for part in parts for entry in part.logprobs],
+    )

@@ -1,0 +1,58 @@
+"""`/sim/…`: the simulation's own controls, clearly outside of Ollama's API.
+
+GET /sim/sensors reads the machine, POST /sim/set pushes it, POST /sim/fault arms a misbehaviour.
+"""
+
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from orion_streams.demo.ollama import golang
+from orion_streams.demo.ollama.engine import Refusal
+from orion_streams.demo.ollama.ollama_faults import Fault
+from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.demo.ollama.write_json import json_response
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to set: temperatures in milli-degrees Celsius, memory in MB of 10**6 bytes."""
+
+    temp_mc: int | None = None
+    ambient_mc: int | None = None
+    extra_ram_mb: int | None = None
+
+
+class Control:
+    """Bad requests are refused with 400 and a sentence."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def sensors(self, _: web.Request) -> web.Response:
+        return self._reading()
+
+    async def set(self, request: web.Request) -> web.Response:
+        """Answers with the sensors as they are then."""
+        push = _read(await request.read(), Push)
+        self._node.machine.push(**msgspec.structs.asdict(push))
+        return self._reading()
+
+    async def fault(self, request: web.Request) -> web.Response:
+        """Answers with everything that is armed."""
+        self._node.faults.arm(_read(await request.read(), Fault))
+        return json_response({"armed": self._node.faults.armed()})
+
+    def _reading(self) -> web.Response:
+        sensors = msgspec.structs.asdict(self._node.machine.sensors())
+        return json_response({"simulated": True, "engine": self._node.engine.name, **sensors})
+
+
+def _read(raw: bytes, kind: type[S]) -> S:
+    try:
+        return msgspec.convert(golang.decode(raw, when_empty="missing request body"), kind)
+    except msgspec.ValidationError as error:
+        known = ", ".join(kind.__struct_fields__)
+        raise Refusal(400, f"{error}; known fields: {known}") from error

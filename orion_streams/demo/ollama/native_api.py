@@ -1,0 +1,171 @@
+"""`/api/generate` and `/api/chat`: from a request body to a call, and how its answer is written."""
+
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+from msgspec.structs import replace
+
+from orion_streams.demo.ollama import golang, validate
+from orion_streams.demo.ollama.answer_lines import Call, Line, not_found
+from orion_streams.demo.ollama.engine import Job, JsonObject, Refusal, Sampling
+from orion_streams.demo.ollama.model_names import ModelName
+from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.simulation.machine_spec import ModelSpec
+
+Style = Literal["generate", "chat"]
+
+_SPEAKERS = ("system", "user", "assistant", "tool")
+_NO_IMAGES = (
+    "Failed to create new sequence: failed to process inputs: "
+    "this model is missing data required for image input"
+)
+
+
+class NativeDialect:
+    """Lines of JSON, or one object."""
+
+    stream_type = "application/x-ndjson"
+
+    def __init__(self, style: Style, name: str) -> None:
+        self._style = style
+        self._name = name
+
+    def part(self, line: Line) -> bytes:
+        return golang.encode(rendered(self._style, self._name, line)) + b"\n"
+
+    def broken(self, message: str) -> bytes:
+        return golang.encode({"error": message}) + b"\n"
+
+    def whole(self, line: Line) -> web.Response:
+        return json_response(rendered(self._style, self._name, line))
+
+    def refused(self, refusal: Refusal, *, streaming: bool = False) -> web.Response:
+        # A stream has its content type set before the model is asked; without a charset.
+        charset = not (streaming and refusal.late)
+        return json_response({"error": refusal.message}, refusal.status, charset=charset)
+
+
+def rendered(style: Style, name: str, line: Line) -> JsonObject:
+    """A line as the native API writes it: these keys, in this order, empty ones left out."""
+    shown: JsonObject = {"model": name, "created_at": golang.timestamp(line.created_ns)}
+    if style == "generate":
+        shown["response"] = line.text
+        _put(shown, "thinking", line.thinking)
+    else:
+        message: JsonObject = {"role": "assistant", "content": line.text}
+        _put(message, "thinking", line.thinking)
+        _put(message, "tool_calls", line.tool_calls)
+        shown["message"] = message
+    shown["done"] = line.done
+    _put(shown, "done_reason", line.done_reason)
+    if style == "generate":
+        _put(shown, "context", line.context)
+    else:
+        _put(shown, "logprobs", line.logprobs)
+    shown |= msgspec.to_builtins(line.metrics)
+    if style == "generate":
+        _put(shown, "tool_calls", line.tool_calls)
+        _put(shown, "logprobs", line.logprobs)
+    return shown
+
+
+def _put(target: JsonObject, key: str, value: object) -> None:
+    if value:
+        target[key] = value
+
+
+def resolve(node: Node, name: str, *, empty: Refusal, missing: Refusal) -> ModelSpec:
+    """The installed model of that name; raises `empty`, `missing`, or 400 for no name at all."""
+    if not name.strip():
+        raise empty
+    parsed = ModelName.parse(name)
+    if not parsed.valid:
+        raise Refusal(400, "invalid model name")
+    model = node.find(parsed)
+    if model is None:
+        raise missing
+    return model
+
+
+def generate_call(node: Node, body: JsonObject) -> Call:
+    """A checked generate request. The checks come in the order of the real server's."""
+    validate.check_logprobs(body)
+    name = body["model"]
+    model = resolve(node, name, empty=not_found(name), missing=not_found(name))
+    prompt: str = body.get("prompt", "")
+    if not prompt and body.get("keep_alive") == 0:
+        return Call(name, model, unload=True)
+    raw = body.get("raw", False)
+    if raw and (body.get("template") or body.get("system") or body.get("context")):
+        raise Refusal(400, "raw mode does not support template, system, or context")
+    think = validate.thinks(body, model)
+    needed = ("insert",) if body.get("suffix") else ()
+    validate.check_capabilities(body, model, "generate", *needed)
+    call, sampling = _loading(body, model)
+    if not prompt:
+        return call
+    if not raw:
+        prompt = _joined(body.get("system", ""), prompt)
+    job = _job(body, prompt + body.get("suffix", ""), sampling, think=think)
+    call = replace(call, job=job, with_context=not raw)
+    return _refused_later(call, body, images=bool(body.get("images")))
+
+
+def chat_call(node: Node, body: JsonObject) -> Call:
+    """A checked chat request."""
+    validate.check_logprobs(body)
+    name = body["model"]
+    required = Refusal(400, "model is required")
+    model = resolve(node, name, empty=required, missing=not_found(name))
+    messages: list[JsonObject] = body["messages"]
+    if not messages and body.get("keep_alive") == 0:
+        return Call(name, model, unload=True)
+    think = validate.thinks(body, model)
+    needed = ("tools",) if body["tools"] else ()
+    validate.check_capabilities(body, model, "chat", *needed)
+    call, sampling = _loading(body, model)
+    if not messages:
+        return call
+    # Messages of unknown roles are dropped; what is left may be empty, and is answered all the same.
+    said = [m.get("content", "") for m in messages if m.get("role", "").lower() in _SPEAKERS]
+    # Whoever brings a tool's result wants words, not the next call.
+    tools = () if messages[-1].get("role", "").lower() == "tool" else body["tools"]
+    job = replace(_job(body, _joined(*said), sampling, think=think), tools=tuple(tools))
+    images = any(message.get("images") for message in messages)
+    return _refused_later(replace(call, job=job), body, images=images)
+
+
+def _joined(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
+
+
+def _loading(body: JsonObject, model: ModelSpec) -> tuple[Call, Sampling]:
+    """A call that only loads, and the options of a run that it may get."""
+    runner_options, sampling = validate.options(body)
+    keep_s = body.get("keep_alive")
+    call = Call(body["model"], model, body.get("stream", True), keep_s, runner_options)
+    return call, sampling
+
+
+def _job(body: JsonObject, prompt: str, sampling: Sampling, *, think: bool) -> Job:
+    return Job(
+        prompt=prompt,
+        sampling=sampling,
+        context=tuple(body.get("context", ())),
+        format=validate.format_or_refusal(body)[0],
+        truncate=body.get("truncate", True),
+        shift=body.get("shift", True),
+        logprobs=body.get("logprobs", False),
+        top_logprobs=body.get("top_logprobs", 0),
+        think=think,
+    )
+
+
+def _refused_later(call: Call, body: JsonObject, *, images: bool) -> Call:
+    """The call with what is wrong with it, of the kind that is only said once it is loaded."""
+    _, refusal = validate.format_or_refusal(body)
+    if refusal is None and images and "vision" not in call.model.capabilities:
+        refusal = Refusal(500, _NO_IMAGES)
+    return replace(call, refusal=refusal)

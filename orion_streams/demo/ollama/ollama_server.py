@@ -1,0 +1,182 @@
+"""A simulated node as a server: its routes, what goes for all of them, and `serve`."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from orion_streams.demo.ollama.answer_lines import ConnectionDroppedError
+from orion_streams.demo.ollama.control import Control
+from orion_streams.demo.ollama.engine import Refusal
+from orion_streams.demo.ollama.listing import Listing
+from orion_streams.demo.ollama.openai_answers import error
+from orion_streams.demo.ollama.routes import Routes
+from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.simulation.machine_spec import NodeSpec
+
+# Prompts carry images and long documents.
+_MAX_BODY_BYTES = 256 * 1024**2
+_STOP_S = 5.0
+_LOCAL_ENDINGS = (".localhost", ".local", ".internal")
+
+
+class RunningNode:
+    """A node that answers at `url`."""
+
+    def __init__(self, node: Node, url: str) -> None:
+        self.spec = node.spec
+        self.machine = node.machine
+        self.engine = node.engine.name
+        self.url = url
+
+
+@asynccontextmanager
+async def serve(spec: NodeSpec) -> AsyncIterator[RunningNode]:
+    """Runs a node inside this process until the block ends, then stops it politely.
+
+    Raises RealEngineMissingError, and OSError when the port is taken.
+    """
+    node = Node(spec)
+    runner = web.AppRunner(
+        _application(node), access_log=None, handler_cancellation=True, shutdown_timeout=_STOP_S
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, spec.host, spec.port).start()
+        yield RunningNode(node, _url(spec.host, runner.addresses[0][1]))
+    finally:
+        await runner.cleanup()
+        await node.close()
+
+
+def _url(host: str, port: int) -> str:
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound, only recognised
+    reachable = everywhere.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _application(node: Node) -> web.Application:
+    async def stop_answers(_: web.Application) -> None:
+        node.stop_answers()
+
+    app = web.Application(
+        middlewares=[_only_local_hosts(node.spec.host), _errors, _tracking(node)],
+        client_max_size=_MAX_BODY_BYTES,
+    )
+    app.add_routes(_routes(node))
+    app.on_response_prepare.append(_say_simulated)
+    app.on_shutdown.append(stop_answers)
+    return app
+
+
+def _routes(node: Node) -> list[web.RouteDef]:
+    listing, models, control = Listing(node), Routes(node), Control(node)
+    both: list[tuple[str, Handler]] = [
+        ("/", listing.root),
+        ("/api/version", listing.version),
+        ("/api/tags", listing.tags),
+    ]
+    gets: list[tuple[str, Handler]] = [
+        *both,
+        ("/api/ps", listing.ps),
+        ("/v1/models", listing.v1_models),
+        ("/v1/models/{model:.+}", listing.v1_model),
+        ("/sim/sensors", control.sensors),
+    ]
+    posts: list[tuple[str, Handler]] = [
+        ("/api/show", listing.show),
+        ("/api/generate", models.generate),
+        ("/api/chat", models.chat),
+        ("/api/embed", models.embed),
+        ("/api/embeddings", models.embeddings),
+        ("/v1/chat/completions", models.v1_chat),
+        ("/v1/completions", models.v1_completions),
+        ("/v1/embeddings", models.v1_embeddings),
+        ("/v1/responses", models.v1_responses),
+        ("/v1/messages", models.v1_messages),
+        ("/sim/set", control.set),
+        ("/sim/fault", control.fault),
+    ]
+    return [
+        *(web.get(path, handler, allow_head=False) for path, handler in gets),
+        *(web.head(path, handler) for path, handler in both),
+        *(web.post(path, handler) for path, handler in posts),
+        web.delete("/api/delete", listing.delete),
+    ]
+
+
+async def _say_simulated(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "simulated-ollama"
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refusals, and paths and methods that do not exist, in the words of the real server."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        if request.path.startswith("/v1/"):
+            return error(refusal, wrapped=False)
+        return json_response({"error": refusal.message}, refusal.status)
+    except ConnectionDroppedError:
+        # The response that is returned never leaves.
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response()
+    except web.HTTPNotFound:
+        return _plain(404, "404 page not found")
+    except web.HTTPMethodNotAllowed as refused:
+        allowed = ", ".join(sorted(refused.allowed_methods))
+        return _plain(405, "405 method not allowed", Allow=allowed)
+
+
+def _plain(status: int, text: str, **headers: str) -> web.Response:
+    return web.Response(
+        status=status, body=text.encode(), headers={**headers, "Content-Type": "text/plain"}
+    )
+
+
+def _tracking(node: Node) -> Middleware:
+    """Lets a polite stop find what is being answered."""
+
+    @web.middleware
+    async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+        node.track(cast("asyncio.Task[object]", asyncio.current_task()))
+        return await handler(request)
+
+    return track
+
+
+def _only_local_hosts(bound_to: str) -> Middleware:
+    """Refuses foreign Host headers while the node listens to this machine alone.
+
+    So no page in a browser can reach it through a name that it makes point here.
+    """
+    guarded = bound_to in {"localhost", "127.0.0.1", "::1"}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if guarded and not _is_local(request.host):
+            return web.Response(status=403)
+        return await handler(request)
+
+    return check
+
+
+def _is_local(host_header: str) -> bool:
+    host = host_header.lower()
+    name, _, port = host.rpartition(":")
+    if name and port.isdigit() and (":" not in name or name.startswith("[")):
+        host = name
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        known = ("", "localhost", socket.gethostname().lower())
+        return host in known or host.endswith(_LOCAL_ENDINGS)
+    return True

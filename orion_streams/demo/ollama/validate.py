@@ -1,0 +1,217 @@
+"""Requests as the server reads them: every way in which one can be wrong, and what it then says."""
+
+from typing import Any
+
+import msgspec
+
+from orion_streams.demo.ollama import golang
+from orion_streams.demo.ollama.engine import DEFAULT_NUM_CTX, JsonObject, Refusal, RunnerOptions, Sampling
+from orion_streams.demo.ollama.model_names import ModelName
+from orion_streams.demo.ollama.runner import FOREVER_S
+from orion_streams.simulation.machine_spec import ModelSpec
+
+_COMMON = {
+    "model": "string",
+    "stream": "bool",
+    "options": "map[string]interface {}",
+    "truncate": "bool",
+    "shift": "bool",
+    "logprobs": "bool",
+    "top_logprobs": "int",
+}
+_GENERATE = _COMMON | {
+    "prompt": "string",
+    "suffix": "string",
+    "system": "string",
+    "template": "string",
+    "context": "[]int",
+    "raw": "bool",
+    "images": "[]api.ImageData",
+}
+_CHAT = _COMMON | {"messages": "[]api.Message", "tools": "api.Tools"}
+_MESSAGE = {"role": "string", "content": "string", "images": "[]api.ImageData"}
+_TOOL = {"type": "string", "function": "api.ToolFunction"}
+_EMBED = {
+    "model": "string",
+    "truncate": "bool",
+    "dimensions": "int",
+    "options": "map[string]interface {}",
+}
+_EMBEDDING = {"model": "string", "prompt": "string", "options": "map[string]interface {}"}
+_NAMED = {"model": "string", "name": "string"}
+
+_RUNNER_TYPES = {
+    "num_ctx": "integer",
+    "num_batch": "integer",
+    "num_gpu": "integer",
+    "main_gpu": "integer",
+    "use_mmap": "boolean",
+    "num_thread": "integer",
+}
+_SAMPLING_TYPES = {
+    "num_keep": "integer",
+    "seed": "integer",
+    "num_predict": "integer",
+    "top_k": "integer",
+    "top_p": "float32",
+    "min_p": "float32",
+    "typical_p": "float32",
+    "repeat_last_n": "integer",
+    "temperature": "float32",
+    "repeat_penalty": "float32",
+    "presence_penalty": "float32",
+    "frequency_penalty": "float32",
+    "stop": "array",
+}
+_THINK_LEVELS = ("high", "medium", "low", "max")
+_LEVELS_TEXT = '"high", "medium", "low", "max", true, or false'
+
+
+def read(raw: bytes) -> Any:
+    """The JSON value in a body."""
+    return golang.decode(raw, when_empty="missing request body")
+
+
+def generate_request(decoded: Any) -> JsonObject:
+    """A generate request whose fields have the right types."""
+    body = golang.check_types(decoded, "api.GenerateRequest", _GENERATE)
+    return _checked_think(_completed(body))
+
+
+def chat_request(decoded: Any) -> JsonObject:
+    """A chat request whose fields, messages and tools have the right types."""
+    body = golang.check_types(decoded, "api.ChatRequest", _CHAT)
+    messages, tools = body.get("messages", []), body.get("tools", [])
+    body["messages"] = [golang.check_types(m, "api.Alias", _MESSAGE) for m in messages]
+    body["tools"] = [golang.check_types(tool, "api.Tool", _TOOL) for tool in tools]
+    return _checked_think(_completed(body))
+
+
+def embed_request(decoded: Any) -> JsonObject:
+    """An embed request whose fields have the right types."""
+    return _completed(golang.check_types(decoded, "api.EmbedRequest", _EMBED))
+
+
+def embedding_request(decoded: Any) -> JsonObject:
+    """A request of the older embeddings API whose fields have the right types."""
+    return _completed(golang.check_types(decoded, "api.EmbeddingRequest", _EMBEDDING))
+
+
+def named_request(decoded: Any, struct: str) -> str:
+    """The name in a request that has nothing else: `model`, or `name` as it used to be."""
+    body = golang.check_types(decoded, struct, _NAMED)
+    return str(body.get("model") or body.get("name") or "")
+
+
+def embed_inputs(body: JsonObject) -> list[str]:
+    """The texts to embed: one string, or a list of strings."""
+    wanted = body.get("input")
+    if wanted is None or wanted == "":
+        return []
+    if isinstance(wanted, str):
+        return [wanted]
+    if not isinstance(wanted, list) or not all(isinstance(text, str) for text in wanted):
+        raise Refusal(400, "invalid input type")
+    return wanted
+
+
+def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
+    """The options, in two parts: what a model is loaded with, and how a run draws its tokens.
+
+    Unknown ones are ignored. Raises Refusal 500 (sic) for one of the wrong type.
+    """
+    given: JsonObject = body.get("options", {})
+    known = _RUNNER_TYPES | _SAMPLING_TYPES
+    cast = {
+        key: _option(key, value, known[key])
+        for key, value in given.items()
+        if key in known and value is not None
+    }
+    runner = {key: value for key, value in cast.items() if key in _RUNNER_TYPES}
+    runner["num_ctx"] = max(4, runner.get("num_ctx", DEFAULT_NUM_CTX))
+    if runner.get("num_gpu", -1) < 0:
+        runner["num_gpu"] = -1
+    fields = Sampling.__struct_fields__
+    sampling = {key: value for key, value in cast.items() if key in fields}
+    return RunnerOptions(**runner), Sampling(**sampling)
+
+
+def format_or_refusal(body: JsonObject) -> tuple[Any, Refusal | None]:
+    """The wanted format, or the refusal of it, which comes only once the model is loaded."""
+    wanted = body.get("format")
+    if wanted is None or wanted == "":
+        return None, None
+    if wanted == "json" or isinstance(wanted, dict):
+        return wanted, None
+    raw = msgspec.json.encode(msgspec.json.encode(wanted).decode()).decode()
+    expected = 'expected "json" or a valid JSON Schema object'
+    return None, Refusal(500, f"invalid format: {raw}; {expected}")
+
+
+def check_logprobs(body: JsonObject) -> None:
+    if not 0 <= body.get("top_logprobs", 0) <= 20:
+        raise Refusal(400, "top_logprobs must be between 0 and 20")
+
+
+def thinks(body: JsonObject, model: ModelSpec) -> bool:
+    """Whether the model is to think: by default where it can. Raises Refusal 400 if it cannot."""
+    think = body.get("think")
+    if "thinking" in model.capabilities:
+        return think is not False
+    if think:
+        raise Refusal(400, f'"{body["model"]}" does not support thinking')
+    return False
+
+
+def check_capabilities(body: JsonObject, model: ModelSpec, verb: str, *needed: str) -> None:
+    """Raises Refusal 400 when the model lacks what the request needs."""
+    if "completion" not in model.capabilities:
+        raise Refusal(400, f'"{body["model"]}" does not support {verb}')
+    missing = [need for need in needed if need not in model.capabilities]
+    if missing:
+        name = ModelName.parse(model.name)
+        raise Refusal(400, f"{name.namespaced} does not support " + "\n".join(missing))
+
+
+def _checked_think(body: JsonObject) -> JsonObject:
+    think = body.get("think")
+    if isinstance(think, str) and think not in _THINK_LEVELS:
+        quoted = msgspec.json.encode(think).decode()
+        raise Refusal(400, f"invalid think value: {quoted} (must be {_LEVELS_TEXT})")
+    if not isinstance(think, bool | str | None):
+        raise Refusal(400, f"think must be a boolean or string ({_LEVELS_TEXT})")
+    return body
+
+
+def _completed(body: JsonObject) -> JsonObject:
+    """The body with a `model`, and `keep_alive`, if there, in seconds: below 0 means for ever."""
+    body = {"model": "", **body}
+    if "keep_alive" not in body:
+        return body
+    value = body["keep_alive"]
+    if isinstance(value, bool | list | dict):
+        raise Refusal(400, f"Unsupported type: '{_go_type(value)}'")
+    seconds = golang.parse_duration(value) if isinstance(value, str) else float(value)
+    return {**body, "keep_alive": FOREVER_S if seconds < 0 else min(seconds, FOREVER_S)}
+
+
+def _go_type(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return "[]interface {}" if isinstance(value, list) else "map[string]interface {}"
+
+
+def _option(key: str, value: object, wanted: str) -> Any:
+    match wanted:
+        case "integer" if isinstance(value, int | float) and not isinstance(value, bool):
+            return int(value)
+        case "boolean" if isinstance(value, bool):
+            return value
+        case "float32" if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        case "array" if isinstance(value, list):
+            if not all(isinstance(item, str) for item in value):
+                raise Refusal(500, f'option "{key}" must be of an array of strings')
+            return tuple(value)
+        case _:
+            raise Refusal(500, f'option "{key}" must be of type {wanted}')

@@ -1,0 +1,1 @@
+"""Where events are kept: Redis, memory, files and archives."""

@@ -1,0 +1,214 @@
+"""From the log to the grid: load snapshot and tail, follow, verify, find a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from orion_streams.errors import LogError
+from orion_streams.eventlog.port import Log
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Guard, Snapshot
+from orion_streams.model.state import Grid, decode_grid, encode_grid, work_order
+from orion_streams.projections import apply
+from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, not_as_written
+
+CHUNK = 500
+END = 2**62
+"""Beyond any position."""
+SENSELESS = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What comes of an event that is one by its form only, such as a work id without a time."""
+
+
+def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Fold log entries into a state that the caller owns. LogError names the position of an entry that
+    is none, or before which the log is not the one that was written; the state has what stands before."""
+    for _ in fold_each(state, rows):
+        pass
+
+
+def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ev.AnyEvent]]:
+    """The same, with each position and its event as soon as it is folded."""
+    for position, raw in rows:
+        try:
+            event = ev.decode(raw)
+            if isinstance(event, ev.Committed):
+                if event.hash != state.digest.hex():
+                    raise LogError(not_as_written(state.confirmed, position, state.digest, event.hash))
+                state.confirmed = position - 1
+            apply(state.grid, event)
+            state.digest = chain(state.digest, raw)
+        except msgspec.DecodeError as error:
+            raise LogError(f"position {position} of the log is {no_event(error)}") from error
+        except SENSELESS as error:
+            state.grid.position = position - 1
+            raise LogError(f"position {position} of the log cannot be folded: {error!r}") from error
+        yield position, event
+
+
+def decoded(position: int, raw: bytes) -> ev.AnyEvent:
+    """The event of a log entry. LogError names the position of one that is none."""
+    try:
+        return ev.decode(raw)
+    except msgspec.DecodeError as error:
+        raise LogError(f"position {position} of the log is {no_event(error)}") from error
+
+
+def no_event(error: Exception) -> str:
+    """What an entry is that could not be decoded."""
+    if "`$.event`" in str(error):
+        return f"no event that this version of orion-streams knows: {error}"
+    return f"not an event: {error}"
+
+
+async def load(store: Log, until: int | None = None) -> LoggedGrid:
+    """The state at the head of the log, or at position `until`: the best snapshot, then the tail.
+
+    Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
+    """
+    while True:
+        first, last = await store.first_position(), await store.last_position()
+        try:
+            return await load_from(store, first, until)
+        except LogError:  # unless it was trimmed meanwhile, or lost its tail
+            if await store.first_position() == first and await store.last_position() >= last:
+                raise
+
+
+async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
+    """The same, of a log that begins at `first`."""
+    last = await store.last_position()
+    end = last if until is None else min(until, last)
+    state = LoggedGrid(Grid())
+    snapshot = await store.snapshot_before(end)
+    while snapshot is not None and snapshot.position >= first - 1:
+        if await goes_on_from(store, snapshot.position, snapshot.digest):  # one of a lost tail does not
+            state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+            break
+        snapshot = await store.snapshot_before(snapshot.position - 1)
+    if first > state.grid.position + 1:
+        raise LogError(f"the log begins at position {first}, and no snapshot reaches position {end}")
+    await extend(store, state, end)
+    return state
+
+
+async def extend(store: Log, state: LoggedGrid, end: int) -> None:
+    """Fold the log from the state's position to `end`."""
+    while state.grid.position < end:
+        rows = await store.events(state.grid.position, min(CHUNK, end - state.grid.position))
+        if not rows:
+            raise LogError(f"the log ends at {state.grid.position}, position {end} was expected")
+        fold_raw(state, rows)
+        await asyncio.sleep(0)
+
+
+async def still_holds(store: Log, state: LoggedGrid, position: int, digest: bytes) -> bool:
+    """Whether `state`, the head of the log, goes on from the end of a commit there, by its running hash."""
+    if state.grid.position <= position:
+        return state.grid.position == position and state.digest == digest
+    return await goes_on_from(store, position, digest.hex())
+
+
+async def goes_on_from(store: Log, position: int, digest: str) -> bool:
+    """Whether the commit after a position, if it can be read, names the running hash up to there."""
+    if await store.first_position() > position + 1:
+        return True
+    rows = await store.events(position, 1)
+    try:
+        event = ev.decode(rows[0][1]) if rows else None
+    except msgspec.DecodeError:
+        return True  # whoever folds it names the position
+    return event is None or (isinstance(event, ev.Committed) and event.hash == digest)
+
+
+async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
+    """The state at the head of the log, from one that the caller owns; from the log alone if it was trimmed
+    beyond that, or its tail was lost. Raises LogError."""
+    last = await store.last_position()
+    if last < state.grid.position:
+        return await load(store)
+    try:
+        await extend(store, state, last)
+    except LogError:
+        return await load(store)
+    return state
+
+
+async def save_verified(store: Log, snapshot: Snapshot) -> None:
+    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
+    one of a tail that the server has lost meanwhile is dropped."""
+    before = await store.snapshot_before(END)
+    base = LoggedGrid(Grid(), GENESIS)
+    if before is not None:
+        base = LoggedGrid(decode_grid(before.grid), bytes.fromhex(before.digest))
+    if base.grid.position >= snapshot.position:
+        return
+    if await store.last_position() < snapshot.position:
+        return
+    await extend(store, base, snapshot.position)
+    if encode_grid(base.grid) != snapshot.grid or base.digest.hex() != snapshot.digest:
+        raise LogError(f"the snapshot at position {snapshot.position} is not what the log before it gives")
+    await store.save_snapshot(snapshot)
+
+
+async def check_guard(store: Log, guard: Guard, number: int, known: int, prefix: str) -> None:
+    """Log and guard are worth nothing without each other: LogError when one was deleted, or both.
+    `number`: that of the last logged commit, read after `guard`: another router may commit meanwhile;
+    `known`: of the last one that a running router knows of."""
+    newest = (await store.guard()).number
+    if newest < number or ((guard.number or known) and not number):
+        knew = f", and this router knew of commit {known}" if known else ""
+        raise LogError(
+            f"{prefix}guard is at commit {newest}, {prefix}log at {number}{knew}: what was deleted "
+            "is lost. Stop all roles, then put back a copy of the server's data, or begin anew: "
+            f"redis-cli --scan --pattern '{prefix}*' | xargs redis-cli DEL"
+        )
+
+
+async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
+    """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
+
+    A server that lost its tail never comes here: guard, log and streams end at one moment of its history,
+    so what the guard has read is there. These were deleted, or put back from different moments.
+    """
+    for stream, extent in (await store.extents(guard.cursors)).items():
+        cursor, top = guard.cursors[stream], extent.top
+        if work_order(cursor) > work_order(top):
+            raise LogError(
+                f"{prefix}{stream} ends at {top}, but it was read up to {cursor}: entries were lost. "
+                f"Accept the loss with: redis-cli HSET {prefix}guard 'cursor {stream}' {top}"
+            )
+
+
+async def position_at(store: Log, server_ms: int) -> int:
+    """The last position whose commit is not later than `server_ms`; 0 if all are."""
+    first, last = await store.first_position(), await store.last_position()
+    low, high = first, last
+    if high == 0:
+        return 0
+    found = low - 1
+    while low <= high:
+        middle = (low + high) // 2
+        head, position = await next_head(store, middle, high)
+        if head is None or head.server_ms > server_ms:
+            high = middle - 1
+        else:
+            found, low = position, position + 1
+    if found >= first:
+        _, following = await next_head(store, found + 1, last)
+        found = following - 1
+    return found
+
+
+async def next_head(store: Log, start: int, end: int) -> tuple[ev.Committed | None, int]:
+    """The first commit head at or after a position, and where it stands."""
+    after = start - 1
+    while after < end:
+        for position, raw in await store.events(after, CHUNK):
+            event = decoded(position, raw)
+            if isinstance(event, ev.Committed):
+                return event, position
+            after = position
+    return None, end + 1

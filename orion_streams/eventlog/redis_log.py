@@ -1,0 +1,196 @@
+"""The log and its guard on Redis or Valkey: read inputs, commit, follow, keep snapshots, trim."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
+from orion_streams.model.commit import CURSOR, GROUP, RELAYED, Commit, Extent, Guard, Raw, Snapshot
+from orion_streams.model.state import work_order
+from orion_streams.runtime.connection import as_dict, ask, ask_one
+
+SCRIPT = Path(__file__).with_name("commit.lua").read_text(encoding="utf-8")
+
+
+class RedisLog:
+    """The log on Redis or Valkey."""
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        self._redis: Any = redis  # redis-py annotates both of its protocols and encodings at once
+        self._prefix = prefix
+        self._sha = ""
+
+    def key(self, stream: str) -> str:
+        """The Redis key of a stream."""
+        return self._prefix + stream
+
+    async def guard(self) -> Guard:
+        held: dict[bytes, bytes] = await self._redis.hgetall(self.key("guard"))
+        rows = {name.decode(): value.decode() for name, value in held.items()}
+        return Guard(
+            number=int(rows.get("number", 0)),
+            token=rows.get("token", ""),
+            out_id=rows.get("out_id", "0-0"),
+            cursors={k.removeprefix(CURSOR): v for k, v in rows.items() if k.startswith(CURSOR)},
+            relayed={k.removeprefix(RELAYED): int(v) for k, v in rows.items() if k.startswith(RELAYED)},
+        )
+
+    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
+        keys = [self.key(name) for name in cursors]
+        wait = ("BLOCK", block_ms) if block_ms else ()
+        xread = ("XREAD", "COUNT", count, *wait, "STREAMS", *keys, *cursors.values())
+        answer, time = await ask(self._redis, xread, ("TIME",))
+        if isinstance(answer, ResponseError):
+            raise answer
+        cut = len(self._prefix)
+        found = [
+            Raw(key.decode()[cut:], entry_id.decode(), as_dict(parts))
+            for key, entries in answer or ()
+            for entry_id, parts in entries
+        ]
+        return int(time[0]) * 1000 + int(time[1]) // 1000, found
+
+    async def last_position(self) -> int:
+        newest = await self._redis.xrevrange(self.key("log"), count=1)
+        return position_of(newest[0][0].decode()) if newest else 0
+
+    async def first_position(self) -> int:
+        oldest = await self._redis.xrange(self.key("log"), count=1)
+        return work_order(oldest[0][0].decode())[0] if oldest else 0
+
+    async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
+        rows = await self._redis.xrange(self.key("log"), min=f"{after + 1}-0", count=count)
+        found: list[tuple[int, bytes]] = [
+            (position_of(entry_id.decode()), fields.get(b"event", b"")) for entry_id, fields in rows
+        ]
+        for expected, (position, _) in enumerate(found, start=after + 1):
+            if position != expected:
+                raise LogError(f"the log has a gap: after {expected - 1} comes {position}")
+        return found
+
+    async def commit(self, commit: Commit) -> None:
+        keys, arguments = pack(commit, self.key)
+        call = (len(keys), *keys, *arguments)
+        try:
+            answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
+        except NoScriptError:
+            self._sha = await self._redis.script_load(SCRIPT)
+            answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
+        raise_refusal([part.decode() for part in answer])
+
+    async def snapshot_before(self, position: int) -> Snapshot | None:
+        rows = await self._redis.xrevrange(self.key("snapshots"), max=f"{max(position, 0)}-0", count=1)
+        return snapshot_of(*rows[0]) if rows else None
+
+    async def snapshot_after(self, position: int) -> Snapshot | None:
+        rows = await self._redis.xrange(self.key("snapshots"), min=f"{position + 1}-0", count=1)
+        return snapshot_of(*rows[0]) if rows else None
+
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        try:
+            await self._redis.xadd(
+                self.key("snapshots"),
+                {"digest": snapshot.digest, "grid": zlib.compress(snapshot.grid)},
+                id=f"{snapshot.position}-0",
+            )
+        except ResponseError as error:
+            if "equal or smaller" not in str(error):  # another router keeps a newer one
+                raise
+
+    async def make_group(self, stream: str, after: str) -> bool:
+        try:
+            await self._redis.xgroup_create(self.key(stream), GROUP, id=after, mkstream=True)
+        except ResponseError as error:
+            if "WRONGTYPE" in str(error):
+                raise LogError(f"{self.key(stream)}: {error}") from error
+            if "BUSYGROUP" not in str(error):
+                raise
+            return False
+        return True
+
+    async def trim(self, stream: str, min_id: str) -> None:
+        await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)
+
+    async def size(self, stream: str) -> tuple[int, int]:
+        key = self.key(stream)
+        return await self._redis.xlen(key), await self._redis.memory_usage(key) or 0
+
+    async def oldest_ids(self, stream: str, count: int) -> list[str]:
+        rows = await self._redis.xrange(self.key(stream), count=count)
+        return [entry_id.decode() for entry_id, _ in rows]
+
+    async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
+        found = {}
+        for stream in streams:
+            try:
+                info = await self._redis.xinfo_stream(self.key(stream))
+            except ResponseError as error:
+                if "no such key" not in str(error):
+                    raise LogError(f"{self.key(stream)}: {error}") from error
+                found[stream] = Extent()
+                continue
+            first = info["first-entry"][0].decode() if info["first-entry"] else "0-0"
+            top = info["last-generated-id"].decode()
+            found[stream] = Extent(first, top, info["length"], info["entries-added"])
+        return found
+
+
+def snapshot_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Snapshot:
+    """A snapshot as it is kept."""
+    grid = zlib.decompress(fields[b"grid"])
+    return Snapshot(work_order(entry_id.decode())[0], fields[b"digest"].decode(), grid)
+
+
+def position_of(entry_id: str) -> int:
+    """The position that an entry of the log has by its id. LogError for an id that is none."""
+    position, rest = work_order(entry_id)
+    if rest:
+        raise LogError(f"the log has an entry {entry_id}, which is no position: it was not written here")
+    return position
+
+
+def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[bytes | str]]:
+    """The script's keys and arguments. Whatever may be binary is an argument of its own: the server's
+    msgpack knows no binary type."""
+    keys: dict[str, int] = {key("guard"): 1, key("log"): 2}
+    outs, parts = [], list[bytes | str]()
+    for out in commit.outs:
+        target = keys.setdefault(key(out.stream), len(keys) + 1)
+        source = keys.setdefault(key(out.body_stream), len(keys) + 1) if out.body_stream else 0
+        outs.append(
+            (target, out.id, 2 * len(out.fields), source, out.body_id, out.body_names, out.body_required)
+        )
+        for name, value in out.fields.items():
+            parts += (name, value if isinstance(value, bytes) else str(value))
+    changes = [part for pair in commit.set.items() for part in pair]
+    header = (
+        (commit.expected.number, commit.expected.token, commit.expected.position),
+        commit.number,
+        commit.token,
+        commit.out_id,
+        len(commit.events),
+        outs,
+        changes,
+        commit.drop,
+    )
+    return list(keys), [msgspec.msgpack.encode(header), *commit.events, *parts]
+
+
+def raise_refusal(answer: list[str]) -> None:
+    """Turn the script's answer into the error that it stands for, if any."""
+    match answer:
+        case ["ok"]:
+            return
+        case ["conflict", what]:
+            raise CommitConflictError(f"somebody committed first: the grid is at {what}")
+        case ["gone", key, entry_id]:
+            raise BodyGoneError((key, entry_id))
+        case _:
+            raise LogError("the commit was refused: " + " ".join(answer[1:]))

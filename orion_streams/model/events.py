@@ -1,0 +1,409 @@
+"""The vocabulary of the log: what happened, past tense, frozen, one JSON object per entry.
+
+A published event is never edited: a new field gets a default, a new meaning gets a new event. No event
+holds a prompt or an answer. `request` is always "client/id". Times: `*_ms` durations, `age_ms` how old an
+input was when it was taken; absolute times exist only as `server_ms` of a commit's head.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+
+
+class Event(Struct, frozen=True, omit_defaults=True, tag_field="event"):
+    """Base of all events."""
+
+
+class Committed(Event, frozen=True, tag="committed"):
+    """The head of every commit that logs anything; the `inputs` events after it are what was taken,
+    the rest is what `decide` answered. `hash` is the running hash of the log before this entry."""
+
+    number: int
+    server_ms: int
+    inputs: int
+    decided: bool
+    hash: str
+
+
+class PolicyChanged(Event, frozen=True, tag="policy.changed"):
+    """From here on these rules hold, and this version of the code decides."""
+
+    revision: int
+    policy_id: str
+    policy: Policy
+    nodes: tuple[NodeRules, ...]
+    models: dict[str, ModelRules] = {}
+    decider: int = 1
+
+
+class NodeSampled(Event, frozen=True, tag="node.sampled"):
+    """A node's health entry. `temp_mc` is None where no sensor exists. `in_hand` are the work ids that
+    the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
+    then were taken before. `inventory_known`: its list of models is what the log says."""
+
+    node: str
+    boot: str
+    sampled_ms: int
+    temp_mc: int | None
+    ram_used_mb: int
+    ram_total_mb: int
+    cpu_permille: int
+    age_ms: int = 0
+    throttled: int = 0
+    work_read: str = ""
+    in_hand: tuple[str, ...] = ()
+    settled: bool = True
+    inventory_known: bool = True
+
+
+class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):
+    """A safety mark was passed: the node takes nothing until it returns."""
+
+    node: str
+    reason: str
+    value: int
+    mark: int
+
+
+class NodeReturned(Event, frozen=True, tag="node.returned"):
+    """Below the lower marks for enough samples in a row."""
+
+    node: str
+
+
+class ModelInstalled(Event, frozen=True, tag="model.installed"):
+    """Ollama on this node has the model on disk."""
+
+    node: str
+    model: str
+    digest: str
+    size_mb: int
+
+
+class ModelRemoved(Event, frozen=True, tag="model.removed"):
+    """No longer on this node's disk."""
+
+    node: str
+    model: str
+
+
+class ModelLoaded(Event, frozen=True, tag="model.loaded"):
+    """The model is in this node's memory, with this context length."""
+
+    node: str
+    model: str
+    digest: str
+    size_mb: int
+    context_length: int = 0
+
+
+class ModelUnloaded(Event, frozen=True, tag="model.unloaded"):
+    """The model left this node's memory."""
+
+    node: str
+    model: str
+
+
+class UnloadOrdered(Event, frozen=True, tag="model.unload_ordered"):
+    """A node is told to let go of an idle model; `model.unloaded` shows it done. `reason`: relief (it is
+    out of memory), room (for what is loaded next)."""
+
+    node: str
+    model: str
+    reason: str = "relief"
+
+
+class LoadOrdered(Event, frozen=True, tag="model.load_ordered"):
+    """An idle node is told to load what the plan wants there. `runner`: its options beside num_ctx."""
+
+    node: str
+    model: str
+    num_ctx: int
+    runner: str
+    load_ms: int
+    reserve_mb: int
+    work_id: str = ""
+
+
+class LoadEnded(Event, frozen=True, tag="model.load_ended"):
+    """What came of an ordered load. `alone`: nothing else ran on the node meanwhile."""
+
+    node: str
+    model: str
+    work_id: str
+    ok: bool
+    load_ms: int = 0
+    alone: bool = False
+
+
+class BreakerOpened(Event, frozen=True, tag="node.breaker_opened"):
+    """So many requests in a row failed on the node: it gets nothing for `open_ms`, then one probe."""
+
+    node: str
+    failures: int
+    open_ms: int
+
+
+class BreakerClosed(Event, frozen=True, tag="node.breaker_closed"):
+    """The probe was answered: the node takes work again, one run more after each answer."""
+
+    node: str
+
+
+class InputRejected(Event, frozen=True, tag="input.rejected"):
+    """An entry that could not be read; where its client is known, it got one `rejected` reply."""
+
+    stream: str
+    entry_id: str
+    code: str
+    reply_id: str = ""
+
+
+class RequestRejected(Event, frozen=True, tag="request.rejected"):
+    """A readable request that was not accepted; its id is not burnt."""
+
+    request: str
+    code: str
+    reply_id: str = ""
+
+
+class RequestResent(Event, frozen=True, tag="request.resent"):
+    """A known id came again: nothing started. Once it was closed, a `known` reply names its end."""
+
+    request: str
+    reply_id: str = ""
+
+
+class RequestAccepted(Event, frozen=True, tag="request.accepted"):
+    """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
+    `requests:<client>`. `num_predict` 0: no limit asked for."""
+
+    request: str
+    entry_id: str
+    kind: str
+    model: str
+    deadline_ms: int
+    body_bytes: int
+    prompt_tokens: int
+    num_predict: int = 0
+    tier: int = 0
+    priority: int = 0
+    stream: bool = True
+    session: str = ""
+    age_ms: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+
+
+class Verdict(Struct, frozen=True, omit_defaults=True):
+    """What the decision found on one node: a filter with the value that tripped it and its limit, or
+    the expected time to the finished answer, `cost_ms`, broken into terms (all ms).
+
+    drain: what the node does first; load; evict: what that load costs others, by the models that must go
+    and, for a further copy of a model, by the place that it takes; prefill and decode; cached: the part of
+    prefill that a session saves; heat: slow-down near the mark; spill: off its tier; retry: failed here
+    before; late: old health. `reserve_mb`: memory that a load takes.
+    """
+
+    node: str
+    filter: str = ""
+    value: int = 0
+    limit: int = 0
+    cost_ms: int = 0
+    drain_ms: int = 0
+    load_ms: int = 0
+    prefill_ms: int = 0
+    decode_ms: int = 0
+    spill_ms: int = 0
+    retry_ms: int = 0
+    free_slots: int = 0
+    evict_ms: int = 0
+    cached_ms: int = 0
+    heat_ms: int = 0
+    late_ms: int = 0
+    reserve_mb: int = 0
+    evicts: tuple[str, ...] = ()
+
+    @property
+    def run_ms(self) -> int:
+        """Time the request itself takes on the node: load, prefill and decode, as hot as it is."""
+        return self.load_ms + self.prefill_ms - self.cached_ms + self.decode_ms + self.heat_ms
+
+
+TERMS = ("drain", "load", "evict", "prefill", "cached", "decode", "heat", "spill", "retry", "late")
+"""The terms of a cost in the order of routing; `cached` is subtracted."""
+
+
+class RequestRouted(Event, frozen=True, tag="request.routed"):
+    """The decision, self-contained. `position`: the log's last entry that it knew. `work_id`: the entry
+    of `work:<node>`, the attempt's fence. `reply_id`: where a further attempt was announced."""
+
+    request: str
+    attempt: int
+    node: str
+    policy_id: str
+    position: int
+    verdicts: tuple[Verdict, ...]
+    work_id: str = ""
+    reply_id: str = ""
+
+
+class RequestDeferred(Event, frozen=True, tag="request.deferred"):
+    """It waits: `busy` for `node`, or `no_node` while all are filtered; written when the kind changes."""
+
+    request: str
+    kind: str
+    node: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class RequestStarted(Event, frozen=True, tag="request.started"):
+    """The node's agent handed the attempt to its Ollama."""
+
+    request: str
+    attempt: int
+    work_id: str
+    age_ms: int = 0
+
+
+class AttemptFailed(Event, frozen=True, tag="attempt.failed"):
+    """The current attempt failed; the request is still open. `blame`: request, node or ours.
+    `source` is the entry of `results:<node>` that holds the sentence."""
+
+    request: str
+    attempt: int
+    node: str
+    work_id: str
+    code: str
+    blame: str
+    source: str = ""
+
+
+class AttemptEnded(Event, frozen=True, tag="attempt.ended"):
+    """A result that changes nothing for a request (superseded, cancelled, expired): its slot is free."""
+
+    request: str
+    attempt: int
+    node: str
+    work_id: str
+    outcome: str
+
+
+class AttemptAbandoned(Event, frozen=True, tag="attempt.abandoned"):
+    """The router gives this attempt up: its node is `silent`, `gone`, `overdue` or backed off."""
+
+    request: str
+    attempt: int
+    node: str
+    work_id: str
+    reason: str
+
+
+class BodyLost(Event, frozen=True, tag="body.lost"):
+    """The request's entry is gone from its stream; no further attempt is possible."""
+
+    request: str
+
+
+class RepliesTrimmed(Event, frozen=True, tag="replies.trimmed"):
+    """The client's replies outgrew their limit: those below `min_id` go, and the ids answered there are
+    forgotten first."""
+
+    client: str
+    min_id: str
+
+
+class RequestCompleted(Event, frozen=True, tag="request.completed"):
+    """Terminal: answered. Durations as the node measured them; `cold`: the model was not resident when
+    the attempt was routed; `alone`: nothing else ran on the node meanwhile."""
+
+    request: str
+    attempt: int
+    node: str
+    work_id: str
+    tokens: int
+    prompt_tokens: int
+    load_ms: int
+    prefill_ms: int
+    decode_ms: int
+    total_ms: int
+    done_reason: str = "stop"
+    cold: bool = False
+    alone: bool = False
+    reply_id: str = ""
+
+
+class RequestFailed(Event, frozen=True, tag="request.failed"):
+    """Terminal: error. `code` is stable."""
+
+    request: str
+    code: str
+    reply_id: str = ""
+
+
+class RequestExpired(Event, frozen=True, tag="request.expired"):
+    """Terminal: the deadline passed."""
+
+    request: str
+    reply_id: str = ""
+
+
+class RequestCancelled(Event, frozen=True, tag="request.cancelled"):
+    """Terminal: the client asked for it."""
+
+    request: str
+    reply_id: str = ""
+
+
+AnyEvent = (
+    Committed
+    | PolicyChanged
+    | NodeSampled
+    | NodeBackedOff
+    | NodeReturned
+    | ModelInstalled
+    | ModelRemoved
+    | ModelLoaded
+    | ModelUnloaded
+    | UnloadOrdered
+    | LoadOrdered
+    | LoadEnded
+    | BreakerOpened
+    | BreakerClosed
+    | InputRejected
+    | RequestRejected
+    | RequestResent
+    | RequestAccepted
+    | RequestRouted
+    | RequestDeferred
+    | RequestStarted
+    | AttemptFailed
+    | AttemptEnded
+    | AttemptAbandoned
+    | BodyLost
+    | RepliesTrimmed
+    | RequestCompleted
+    | RequestFailed
+    | RequestExpired
+    | RequestCancelled
+)
+"""Every event; `match` on it ends with `assert_never`."""
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: Event) -> bytes:
+    """One event as the JSON object that the log holds."""
+    return _encoder.encode(event)
+
+
+def decode(raw: bytes | str) -> AnyEvent:
+    """The event of a log entry; msgspec.DecodeError when it is none."""
+    try:
+        return _decoder.decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

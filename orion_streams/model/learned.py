@@ -1,0 +1,23 @@
+"""What folds and decisions share of what the log teaches: keys, decay, priors."""
+
+from __future__ import annotations
+
+from orion_streams.model.policy import NO_RULES, Policy
+from orion_streams.model.state import Demand, Grid
+
+
+def footprint_key(digest: str, num_ctx: int, slots: int) -> str:
+    """What a runner's memory depends on."""
+    return f"{digest} {num_ctx} {slots}"
+
+
+def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
+    """An exponential decay in integers: halved per `half_ms`, straight lines between."""
+    halves, rest_ms = divmod(max(at_ms - demand.at_ms, 0), half_ms)
+    milli = demand.milli >> min(halves, 63)
+    return milli - milli * rest_ms // (2 * half_ms)
+
+
+def prior_tokens(grid: Grid, model: str, policy: Policy) -> int:
+    """The answer length of a model that has not answered yet."""
+    return grid.models.get(model, NO_RULES).prior_tokens or policy.prior_tokens

@@ -1,0 +1,247 @@
+"""The node-state table and what hangs on it: immutable values in a few tables.
+
+A `Grid` is a plain record of tables. Its rows are frozen; who folds owns the tables (`Grid.copy`).
+All times are grid time in ms, a clock that only the log advances.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
+
+
+class Installed(Struct, frozen=True):
+    """A model on a node's disk."""
+
+    digest: str
+    size_mb: int
+
+
+class Resident(Struct, frozen=True):
+    """A model in a node's memory: a runner, which digest and options identify.
+
+    `context_length` is what Ollama says; `num_ctx` and `runner` what it was asked for, known once a run
+    of ours ended on it. `since_ms`: when it came. `pending_mb`: of its memory, what no sample shows yet.
+    """
+
+    digest: str
+    size_mb: int
+    context_length: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+    since_ms: int = 0
+    pending_mb: int = 0
+
+
+class Holding(Struct, frozen=True):
+    """An attempt that takes a slot on a node until its result comes or health no longer lists it; with an
+    empty `request` an ordered load, which takes none. `load_ms`: the part of `run_ms` that is a load;
+    `reserve_mb`: the memory set aside for that."""
+
+    request: str
+    attempt: int
+    model: str
+    run_ms: int
+    since_ms: int
+    cold: bool = False
+    alone: bool = False
+    started: bool = False
+    missing: int = 0
+    load_ms: int = 0
+    reserve_mb: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+    cached: bool = False
+
+
+class Node(Struct, frozen=True):
+    """One row of the node-state table. `heard_ms` is None until the first health entry.
+
+    `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
+    `backed_off`: the marks that it passed and has yet to return from, "hot", "ram" or "hot ram".
+    By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
+    `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
+    Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
+    opened, `trips` how often in a row, `ramp` the answers since it closed (None: all slots are open).
+    """
+
+    rules: NodeRules
+    heard_ms: int | None = None
+    boot: str = ""
+    boot_before: str = ""
+    two_agents_ms: int | None = None
+    temp_mc: int | None = None
+    forecast_mc: int = 0
+    slope_uc_per_s: int = 0
+    sampled_ms: int = 0
+    ram_used_mb: int = 0
+    ram_total_mb: int = 0
+    cpu_permille: int = 0
+    throttled: int = 0
+    calm_samples: int = 0
+    backed_off: str = ""
+    work_read: str = ""
+    inventory_known: bool = False
+    installed: dict[str, Installed] = {}
+    resident: dict[str, Resident] = {}
+    holdings: dict[str, Holding] = {}
+    used_ms: dict[str, int] = {}
+    unload_ordered_ms: dict[str, int] = {}
+    load_failed_ms: dict[str, int] = {}
+    sessions: dict[str, tuple[str, ...]] = {}
+    suspects: tuple[str, ...] = ()
+    opened_ms: int | None = None
+    open_ms: int = 0
+    trips: int = 0
+    ramp: int | None = None
+
+
+UNREACHABLE = "ollama_unreachable"
+"""The code of an attempt that never began, as its node's Ollama was away."""
+MAX_FAILURES = 32
+"""So many failures of a request are remembered."""
+
+
+class Failure(Struct, frozen=True):
+    """Why an attempt did not answer."""
+
+    node: str
+    code: str
+    blame: str
+    source: str = ""
+
+
+class Request(Struct, frozen=True):
+    """An open request. `work_id` is the current attempt's fence, empty while it waits."""
+
+    entry_id: str
+    kind: str
+    model: str
+    tier: int
+    priority: int
+    stream: bool
+    session: str
+    accepted: int
+    accepted_ms: int
+    deadline_ms: int
+    body_bytes: int
+    prompt_tokens: int
+    num_predict: int
+    attempt: int = 0
+    node: str = ""
+    work_id: str = ""
+    started: bool = False
+    deferred: str = ""
+    body_lost: bool = False
+    num_ctx: int = 0
+    runner: str = ""
+    failures: tuple[Failure, ...] = ()
+
+
+class Closed(Struct, frozen=True):
+    """A remembered terminal state and where its reply stands."""
+
+    state: str
+    reply_id: str
+    closed_ms: int
+
+
+class Speed(Struct, frozen=True):
+    """What completions taught about a model on a node; 0 means nothing yet. Integer moving averages."""
+
+    load_ms: int = 0
+    prefill_us_per_token: int = 0
+    decode_us_per_token: int = 0
+
+
+class Length(Struct, frozen=True):
+    """The mean answer of a model in thousandths of a token, over so many answers: all of the first ones,
+    later a moving average."""
+
+    milli: int
+    answers: int
+
+
+class Demand(Struct, frozen=True):
+    """How much a model was asked for of late: requests in thousandths, halved every
+    policy.demand_half_ms, as of `at_ms`."""
+
+    milli: int
+    at_ms: int
+
+
+def client_of(request: str) -> str:
+    """The client of a request's key "client/id"."""
+    return request.partition("/")[0]
+
+
+class Grid(Struct):
+    """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
+    commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
+    "node model"; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
+    seen to take, in MB by "digest num_ctx slots"."""
+
+    position: int = 0
+    number: int = 0
+    at_ms: int = 0
+    before_ms: int = 0
+    server_ms: int = 0
+    revision: int = 0
+    policy_id: str = ""
+    policy: Policy = Policy()
+    decider: int = 1
+    models: dict[str, ModelRules] = {}
+    nodes: dict[str, Node] = {}
+    open: dict[str, Request] = {}
+    closed: dict[str, dict[str, Closed]] = {}
+    speeds: dict[str, Speed] = {}
+    answers: dict[str, Length] = {}
+    footprints: dict[str, int] = {}
+    demand: dict[str, Demand] = {}
+
+    def copy(self) -> Grid:
+        """A working copy that its owner may fold into; the rows are shared."""
+        return msgspec.structs.replace(
+            self,
+            nodes=self.nodes.copy(),
+            open=self.open.copy(),
+            closed={client: rows.copy() for client, rows in self.closed.items()},
+            speeds=self.speeds.copy(),
+            answers=self.answers.copy(),
+            footprints=self.footprints.copy(),
+            demand=self.demand.copy(),
+        )
+
+    def find_closed(self, request: str) -> Closed | None:
+        """The remembered end of a request, if it is remembered."""
+        return self.closed.get(client_of(request), {}).get(request)
+
+    def draft(self) -> Grid:
+        """A working copy for `decide`, which neither asks for closed requests nor learns speeds."""
+        return msgspec.structs.replace(self, nodes=self.nodes.copy(), open=self.open.copy(), closed={})
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Grid)
+
+
+def encode_grid(grid: Grid) -> bytes:
+    """The grid as bytes: the same history gives the same bytes, on any machine. Tables keep the order
+    of their insertion, which is part of the history (the oldest closed request is forgotten first)."""
+    return _encoder.encode(grid)
+
+
+def decode_grid(raw: bytes) -> Grid:
+    """A grid from its bytes; msgspec.DecodeError when they are none."""
+    try:
+        return _decoder.decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def work_order(work_id: str) -> tuple[int, int]:
+    """A stream id "ms-n" as numbers that compare as Redis does; the empty id is before all."""
+    ms, _, n = work_id.partition("-")
+    return (int(ms or 0), int(n or 0))

@@ -1,0 +1,178 @@
+"""Units and reasons for a person: what tables, explanations, the log and reports have in common. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from orion_streams.model import events as ev
+from orion_streams.model.events import Verdict
+
+WORD_FOR = {"evict": "others"}
+"""`evict_ms` is what the load costs others, also where it takes a place that nobody has."""
+
+
+WITHOUT_FIGURES = {
+    "role": "not a node that answers requests",
+    "silent": "never heard from",
+    "inventory_unknown": "not known which models it has",
+    "not_installed": "does not have the model on disk",
+    "two_agents": "two agents claim to be this node",
+    "no_temperature": "no temperature reading",
+}
+"""Filters that no value trips."""
+
+
+def held_back(found: Verdict) -> str:
+    """Why a node is filtered, with the value that tripped it and its limit."""
+    value, limit = found.value, found.limit
+    match found.filter:
+        case "stale":
+            return f"not heard from for {seconds(value)}, limit {seconds(limit)}"
+        case "tier":
+            return f"may not take requests of tier {value} (policy.spill_forbidden)"
+        case "too_large":
+            return f"too small for the model: it takes {value} MB, limit {limit} MB"
+        case "hot":
+            return against_limit(found, "too hot", degrees)
+        case "ram":
+            return against_limit(found, "memory too full", ram)
+        case "breaker":
+            return f"breaker open after failures: {seconds(value)} of {seconds(limit)} over"
+        case "memory":
+            return f"no room to load the model now: it takes {value} MB, limit {max(limit, 0)} MB"
+        case other:
+            return WITHOUT_FIGURES.get(other, other.replace("_", " "))
+
+
+def against_limit(found: Verdict, what: str, unit: Callable[[int], str]) -> str:
+    """What is wrong, with its limit: to return that is the lower mark. A value that is not above it belongs
+    to a node that has backed off and was not calm for long enough yet."""
+    figures = f"{unit(found.value)}, limit {unit(found.limit)}"
+    return f"{what}: {figures}" if found.value > found.limit else f"{what} of late, not calm yet: {figures}"
+
+
+def why_abandoned(reason: str) -> str:
+    """Why an attempt was given up."""
+    return {
+        "gone": "the node no longer has it",
+        "silent": "the node is not heard from",
+        "overdue": "it took longer than policy.attempt_deadline_ms",
+        "hot": "the node grew too hot before it started",
+        "ram": "the node's memory was too full before it started",
+        "critical": "the node passed the critical temperature",
+        "removed": "the node is no longer configured",
+    }.get(reason, reason)
+
+
+def whose_fault(blame: str) -> str:
+    """Whom a failure is blamed on."""
+    return {"request": "the request's own fault", "node": "the node's fault", "ours": "nobody's fault"}.get(
+        blame, blame
+    )
+
+
+def degrees(temp_mc: int | None) -> str:
+    """Milli-degrees for a person."""
+    return "no sensor" if temp_mc is None else f"{temp_mc / 1000:.1f} °C"
+
+
+def percent(permille: int) -> str:
+    """Thousandths for a person."""
+    return f"{permille / 10:.1f} %"
+
+
+def ram(permille: int) -> str:
+    """A share of memory for a person."""
+    return f"{percent(permille)} RAM"
+
+
+def gigabytes(megabytes: int) -> str:
+    """MB for a person."""
+    return f"{megabytes / 1000:.1f}"
+
+
+def seconds(ms: int) -> str:
+    """A duration for a person, in seconds or more."""
+    if ms < 10_000:
+        return f"{ms / 1000:.1f} s"
+    return f"{ms // 1000} s" if ms < 600_000 else f"{ms // 60_000} min"
+
+
+def duration(ms: int) -> str:
+    """A duration for a person, short ones in ms."""
+    return f"{ms} ms" if ms < 1000 else seconds(ms)
+
+
+def tag(event: ev.AnyEvent) -> str:
+    """The event's name in the log."""
+    return str(event.__struct_config__.tag)
+
+
+def describe(event: ev.AnyEvent) -> str:
+    """What an event says, in a line. Whatever has no words of its own is shown field by field."""
+    match event:
+        case ev.Committed():
+            return f"number {event.number}, {event.inputs} inputs" + (
+                "" if event.decided else ", undecided"
+            )
+        case ev.PolicyChanged():
+            return f"revision {event.revision}, policy {event.policy_id}, {len(event.nodes)} nodes"
+        case ev.RequestRouted():
+            verdicts = ", ".join(verdict(each) for each in event.verdicts)
+            return f"{event.request} attempt {event.attempt} to {event.node} ({verdicts})"
+        case ev.RequestDeferred():
+            waits = f"waits for {event.node}" if event.node else "no node takes it"
+            return f"{event.request} {waits} ({', '.join(verdict(each) for each in event.verdicts)})"
+        case ev.RequestCompleted():
+            return (
+                f"{event.request} on {event.node}: {event.tokens} tokens in {event.total_ms} ms"
+                f" ({'cold' if event.cold else 'warm'})"
+            )
+        case _:
+            return of_node(event)
+
+
+def of_node(event: ev.AnyEvent) -> str:
+    """The same for what happens to a node and its models."""
+    match event:
+        case ev.NodeSampled():
+            return sample(event)
+        case ev.NodeBackedOff(node, reason, value, mark):
+            unit = degrees if reason == "hot" else ram
+            return f"{node} {reason}: {unit(value)} > {unit(mark)}"
+        case ev.BreakerOpened(node, failures, open_ms):
+            return f"{node} for {seconds(open_ms)}, after {failures} failed requests"
+        case ev.UnloadOrdered(node, model, reason):
+            return f"{node} {model}, for {reason}"
+        case ev.LoadOrdered():
+            return (
+                f"{event.node} {event.model}, num_ctx {event.num_ctx}, {event.reserve_mb} MB,"
+                f" expected in {duration(event.load_ms)}"
+            )
+        case ev.LoadEnded():
+            took = f"loaded in {duration(event.load_ms)}" if event.ok else "failed to load"
+            return f"{event.node} {event.model} {took}{', alone' if event.alone else ''}"
+        case _:
+            return fields(event)
+
+
+def sample(event: ev.NodeSampled) -> str:
+    """A health entry in a line."""
+    heat = "no sensor" if event.temp_mc is None else f"{event.temp_mc / 1000:.1f} °C"
+    return (
+        f"{event.node} {heat}, {event.ram_used_mb} of {event.ram_total_mb} MB, "
+        f"CPU {event.cpu_permille / 10:.0f} %, {len(event.in_hand)} in hand"
+    )
+
+
+def verdict(found: ev.Verdict) -> str:
+    """A verdict in a few words."""
+    return f"{found.node}: {found.filter or f'{found.cost_ms} ms'}"
+
+
+def fields(event: ev.AnyEvent) -> str:
+    """All fields that say something."""
+    held = msgspec.to_builtins(event)
+    return " ".join(f"{name}={value}" for name, value in held.items() if name != "event" and value != "")

@@ -1,0 +1,1 @@
+"""Pure translation between stream entries and events: requests, replies, work, results, commits."""

@@ -1,0 +1,246 @@
+"""Events to entries of `work:*` and `replies:*`. Pure: what an event causes, by the grid before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from orion_streams.decider.route import Wait, route
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid, Request
+from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol.ingest import Taken, Token
+from orion_streams.protocol.requests_replies import Reply, reply_fields
+
+
+class Body(Struct, frozen=True):
+    """Fields that the server copies from another entry; a missing `required` one refuses the commit."""
+
+    stream: str
+    entry_id: str
+    names: tuple[str, ...]
+    required: bool
+
+
+class Out(Struct, frozen=True):
+    """An entry to be written. `stamp` is the field of the causing event that gets the entry's id."""
+
+    stream: str
+    fields: dict[str, Any]
+    stamp: str = ""
+    body: Body | None = None
+    bytes: int = 0
+
+
+def split(request: str) -> tuple[str, str]:
+    """A request's key as (client, id)."""
+    client, _, request_id = request.partition("/")
+    return client, request_id
+
+
+def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) -> list[Out]:
+    """What goes out because of this event, which will stand at `position`. `taken`: the input behind it."""
+    match event:
+        case ev.RequestRouted():
+            return work(grid, event, position)
+        case ev.RequestCompleted():
+            return [done(event, position, taken)] if event.request in grid.open else []
+        case ev.RequestFailed():
+            return [error(grid, event, position)]
+        case ev.RequestExpired():
+            return [expired(grid, event, position), *cancel(grid, event.request)]
+        case ev.RequestCancelled():
+            return [terminal(event.request, "cancelled", position), *cancel(grid, event.request)]
+        case ev.AttemptAbandoned():
+            return withdraw(grid, event)
+        case ev.UnloadOrdered():
+            head = agent_entries.WorkHead("unload", model=event.model)
+            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)})]
+        case ev.LoadOrdered():
+            head = agent_entries.WorkHead(
+                "load", model=event.model, options=options(event.num_ctx, event.runner)
+            )
+            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
+        case ev.RequestResent():
+            return known(grid, event, position)
+        case ev.InputRejected() | ev.RequestRejected():
+            return rejected(event, position, taken)
+        case _:
+            return []
+
+
+def token_reply(piece: Token, node: str) -> Out:
+    """A piece of an answer for the client's reply stream."""
+    client, request_id = split(piece.request)
+    reply = Reply(
+        id=request_id,
+        kind="token",
+        attempt=piece.attempt,
+        work_id=piece.work_id,
+        seq=piece.seq,
+        node=node,
+    )
+    fields: dict[str, Any] = reply_fields(reply)
+    fields["text"] = piece.text
+    return Out(f"replies:{client}", fields, bytes=len(piece.text))
+
+
+def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
+    """The run for the node, with the request's body; a further attempt is announced to the client."""
+    request = grid.open[event.request]
+    client, request_id = split(event.request)
+    head = agent_entries.WorkHead(
+        "run",
+        event.request,
+        event.attempt,
+        request.model,
+        options=options(request.num_ctx, request.runner),
+    )
+    body = Body(f"requests:{client}", request.entry_id, requests_replies.BODY_FIELDS, required=True)
+    run = Out(
+        f"work:{event.node}",
+        {"head": agent_entries.encode_head(head)},
+        stamp="work_id",
+        body=body,
+        bytes=request.body_bytes,
+    )
+    if event.attempt == 1:
+        return [run]
+    announced = Reply(
+        id=request_id,
+        kind="restarted",
+        attempt=event.attempt,
+        node=event.node,
+        position=position,
+    )
+    return [run, Out(f"replies:{client}", reply_fields(announced), stamp="reply_id")]
+
+
+def options(num_ctx: int, runner: str) -> dict[str, int]:
+    """The runner's options for Ollama, as a request's row names them."""
+    named = {"num_ctx": num_ctx} if num_ctx else {}
+    for each in runner.split():
+        name, _, value = each.partition("=")
+        named[name] = int(value)
+    return named
+
+
+def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
+    """The whole answer."""
+    client, request_id = split(event.request)
+    answer = taken.answer if taken is not None else {}
+    reply = Reply(
+        id=request_id,
+        kind="done",
+        attempt=event.attempt,
+        work_id=event.work_id,
+        node=event.node,
+        engine=agent_entries.decode_result(answer[b"head"]).engine if answer else "",
+        position=position,
+        prompt_tokens=event.prompt_tokens,
+        tokens=event.tokens,
+        load_ms=event.load_ms,
+        prefill_ms=event.prefill_ms,
+        decode_ms=event.decode_ms,
+        total_ms=event.total_ms,
+        done_reason=event.done_reason,
+    )
+    fields: dict[str, Any] = reply_fields(reply)
+    for name in agent_entries.ANSWER_FIELDS:
+        if value := answer.get(name.encode()):
+            fields[name] = value
+    fields.setdefault("text", b"")
+    size = sum(len(value) for value in fields.values() if isinstance(value, bytes))
+    return Out(f"replies:{client}", fields, stamp="reply_id", bytes=size)
+
+
+def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
+    """The error reply; a node's own words, if any, are copied from its result, never through the log."""
+    client, request_id = split(event.request)
+    failures = grid.open[event.request].failures
+    last = failures[-1] if failures else None
+    message = requests_replies.CODES.get(event.code, event.code)
+    if last is not None:
+        message += f" The last one: {last.code} on {last.node}."
+    reply = Reply(id=request_id, kind="error", code=event.code, message=message, position=position)
+    body = None
+    if last is not None and last.source:
+        body = Body(f"results:{last.node}", last.source, ("message",), required=False)
+    return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id", body=body)
+
+
+def terminal(request: str, kind: str, position: int) -> Out:
+    """A terminal reply that says nothing more."""
+    client, request_id = split(request)
+    fields = reply_fields(Reply(id=request_id, kind=kind, position=position))
+    return Out(f"replies:{client}", fields, stamp="reply_id")
+
+
+def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
+    """The deadline passed; the message says where the request was, or what it waited for."""
+    client, request_id = split(event.request)
+    message = f"The deadline passed while it {whereabouts(grid, grid.open[event.request])}."
+    reply = Reply(id=request_id, kind="expired", message=message, position=position)
+    return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")
+
+
+def whereabouts(grid: Grid, request: Request) -> str:
+    """Where an open request is, or why no node took it."""
+    if request.work_id:
+        return f"{'ran' if request.started else 'was about to run'} on {request.node}"
+    decision = route(grid, request, grid.policy)
+    held_back = ", ".join(f"{each.node}: {each.filter}" for each in decision.verdicts if each.filter)
+    node = decision.node if isinstance(decision, Wait) else ""
+    waited = f"waited for {node}, which could not begin yet" if node else "waited for a node"
+    return f"{waited} ({held_back})" if held_back else waited
+
+
+def cancel(grid: Grid, key: str) -> list[Out]:
+    """Take the request's current attempt, if any, off its node."""
+    request: Request | None = grid.open.get(key)
+    if request is None or not request.work_id:
+        return []
+    return [cancel_run(request.node, key, request.attempt, request.work_id)]
+
+
+def withdraw(grid: Grid, event: ev.AttemptAbandoned) -> list[Out]:
+    """Tell the node to stop, unless it no longer has the attempt."""
+    if event.reason == "gone":
+        return []
+    return [cancel_run(event.node, event.request, event.attempt, event.work_id)]
+
+
+def cancel_run(node: str, request: str, attempt: int, work_id: str) -> Out:
+    """A cancel entry for the node's agent."""
+    head = agent_entries.WorkHead("cancel", request, attempt, work_id=work_id)
+    return Out(f"work:{node}", {"head": agent_entries.encode_head(head)})
+
+
+def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:
+    """A closed id came again: say how it ended and where that stands. An open one: nothing."""
+    closed = grid.find_closed(event.request)
+    if closed is None:
+        return []
+    client, request_id = split(event.request)
+    reply = Reply(
+        id=request_id, kind="known", state=closed.state, reply_id=closed.reply_id, position=position
+    )
+    return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
+
+
+def rejected(event: ev.InputRejected | ev.RequestRejected, position: int, taken: Taken | None) -> list[Out]:
+    """One rejected reply, where a client is known to read it."""
+    source = event.stream if isinstance(event, ev.InputRejected) else f"requests:{event.request}"
+    kind, _, rest = source.partition(":")
+    if kind != "requests" or taken is None:
+        return []
+    client = rest.partition("/")[0]
+    reply = Reply(
+        id=taken.reply_to,
+        kind="rejected",
+        code=event.code,
+        message=taken.message,
+        position=position,
+    )
+    return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]

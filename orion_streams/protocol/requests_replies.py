@@ -1,0 +1,313 @@
+"""The Brain's contract: the fields of a request entry and of a reply entry, limits and codes.
+
+docs/CONTRACT.md is generated from the structs and tables here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from orion_streams.errors import ContractError
+from orion_streams.model.policy import ModelName
+
+MAX_DEPTH = 32
+MAX_INTEGER = 2**63 - 1
+MAX_ID_BYTES = 128
+MAX_FIELDS = 64
+MAX_NUM_CTX = 10_000_000
+MAX_MESSAGE = 300
+"""Characters of the sentence in a rejected reply: it may quote what the client sent."""
+
+Kind = Literal["generate", "chat", "embed"]
+
+
+class Message(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One message of a chat. Other members are refused."""
+
+    role: Annotated[Literal["system", "user", "assistant", "tool"], Meta(description="Who speaks.")]
+    content: Annotated[str, Meta(description="What is said.")] = ""
+    thinking: Annotated[
+        str | UnsetType, Meta(description="assistant: the thoughts before the content.")
+    ] = UNSET
+    images: Annotated[list[str] | UnsetType, Meta(description="user: images, in base64.")] = UNSET
+    tool_calls: Annotated[
+        list[dict[str, Any]] | UnsetType,
+        Meta(description="assistant: the calls it asked for, as they stood in the done reply."),
+    ] = UNSET
+    tool_name: Annotated[str | UnsetType, Meta(description="tool: whose result this is.")] = UNSET
+    tool_call_id: Annotated[str | UnsetType, Meta(description="tool: which call it answers.")] = UNSET
+
+
+class RequestEntry(Struct, frozen=True, kw_only=True):
+    """An entry of `requests:<client>`. Every field is a string on the wire; JSON where it says so."""
+
+    id: Annotated[
+        str,
+        Meta(
+            description="Names the request; a resend under the same id starts nothing. "
+            f"Printable text of at most {MAX_ID_BYTES} bytes. Default: the entry's own id."
+        ),
+    ] = ""
+    model: Annotated[ModelName, Meta(description="Ollama's name; `model` means `model:latest`.")]
+    kind: Annotated[
+        Kind | None,
+        Meta(
+            description="Default: `chat` when there are messages, `embed` when there is `input`, "
+            "else `generate`."
+        ),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        Meta(
+            description="The text of a generate request (empty: only load the model), or one text to embed."
+        ),
+    ] = None
+    system: Annotated[str | None, Meta(description="System prompt of a generate request.")] = None
+    messages: Annotated[
+        list[Message] | None,
+        Meta(description="JSON list of {role, content, images, tool_calls, …} of a chat."),
+    ] = None
+    input: Annotated[
+        list[str] | None, Meta(description="JSON list of texts to embed, instead of `prompt`.")
+    ] = None
+    tier: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=9,
+            description="Preferred tier: 1 validation, 2 heavy analysis; 0 no wish. "
+            "Another tier's node takes it when that is faster, unless policy.spill_forbidden names it.",
+        ),
+    ] = 0
+    stream: Annotated[
+        bool, Meta(description="`1`: token replies as they come; `0`: only the terminal reply.")
+    ] = True
+    options: Annotated[
+        dict[str, bool | int | float | str | list[str]] | None,
+        Meta(
+            description="JSON object of Ollama's options, such as temperature or num_predict. What "
+            "streams.toml pins for the model holds; options that would reload it are left out, "
+            "but for num_ctx."
+        ),
+    ] = None
+    format: Annotated[Any, Meta(description="`json`, or a JSON schema that the answer must follow.")] = None
+    tools: Annotated[
+        list[dict[str, Any]] | None, Meta(description="JSON list of tools a chat may call.")
+    ] = None
+    images: Annotated[
+        list[str] | None,
+        Meta(description="JSON list of base64 images of a generate request (a chat has them in "
+        "its messages)."),
+    ] = None  # fmt: skip
+    think: Annotated[
+        bool | Literal["low", "medium", "high"] | None,
+        Meta(description="Ask a thinking model to think; its thoughts come as `thinking`."),
+    ] = None
+    priority: Annotated[
+        int, Meta(ge=-9, le=9, description="Higher goes first; within one, the earliest deadline.")
+    ] = 0
+    deadline_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="From the XADD; past it the request is `expired`. 0: policy.default_deadline_ms; "
+            "at most policy.max_deadline_ms.",
+        ),
+    ] = 0
+    session: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            description="A conversation's name: where its last prompt is cached counts as faster.",
+        ),
+    ] = ""
+
+
+BODY_FIELDS = tuple(
+    name
+    for name in RequestEntry.__struct_fields__
+    if name not in ("id", "tier", "priority", "deadline_ms", "session")
+)
+"""What a node needs of a request: copied from entry to entry by the server, never into the log."""
+
+JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images"})
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """An entry of `replies:<client>`; a field that has nothing to say is left out."""
+
+    id: Annotated[str, Meta(description="The request's id.")]
+    kind: Annotated[str, Meta(description="token, restarted, or one of the terminal kinds below.")]
+    attempt: Annotated[int, Meta(description="Counts from 1; tokens of two attempts never mix.")] = 0
+    seq: Annotated[int, Meta(description="token: counts from 1 within an attempt, gapless.")] = 0
+    work_id: Annotated[
+        str, Meta(description="token, done: the attempt's fence; it never repeats, a number might.")
+    ] = ""
+    text: Annotated[str, Meta(description="token: the next piece; done: the whole answer.")] = ""
+    thinking: Annotated[str, Meta(description="done: the model's thoughts, if it has any.")] = ""
+    tool_calls: Annotated[str, Meta(description="done: JSON list of the calls a chat asks for.")] = ""
+    vectors: Annotated[str, Meta(description="done: JSON list of vectors, one per text.")] = ""
+    node: Annotated[str, Meta(description="Where it ran; token and restarted: where it runs.")] = ""
+    engine: Annotated[str, Meta(description="done: what made it, e.g. `ollama 0.24.0`, or a "
+    "name beginning with `simulated`.")] = ""  # fmt: skip
+    position: Annotated[int, Meta(description="The log position of the decision or end.")] = 0
+    prompt_tokens: Annotated[int, Meta(description="done: tokens of the prompt.")] = 0
+    tokens: Annotated[int, Meta(description="done: tokens of the answer.")] = 0
+    load_ms: Annotated[int, Meta(description="done: loading or waiting for the model.")] = 0
+    prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
+    decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
+    total_ms: Annotated[int, Meta(description="done: all of it, on the node.")] = 0
+    done_reason: Annotated[
+        str, Meta(description="done: `stop`, `length`, or `load` after an empty prompt.")
+    ] = ""
+    code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
+    message: Annotated[str, Meta(description="rejected, error, expired: a sentence for a person.")] = ""
+    state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""
+    reply_id: Annotated[str, Meta(description="known: the entry that holds the terminal reply.")] = ""
+
+
+TERMINAL_KINDS = {
+    "done": "the answer, whole",
+    "error": "no answer can be had; `code` and `message` say why",
+    "expired": "the deadline passed",
+    "cancelled": "the client cancelled it",
+    "rejected": "never accepted: the id stays unused",
+    "known": "the id was answered before: `state` and `reply_id` say how and where",
+}
+
+CODES = {
+    # rejected
+    "bad_utf8": "A field is not valid UTF-8.",
+    "bad_id": f"The id is empty, longer than {MAX_ID_BYTES} bytes or has control characters.",
+    "bad_field": "A field is missing, has the wrong type or lies outside its limits.",
+    "bad_json": "A JSON field cannot be read, is nested too deep or has a number too large.",
+    "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
+    "unknown_model": "No inference node that the request may run on has the model installed.",
+    "model_too_large": "With its context the model fits into no inference node, even an empty one.",
+    "unknown_id": "No request with this id is known, so there is nothing to cancel.",
+    "queue_full": "This client has policy.max_open requests open; send it again later.",
+    # error
+    "refused": "Ollama refused the request itself; the message holds its words.",
+    "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
+    "body_gone": "The request's entry was deleted before it could run.",
+    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
+}
+"""Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
+
+_encode = msgspec.json.encode
+
+
+def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """An entry's fields as text. Raises ContractError bad_utf8 or too_large."""
+    if len(fields) > MAX_FIELDS:
+        raise ContractError("too_large", f"{len(fields)} fields; at most {MAX_FIELDS}")
+    try:
+        return {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError:
+        raise ContractError("bad_utf8", "the entry has a field that is not valid UTF-8") from None
+
+
+def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
+    """The id to answer under, whatever else is wrong with the entry: its own, if it is usable."""
+    raw = fields.get(b"cancel") or fields.get(b"id", b"")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return entry_id
+    return text if is_usable(text) else entry_id
+
+
+def is_usable(request_id: str) -> bool:
+    """Whether a text may name a request."""
+    return 0 < len(request_id.encode()) <= MAX_ID_BYTES and request_id.isprintable()
+
+
+def parse_request(fields: Mapping[str, str]) -> RequestEntry:
+    """A request entry's fields, checked. Unknown fields are ignored. Raises ContractError."""
+    values: dict[str, Any] = {}
+    for name in RequestEntry.__struct_fields__:
+        text = fields.get(name)
+        if text is None:
+            continue
+        if name in JSON_FIELDS or (name == "format" and text != "json"):
+            values[name] = parse_json(name, text)
+        else:
+            values[name] = text
+    if not is_usable(values.get("id", "-")):
+        raise ContractError("bad_id", CODES["bad_id"])
+    try:
+        entry = msgspec.convert(values, RequestEntry, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at ")
+        place = where.strip("`").removeprefix("$.")
+        sentence = f"{place}: {what}" if place else what
+        raise ContractError("bad_field", sentence[:MAX_MESSAGE]) from None
+    check_content(entry)
+    return entry
+
+
+def parse_json(name: str, text: str) -> object:
+    """A JSON field, bounded in depth and in the size of its numbers. Raises ContractError bad_json."""
+    try:
+        value = msgspec.json.decode(text)
+        check_bounds(value, MAX_DEPTH)
+    except RecursionError:
+        raise ContractError("bad_json", f"{name}: nested too deep") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ContractError("bad_json", f"{name}: {error}"[:MAX_MESSAGE]) from None
+    return value
+
+
+def check_bounds(value: object, depth: int) -> None:
+    """ValueError for JSON nested deeper than `depth` or with an integer beyond 64 bits."""
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise ValueError("a number is too large")
+    elif isinstance(value, list | dict):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_bounds(inner, depth - 1)
+
+
+def check_content(entry: RequestEntry) -> None:
+    """Each kind has its own content, and only that. Raises ContractError bad_field."""
+    needs = {
+        "generate": ("prompt",),
+        "chat": ("messages",),
+        "embed": ("prompt", "input"),
+    }[kind_of(entry)]
+    given = [name for name in ("prompt", "messages", "input") if getattr(entry, name) is not None]
+    if len(given) != 1 or given[0] not in needs:
+        raise ContractError(
+            "bad_field",
+            f"kind {kind_of(entry)} takes exactly one of {' or '.join(needs)}, "
+            f"got {' and '.join(given) or 'none'}",
+        )
+    num_ctx = (entry.options or {}).get("num_ctx", 1)
+    if not isinstance(num_ctx, int) or isinstance(num_ctx, bool) or not 1 <= num_ctx <= MAX_NUM_CTX:
+        raise ContractError("bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}")
+    if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
+        raise ContractError("bad_field", "format: expected `json` or a JSON schema object")
+
+
+def kind_of(entry: RequestEntry) -> Kind:
+    """The kind that was asked for, or that the content shows."""
+    if entry.kind is not None:
+        return entry.kind
+    if entry.messages is not None:
+        return "chat"
+    return "embed" if entry.input is not None else "generate"
+
+
+def reply_fields(reply: Reply) -> dict[str, str | int]:
+    """A reply as stream fields: what has nothing to say is left out."""
+    return {
+        name: value
+        for name in Reply.__struct_fields__
+        if (value := getattr(reply, name)) or name in ("id", "kind")
+    }

@@ -1,0 +1,55 @@
+"""What changed between two moments of a grid. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from orion_streams.model.state import Grid
+
+
+class Change(Struct, frozen=True):
+    """One value that is not the same, by its path; None: it is not there."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+TABLES = ("nodes", "open", "models", "speeds", "answers", "footprints", "demand")
+PLAIN = ("revision", "policy_id", "decider")
+
+
+def changes(before: Grid, after: Grid) -> list[Change]:
+    """All values that differ, table by table. Of closed requests only those that are new or forgotten, by
+    their state."""
+    found: list[Change] = []
+    for name in PLAIN:
+        found += walk(name, getattr(before, name), getattr(after, name))
+    found += walk("policy", rules_in_force(before), rules_in_force(after))
+    for table in TABLES:
+        found += walk(table, to_builtins(getattr(before, table)), to_builtins(getattr(after, table)))
+    return [*found, *walk("closed", ends(before), ends(after))]
+
+
+def rules_in_force(grid: Grid) -> Any:
+    """The policy; None before there is any."""
+    return to_builtins(grid.policy) if grid.revision else None
+
+
+def ends(grid: Grid) -> dict[str, str]:
+    """How each remembered request ended."""
+    return {key: row.state for rows in grid.closed.values() for key, row in rows.items()}
+
+
+def walk(path: str, before: Any, after: Any) -> Iterator[Change]:
+    """Differences of two values, the deepest that have names."""
+    if before == after:
+        return
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in [*before, *(each for each in after if each not in before)]:
+            yield from walk(f"{path}.{name}", before.get(name), after.get(name))
+        return
+    yield Change(path, before, after)

@@ -1,0 +1,158 @@
+"""What an incident report is made of: things that begin and end, with their times and log positions.
+
+Times are those of the commits, in ms of the server's clock, which here never goes back. `end` is None
+where the log ends first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import Policy
+
+T = TypeVar("T")
+SPREADING = 2_654_435_761
+"""2^32 over the golden ratio: multiples of it, taken modulo 2^32, are spread evenly (Knuth, 6.4)."""
+
+
+class Moment(NamedTuple):
+    """A time, and where in the log it stands."""
+
+    ms: int
+    position: int
+
+
+class Span(Struct, kw_only=True):
+    """Something that lasts."""
+
+    begin: Moment
+    end: Moment | None = None
+
+    def length_ms(self, now: Moment) -> int:
+        """How long it lasted, or has lasted until `now`."""
+        return (self.end or now).ms - self.begin.ms
+
+
+class Rules(Struct, frozen=True):
+    """The policy in force from a moment on."""
+
+    since: Moment
+    revision: int
+    policy_id: str
+    policy: Policy
+
+
+class Passed(Struct, frozen=True):
+    """A safety mark that was passed: `reason` hot (milli-°C) or ram (thousandths)."""
+
+    reason: str
+    value: int
+    mark: int
+
+
+class Backoff(Span, kw_only=True):
+    """From the first mark that a node passed until it returned. No `passed`: it began before the log."""
+
+    node: str
+    passed: list[Passed]
+
+
+class Stay(Span, kw_only=True):
+    """A model in a node's memory."""
+
+    node: str
+    model: str
+
+
+class Trip(Span, kw_only=True):
+    """An open breaker. `failures` 0: it opened before the log begins."""
+
+    node: str
+    failures: int
+    open_ms: int
+
+
+class Silence(Span, kw_only=True):
+    """From the last word of a node to the next, where that is more than `limit_ms` of grid time; with an
+    empty `node`: from one commit to the next. `first`: there was no word before, in this log."""
+
+    node: str
+    limit_ms: int
+    first: bool = False
+
+
+class Attempt(Span, kw_only=True):
+    """From the decision for a node until its result, or until it was given up. `outcome`: done, failed,
+    abandoned, or how its request ended over it; empty while it runs. `code`: of a failure, or why it was
+    given up."""
+
+    request: str
+    number: int
+    node: str
+    model: str
+    work_id: str
+    verdicts: tuple[Verdict, ...] = ()
+    started: Moment | None = None
+    outcome: str = ""
+    code: str = ""
+    tokens: int = 0
+    cold: bool = False
+
+
+class Deferral(Struct, frozen=True):
+    """The decision that a request waits: `busy` for `node`, or `no_node`."""
+
+    at: Moment
+    request: str
+    kind: str
+    node: str
+    verdicts: tuple[Verdict, ...]
+
+
+class Wait(Span, kw_only=True):
+    """A request that no node runs: from its entry, or from the end of the run before, until a node begins,
+    or the request ends."""
+
+    request: str
+    model: str
+
+
+class Life(Span, kw_only=True):
+    """A request from its entry to its terminal state. `failures`: node and code of each attempt that did
+    not answer; `code` of an error."""
+
+    request: str
+    model: str
+    attempts: int
+    failures: tuple[tuple[str, str], ...]
+    outcome: str = ""
+    code: str = ""
+
+
+class Kept(Generic[T]):
+    """The weightiest of many things, `most` of them; `count`: how many there were."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.count = 0
+        self._rows: list[tuple[Sequence[int], int, T]] = []
+
+    def add(self, thing: T, *weight: int) -> None:
+        """One more; of those that weigh the same an even spread over time stays."""
+        self.count += 1
+        self._rows.append((weight, self.count, thing))
+        if len(self._rows) > 2 * self.most:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._rows.sort(key=lambda row: (row[0], row[1] * SPREADING % 2**32), reverse=True)
+        del self._rows[self.most :]
+
+    def all(self) -> list[T]:
+        """What is kept, in the order in which it came."""
+        self._drop()
+        return [thing for _, _, thing in sorted(self._rows, key=lambda row: row[1])]

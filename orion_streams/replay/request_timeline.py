@@ -1,0 +1,205 @@
+"""What happened to the requests: attempts, waits, how they ended. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from msgspec import Struct
+
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid
+from orion_streams.replay.buckets import Buckets
+from orion_streams.replay.incident_facts import Attempt, Deferral, Kept, Life, Moment, Wait
+
+LONG_WAIT_MS = 60_000
+MAX_ATTEMPTS, MAX_DEFERRALS, MAX_LIVES = 4_000, 2_000, 1_000
+"""So many are remembered: those that went wrong, then the longest."""
+MAX_QUEUE_POINTS = 8_000
+
+Ended = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
+OUTCOMES: dict[type[Ended], str] = {
+    ev.RequestCompleted: "done",
+    ev.RequestFailed: "error",
+    ev.RequestExpired: "expired",
+    ev.RequestCancelled: "cancelled",
+}
+
+
+class Open(Struct):
+    """A request without an end. `waits_since`: nobody runs it since then; None while somebody does."""
+
+    life: Life
+    waits_since: Moment | None
+    attempt: Attempt | None = None
+    waited_long: bool = False
+
+
+class Lives:
+    """Follows the requests. `attempts` and `deferrals` hold the decisions, `waits` those over a minute,
+    `troubled` the requests that were tried again or got no answer, `queue` how many waited and ran."""
+
+    def __init__(self, grid: Grid, now: Moment) -> None:
+        self.attempts = Kept[Attempt](MAX_ATTEMPTS)
+        self.deferrals = Kept[Deferral](MAX_DEFERRALS)
+        self.waits = Kept[Wait](MAX_LIVES)
+        self.retried = Kept[Life](MAX_LIVES)
+        self.unanswered = Kept[Life](MAX_LIVES)
+        self.queue = Buckets(2, MAX_QUEUE_POINTS)
+        self.ended: Counter[str] = Counter()
+        self.accepted = 0
+        self.longest: Wait | None = None
+        self.longest_ms = 0
+        self._open: dict[str, Open] = {}
+        self._waiting = 0
+        for key, request in grid.open.items():
+            since = Moment(now.ms - (grid.at_ms - request.accepted_ms), request.accepted)
+            row = self._begins(key, request.model, since)
+            row.life.attempts = request.attempt
+            row.life.failures = tuple((each.node, each.code) for each in request.failures)
+            if request.work_id:
+                self._waiting -= 1
+                row.attempt = Attempt(
+                    begin=now,
+                    request=key,
+                    number=request.attempt,
+                    node=request.node,
+                    model=request.model,
+                    work_id=request.work_id,
+                )
+                if request.started:
+                    row.attempt.started, row.waits_since = now, None
+
+    @property
+    def open(self) -> int:
+        """Requests without an end."""
+        return len(self._open)
+
+    def _begins(self, key: str, model: str, since: Moment) -> Open:
+        before = self._open.get(key)
+        if before is not None and before.attempt is None:
+            self._waiting -= 1  # no router accepts an id twice while it is open
+        life = Life(begin=since, request=key, model=model, attempts=0, failures=())
+        row = self._open[key] = Open(life, since)
+        self._waiting += 1
+        return row
+
+    def commit_ended(self, ms: int) -> None:
+        """How many wait and run, after a commit."""
+        self.queue.add(ms, (self._waiting, len(self._open) - self._waiting))
+
+    def take(self, event: ev.AnyEvent, now: Moment) -> None:
+        """An event was folded; whatever is not about a request that is open changes nothing."""
+        match event:
+            case ev.RequestAccepted():
+                self.accepted += 1
+                self._begins(event.request, event.model, Moment(now.ms - event.age_ms, now.position))
+            case ev.RequestDeferred():
+                if event.request in self._open:
+                    deferral = Deferral(now, event.request, event.kind, event.node, event.verdicts)
+                    self.deferrals.add(deferral, event.kind == "no_node")
+            case ev.RequestRouted():
+                self._routed(event, now)
+            case ev.RequestStarted():
+                self._started(event, now)
+            case ev.AttemptFailed():
+                self._did_not_answer(event, event.code, "failed", now)
+            case ev.AttemptAbandoned():
+                self._did_not_answer(event, event.reason, "abandoned", now)
+            case ev.RequestCompleted() | ev.RequestFailed() | ev.RequestExpired() | ev.RequestCancelled():
+                self._ended(event, now)
+            case _:
+                pass
+
+    def _routed(self, event: ev.RequestRouted, now: Moment) -> None:
+        row = self._open.get(event.request)
+        if row is None:
+            return
+        if row.attempt is None:
+            self._waiting -= 1
+        row.life.attempts += 1
+        row.attempt = Attempt(
+            begin=now,
+            request=event.request,
+            number=event.attempt,
+            node=event.node,
+            model=row.life.model,
+            work_id=event.work_id,
+            verdicts=event.verdicts,
+        )
+
+    def _started(self, event: ev.RequestStarted, now: Moment) -> None:
+        row = self._open.get(event.request)
+        if row is None or row.attempt is None or row.attempt.work_id != event.work_id:
+            return
+        began = Moment(max(now.ms - event.age_ms, row.attempt.begin.ms), now.position)
+        row.attempt.started = began
+        self._waited(row, began)
+
+    def _waited(self, row: Open, until: Moment, over: bool = True) -> None:
+        """Nobody ran the request until now; `over`: that has ended."""
+        if row.waits_since is None:
+            return
+        wait = Wait(
+            begin=row.waits_since,
+            end=until if over else None,
+            request=row.life.request,
+            model=row.life.model,
+        )
+        row.waits_since = None
+        length_ms = wait.length_ms(until)
+        if self.longest is None or length_ms > self.longest_ms:
+            self.longest, self.longest_ms = wait, length_ms
+        if length_ms > LONG_WAIT_MS:
+            row.waited_long = True
+            self.waits.add(wait, length_ms)
+
+    def _did_not_answer(
+        self, event: ev.AttemptFailed | ev.AttemptAbandoned, code: str, outcome: str, now: Moment
+    ) -> None:
+        row = self._open.get(event.request)
+        if row is None or row.attempt is None or row.attempt.work_id != event.work_id:
+            return
+        if row.attempt.started is not None:
+            row.waits_since = now
+        row.life.failures = (*row.life.failures, (event.node, code))
+        self._attempt_ended(row, outcome, code, now)
+        self._waiting += 1
+
+    def _attempt_ended(self, row: Open, outcome: str, code: str, now: Moment | None) -> None:
+        attempt, row.attempt = row.attempt, None
+        if attempt is None:
+            return
+        attempt.end, attempt.outcome, attempt.code = now, outcome, code
+        matters = 2 * (outcome != "done") + (attempt.number > 1 or row.waited_long)
+        self.attempts.add(attempt, matters, attempt.length_ms(now or attempt.begin))
+
+    def _ended(self, event: Ended, now: Moment) -> None:
+        row = self._open.pop(event.request, None)
+        if row is None:
+            return
+        outcome = OUTCOMES[type(event)]
+        self.ended[outcome] += 1
+        if row.attempt is None:
+            self._waiting -= 1
+        if isinstance(event, ev.RequestCompleted) and row.attempt is not None:
+            row.attempt.tokens, row.attempt.cold = event.tokens, event.cold
+            self._waited(row, row.attempt.begin)  # whose start the log does not have
+        self._waited(row, now)
+        code = event.code if isinstance(event, ev.RequestFailed) else ""
+        self._attempt_ended(row, outcome, code, now)
+        life = row.life
+        life.end, life.outcome, life.code = now, outcome, code
+        self._remember(life, now)
+
+    def _remember(self, life: Life, now: Moment) -> None:
+        if life.attempts > 1:
+            self.retried.add(life, life.attempts, life.length_ms(now))
+        if life.outcome in ("error", "expired"):
+            self.unanswered.add(life, life.length_ms(now))
+
+    def finish(self, now: Moment) -> None:
+        """The log ends here."""
+        for row in self._open.values():
+            self._waited(row, now, over=False)
+            self._attempt_ended(row, "", "", None)
+            self._remember(row.life, now)

@@ -1,0 +1,1 @@
+"""What processes run on: connections, Faust on Redis Streams, a server, child processes."""

@@ -1,0 +1,201 @@
+"""Connections to Redis or Valkey, set up once and the same everywhere, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from orion_streams.errors import ConfigError
+from orion_streams.model import server_urls
+
+SOCKET_TIMEOUT_S = 10.0
+"""Longer than any blocking read, so that only a dead server trips it."""
+SENTINEL_TIMEOUT_S = 1.0
+"""A sentinel answers from memory; one that does not is passed over."""
+EXPECTED = (
+    "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix://PATH or "
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
+)
+AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError, InvalidResponse)
+AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
+CUT = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
+
+
+def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
+    """A client of the server at `url`, see `urls`. Behind sentinels each new connection goes to the primary
+    that they name, and one to a primary that was demoted is closed.
+
+    It never retries: after a lost answer nobody knows whether a write happened, and redis-py's own retry
+    would write twice. Raises ConfigError for a URL that is none, or names a file that cannot be read.
+    """
+    try:
+        found = (
+            server_urls.sentinels(url) if server_urls.scheme_of(url) in server_urls.BY_SENTINELS else None
+        )
+        own = url.replace("valkey+unix://", "unix://") if found is None else found.url
+        options: dict[str, Any] = {**parse_url(own), **_common(timeout_s)}
+        _check_files(options)
+        if found is not None:
+            return _by_sentinels(found, options)
+        return Redis.from_url(own, **_common(timeout_s))
+    except ValueError:  # its words may quote the URL, and that may hold a password
+        raise ConfigError(EXPECTED) from None
+
+
+def _common(timeout_s: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "driver_info": None,  # an ACL user of Redis 7.0 may not set it
+    }
+
+
+def _by_sentinels(found: server_urls.Sentinels, options: dict[str, Any]) -> Redis:
+    del options["host"]
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    if options.pop("connection_class", None) is SSLConnection:
+        tls["ssl"] = options["ssl"] = True
+    password = os.environ.get("ORION_SENTINEL_PASSWORD") or None
+    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": password}
+    sentinels = Sentinel(found.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    return Redis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
+
+
+class PrimaryPool(SentinelConnectionPool):
+    """Connections to the primary; closed, it lets go of the sentinels too."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            await self.sentinel_manager.aclose()
+
+
+def _check_files(options: dict[str, Any]) -> None:
+    """ConfigError for a certificate or key that cannot be read: as an error of the connection it would be
+    waited for."""
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = options.get(name)
+        if path and not os.access(path, os.R_OK):
+            raise ConfigError(f"{TLS_KEYS[name]}: {path} cannot be read")
+
+
+TLS_KEYS = {
+    "ssl_ca_certs": "redis.tls_ca_file",
+    "ssl_certfile": "redis.tls_cert_file",
+    "ssl_keyfile": "redis.tls_key_file",
+}
+
+
+def place(redis: Redis) -> str:
+    """Where a client connects to, without its password."""
+    pool = redis.connection_pool
+    held = pool.connection_kwargs
+    if isinstance(pool, SentinelConnectionPool):
+        return f"the primary of {pool.service_name}"
+    if "path" in held:
+        return f"unix://{held['path']}"
+    scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
+    return f"{scheme}://{held.get('host', 'localhost')}:{held.get('port', 6379)}"
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether waiting may mend it: the server is away, loading, full, demoted or read-only for now. A
+    password, a permission or a certificate that is wrong, or a key of another type, stays wrong."""
+    if isinstance(error, AuthenticationError | AuthorizationError) or is_untrusted(error):
+        return False
+    return isinstance(error, AWAY) or in_short(error).startswith(AWAY_WORDS)
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Whether the server showed a certificate that is not trusted, or of another host."""
+    return isinstance(error.__context__, ssl.SSLCertVerificationError)
+
+
+def in_short(error: Exception) -> str:
+    """What went wrong, in a line. redis-py puts the command before what Redis said, and that may hold a
+    prompt or an answer."""
+    cause = error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message.rstrip('.')} (redis.tls_ca_file)"
+    if isinstance(cause, ssl.SSLError):
+        return "TLS failed: it speaks none on that port (redis://), or wants a certificate of its clients"
+    if isinstance(error, MasterNotFoundError):
+        return "the sentinels name no primary"
+    if isinstance(error, InvalidResponse):
+        return "what answers there is no Redis, or speaks TLS only (rediss://)"
+    return str(error).rpartition(" caused error: ")[2] or type(error).__name__
+
+
+def not_answering(error: Exception) -> str:
+    """`in_short` for a server that was never heard."""
+    words = in_short(error)
+    if any(each in words for each in CUT):
+        return (
+            f"{words.rstrip('.')}; a port that speaks TLS wants rediss://, "
+            "and may want its clients' certificate (redis.tls_cert_file)"
+        )
+    if "Timeout connecting" in words:
+        return f"{words}; so does rediss:// end where nobody speaks TLS, which wants redis://"
+    return words
+
+
+async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:
+    """Commands in one round trip; answers as the server gave them, a ResponseError in its place.
+
+    redis-py's own calls do the same for up to twice the processor time: what runs with every request
+    comes here. A connection that breaks or a task that is cancelled closes the connection.
+    """
+    pool = redis.connection_pool
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+        return answers
+    finally:
+        await pool.release(connection)
+
+
+async def ask_one(redis: Any, *command: Any) -> Any:
+    """One command; its answer. Raises its ResponseError."""
+    [answer] = await ask(redis, command)
+    if isinstance(answer, ResponseError):
+        raise answer
+    return answer
+
+
+def as_dict(parts: list[bytes] | None) -> dict[bytes, bytes]:
+    """An entry's fields, which the server gives as a flat list; none for a deleted entry."""
+    return dict(zip(parts[::2], parts[1::2], strict=True)) if parts else {}
+
+
+def end_if_cancelled() -> None:
+    """For loops without an end: Python 3.11's wait_for, inside redis-py, loses cancels that come as a write
+    ends. CancelledError if this task was asked to end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

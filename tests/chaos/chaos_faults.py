@@ -1,0 +1,295 @@
+"""Everything that is done to the grid, each with the promise that has to hold all the same.
+
+A fault breaks something, holds it broken for a while, and mends it. Faults of one target never overlap;
+others do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+from redis.exceptions import RedisError
+
+from orion_streams.demo.observer import Observer
+from orion_streams.errors import BackendError
+from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
+from tests.chaos.chaos_load import Load
+
+HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
+NODE_BACK_S = 10.0
+
+
+@dataclass
+class Scene:
+    """What a fault has to do with. `outage_s`: how long the server is away when it goes for the first time;
+    later it is SHORT_OUTAGE_S."""
+
+    grid: ChaosGrid
+    observer: Observer
+    load: Load
+    rng: random.Random
+    outage_s: float
+    kills: int = 0
+
+    def count_kill(self) -> None:
+        """A kill counts only while requests are open."""
+        self.kills += bool(self.observer.open())
+
+
+Inject = Callable[[Scene, str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`targets`: what it may be done to, one at a time; `share`: how often it comes among all others."""
+
+    name: str
+    promise: str
+    inject: Inject
+    targets: tuple[str, ...]
+    share: int = 1
+
+
+AGENTS = tuple(f"agent {name}" for name in INFERENCE)
+OLLAMAS = tuple(f"ollama {name}" for name in INFERENCE)
+SERVER = ("server",)
+
+
+def node_of(target: str) -> str:
+    """The node that a target is on."""
+    return target.partition(" ")[2]
+
+
+async def kill_agent(scene: Scene, target: str) -> None:
+    node = node_of(target)
+    scene.count_kill()
+    await scene.grid.kill_agent(node)
+    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await scene.grid.start_agent(node)
+
+
+async def kill_router(scene: Scene, target: str) -> None:
+    router = scene.grid.routers[ROUTERS.index(scene.rng.choice(ROUTERS))]
+    scene.count_kill()
+    await router.kill()
+    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await router.start()
+
+
+async def kill_both_routers(scene: Scene, target: str) -> None:
+    for router in scene.grid.routers:
+        scene.count_kill()
+        await router.kill()
+    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await asyncio.gather(*(router.start() for router in scene.grid.routers))
+
+
+async def kill_ollama(scene: Scene, target: str) -> None:
+    node = node_of(target)
+    scene.count_kill()
+    await scene.grid.kill_ollama(node)
+    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await scene.grid.start_ollama(node)
+
+
+async def kill_server(scene: Scene, target: str) -> None:
+    scene.count_kill()
+    await scene.grid.kill_server()
+    await back(scene, scene.rng.uniform(0, 0.3))
+
+
+async def back(scene: Scene, after_s: float) -> None:
+    """Start the server again; the observer looks what it has lost."""
+    await asyncio.sleep(after_s)
+    await scene.grid.restart_server()
+    await scene.observer.look_again()
+
+
+async def server_gone(scene: Scene, target: str) -> None:
+    away_s, scene.outage_s = scene.outage_s, SHORT_OUTAGE_S
+    scene.count_kill()
+    await scene.grid.kill_server()
+    await back(scene, away_s)
+
+
+async def hang_server(scene: Scene, target: str) -> None:
+    scene.grid.hang_server()
+    await asyncio.sleep(scene.rng.uniform(1, 3))
+    scene.grid.resume_server()
+
+
+async def server_out_of_memory(scene: Scene, target: str) -> None:
+    used = (await scene.grid.tell_server("INFO", "memory"))["used_memory"]
+    await scene.grid.tell_server("CONFIG", "SET", "maxmemory", used)
+    await asyncio.sleep(scene.rng.uniform(1, 2))
+    await scene.grid.tell_server("CONFIG", "SET", "maxmemory", 0)
+
+
+async def disk_full(scene: Scene, target: str) -> None:
+    """With fsync always the server ends itself; else it refuses writes until there is room."""
+    scene.grid.limit_files(10_000)
+    await asyncio.sleep(scene.rng.uniform(1.5, 2.5))
+    if scene.grid.server_has_ended:
+        scene.count_kill()
+        await scene.grid.kill_server()
+        await back(scene, 0)
+    else:
+        scene.grid.limit_files(None)
+
+
+async def cut_connections(scene: Scene, target: str) -> None:
+    for proxy in scene.grid.proxies.values():
+        proxy.cut()
+
+
+async def lose_answers(scene: Scene, target: str) -> None:
+    """The command is carried out, its answer is lost: whoever sent it, a client, a router or an agent,
+    knows nothing."""
+    proxies = scene.grid.proxies
+    chosen = (*CLIENTS, scene.rng.choice(ROUTERS), scene.rng.choice(AGENTS))
+    for name in chosen:
+        proxies[name].word = b"EVALSHA" if name in ROUTERS else b"XADD"
+        proxies[name].lose_answers = 2
+    await asyncio.sleep(1.5)
+    for name in chosen:
+        proxies[name].lose_answers = 0
+
+
+async def part_node(scene: Scene, target: str) -> None:
+    """It works on unheard; what it says arrives when its attempts have long been given up."""
+    proxy = scene.grid.proxies[target]
+    proxy.part()
+    await asyncio.sleep(scene.rng.uniform(4, 7))
+    proxy.join()
+
+
+async def part_router(scene: Scene, target: str) -> None:
+    proxy = scene.grid.proxies[scene.rng.choice(ROUTERS)]
+    proxy.part()
+    await asyncio.sleep(scene.rng.uniform(2, 4))
+    proxy.join()
+
+
+async def part_clients(scene: Scene, target: str) -> None:
+    for name in CLIENTS:
+        scene.grid.proxies[name].part()
+    await asyncio.sleep(scene.rng.uniform(1, 2))
+    for name in CLIENTS:
+        scene.grid.proxies[name].join()
+
+
+async def move_clock(scene: Scene, target: str) -> None:
+    scene.grid.move_clock(scene.rng.choice((-HOUR_S, HOUR_S)))
+    await asyncio.sleep(scene.rng.uniform(1, 2))
+    scene.grid.move_clock(0)
+
+
+async def poison(scene: Scene, target: str) -> None:
+    scene.load.poison(scene.grid.redis_url, scene.grid.config.prefix)
+
+
+async def forge_agent_entries(scene: Scene, target: str) -> None:
+    """Garbage on the streams of the robot's agent, as a broken one would write it."""
+    prefix = scene.grid.config.prefix
+    for stream in ("health:orion-edge", "results:orion-edge"):
+        for head in (
+            b"{",
+            b"\xff\x00",
+            b"[" * 5_000,
+            b'{"op":"completed","request":"brain/x","attempt":1}',
+        ):
+            await scene.grid.tell_server("XADD", prefix + stream, "*", "head", head)
+
+
+async def drop_group(scene: Scene, target: str) -> None:
+    """The group that an agent reads its work through is gone; the router makes it anew."""
+    stream = scene.grid.config.key("work", node_of(target))
+    await scene.grid.tell_server("XGROUP", "DESTROY", stream, "agent")
+    await asyncio.sleep(1)
+
+
+def ollama(kind: str, times: int = 2) -> Inject:
+    """A misbehaviour of a simulated Ollama."""
+
+    async def inject(scene: Scene, target: str) -> None:
+        await scene.grid.fault(node_of(target), kind, times)
+        await asyncio.sleep(1)
+        await scene.grid.fault(node_of(target), kind, 0)
+
+    return inject
+
+
+async def overheat(scene: Scene, target: str) -> None:
+    """Above 85 °C in the middle of its work; it cools down by itself."""
+    await scene.grid.push(node_of(target), temp_mc=88_000)
+    await asyncio.sleep(3)
+    await scene.grid.push(node_of(target), temp_mc=50_000)
+
+
+async def fill_memory(scene: Scene, target: str) -> None:
+    node = node_of(target)
+    await scene.grid.push(node, extra_ram_mb=scene.grid.nodes[node].spec.ram_total_mb)
+    await asyncio.sleep(2)
+    await scene.grid.push(node, extra_ram_mb=0)
+
+
+FAULTS = (
+    Fault("kill_agent", "what it ran ends as agent_restarted and runs again", kill_agent, AGENTS, 7),
+    Fault("kill_router", "the other one goes on; nothing is decided twice", kill_router, ("routers",), 6),
+    Fault("kill_both_routers", "what waits is taken up again", kill_both_routers, ("routers",), 2),
+    Fault("kill_ollama", "the attempt fails on the node and runs again", kill_ollama, OLLAMAS, 6),
+    Fault("kill_server", "fsync always loses nothing; else a resend mends it", kill_server, SERVER, 4),
+    Fault("server_gone", "everybody waits, and goes on by himself", server_gone, SERVER),
+    Fault("hang_server", "everybody waits; nothing is written twice", hang_server, SERVER),
+    Fault("server_out_of_memory", "a refused commit wrote nothing", server_out_of_memory, SERVER),
+    Fault("disk_full", "what was refused comes again", disk_full, SERVER),
+    Fault("cut_connections", "everybody connects again", cut_connections, ("proxies",)),
+    Fault("lose_answers", "a write whose answer is lost has one effect", lose_answers, ("proxies",), 2),
+    Fault("part_node", "its old attempts are refused when it comes back", part_node, AGENTS, 2),
+    Fault("part_router", "the other one leads", part_router, ("routers",)),
+    Fault("part_clients", "their requests and answers wait for them", part_clients, ("proxies",)),
+    Fault("move_clock", "an hour's jump expires nothing", move_clock, SERVER),
+    Fault("poison", "one rejected reply for each, nobody else notices", poison, ("poison",)),
+    Fault("forge_agent_entries", "garbage of one node changes nothing", forge_agent_entries, ("edge",)),
+    Fault("drop_group", "the router makes it again, no work is lost", drop_group, AGENTS),
+    Fault("ollama_error_line", "an error line in a stream is no answer", ollama("error_line"), OLLAMAS),
+    Fault("ollama_no_done", "an end without `done` is no answer", ollama("end_without_done"), OLLAMAS, 2),
+    Fault("ollama_hang", "silence ends the attempt", ollama("hang", 1), OLLAMAS),
+    Fault("ollama_busy", "a 503 is tried again", ollama("busy"), OLLAMAS),
+    Fault("ollama_not_found", "a removed model is asked for elsewhere", ollama("not_found"), OLLAMAS),
+    Fault("ollama_cut", "a closed connection is tried again", ollama("kill"), OLLAMAS),
+    Fault("overheat", "it backs off, its work moves, it returns", overheat, OLLAMAS),
+    Fault("fill_memory", "it backs off and returns", fill_memory, OLLAMAS),
+)  # fmt: skip
+
+
+async def mend(scene: Scene) -> None:
+    """Whatever was interrupted halfway: everything runs again."""
+    grid = scene.grid
+    grid.resume_server()
+    if grid.server_has_ended or not grid.server.pid:
+        await grid.kill_server()
+        await grid.restart_server()
+        await scene.observer.look_again()
+    grid.limit_files(None)
+    grid.move_clock(0)
+    for proxy in grid.proxies.values():
+        proxy.lose_answers = 0
+        proxy.join()
+    with suppress(RedisError, OSError):
+        await grid.tell_server("CONFIG", "SET", "maxmemory", 0)
+    for name in INFERENCE:
+        if grid.ollamas[name].pid is None:
+            await grid.start_ollama(name)
+        if grid.agents[name].pid is None:
+            await grid.start_agent(name)
+        with suppress(httpx.HTTPError, BackendError):
+            await grid.push(name, temp_mc=50_000, extra_ram_mb=0)
+    for router in grid.routers:
+        if router.pid is None:
+            await router.start()

@@ -1,0 +1,175 @@
+"""The grid that is broken: real processes, each with a proxy of its own between it and the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode, three_nodes
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer, Fsync, free_port
+from orion_streams.runtime.supervisor import Say
+from orion_streams.simulation.machine_spec import ModelSpec
+from tests.chaos.proxy import Proxy
+
+ROUTERS = ("router", "router 2")
+CLIENTS = ("brain", "gateway", "cli")
+INFERENCE = ("orion-master", "orion-worker")
+EDGE = "orion-edge"
+OTHER = ModelSpec(name="other:270m", size_mb=GEMMA.size_mb)
+FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/local/lib/faketime/libfaketime.so.1")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "policy": {
+        "stale_ms": 2_500,
+        "gone_samples": 3,
+        "max_attempts": 30,
+        "max_step_ms": 1_000,
+        "breaker_open_ms": 1_000,
+        "breaker_open_max_ms": 2_000,
+        "retry_ms": 2_000,
+        "spill_ms": 500,
+        "attempt_deadline_ms": 20_000,
+        "load_us_per_mb": 800,
+        "prefill_us_per_mb": 1,
+        "decode_us_per_mb": 25,
+        "prior_tokens": 16,
+        "dedupe_keep": 2_000,
+    },
+    "limits": {
+        "health_ms": 500,
+        "inventory_ms": 1_500,
+        "inter_token_ms": 3_000,
+        "load_deadline_ms": 6_000,
+        "lose_before_following": 3,
+    },
+    "retention": {"snapshot_events": 2_000, "replies_entries": 6_000},
+}
+"""A policy for machines that live faster. Replies and requests are trimmed while the load goes on."""
+
+
+def cast() -> tuple[SimulatedNode, ...]:
+    """The house's three nodes, quick, with two small models on the two that answer."""
+    return tuple(
+        replace(
+            node,
+            spec=replace(
+                node.spec,
+                disk_mb_per_s=1_500,
+                prefill_tokens_per_s=2_000,
+                decode_tokens_per_s=100,
+                slots=2,
+                heat_mc=8_000,
+                time_scale=20,
+                models=(GEMMA, OTHER) if node.inference else (),
+            ),
+        )
+        for node in three_nodes()
+    )
+
+
+class ChaosGrid(SimulatedGrid):
+    """Two routers, three nodes, a server of a given make. `proxies`: by role or client. `clock_file`: what
+    the server's clock is moved by, where libfaketime is installed."""
+
+    def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
+        settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
+        super().__init__(cast(), folder=folder, settings=settings, say=say, routers=len(ROUTERS))
+        self.proxies: dict[str, Proxy] = {}
+        self.clock_file = folder / "clock"
+        library = faketime() if binary is None else None  # Debian's Redis and its malloc do not bear it
+        self.server = EmbeddedServer(
+            folder / "redis", fsync, free_port(), binary, faked(library, self.clock_file)
+        )
+        self.can_move_clock = library is not None
+
+    def url_for(self, role: str) -> str:
+        """Its proxy's address."""
+        return self.proxies[role].url
+
+    async def stop(self) -> None:
+        """Everything, the proxies last."""
+        self.resume_server()
+        for proxy in self.proxies.values():
+            proxy.join()
+        await super().stop()
+        for proxy in self.proxies.values():
+            await proxy.stop()
+
+    async def _start_server(self) -> str:
+        self.move_clock(0)
+        self._server = self.server
+        url = await asyncio.to_thread(self.server.start)
+        agents = (f"agent {name}" for name in self.nodes)
+        self.proxies = {name: Proxy(url) for name in (*ROUTERS, *agents, *CLIENTS)}
+        for proxy in self.proxies.values():
+            await proxy.start()
+        return url
+
+    async def kill_server(self) -> None:
+        """kill -9; `restart_server` brings it back with what its file holds."""
+        await asyncio.to_thread(self.server.kill)
+
+    async def restart_server(self) -> None:
+        """Start it again at the same address."""
+        await asyncio.to_thread(self.server.start)
+
+    def hang_server(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.server.pid, signal.SIGSTOP)
+
+    def resume_server(self) -> None:
+        """SIGCONT."""
+        with suppress(ProcessLookupError):
+            if self.server.pid:
+                os.kill(self.server.pid, signal.SIGCONT)
+
+    def move_clock(self, by_s: int) -> None:
+        """Set the server's clock so far off."""
+        fresh = self.clock_file.with_suffix(".new")
+        fresh.write_text(f"{by_s:+d}\n", encoding="utf-8")
+        fresh.replace(self.clock_file)
+
+    def limit_files(self, more_bytes: int | None) -> None:
+        """Let the server's files grow by so much, as on a disk that is nearly full; None: without limit."""
+        limit = resource.RLIM_INFINITY
+        if more_bytes is not None:
+            grown = [each.stat().st_size for each in self.server.data_dir.rglob("*.aof")]
+            limit = max(grown, default=0) + more_bytes
+        resource.prlimit(self.server.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    async def tell_server(self, *command: Any) -> Any:
+        """One command, past all proxies."""
+        redis: Any = connect(self.redis_url, 5.0)
+        try:
+            return await redis.execute_command(*command)
+        finally:
+            await redis.aclose()
+
+
+def faketime() -> Path | None:
+    """The library that fakes a process's clock, where it is installed."""
+    found = [each for pattern in FAKETIME for each in Path("/").glob(pattern.lstrip("/"))]
+    return found[0] if found and sys.platform == "linux" else None
+
+
+def faked(library: Path | None, clock_file: Path) -> Mapping[str, str]:
+    """The environment of a server whose clock follows a file."""
+    if library is None:
+        return {}
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock_file),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_RESET": "1",
+    }

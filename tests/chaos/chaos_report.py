@@ -1,0 +1,143 @@
+"""What a run of chaos came to: the keys of --json, and the table for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from orion_streams.simulation.simulation_results import percentile
+from tests.chaos.chaos_faults import FAULTS
+from tests.chaos.chaos_run import Round
+
+
+class Report(Struct):
+    """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer;
+    `recovery_ms` by fault, the median and the 95th percentile.
+    `tail_repeats`: ends that clients dropped by their id, since a server had lost its acknowledged tail;
+    `gone`: acknowledged entries that a server lost. `broken`: promises that did not hold."""
+
+    seed: int
+    minutes: float
+    servers: list[str]
+    requests: int
+    answered: int
+    kills: int
+    faults: dict[str, int]
+    impossible: list[str]
+    lost: int
+    duplicate_replies: int
+    duplicate_dispatches: int
+    repeated_generations: int
+    recovery_ms_p50: int | None
+    recovery_ms_p95: int | None
+    recovery_ms: dict[str, tuple[int | None, int | None]]
+    longest_silence_ms: int
+    log_gaps: int
+    diverged: int
+    tail_repeats: int
+    gone: int
+    decisions: int
+    events: int
+    codes: dict[str, int]
+    broken: list[str]
+
+
+def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
+    """All rounds together."""
+    p50, p95 = both([ms for times in by_fault(rounds).values() for ms in times])
+    return Report(
+        seed=seed,
+        minutes=minutes,
+        servers=[f"{each.server} {each.fsync}" for each in rounds],
+        requests=sum(each.requests for each in rounds),
+        answered=sum(each.answered for each in rounds),
+        kills=sum(each.kills for each in rounds),
+        faults=added(each.faults for each in rounds),
+        impossible=sorted({name for each in rounds for name in each.impossible}),
+        lost=sum(each.lost for each in rounds),
+        duplicate_replies=sum(each.duplicate_replies for each in rounds),
+        duplicate_dispatches=sum(each.duplicate_dispatches for each in rounds),
+        repeated_generations=sum(each.repeated_generations for each in rounds),
+        recovery_ms_p50=p50,
+        recovery_ms_p95=p95,
+        recovery_ms={name: both(times) for name, times in sorted(by_fault(rounds).items())},
+        longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
+        log_gaps=sum(each.log_gaps for each in rounds),
+        diverged=sum(each.diverged for each in rounds),
+        tail_repeats=sum(each.tail_repeats for each in rounds),
+        gone=sum(each.gone for each in rounds),
+        decisions=sum(each.decisions for each in rounds),
+        events=sum(each.events for each in rounds),
+        codes=added(each.codes for each in rounds),
+        broken=[f"{each.server} {each.fsync}: {line}" for each in rounds for line in each.broken],
+    )
+
+
+def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
+    """All recoveries, by fault."""
+    found: dict[str, list[int]] = {}
+    for each in rounds:
+        for name, times in each.recovery_ms.items():
+            found.setdefault(name, []).extend(times)
+    return found
+
+
+def both(times: list[int]) -> tuple[int | None, int | None]:
+    """Median and 95th percentile."""
+    ordered = sorted(times)
+    return (percentile(ordered, 50), percentile(ordered, 95)) if ordered else (None, None)
+
+
+def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts by name, together."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
+def show(report: Report) -> None:
+    """The outcome for a person."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("fault", "times", "recovery p50", "p95", "the promise"):
+        table.add_column(title, justify="left" if title in ("fault", "the promise") else "right")
+    for fault in FAULTS:
+        times = report.faults.get(fault.name, 0)
+        p50, p95 = report.recovery_ms.get(fault.name, (None, None))
+        if times or fault.name in report.impossible:
+            table.add_row(
+                fault.name,
+                str(times) if times else "not here",
+                in_seconds(p50),
+                in_seconds(p95),
+                fault.promise,
+            )
+    console.print(table)
+    refused = report.requests - report.answered - report.lost
+    p50, p95, silence = report.recovery_ms_p50, report.recovery_ms_p95, report.longest_silence_ms
+    console.print(
+        f"""
+servers       {", ".join(report.servers)}; simulated Ollamas
+requests      {report.requests} asked, {report.answered} ended, {refused} refused
+kills         {report.kills} while requests were open
+lost          {report.lost}
+twice         {report.duplicate_replies} replies, {report.duplicate_dispatches} dispatches
+repeated      {report.repeated_generations} generations, after a crash or a backoff
+tail          {report.gone} acknowledged entries lost, {report.tail_repeats} ends dropped by clients
+recovery      {in_seconds(p50)} (p50), {in_seconds(p95)} (p95); longest silence {in_seconds(silence)}
+log           {report.log_gaps} gaps in {report.events} events
+replay        {report.decisions} decisions recomputed, {report.diverged} differ""",
+        soft_wrap=True,
+    )
+    for line in report.broken:
+        console.print(f"BROKEN        {line}", soft_wrap=True, markup=False)
+
+
+def in_seconds(ms: int | None) -> str:
+    """A time for a person."""
+    return "-" if ms is None else f"{ms / 1000:.1f} s"

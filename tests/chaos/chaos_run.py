@@ -1,0 +1,292 @@
+"""One round of chaos: start a grid, break it for a while, mend it, let it rest, count."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from orion_streams.demo.observer import Observer
+from orion_streams.errors import BackendError, LogError
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.replay.export import export
+from orion_streams.replay.source import LiveSource
+from orion_streams.replay.verify import Report as Replayed
+from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import Fsync
+from orion_streams.runtime.supervisor import Say
+from tests.chaos import invariants
+from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend
+from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
+from tests.chaos.chaos_load import Load, end_tasks
+from tests.chaos.invariants import LogRow
+
+USERS = 24
+FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 88, 25
+AT_ONCE = 6
+REST_S, REPLAY_S = 120.0, 300.0
+PAGE = 1_000
+OUTAGES = ("kill_server", "server_gone", "hang_server")
+
+
+class Round(Struct):
+    """What came of one round. `broken`: promises that did not hold, in words; `recovery_ms` by fault: from
+    its end to the next answer."""
+
+    server: str
+    fsync: Fsync
+    requests: int = 0
+    answered: int = 0
+    kills: int = 0
+    faults: dict[str, int] = {}
+    impossible: list[str] = []
+    lost: int = 0
+    duplicate_replies: int = 0
+    duplicate_dispatches: int = 0
+    repeated_generations: int = 0
+    recovery_ms: dict[str, list[int]] = {}
+    longest_silence_ms: int = 0
+    log_gaps: int = 0
+    diverged: int = 0
+    tail_repeats: int = 0
+    gone: int = 0
+    decisions: int = 0
+    events: int = 0
+    codes: dict[str, int] = {}
+    broken: list[str] = []
+
+
+class Done(Struct, frozen=True):
+    """A fault that was injected and mended, by this process's monotonic clock."""
+
+    name: str
+    began_s: float
+    ended_s: float
+
+
+async def play(
+    server: str,
+    binary: Path | None,
+    fsync: Fsync,
+    *,
+    seconds: float,
+    rng: random.Random,
+    only: frozenset[str],
+    outage_s: float,
+    say: Callable[[str], None],
+    log: Say,
+) -> Round:
+    """One round on one server. Raises BackendError when the grid itself cannot be started."""
+    folder = Path(tempfile.mkdtemp(prefix="orion-chaos-"))
+    grid = ChaosGrid(folder, binary, fsync, log)
+    try:
+        async with grid, connect(grid.redis_url) as redis:
+            observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
+            scene = Scene(grid, observer, Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
+            observer.start()
+            return await Chaos(scene, Round(server, fsync), only, say).run(seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def models(grid: ChaosGrid) -> list[str]:
+    """What can be asked."""
+    return sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
+
+
+class Chaos:
+    """A round in the making."""
+
+    def __init__(
+        self, scene: Scene, outcome: Round, only: frozenset[str], say: Callable[[str], None]
+    ) -> None:
+        self.scene, self.outcome, self._say = scene, outcome, say
+        self._done: list[Done] = []
+        self._busy: set[str] = set()
+        self._running: list[asyncio.Task[None]] = []
+        self._deck: list[Fault] = []
+        self._faults = [fault for fault in FAULTS if not only or fault.name in only]
+        if not scene.grid.can_move_clock:
+            impossible = [fault for fault in self._faults if fault.name == "move_clock"]
+            self.outcome.impossible = [fault.name for fault in impossible]
+            self._faults = [fault for fault in self._faults if fault not in impossible]
+
+    async def run(self, seconds: float) -> Round:
+        """Break things for so long, then count."""
+        scene, grid = self.scene, self.scene.grid
+        brain, by_hand, slow = (grid.proxies[name].url for name in CLIENTS)
+        scene.load.start(brain, by_hand, slow, grid.config.prefix, USERS)
+        began_s = time.monotonic()
+        await self._break_things(began_s + seconds)
+        await end_tasks(self._running)
+        self._say("everything is mended; the grid comes to rest …")
+        await mend(scene)
+        ended_s = time.monotonic()
+        await scene.load.stop(REST_S)
+        tally = await scene.observer.stop()
+        rows = await read_log(grid)
+        replayed = await replay(grid)
+        self._count(tally.requests, tally.answered, rows, replayed)
+        self._time(began_s, ended_s)
+        if self.outcome.broken:
+            self._say(await kept(grid))
+        return self.outcome
+
+    async def _break_things(self, until_s: float) -> None:
+        share = sum(fault.share for fault in self._faults) / sum(fault.share for fault in FAULTS)
+        pause_s = 60 / max(
+            FAULTS_PER_MINUTE * share, LEAST_PER_MINUTE
+        )  # few faults come as often as in all
+        while time.monotonic() < until_s:
+            await asyncio.sleep(self.scene.rng.uniform(0.5, 1.5) * pause_s)
+            await end_tasks([task for task in self._running if task.done()])
+            self._running = [task for task in self._running if not task.done()]
+            if len(self._running) < AT_ONCE and (chosen := self._draw()):
+                self._running.append(asyncio.create_task(self._inject(*chosen)))
+
+    def _draw(self) -> tuple[Fault, str] | None:
+        """The next fault with a free target: each comes by its share before any comes again."""
+        if not self._deck:
+            self._deck = [fault for fault in self._faults for _ in range(fault.share)]
+            self.scene.rng.shuffle(self._deck)
+        for fault in self._deck:
+            free = [target for target in fault.targets if target not in self._busy]
+            if free:
+                self._deck.remove(fault)
+                return fault, self.scene.rng.choice(free)
+        return None
+
+    async def _inject(self, fault: Fault, target: str) -> None:
+        began_s = time.monotonic()
+        self._busy.add(target)
+        try:
+            await fault.inject(self.scene, target)
+        except (RedisError, OSError, BackendError, httpx.HTTPError) as error:
+            self._say(f"{fault.name} on {target} was no use: {type(error).__name__}")  # another came first
+            return
+        finally:
+            self._busy.discard(target)
+        self._done.append(Done(fault.name, began_s, time.monotonic()))
+        open_now = len(self.scene.observer.open())
+        self._say(f"{fault.name} on {target}, {open_now} requests open")
+
+    def _count(self, requests: int, answered: int, rows: list[LogRow], replayed: Replayed | str) -> None:
+        scene, out = self.scene, self.outcome
+        if isinstance(replayed, str):
+            diverged, replayed = [replayed], Replayed(diverged=1)
+        else:
+            diverged = [str(replayed.first_divergence)] * replayed.diverged
+        observer, load = scene.observer, scene.load
+        always = out.fsync == "always"
+        checks = {
+            "lost": invariants.lost(observer, set() if always else load.told, load.gave_up),
+            "duplicate_replies": invariants.duplicate_replies(observer),
+            "duplicate_dispatches": invariants.duplicate_dispatches(observer),
+            "stale_answers": invariants.stale_answers(observer),
+            "glued_halves": invariants.glued_halves(observer),
+            "half_answers": invariants.half_answers(load.texts),
+            "unrefused_poison": invariants.unrefused_poison(
+                observer, 0 if observer.gone else load.poisoned
+            ),
+            "expired_by_a_jump": invariants.expired_by_a_jump(observer),
+            "robot_worked": invariants.robot_worked(observer),
+            "log_gaps": invariants.log_gaps(rows),
+            "worked_while_backed_off": invariants.worked_while_backed_off(rows),
+            "diverged": diverged,
+            "acknowledged_but_gone": [f"{observer.gone} entries"] if always and observer.gone else [],
+        }
+        out.broken = [invariants.in_words(name, cases) for name, cases in checks.items() if cases]
+        out.requests, out.answered, out.kills = requests, answered, scene.kills
+        out.lost = len(checks["lost"])
+        out.duplicate_replies = len(checks["duplicate_replies"])
+        out.duplicate_dispatches = len(checks["duplicate_dispatches"])
+        out.log_gaps = len(checks["log_gaps"])
+        out.diverged = replayed.diverged
+        out.repeated_generations = invariants.repeated_generations(observer)
+        out.tail_repeats, out.gone = load.repeats, observer.gone
+        out.decisions, out.events = replayed.decisions, replayed.events
+        out.codes = dict(sorted(load.codes.items()))
+
+    def _time(self, began_s: float, ended_s: float) -> None:
+        answered_s = sorted(self.scene.observer.answered_s)
+        self.outcome.faults = dict(sorted(Counter(each.name for each in self._done).items()))
+        for each in self._done:
+            over_s = max([each.ended_s, *(other.ended_s for other in self._done if holds_up(other, each))])
+            following = bisect.bisect(answered_s, over_s)
+            if following < len(answered_s):
+                took_ms = round((answered_s[following] - over_s) * 1000)
+                self.outcome.recovery_ms.setdefault(each.name, []).append(took_ms)
+        self.outcome.longest_silence_ms = longest_gap_ms(answered_s, began_s, ended_s)
+
+
+def holds_up(outage: Done, fault: Done) -> bool:
+    """Whether the server was away when the fault was over: then nobody recovers before it is back."""
+    return outage.name in OUTAGES and outage.began_s < fault.ended_s < outage.ended_s
+
+
+def longest_gap_ms(answered_s: Iterable[float], began_s: float, ended_s: float) -> int:
+    """The longest time without an answer."""
+    moments = [began_s, *(each for each in answered_s if began_s < each < ended_s), ended_s]
+    return round(max(after - before for before, after in itertools.pairwise(moments)) * 1000)
+
+
+async def read_log(grid: ChaosGrid) -> list[LogRow]:
+    """The whole log."""
+    redis: Any = connect(grid.redis_url)
+    rows: list[LogRow] = []
+    after = "-"
+    try:
+        while page := await redis.xrange(grid.config.key("log"), min=after, count=PAGE):
+            for entry_id, fields in page:
+                raw = fields[b"event"]
+                rows.append(LogRow(int(entry_id.partition(b"-")[0]), raw, json.loads(raw)))
+            after = f"({page[-1][0].decode()}"
+    finally:
+        await redis.aclose()
+    return rows
+
+
+async def kept(grid: ChaosGrid) -> str:
+    """Where the log is, in a file that outlives the round; or why it is not."""
+    path = Path(tempfile.mkdtemp(prefix="orion-broken-")) / "log.jsonl.gz"
+    async with connect(grid.redis_url) as redis:
+        log = LiveSource(RedisLog(redis, grid.config.prefix), grid.config)
+        try:
+            await export(log, grid.config, path, *await log.bounds(), see=lambda _: None)
+        except LogError as error:
+            return f"the log of this round cannot be exported: {error}"
+    return f"the log of this round: orion replay {path}"
+
+
+async def replay(grid: ChaosGrid) -> Replayed | str:
+    """Verify the log in a fresh process; what it said if it could not."""
+    command = ("-m", "orion_streams.cli", "replay", "--json", "--redis", grid.redis_url)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        "--config",
+        str(grid.config_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(REPLAY_S):
+        out, said = await process.communicate()
+    try:
+        return msgspec.json.decode(out, type=Replayed)
+    except msgspec.DecodeError:
+        return f"the recomputation ended with {process.returncode}: {said.decode(errors='replace').strip()}"

@@ -1,0 +1,181 @@
+"""What has to hold, whatever was broken: pure checks of what the observer saw and the clients were told.
+
+Each answers with the cases where it does not hold, by name; no case is the promise kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from orion_streams.demo.observer import Asked, Name, Observer, Reply, Row, Run
+
+EDGE = "orion-edge"
+EXAMPLES = 5
+EXPIRES_NOT_BEFORE_S = 240.0
+"""Requests of the load have 300 s; whoever expires sooner, by this machine's clock, expired by a jump."""
+
+
+class LogRow(Struct, frozen=True):
+    """An entry of the log: its position, its bytes, and what they say."""
+
+    position: int
+    raw: bytes
+    event: Mapping[str, Any]
+
+
+def lost(observer: Observer, told: set[Name], unconfirmed: list[str]) -> list[str]:
+    """Accepted, and no end for it: neither in the stream nor heard of by its client."""
+    return [*named(observer.open() - told), *unconfirmed]
+
+
+def duplicate_replies(observer: Observer) -> list[str]:
+    """More than one terminal reply."""
+    return named(name for name, count in observer.ends.items() for _ in range(count - 1))
+
+
+def duplicate_dispatches(observer: Observer) -> list[str]:
+    """The same attempt handed out more than once."""
+    runs = Counter((run.name, run.attempt) for run in seen(observer, Run))
+    return [
+        f"{'/'.join(name)} attempt {attempt}"
+        for (name, attempt), count in sorted(runs.items())
+        for _ in range(count - 1)
+    ]
+
+
+def repeated_generations(observer: Observer) -> int:
+    """Runs beyond the first of each request: what crashes cost."""
+    runs = Counter(run.name for run in seen(observer, Run))
+    return sum(count - 1 for count in runs.values())
+
+
+def stale_answers(observer: Observer) -> list[str]:
+    """Answers of an attempt that had been given up for another one."""
+    latest: dict[Name, int] = {}
+    for run in seen(observer, Run):
+        latest[run.name] = max(run.attempt, latest.get(run.name, 0))
+    return named(
+        reply.name
+        for reply in seen(observer, Reply)
+        if reply.kind == "done" and reply.attempt != latest.get(reply.name, reply.attempt)
+    )
+
+
+def glued_halves(observer: Observer) -> list[str]:
+    """Tokens that came twice, out of order or of two attempts mixed, or that are not what was answered."""
+    found: list[str] = []
+    for stream, rows in observer.rows.items():
+        if stream.startswith("replies:"):
+            found += glued(rows.values())
+    return found
+
+
+def glued(rows: Iterable[Row]) -> list[str]:
+    """The same, in one stream."""
+    attempts: dict[Name, int] = {}
+    pieces: dict[Name, list[str]] = {}
+    found: list[str] = []
+    for row in rows:
+        if not isinstance(row, Reply):
+            continue
+        if row.kind == "restarted":
+            attempts[row.name], pieces[row.name] = row.attempt, []
+        elif row.kind == "token":
+            so_far = pieces.setdefault(row.name, [])
+            so_far.append(row.text)
+            if row.attempt != attempts.setdefault(row.name, row.attempt) or row.seq != len(so_far):
+                found.append(f"{'/'.join(row.name)}: token {row.attempt}/{row.seq} in place {len(so_far)}")
+        elif row.kind == "done" and not row.text.startswith("".join(pieces.get(row.name, ()))):
+            found.append(f"{'/'.join(row.name)}: its tokens are not its answer")
+    return found
+
+
+def half_answers(texts: Mapping[tuple[str, str], Counter[str]]) -> list[str]:
+    """Answers to the same prompt of the same model that differ: one of them was cut short."""
+    return [
+        f"{model}: {len(answers)} answers to {prompt!r}"
+        for (model, prompt), answers in sorted(texts.items())
+        if len(answers) > 1
+    ]
+
+
+def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
+    """Malformed entries that got more than one rejected reply, or none."""
+    found = [
+        f"{'/'.join(name)}: {count} replies" for name, count in observer.rejected.items() if count != 1
+    ]
+    if sum(observer.rejected.values()) < poisoned:
+        found.append(f"{poisoned} were sent, {sum(observer.rejected.values())} refused")
+    return found
+
+
+def expired_by_a_jump(observer: Observer) -> list[str]:
+    """Requests that expired long before their deadline."""
+    asked = {row.name: row.seen_s for row in reversed(list(seen(observer, Asked)))}
+    return named(
+        reply.name
+        for reply in seen(observer, Reply)
+        if reply.kind == "expired" and reply.seen_s - asked.get(reply.name, 0) < EXPIRES_NOT_BEFORE_S
+    )
+
+
+def robot_worked(observer: Observer) -> list[str]:
+    """Runs that were handed to the robot."""
+    return named(run.name for run in seen(observer, Run) if run.node == EDGE)
+
+
+def log_gaps(rows: Iterable[LogRow]) -> list[str]:
+    """Positions that are missing, and heads whose running hash is not that of the log before them."""
+    found, digest, expected = [], bytes(16), 1
+    for row in rows:
+        if row.position != expected:
+            found.append(f"after {expected - 1} comes {row.position}")
+        expected = row.position + 1
+        if row.event.get("event") == "committed" and row.event["hash"] != digest.hex():
+            found.append(f"the log before {row.position} is not what its commit says")
+        digest = hashlib.blake2b(digest + row.raw, digest_size=16).digest()
+    return found
+
+
+def worked_while_backed_off(rows: Iterable[LogRow]) -> list[str]:
+    """Runs given to a node that had backed off, and nodes that returned before enough good samples."""
+    good: dict[str, int] = {}
+    found, needed, mark = [], 0, 0
+    for row in rows:
+        event, node = row.event, row.event.get("node", "")
+        match event.get("event"):
+            case "policy.changed":
+                needed = event["policy"].get("return_samples", 3)
+                mark = event["policy"].get("temp_return_mc", 70_000)
+            case "node.backed_off":  # how a full one returns depends on what its models hold, too
+                good[node] = 0 if event["reason"] == "hot" else needed
+            case "node.sampled" if good.get(node, needed) < needed:
+                cool = event["temp_mc"] is not None and event["temp_mc"] <= mark
+                good[node] = good[node] + 1 if cool else 0
+            case "node.returned":
+                if good.pop(node, needed) < needed:
+                    found.append(f"{node} returned at {row.position}")
+            case "request.routed" if node in good:
+                found.append(f"{event['request']} to {node} at {row.position}")
+    return found
+
+
+def seen(observer: Observer, kind: type[Any]) -> Iterable[Any]:
+    """All rows of a kind, stream by stream, each in order."""
+    return (row for rows in observer.rows.values() for row in rows.values() if isinstance(row, kind))
+
+
+def named(names: Iterable[Name]) -> list[str]:
+    """Requests as client/id, in order."""
+    return sorted("/".join(name) for name in names)
+
+
+def in_words(invariant: str, cases: list[str]) -> str:
+    """A broken promise with a few cases of it."""
+    more = f" and {len(cases) - EXAMPLES} more" if len(cases) > EXAMPLES else ""
+    return f"{invariant}: {', '.join(cases[:EXAMPLES])}{more}"

@@ -1,0 +1,123 @@
+"""`orion plan`: which models should live where, why, and on what grounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from orion_streams.cli import tables
+from orion_streams.cli.plan_view import PlanNode, PlanRows, plan_rows
+from orion_streams.config import Config
+from orion_streams.decider.memory import capacity_mb, committed_mb
+from orion_streams.decider.placement import demand_of, plan
+from orion_streams.model.policy import ModelRules
+from orion_streams.model.state import Demand, Grid
+from tests.cli.conftest import Orion
+from tests.cli.run_cli import MODEL, OTHER
+from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node
+
+Read = Callable[..., Any]
+
+
+def wanted(**requests: int) -> Grid:
+    """A house of three in which the small model and the big one were asked for so often."""
+    names = {"small": MODEL, "big": HEAVY}
+    house = grid(edge(), node("master", resident={MODEL: MEMORY[MODEL]}), node("worker"))
+    house.demand = {names[each]: Demand(1_000 * times, AT_MS) for each, times in requests.items()}
+    return house
+
+
+def shown(found: PlanRows, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a person reads."""
+    tables.show("plan", found, Config())
+    return capsys.readouterr().out
+
+
+def test_the_plan_is_that_of_the_core() -> None:
+    """Lines and demand are what plan() gives; the robot has no part in it."""
+    house = wanted(small=3, big=1)
+    found = plan_rows(house)
+    assert tuple(found.placements) == plan(house, demand_of(house, house.policy), house.policy)
+    assert found.placements
+    assert list(found.demand.items()) == [(MODEL, 3_000), (HEAVY, 1_000)]
+    assert [each.node for each in found.nodes] == ["master", "worker"]
+
+
+def test_the_memory_of_a_node_is_what_is_planned_of_what_there_is() -> None:
+    """Models that are kept or loaded count; those that are left where they are do not."""
+    house = wanted(big=1)
+    [master, worker] = plan_rows(house).nodes
+    big_mb = next(each.size_mb for each in plan_rows(house).placements if each.model == HEAVY)
+    actions = {each.model: each.action for each in plan_rows(house).placements if each.node == "master"}
+    assert actions == {MODEL: "leave", HEAVY: "load"}
+    assert (master.planned_mb, worker.planned_mb) == (big_mb, 0)
+    policy, row = house.policy, house.nodes["master"]
+    assert master.capacity_mb == capacity_mb(row, policy)
+    assert master.committed_mb == committed_mb(house, row, policy)
+    assert master.limit_mb == 8_000 * 880 // 1_000
+
+
+def test_a_line_says_what_to_do_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """For a person: action, size, what it saves, the reason, memory and demand with their units."""
+    house = wanted(small=3, big=1)
+    house.models = {HEAVY: ModelRules(resident_on=("worker",))}
+    out = shown(plan_rows(house), capsys)
+    lines = {tuple(line.split()[:3]): line for line in out.splitlines()}
+    assert "saves " in lines["master", MODEL, "keep"]
+    assert "pinned here by streams.toml" in lines["worker", HEAVY, "load"]
+    assert f" of {capacity_mb(house.nodes['worker'], house.policy)} MB" in out
+    assert f"based on requests of late, halved every 10 min: {MODEL} 3.0 (75 %), {HEAVY} 1.0 (25 %)" in out
+    assert "does not act on it" not in out
+
+
+def test_without_demand_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing asked for: what is in memory may go, and where nothing is, there is nothing to plan."""
+    house = wanted()
+    out = shown(plan_rows(house), capsys)
+    assert "asked for too seldom of late" in out
+    assert "no demand is known yet: no model was asked for of late" in out
+    house.nodes["master"] = replace(house.nodes["master"], resident={})
+    found = plan_rows(house)
+    assert (found.placements, found.demand) == ([], {})
+    assert "nothing to plan: no model is in memory, pinned or asked for of late" in shown(found, capsys)
+
+
+def test_a_node_that_nothing_is_known_of_has_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """Never heard from, or its models are not known: no line, and no figures that mean nothing."""
+    house = grid(node("silent", heard_ms=None, ram_total_mb=0, ram_used_mb=0))
+    found = plan_rows(house)
+    assert found.nodes == [PlanNode("silent", False, 0, 0, 0, 0)]
+    assert "silent not heard from, or its models are not known" in " ".join(shown(found, capsys).split())
+
+
+def test_a_plan_that_nobody_acts_on_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """With policy.plan_every_ms 0 the router loads nothing by itself."""
+    house = wanted(small=1)
+    house.policy = replace(house.policy, plan_every_ms=0)
+    assert "policy.plan_every_ms is 0: the router does not act on it" in shown(plan_rows(house), capsys)
+
+
+def test_the_data_of_a_plan(read: Read) -> None:
+    """--json: placements, nodes and demand, with stable keys."""
+    found = read("plan")
+    assert set(found) == {"placements", "nodes", "demand", "half_ms", "acted_on"}
+    assert {frozenset(each) for each in found["placements"]} == {
+        frozenset({"node", "model", "action", "size_mb", "saved_us_per_mb", "reason"})
+    }
+    assert [(each["node"], each["known"]) for each in found["nodes"]] == [
+        ("master", True), ("never", False), ("worker", True),
+    ]  # fmt: skip
+    assert {"node", "capacity_mb", "planned_mb", "committed_mb"} < set(found["nodes"][0])
+    assert set(found["demand"]) == {MODEL, OTHER}
+
+
+def test_a_plan_for_a_person(orion: Orion, grid_toml: Path) -> None:
+    """The command itself: exit 0 and a table."""
+    code, out, _ = orion("plan")
+    assert code == 0
+    assert out.startswith("NODE")
+    assert "based on requests of late" in out

@@ -1,0 +1,145 @@
+"""Supervision of child processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orion_streams.errors import BackendError
+from orion_streams.runtime import supervisor
+from orion_streams.runtime.supervisor import Child
+from tests.cli.run_cli import ROOT, gone
+from tests.helpers import eventually, eventually_true
+
+READY = 'import sys, time; print(\'{"url": "here"}\', flush=True); '
+FOREVER = "import threading; threading.Event().wait()"
+
+
+class Told:
+    """What a child and its supervisor said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, name: str, line: str) -> None:
+        self.lines.append(f"{name}: {line}")
+
+    def heard(self, word: str) -> bool:
+        return any(word in line for line in self.lines)
+
+
+def python(code: str) -> list[str]:
+    """A child that runs some Python."""
+    return [sys.executable, "-c", code]
+
+
+async def test_a_ready_line_is_read_and_the_rest_is_passed_on() -> None:
+    """`start` returns when the child has announced itself; what it prints then is heard line by line."""
+    told = Told()
+    child = Child("x", python(READY + "print('more', flush=True); " + FOREVER), announces=True, say=told)
+    await child.start()
+    assert child.announced == {"url": "here"}
+
+    async def heard() -> bool:
+        return told.lines == ["x: more"]
+
+    await eventually(heard, "its line")
+    assert await child.stop() == -signal.SIGTERM
+    assert child.pid is None
+
+
+async def test_a_child_that_cannot_start_says_why() -> None:
+    """No ready line: BackendError with the child's own last words."""
+    child = Child("x", python("import sys; sys.exit('no disk')"), announces=True)
+    with pytest.raises(BackendError, match="x did not start: no disk"):
+        await child.start()
+
+
+async def test_a_crash_is_followed_by_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed by -9 it is started again, and that is said with the signal's name."""
+    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01,))
+    told = Told()
+    child = Child("x", python(READY + FOREVER), announces=True, remark=told)
+    await child.start()
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+
+    async def back() -> bool:
+        return child.pid not in (None, first)
+
+    await eventually(back, "a second process")
+    assert child.restarts == 1
+    assert told.heard("ended with SIGKILL; starting it again in 0.01 s")
+    await child.stop()
+
+
+async def test_what_another_start_cannot_mend_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 78, a bad configuration: it is not started again."""
+    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01,))
+    told = Told()
+    child = Child("x", python("import sys; print('bad key'); sys.exit(78)"), remark=told)
+    await child.start()
+
+    async def given_up() -> bool:
+        return child.gave_up
+
+    await eventually(given_up, "the end")
+    assert (child.restarts, child.last_words()) == (0, "bad key")
+    assert told.heard("ended with exit code 78 (bad key); it is not started again")
+    await child.stop()
+
+
+async def test_a_killed_child_stays_down_until_it_is_started() -> None:
+    """`kill` is no crash: nothing restarts it but `start`."""
+    child = Child("x", python(READY + FOREVER), announces=True)
+    await child.start()
+    await child.kill()
+    assert (child.pid, child.restarts) == (None, 0)
+    await child.start()
+    assert child.pid is not None
+    await child.stop()
+
+
+async def test_a_stop_is_bounded() -> None:
+    """Who ignores SIGTERM is killed after the grace, and that is said."""
+    told = Told()
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    child = Child("x", python(deaf + READY + FOREVER), announces=True, remark=told)
+    await child.start()
+    assert await child.stop(grace_s=0.2) == -signal.SIGKILL
+    assert told.heard("did not stop")
+
+
+def test_a_child_does_not_outlive_its_parent() -> None:
+    """kill -9 of the parent ends the child too."""
+    code = (
+        "import asyncio, sys\n"
+        "from orion_streams.processes import Child\n"
+        "async def main():\n"
+        f"    child = Child('x', [sys.executable, '-c', {FOREVER!r}])\n"
+        "    await child.start()\n"
+        "    print(child.pid, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen(python(code), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    eventually_true(gone([child]), "the child's end")
+
+
+async def test_a_ctrl_c_in_the_terminal_does_not_reach_a_child(tmp_path: Path) -> None:
+    """A child has a process group of its own, so its parent decides when it stops."""
+    child = Child("x", python(READY + FOREVER), announces=True)
+    await child.start()
+    assert child.pid is not None
+    assert os.getpgid(child.pid) != os.getpgid(0)
+    await child.stop()

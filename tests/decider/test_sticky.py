@@ -1,0 +1,267 @@
+"""Laws 20 and 24: residency is the runner, and a conversation stays where its prefix is cached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from orion_streams.decider.route import Route, route
+from orion_streams.model import events as ev
+from orion_streams.model.policy import ModelRules, NodeRules
+from orion_streams.model.state import Grid, Installed, Node, Request, Resident
+from orion_streams.projections import evolve, fold
+from orion_streams.protocol.ingest import Entry, take
+from tests.grids import (
+    AT_MS,
+    FENCE,
+    HEAVY,
+    LIBRARY,
+    MODEL,
+    POLICY,
+    TWIN,
+    fails,
+    grid,
+    holding,
+    node,
+    request,
+    verdict,
+)
+from tests.properties import strategies as make
+from tests.properties.world import World
+
+HERE = Resident("a", 477, 4_096, 4_096)
+
+
+def load_ms(row: Node, **values: Any) -> int:
+    """What the request would have to load on this node."""
+    decision = route(grid(row), request(**{"num_ctx": 4_096, **values}), POLICY)
+    return verdict(decision, row.rules.name).load_ms
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "is_warm"),
+    [
+        (HERE, {}, True),
+        (HERE, {"num_ctx": 8_192}, False),
+        (HERE, {"runner": "num_thread=2"}, False),
+        (HERE, {"num_ctx": 0}, True),
+        (replace(HERE, runner="num_thread=2"), {"runner": "num_thread=2"}, True),
+        (replace(HERE, runner="num_thread=2"), {}, False),
+        (replace(HERE, num_ctx=0), {}, True),
+        (replace(HERE, num_ctx=0), {"num_ctx": 8_192}, False),
+        (replace(HERE, num_ctx=0, context_length=0), {"num_ctx": 8_192}, True),
+        (replace(HERE, num_ctx=8_192, context_length=4_096), {}, False),
+        (HERE, {"model": TWIN}, True),
+        (HERE, {"model": TWIN, "num_ctx": 8_192}, False),
+    ],
+)
+def test_a_runner_is_warm_for_what_it_was_loaded_with(
+    row: Resident, asked: dict[str, Any], is_warm: bool
+) -> None:
+    """Another context length or thread count is another runner; another name of the same weights is not."""
+    there = node("n", installed=LIBRARY, resident={MODEL: row})
+    assert load_ms(there, **asked) == (0 if is_warm else 4_301)
+
+
+def test_weights_that_were_pulled_anew_are_not_those_in_memory() -> None:
+    """The name on disk means another file now: the runner of the old one serves nobody."""
+    pulled = node("n", installed={MODEL: Installed("new", 253)}, resident={MODEL: HERE})
+    assert load_ms(pulled) == 4_301
+
+
+@pytest.mark.parametrize(("age_ms", "is_warm"), [(0, False), (30_000, False), (30_001, True)])
+def test_what_was_told_to_go_is_not_warm(age_ms: int, is_warm: bool) -> None:
+    """For half a minute an ordered unload counts as done; not seen by then, the model counts as there."""
+    for name in (MODEL, TWIN):
+        going = node(
+            "n", installed=LIBRARY, resident={MODEL: HERE}, unload_ordered_ms={MODEL: AT_MS - age_ms}
+        )
+        assert load_ms(going, model=name) == (0 if is_warm else 4_301)
+
+
+def test_what_is_being_loaded_is_not_loaded_twice() -> None:
+    """Who waits behind a run that brings the runner pays its drain; another runner has to be loaded."""
+    loading = node("n", slots=2, holdings={"5-0": holding(MODEL, 3_000, num_ctx=4_096)})
+    found = verdict(route(grid(loading), request(num_ctx=4_096), POLICY), "n")
+    assert (found.load_ms, found.drain_ms) == (0, 1_500)
+    assert load_ms(loading, num_ctx=8_192) == 4_301
+
+
+def take_request(some: Grid, options: str) -> ev.RequestAccepted:
+    """What a request with these options is accepted as."""
+    fields = {b"id": b"q", b"model": MODEL.encode(), b"prompt": b"p", b"options": options.encode()}
+    [event] = take(some, Entry("requests", "brain", "5-0", fields), 1_100_000, "0-0", {}, 4_000_000).events
+    assert isinstance(event, ev.RequestAccepted)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("rules", "options", "expected"),
+    [
+        ({}, "{}", (4_096, "")),
+        ({}, '{"num_ctx": 8192}', (8_192, "")),
+        ({}, '{"num_thread": 2}', (4_096, "")),
+        ({MODEL: ModelRules(num_ctx=2_048)}, '{"num_ctx": 8192}', (2_048, "")),
+        ({MODEL: ModelRules(num_ctx=2_048, num_thread=3)}, '{"num_thread": 2}', (2_048, "num_thread=3")),
+        ({MODEL: ModelRules(num_thread=3)}, '{"num_ctx": 8192}', (8_192, "num_thread=3")),
+        ({HEAVY: ModelRules(num_ctx=2_048)}, "{}", (4_096, "")),
+    ],
+)
+def test_pinned_options_override_what_a_request_asks_for(
+    rules: dict[str, ModelRules], options: str, expected: tuple[int, str]
+) -> None:
+    """No request reloads a runner by accident: first the pin holds, then the request, then the policy."""
+    accepted = take_request(grid(node("n"), models=rules), options)
+    assert (accepted.num_ctx, accepted.runner) == expected
+
+
+@pytest.mark.parametrize("num_ctx", ["true", "-1", "0", "10000001", '"4096"', "1e3"])
+def test_a_context_length_that_is_none_is_rejected(num_ctx: str) -> None:
+    """Nobody's context is changed silently: what is no length gets one clear reply."""
+    fields = {b"model": MODEL.encode(), b"prompt": b"p", b"options": b'{"num_ctx": %s}' % num_ctx.encode()}
+    taken = take(
+        grid(node("n")), Entry("requests", "brain", "5-0", fields), 1_100_000, "0-0", {}, 4_000_000
+    )
+    [event] = taken.events
+    assert isinstance(event, ev.InputRejected)
+    assert (event.code, taken.message) == (
+        "bad_field",
+        "options.num_ctx: expected an integer, 1 to 10000000",
+    )
+
+
+def test_pinned_options_reach_the_node() -> None:
+    """The work entry names the runner that was decided on, and a second request finds it warm."""
+    world = World((NodeRules("n"),), models={MODEL: ModelRules(num_ctx=2_048, num_thread=3)})
+    world.beat()
+    world.settle()
+    world.ask("q", MODEL, options={"num_ctx": 8_192, "num_thread": 7})
+    world.settle()
+    [(_, head)] = world.machines["n"].inbox
+    assert head.options == {"num_ctx": 2_048, "num_thread": 3}
+    world.work_all()
+    again = world.ask("again", MODEL, options={"num_ctx": 4_096})
+    world.settle()
+    assert verdict_of(world, again).load_ms == 0
+
+
+def verdict_of(world: World, key: str) -> Any:
+    """The verdict on the node that the request was sent to."""
+    [routed] = [each for each in world.log if isinstance(each, ev.RequestRouted) and each.request == key]
+    return next(each for each in routed.verdicts if each.node == routed.node)
+
+
+# --- conversations ---------------------------------------------------------------------------------
+
+LONG = {"num_ctx": 4_096, "prompt_tokens": 2_000, "session": "s"}
+PREFILL_MS = 2_000 * 253 * 16 // 1_000
+SAVED_MS = PREFILL_MS * 8 // 10
+
+
+def two(queue_ms: int = 0, session: str = "s") -> Grid:
+    """Two warm nodes; the second one in order of names has the conversation, and so much to do first."""
+    held = {"5-0": holding(run_ms=2 * queue_ms, num_ctx=4_096)} if queue_ms else {}
+    plain = node("a", slots=2, resident={MODEL: HERE})
+    return grid(
+        plain, replace(plain, rules=NodeRules("b", slots=2), sessions={MODEL: (session,)}, holdings=held)
+    )
+
+
+def stays(some: Grid, asked: Request, queue_ms: int) -> None:
+    """Law 20: it stays as long as the prefix saves more than waiting costs."""
+    decision = route(some, asked, POLICY)
+    assert isinstance(decision, Route)
+    assert decision.node == ("b" if queue_ms < SAVED_MS else "a")
+
+
+@make.MANY
+@given(st.one_of(st.integers(0, 20_000), st.integers(SAVED_MS - 2, SAVED_MS + 2)))
+def test_a_conversation_stays_where_its_prefix_is_unless_waiting_costs_more(queue_ms: int) -> None:
+    """80 % of its prefill is what the cached prefix is worth, to the millisecond."""
+    stays(two(queue_ms), request(**LONG), queue_ms)
+
+
+def test_without_its_conversation_a_node_has_no_advantage() -> None:
+    """Negative control: another session's prefix, or none, keeps nobody."""
+    assert fails(stays, two(session="other"), request(**LONG), 0)
+    assert fails(stays, two(), request(**{**LONG, "session": ""}), 0)
+    assert verdict(route(two(), request(**LONG), POLICY), "b").cached_ms == SAVED_MS
+
+
+def test_a_prefix_is_worth_nothing_without_its_runner() -> None:
+    """Another context length, or a model that goes, and the cache is gone with the runner."""
+    some = two()
+    larger = verdict(route(some, request(**{**LONG, "num_ctx": 8_192}), POLICY), "b")
+    assert larger.cached_ms == 0
+    some.nodes["b"] = replace(some.nodes["b"], unload_ordered_ms={MODEL: AT_MS})
+    assert verdict(route(some, request(**LONG), POLICY), "b").cached_ms == 0
+
+
+def answered(some: Grid, session: str) -> Grid:
+    """A request of this conversation was answered on `n`."""
+    key = f"brain/{session or 'nobody'}"
+    row = request(session=session, node="n", work_id=FENCE, attempt=1, num_ctx=4_096)
+    held = {FENCE: holding(request=key, num_ctx=4_096)}
+    some = replace(some, open={key: row}, nodes={"n": replace(some.nodes["n"], holdings=held)})
+    return evolve(some, ev.RequestCompleted(key, 1, "n", FENCE, 9, 9, 0, 9, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("slots", "asked", "kept"),
+    [
+        (1, ("s",), ("s",)),
+        (1, ("s", "t"), ("t",)),
+        (2, ("s", "t"), ("t", "s")),
+        (2, ("s", "t", "s"), ("s", "t")),
+        (2, ("s", "t", "u"), ("u", "t")),
+        (2, ("s", ""), ("", "s")),
+        (1, ("s", ""), ("",)),
+    ],
+)
+def test_each_slot_holds_the_prefix_of_its_latest_answer(
+    slots: int, asked: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    """As many conversations as slots, the latest first; an answer without a session takes a slot, too."""
+    some = grid(node("n", slots=slots, resident={MODEL: HERE}))
+    for session in asked:
+        some = answered(some, session)
+    assert some.nodes["n"].sessions[MODEL] == kept
+
+
+@pytest.mark.parametrize(
+    "event",
+    [ev.ModelUnloaded("n", MODEL), ev.ModelLoaded("n", MODEL, "a", 500, 8_192)],
+)
+def test_a_runner_that_goes_takes_its_prefixes_along(event: ev.AnyEvent) -> None:
+    """Unloaded, or loaded anew with another context: nothing is cached any more."""
+    some = answered(grid(node("n", resident={MODEL: HERE})), "s")
+    assert some.nodes["n"].sessions == {MODEL: ("s",)}
+    assert fold(some, [event]).nodes["n"].sessions == {}
+
+
+def test_a_conversation_comes_back_to_its_node() -> None:
+    """End to end: of two warm nodes the one that answered before gets the next question."""
+    world = World((NodeRules("a"), NodeRules("b")))
+    world.beat()
+    world.settle()
+    for n in range(4):
+        world.ask(f"warm{n}", MODEL)
+    world.settle()
+    for _ in range(4):
+        world.work_all()
+    for name in ("a", "b"):
+        world.machines[name].inbox.clear()
+    first = world.ask("first", MODEL, session="s", prompt="x" * 9_000)
+    world.settle()
+    place = world.request(first).node
+    world.work_all()
+    world.ask("between", MODEL)
+    world.settle()
+    world.work_all()
+    second = world.ask("second", MODEL, session="s", prompt="x" * 9_000)
+    world.settle()
+    assert world.request(second).node == place

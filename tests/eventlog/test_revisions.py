@@ -1,0 +1,95 @@
+"""Rules and their revisions: what a router puts into the log, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from msgspec import structs
+
+from orion_streams.agents.router import Router
+from orion_streams.config import Config
+from orion_streams.errors import ConfigError
+from orion_streams.model import events as ev
+from orion_streams.model.commit import Extent
+from orion_streams.model.policy import DECIDER
+from tests.eventlog.driving import running
+from tests.helpers import Agent, Store, history
+
+WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
+
+
+def with_revision(config: Config, revision: int, **policy: int) -> Config:
+    """The configuration with another revision and other rules."""
+    changed = structs.replace(config.policy, **policy)
+    return structs.replace(config, revision=revision, policy=changed)
+
+
+async def test_the_first_router_writes_its_rules(store: Store, config: Config) -> None:
+    """An empty log takes the file's policy and nodes, before anything else."""
+    router = await running(store, config)
+    head, changed = await history(store.log)
+    assert isinstance(head, ev.Committed)
+    assert not head.decided
+    rules = config.rules()
+    assert changed == ev.PolicyChanged(1, config.policy_id(), config.policy, rules, {}, DECIDER)
+    assert sorted(router.state.grid.nodes) == sorted([EDGE, MASTER, WORKER])
+
+
+async def test_a_higher_revision_replaces_the_rules(store: Store, config: Config) -> None:
+    """A file with a higher revision is written into the log and holds from there."""
+    await running(store, config)
+    router = await running(store, with_revision(config, 2, spill_ms=7))
+    assert (router.state.grid.revision, router.state.grid.policy.spill_ms) == (2, 7)
+    assert sum(isinstance(event, ev.PolicyChanged) for event in await history(store.log)) == 2
+
+
+async def test_the_same_revision_with_other_rules_is_refused(store: Store, config: Config) -> None:
+    """The message names the revision to set, and nothing is written."""
+    await running(store, config)
+    before = await store.dump()
+    with pytest.raises(ConfigError, match="set revision = 2") as caught:
+        await running(store, with_revision(config, 1, spill_ms=7))
+    assert caught.value.exit_code == 78
+    assert await store.dump() == before
+
+
+async def test_a_lower_revision_yields(
+    store: Store, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log's rules hold over a file with a lower revision, and the router says so."""
+    await running(store, with_revision(config, 3, spill_ms=7))
+    with caplog.at_level(logging.WARNING, logger="orion.router"):
+        router = await running(store, config)
+    assert "the log's rules hold" in caplog.text
+    assert (router.state.grid.revision, router.state.grid.policy.spill_ms) == (3, 7)
+
+
+async def test_new_rules_survive_a_lost_commit(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router whose proposal loses to a commit of the old leader proposes again before it leads."""
+    agent = Agent(store, WORKER)
+    leader = await running(store, config, agent)
+    log = store.another() if store.kind != "memory" else store.log
+    extents = log.extents
+
+    async def extents_while_the_leader_works(streams: dict[str, str]) -> dict[str, Extent]:
+        found = await extents(streams)
+        await agent.beat()
+        await leader.cycle(0)
+        return found
+
+    monkeypatch.setattr(log, "extents", extents_while_the_leader_works)
+    router = Router(log, with_revision(config, 2, spill_ms=7))
+    recover = router.recover
+
+    async def recover_and_lose() -> None:
+        await recover()
+        await agent.beat()
+        await leader.cycle(0)
+        monkeypatch.setattr(router, "recover", recover)
+
+    monkeypatch.setattr(router, "recover", recover_and_lose)
+    await router.start()
+    assert (router.state.grid.revision, router.state.grid.policy.spill_ms) == (2, 7)

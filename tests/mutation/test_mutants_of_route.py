@@ -1,0 +1,616 @@
+"""Verdicts, term by term, and the small functions that they are made of, at their boundaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from orion_streams.decider.route import (
+    Ahead,
+    Reject,
+    Route,
+    Wait,
+    Waiting,
+    copies,
+    derating,
+    failed_here,
+    loss_ms,
+    obstacle,
+    open_slots,
+    ram_permille,
+    remaining_ms,
+    route,
+    same_runner,
+    trouble,
+    unplaceable,
+)
+from orion_streams.model.events import Verdict
+from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Demand, Failure, Holding, Node, Request, Resident, Speed
+from tests.grids import (
+    AT_MS,
+    BIG,
+    DISK,
+    HEAVY,
+    LIBRARY,
+    MODEL,
+    POLICY,
+    TWIN,
+    grid,
+    holding,
+    loading,
+    node,
+    request,
+    verdict,
+)
+
+HERE = Resident("a", 470, 4_096)
+COLD = Verdict(
+    "n",
+    cost_ms=4_301 + 80 + 5_060,
+    load_ms=4_301,
+    prefill_ms=80,
+    decode_ms=5_060,
+    free_slots=1,
+    reserve_mb=477,
+)
+WARM = Verdict("n", cost_ms=80 + 5_060, prefill_ms=80, decode_ms=5_060, free_slots=1)
+
+
+def judged(
+    row: Node,
+    asked: Request | None = None,
+    policy: Policy = POLICY,
+    waiting: Waiting | None = None,
+    **values: Any,
+) -> Verdict:
+    """The verdict on `n`."""
+    return verdict(route(grid(row, **values), asked or request(), policy, waiting), "n")
+
+
+def warm(**values: Any) -> Node:
+    """A node with the model in memory."""
+    return node("n", **{"resident": {MODEL: HERE}, **values})
+
+
+def but(usual: Verdict, cost_ms: int, **values: Any) -> Verdict:
+    """The verdict with some terms, whose difference to the usual cost is given."""
+    return replace(usual, cost_ms=usual.cost_ms + cost_ms, **values)
+
+
+def test_an_unmeasured_node_is_judged_by_the_size_of_the_weights() -> None:
+    """Load, prompt and answer by the policy's µs per MB; in memory there is no load."""
+    assert judged(node("n")) == COLD
+    assert judged(warm()) == WARM
+
+
+def test_a_nodes_own_rules_count_more_than_the_policys() -> None:
+    """µs per MB of this machine's disk and processor."""
+    rules = NodeRules("n", load_us_per_mb=10_003, prefill_us_per_mb=33, decode_us_per_mb=77)
+    row = replace(node("n"), rules=rules)
+    assert judged(row) == but(COLD, -1_771 + 86 - 1_164, load_ms=2_530, prefill_ms=166, decode_ms=3_896)
+
+
+@pytest.mark.parametrize(
+    ("speed", "load_ms", "prefill_ms", "decode_ms"),
+    [
+        (Speed(1_000, 2_099, 30_003), 1_000, 41, 6_000),
+        (Speed(0, 2_099, 0), 4_301, 41, 5_060),
+        (Speed(0, 0, 30_003), 4_301, 80, 6_000),
+        (Speed(1_000, 0, 0), 1_000, 80, 5_060),
+    ],
+)
+def test_what_was_measured_counts(speed: Speed, load_ms: int, prefill_ms: int, decode_ms: int) -> None:
+    """Each speed on its own: what is not known yet stays an estimate."""
+    found = judged(node("n"), speeds={f"n {MODEL}": speed, f"n {HEAVY}": Speed(1, 1, 1)})
+    assert found == replace(
+        COLD,
+        cost_ms=load_ms + prefill_ms + decode_ms,
+        load_ms=load_ms,
+        prefill_ms=prefill_ms,
+        decode_ms=decode_ms,
+    )
+    assert {type(each) for each in (found.load_ms, found.prefill_ms, found.decode_ms, found.cost_ms)} == {
+        int
+    }
+
+
+@pytest.mark.parametrize(
+    ("forecast_mc", "heat_ms", "free_slots"),
+    [
+        (70_000, 0, 1),
+        (70_010, 5, 1),
+        (72_500, 1_285, 1),
+        (75_000, 2_570, 1),
+        (75_001, 2_570, 0),
+        (99_000, 2_570, 0),
+    ],
+)
+def test_work_is_slower_near_the_mark(forecast_mc: int, heat_ms: int, free_slots: int) -> None:
+    """From the lower mark on in proportion, at most by half; above the upper one nothing begins for now."""
+    found = judged(warm(forecast_mc=forecast_mc))
+    pause_ms = 0 if free_slots else 30_000
+    assert found == but(WARM, heat_ms + pause_ms, heat_ms=heat_ms, drain_ms=pause_ms, free_slots=free_slots)
+
+
+@pytest.mark.parametrize(("tier", "spill_ms"), [(0, 0), (1, 0), (2, 15_000)])
+def test_off_its_tier_it_costs(tier: int, spill_ms: int) -> None:
+    """A request without a tier is nowhere off it."""
+    assert judged(warm(tiers=(1,)), request(tier=tier)) == but(WARM, spill_ms, spill_ms=spill_ms)
+
+
+def test_each_failure_here_costs() -> None:
+    """Failures elsewhere do not."""
+    failures = tuple(Failure(name, "stream_cut", "node") for name in ("n", "m", "n"))
+    assert judged(warm(), request(failures=failures)) == but(WARM, 120_000, retry_ms=120_000)
+    assert failed_here(request(failures=failures), "m") == 1
+
+
+@pytest.mark.parametrize(("age_ms", "late_ms"), [(0, 0), (2_000, 0), (2_001, 1), (5_000, 3_000)])
+def test_old_health_costs_its_age(age_ms: int, late_ms: int) -> None:
+    """What is older than `fresh_ms`, ms for ms."""
+    assert judged(warm(heard_ms=AT_MS - age_ms)) == but(WARM, late_ms, late_ms=late_ms)
+
+
+@pytest.mark.parametrize(("session", "cached_ms"), [("s", 64), ("t", 64), ("u", 0), ("", 0)])
+def test_a_session_saves_most_of_its_prefill(session: str, cached_ms: int) -> None:
+    """Where its prefix is held; what is saved does not get hot either."""
+    row = warm(sessions={MODEL: ("s", "t", ""), HEAVY: ("u",)})
+    found = but(WARM, -cached_ms, cached_ms=cached_ms)
+    assert judged(row, request(session=session)) == found
+    hot = replace(row, forecast_mc=72_500)
+    heat_ms = (5_140 - cached_ms) // 4
+    assert judged(hot, request(session=session)) == but(found, heat_ms, heat_ms=heat_ms)
+    cold = replace(row, resident={})
+    assert judged(cold, request(session=session)) == COLD
+
+
+@pytest.mark.parametrize(
+    ("held", "drain_ms", "free_slots"),
+    [
+        ([holding(run_ms=901)], 450, 1),
+        ([holding(run_ms=901), holding(HEAVY, 500)], 700, 0),
+        ([holding(run_ms=901, started=True, since_ms=AT_MS - 100)], 400, 1),
+        ([loading(HEAVY, run_ms=800)], 0, 2),
+        ([loading(HEAVY, run_ms=800), holding(HEAVY, 500)], 250, 1),
+        ([loading(MODEL, run_ms=800)], 400, 2),
+    ],
+)
+def test_what_a_warm_node_does_first(held: list[Holding], drain_ms: int, free_slots: int) -> None:
+    """Its runs, shared among its slots; an ordered load of another model keeps nobody waiting."""
+    holds = {f"{n}-0": each for n, each in enumerate(held)}
+    expected = but(WARM, drain_ms, drain_ms=drain_ms, free_slots=free_slots)
+    assert judged(warm(slots=2, holdings=holds)) == expected
+
+
+def test_prefetch_gives_more_than_there_are_slots() -> None:
+    """So many runs more than slots may be sent."""
+    policy = Policy(prefetch=1)
+    assert judged(warm(), policy=policy) == replace(WARM, free_slots=2)
+    held = {"1-0": holding(run_ms=900)}
+    assert judged(warm(holdings=held), policy=policy) == but(WARM, 900, drain_ms=900, free_slots=1)
+
+
+def test_a_cold_node_waits_for_all_that_it_holds() -> None:
+    """An ordered load of another model too; then its own load comes."""
+    held = {"1-0": loading(HEAVY, run_ms=800, reserve_mb=1), "2-0": holding(HEAVY, 300)}
+    found = judged(node("n", slots=2, holdings=held))
+    assert found == but(COLD, 550, drain_ms=550, free_slots=1, reserve_mb=498)
+
+
+@pytest.mark.parametrize(
+    ("values", "comes"),
+    [
+        ({}, True),
+        ({"num_ctx": 8_192}, False),
+        ({"runner": "num_thread=2"}, False),
+        ({"model": TWIN}, True),
+        ({"model": HEAVY}, False),
+    ],
+)
+def test_one_load_for_all_who_need_it(values: dict[str, Any], comes: bool) -> None:
+    """A run or load of the same runner brings it; one of another runner does not."""
+    held = {
+        "0-0": loading(HEAVY, run_ms=0),
+        "1-0": replace(holding(num_ctx=4_096, runner="x", run_ms=700), **values),
+    }
+    asked = request(num_ctx=4_096, runner="x")
+    evict_ms = 0 if values.get("model") else 3 * 4_301
+    expected = replace(WARM, reserve_mb=0) if comes else but(COLD, evict_ms, evict_ms=evict_ms)
+    assert judged(node("n", holdings=held, installed=LIBRARY), asked) == but(
+        expected, 700, drain_ms=700, free_slots=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "ahead", "drain_ms", "free_slots", "usual"),
+    [
+        (warm(), Ahead(warm_ms=70, cold_ms=900, coming=(HEAVY,)), 70, 1, WARM),
+        (node("n"), Ahead(warm_ms=70, cold_ms=900, coming=(HEAVY,)), 970, 1, COLD),
+        (node("n"), Ahead(warm_ms=70, cold_ms=900, coming=(HEAVY, MODEL)), 970, 0, WARM),
+    ],
+)
+def test_work_ahead_comes_first(
+    row: Node, ahead: Ahead, drain_ms: int, free_slots: int, usual: Verdict
+) -> None:
+    """Of models that are there, and on a cold node of those that load; who is behind its load pays none."""
+    found = judged(row, waiting=Waiting(ahead={"m": Ahead(warm_ms=5, coming=(MODEL,)), "n": ahead}))
+    assert found == but(usual, drain_ms, drain_ms=drain_ms, free_slots=free_slots)
+
+
+def test_a_further_copy_costs_some_loads() -> None:
+    """`copy_loads` of them, where the model is in memory or on its way elsewhere, or was counted so."""
+    three = but(COLD, 3 * 4_301, evict_ms=3 * 4_301)
+    for other in (node("m", resident={MODEL: HERE}), node("m", holdings={"1-0": holding()})):
+        decision = route(grid(node("n"), other), request(), POLICY)
+        assert verdict(decision, "n") == three
+    assert judged(node("n"), waiting=Waiting(copies={MODEL: 1})) == three
+    assert judged(node("n"), waiting=Waiting(copies={MODEL: 0, HEAVY: 2})) == COLD
+
+
+def crowded(**values: Any) -> Node:
+    """A node on which the heavy model must go for the small one."""
+    usual: dict[str, Any] = {"ram_used_mb": 6_600, "resident": {HEAVY: Resident("b", 2_019)}}
+    return node("n", **{**usual, **values})
+
+
+def test_what_must_go_costs_those_who_need_it() -> None:
+    """The load of each request that is expected to come for it."""
+    demand = {HEAVY: Demand(3_000, AT_MS)}
+    found = judged(crowded(), demand=demand)
+    lost_ms = 34_323 * (3_000 * 400_000 // 865_800) // 1000
+    assert found == but(COLD, lost_ms, evict_ms=lost_ms, evicts=(HEAVY,))
+
+
+def test_what_others_wait_for_goes_last() -> None:
+    """Of two idle models the one that nobody waits for, though it was used last."""
+    rows = {HEAVY: Resident("b", 2_019), BIG: Resident("c", 2_019)}
+    row = crowded(resident=rows, used_ms={BIG: 5})
+    for model, goes in ((MODEL, HEAVY), (HEAVY, BIG), (BIG, HEAVY)):
+        assert judged(row, waiting=Waiting(models={model: 1})).evicts == (goes,)
+
+
+@pytest.mark.parametrize(("age_ms", "wait_ms"), [(30_000, 0), (29_999, 1), (10_000, 20_000)])
+def test_a_young_model_is_waited_for(age_ms: int, wait_ms: int) -> None:
+    """As long as it is to stay; until then nothing begins."""
+    row = crowded(resident={HEAVY: Resident("b", 2_019, since_ms=AT_MS - age_ms)})
+    expected = but(COLD, wait_ms, drain_ms=wait_ms, evicts=(HEAVY,), free_slots=0 if wait_ms else 1)
+    assert judged(row) == expected
+
+
+def test_a_busy_model_is_waited_for() -> None:
+    """Its run ends first, though a slot is free."""
+    row = crowded(slots=2, holdings={"1-0": holding(HEAVY, 900)}, ram_used_mb=6_700)
+    found = judged(row)
+    assert (found.filter, found.evicts, found.free_slots, found.drain_ms) == ("", (HEAVY,), 0, 450)
+
+
+def test_a_runner_that_works_is_reloaded_later() -> None:
+    """Another context of a busy model: nothing to evict, but its run ends first."""
+    row = warm(
+        slots=2, resident={MODEL: replace(HERE, num_ctx=4_096)}, holdings={"1-0": holding(num_ctx=4_096)}
+    )
+    found = judged(row, request(num_ctx=8_192))
+    assert (found.free_slots, found.load_ms, found.evict_ms, found.reserve_mb) == (0, 4_301, 3 * 4_301, 539)
+
+
+def test_no_room_is_a_filter_with_its_figures() -> None:
+    """What the load needs, and what there is; one that never fits is too large."""
+    found = judged(node("n", ram_used_mb=6_564))
+    assert found == Verdict("n", "memory", 477, 476)
+    tiny = node("n", ram_total_mb=1_110, ram_used_mb=600)
+    assert judged(tiny) == Verdict("n", "too_large", 477, 476)
+    assert judged(replace(tiny, ram_total_mb=1_111, ram_used_mb=501)) == Verdict("n", "memory", 477, 476)
+
+
+@pytest.mark.parametrize(
+    ("row", "values", "same"),
+    [
+        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 4_096, "runner": "x"}, True),
+        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 4_096, "runner": ""}, False),
+        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 0, "runner": ""}, True),
+        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 8_192, "runner": "x"}, False),
+        (Resident("a", 1, 8_192, 4_096, "x"), {"num_ctx": 8_192, "runner": "x"}, False),
+        (Resident("a", 1, 8_192), {"num_ctx": 8_192, "runner": "x"}, True),
+        (Resident("a", 1, 0), {"num_ctx": 8_192, "runner": "x"}, True),
+        (Resident("a", 1, 1), {"num_ctx": 8_192, "runner": "x"}, False),
+        (Resident("a", 1, 4_096), {"num_ctx": 0, "runner": "x"}, False),
+    ],
+)
+def test_a_runner_is_its_options(row: Resident, values: dict[str, Any], same: bool) -> None:
+    """Length and threads as asked for; a length that is not known to be another is taken for the same."""
+    assert same_runner(row, request(**values)) == same
+
+
+@pytest.mark.parametrize(
+    ("values", "serves"),
+    [
+        ({"resident": {TWIN: HERE}}, True),
+        ({"resident": {TWIN: replace(HERE, digest="z")}}, False),
+        ({"resident": {TWIN: replace(HERE, num_ctx=8_192)}}, False),
+        ({"resident": {TWIN: HERE}, "unload_ordered_ms": {TWIN: AT_MS}}, False),
+        ({"resident": {TWIN: HERE}, "unload_ordered_ms": {MODEL: AT_MS}}, True),
+        ({"resident": {MODEL: HERE}, "unload_ordered_ms": {MODEL: AT_MS}}, False),
+        ({"resident": {MODEL: HERE}, "unload_ordered_ms": {MODEL: AT_MS - 30_001}}, True),
+        ({"resident": {MODEL: HERE}, "unload_ordered_ms": {HEAVY: AT_MS}}, True),
+    ],
+)
+def test_a_twin_in_memory_serves_unless_it_was_told_to_go(values: dict[str, Any], serves: bool) -> None:
+    """The same weights under another name, with the same options."""
+    assert (judged(node("n", **values), request(num_ctx=4_096)).load_ms == 0) is serves
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        (holding(run_ms=1_003, since_ms=AT_MS), 1_003),
+        (holding(run_ms=1_003, since_ms=AT_MS - 752), 251),
+        (holding(run_ms=1_003, since_ms=AT_MS - 753), 250),
+        (holding(run_ms=1_003, since_ms=AT_MS - 754), 250),
+        (holding(run_ms=1_003, since_ms=AT_MS - 1_253), 250),
+        (holding(run_ms=1_003, since_ms=AT_MS - 1_254), 251),
+        (holding(run_ms=1_003, since_ms=AT_MS - 9_000), 7_997),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_002), 1),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_003), 0),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 9_000), 0),
+    ],
+)
+def test_a_run_that_takes_longer_keeps_a_share(held: Holding, expected: int) -> None:
+    """A quarter of what was expected remains of a run, or as much as it is late; nothing of a load."""
+    found = remaining_ms(held, AT_MS, POLICY)
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 3),
+        ({"ramp": 0}, 1),
+        ({"ramp": 1}, 2),
+        ({"ramp": 9}, 3),
+        ({"opened_ms": AT_MS - 20_000, "ramp": 1}, 1),
+        ({"forecast_mc": 75_000}, 3),
+        ({"forecast_mc": 75_001}, 0),
+        ({"forecast_mc": 75_001, "opened_ms": 1}, 0),
+    ],
+)
+def test_slots_open_one_by_one(values: dict[str, Any], expected: int) -> None:
+    """None when it is about to get hot, one for a probe, then one more with each answer."""
+    row = warm(slots=3, **values)
+    assert open_slots(row, POLICY) == expected
+    assert judged(row).free_slots == expected
+
+
+@pytest.mark.parametrize(
+    ("forecast_mc", "expected"),
+    [(0, 0), (70_000, 0), (70_009, 0), (70_010, 1), (74_999, 499), (75_000, 500), (80_000, 500)],
+)
+def test_derating_rises_from_mark_to_mark(forecast_mc: int, expected: int) -> None:
+    """In thousandths, rounded down."""
+    assert derating(node("n", forecast_mc=forecast_mc), POLICY) == expected
+
+
+def test_marks_that_are_close_derate_at_once() -> None:
+    """At the lower one not yet, a thousandth of a degree above it by all."""
+    close = Policy(temp_return_mc=74_999)
+    assert [derating(node("n", forecast_mc=each), close) for each in (74_998, 74_999, 75_000)] == [
+        0,
+        0,
+        500,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "waiting", "expected"),
+    [
+        ({}, Waiting(copies={HEAVY: 1}), 0),
+        ({"demand": {HEAVY: Demand(3_001, AT_MS)}}, Waiting(copies={HEAVY: 1}), 34_323 * 1_386 // 1000),
+        (
+            {"demand": {HEAVY: Demand(3_001, AT_MS)}},
+            Waiting(copies={HEAVY: 2}),
+            34_323 * 1_386 // 1000 // 2,
+        ),
+        ({"demand": {HEAVY: Demand(100, AT_MS)}}, Waiting(models={HEAVY: 1}, copies={HEAVY: 1}), 34_323),
+        (
+            {"demand": {HEAVY: Demand(100, AT_MS)}},
+            Waiting(models={MODEL: 1}, copies={HEAVY: 1}),
+            34_323 * 46 // 1000,
+        ),
+        (
+            {"demand": {HEAVY: Demand(3_001, AT_MS)}},
+            Waiting(models={HEAVY: 1}, copies={HEAVY: 1}),
+            34_323 * 1_386 // 1000,
+        ),
+    ],
+)
+def test_what_others_lose(values: dict[str, Any], waiting: Waiting, expected: int) -> None:
+    """A load per request within the horizon, at least one if any waits, half with a copy elsewhere."""
+    row = node("n", resident={HEAVY: Resident("b", 2_019)})
+    found = loss_ms(grid(row, **values), row, HEAVY, POLICY, waiting)
+    assert (found, type(found)) == (expected, int)
+
+
+def test_a_young_grid_has_a_short_past() -> None:
+    """Demand is spread over the time that the log covers, at least a ms; unknown weights cost nobody."""
+    row, waiting = node("n"), Waiting(copies={HEAVY: 1})
+    for at_ms, window_ms in ((0, 1), (1, 1), (2, 2), (500_000, 500_000)):
+        some = replace(grid(row, demand={HEAVY: Demand(700, at_ms)}), at_ms=at_ms)
+        expected = 34_323 * (700 * 400_000 // window_ms) // 1000
+        assert loss_ms(some, row, HEAVY, POLICY, waiting) == expected
+    assert (
+        loss_ms(grid(row, demand={BIG: Demand(700, AT_MS)}), row, BIG, POLICY, Waiting(models={BIG: 1}))
+        == 0
+    )
+
+
+def test_copies_are_counted_once() -> None:
+    """In memory or on its way, on each node once; then the count is remembered."""
+    both = node("o", resident={MODEL: HERE}, holdings={"1-0": holding()})
+    some = grid(
+        node("l"),
+        node("m", holdings={"1-0": holding(HEAVY), "2-0": holding()}),
+        node("n", resident={MODEL: HERE}),
+        both,
+    )
+    waiting = Waiting(copies={HEAVY: 7})
+    assert copies(some, MODEL, POLICY, waiting) == 3
+    assert waiting.copies == {HEAVY: 7, MODEL: 3}
+    assert copies(some, HEAVY, POLICY, waiting) == 7
+    assert copies(grid(), MODEL, POLICY, waiting) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        ({}, 1),
+        ({"inference": False}, 0),
+        ({"inventory_known": False}, 0),
+        ({"heard_ms": None}, 0),
+        ({"heard_ms": AT_MS - 5_000}, 1),
+        ({"heard_ms": AT_MS - 5_001}, 0),
+        ({"temp_mc": 75_001}, 0),
+    ],
+)
+def test_a_copy_on_a_node_that_is_out_does_not_count(values: dict[str, Any], counts: int) -> None:
+    """Nobody can use it now, be it in memory or on its way."""
+    for row in (warm(**values), node("n", holdings={"1-0": holding()}, **values)):
+        assert copies(grid(row), MODEL, POLICY, Waiting()) == counts
+
+
+FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
+    ({}, {}, None),
+    ({"inference": False}, {}, Verdict("n", "role")),
+    ({"heard_ms": None}, {}, Verdict("n", "silent")),
+    ({"heard_ms": AT_MS - 5_000}, {}, None),
+    ({"heard_ms": AT_MS - 5_001}, {}, Verdict("n", "stale", 5_001, 5_000)),
+    ({"inventory_known": False}, {}, Verdict("n", "inventory_unknown")),
+    ({"installed": {HEAVY: DISK[HEAVY]}}, {}, Verdict("n", "not_installed")),
+    ({"tiers": (1,)}, {"tier": 2}, Verdict("n", "tier", 2)),
+    ({"tiers": (1,)}, {"tier": 1}, None),
+    ({"tiers": (2,)}, {"tier": 2}, None),
+    ({"two_agents_ms": AT_MS - 30_000}, {}, Verdict("n", "two_agents")),
+    ({"two_agents_ms": AT_MS - 30_001}, {}, None),
+    ({"temp_mc": None}, {}, Verdict("n", "no_temperature")),
+    ({"temp_mc": 75_000}, {}, None),
+    ({"temp_mc": 75_001}, {}, Verdict("n", "hot", 75_001, 75_000)),
+    ({"temp_mc": 75_001, "backed_off": "hot"}, {}, Verdict("n", "hot", 75_001, 70_000)),
+    ({"temp_mc": 60_000, "backed_off": "hot ram"}, {}, Verdict("n", "hot", 60_000, 70_000)),
+    ({"ram_used_mb": 7_200}, {"num_ctx": 4_096}, None),
+    ({"ram_used_mb": 7_201}, {}, Verdict("n", "ram", 901, 900)),
+    ({"ram_used_mb": 7_201, "backed_off": "ram"}, {}, Verdict("n", "ram", 901, 850)),
+    ({"backed_off": "ram"}, {}, Verdict("n", "ram", 250, 850)),
+    ({"opened_ms": AT_MS - 14_999, "open_ms": 15_000}, {}, Verdict("n", "breaker", 14_999, 15_000)),
+    ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, {}, None),
+]
+
+
+@pytest.mark.parametrize(("values", "asked", "expected"), FILTERS)
+def test_each_filter_says_what_tripped_it(
+    values: dict[str, Any], asked: dict[str, Any], expected: Verdict | None
+) -> None:
+    """The value and its limit; at a mark it passes. What is asked for directly and by a route agree."""
+    row, policy = warm(**values), Policy(spill_forbidden=(2,))
+    assert obstacle(grid(row), row, request(**asked), policy) == expected
+    found = judged(row, request(**asked), policy)
+    assert found == expected if expected else found.filter == ""
+
+
+ALL_AT_ONCE: list[dict[str, Any]] = [
+    {"inference": False},
+    {"heard_ms": None},
+    {"heard_ms": AT_MS - 9_000},
+    {"inventory_known": False},
+    {"installed": {}},
+    {"tiers": (1,)},
+    {"two_agents_ms": AT_MS},
+    {"temp_mc": None},
+    {"temp_mc": 80_000},
+    {"ram_used_mb": 7_900},
+    {"opened_ms": AT_MS, "open_ms": 15_000},
+]
+NAMES = (
+    "role", "silent", "stale", "inventory_unknown", "not_installed", "tier", "two_agents", "no_temperature",
+    "hot", "ram", "breaker",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("first", range(len(NAMES)))
+def test_filters_are_asked_in_order(first: int) -> None:
+    """Of all that is wrong the first is said."""
+    values: dict[str, Any] = {"tiers": (2,)}
+    for each in reversed(ALL_AT_ONCE[first:]):
+        values |= each
+    assert judged(warm(**values), request(tier=2), Policy(spill_forbidden=(2,))).filter == NAMES[first]
+
+
+def test_a_machine_without_a_sensor_is_not_hot() -> None:
+    """No reading is no trouble where none is expected; a known backoff is, all the same."""
+    row = replace(node("n", temp_mc=None), rules=NodeRules("n", temperature_sensor=False))
+    assert trouble(grid(row), row, POLICY) is None
+    assert judged(row) == COLD
+    off = replace(row, backed_off="hot")
+    assert trouble(grid(off), off, POLICY) == Verdict("n", "hot", 0, 70_000)
+
+
+def test_a_model_in_memory_fits() -> None:
+    """However large it seems; with another context it has to fit anew."""
+    row = warm(ram_total_mb=1_000, ram_used_mb=900)
+    assert judged(row) == WARM
+    assert judged(row, request(num_ctx=8_192)) == Verdict("n", "too_large", 498, 380)
+
+
+@pytest.mark.parametrize(
+    ("used_mb", "total_mb", "expected"),
+    [(900, 1_000, 900), (9_001, 10_000, 901), (0, 1_000, 0), (1, 1_000_000, 1), (5, 0, 0)],
+)
+def test_memory_in_thousandths_is_rounded_up(used_mb: int, total_mb: int, expected: int) -> None:
+    """Whatever is above a mark reads so; without a total there is nothing to say."""
+    found = ram_permille(node("n", ram_used_mb=used_mb, ram_total_mb=total_mb))
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ((), ("no_node", "")),
+        (("role",), "unknown_model"),
+        (("role", "not_installed"), "unknown_model"),
+        (("too_large", "not_installed", "role"), "model_too_large"),
+        (("too_large", "silent"), ("no_node", "")),
+        (("too_large", "tier"), "model_too_large"),
+        (("too_large", "tier", "role", "not_installed"), "model_too_large"),
+        (("not_installed", "tier"), "unknown_model"),
+        (("not_installed", "memory"), ("no_node", "")),
+    ],
+)
+def test_hopeless_is_what_can_never_be(filters: tuple[str, ...], expected: Any) -> None:
+    """Only roles, disks and sizes stand for ever; anything else is waited for."""
+    verdicts = tuple(Verdict(str(n), each) for n, each in enumerate(filters))
+    wanted = (
+        Reject(expected, verdicts)
+        if isinstance(expected, str)
+        else Wait(expected[0], expected[1], verdicts)
+    )
+    assert unplaceable(verdicts) == wanted
+
+
+def test_the_least_cost_wins_and_names_decide_between_equals() -> None:
+    """Verdicts are in the order of names; a winner without a free slot is waited for."""
+    rows = (node("c", resident={MODEL: HERE}), node("b", resident={MODEL: HERE}), node("a"))
+    found = route(grid(*rows), request(), POLICY)
+    assert isinstance(found, Route)
+    assert (found.node, [each.node for each in found.verdicts]) == ("b", ["a", "b", "c"])
+    busy = grid(node("a", resident={MODEL: HERE}, holdings={"1-0": holding(run_ms=10)}))
+    waits = route(busy, request(), POLICY)
+    assert isinstance(waits, Wait)
+    assert (waits.kind, waits.node) == ("busy", "a")
+    assert route(grid(), request(), POLICY) == Wait("no_node", "", ())
+
+
+def test_a_node_that_is_about_to_be_hot_begins_later() -> None:
+    """What it holds, and then the time that its slope is smoothed over."""
+    held = {"1-0": holding(run_ms=700)}
+    found = judged(warm(slots=2, holdings=held, forecast_mc=75_001))
+    assert (found.drain_ms, found.free_slots) == (350 + POLICY.slope_smoothing_ms, -1)

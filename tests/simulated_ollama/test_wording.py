@@ -1,0 +1,221 @@
+"""Error texts, names and times: what is worded as the real server's language words it."""
+
+import base64
+import struct
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from orion_streams.demo.ollama import ModelSpec, golang
+from orion_streams.demo.ollama.engine import Refusal
+from orion_streams.demo.ollama.model_names import ModelName
+from tests.simulated_ollama.conftest import INSTANT, client_of
+
+
+def with_a_model(body: dict[str, Any]) -> dict[str, Any]:
+    """Most nonsense is only read when the model exists."""
+    return {"model": "gemma3:270m", "options": {"num_predict": 2}, **body}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("5m", 300),
+        ("1h30m", 5_400),
+        ("-1s", -1),
+        ("1.5s", 1.5),
+        ("250ms", 0.25),
+        (".5m", 30),
+        ("+2s", 2),
+    ],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    """Amounts with units add up; a sign goes first."""
+    assert golang.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", 'time: invalid duration ""'),
+        ("soon", 'time: invalid duration "soon"'),
+        ("--1s", 'time: invalid duration "--1s"'),
+        ("5", 'time: missing unit in duration "5"'),
+        ("5d", 'time: unknown unit "d" in duration "5d"'),
+    ],
+)
+def test_a_bad_duration_is_refused(text: str, sentence: str) -> None:
+    """The complaint names the duration and what is wrong with it."""
+    with pytest.raises(Refusal) as refused:
+        golang.parse_duration(text)
+    assert (refused.value.status, refused.value.message) == (400, sentence)
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_500_000_000, "1970-01-01T00:00:01.5Z"),
+        (10_413_792_000_000_000_001, "2300-01-01T00:00:00.000000001Z"),
+    ],
+)
+def test_times_have_no_trailing_zeros(nanoseconds: int, text: str) -> None:
+    """A time is in UTC, to the nanosecond, and as short as it can be."""
+    assert golang.timestamp(nanoseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "missing request body"),
+        (b"  \n", "missing request body"),
+        (b'{"model": "a', "unexpected EOF"),
+        (b'{"model": tru', "unexpected EOF"),
+        (b"[1, 2", "unexpected EOF"),
+        (b"{model: 1}", "invalid character 'm' looking for beginning of object key string"),
+        (b'{"model": x}', "invalid character 'x' looking for beginning of value"),
+        (b'{"model": NaN}', "invalid character 'N' looking for beginning of value"),
+        (b'{"model" "a"}', "invalid character '\"' after object key"),
+        (b"[" * 100_000, "exceeded max depth"),
+        (b"[]", "json: cannot unmarshal array into Go value of type api.GenerateRequest"),
+        (b'{"model": {}}', "json: cannot unmarshal object into Go struct field "
+         "GenerateRequest.model of type string"),
+        (b'{"top_logprobs": 1.5}', "json: cannot unmarshal number 1.5 into Go struct field "
+         "GenerateRequest.top_logprobs of type int"),
+        (b'{"options": []}', "json: cannot unmarshal array into Go struct field "
+         "GenerateRequest.options of type map[string]interface {}"),
+        (b'{"keep_alive": true}', "Unsupported type: 'bool'"),
+        (b'{"think": "much"}', 'invalid think value: "much" (must be "high", "medium", "low", '
+         '"max", true, or false)'),
+    ],
+)  # fmt: skip
+async def test_a_body_that_makes_no_sense_is_refused(
+    client: httpx.AsyncClient, body: bytes, sentence: str
+) -> None:
+    """A bad body is a 400 with the decoder's own words."""
+    reply = await client.post("/api/generate", content=body)
+    assert (reply.status_code, reply.json()) == (400, {"error": sentence})
+
+
+# fmt: off
+KEYS = (
+    "model", "messages", "prompt", "options", "format", "keep_alive", "tools", "role",
+    "content", "think", "input", "images", "stop", "num_predict", "num_ctx", "temperature",
+    "stream", "logprobs", "top_logprobs", "suffix", "raw", "context", "type", "text",
+    "response_format", "stream_options", "max_tokens", "properties", "items", "enum",
+)
+# fmt: on
+# fmt: off
+ROUTES = (
+    "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show",
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
+    "/v1/messages", "/sim/set", "/sim/fault",
+)
+# fmt: on
+leaves = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    leaves | st.just("gemma3:270m"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6).map(with_a_model)
+    ),
+    max_leaves=15,
+)
+bodies = st.dictionaries(st.sampled_from(KEYS), values, max_size=8).map(with_a_model)
+
+
+@given(sent=st.lists(bodies.map(msgspec.json.encode) | st.binary(max_size=20), min_size=8))
+@settings(max_examples=5, deadline=None)
+async def test_no_body_breaks_a_node(sent: list[bytes]) -> None:
+    """Whatever is sent, every route answers, and never by a crash of its own."""
+    model = ModelSpec(
+        name="gemma3:270m",
+        size_mb=9,
+        capabilities=("completion", "tools", "thinking", "embedding", "insert"),
+        embedding_length=4,
+    )
+    async with client_of(replace(INSTANT, models=(model,))) as client:
+        for body in sent:
+            for route in ROUTES:
+                reply = await client.post(route, content=body)
+                kind = reply.headers["content-type"]
+                assert "json" in kind or kind == "text/event-stream", (route, reply.text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shortest", "valid"),
+    [
+        ("a", "a:latest", True),
+        ("a:b", "a:b", True),
+        ("me/a:b", "me/a:b", True),
+        ("library/a", "a:latest", True),
+        ("host.io:80/me/a:b", "host.io:80/me/a:b", True),
+        ("bad name!", "bad name!:latest", False),
+        ("a:", "a:", False),
+        ("-a", "-a:latest", False),
+        ("x" * 81, "x" * 81 + ":latest", False),
+    ],
+)
+def test_names_have_defaults(text: str, shortest: str, valid: bool) -> None:
+    """A missing tag is `latest`; default hosts and namespaces are not shown."""
+    name = ModelName.parse(text)
+    assert (name.shortest, name.valid) == (shortest, valid)
+
+
+async def test_text_is_escaped_for_html(client: httpx.AsyncClient) -> None:
+    """The characters that mean something in HTML are written as escapes, also in errors."""
+    reply = await client.post("/api/generate", json={"model": "<a&b>", "prompt": "x"})
+    assert reply.json() == {"error": "invalid model name"}
+    reply = await client.post("/api/generate", json={"model": "a", "keep_alive": "<&>"})
+    assert b"\\u003c\\u0026\\u003e" in reply.content
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, 400,
+         "invalid message content type: float64"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}],
+                                  "reasoning_effort": "huge"}, 400,
+         "invalid reasoning value: 'huge' (must be \"high\", \"medium\", \"low\", \"max\", "
+         'or "none")'),
+        ("/v1/completions", {"prompt": 5}, 400, "json: cannot unmarshal number into Go struct "
+         "field CompletionRequest.prompt of type string"),
+        ("/v1/completions", {"prompt": "x"}, 404, "model '' not found"),
+        ("/v1/embeddings", {"model": "gemma3:270m"}, 400, "invalid input"),
+        ("/v1/embeddings", {"model": "nope", "input": "x"}, 404,
+         'model "nope" not found, try pulling it first'),
+        ("/v1/responses", {"model": "nope", "input": "x"}, 404, "model 'nope' not found"),
+        ("/v1/messages", {"messages": []}, 400, "model is required"),
+        ("/v1/messages", {"model": "nope", "max_tokens": 1,
+                          "messages": [{"role": "user", "content": "x"}]}, 404,
+         "model 'nope' not found"),
+    ],
+)  # fmt: skip
+async def test_errors_under_v1_are_objects(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int, sentence: str
+) -> None:
+    """Under /v1 an error is an object with a message and a type that fits its status."""
+    reply = await client.post(path, json=body)
+    error = reply.json()["error"]
+    kind = "not_found_error" if status == 404 else "invalid_request_error"
+    assert (reply.status_code, error["message"], error["type"]) == (status, sentence, kind)
+
+
+async def test_vectors_can_be_packed() -> None:
+    """`encoding_format: base64` gives the same numbers as 32-bit floats."""
+    model = ModelSpec(name="vec", size_mb=50, capabilities=("embedding",), embedding_length=16)
+    async with client_of(replace(INSTANT, models=(model,))) as client:
+        body = {"model": "vec", "input": "x"}
+        plain, packed = [
+            (await client.post("/v1/embeddings", json={**body, **more})).json()["data"][0]
+            for more in ({}, {"encoding_format": "base64"})
+        ]
+    numbers = struct.unpack("<16f", base64.b64decode(packed["embedding"]))
+    assert numbers == pytest.approx(plain["embedding"], rel=1e-6)
