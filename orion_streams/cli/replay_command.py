@@ -14,6 +14,7 @@ from orion_streams.cli.outcome import tell
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
 from orion_streams.eventlog.jsonl import Stretch
 from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
 from orion_streams.replay.verify import Divergence, Report, verify
 
@@ -93,7 +94,7 @@ def show(done: Replayed) -> None:
     tell(f"{done.events_per_s} events a second, {done.decode_ratio:.1%} of decoding alone{compared}")
     if done.older:
         which = ", ".join(map(str, done.older_deciders))
-        tell(f"{done.older} decisions by version {which}, which is not here: folded, not judged")
+        tell(f"{done.older} decisions by version {which} of the decider: not judged (this is {DECIDER})")
     first = done.first_divergence
     if first is not None:
         tell(f"first at position {first.position}")

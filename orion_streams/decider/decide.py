@@ -14,7 +14,7 @@ from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
 from orion_streams.decider.route import is_heard, ram_permille
 from orion_streams.model import events as ev
-from orion_streams.model.policy import DECIDER, NO_RULES, Policy
+from orion_streams.model.policy import NO_RULES, Policy
 from orion_streams.model.state import UNREACHABLE, Grid, Holding, Node, Request
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
@@ -25,11 +25,11 @@ Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
 def decide(
     grid: Grid, policy: Policy, questions: Sequence[Question] | None = None
 ) -> tuple[ev.AnyEvent, ...]:
-    """At most `policy.max_events` answers, by the version of this code that the log names. Each question
-    sees what was answered before it."""
+    """Answer each question (None: QUESTIONS) in turn, the answers before it folded in; at most
+    `policy.max_events` answers."""
     draft = grid.draft()
     answers: list[ev.AnyEvent] = []
-    for question in questions or DECIDERS.get(grid.decider, QUESTIONS):
+    for question in QUESTIONS if questions is None else questions:
         for answer in question(draft, policy):
             if len(answers) == policy.max_events:
                 return tuple(answers)
@@ -173,11 +173,6 @@ QUESTIONS: tuple[Question, ...] = (
     placements,
     housekeeping,
 )
-
-
-DECIDERS: dict[int, tuple[Question, ...]] = {DECIDER: QUESTIONS}
-"""What each version asks. One that changes an answer gets a number of its own, and the one before it stays:
-a log is replayed by the version that made it."""
 
 
 def is_timed(grid: Grid) -> bool:

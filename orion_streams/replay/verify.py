@@ -14,11 +14,12 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from orion_streams.decider.decide import DECIDERS, decide
+from orion_streams.decider.decide import decide
 from orion_streams.errors import LogError
 from orion_streams.eventlog.jsonl import Header, Row, Stretch, is_head
 from orion_streams.eventlog.loader import SENSELESS, decoded, fold_raw
 from orion_streams.model import events as ev
+from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid, encode_grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, placed
@@ -54,8 +55,8 @@ class Divergence(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What a verification found. `older`: decisions of versions of the code that this program does not
-    have, `older_deciders`, which are folded and not judged; `snapshots`: so many were compared."""
+    """What a verification found. `older`: decisions made by other versions of the decider
+    (`older_deciders`), folded and not judged; `snapshots`: how many were compared."""
 
     events: int = 0
     decisions: int = 0
@@ -124,7 +125,7 @@ class Verifier:
         fold_raw(state, commit[: 1 + inputs])
         recorded = [(position, decoded(position, raw)) for position, raw in commit[1 + inputs :]]
         report.events += len(commit)
-        if decided and state.grid.decider not in DECIDERS:
+        if decided and not is_judged(state.grid):
             self._pass_over(recorded)
         else:
             recomputed = self._decide() if decided else ()
@@ -141,7 +142,7 @@ class Verifier:
             raise LogError(f"position {grid.position} of the log cannot be judged: {error!r}") from error
 
     def _pass_over(self, recorded: list[Answer]) -> None:
-        """What was decided by a version that is not here is counted."""
+        """Count decisions of another version, and name the version."""
         report, decider = self.report, self.state.grid.decider
         report.older += sum(isinstance(event, DECISIONS) for _, event in recorded)
         if decider not in report.older_deciders:
@@ -168,6 +169,12 @@ class Verifier:
         if self.report.first_divergence is None:
             led_there: dict[str, Any] = to_builtins(structs.replace(self.state.grid, closed={}))
             self.report.first_divergence = structs.replace(divergence, state=led_there)
+
+
+def is_judged(grid: Grid) -> bool:
+    """Whether this program made the decisions that follow, so that it can judge them: its deciding code has
+    the version that the log names."""
+    return grid.decider == DECIDER
 
 
 def shape(commit: Sequence[Row]) -> ev.Committed:

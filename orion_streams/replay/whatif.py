@@ -39,14 +39,14 @@ from orion_streams.decider.decide import QUESTIONS, Question, decide
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import decoded, fold_raw
 from orion_streams.model import events as ev
-from orion_streams.model.policy import DECIDER, Policy
+from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
 from orion_streams.projections import apply, nodes
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.compare_decisions import Boundary, Changed, Comparison, Found
 from orion_streams.replay.decision_answers import KINDS, SAFETY, Side, answers_of
 from orion_streams.replay.rule_changes import Change, check_names, notes_on, rules_of
-from orion_streams.replay.verify import shape
+from orion_streams.replay.verify import is_judged, shape
 
 Row = tuple[int, bytes]
 
@@ -134,7 +134,7 @@ class WhatIf:
             self._take_input(ev.decode(raw))
         self._pass_time()
         recorded = [(position, decoded(position, raw)) for position, raw in answers]
-        if head.decided and self.recorded.grid.decider == DECIDER:
+        if head.decided and is_judged(self.recorded.grid):
             self._ask(commit[-1][0], head.server_ms, recorded)
         else:
             self._outcome.older += sum(type(event) in KINDS for _, event in recorded)

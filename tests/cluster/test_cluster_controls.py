@@ -24,7 +24,6 @@ from orion_streams.config import Config
 from orion_streams.decider import decide
 from orion_streams.eventlog.memory_log import MemoryLog
 from orion_streams.model import policy
-from orion_streams.model.policy import DECIDER
 from orion_streams.protocol import commit_builder, ingest
 from tests.cluster import cluster_agents, cluster_grid, cluster_house
 from tests.cluster.removing import breaks, broken, without
@@ -50,8 +49,7 @@ def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
 def with_safety(monkeypatch: Patch, part: str, instead: str) -> None:
     """Another question about safety."""
     without(monkeypatch, decide, "safety", part, instead)
-    questions = (decide.safety, *decide.QUESTIONS[1:])
-    monkeypatch.setitem(decide.DECIDERS, DECIDER, questions)
+    monkeypatch.setattr(decide, "QUESTIONS", (decide.safety, *decide.QUESTIONS[1:]))
 
 
 def test_with_all_guards_the_same_runs_hold() -> None:

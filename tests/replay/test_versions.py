@@ -1,8 +1,8 @@
-"""A log is judged by the version of the decider that made it, and by the policy then in force."""
+"""A program judges the decisions of its own decider version, by the policy then in force."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec import structs
@@ -33,11 +33,15 @@ NEWER_QUESTIONS = (cautious, *decide.QUESTIONS[1:])
 
 
 @pytest.fixture
-def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the program is a newer one, which has the older questions as well."""
-    monkeypatch.setitem(decide.DECIDERS, NEWER, NEWER_QUESTIONS)
-    for module in ("model.policy", "decider.decide", "agents.router"):
-        monkeypatch.setattr(f"orion_streams.{module}.DECIDER", NEWER)
+def upgrade(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes the program a newer one: another number, other questions."""
+
+    def newer() -> None:
+        monkeypatch.setattr(decide, "QUESTIONS", NEWER_QUESTIONS)
+        for module in ("model.policy", "agents.router", "replay.verify"):
+            monkeypatch.setattr(f"orion_streams.{module}.DECIDER", NEWER)
+
+    return newer
 
 
 async def day(store: MemoryStore, config: Config) -> None:
@@ -78,46 +82,48 @@ async def deciders(store: MemoryStore) -> list[int]:
     return [event.decider for event in await history(store.log) if isinstance(event, ev.PolicyChanged)]
 
 
-async def test_an_old_log_is_judged_by_the_version_that_made_it(
-    config: Config, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+async def test_each_version_judges_its_own_logs(
+    config: Config, upgrade: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log of the version before and one of the newer one: they decided differently, and both verify.
-    The control: judged by the newer questions, the old log diverges."""
+    """Two versions decide differently. Each confirms its own log and counts the other's decisions under the
+    other's number. The control: the newer questions, asked of the old log, diverge."""
     old, new = MemoryStore(), MemoryStore()
     await day(old, config)
-    request.getfixturevalue("upgrade")
+    of_old = await judged(old, config)
+    assert (of_old.diverged, of_old.older) == (0, 0)
+    assert of_old.decisions >= 3
+    upgrade()
     await day(new, config)
     assert (await deciders(old), await deciders(new)) == ([DECIDER], [NEWER])
     assert await backed_off(old) == [(HOT_MC, 75_000)]
     assert await backed_off(new) == [(WARM_MC, 70_000)]
-    for store in (old, new):
-        report = await judged(store, config)
-        assert (report.diverged, report.older) == (0, 0)
-        assert report.decisions >= 3
-    monkeypatch.setitem(decide.DECIDERS, DECIDER, NEWER_QUESTIONS)
+    of_new = await judged(new, config)
+    assert (of_new.diverged, of_new.older) == (0, 0)
+    assert of_new.decisions >= 3
+    told = await judged(old, config)
+    assert (told.events, told.decisions, told.diverged) == (of_old.events, 0, 0)
+    assert (told.older, told.older_deciders) == (of_old.decisions, [DECIDER])
+    monkeypatch.setattr("orion_streams.replay.verify.DECIDER", DECIDER)
     assert (await judged(old, config)).diverged > 0
-    assert (await judged(new, config)).diverged == 0
 
 
 async def test_a_log_that_was_gone_on_with_is_judged_part_by_part(
-    config: Config, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    config: Config, upgrade: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program is replaced by a newer one under the same log: each part by its own version. The control:
-    without the newer one its part is folded, counted and named, and the older part is judged still."""
+    """A program is replaced by a newer one under the same log: each of the two judges its own part, and
+    counts and names the other."""
     store = MemoryStore()
     await day(store, config)
     before = (await judged(store, config)).decisions
-    request.getfixturevalue("upgrade")
+    upgrade()
     await day(store, with_revision(config, 2))
     assert await deciders(store) == [DECIDER, NEWER]
-    whole = await judged(store, config)
-    assert (whole.diverged, whole.older, whole.older_deciders) == (0, 0, [])
-    monkeypatch.delitem(decide.DECIDERS, NEWER)
-    part = await judged(store, config)
-    assert part.diverged == 0
-    assert part.older_deciders == [NEWER]
-    assert part.decisions == before
-    assert part.older == whole.decisions - before > 0
+    newer = await judged(store, config)
+    monkeypatch.undo()
+    older = await judged(store, config)
+    assert (newer.diverged, newer.older, newer.older_deciders) == (0, before, [DECIDER])
+    assert (older.diverged, older.decisions, older.older_deciders) == (0, before, [NEWER])
+    assert older.older == newer.decisions > 0
 
 
 async def test_a_log_of_a_version_that_nobody_has_is_folded(config: Config) -> None:
