@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from orion_streams.agents.backend import Chunk
+from orion_streams.model.usage import Usage
 
 
 class Answer:
-    """All of an answer so far. `end` is set by the chunk that says `done`; `passed_on` counts pieces."""
+    """All of an answer so far. `usage` comes with the last chunk; `passed_on` counts pieces."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -20,7 +21,7 @@ class Answer:
         self.vectors = b""
         self.bytes = 0
         self.passed_on = 0
-        self.end: Chunk | None = None
+        self.usage: Usage | None = None
         self._sent = 0
 
     def add(self, chunk: Chunk) -> None:
@@ -34,8 +35,7 @@ class Answer:
             self.bytes += len(msgspec.json.encode(chunk.tool_calls))
         self.vectors = chunk.vectors or self.vectors
         self.bytes += len(chunk.text.encode()) + len(chunk.thinking.encode()) + len(chunk.vectors)
-        if chunk.done:
-            self.end = chunk
+        self.usage = chunk.usage
 
     def unsent(self) -> str:
         """The text that was not passed on yet; from here on it counts as passed on."""

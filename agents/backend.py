@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from orion_streams.errors import OrionError
+from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 
 Blame = Literal["request", "node", "ours"]
@@ -23,20 +24,13 @@ class RunFailedError(OrionError):
 
 
 class Chunk(Struct, frozen=True):
-    """A piece of an answer; the last one is `done` and has counts and durations (ms)."""
+    """A piece of an answer; the last one, and no other, has its usage."""
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[dict[str, Any], ...] = ()
     vectors: bytes = b""
-    done: bool = False
-    done_reason: str = ""
-    tokens: int = 0
-    prompt_tokens: int = 0
-    load_ms: int = 0
-    prefill_ms: int = 0
-    decode_ms: int = 0
-    total_ms: int = 0
+    usage: Usage | None = None
 
 
 class Backend(Protocol):
@@ -48,8 +42,8 @@ class Backend(Protocol):
     def run(
         self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
     ) -> AsyncGenerator[Chunk, None]:
-        """Stream an answer; it has succeeded only when a `done` chunk came. `options`: the runner's that
-        are pinned, see wire.WorkHead. Raises RunFailedError."""
+        """Stream an answer; it has succeeded only when the chunk with its usage came. `options`: the
+        runner's that are pinned, see WorkHead. Raises RunFailedError."""
         ...
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
@@ -74,7 +68,7 @@ class Echo:
         self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
     ) -> AsyncGenerator[Chunk, None]:
         yield Chunk(text=entry.prompt or "")
-        yield Chunk(done=True, done_reason="stop", tokens=1, prompt_tokens=1)
+        yield Chunk(usage=Usage(tokens=1, prompt_tokens=1, done_reason="stop"))
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
         """Everything is always loaded."""

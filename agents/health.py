@@ -123,11 +123,7 @@ class Health:
         head = agent_entries.HealthHead(
             boot=self._boot,
             sampled_ms=int(now_s * 1000),
-            temp_mc=sample.temp_mc,
-            ram_used_mb=sample.ram_used_mb,
-            ram_total_mb=sample.ram_total_mb,
-            cpu_permille=sample.cpu_permille,
-            throttled=sample.throttled,
+            **sample.fields(),
             resident=resident,
             inventory_digest=digest,
             inventory=inventory,

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.config import NodeConfig
+from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.agent_entries import Amount, Word
 
@@ -82,7 +83,7 @@ _OWN_FAULT = (
 RUNNER_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
 """What a model is loaded with: with another value Ollama loads it anew."""
 EMBEDS_ONLY = "does not support generate"
-MB = 1_000_000
+MB = NS_PER_MS = 1_000_000
 LINE_MAX_BYTES = 16 * MB
 END_S = 1.0
 """How long the end of a body is waited for after its last line."""
@@ -122,7 +123,7 @@ class Ollama:
                 rows = lines(answer)
                 async for raw in rows:
                     piece = chunk(raw)
-                    if piece.done:  # the connection is kept only if the body's end was read, too
+                    if piece.usage is not None:  # a connection is kept only if the body's end was read
                         with suppress(TimeoutError, httpx.HTTPError):
                             async with asyncio.timeout(END_S):
                                 await anext(rows, None)
@@ -177,7 +178,7 @@ class Ollama:
 
     async def _end(self, path: str, body: Mapping[str, Any]) -> None:
         """An answer of one line. A server that is being stopped answers, too: without `done`."""
-        if not chunk(await self._post(path, body)).done:
+        if chunk(await self._post(path, body)).usage is None:
             raise RunFailedError("no_done", "node", "Ollama ended without `done`", True)
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
@@ -247,16 +248,15 @@ def embedded(raw: bytes) -> Chunk:
         found = msgspec.json.decode(raw, type=Embedded)
     except UNREADABLE as error:
         raise RunFailedError("bad_answer", "node", f"Ollama's vectors cannot be read: {error}") from error
-    total_ms, load_ms = found.total_duration // MB, found.load_duration // MB
-    return Chunk(
-        vectors=bytes(found.embeddings),
-        done=True,
-        done_reason="stop",
+    total_ms, load_ms = found.total_duration // NS_PER_MS, found.load_duration // NS_PER_MS
+    usage = Usage(
         prompt_tokens=found.prompt_eval_count,
         load_ms=load_ms,
         prefill_ms=max(total_ms - load_ms, 0),
         total_ms=total_ms,
+        done_reason="stop",
     )
+    return Chunk(vectors=bytes(found.embeddings), usage=usage)
 
 
 def chunk(raw: bytes) -> Chunk:
@@ -274,14 +274,20 @@ def chunk(raw: bytes) -> Chunk:
         text=line.response or said.content,
         thinking=line.thinking or said.thinking,
         tool_calls=tuple(said.tool_calls),
-        done=line.done,
-        done_reason=line.done_reason,
+        usage=usage_of(line) if line.done else None,
+    )
+
+
+def usage_of(line: Line) -> Usage:
+    """Read the counts and durations of the last line."""
+    return Usage(
         tokens=line.eval_count,
         prompt_tokens=line.prompt_eval_count,
-        load_ms=line.load_duration // MB,
-        prefill_ms=line.prompt_eval_duration // MB,
-        decode_ms=line.eval_duration // MB,
-        total_ms=line.total_duration // MB,
+        load_ms=line.load_duration // NS_PER_MS,
+        prefill_ms=line.prompt_eval_duration // NS_PER_MS,
+        decode_ms=line.eval_duration // NS_PER_MS,
+        total_ms=line.total_duration // NS_PER_MS,
+        done_reason=line.done_reason,
     )
 
 

@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import httpx
 import msgspec
 import psutil
-from msgspec import Meta, Struct
+
+from orion_streams.model.sample import Sample
 
 log = logging.getLogger("orion.agent")
 
@@ -24,16 +25,6 @@ POSSIBLE_MC = (-60_000, 200_000)
 VCGENCMD_S = 1.0
 SELDOM = 5
 """What is dear to ask (which processes there are, vcgencmd) is asked at every so many looks."""
-
-
-class Sample(Struct, frozen=True):
-    """One look at the machine. `throttled`: the bits of vcgencmd get_throttled."""
-
-    temp_mc: int | None
-    ram_used_mb: int
-    ram_total_mb: Annotated[int, Meta(ge=1)]
-    cpu_permille: int
-    throttled: int = 0
 
 
 class Sensors(Protocol):

@@ -18,10 +18,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from orion_streams.agents.answer import Answer, Repeater
-from orion_streams.agents.backend import Backend, Chunk, RunFailedError
+from orion_streams.agents.backend import Backend, RunFailedError
 from orion_streams.agents.results import ResultWriter
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
+from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.runtime.faust_redis import Item, StreamChannel
 
@@ -252,7 +253,7 @@ class Worker:
         stream = self.backend.run(entry, head.options)
         try:
             async with asyncio.timeout_at(min(now() + patience_ms / 1000, overdue_s)) as limit:
-                while answer.end is None:
+                while answer.usage is None:
                     piece = await anext(stream, None)
                     if piece is None:
                         raise RunFailedError("no_done", "node", "Ollama ended without `done`", True)
@@ -294,7 +295,8 @@ class Worker:
         took_ms = round((now() - began_s) * 1000)
         log.info("%s took %d ms", named(head), took_ms)
         result = self.result("completed", head, item.id)
-        return msgspec.structs.replace(result, load_ms=took_ms, total_ms=took_ms), {}
+        usage = Usage(load_ms=took_ms, total_ms=took_ms)
+        return msgspec.structs.replace(result, **usage.fields()), {}
 
     def failed(self, head: agent_entries.WorkHead, work_id: str, error: RunFailedError) -> Outcome:
         """A failed result. Its message may quote the request, so the log gets the code alone."""
@@ -308,18 +310,9 @@ class Worker:
         self, head: agent_entries.WorkHead, work_id: str, answer: Answer
     ) -> agent_entries.ResultHead:
         """The head of a completed result."""
-        end = answer.end or Chunk()
-        log.debug("%s done: %d tokens in %d ms", named(head), end.tokens, end.total_ms)
-        return msgspec.structs.replace(
-            self.result("completed", head, work_id),
-            tokens=end.tokens,
-            prompt_tokens=end.prompt_tokens,
-            load_ms=end.load_ms,
-            prefill_ms=end.prefill_ms,
-            decode_ms=end.decode_ms,
-            total_ms=end.total_ms,
-            done_reason=end.done_reason,
-        )
+        usage = answer.usage or Usage()
+        log.debug("%s done: %d tokens in %d ms", named(head), usage.tokens, usage.total_ms)
+        return msgspec.structs.replace(self.result("completed", head, work_id), **usage.fields())
 
     def result(
         self, op: agent_entries.ResultOp, head: agent_entries.WorkHead, work_id: str, seq: int = 0

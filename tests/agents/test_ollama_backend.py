@@ -15,6 +15,7 @@ from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_backend import Ollama, request_body
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
+from orion_streams.model.usage import Usage
 from orion_streams.protocol.requests_replies import Message, RequestEntry
 from tests.agents.agent_bench import MODEL, QUICK, SKILLED
 
@@ -88,7 +89,7 @@ async def test_no_proxy_of_the_environment_is_used(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     backend = Ollama(NodeConfig(ollama=node.url, simulated=True), 50)
-    assert (await collect(backend, RequestEntry(model=MODEL, prompt="x")))[-1].done
+    assert (await collect(backend, RequestEntry(model=MODEL, prompt="x")))[-1].usage is not None
     await backend.close()
 
 
@@ -124,7 +125,7 @@ async def test_a_line_ends_at_a_newline_only() -> None:
     async with speaking(lambda path: line + b'\n{"done":true}') as backend:
         chunks = await collect(backend, RequestEntry(model=MODEL, prompt="x"))
     assert [each.text for each in chunks] == [text, ""]
-    assert chunks[-1].done
+    assert chunks[-1].usage == Usage()
     assert backend.engine == "ollama 1.2"
 
 

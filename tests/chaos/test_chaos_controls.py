@@ -27,7 +27,7 @@ GUARDS = {
     "done only": Guard(
         "agents/worker.py",
         'raise RunFailedError("no_done", "node", "Ollama ended without `done`", True)',
-        "answer.end = Chunk(); break",
+        "answer.usage = Usage(); break",
         ("ollama_no_done",),
         ("half_answers",),
     ),

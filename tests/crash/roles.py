@@ -20,10 +20,11 @@ from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
-from orion_streams.agents.sensors import Sample
 from orion_streams.agents.worker import Worker
 from orion_streams.config import Config
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.sample import Sample
+from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.runtime.backoff import Absence
 from orion_streams.runtime.connection import connect, end_if_cancelled
@@ -60,7 +61,7 @@ class Ollama:
                 if mine <= self.failing:
                     raise RunFailedError("stream_cut", "node", "scripted", breaks_model=True)
                 await self.hold.wait()
-        yield Chunk(done=True, done_reason="stop", tokens=len(WORDS), prompt_tokens=1, total_ms=10)
+        yield Chunk(usage=Usage(len(WORDS), prompt_tokens=1, total_ms=10, done_reason="stop"))
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
         """Always there."""
