@@ -55,11 +55,11 @@ def router_app(config: Config) -> App:
     router = Router(store, config)
 
     async def route_once() -> None:
-        await lead(router, config, lambda: app.absence.worked("router"))
+        await lead(router, config, lambda: app.outages.worked("router"))
 
     @app.task
     async def route() -> None:
-        await end_on_error(app, lambda: supervised("router", route_once, app.absence))
+        await end_on_error(app, lambda: supervised("router", route_once, app.outages))
 
     app.closers += [router.retention.close, redis.aclose]
     return app
@@ -96,7 +96,7 @@ def agent_app(config: Config, node: str) -> App:
     app = App(f"orion-agent-{node}")
     redis, blocking = connect(config.redis.url), connect(config.redis.url)
     kept = config.retention.results_entries
-    results = ResultWriter(redis, config.key("results", node), kept, app.absence)
+    results = ResultWriter(redis, config.key("results", node), kept, app.outages)
     backend = make_backend(table, config)
     channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
     worker = Worker(config, node, channel, results, backend) if table.inference else None
@@ -116,11 +116,11 @@ def agent_app(config: Config, node: str) -> App:
             await health.beat()
         except (RedisError, OSError) as error:
             if will_pass(error):
-                app.absence.failed("health", away(error))
+                app.outages.failed("health", away(error))
             else:
                 app.end(refused(beats.key_name, error))
         else:
-            app.absence.worked("health")
+            app.outages.worked("health")
 
     if worker is not None and residency is not None:
         app.closers += [residency.close, worker.stop]

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams.protocol import agent_entries
-from orion_streams.runtime.backoff import Absence, BackOff
+from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import ask, end_if_cancelled, will_pass
 from orion_streams.runtime.faust_redis import away, refused
 
@@ -25,9 +25,9 @@ class ResultWriter:
     """One writer per agent. Whatever waits goes out in one round trip; after a lost answer it is sent
     again, which the router takes for what it is. Callers wait, so memory stays bounded."""
 
-    def __init__(self, redis: Any, key: str, keep_entries: int, absence: Absence | None = None) -> None:
+    def __init__(self, redis: Any, key: str, keep_entries: int, outages: OutageLog | None = None) -> None:
         self._redis, self._key, self._keep = redis, key, keep_entries
-        self._absence = absence or Absence(log)
+        self._outages = outages or OutageLog(log)
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(MAX_WAITING)
         self.last_id = ""
 
@@ -50,7 +50,7 @@ class ResultWriter:
                     written.set_result(None)
 
     async def _send(self, batch: list[Waiting]) -> None:
-        back_off = BackOff()
+        backoff = reconnect_backoff()
         while True:
             end_if_cancelled()
             try:
@@ -61,12 +61,12 @@ class ResultWriter:
                 failed = error
             if failed is None:
                 self.last_id = ids[-1].decode()
-                self._absence.worked("results")
+                self._outages.worked("results")
                 return
             if not will_pass(failed):
                 raise refused(self._key, failed)
-            self._absence.failed("results", away(failed))
-            await asyncio.sleep(back_off.pause_s())
+            self._outages.failed("results", away(failed))
+            await asyncio.sleep(backoff.compute(0))
 
     async def _add(self, batch: list[Waiting]) -> list[Any]:
         """One round trip. The answers, errors among them."""

@@ -26,7 +26,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from orion_streams.errors import BackendError, ConfigError
-from orion_streams.runtime.backoff import BackOff
+from orion_streams.runtime.backoff import reconnect_backoff
 from orion_streams.runtime.connection import (
     end_if_cancelled,
     in_short,
@@ -337,7 +337,7 @@ async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
 async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
     """`check_server`, but one that does not answer yet is waited for, and that is said once: after a power
     cut the house's machines come up in any order. Raises ConfigError."""
-    back_off, said = BackOff(), False
+    backoff, said = reconnect_backoff(), False
     while True:
         end_if_cancelled()
         try:
@@ -346,7 +346,7 @@ async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
             if not said:
                 say(f"orion: {error}: waiting for it")
             said = True
-        await asyncio.sleep(back_off.pause_s())
+        await asyncio.sleep(backoff.compute(0))
 
 
 def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.commit import GROUP
-from orion_streams.runtime.backoff import Absence, BackOff
+from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import as_dict, ask, end_if_cancelled, in_short, will_pass
 
 log = logging.getLogger("orion.channels")
@@ -64,7 +64,7 @@ class App(faust.App):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
-        self.absence = Absence(log)
+        self.outages = OutageLog(log)
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
 
@@ -188,21 +188,21 @@ class Feeder(Service):
 
     @Service.task
     async def _feed(self) -> None:
-        app, back_off = cast(App, self.channel.app), BackOff()
+        app, backoff = cast(App, self.channel.app), reconnect_backoff()
         while not self.should_stop:
             if not self.channel.subscriber_count:
                 await self.sleep(0.01)  # nobody listens yet: a put would be dropped
                 continue
             try:
                 await self._pass_on()
-                back_off.reset()
-                app.absence.worked("work")
+                backoff.reset()
+                app.outages.worked("work")
             except (RedisError, OSError) as error:
-                if not self._waits_for(error, app.absence):
+                if not self._waits_for(error, app.outages):
                     app.end(refused(self.channel.key_name, error))
                     return
                 self._behind = True
-                await self.sleep(back_off.pause_s())
+                await self.sleep(backoff.compute(0))
 
     async def _pass_on(self) -> None:
         if self._behind:
@@ -216,14 +216,14 @@ class Feeder(Service):
         for item in items:
             await self.channel.put(cast(Any, item))
 
-    def _waits_for(self, error: Exception, absence: Absence) -> bool:
+    def _waits_for(self, error: Exception, outages: OutageLog) -> bool:
         """Say why nothing comes; whether that may pass."""
         words, key = in_short(error), self.channel.key_name
         if isinstance(error, ResponseError) and ("NOGROUP" in words or "no longer exists" in words):
-            absence.failed("work", f"no stream {key}: waiting for the router to make it", f"stream {key}")
+            outages.failed("work", f"no stream {key}: waiting for the router to make it", f"stream {key}")
             return True
         if will_pass(error):
-            absence.failed("work", away(error))
+            outages.failed("work", away(error))
             return True
         return False
 
@@ -233,21 +233,21 @@ def away(error: Exception) -> str:
     return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"
 
 
-async def supervised(name: str, work: Callable[[], Awaitable[None]], absence: Absence) -> None:
+async def supervised(name: str, work: Callable[[], Awaitable[None]], outages: OutageLog) -> None:
     """Repeat a unit of work for ever; while Redis is away, wait with a growing pause. Work that goes on for
-    long tells `absence` itself when Redis is back."""
-    loop, back_off = asyncio.get_running_loop(), BackOff()
+    long tells `outages` itself when Redis is back."""
+    loop, backoff = asyncio.get_running_loop(), reconnect_backoff()
     while True:
         end_if_cancelled()
         began_s = loop.time()
         try:
             await work()
-            back_off.reset()
-            absence.worked(name)
+            backoff.reset()
+            outages.worked(name)
         except (RedisError, OSError) as error:
             if not will_pass(error):
                 raise
             if loop.time() - began_s > STEADY_S:
-                back_off.reset()
-            absence.failed(name, away(error))
-            await asyncio.sleep(back_off.pause_s())
+                backoff.reset()
+            outages.failed(name, away(error))
+            await asyncio.sleep(backoff.compute(0))

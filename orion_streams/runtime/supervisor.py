@@ -1,8 +1,7 @@
-"""Child processes: started with a ready line, watched, restarted after a crash, stopped within bounds.
+"""Start child processes, wait until they are ready, restart them after a crash, stop them within bounds.
 
-A child dies with its parent even when that is killed by -9 (Linux: the kernel's parent-death signal), and
-has a process group of its own: a Ctrl-C in the terminal reaches only the parent, which stops its children
-in order.
+A child is killed when its parent dies, even by SIGKILL (Linux: parent-death signal). Each child has its own
+process group: Ctrl-C in the terminal reaches only the parent, which stops its children in order.
 """
 
 from __future__ import annotations
@@ -18,32 +17,34 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
+from redis.backoff import DecorrelatedJitterBackoff
 
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_USAGE, BackendError
 
-BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+FIRST_S, LONGEST_S = 0.5, 30.0
+"""Of the pauses before restarts."""
 STEADY_S = 60.0
-"""Up for so long: the next crash begins with the shortest pause again."""
-HOPELESS = (EXIT_USAGE, EXIT_BAD_CONFIG)
+"""A child that ran for longer is restarted after the shortest pause again."""
+NOT_RESTARTED = (EXIT_USAGE, EXIT_BAD_CONFIG)
 """Exit codes that another start would end with again."""
 KEPT_LINES = 20
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 LINE_BYTES = 1 << 20
 
 Say = Callable[[str, str], None]
-"""Gets (child's name, line)."""
+"""A callback for output: (child's name, line)."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def silent(_name: str, _line: str) -> None:
-    """Say nothing."""
+    """Discard the line."""
 
 
 class Child:
-    """One process under supervision. `announces`: its first line on stdout is JSON and means ready.
-    `say` gets what it prints, `remark` what happens to it unasked."""
+    """One supervised process. `announces`: its first line on stdout is JSON and means ready. `say` gets the
+    lines it prints, `remark` is told of crashes, restarts and kills."""
 
     def __init__(
         self,
@@ -68,22 +69,22 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """The running process's id; None while there is none."""
+        """The id of the running process; None when none runs."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
     async def start(self, timeout_s: float = 20.0) -> None:
-        """Start it, wait for its ready line if it has one, and watch it. Raises BackendError."""
+        """Start the process, wait for its ready line if it announces, and watch it. Raises BackendError."""
         self.gave_up = False
         await self._spawn(timeout_s)
         self._watcher = asyncio.create_task(self._watch())
 
     async def stop(self, grace_s: float = 5.0) -> int | None:
-        """SIGTERM, then SIGKILL after `grace_s`. The exit code; None when it was not running."""
+        """Send SIGTERM, and SIGKILL after `grace_s`. Return the exit code; None when nothing ran."""
         return await self._end(signal.SIGTERM, grace_s)
 
     async def kill(self) -> None:
-        """SIGKILL, as a power cut would; it is not restarted until `start`."""
+        """Send SIGKILL. The process stays down until `start`."""
         await self._end(signal.SIGKILL, 0.0)
 
     async def _end(self, how: signal.Signals, grace_s: float) -> int | None:
@@ -151,21 +152,21 @@ class Child:
             self._say(self.name, text)
 
     async def _watch(self) -> None:
-        """Restart it whenever it ends unasked, after a pause that grows up to the last of BACKOFF_S."""
-        loop, crashes = asyncio.get_running_loop(), 0
+        """Restart the process whenever it ends unasked, after pauses that grow up to LONGEST_S."""
+        loop, backoff = asyncio.get_running_loop(), DecorrelatedJitterBackoff(cap=LONGEST_S, base=FIRST_S)
         while self._process is not None:
             began = loop.time()
             code = await self._process.wait()
-            crashes = 0 if loop.time() - began > STEADY_S else crashes
+            if loop.time() - began > STEADY_S:
+                backoff.reset()
             await asyncio.wait(self._readers, timeout=0.2)
             how = describe_exit(code) + (f" ({self.last_words()})" if self.last_lines else "")
-            if code in HOPELESS:
+            if code in NOT_RESTARTED:
                 self.gave_up = True
                 self._remark(self.name, f"ended with {how}; it is not started again")
                 return
-            pause_s = BACKOFF_S[min(crashes, len(BACKOFF_S) - 1)]
-            crashes += 1
-            self._remark(self.name, f"ended with {how}; starting it again in {pause_s:g} s")
+            pause_s = backoff.compute(0)  # it ignores the count of failures
+            self._remark(self.name, f"ended with {how}; starting it again in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
             self.restarts += 1
             try:
@@ -174,35 +175,35 @@ class Child:
                 self._remark(self.name, str(error))
 
     def last_words(self) -> str:
-        """Why it ended, as far as it said: its first critical line, else its last line."""
+        """Return the first line that says CRITICAL, else the last line printed: why the process ended."""
         critical = [line for line in self.last_lines if "CRITICAL" in line]
         return (critical or list(self.last_lines)[-1:] or [""])[0]
 
 
 async def read_line(pipe: asyncio.StreamReader) -> bytes:
-    """The next line; one that is too long comes in pieces. Empty at the end."""
+    """Return the next line, or a note in place of one longer than LINE_BYTES. Empty at the end."""
     try:
         return await pipe.readline()
-    except ValueError:  # longer than LINE_BYTES, and dropped from the buffer
+    except ValueError:  # asyncio has dropped the line from its buffer
         return b"(a line too long to show)\n"
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a child runs before its program: ask the kernel to kill it when its parent dies."""
+    """Return what a child runs before its program: it asks the kernel to kill it when its parent dies."""
     libc = _libc
     if libc is None:
         return None
 
     def before_exec() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # the parent died before the kernel was asked
             os._exit(1)
 
     return before_exec
 
 
 def describe_exit(code: int) -> str:
-    """An exit code for a person: "exit code 1", "SIGKILL"."""
+    """Return an exit code in words: "exit code 1", "SIGKILL"."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -212,5 +213,5 @@ def describe_exit(code: int) -> str:
 
 
 async def stop_all(children: Sequence[Child], grace_s: float = 5.0) -> None:
-    """Stop them at the same time."""
+    """Stop all children concurrently."""
     await asyncio.gather(*(child.stop(grace_s) for child in children))

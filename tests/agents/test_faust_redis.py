@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import AuthenticationError, ResponseError
 
 from orion_streams.model.commit import GROUP
-from orion_streams.runtime.backoff import Absence
+from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, in_short, will_pass
 from orion_streams.runtime.faust_redis import App, Feeder, Item, StreamChannel, refused, supervised
 from tests.helpers import eventually
@@ -187,7 +187,7 @@ async def test_supervised_work_is_repeated_while_redis_is_away() -> None:
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         async with asyncio.timeout(20):
-            await supervised("test", work, Absence(logging.getLogger("test")))
+            await supervised("test", work, OutageLog(logging.getLogger("test")))
     assert failures == []
 
 

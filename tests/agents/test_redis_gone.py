@@ -17,7 +17,7 @@ from orion_streams.agents import apps
 from orion_streams.agents.results import ResultWriter
 from orion_streams.demo.ollama import serve
 from orion_streams.runtime import backoff
-from orion_streams.runtime.backoff import SAY_AGAIN_S, Absence, BackOff
+from orion_streams.runtime.backoff import LOG_AGAIN_S, OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.faust_redis import App
@@ -83,7 +83,7 @@ async def tried(app: App, times: int) -> int:
     """Wait for so many failed tries; how many tasks there are then."""
 
     async def often() -> bool:
-        return app.absence.tries >= times
+        return app.outages.tries >= times
 
     await eventually(often, f"{times} tries", 60.0)
     return len(asyncio.all_tasks())
@@ -175,17 +175,18 @@ async def test_a_server_that_refuses_writes_is_not_back(own: Own, caplog: pytest
 
 
 def test_pauses_grow_to_a_cap_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pause is between half and all of twice the one before, none above the cap, and of many who
-    failed together hardly two come back together; after a success they begin anew."""
+    """No pause is below the shortest or above the cap, however many tries fail; of a hundred that failed
+    together hardly two try again together; after a success they begin anew."""
     monkeypatch.setattr(backoff, "FIRST_S", 0.1)
     monkeypatch.setattr(backoff, "LONGEST_S", 2.0)
-    many = [BackOff() for _ in range(100)]
-    for most_s in (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0):
-        pauses = [each.pause_s() for each in many]
-        assert all(most_s / 2 <= pause_s <= most_s for pause_s in pauses)
-        assert len(set(pauses)) > 90
+    many = [reconnect_backoff() for _ in range(100)]
+    pauses = [[each.compute(tries) for tries in range(1500)] for each in many]
+    assert {min(each) for each in pauses} == {0.1}
+    assert {max(each) for each in pauses} == {2.0}
+    for tries in (2, 3, 5, 50):
+        assert len({sum(each[:tries]) for each in pauses}) > 90
     many[0].reset()
-    assert many[0].pause_s() <= 0.1
+    assert many[0].compute(0) == 0.1
 
 
 class Heard(logging.Handler):
@@ -197,46 +198,46 @@ class Heard(logging.Handler):
         self.now_s = 1000.0
         own = logging.Logger("away")
         own.addHandler(self)
-        self.absence = Absence(own, lambda: self.now_s)
+        self.outages = OutageLog(own, lambda: self.now_s)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
 
 
 def test_an_absence_is_said_once_then_every_minute_and_at_its_end() -> None:
-    """A try a second for 83 s: one line at once, one after a minute, one at the end; the next absence is
+    """A try a second for 83 s: one line at once, one after a minute, one at the end; the next outage is
     a new one."""
     heard = Heard()
     for _ in range(83):
-        heard.absence.failed("router", "redis is away (no)")
+        heard.outages.failed("router", "redis is away (no)")
         heard.now_s += 1
-    heard.absence.worked("router")
-    heard.absence.worked("router")
+    heard.outages.worked("router")
+    heard.outages.worked("router")
     assert heard.lines == [
         "redis is away (no)",
-        f"redis is away (no) (for {SAY_AGAIN_S:.0f} s, 61 tries)",
+        f"redis is away (no) (for {LOG_AGAIN_S:.0f} s, 61 tries)",
         "redis is back after 83 s",
     ]
-    heard.absence.failed("router", "redis is away (again)")
+    heard.outages.failed("router", "redis is away (again)")
     assert heard.lines[-1] == "redis is away (again)"
 
 
 def test_redis_is_back_when_all_parts_work() -> None:
     """Reads that work while writes fail are no end of it."""
     heard = Heard()
-    heard.absence.failed("health", "redis is away (OOM)")
-    heard.absence.failed("results", "redis is away (OOM)")
-    heard.absence.worked("work")
-    heard.absence.worked("results")
+    heard.outages.failed("health", "redis is away (OOM)")
+    heard.outages.failed("results", "redis is away (OOM)")
+    heard.outages.worked("work")
+    heard.outages.worked("results")
     assert heard.lines == ["redis is away (OOM)"]
-    heard.absence.worked("health")
+    heard.outages.worked("health")
     assert heard.lines[1:] == ["redis is back after 0 s"]
 
 
 def test_what_is_away_may_change() -> None:
     """A server that came back without the stream: that is said at once, under its own name."""
     heard = Heard()
-    heard.absence.failed("work", "redis is away (no)")
-    heard.absence.failed("work", "no stream work:n1", "stream work:n1")
-    heard.absence.worked("work")
+    heard.outages.failed("work", "redis is away (no)")
+    heard.outages.failed("work", "no stream work:n1", "stream work:n1")
+    heard.outages.worked("work")
     assert heard.lines[1:] == ["no stream work:n1", "stream work:n1 is back after 0 s"]

@@ -63,7 +63,7 @@ async def test_a_child_that_cannot_start_says_why() -> None:
 
 async def test_a_crash_is_followed_by_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed by -9 it is started again, and that is said with the signal's name."""
-    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(supervisor, "FIRST_S", 0.01)
     told = Told()
     child = Child("x", python(READY + FOREVER), announces=True, remark=told)
     await child.start()
@@ -76,13 +76,13 @@ async def test_a_crash_is_followed_by_another_start(monkeypatch: pytest.MonkeyPa
 
     await eventually(back, "a second process")
     assert child.restarts == 1
-    assert told.heard("ended with SIGKILL; starting it again in 0.01 s")
+    assert told.heard("ended with SIGKILL; starting it again in 0.0 s")
     await child.stop()
 
 
 async def test_what_another_start_cannot_mend_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 78, a bad configuration: it is not started again."""
-    monkeypatch.setattr(supervisor, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(supervisor, "FIRST_S", 0.01)
     told = Told()
     child = Child("x", python("import sys; print('bad key'); sys.exit(78)"), remark=told)
     await child.start()
@@ -121,7 +121,7 @@ def test_a_child_does_not_outlive_its_parent() -> None:
     """kill -9 of the parent ends the child too."""
     code = (
         "import asyncio, sys\n"
-        "from orion_streams.processes import Child\n"
+        "from orion_streams.runtime.supervisor import Child\n"
         "async def main():\n"
         f"    child = Child('x', [sys.executable, '-c', {FOREVER!r}])\n"
         "    await child.start()\n"

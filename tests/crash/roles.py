@@ -26,7 +26,7 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.sample import Sample
 from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries, requests_replies
-from orion_streams.runtime.backoff import Absence
+from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.faust_redis import App, Feeder, StreamChannel, supervised
 from tests.crash.mortal import Mortal
@@ -135,8 +135,8 @@ class RouterRole(Role):
         super().__init__(url, at)
         self.store = RedisLog(self.connect(), config.prefix)
         self.router = Router(self.store, config)
-        absence = Absence(logging.getLogger("orion.channels"))
-        self.main = [self.start(supervised("router", lambda: apps.lead(self.router, config), absence))]
+        outages = OutageLog(logging.getLogger("orion.channels"))
+        self.main = [self.start(supervised("router", lambda: apps.lead(self.router, config), outages))]
 
     async def ended(self) -> None:
         await super().ended()

@@ -33,9 +33,9 @@ KILLED = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
 from orion_streams import archive
-from orion_streams.archiving import archive_next
+from orion_streams.eventlog.archiver import archive_next
 from orion_streams.connection import connect
-from orion_streams.log import RedisLog
+from orion_streams.eventlog.redis_log import RedisLog
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -29,7 +29,7 @@ from tests.helpers import eventually_true
 OWNER = """
 import signal, sys
 from pathlib import Path
-from orion_streams.server import EmbeddedServer
+from orion_streams.runtime.embedded_server import EmbeddedServer
 signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
 server = EmbeddedServer(Path(sys.argv[1]))
 print(server.start(), flush=True)
