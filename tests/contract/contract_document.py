@@ -1,19 +1,14 @@
-"""Writes docs/CONTRACT.md from the structs: `python -m orion_streams.contract_docs > docs/CONTRACT.md`.
+"""Write docs/CONTRACT.md: the template beside this file, filled with tables and numbers of the structs."""
 
-`python -m orion_streams.contract_docs --check docs/CONTRACT.md` exits 1 when the file is not what would
-be written.
-"""
-
-# ruff: noqa: E501 - lines of the document, as wide as its tables need them
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import msgspec
-from msgspec import inspect
+from msgspec import inspect, structs
 
 from orion_streams.config import Limits, Retention
 from orion_streams.model.policy import Policy
@@ -29,7 +24,8 @@ from orion_streams.protocol.requests_replies import (
     RequestEntry,
 )
 
-POLICY, LIMITS, RETENTION = Policy(), Limits(), Retention()
+DOCUMENT = Path(__file__).parents[2] / "docs" / "CONTRACT.md"
+TEMPLATE = Path(__file__).with_name("contract.template.md")
 
 WHAT_TO_DO = {
     "bad_utf8": ("rejected", "Send UTF-8."),
@@ -50,213 +46,64 @@ WHAT_TO_DO = {
 
 
 def document() -> str:
-    """The whole of docs/CONTRACT.md."""
-    return (
-        f"{OPENING}\n{rows(RequestEntry, wire=True)}\n{LIMITS_TEXT}\n{rows(Message, wire=False)}\n"
-        f"{EXAMPLES}\n{rows(Reply, wire=False)}\n{KINDS_TEXT}"
-        + "".join(f"| `{kind}` | {meaning} |\n" for kind, meaning in TERMINAL_KINDS.items())
-        + CODES_TEXT
-        + "".join(
-            f"| `{code}` | {WHAT_TO_DO[code][0]} | {meaning} | {WHAT_TO_DO[code][1]} |\n"
-            for code, meaning in CODES.items()
-        )
-        + PROMISES
-    )
+    """Return the text of docs/CONTRACT.md. KeyError for a placeholder that nothing fills."""
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(numbers() | tables())
 
 
-OPENING = """\
-# The contract between ORION's Brain and the grid
+def numbers() -> dict[str, str]:
+    """Return the limits and the defaults of streams.toml, by name."""
+    policy = Policy()
+    defaults = structs.asdict(policy) | structs.asdict(Limits()) | structs.asdict(Retention())
+    return {name: f"{value:,}" for name, value in defaults.items() if isinstance(value, int)} | {
+        "default_deadline_s": str(policy.default_deadline_ms // 1000),
+        "max_deadline_hours": str(policy.max_deadline_ms // 3_600_000),
+        "dedupe_keep_minutes": str(policy.dedupe_keep_ms // 60_000),
+        "max_depth": str(MAX_DEPTH),
+        "max_fields": str(MAX_FIELDS),
+        "max_id_bytes": str(MAX_ID_BYTES),
+    }
 
-<!-- Generated from orion_streams/contract.py and config.py; do not edit. Write it anew with
-     python -m orion_streams.contract_docs > docs/CONTRACT.md -->
 
-A client asks by one entry in its request stream and reads the answer from its reply stream. Any language
-with a Redis client will do, or none: `redis-cli` is enough.
-
-```
-XADD orion:requests:brain * id q1 model gemma3:270m prompt "Why is the sky blue?"
-XREAD BLOCK 0 STREAMS orion:replies:brain 0
-```
-
-The second command shows the replies from the stream's beginning; to go on, repeat it with the id of the last
-entry that was read. `brain` is the client's name, one of `clients.names` in
-streams.toml (the stream of any other name is never read), `orion:` the prefix.
-All numbers below are the defaults of streams.toml.
-
-From Python:
-
-```python
-from orion_streams import Client
-
-client = Client("redis://orion-master:6379/0", client="brain")
-print(client.generate("gemma3:270m", "Why is the sky blue?").text)
-```
-
-## A request: one entry of `requests:<client>`
-
-Every value is text in UTF-8; where the type says JSON, it is JSON text. Numbers are decimal digits, `bool` is
-`1`, `0`, `true` or `false`. A field that stands more than once counts as it stood last. Fields that are not
-listed are ignored (but count in the size, and must be UTF-8).
-"""
-
-LIMITS_TEXT = f"""\
-Limits: an entry has at most {LIMITS.entry_max_bytes:,} bytes of names and values (limits.entry_max_bytes) and
-{MAX_FIELDS} fields; JSON is nested at most {MAX_DEPTH} deep and its integers fit in 64 bits with a sign; NaN and Infinity are
-not JSON. An answer has at most {LIMITS.num_predict_max:,} tokens (limits.num_predict_max) and {LIMITS.answer_max_bytes:,} bytes
-(limits.answer_max_bytes).
-
-Each kind takes its own content, exactly one of it:
-
-| kind | content | also |
-|---|---|---|
-| `generate` | `prompt` | `system`, `images`, `format`, `options`, `think` |
-| `chat` | `messages` | `tools`, `format`, `options`, `think` |
-| `embed` | `prompt` or `input` | `options` |
-
-### A message of `messages`
-"""
-
-EXAMPLES = """\
-```
-[{"role": "system", "content": "Answer in one sentence."},
- {"role": "user", "content": "What is this?", "images": ["iVBORw0KGgo…"]}]
-```
-
-### The other JSON fields
-
-```
-options   {"temperature": 0, "num_predict": 200, "stop": ["\\n\\n"]}
-format    json
-format    {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
-tools     [{"type": "function", "function": {"name": "look", "description": "…",
-            "parameters": {"type": "object", "properties": {"where": {"type": "string"}}}}}]
-images    ["iVBORw0KGgo…"]                     base64, without a data: prefix
-input     ["first text", "second text"]        one vector per text, in this order
-```
-
-`format` is the word `json` itself, or a JSON schema. What `options` means is Ollama's: unknown ones are
-ignored there, wrong types refused (`refused`). Another `num_ctx` than a model runs with reloads it.
-
-### Cancel: an entry of its own
-
-```
-XADD orion:requests:brain * cancel q1
-```
-
-All other fields of such an entry are ignored. An open request ends with a `cancelled` reply, unless its end
-was faster; an id that is closed gets `known`; one that nobody knows `rejected` with the code `unknown_id`.
-
-## A reply: one entry of `replies:<client>`
-
-Fields with nothing to say (an empty text, a zero) are left out; `token` and `done` always have `text`. Fields
-and kinds that you do not know are to be ignored: there may be more some day.
-"""
-
-KINDS_TEXT = """\
-`tool_calls`: `[{"function": {"name": "look", "arguments": {"where": "left"}}}]`. `vectors`:
-`[[0.12, -0.5, …], …]`. `message` has at most a few hundred characters.
-
-| kind | meaning |
-|---|---|
-| `token` | the next piece of the answer; only if `stream` |
-| `restarted` | attempt `attempt` begins on `node`: forget the pieces of the one before |
-"""
-
-CODES_TEXT = """
-After `token` and `restarted` more is to come; every other kind is the last word on its entry.
-
-### Codes
-
-| code | kind | meaning | what to do |
-|---|---|---|---|
-"""
-
-PROMISES = f"""
-Codes are stable; `message` is a sentence for a person and may change.
-
-## What is promised
-
-- **One end.** Every accepted (client, id) gets exactly one of `done`, `error`, `expired` and `cancelled`.
-  What was never accepted gets one `rejected` and leaves its id unused. Only where the server itself lost
-  entries that it had acknowledged may an end be made a second time: drop it by its id.
-- **No glued halves.** Within an `attempt`, `seq` counts 1, 2, 3 … without a gap, in order. Each further
-  attempt, on whatever node, is announced by `restarted` before its first token. The tokens of the attempt
-  that ends `done`, joined, are the `text` of the `done` reply, which is whole: who does not stream reads that
-  one entry. `thinking` and `tool_calls` come with it only.
-- **A resend is free.** The same id again starts nothing, whatever else the entry says. While the request is
-  open it gets no reply of its own; afterwards it gets `known`, with the `state` that was reached and, as
-  `reply_id`, the entry that said so: `XRANGE orion:replies:brain REPLY_ID REPLY_ID`.
-- **A wait has an end.** The deadline counts from the XADD: {POLICY.default_deadline_ms // 1000} s if none is asked for
-  (policy.default_deadline_ms), at most {POLICY.max_deadline_ms // 3_600_000} hours (policy.max_deadline_ms). Nodes that are away, hot or
-  full mean waiting. A model is rejected as unknown once the list of every node with inference lacks it.
-- **Failures are tried again**, at most {POLICY.max_attempts} attempts in all (policy.max_attempts); what Ollama itself refuses
-  {POLICY.max_refusals} times (policy.max_refusals) ends as `refused`.
-- **Order.** Higher `priority` goes first; within one, the earliest deadline, then the earliest arrival.
-- At most {POLICY.max_open:,} requests of one client are open at a time (policy.max_open); then `queue_full`.
-
-What is kept:
-
-| what | how long |
-|---|---|
-| a request's entry | until the request is closed; the router trims, nobody else may |
-| the ids of closed requests | the last {POLICY.dedupe_keep:,} (policy.dedupe_keep) of each client, at most {POLICY.dedupe_keep_ms // 60_000} minutes \
-(policy.dedupe_keep_ms); an older id counts as new |
-| replies | longer than the id that they answer is remembered; at most {RETENTION.replies_entries:,} per client \
-(retention.replies_entries), beyond which the oldest ids are forgotten first |
-
-## A client in another language
-
-1. Before the first XADD note where the reply stream ends: `XREVRANGE orion:replies:brain + - COUNT 1` (nothing
-   there: `0-0`). Read from there by XREAD, each time from the last id that was read. Never read from `$`: what
-   comes between two reads would be lost.
-2. Give every request an id of its own (a UUID): printable, at most {MAX_ID_BYTES} bytes of UTF-8. Processes that share
-   a client's name share its two streams: skip the ids of others.
-3. If the connection breaks or the XADD is not answered, send the same entry again under the same id, as often
-   as it takes; so the automatic retry of your Redis library does no harm either, but only with an id.
-4. Collect the texts of tokens per `attempt`; on `restarted` begin anew. Or ignore both and wait for the end.
-5. On `known`, read the entry `reply_id`. Ignore a second end of an id that has ended, and a `rejected` with
-   `unknown_id` unless a cancel of yours waits for it.
-6. Block at most a second or two per XREAD, less than the socket's own timeout.
-
-A client needs, on the server: XADD on its `requests:` stream; XREAD, XRANGE and XREVRANGE on its `replies:`
-stream; no other key.
-
-## Agents on other machines
-
-A node joins by its agent, on the machine where its Ollama runs:
-
-```
-orion agent --node orion-worker --redis redis://orion-master:6379/0
-```
-
-The name is that of a `[nodes.NAME]` table in the router's streams.toml. Clients need not know about nodes:
-requests go into the same stream wherever they run.
-"""
+def tables() -> dict[str, str]:
+    """Return the rows that are made from structs, kinds and codes, by name."""
+    kinds = [f"| `{kind}` | {meaning} |" for kind, meaning in TERMINAL_KINDS.items()]
+    codes = [
+        f"| `{code}` | {WHAT_TO_DO[code][0]} | {meaning} | {WHAT_TO_DO[code][1]} |"
+        for code, meaning in CODES.items()
+    ]
+    return {
+        "request_fields": rows(RequestEntry, wire=True),
+        "message_fields": rows(Message, wire=False),
+        "reply_fields": rows(Reply, wire=False),
+        "kinds": "\n".join(kinds),
+        "codes": "\n".join(codes),
+    }
 
 
 def rows(struct: type[msgspec.Struct], wire: bool) -> str:
-    """A struct's fields as a table: name, type with limits, default, meaning. `wire`: all is text there."""
+    """Return a struct's fields as table rows: name, type with limits, default, meaning. `wire`: every value
+    is text, so the type says which fields hold JSON."""
     info = inspect.type_info(struct)
     assert isinstance(info, inspect.StructType)
-    lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    lines = []
     for field in info.fields:
         shape, meaning = described(field.type)
         kind = type_name(shape)
         if wire and (field.encode_name in JSON_FIELDS or field.encode_name == "format"):
             kind = f"JSON: {kind}"
         lines.append(f"| `{field.encode_name}` | {kind} | {default_of(field)} | {meaning} |")
-    return "\n".join([*lines, ""])
+    return "\n".join(lines)
 
 
 def described(shape: inspect.Type) -> tuple[inspect.Type, str]:
-    """A type without its description, and the description."""
+    """Return a type without its metadata, and its description."""
     if isinstance(shape, inspect.Metadata):
         return shape.type, str((shape.extra_json_schema or {}).get("description", ""))
     return shape, ""
 
 
 def default_of(field: inspect.Field) -> str:
-    """What holds when the field is not there."""
+    """Return what holds when the field is missing."""
     if field.required:
         return "required"
     value: Any = field.default
@@ -265,64 +112,58 @@ def default_of(field: inspect.Field) -> str:
     return f"`{int(value) if isinstance(value, bool) else value}`"
 
 
-def type_name(shape: inspect.Type) -> str:  # noqa: PLR0912 - one line per type
-    """A type in words, with its limits."""
-    match shape:
-        case inspect.Metadata(type=inner):
-            return type_name(inner)
-        case inspect.UnionType(types=types):
-            return joined(type_name(each) for each in types if not absent(each))
-        case inspect.LiteralType(values=values):
-            return joined(f"`{value}`" for value in values)
-        case inspect.IntType(ge=low, le=high):
-            if low is None:
-                return "integer"
-            return f"integer from {low}" if high is None else f"integer, {low} to {high}"
-        case inspect.StrType(max_length=longest, pattern=pattern):
-            if pattern:
-                inside = pattern.removeprefix(r"\A").removesuffix(r"\Z")
-                return f"text, `{inside}`"
-            return f"text of at most {longest}" if longest else "text"
-        case inspect.BoolType():
-            return "bool"
-        case inspect.FloatType():
-            return "number"
-        case inspect.ListType(item_type=inner):
-            return f"list of {type_name(inner)}"
-        case inspect.DictType(value_type=inspect.AnyType()):
-            return "object"
-        case inspect.DictType(value_type=inner):
-            return f"object of {type_name(inner)}"
-        case inspect.StructType():
-            return "messages"
-        case inspect.AnyType():
-            return "`json` or an object"
-        case _:
-            raise TypeError(f"no words for {shape}")
+def type_name(shape: inspect.Type) -> str:
+    """Return a type in words, with its limits."""
+    return WORDS[type(shape)](shape)
+
+
+def integer(shape: inspect.IntType) -> str:
+    """Return an integer's range."""
+    if shape.ge is None:
+        return "integer"
+    return f"integer from {shape.ge}" if shape.le is None else f"integer, {shape.ge} to {shape.le}"
+
+
+def text(shape: inspect.StrType) -> str:
+    """Return a text's pattern or its largest length."""
+    if shape.pattern:
+        inside = shape.pattern.removeprefix(r"\A").removesuffix(r"\Z")
+        return f"text, `{inside}`"
+    return f"text of at most {shape.max_length}" if shape.max_length else "text"
+
+
+def mapping(shape: inspect.DictType) -> str:
+    """Return what a JSON object holds."""
+    anything = isinstance(shape.value_type, inspect.AnyType)
+    return "object" if anything else f"object of {type_name(shape.value_type)}"
 
 
 def absent(shape: inspect.Type) -> bool:
-    """Types that only say that a field may be missing."""
+    """Whether a type only says that the field may be missing."""
     return isinstance(shape, inspect.NoneType) or getattr(shape, "cls", None) is msgspec.UnsetType
 
 
 def joined(words: Iterable[str]) -> str:
-    """a, b or c."""
+    """Join as in "a, b or c"."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def main(arguments: list[str]) -> int:
-    """Print it, or compare it with a file. The exit code."""
-    if arguments[:1] == ["--check"] and len(arguments) == 2:
-        path = Path(arguments[1])
-        if path.exists() and path.read_text(encoding="utf-8") == document():
-            return 0
-        sys.stderr.write(f"{path} is old: python -m orion_streams.contract_docs > {path}\n")
-        return 1
-    sys.stdout.write(document())
-    return 0
+WORDS: dict[type[inspect.Type], Callable[[Any], str]] = {
+    inspect.Metadata: lambda shape: type_name(shape.type),
+    inspect.UnionType: lambda shape: joined(type_name(each) for each in shape.types if not absent(each)),
+    inspect.LiteralType: lambda shape: joined(f"`{value}`" for value in shape.values),
+    inspect.IntType: integer,
+    inspect.StrType: text,
+    inspect.BoolType: lambda _: "bool",
+    inspect.FloatType: lambda _: "number",
+    inspect.ListType: lambda shape: f"list of {type_name(shape.item_type)}",
+    inspect.DictType: mapping,
+    inspect.StructType: lambda _: "messages",
+    inspect.AnyType: lambda _: "`json` or an object",
+}
+"""How each type is written."""
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    DOCUMENT.write_text(document(), encoding="utf-8")
