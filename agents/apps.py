@@ -24,7 +24,7 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
 from orion_streams.agents.worker import Worker
-from orion_streams.config import Config, NodeConfig
+from orion_streams.config import Config, NodeConfig, log_level
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.policy import ROBOT
@@ -209,7 +209,7 @@ class Foreground(faust.Worker):
 
 def run(app: App) -> int:
     """Run a Faust app in the foreground, with clean stops on SIGINT and SIGTERM. Raises ConfigError."""
-    log_to_stderr(os.environ.get("ORION_LOG", "info"))
+    log_to_stderr(log_level())
     worker = Foreground(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.spinner = None  # it writes to stdout
     try:

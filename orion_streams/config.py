@@ -5,8 +5,10 @@ What decisions read is in `model.policy`; everything else here concerns one proc
 
 from __future__ import annotations
 
+import operator
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -190,6 +192,16 @@ def complete(url: str, redis: RedisConfig) -> str:
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
 
 
+def sentinel_password() -> str | None:
+    """Return the password of the sentinels, ORION_SENTINEL_PASSWORD; None if there is none."""
+    return os.environ.get("ORION_SENTINEL_PASSWORD") or None
+
+
+def log_level() -> str:
+    """Return the log level of the processes of a grid: ORION_LOG, by default info."""
+    return os.environ.get("ORION_LOG", "info")
+
+
 def read_password(path: Path) -> str:
     """The one line of a file that only its owner can read. ConfigError otherwise."""
     text = read_text(path)
@@ -247,43 +259,71 @@ def split_error(error: msgspec.ValidationError) -> tuple[str, str]:
     return where.strip("`").removeprefix("$").lstrip("."), what
 
 
-def contradictions(config: Config) -> list[str]:  # noqa: PLR0912 - one branch per complaint
-    """What no single value shows: marks the wrong way round, a grid that could never answer."""
-    policy, found = config.policy, []
-    if policy.temp_return_mc >= policy.temp_max_mc:
-        found.append("policy.temp_return_mc: expected less than policy.temp_max_mc")
-    if policy.ram_return_permille >= policy.ram_max_permille:
-        found.append("policy.ram_return_permille: expected less than policy.ram_max_permille")
-    if policy.temp_critical_mc <= policy.temp_max_mc:
-        found.append("policy.temp_critical_mc: expected more than policy.temp_max_mc")
-    if policy.breaker_open_ms > policy.breaker_open_max_ms:
-        found.append("policy.breaker_open_ms: expected at most policy.breaker_open_max_ms")
-    if len(config.model_rules()) < len(config.models):
-        found.append("models: the same model twice (a name without a tag means `:latest`)")
-    if policy.ram_margin_permille >= policy.ram_max_permille:
-        found.append("policy.ram_margin_permille: expected less than policy.ram_max_permille")
-    if policy.default_deadline_ms > policy.max_deadline_ms:
-        found.append("policy.default_deadline_ms: expected at most policy.max_deadline_ms")
-    if config.limits.health_ms * 2 > policy.stale_ms:
-        found.append("limits.health_ms: expected at most half of policy.stale_ms")
-    if not config.clients.names:
-        found.append("clients.names: expected at least one client")
-    if not any(node.inference for node in config.nodes.values()):
-        found.append("nodes: expected at least one node with inference = true")
-    for name, node in sorted(config.nodes.items()):
-        if node.inference and not node.ollama:
-            found.append(f"nodes.{name}.ollama: expected a URL, as inference is on")
-        if node.inference and ROBOT in (name, urlsplit(node.ollama).hostname):
-            found.append(
-                f"nodes.{name}: {ROBOT} is the robot and never runs inference; set inference = false"
-            )
-    for tier in policy.spill_forbidden:
-        if not any(tier in node.tiers for node in config.nodes.values() if node.inference):
-            found.append(
-                f"policy.spill_forbidden: no inference node has tier {tier}, nobody could answer it"
-            )
-    for name, model in sorted(config.models.items()):
-        for place in model.resident_on:
-            if place not in config.nodes or not config.nodes[place].inference:
-                found.append(f"models.{name}.resident_on: '{place}' is no inference node")
+POLICY_ORDER: tuple[tuple[str, str, str], ...] = (
+    ("temp_return_mc", "less than", "temp_max_mc"),
+    ("ram_return_permille", "less than", "ram_max_permille"),
+    ("temp_critical_mc", "more than", "temp_max_mc"),
+    ("breaker_open_ms", "at most", "breaker_open_max_ms"),
+    ("ram_margin_permille", "less than", "ram_max_permille"),
+    ("default_deadline_ms", "at most", "max_deadline_ms"),
+)
+"""Pairs of keys of [policy], and how their values compare."""
+COMPARE = {"less than": operator.lt, "more than": operator.gt, "at most": operator.le}
+RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
+    (
+        "models",
+        lambda config: len(config.model_rules()) == len(config.models),
+        "the same model twice (a name without a tag means `:latest`)",
+    ),
+    (
+        "limits.health_ms",
+        lambda config: config.limits.health_ms * 2 <= config.policy.stale_ms,
+        "expected at most half of policy.stale_ms",
+    ),
+    ("clients.names", lambda config: bool(config.clients.names), "expected at least one client"),
+    (
+        "nodes",
+        lambda config: any(node.inference for node in config.nodes.values()),
+        "expected at least one node with inference = true",
+    ),
+)
+"""Key to blame, condition, and what was expected."""
+NODE_RULES: tuple[tuple[str, Callable[[str, NodeConfig], bool], str], ...] = (
+    (".ollama", lambda _, node: bool(node.ollama), "expected a URL, as inference is on"),
+    (
+        "",
+        lambda name, node: ROBOT not in (name, urlsplit(node.ollama).hostname),
+        f"{ROBOT} is the robot and never runs inference; set inference = false",
+    ),
+)
+"""The same for each node with inference; the key continues `nodes.NAME`."""
+
+
+def contradictions(config: Config) -> list[str]:
+    """List what is wrong with values that are valid one by one, as `key: what was expected`."""
+    inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
+    tiers = {tier for node in inference.values() for tier in node.tiers}
+    found = [
+        f"policy.{key}: expected {relation} policy.{other}"
+        for key, relation, other in POLICY_ORDER
+        if not COMPARE[relation](getattr(config.policy, key), getattr(config.policy, other))
+    ]
+    found += [f"{key}: {expected}" for key, holds, expected in RULES if not holds(config)]
+    found += [
+        f"nodes.{name}{key}: {expected}"
+        for name, node in inference.items()
+        for key, holds, expected in NODE_RULES
+        if not holds(name, node)
+    ]
+    found += [
+        f"policy.spill_forbidden: no inference node has tier {tier}, nobody could answer it"
+        for tier in config.policy.spill_forbidden
+        if tier not in tiers
+    ]
+    found += [
+        f"models.{name}.resident_on: '{place}' is no inference node"
+        for name, model in sorted(config.models.items())
+        for place in model.resident_on
+        if place not in inference
+    ]
     return found

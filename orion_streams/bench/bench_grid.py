@@ -15,14 +15,13 @@ from typing import Any
 
 import msgspec
 
-from orion_streams.bench.bench_load import leave_if_told
 from orion_streams.config import Config, parse
 from orion_streams.demo.simulated_grid import GEMMA, toml_table
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.state import Grid
-from orion_streams.runtime.connection import connect
+from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say
 from orion_streams.simulation.machine_spec import NodeSpec
@@ -96,7 +95,7 @@ class BenchGrid:
             async with asyncio.timeout(READY_S):
                 while not condition(grid := (await load(store)).grid):
                     await store.read({"log": f"{grid.position}-0"}, 1, block_ms=500)
-                    leave_if_told()
+                    end_if_cancelled()
         except TimeoutError as error:
             raise BackendError(f"{child.name} was not ready in time: {child.last_words()}") from error
         finally:

@@ -5,7 +5,6 @@ It reads in batches and writes in pipelines, the same towards the grid and towar
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -13,9 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from orion_streams.client.streams_client import cancel_requests
 from orion_streams.errors import BackendError
-from orion_streams.runtime.connection import connect
+from orion_streams.runtime.connection import connect, end_if_cancelled
 
 BLOCK_MS, COUNT, PATIENCE = 1_000, 64, 10
 
@@ -56,7 +54,7 @@ class Load:
         await self._send(at_a_time, under_way)
         while under_way:
             answer = await self._redis.xread({self._replies: cursor}, count=COUNT, block=BLOCK_MS)
-            leave_if_told()
+            end_if_cancelled()
             now = time.perf_counter()
             waited = 0 if answer else waited + 1
             if waited == PATIENCE:
@@ -91,12 +89,6 @@ def check(fields: Mapping[bytes, bytes]) -> None:
     if kind != b"done":
         words = (fields.get(b"code", b"") + b" " + fields.get(b"message", b"")).decode().strip()
         raise BackendError(f"a request of the bench ended as {kind.decode()}: {words}")
-
-
-def leave_if_told() -> None:
-    """Raise the cancellation that Python 3.11's wait_for, inside redis-py, may have lost."""
-    if cancel_requests():
-        raise asyncio.CancelledError
 
 
 async def last_id(redis: Any, stream: bytes | str) -> bytes:

@@ -28,10 +28,11 @@ from orion_streams.bench.bench_grid import (
     SLOTS,
     BenchGrid,
 )
-from orion_streams.bench.bench_load import Load, Timing, leave_if_told
+from orion_streams.bench.bench_load import Load, Timing
 from orion_streams.bench.bench_ollama import Direct
 from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
+from orion_streams.runtime.connection import end_if_cancelled
 
 OPTIONS = {"num_predict": 1}
 INTERRUPTED = 128
@@ -150,7 +151,7 @@ async def take_turns(name: str, product: Loaded, floor: Loaded, rounds: int, tur
             say(f"{name} path, round {n} of {rounds}")
         quiet = [(await end.run(turn_s, 1)).p50_ms for end in (floor, product)]
         busy = [(await end.run(turn_s, SLOTS)).rps for end in (floor, product)]
-        leave_if_told()
+        end_if_cancelled()
         if n:
             p50.append((quiet[1], quiet[0]))
             rps.append((busy[1], busy[0]))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from orion_streams import config as configuration
 from orion_streams.cli import grid_discovery
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.runtime import acl
@@ -50,30 +50,31 @@ class Report(Struct, frozen=True):
 
 
 async def run(
+    *,
     names: Sequence[str],
     aclfile: bool,
     apply: bool,
     passwords: str | None,
     disable_default: bool,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
+    common: CommonOptions,
 ) -> int:
     """Print the rules, or apply them. Raises ConfigError, BackendError, OrionError."""
     config = (
-        grid_discovery.find(redis_url, config_path) if apply else configuration.load(config_path, redis_url)
+        grid_discovery.find(common.redis_url, common.config_path)
+        if apply
+        else configuration.load(common.config_path, common.redis_url)
     )
     users = acl.chosen(config, names)
     hashes = password_hashes(passwords, users)
     rows = [Row(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
     if apply:
-        report = await apply_all(config, rows, disable_default, tell if as_json else write)
+        report = await apply_all(config, rows, disable_default, tell if common.as_json else write)
     else:
         report = Report(rows)
         if not hashes:
             tell(NO_PASSWORDS)
-    if as_json:
-        write(msgspec.json.encode(report).decode())
+    if common.as_json:
+        write_json(report)
     elif not apply:
         show(rows, aclfile)
     return 0

@@ -14,6 +14,7 @@ from orion_streams.cli import log_commands, replay_commands
 from orion_streams.cli.options import (
     AsJson,
     At,
+    CommonOptions,
     ConfigFile,
     FromFile,
     RedisUrl,
@@ -89,7 +90,7 @@ def demo(
 @command("test", "test tests/cli -k json", settings={"ignore_unknown_options": True})
 def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to pytest.")] = None) -> int:
     """Run the test suite of this checkout."""
-    return do("orion_streams.cli.test_command", arguments or [])
+    return do("orion_streams.cli.test_command", arguments=arguments or [])
 
 
 @command("up --simulated", "up --simulated --json", "up --roles router,agent:orion-master")
@@ -106,17 +107,8 @@ def up(
     """Run a grid, or this machine's part of it, until Ctrl-C."""
     if simulated and (roles or redis or config):
         raise typer.BadParameter("--simulated brings its own server, roles and streams.toml")
-    if simulated:
-        return do("orion_streams.cli.up_command", "simulated", port=port, as_json=as_json)
-    return do(
-        "orion_streams.cli.up_command",
-        "local",
-        roles=roles,
-        redis_url=redis,
-        config_path=config,
-        port=port,
-        as_json=as_json,
-    )
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.up_command", simulated=simulated, roles=roles, port=port, common=common)
 
 
 def role(name: str, redis: str | None, config: str | None, *more: str) -> int:
@@ -153,15 +145,13 @@ def ask(
     """Ask the grid, and watch the answer come."""
     return do(
         "orion_streams.cli.ask_command",
-        prompt,
-        model,
-        tier,
-        system,
-        timeout,
-        stream and not as_json,
-        as_json,
-        redis,
-        config,
+        prompt=prompt,
+        model=model,
+        stream=stream and not as_json,
+        common=CommonOptions(as_json, redis, config),
+        tier=tier,
+        system=system,
+        timeout_s=timeout,
     )
 
 
@@ -175,7 +165,8 @@ def register_read(name: str, text: str) -> None:
         redis: RedisUrl = None,
         config: ConfigFile = None,
     ) -> int:
-        return do("orion_streams.cli.read_commands", name, as_json, redis, config, at, file)
+        common = CommonOptions(as_json, redis, config)
+        return do("orion_streams.cli.read_commands", what=name, common=common, at=at, file=file)
 
     examples = (name, f"{name} --json", f"{name} --at 14:05", f"{name} --file incident.jsonl.gz --at 1234")
     read.__doc__ = text
@@ -191,7 +182,7 @@ register_read("plan", "Which models should live where, the reason for each, and 
 @command("doctor", "doctor --json", "doctor --redis redis://orion-master:6379/0")
 def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """What is wrong with the grid, and the line that mends each; exit 3 if anything is."""
-    return do("orion_streams.cli.doctor.doctor_command", as_json, redis, config)
+    return do("orion_streams.cli.doctor.doctor_command", common=CommonOptions(as_json, redis, config))
 
 
 @command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
@@ -203,7 +194,8 @@ def explain(
     config: ConfigFile = None,
 ) -> int:
     """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
-    return do("orion_streams.cli.explain_command", request, as_json, redis, config, file)
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.explain_command", asked=request, common=common, file=file)
 
 
 @command(
@@ -238,14 +230,12 @@ def acl(
         raise typer.BadParameter("--disable-default goes with --apply")
     return do(
         "orion_streams.cli.acl_command",
-        users or [],
-        form == "aclfile",
-        apply,
-        passwords,
-        disable_default,
-        as_json,
-        redis,
-        config,
+        names=users or [],
+        aclfile=form == "aclfile",
+        apply=apply,
+        passwords=passwords,
+        disable_default=disable_default,
+        common=CommonOptions(as_json, redis, config),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.errors import EXIT_DEGRADED, EXIT_OK, BackendError
 from orion_streams.eventlog.archive import segments
 from orion_streams.eventlog.archiver import Written, archive_next
@@ -31,19 +31,21 @@ class Archived(Struct, frozen=True):
     missing: list[tuple[int, int]]
 
 
-async def run(folder: str, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+async def run(*, folder: str, common: CommonOptions) -> int:
     """Archive and say what was done. The exit code: 3 when positions are missing that were trimmed since
     the last time. Raises BackendError, ConfigError, LogError."""
-    config = grid_discovery.find(redis_url, config_path)
+    config = grid_discovery.find(common.redis_url, common.config_path)
     place = Path(folder).expanduser()  # noqa: ASYNC240 - once, and before anything else
     async with opened(config) as store:
         files = await archive_all(store, config.prefix, place)
     first, last = (files[0].first, files[-1].last) if files else (0, 0)
     missing = [file.missing for file in files if file.missing]
     reach = max((each.last for each in segments(place)), default=0)
-    done = Archived(folder, len(files), first, last, reach, missing)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    done = Archived(
+        folder=folder, files=len(files), first=first, last=last, archived_to=reach, missing=missing
+    )
+    if common.as_json:
+        write_json(done)
     else:
         sys.stdout.write(sentence(done) + "\n")
     for gap in missing:

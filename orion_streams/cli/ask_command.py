@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import aclosing
+from typing import Unpack
 
-import msgspec
 from redis.exceptions import NoPermissionError
 
 from orion_streams import Answer, AsyncClient, Piece, Restarted
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.read_commands import look, warn
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
@@ -23,32 +24,24 @@ GIVE_UP_S = 10.0
 
 
 async def run(
-    prompt: str,
-    model: str | None,
-    tier: int,
-    system: str | None,
-    timeout_s: float,
-    stream: bool,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
+    *, prompt: str, model: str | None, stream: bool, common: CommonOptions, **fields: Unpack[Fields]
 ) -> int:
     """Ask, show, and say where the answer was made. Raises RequestError, BackendError, ConfigError."""
-    config = grid_discovery.find(redis_url, config_path)
+    config = grid_discovery.find(common.redis_url, common.config_path)
     if CLIENT not in config.clients.names:
         raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
     model = await model_to_ask(config, model)
-    fields: Fields = {"tier": tier, "timeout_s": timeout_s}
-    if system is not None:
-        fields["system"] = system
     text = sys.stdin.read() if prompt == "-" else prompt
     async with AsyncClient(config.redis.url, CLIENT, prefix=config.prefix, give_up_s=GIVE_UP_S) as client:
         if stream:
             answer = await show_as_it_comes(client, model, text, fields)
         else:
             answer = await client.generate(model, text, **fields)
-            sys.stdout.write((msgspec.json.encode(answer).decode() if as_json else answer.text) + "\n")
-            sys.stdout.flush()
+            if common.as_json:
+                write_json(answer)
+            else:
+                sys.stdout.write(f"{answer.text}\n")
+                sys.stdout.flush()
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
     tell(dim(f"why there: ./orion explain {answer.id}"))
     return 0

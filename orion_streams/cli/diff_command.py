@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import log_sources
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_json
 from orion_streams.replay.compare_states import Change, changes
 
 WIDTH = 60
@@ -24,23 +26,16 @@ class Difference(Struct, frozen=True):
     changes: list[Change]
 
 
-async def run(
-    before: str,
-    after: str,
-    file: str | None,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
-) -> int:
+async def run(*, before: str, after: str, file: str | None, common: CommonOptions) -> int:
     """Compare two moments. Raises BackendError, ConfigError, LogError."""
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         positions = [await log_sources.moment(each, log) for each in (before, after)]
         grids = [(await log.state_at(each)).grid for each in positions]
     found = Difference(positions[0], positions[1], changes(*grids))
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
-        return 0
-    show(found)
+    if common.as_json:
+        write_json(found)
+    else:
+        show(found)
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from orion_streams.cli import log_sources
 from orion_streams.cli.log_view import CHUNK, Line
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.read_commands import grid_at, warn
 from orion_streams.cli.request_story import Look, Story, as_data, look_at, story_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
@@ -26,12 +26,10 @@ WIDTH = 100
 """Longer lines are harder to read."""
 
 
-async def run(
-    asked: str, as_json: bool, redis_url: str | None, config_path: str | None, file: str | None = None
-) -> int:
+async def run(*, asked: str, common: CommonOptions, file: str | None = None) -> int:
     """Explain the request `asked`: client/id or id. Exit 2 when several clients have that id. Raises
     OrionError when the log has none, BackendError, ConfigError, LogError."""
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         now, config = await grid_at(log), await log.config()
         found = await find(log, now.grid, asked)
         if len(found) > 1:
@@ -45,8 +43,8 @@ async def run(
             story = msgspec.structs.replace(story, look=await look_back(log, story))
     if story.deadline_in_ms is not None:
         warn(now)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(as_data(story)).decode() + "\n")
+    if common.as_json:
+        write_json(as_data(story))
     else:
         show(story, config.simulated())
     return EXIT_OK

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import log_sources
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_json
 from orion_streams.errors import ConfigError
 from orion_streams.replay.export import Moved, export
 from orion_streams.replay.source import Source
@@ -24,19 +25,18 @@ class Exported(Struct, frozen=True):
 
 
 async def run(
-    file: str,
+    *,
+    target: str,
     start: str | None,
     end: str | None,
     force: bool,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
-    source: str | None,
+    file: str | None,
+    common: CommonOptions,
 ) -> int:
     """Export what is between two moments, of a live log or of another file. Raises BackendError,
     ConfigError, LogError; then no file was written."""
-    path = log_sources.target(file)
-    async with log_sources.source(source, redis_url, config_path) as log:
+    path = log_sources.target(target)
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         low, high = await log.bounds()
         first = low if start is None else await after(start, log)
         last = high if end is None else await log_sources.moment(end, log, clip=True)
@@ -46,9 +46,11 @@ async def run(
             part = f"{start or 'the beginning'} to {end or 'the end'} (positions {first} to {last})"
             raise ConfigError(f"{part}: nothing of {log.name}, which has positions {low} to {high}")
         with log_sources.progress("exporting", first, last) as see:
-            moved = await export(log, await log.config(), path, first, last, see, force)
-    done = Exported(file, moved.first, moved.last, moved.segments, path.stat().st_size)
-    say(done, as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {file}")
+            moved = await export(
+                log, await log.config(), path, first=first, last=last, see=see, force=force
+            )
+    done = Exported(target, moved.first, moved.last, moved.segments, path.stat().st_size)
+    say(done, common.as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {target}")
     return 0
 
 
@@ -61,4 +63,7 @@ async def after(text: str, log: Source) -> int:
 
 def say(done: Exported | Moved, as_json: bool, words: str) -> None:
     """The outcome, as data or in words."""
-    sys.stdout.write((msgspec.json.encode(done).decode() if as_json else words) + "\n")
+    if as_json:
+        write_json(done)
+    else:
+        sys.stdout.write(f"{words}\n")

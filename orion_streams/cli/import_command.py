@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from orion_streams.cli import grid_discovery, log_sources
 from orion_streams.cli.export_command import say
+from orion_streams.cli.options import CommonOptions
 from orion_streams.replay.export import bring_in
 from orion_streams.runtime.connection import connect
 
 
-async def run(
-    file: str, prefix: str | None, as_json: bool, redis_url: str | None, config_path: str | None
-) -> int:
+async def run(*, file: str, prefix: str | None, common: CommonOptions) -> int:
     """Import a file or the folder of an archive, to be read. Raises BackendError, ConfigError, LogError."""
-    config = grid_discovery.find(redis_url, config_path)
+    config = grid_discovery.find(common.redis_url, common.config_path)
     prefix = prefix or config.prefix
     log, redis = log_sources.file_source(file), connect(config.redis.url)
     try:
@@ -25,5 +24,5 @@ async def run(
         f"positions {moved.first} to {moved.last} are in {prefix}log, to be read with a streams.toml that "
         f'says prefix = "{prefix}": no router starts on it'
     )
-    say(moved, as_json, words)
+    say(moved, common.as_json, words)
     return 0

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import sys
 
-from orion_streams import config as configuration
 from orion_streams.cli.outcome import tell
 from orion_streams.config import Config, with_url
 from orion_streams.errors import ConfigError
@@ -25,17 +24,8 @@ LOOK_EVERY_MS = 500
 class LocalRoles:
     """`roles`: "router,agent:NODE", else what this machine's host name and configuration say."""
 
-    def __init__(
-        self,
-        *,
-        roles: str | None,
-        redis_url: str | None,
-        config_path: str | None,
-        port: int,
-        say: Say,
-    ) -> None:
-        self.config = configuration.load(config_path, redis_url)
-        self.config_file = config_path or ""
+    def __init__(self, config: Config, config_file: str, *, roles: str | None, port: int, say: Say) -> None:
+        self.config, self.config_file = config, config_file
         self.roles = choose(self.config, roles, socket.gethostname().partition(".")[0])
         self.redis_url = self.config.redis.url
         self.models: list[str] = []

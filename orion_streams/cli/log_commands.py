@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from orion_streams.cli.options import AsJson, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import (
+    AsJson,
+    CommonOptions,
+    ConfigFile,
+    FromFile,
+    RedisUrl,
+    do,
+    examples_of,
+)
 from orion_streams.errors import EXIT_OK
 
 log_commands = typer.Typer(invoke_without_command=True)
@@ -27,7 +35,8 @@ def log(
 ) -> int:
     """The log: every sample, decision and outcome."""
     if context.invoked_subcommand is None:
-        return do("orion_streams.cli.log_view", follow, start, count, as_json, redis, config)
+        common = CommonOptions(as_json, redis, config)
+        return do("orion_streams.cli.log_view", follow=follow, start=start, count=count, common=common)
     if follow or as_json or any(each is not None for each in (start, count, redis, config)):
         raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
     return EXIT_OK
@@ -41,7 +50,8 @@ def archive(
     config: ConfigFile = None,
 ) -> int:
     """Write what the log has since the last time to compressed files, chained to those that are there."""
-    return do("orion_streams.cli.archive_command", folder, as_json, redis, config)
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.archive_command", folder=folder, common=common)
 
 
 @log_commands.command(
@@ -68,7 +78,15 @@ def export(
 ) -> int:
     """Write a part of the log to one file that can be replayed: with the state before it, the rules, the
     configuration without its URLs, and the running hash. No prompt and no answer is in it."""
-    return do("orion_streams.cli.export_command", target, start, end, force, as_json, redis, config, file)
+    return do(
+        "orion_streams.cli.export_command",
+        target=target,
+        start=start,
+        end=end,
+        force=force,
+        file=file,
+        common=CommonOptions(as_json, redis, config),
+    )
 
 
 @log_commands.command(
@@ -85,7 +103,8 @@ def bring(
     config: ConfigFile = None,
 ) -> int:
     """Put an exported log into a Redis where there is none under that prefix, to be read there."""
-    return do("orion_streams.cli.import_command", file, prefix, as_json, redis, config)
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.import_command", file=file, prefix=prefix, common=common)
 
 
 @log_commands.command(
@@ -99,6 +118,7 @@ def tail(
     config: ConfigFile = None,
 ) -> int:
     """The last events, and of a live log all that come, one a line."""
+    common = CommonOptions(as_json, redis, config)
     if file is not None:
-        return do("orion_streams.cli.tail_command", file, count, as_json, redis)
-    return do("orion_streams.cli.log_view", True, None, count, as_json, redis, config)
+        return do("orion_streams.cli.tail_command", file=file, count=count, common=common)
+    return do("orion_streams.cli.log_view", follow=True, start=None, count=count, common=common)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -11,11 +10,13 @@ from msgspec import Struct
 
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
+from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell
 from orion_streams.eventlog.loader import decoded
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
 from orion_streams.model.text import describe, tag
+from orion_streams.runtime.connection import end_if_cancelled
 
 CHUNK = 500
 LAST = 20
@@ -30,24 +31,19 @@ class Line(Struct, frozen=True):
     event: ev.AnyEvent
 
 
-async def run(
-    follow: bool,
-    start: int | None,
-    count: int | None,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
-) -> int:
+async def run(*, follow: bool, start: int | None, count: int | None, common: CommonOptions) -> int:
     """Show events; with --json a list in one line, or, following, one object per line."""
-    config = grid_discovery.find(redis_url, config_path)
+    config = grid_discovery.find(common.redis_url, common.config_path)
     async with opened(config) as store:
         first, end = await bounds(store, start, count, follow)
         wanted = lines(store, first, end)
-        if as_json and not follow:
+        if common.as_json and not follow:
             sys.stdout.write(f"[{','.join([as_data(line) async for line in wanted])}]\n")
             return 0
         async for line in wanted:
-            sys.stdout.write((as_data(line) if as_json else as_text(line, sys.stdout.isatty())) + "\n")
+            sys.stdout.write(
+                (as_data(line) if common.as_json else as_text(line, sys.stdout.isatty())) + "\n"
+            )
             sys.stdout.flush()
     return 0
 
@@ -79,19 +75,11 @@ async def lines(store: RedisLog, first: int, end: int | None) -> AsyncIterator[L
             if end is not None:
                 return
             await store.read({"log": f"{position}-0"}, 1, BLOCK_MS)
-            heed_cancellation()
+            end_if_cancelled()
         for position, raw in found:
             event = decoded(position, raw)
             server_ms = event.server_ms if isinstance(event, ev.Committed) else server_ms
             yield Line(position, server_ms, event)
-
-
-def heed_cancellation() -> None:
-    """Raise the CancelledError that redis-py may have taken for the timeout of its own zero-second look
-    at the socket."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def commit_time(store: RedisLog, position: int) -> int:

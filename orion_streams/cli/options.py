@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
+from msgspec import Struct
 
 from orion_streams.cli.checkout import checkout
 from orion_streams.cli.outcome import outcome
@@ -32,11 +33,19 @@ At = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
 
 
-def do(module: str, *arguments: object, **options: object) -> int:
-    """Import MODULE and call its `run`, here or on an event loop."""
+class CommonOptions(Struct, frozen=True):
+    """The options that nearly every command has: --json, --redis and --config."""
+
+    as_json: bool
+    redis_url: str | None
+    config_path: str | None
+
+
+def do(module: str, **options: object) -> int:
+    """Import `module`, call its `run`, on an event loop if it is a coroutine, and return the exit code."""
 
     def work() -> int:
-        answer = import_module(module).run(*arguments, **options)
+        answer = import_module(module).run(**options)
         if isinstance(answer, Coroutine):
             answer = asyncio.run(answer)
         sys.stdout.flush()
@@ -45,14 +54,14 @@ def do(module: str, *arguments: object, **options: object) -> int:
     return outcome(work)
 
 
-def do_in_checkout(command: str, module: str, *arguments: object, **options: object) -> int:
+def do_in_checkout(command: str, module: str, **options: object) -> int:
     """Do what `do` does with a module of the tests, which only a git checkout has."""
 
     def work() -> int:
         sys.path.insert(0, str(checkout(command)))
         return EXIT_OK
 
-    return outcome(work) or do(module, *arguments, **options)
+    return outcome(work) or do(module, **options)
 
 
 def examples_of(*examples: str) -> str:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -22,6 +24,12 @@ def tell(line: str) -> None:
     """One line for the person, on stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def write_json(data: Any) -> None:
+    """Write data as one line of JSON to stdout."""
+    sys.stdout.write(msgspec.json.encode(data).decode() + "\n")
+    sys.stdout.flush()
 
 
 def outcome(work: Callable[[], int | None]) -> int:

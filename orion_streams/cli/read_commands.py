@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import log_sources, view_models
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.plan_view import plan_rows
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
@@ -39,21 +38,14 @@ MAKERS: dict[str, Callable[[Grid], Any]] = {
 """What each of the reads shows of the grid."""
 
 
-async def run(
-    what: str,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
-    at: str | None = None,
-    file: str | None = None,
-) -> int:
+async def run(*, what: str, common: CommonOptions, at: str | None = None, file: str | None = None) -> int:
     """Show one of the reads, now or as it was. Raises BackendError, ConfigError, LogError."""
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         now, config = await grid_at(log, at), await log.config()
     found = MAKERS[what](now.grid)
     warn(now)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    if common.as_json:
+        write_json(found)
         return 0
     from orion_streams.cli import tables  # noqa: PLC0415 - rich only where something is drawn
 

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct, structs
 
 from orion_streams.cli import log_sources
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
 from orion_streams.eventlog.jsonl import Stretch
 from orion_streams.model import events as ev
@@ -54,10 +55,10 @@ class Watch:
             self.decoded += len(stretch.rows)
 
 
-async def run(file: str | None, as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+async def run(*, file: str | None, common: CommonOptions) -> int:
     """Verify a log. Exit 4 when a recorded decision is not the recomputed one. Raises LogError."""
     watch = Watch()
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()
         with log_sources.progress("replaying", first, last) as see:
 
@@ -69,8 +70,8 @@ async def run(file: str | None, as_json: bool, redis_url: str | None, config_pat
             report = await verify(log, seen)
             took_s = time.perf_counter() - began_s - watch.decoding_s
     done = replayed(report, took_s, watch)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    if common.as_json:
+        write_json(done)
     else:
         show(done)
     return EXIT_DIVERGED if report.diverged else EXIT_OK

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from orion_streams.cli.options import AsJson, At, ConfigFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import (
+    AsJson,
+    At,
+    CommonOptions,
+    ConfigFile,
+    RedisUrl,
+    do,
+    examples_of,
+)
 
 
 class VerifyByDefault(TyperGroup):
@@ -44,13 +52,14 @@ def verify(
 ) -> int:
     """Recompute every decision and every snapshot; exit 4 where one differs from what was recorded. It is
     what `orion replay` does without a word."""
-    return do("orion_streams.cli.replay_command", file, as_json, redis, config)
+    return do("orion_streams.cli.replay_command", file=file, common=CommonOptions(as_json, redis, config))
 
 
 @replay_commands.command(epilog=examples_of("replay step", "replay step incident.jsonl.gz --at 14:05"))
 def step(file: File = None, at: At = None, redis: RedisUrl = None, config: ConfigFile = None) -> int:
     """Through a log commit by commit, forwards and backwards, with the grid as it was there."""
-    return do("orion_streams.cli.step_command", at, file, redis, config)
+    common = CommonOptions(False, redis, config)
+    return do("orion_streams.cli.step_command", at=at, file=file, common=common)
 
 
 @replay_commands.command(
@@ -70,7 +79,8 @@ def report(
 ) -> int:
     """One page of a log that opens offline: heat, memory, models, attempts, decisions with their verdicts,
     and what is out of the ordinary."""
-    return do("orion_streams.cli.report_command", file, target, force, as_json, redis, config)
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.report_command", file=file, target=target, force=force, common=common)
 
 
 @replay_commands.command(
@@ -103,14 +113,12 @@ def whatif(
     and the same workload run again in the simulator, before and after."""
     return do(
         "orion_streams.cli.whatif_command",
-        file,
-        settings or [],
-        without or [],
-        policy,
-        simulate,
-        as_json,
-        redis,
-        config,
+        file=file,
+        settings=settings or [],
+        without=without or [],
+        policy=policy,
+        simulate=simulate,
+        common=CommonOptions(as_json, redis, config),
     )
 
 
@@ -126,4 +134,5 @@ def diff(
     config: ConfigFile = None,
 ) -> int:
     """What is not the same in the grid at two moments."""
-    return do("orion_streams.cli.diff_command", before, after, file, as_json, redis, config)
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.diff_command", before=before, after=after, file=file, common=common)

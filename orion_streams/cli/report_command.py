@@ -7,11 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.cli import log_sources
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_json
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -30,28 +31,21 @@ class Reported(Struct, frozen=True):
     anomalies: dict[str, int]
 
 
-async def run(
-    file: str | None,
-    target: str,
-    force: bool,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
-) -> int:
+async def run(*, file: str | None, target: str, force: bool, common: CommonOptions) -> int:
     """Write the page. Raises BackendError, ConfigError, LogError; then no file was written."""
     path = log_sources.target(target)
     if path.suffix not in (".html", ".htm"):
         raise ConfigError(f"{target}: expected a name that ends with .html")
     if is_there(path) and not force:
         raise ConfigError(f"{target}: is there already: name another file, or add --force")
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         collector, config = await collected(log), await log.config()
     incident = replace(collector.finish(), simulated=config.simulated())
     write(path, render(incident))
     found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
     done = Reported(target, path.stat().st_size, incident.events, found)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
+    if common.as_json:
+        write_json(done)
     else:
         told = ", ".join(f"{count} {kind}" for kind, count in done.anomalies.items()) or "nothing unusual"
         sys.stdout.write(f"{target}: {done.events} events, {done.bytes} bytes; found: {told}\n")

@@ -6,28 +6,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-import msgspec
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, PIPED_WIDTH, WAITING, table
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
 from orion_streams.simulation.baseline_policies import OURS, POLICIES
 from orion_streams.simulation.compare_policies import (
+    Job,
     Medians,
     Verdict,
     best_baseline,
     jobs,
     medians,
     run_all,
+    run_job,
     verdicts,
 )
-from orion_streams.simulation.run_workload import health_for, simulate
+from orion_streams.simulation.run_workload import health_for
 from orion_streams.simulation.simulation_results import Result
 from orion_streams.simulation.workloads import REGIMES, WORKLOADS
 
@@ -36,81 +39,71 @@ LONG = 5_000
 """A single run of more requests shows how far it is."""
 
 
-def run(
-    *,
-    compare: bool,
-    workload: str | None,
-    regime: str | None,
-    policy: str | None,
-    requests: int | None,
-    nodes: int,
-    seed: int,
-    seeds: int,
-    health_ms: int | None,
-    fifo: bool,
-    as_json: bool,
-) -> int:
-    """Run it and show it. The exit code: failed where a request was refused, which no policy may do."""
-    check("--workload", workload, WORKLOADS)
-    check("--regime", regime, REGIMES)
-    check("--policy", policy, POLICIES)
-    count, health = requests or REQUESTS, health_ms or 0
-    if compare:
-        if policy is not None:
-            raise typer.BadParameter("--compare runs every policy: leave --policy out")
-        regimes = (regime,) if regime else REGIMES
-        workloads = (workload,) if workload else WORKLOADS
-        results = compared(regimes, workloads, range(seed, seed + seeds), count, nodes, health, fifo)
+class Options(Struct, frozen=True, kw_only=True):
+    """The options of `orion simulate`; None where one is not given. `seeds` counts with `compare` only."""
+
+    compare: bool
+    workload: str | None
+    regime: str | None
+    policy: str | None
+    requests: int | None
+    nodes: int
+    seed: int
+    seeds: int
+    health_ms: int | None
+    fifo: bool
+    as_json: bool
+
+
+def run(**given: Any) -> int:
+    """Simulate as the options say and show the results. Return EXIT_FAILED if a request was rejected, which
+    no policy may cause."""
+    options = Options(**given)
+    check("--workload", options.workload, WORKLOADS)
+    check("--regime", options.regime, REGIMES)
+    check("--policy", options.policy, POLICIES)
+    if options.compare and options.policy is not None:
+        raise typer.BadParameter("--compare runs every policy: leave --policy out")
+    job = Job(
+        regime=options.regime or REGIMES[0],
+        workload=options.workload or WORKLOADS[0],
+        policy=options.policy or OURS,
+        seed=options.seed,
+        requests=options.requests or REQUESTS,
+        nodes=options.nodes,
+        health_ms=options.health_ms or 0,
+        fifo=options.fifo,
+    )
+    results = compared(job, options) if options.compare else [single(job)]
+    if options.as_json:
+        write_json(results)
+    elif options.compare:
+        show_comparison(results, job, options.seeds)
     else:
-        chosen = (regime or REGIMES[0], workload or WORKLOADS[0], policy or OURS)
-        results = [single(*chosen, seed, count, nodes, health, fifo)]
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
-    elif compare:
-        show_comparison(results, count, nodes, seeds)
-    else:
-        show_single(results[0], count, nodes, health)
-    refused = sum(each.rejected for each in results)
-    if refused:
-        tell(f"orion: {refused} simulated requests were not answered")
-    return EXIT_FAILED if refused else EXIT_OK
+        show_single(results[0], job)
+    rejected = sum(each.rejected for each in results)
+    if rejected:
+        tell(f"orion: {rejected} simulated requests were not answered")
+    return EXIT_FAILED if rejected else EXIT_OK
 
 
 def check(option: str, given: str | None, known: Sequence[str]) -> None:
-    """A usage error that names what there is."""
+    """Raise a usage error that lists the known names if `given` is none of them."""
     if given is not None and given not in known:
         raise typer.BadParameter(f"{option}: no such name: {given} (known: {', '.join(known)})")
 
 
-def single(
-    regime: str,
-    workload: str,
-    policy: str,
-    seed: int,
-    requests: int,
-    nodes: int,
-    health_ms: int,
-    fifo: bool,
-) -> Result:
-    """One run; a long one shows how far it is."""
-    with progress(requests if requests > LONG else 0, "requests") as advance:
-        return simulate(
-            regime, workload, policy, seed,
-            requests=requests, nodes=nodes, health_ms=health_ms, fifo=fifo, progress=advance,
-        )  # fmt: skip
+def single(job: Job) -> Result:
+    """Run one job; show progress if it has more than LONG requests."""
+    with progress(job.requests if job.requests > LONG else 0, "requests") as advance:
+        return run_job(job, advance)
 
 
-def compared(
-    regimes: Sequence[str],
-    workloads: Sequence[str],
-    seeds: Sequence[int],
-    requests: int,
-    nodes: int,
-    health_ms: int,
-    fifo: bool,
-) -> list[Result]:
-    """Every policy on every trace."""
-    work = jobs(regimes, workloads, seeds, requests, nodes, health_ms, fifo)
+def compared(job: Job, options: Options) -> list[Result]:
+    """Run every policy on the same traces, in the chosen regime and workload or in all."""
+    regimes = (options.regime,) if options.regime else REGIMES
+    workloads = (options.workload,) if options.workload else WORKLOADS
+    work = jobs(job, regimes, workloads, range(job.seed, job.seed + options.seeds))
     results: list[Result] = []
     with progress(len(work), "runs") as advance:
         for each in run_all(work):
@@ -150,11 +143,11 @@ def lines(total: int, what: str) -> Callable[[int], None]:
     return advance
 
 
-def show_single(result: Result, requests: int, nodes: int, health_ms: int) -> None:
-    """The figures of one run."""
+def show_single(result: Result, job: Job) -> None:
+    """Print the figures of one run."""
     made = table("FIGURE", "VALUE", right=("VALUE",))
     rows = (
-        ("answered", f"{requests - result.rejected:,} of {requests:,}"),
+        ("answered", f"{job.requests - result.rejected:,} of {job.requests:,}"),
         ("time to answer, p50", seconds(result.p50_ms)),
         ("time to answer, p95", seconds(result.p95_ms)),
         ("time to answer, longest", seconds(result.max_ms)),
@@ -165,21 +158,22 @@ def show_single(result: Result, requests: int, nodes: int, health_ms: int) -> No
         made.add_row(name, value)
     console = wide_console()
     console.print(
-        f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {nodes} nodes, "
-        f"seed {result.seed}, health every {(health_ms or health_for(requests)) / 1000:g} s",
+        f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {job.nodes} nodes, "
+        f"seed {result.seed}, health every {(job.health_ms or health_for(job.requests)) / 1000:g} s",
         soft_wrap=True,
     )
     console.print(made)
 
 
-def show_comparison(results: Sequence[Result], requests: int, nodes: int, seeds: int) -> None:
-    """Per regime: what each policy comes to, and whether ours meets its goals."""
+def show_comparison(results: Sequence[Result], job: Job, seeds: int) -> None:
+    """Print, for each regime, the p95 of each policy and whether ours meets its goals."""
     console = wide_console()
     found = medians(results)
     over = "one seed" if seeds == 1 else f"median of {seeds} seeds"
     for regime in dict.fromkeys(each.regime for each in results):
         console.print(
-            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {requests} requests, {nodes} nodes",
+            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {job.requests} requests, "
+            f"{job.nodes} nodes",
             soft_wrap=True,
         )
         rows = {workload: each for (of, workload), each in found.items() if of == regime}

@@ -7,6 +7,7 @@ import sys
 
 from orion_streams.cli import log_sources, tables, view_models
 from orion_streams.cli.log_view import Line, as_text
+from orion_streams.cli.options import CommonOptions
 from orion_streams.errors import ConfigError
 from orion_streams.eventlog.loader import decoded
 from orion_streams.replay.stepper import Stepper
@@ -23,9 +24,9 @@ MAX_STEPS, DIGITS = 1_000_000, 9
 """So many commits at once, and so many digits of what was asked."""
 
 
-async def run(at: str | None, file: str | None, redis_url: str | None, config_path: str | None) -> int:
+async def run(*, at: str | None, file: str | None, common: CommonOptions) -> int:
     """Read commands from stdin until it ends. Raises BackendError, ConfigError, LogError."""
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()
         stepper = Stepper(log, await log.state_at(first - 1))
         if at is not None:

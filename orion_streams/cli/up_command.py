@@ -8,11 +8,11 @@ import signal
 import sys
 from typing import Any, Protocol
 
-import msgspec
-
+from orion_streams import config as configuration
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.local_grid import LocalRoles
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.demo.simulated_grid import SimulatedGrid
 from orion_streams.errors import BackendError
 from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
@@ -33,12 +33,14 @@ class Runnable(Protocol):
     async def stop(self) -> None: ...
 
 
-async def run(kind: str, *, port: int, as_json: bool, **chosen: Any) -> int:
-    """Start, say that it is ready, wait for a signal, stop in order. Raises what starting raises."""
-    if kind == "simulated":
+async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOptions) -> int:
+    """Start the grid, announce it, wait for a signal, and stop in order. Raise what starting raises."""
+    as_json = common.as_json
+    if simulated:
         grid = SimulatedGrid(port=port, remark=remark)
         return await serve(grid, lambda: ready_simulated(grid, as_json), lambda: note_simulated(grid))
-    local = LocalRoles(port=port, say=remark, **chosen)
+    config = configuration.load(common.config_path, common.redis_url)
+    local = LocalRoles(config, common.config_path or "", roles=roles, port=port, say=remark)
     return await serve(local, lambda: ready_local(local, as_json), lambda: note_local(local))
 
 
@@ -91,7 +93,7 @@ def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
             if (names := [model.name for model in grid.nodes[name].spec.models]) is not None
         ]
         data = {"redis_url": shown(grid.redis_url), "simulated": True, "config": str(grid.config_path)}
-        return write_line({**data, "models": models, "nodes": nodes})
+        return write_json({**data, "models": models, "nodes": nodes})
     engines = ", ".join(sorted(set(grid.engines.values())))
     sys.stdout.write(
         f"The grid is up: a router, and {len(grid.nodes)} SIMULATED nodes (engine: {engines}) with "
@@ -104,7 +106,7 @@ def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
 def ready_local(local: LocalRoles, as_json: bool) -> None:
     """Say what runs here."""
     if as_json:
-        return write_line(
+        return write_json(
             {
                 "redis_url": shown(local.redis_url),
                 "simulated": False,
@@ -120,12 +122,6 @@ def ready_local(local: LocalRoles, as_json: bool) -> None:
     )
     sys.stdout.flush()
     return None
-
-
-def write_line(data: dict[str, Any]) -> None:
-    """The one line of --json."""
-    sys.stdout.write(msgspec.json.encode(data).decode() + "\n")
-    sys.stdout.flush()
 
 
 def hints(url: str, prefix: str, model: str) -> str:

@@ -3,13 +3,12 @@ workload comes to in the simulator."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from orion_streams.cli import log_sources
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_json
 from orion_streams.config import parse, read_text
 from orion_streams.errors import EXIT_OK, LogError
 from orion_streams.model.state import Grid
@@ -54,20 +53,19 @@ class Asking:
 
 
 async def run(
+    *,
     file: str | None,
     settings: Sequence[str],
     without: Sequence[str],
     policy: str | None,
     simulate: bool,
-    as_json: bool,
-    redis_url: str | None,
-    config_path: str | None,
+    common: CommonOptions,
 ) -> int:
     """Ask both questions of a log, and show the answers. Raises LogError for one that is not what was
     written, ConfigError for a change that makes no rules, BackendError."""
     change = change_from(settings, without, policy)
     asking: Asking | None = None
-    async with log_sources.source(file, redis_url, config_path) as log:
+    async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()
         with log_sources.progress("asking", first, last) as see:
             async for stretch in log.stretches():
@@ -80,7 +78,7 @@ async def run(
         raise LogError(f"{log.name} is empty: there is nothing to ask")
     with placed(stretch, asking.state):
         answered = asking.finish()
-    show(answered, change, as_json)
+    show(answered, change, common.as_json)
     return EXIT_OK
 
 
@@ -92,7 +90,7 @@ def change_from(settings: Sequence[str], without: Sequence[str], policy: str | N
 def show(found: Answered, change: Change, as_json: bool) -> None:
     """One line of JSON, or the screen."""
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        write_json(found)
         return
     from orion_streams.cli import whatif_view  # noqa: PLC0415 - rich only where something is drawn
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
+from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
 from orion_streams.client import calls
@@ -34,13 +34,15 @@ from orion_streams.client.calls import Answer, AnswerEvent, Asking, Call, Fields
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.protocol.requests_replies import Reply
-from orion_streams.runtime.connection import connect, in_short, will_pass
+from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
 
 log = logging.getLogger("orion.client")
 
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
 DEFAULT_TIMEOUT_S = 600.0
-FIRST_PAUSE_S = 0.05
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+MOST_DOUBLINGS = 16
+"""More would not lengthen the pause, and in the end overflow."""
 START = b"0-0"
 
 T = TypeVar("T")
@@ -228,8 +230,9 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""
-        cancels = cancel_requests()
-        clock, pause_s = asyncio.get_running_loop().time, FIRST_PAUSE_S
+        cancels, failures = cancel_requests(), 0
+        backoff = EqualJitterBackoff(LONGEST_PAUSE_S, FIRST_PAUSE_S)
+        clock = asyncio.get_running_loop().time
         give_up = clock() + self._give_up_s
         while True:
             try:
@@ -241,13 +244,14 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
                 what = in_short(error)
                 if not will_pass(error):
                     raise BackendError(f"redis refuses: {what}") from error
-                if pause_s == FIRST_PAUSE_S:
+                if failures == 0:
                     log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
                 self._cuts += asyncio.current_task() is self._reader
+                pause_s = backoff.compute(failures)
                 if clock() + pause_s > give_up:
                     raise BackendError(f"redis is away: {what}") from error
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - no secret
-            pause_s = min(pause_s * 2, 5.0)
+            await asyncio.sleep(pause_s)
+            failures = min(failures + 1, MOST_DOUBLINGS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -259,12 +263,6 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         task = asyncio.create_task(quietly())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def cancel_requests() -> int:
-    """How often the current task was asked to end."""
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 class Client(Asking[Answer, Generator[AnswerEvent, None, None]]):

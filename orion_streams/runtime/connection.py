@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orion_streams import config as configuration
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
 
@@ -75,8 +76,7 @@ def _by_sentinels(found: server_urls.Sentinels, options: dict[str, Any]) -> Redi
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if options.pop("connection_class", None) is SSLConnection:
         tls["ssl"] = options["ssl"] = True
-    password = os.environ.get("ORION_SENTINEL_PASSWORD") or None
-    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": password}
+    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": configuration.sentinel_password()}
     sentinels = Sentinel(found.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     return Redis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
 
@@ -193,9 +193,14 @@ def as_dict(parts: list[bytes] | None) -> dict[bytes, bytes]:
     return dict(zip(parts[::2], parts[1::2], strict=True)) if parts else {}
 
 
-def end_if_cancelled() -> None:
-    """For loops without an end: Python 3.11's wait_for, inside redis-py, loses cancels that come as a write
-    ends. CancelledError if this task was asked to end."""
+def cancel_requests() -> int:
+    """Return how often the current task was asked to end."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    return task.cancelling() if task is not None else 0
+
+
+def end_if_cancelled() -> None:
+    """Raise CancelledError if the current task was asked to end. Endless loops need it: Python 3.11's
+    wait_for, inside redis-py, loses a cancellation that arrives as a write ends."""
+    if cancel_requests():
         raise asyncio.CancelledError

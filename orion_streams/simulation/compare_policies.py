@@ -5,10 +5,11 @@ The best baseline of a workload is the one with the least median p95; `lower-bou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orion_streams.simulation.baseline_policies import BASELINES, LOWER_BOUND, OURS, POLICIES
 from orion_streams.simulation.process_pool import spread
@@ -55,18 +56,11 @@ class Verdict(Struct, frozen=True):
 Medians = dict[str, Median]
 
 
-def jobs(
-    regimes: Sequence[str],
-    workloads: Sequence[str],
-    seeds: Sequence[int],
-    requests: int,
-    nodes: int,
-    health_ms: int,
-    fifo: bool,
-) -> list[Job]:
-    """Every run, in the order of the results."""
+def jobs(like: Job, regimes: Sequence[str], workloads: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """List the runs of a comparison in the order of its results: `like`, with every policy and the given
+    regimes, workloads and seeds."""
     return [
-        Job(regime, workload, policy, seed, requests, nodes, health_ms, fifo)
+        replace(like, regime=regime, workload=workload, policy=policy, seed=seed)
         for regime in regimes
         for workload in workloads
         for policy in POLICIES
@@ -74,8 +68,8 @@ def jobs(
     ]
 
 
-def run_job(job: Job) -> Result:
-    """One run."""
+def run_job(job: Job, progress: Callable[[int], None] | None = None) -> Result:
+    """Simulate one run; call `progress` with the requests that have ended."""
     return simulate(
         job.regime,
         job.workload,
@@ -85,6 +79,7 @@ def run_job(job: Job) -> Result:
         nodes=job.nodes,
         health_ms=job.health_ms,
         fifo=job.fifo,
+        progress=progress,
     )
 
 

@@ -16,6 +16,7 @@ from orion_streams import AsyncClient
 from orion_streams.agents import apps
 from orion_streams.cli import archive_command, log_view, read_commands
 from orion_streams.cli.doctor import run as doctor
+from orion_streams.cli.options import CommonOptions
 from orion_streams.demo.ollama import serve
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.agents.agent_bench import MODEL, QUICK, Bench, running, toml
@@ -111,11 +112,12 @@ async def lived(bench: Bench, home: Path) -> None:
             return len(await bench.redis.xrange(f"{PREFIX}snapshots")) == 2
 
         await eventually(kept, "two snapshots", 20.0)
+        common = CommonOptions(True, None, str(config))
         for what in read_commands.MAKERS:
-            assert await read_commands.run(what, True, None, str(config)) == 0
-        assert await log_view.run(False, 1, None, True, None, str(config)) == 0
-        assert await doctor(True, None, str(config)) in (0, 3)
-    assert await archive_command.run(str(home / "archive"), True, None, str(config)) == 0
+            assert await read_commands.run(what=what, common=common) == 0
+        assert await log_view.run(follow=False, start=1, count=None, common=common) == 0
+        assert await doctor(common=common) in (0, 3)
+    assert await archive_command.run(folder=str(home / "archive"), common=common) == 0
 
 
 @pytest.mark.parametrize("binary", BINARIES)

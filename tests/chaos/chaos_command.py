@@ -16,8 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
-import msgspec
-
+from orion_streams.cli.outcome import write_json
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from orion_streams.runtime.embedded_server import Fsync
 from tests.chaos.chaos_faults import FAULTS, SHORT_OUTAGE_S
@@ -48,7 +47,7 @@ def run(
         rounds = asyncio.run(play_all(stages, minutes, seed, chosen, Protocol(file)))
     report = summarize(seed, minutes, rounds)
     if json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        write_json(report)
     else:
         show(report)
     return EXIT_FAILED if report.broken else EXIT_OK

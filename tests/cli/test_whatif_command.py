@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.whatif_command import Asking, change_from, run
 from orion_streams.cli.whatif_view import answer, page, term
 from orion_streams.errors import EXIT_OK, ConfigError
@@ -43,7 +44,14 @@ async def shown(rows: list[Row], folder: Path, as_json: bool) -> int:
     path = folder / "log.jsonl"
     path.write_bytes(pack(before, [raw for _, raw in rows])[1])
     settings = ["policy.temp_max_mc=71000", "policy.spill_ms=0"]
-    return await run(str(path), settings, ["orion-worker"], None, True, as_json, None, None)
+    return await run(
+        file=str(path),
+        settings=settings,
+        without=["orion-worker"],
+        policy=None,
+        simulate=True,
+        common=CommonOptions(as_json, None, None),
+    )
 
 
 async def test_the_screen_fits_and_says_what_is_simulated(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import msgspec
-
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.simulate_command import check, progress, wide_console
 from orion_streams.cli.tables import table
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
@@ -34,7 +30,7 @@ def run(*, requests: int | None, seed: int, only: str | None, as_json: bool) -> 
         smallest = shrunk(invariant, job) if number < MOST_SHRUNK else job
         report.broken.append(Broken(invariant, what, smallest.seed, command_of(smallest)))
     if as_json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        write_json(report)
     else:
         show(report)
     for row in report.broken:

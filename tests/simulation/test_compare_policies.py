@@ -8,7 +8,7 @@ import pytest
 from orion_streams.cli.app import main
 from orion_streams.errors import EXIT_OK, EXIT_USAGE
 from orion_streams.simulation.baseline_policies import POLICIES
-from orion_streams.simulation.compare_policies import best_baseline, jobs, medians, run_all, verdicts
+from orion_streams.simulation.compare_policies import Job, best_baseline, jobs, medians, run_all, verdicts
 from orion_streams.simulation.simulation_results import Result, percentile
 
 KEYS = [
@@ -61,7 +61,8 @@ def test_the_median_of_the_seeds_counts() -> None:
 
 def test_several_processes_give_the_same_results_in_the_same_order() -> None:
     """Two cores find what one finds."""
-    work = jobs(["load-heavy"], ["steady"], [1, 2], 10, 3, 2_000, False)
+    like = Job("load-heavy", "steady", "ours", 1, requests=10, nodes=3, health_ms=2_000, fifo=False)
+    work = jobs(like, ["load-heavy"], ["steady"], [1, 2])
     assert list(run_all(work, 2)) == list(run_all(work, 1))
     assert [(each.policy, each.seed) for each in work[:3]] == [("ours", 1), ("ours", 2), ("round-robin", 1)]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
-import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
@@ -16,6 +14,8 @@ from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.doctor.node_findings import nodes, requests
 from orion_streams.cli.doctor.routing_findings import restore, router, streams
 from orion_streams.cli.doctor.server_findings import server
+from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
 
@@ -30,14 +30,14 @@ class Diagnosis(Struct, frozen=True):
     findings: list[Finding]
 
 
-async def run(as_json: bool, redis_url: str | None, config_path: str | None) -> int:
+async def run(*, common: CommonOptions) -> int:
     """Look at the grid and say what was found. The exit code: 0 ok, 3 when anything is a warning or a
     problem, 69 when Redis does not answer, 78 when it refuses this user. Raises BackendError,
     ConfigError."""
-    facts = await Gathering(grid_discovery.find(redis_url, config_path)).look()
+    facts = await Gathering(grid_discovery.find(common.redis_url, common.config_path)).look()
     found = diagnose(facts)
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    if common.as_json:
+        write_json(found)
     else:
         show(make_console(), found.findings)
     if facts.refused:
