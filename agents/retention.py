@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog.archive import archive_next
 from orion_streams.eventlog.loader import END, position_at, save_verified
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev

@@ -16,7 +16,7 @@ from orion_streams.decider.decide import decide
 from orion_streams.eventlog.loader import fold_raw
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
-from orion_streams.model.commit import Commit, Guard, Head, OutEntry, Snapshot
+from orion_streams.model.commit import Commit, Expected, Guard, OutEntry, Snapshot
 from orion_streams.model.state import Grid, work_order
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
@@ -98,7 +98,7 @@ class Store(Protocol):
 
 
 def make_commit(
-    expected: Head = Head(),  # noqa: B008 - frozen
+    expected: Expected = Expected(),  # noqa: B008 - frozen
     *,
     events: Iterable[bytes] = (),
     outs: Iterable[OutEntry] = (),
@@ -120,10 +120,10 @@ def make_commit(
     )
 
 
-async def head_of(log: Log) -> Head:
+async def expected_next(log: Log) -> Expected:
     """What the next commit has to expect."""
     guard: Guard = await log.guard()
-    return Head(guard.number, guard.token, await log.last_position())
+    return Expected(guard.number, guard.token, await log.last_position())
 
 
 class Run(Struct, frozen=True):

@@ -14,8 +14,7 @@ from orion_streams.cli.grid_discovery import opened
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.errors import EXIT_DEGRADED, EXIT_OK, BackendError
-from orion_streams.eventlog.archive import segments
-from orion_streams.eventlog.archiver import Written, archive_next
+from orion_streams.eventlog.archive import Written, archive_next, segments
 from orion_streams.eventlog.redis_log import RedisLog
 
 

@@ -1,9 +1,8 @@
-"""The log as lines: what an exported file and each file of the archive hold, and nothing but.
+"""The recording format: a log as JSON lines, as exports and the files of an archive hold it.
 
-A recording is one segment or several, one after the other. A segment is a header and then log entries as
-they were written, one a line: from them alone the running hash can be computed again. It begins with the
-head of a commit and ends with a commit, so the log itself says what hash comes before it; where the state
-there is known, the header has it. Pure, but for reading a file.
+A recording is a sequence of segments. A segment is a header and the log entries of whole commits, one a
+line and byte for byte as they were written, so that the running hash can be recomputed. The first head in
+it names the hash before it; the header may hold the grid before it.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, no
 FORMAT = 1
 CHUNK = 1_000
 CHUNK_BYTES = 4_000_000
-"""Of a stretch: its last row may go beyond."""
+"""Of a stretch; its last row may exceed it."""
 BLOCK_BYTES = 200_000
 LINE_MAX_BYTES = 64_000_000
 SNAPSHOT_MAX_BYTES = 64_000_000
-"""Of a grid, inflated."""
+"""Of a grid, decompressed."""
 SUFFIXES = (".jsonl", ".jsonl.gz")
 Row = tuple[int, bytes]
-"""A position and the entry that stands there."""
+"""A position and its log entry."""
 _HEAD = b'{"event":"committed"'
 _HEADER = b'{"event":"log.segment"'
 _committed = msgspec.json.Decoder(Committed).decode
 
 
 class Header(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="event", tag="log.segment"):
-    """A segment's first line. `hash` is the running hash before position `first`, `last_hash` the one after
-    `last`; `snapshot`, where there is one, the grid before `first`: msgpack, deflated. The first one of an
-    exported file says `until` which position it goes, by what `rules` the grid went there, and with which
-    `config` (no URL of it)."""
+    """A segment's first line. `hash` is the running hash before position `first`, `last_hash` that after
+    `last`; `snapshot` the grid before `first` (msgpack, deflated), if known. In an exported file the first
+    header also has the file's last position, `until`, the `rules` in force there, and the `config` without
+    URLs."""
 
     orion_log: int
     prefix: str
@@ -57,7 +56,7 @@ class Header(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="e
     config: dict[str, Any] = {}
 
     def state(self) -> LoggedGrid | None:
-        """The state before the segment, if it is known. LogError for a snapshot that is none."""
+        """Return the state before the segment, if known. Raise LogError for a damaged snapshot."""
         if self.first == 1:
             return LoggedGrid(Grid(), GENESIS)
         if not self.snapshot:
@@ -72,8 +71,8 @@ class Header(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="e
 
 
 class Stretch(Struct, frozen=True):
-    """Some rows in the order of the log, at least one. `header`: a segment begins with them; `ends`: that
-    one's last row is among them. `file` and `line`: where the first one stands, if in a file."""
+    """Consecutive rows, at least one. `header` is set if a segment begins with the first row, `ends` if it
+    ends with the last one. `file` and `line` are the place of the first row, if it came from a file."""
 
     rows: list[Row]
     header: Header | None = None
@@ -82,8 +81,8 @@ class Stretch(Struct, frozen=True):
     line: int = 0
 
     def state(self) -> LoggedGrid | None:
-        """The state before these rows, if a segment begins with them that knows it. LogError names file and
-        line of a snapshot that is none."""
+        """Return the state before these rows, if a segment begins here and its header has it. Raise
+        LogError, with file and line, for a damaged snapshot."""
         if self.header is None:
             return None
         try:
@@ -92,22 +91,22 @@ class Stretch(Struct, frozen=True):
             raise LogError(f"{self.place(self.header.first - 1)}{error}") from error
 
     def place(self, position: int) -> str:
-        """File and line of an entry near these, to stand before an error; nothing for a live log."""
+        """Return file and line of a position, as the start of an error message; empty for a live log."""
         return f"{self.file}: line {self.line + position - self.rows[0][0]}: " if self.file else ""
 
 
 def is_head(raw: bytes) -> bool:
-    """Whether an entry, as `events.encode` writes it, begins a commit."""
+    """Whether an entry, as `events.encode` writes it, is the head of a commit."""
     return raw.startswith(_HEAD)
 
 
 def deflated(grid: bytes) -> bytes:
-    """A grid's bytes as a header holds them."""
+    """Compress an encoded grid for a header."""
     return zlib.compress(grid)
 
 
 def inflated(snapshot: bytes) -> bytes:
-    """A grid's bytes again. zlib.error for what is not one whole stream, or too large."""
+    """Decompress an encoded grid. Raise zlib.error unless it is one complete stream of a bounded size."""
     stream = zlib.decompressobj()
     grid = stream.decompress(snapshot, SNAPSHOT_MAX_BYTES)
     if stream.eof and not stream.unused_data:
@@ -118,8 +117,8 @@ def inflated(snapshot: bytes) -> bytes:
 
 
 def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
-    """A segment of the rows from `before.first` on: its header and its lines. LogError when the rows
-    contradict the hash."""
+    """Encode entries from position `before.first` on as a segment. Return its header and its lines. Raise
+    LogError if the rows contradict `before.hash`."""
     last, chained = before.first - 1, chain_from(before)
     for last, raw in enumerate(rows, before.first):
         chained.take(last, raw, f"position {last} of the log: ")
@@ -128,7 +127,7 @@ def pack(before: Header, rows: Sequence[bytes]) -> tuple[Header, bytes]:
 
 
 def head_of(raw: bytes, where: str) -> Committed:
-    """The head in an entry that begins a commit. LogError, which begins with `where`, when it is none."""
+    """Decode the head of a commit. Raise LogError, its message prefixed with `where`, if it is damaged."""
     try:
         return _committed(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -136,14 +135,14 @@ def head_of(raw: bytes, where: str) -> Committed:
 
 
 class Chain:
-    """The running hash over entries that are not folded; up to `confirmed` it is known to be right."""
+    """The running hash over entries that are not folded; heads have confirmed it up to `confirmed`."""
 
     def __init__(self, digest: bytes, confirmed: int) -> None:
         self.digest, self.confirmed = digest, confirmed
 
     def take(self, position: int, raw: bytes, where: str) -> None:
-        """LogError, which begins with `where`, unless an entry is one line and, if it heads a commit, names
-        the hash of all before it."""
+        """Add an entry. Raise LogError, its message prefixed with `where`, unless it is one line and, if it
+        is the head of a commit, names the running hash."""
         if b"\n" in raw:
             raise LogError(f"{where}not an event: it has more than one line")
         if is_head(raw):
@@ -155,42 +154,53 @@ class Chain:
 
 
 def read(path: Path) -> Iterator[Stretch]:
-    """A recording in its order, some rows at a time; entries are neither decoded nor chained. LogError
-    names file and line where it has not the form of one, or is not whole; whoever chains them sees first
-    what stands before that."""
+    """Read a recording in stretches of rows, neither decoded nor chained.
+
+    Raise LogError, with file and line, where the file is malformed or ends early; all rows before that
+    place have been yielded, so that a broken hash among them is found first.
+    """
     header: Header | None = None
-    begins: Header | None = None
-    position, until, number, size, rows = 0, 0, 0, 0, list[Row]()
-    for number, line in enumerate(lines(path), 1):
-        if header is None or position == header.last:
-            fresh = read_header(line, f"{path}: line {number}", header)
-            until = max(until, fresh.until)
-            header = begins = fresh
-            position = fresh.first - 1
-            continue
+    numbered = enumerate(lines(path), 1)
+    until = position = last_line = 0
+    for number, line in numbered:
+        header = read_header(line, f"{path}: line {number}", header)
+        until = max(until, header.until, header.last)
+        position, last_line = yield from read_rows(path, header, number, numbered)
+    if header is None:
+        raise LogError(f"{path}: line 1: it is empty")
+    if position < until:
+        cut_off = f"it was cut off at position {position}, and goes to {until}"
+        raise LogError(f"{path}: line {last_line}: {cut_off}")
+
+
+def read_rows(
+    path: Path, header: Header, header_line: int, numbered: Iterator[tuple[int, bytes]]
+) -> Generator[Stretch, None, tuple[int, int]]:
+    """Read the rows of the segment whose header is at `header_line`. Return the last position and its
+    line. Raise LogError for another header among them."""
+    begins: Header | None = header
+    rows, size, position, number = list[Row](), 0, header.first - 1, header_line
+    for number, line in numbered:
         if line.startswith(_HEADER):
             if rows:
-                yield Stretch(rows, begins, None, str(path), number - len(rows))
+                yield Stretch(rows, header=begins, file=str(path), line=number - len(rows))
             goes = f"it comes after position {position}, and the segment goes to {header.last}"
             raise LogError(f"{path}: line {number}: {goes}: something before it is missing")
         position, size = position + 1, size + len(line)
         rows.append((position, line))
-        if position == header.last or len(rows) == CHUNK or size >= CHUNK_BYTES:
-            ends = header if position == header.last else None
-            yield Stretch(rows, begins, ends, str(path), number - len(rows) + 1)
+        ends = header if position == header.last else None
+        if ends is not None or len(rows) == CHUNK or size >= CHUNK_BYTES:
+            yield Stretch(rows, header=begins, ends=ends, file=str(path), line=number - len(rows) + 1)
             rows, size, begins = [], 0, None
-    if header is None:
-        raise LogError(f"{path}: line 1: it is empty")
+        if ends is not None:
+            break
     if rows:
-        yield Stretch(rows, begins, None, str(path), number - len(rows) + 1)
-    until = max(until, header.last)
-    if position < until:
-        raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")
+        yield Stretch(rows, header=begins, file=str(path), line=number - len(rows) + 1)
+    return position, number
 
 
 def checked(path: Path) -> Iterator[Stretch]:
-    """The same, each entry chained to the one before it. LogError names file and line of what is not what
-    was written."""
+    """Read a recording in stretches of rows and verify all hashes. Raise LogError with file and line."""
     chained: Chain | None = None
     for stretch in read(path):
         if stretch.header is not None:
@@ -204,7 +214,7 @@ def checked(path: Path) -> Iterator[Stretch]:
 
 
 def read_header(line: bytes, where: str, before: Header | None = None) -> Header:
-    """The header in a line. LogError when it is none, or does not follow the segment `before`."""
+    """Decode a header. Raise LogError if it is invalid or does not continue the segment `before`."""
     try:
         header = msgspec.json.decode(line, type=Header)
         digest = bytes.fromhex(header.hash)
@@ -223,7 +233,7 @@ def read_header(line: bytes, where: str, before: Header | None = None) -> Header
 
 
 def check_following(before: Header, header: Header, where: str) -> None:
-    """LogError unless a segment goes on where the one before it ends."""
+    """Raise LogError unless the segment of `header` continues that of `before`."""
     if header.first != before.last + 1:
         hint = ": from there on it can be read in a folder or file of its own"
         gap = hint if header.first > before.last + 1 else ""
@@ -233,18 +243,18 @@ def check_following(before: Header, header: Header, where: str) -> None:
 
 
 def chain_from(header: Header) -> Chain:
-    """The chain at a segment's beginning."""
+    """Return the chain before a segment's first row."""
     return Chain(bytes.fromhex(header.hash), header.first - 1)
 
 
 def check_end(header: Header, end: Chain | LoggedGrid, where: str) -> None:
-    """LogError unless a segment's running hash ends as its header says."""
+    """Raise LogError unless the running hash after a segment is the one in its header."""
     if end.digest.hex() != header.last_hash:
         raise LogError(where + not_as_written(end.confirmed, header.last, end.digest, header.last_hash))
 
 
 def lines(path: Path) -> Generator[bytes, None, None]:
-    """The file's lines without their ends. LogError names the line that cannot be read."""
+    """Yield the file's lines without line ends. Raise LogError with the line that cannot be read."""
     number, rest = 1, bytearray()
     try:
         with open_by_suffix(path) as file:
@@ -253,7 +263,7 @@ def lines(path: Path) -> Generator[bytes, None, None]:
                 if whole:
                     whole[0] = bytes(rest) + whole[0]
                     rest.clear()
-                rest += begun  # not a copy of a long line for each of its blocks
+                rest += begun  # a bytearray: no copy of a long line for each of its blocks
                 for line in whole:
                     check_length(line)
                     yield line
@@ -267,21 +277,21 @@ def lines(path: Path) -> Generator[bytes, None, None]:
 
 
 def why_unread(error: Exception) -> str:
-    """The reason in words."""
+    """Return why a file could not be read, in words."""
     if isinstance(error, gzip.BadGzipFile) and "gzipped" in str(error):
         return "it is not compressed, as the name says"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def check_length(line: bytes | bytearray) -> None:
-    """EOFError for a line that is empty or has no end in sight."""
+    """Raise EOFError for an empty line or one longer than LINE_MAX_BYTES."""
     if not 0 < len(line) <= LINE_MAX_BYTES:
         raise EOFError("the line is too long" if line else "the line is empty")
 
 
 def open_by_suffix(path: Path) -> BufferedReader | gzip.GzipFile:
-    """The file's text, whether it is compressed or not. LogError for a suffix that is none of ours."""
-    if ".jsonl.gz" in path.name:  # one in the making ends with .part
+    """Open a file for reading, decompressed if its name says so. Raise LogError for an unknown suffix."""
+    if ".jsonl.gz" in path.name:  # a file being written ends with .part
         return gzip.open(path)
     if path.suffix == ".jsonl":
         return path.open("rb")

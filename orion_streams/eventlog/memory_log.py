@@ -10,7 +10,7 @@ from typing import Any
 
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
 from orion_streams.eventlog.redis_log import position_of
-from orion_streams.model.commit import CURSOR, RELAYED, Commit, Extent, Guard, OutEntry, Raw, Snapshot
+from orion_streams.model.commit import Commit, Extent, Guard, OutEntry, Raw, Snapshot
 from orion_streams.model.state import work_order
 
 Stream = dict[str, dict[bytes, bytes]]
@@ -52,14 +52,7 @@ class MemoryLog:
         return entry_id
 
     async def guard(self) -> Guard:
-        held = self.held
-        return Guard(
-            number=int(held.get("number", 0)),
-            token=held.get("token", ""),
-            out_id=held.get("out_id", "0-0"),
-            cursors={k.removeprefix(CURSOR): v for k, v in held.items() if k.startswith(CURSOR)},
-            relayed={k.removeprefix(RELAYED): int(v) for k, v in held.items() if k.startswith(RELAYED)},
-        )
+        return Guard.from_hash(self.held)
 
     async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
         found = self._read(cursors, count)
@@ -132,13 +125,12 @@ class MemoryLog:
 
     def _with_body(self, out: OutEntry) -> dict[bytes, bytes]:
         fields = {as_bytes(name): as_bytes(value) for name, value in out.fields.items()}
-        if out.body_stream:
-            source = self.streams.get(out.body_stream, {}).get(out.body_id)
-            if source is None and out.body_required:
-                raise BodyGoneError((out.body_stream, out.body_id))
-            for name in out.body_names:
-                if source is not None and name.encode() in source:
-                    fields[name.encode()] = source[name.encode()]
+        if (body := out.body) is not None:
+            source = self.streams.get(body.stream, {}).get(body.entry_id)
+            if source is None and body.required:
+                raise BodyGoneError((body.stream, body.entry_id))
+            names = [name.encode() for name in body.names]
+            fields |= {name: source[name] for name in names if source is not None and name in source}
         return fields
 
     async def snapshot_before(self, position: int) -> Snapshot | None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
-from orion_streams.model.commit import CURSOR, GROUP, RELAYED, Commit, Extent, Guard, Raw, Snapshot
+from orion_streams.model.commit import GROUP, Commit, Extent, Guard, Raw, Snapshot
 from orion_streams.model.state import work_order
 from orion_streams.runtime.connection import as_dict, ask, ask_one
 
@@ -33,14 +33,7 @@ class RedisLog:
 
     async def guard(self) -> Guard:
         held: dict[bytes, bytes] = await self._redis.hgetall(self.key("guard"))
-        rows = {name.decode(): value.decode() for name, value in held.items()}
-        return Guard(
-            number=int(rows.get("number", 0)),
-            token=rows.get("token", ""),
-            out_id=rows.get("out_id", "0-0"),
-            cursors={k.removeprefix(CURSOR): v for k, v in rows.items() if k.startswith(CURSOR)},
-            relayed={k.removeprefix(RELAYED): int(v) for k, v in rows.items() if k.startswith(RELAYED)},
-        )
+        return Guard.from_hash({name.decode(): value.decode() for name, value in held.items()})
 
     async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
         keys = [self.key(name) for name in cursors]
@@ -163,10 +156,11 @@ def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[byt
     outs, parts = [], list[bytes | str]()
     for out in commit.outs:
         target = keys.setdefault(key(out.stream), len(keys) + 1)
-        source = keys.setdefault(key(out.body_stream), len(keys) + 1) if out.body_stream else 0
-        outs.append(
-            (target, out.id, 2 * len(out.fields), source, out.body_id, out.body_names, out.body_required)
-        )
+        source: tuple[Any, ...] = (0, "", (), False)
+        if (body := out.body) is not None:
+            index = keys.setdefault(key(body.stream), len(keys) + 1)
+            source = (index, body.entry_id, body.names, body.required)
+        outs.append((target, out.id, 2 * len(out.fields), *source))
         for name, value in out.fields.items():
             parts += (name, value if isinstance(value, bytes) else str(value))
     changes = [part for pair in commit.set.items() for part in pair]

@@ -1,4 +1,4 @@
-"""What a commit is made of, and what the log hands out. Values only.
+"""Values that a commit is made of and that the log returns.
 
 Guard hash: `number`, `token` and `out_id` of the last commit, `cursor <stream>` for each input, and
 `relayed <work id>`, the last token passed on of each open attempt.
@@ -6,6 +6,7 @@ Guard hash: `number`, `token` and `out_id` of the last commit, `cursor <stream>`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -15,8 +16,8 @@ GROUP = "agent"
 """The consumer group of one on `work:<node>`; its consumer has the same name."""
 
 
-class Head(Struct, frozen=True):
-    """What a commit expects to find: the last commit's number and token, the log's last position."""
+class Expected(Struct, frozen=True):
+    """What a commit must find: number and token of the last commit, and the last position of the log."""
 
     number: int = 0
     token: str = ""
@@ -32,23 +33,40 @@ class Guard(Struct, frozen=True):
     cursors: dict[str, str] = {}
     relayed: dict[str, int] = {}
 
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> Guard:
+        """Return the guard that a hash holds; an empty hash is the guard of an empty log."""
+        return cls(
+            number=int(fields.get("number", 0)),
+            token=fields.get("token", ""),
+            out_id=fields.get("out_id", "0-0"),
+            cursors={k.removeprefix(CURSOR): v for k, v in fields.items() if k.startswith(CURSOR)},
+            relayed={k.removeprefix(RELAYED): int(v) for k, v in fields.items() if k.startswith(RELAYED)},
+        )
 
-class OutEntry(Struct, frozen=True, array_like=True):
-    """An entry to be written, under its id; the body is copied by the server."""
+
+class Body(Struct, frozen=True, kw_only=True):
+    """Fields that the server copies from another entry; without it a `required` one refuses the commit."""
+
+    stream: str
+    entry_id: str
+    names: tuple[str, ...]
+    required: bool
+
+
+class OutEntry(Struct, frozen=True):
+    """An entry to be written under its id, with the fields of `body` copied into it by the server."""
 
     stream: str
     id: str
     fields: dict[str, Any]
-    body_stream: str = ""
-    body_id: str = ""
-    body_names: tuple[str, ...] = ()
-    body_required: bool = False
+    body: Body | None = None
 
 
-class Commit(Struct, frozen=True):
-    """All of one commit: it happens whole or not at all."""
+class Commit(Struct, frozen=True, kw_only=True):
+    """Everything that one commit writes; it is written whole or not at all."""
 
-    expected: Head
+    expected: Expected
     number: int
     token: str
     out_id: str
@@ -59,7 +77,7 @@ class Commit(Struct, frozen=True):
 
 
 class Raw(Struct, frozen=True):
-    """An entry as it was read."""
+    """An entry as read from a stream."""
 
     stream: str
     id: str
@@ -67,8 +85,8 @@ class Raw(Struct, frozen=True):
 
 
 class Extent(Struct, frozen=True):
-    """How far a stream goes: its first entry's id, the last id that it ever gave, how many entries it has
-    and how many were ever added. All nothing for one that is not there."""
+    """A stream's extent: the id of its first entry, the last id ever given, the number of entries now and
+    the number ever added. The defaults stand for a stream that does not exist."""
 
     first: str = "0-0"
     top: str = "0-0"
@@ -77,7 +95,7 @@ class Extent(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """The grid's bytes at a position, with the running hash of the log up to it."""
+    """The encoded grid at a position, with the running hash of the log up to it."""
 
     position: int
     digest: str

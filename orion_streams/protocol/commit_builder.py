@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from orion_streams.model import events as ev
-from orion_streams.model.commit import CURSOR, RELAYED, Commit, Guard, Head, OutEntry, Raw
+from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard, OutEntry, Raw
 from orion_streams.model.state import Grid, work_order
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
@@ -157,20 +157,7 @@ class Draft:
         entry_id = f"{self._out_ms}-{self._out_n}"
         self._out_n += 1
         self.bytes += out.bytes
-        body = out.body
-        self._outs.append(
-            OutEntry(out.stream, entry_id, out.fields)
-            if body is None
-            else OutEntry(
-                out.stream,
-                entry_id,
-                out.fields,
-                body.stream,
-                body.entry_id,
-                body.names,
-                body.required,
-            )
-        )
+        self._outs.append(OutEntry(out.stream, entry_id, out.fields, out.body))
         return entry_id
 
     @property
@@ -194,7 +181,7 @@ class Draft:
         drop = [work_id for work_id in self._ended if relayed.pop(work_id, None) is not None]
         kept = {work_id: seq for work_id, seq in self._relayed.items() if work_id in relayed}
         commit = Commit(
-            expected=Head(held.number, held.token, self._position),
+            expected=Expected(held.number, held.token, self._position),
             number=number,
             token=token,
             out_id=out_id,

@@ -8,19 +8,11 @@ from msgspec import Struct
 
 from orion_streams.decider.route import Wait, route
 from orion_streams.model import events as ev
+from orion_streams.model.commit import Body
 from orion_streams.model.state import Grid, Request
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.ingest import Taken, Token
 from orion_streams.protocol.requests_replies import Reply, reply_fields
-
-
-class Body(Struct, frozen=True):
-    """Fields that the server copies from another entry; a missing `required` one refuses the commit."""
-
-    stream: str
-    entry_id: str
-    names: tuple[str, ...]
-    required: bool
 
 
 class Out(Struct, frozen=True):
@@ -97,7 +89,12 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
         request.model,
         options=options(request.num_ctx, request.runner),
     )
-    body = Body(f"requests:{client}", request.entry_id, requests_replies.BODY_FIELDS, required=True)
+    body = Body(
+        stream=f"requests:{client}",
+        entry_id=request.entry_id,
+        names=requests_replies.BODY_FIELDS,
+        required=True,
+    )
     run = Out(
         f"work:{event.node}",
         {"head": agent_entries.encode_head(head)},
@@ -166,7 +163,7 @@ def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
     reply = Reply(id=request_id, kind="error", code=event.code, message=message, position=position)
     body = None
     if last is not None and last.source:
-        body = Body(f"results:{last.node}", last.source, ("message",), required=False)
+        body = Body(stream=f"results:{last.node}", entry_id=last.source, names=("message",), required=False)
     return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id", body=body)
 
 

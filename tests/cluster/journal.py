@@ -78,7 +78,7 @@ class Journal:
         """A node that gets work while its health waits to be read for too long."""
         for out in commit.outs:
             kind, _, node = out.stream.partition(":")
-            if kind == "work" and out.body_stream:
+            if kind == "work" and out.body is not None:
                 waiting = self._unread.get(node, ())
                 if waiting and self._world.now_ms - waiting[0][1] > OLD_MS:
                     return node

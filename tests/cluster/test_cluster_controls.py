@@ -100,7 +100,7 @@ def test_without_known_ids_a_resend_runs_again(monkeypatch: Patch) -> None:
 
 def test_without_the_body_check_a_run_goes_out_empty(monkeypatch: Patch) -> None:
     """Bodies: a request whose entry was deleted is sent to its next node without a prompt."""
-    part = "if source is None and out.body_required:"
+    part = "if source is None and body.required:"
     without(monkeypatch, MemoryLog, "_with_body", part, "if False:")
     assert breaks("run_has_its_prompt", "deleted_body ollama_error")
 

@@ -38,9 +38,9 @@ async def test_a_commit_in_two_parts_is_noticed(
         await whole(self, structs.replace(commit, outs=()))
         for out in commit.outs:
             fields: dict[Any, Any] = dict(out.fields)
-            if out.body_id:
-                rows = await self._redis.xrange(self.key(out.body_stream), out.body_id, out.body_id)
-                fields |= {k: v for k, v in rows[0][1].items() if k.decode() in out.body_names}
+            if body := out.body:
+                rows = await self._redis.xrange(self.key(body.stream), body.entry_id, body.entry_id)
+                fields |= {k: v for k, v in rows[0][1].items() if k.decode() in body.names}
             await self._redis.xadd(self.key(out.stream), fields, id=out.id)
 
     monkeypatch.setattr("tests.crash.life.BOUND_S", 1.0)

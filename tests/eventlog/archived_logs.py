@@ -7,8 +7,7 @@ from pathlib import Path
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.eventlog import jsonl
-from orion_streams.eventlog.archive import segments
-from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog.archive import archive_next, segments
 from orion_streams.eventlog.jsonl import Row
 from orion_streams.eventlog.loader import extend
 from orion_streams.protocol.commit_builder import LoggedGrid

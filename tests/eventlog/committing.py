@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orion_streams.model.commit import CURSOR, RELAYED, Commit, Head, OutEntry
-from tests.helpers import Store, head_of, make_commit
+from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, OutEntry
+from tests.helpers import Store, expected_next, make_commit
 
 
-async def begin(store: Store) -> Head:
+async def begin(store: Store) -> Expected:
     """A first commit with a little of everything; what the next one has to expect."""
     first = make_commit(
         events=(b"one", b"two"),
@@ -16,10 +16,10 @@ async def begin(store: Store) -> Head:
         set={CURSOR + "health:n1": "5-0", RELAYED + "999-0": "3"},
     )
     await store.log.commit(first)
-    return await head_of(store.log)
+    return await expected_next(store.log)
 
 
-def next_commit(expected: Head, entry_id: str = "1001-0") -> Commit:
+def next_commit(expected: Expected, entry_id: str = "1001-0") -> Commit:
     """A commit that would write an event, an entry and a cursor."""
     return make_commit(
         expected,

@@ -12,9 +12,8 @@ import pytest
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.eventlog import archive, archiver
-from orion_streams.eventlog.archive import header_of, segments
-from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog import archive
+from orion_streams.eventlog.archive import archive_next, header_of, segments
 from orion_streams.eventlog.jsonl import Header, is_head
 from orion_streams.model.state import Grid, encode_grid
 from orion_streams.replay.source import FileSource
@@ -62,7 +61,7 @@ async def test_files_are_bounded_and_end_with_a_commit(
 ) -> None:
     """With a limit on a file's events, each file begins with a commit's head and none is much longer, all
     events are there once and in order, and archiving again writes what is new only."""
-    monkeypatch.setattr(archiver, "MAX_EVENTS", 20)
+    monkeypatch.setattr(archive, "MAX_EVENTS", 20)
     router = await grown(store, config, 12)
     files = await everything(store, folder)
     assert len(files) > 3
@@ -81,7 +80,7 @@ async def test_a_commit_larger_than_a_file_is_not_divided(
     config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a limit below any commit, each file is one commit."""
-    monkeypatch.setattr(archiver, "MAX_BYTES", 1)
+    monkeypatch.setattr(archive, "MAX_BYTES", 1)
     store = MemoryStore()
     await grown(store, config, 3)
     await everything(store, folder)

@@ -32,9 +32,8 @@ ROOT = Path(__file__).parents[2]
 KILLED = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
-from orion_streams import archive
-from orion_streams.eventlog.archiver import archive_next
-from orion_streams.connection import connect
+from orion_streams.eventlog import archive
+from orion_streams.runtime.connection import connect
 from orion_streams.eventlog.redis_log import RedisLog
 
 def die(*_, **__):
@@ -50,7 +49,7 @@ match point:
 
 async def main():
     store = RedisLog(connect(url), prefix)
-    await archive_next(store, prefix, Path(folder), await store.last_position())
+    await archive.archive_next(store, prefix, Path(folder), await store.last_position())
 
 asyncio.run(main())
 """

@@ -13,7 +13,7 @@ from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.eventlog import redis_log as log_module
 from orion_streams.eventlog.loader import load
-from orion_streams.model.commit import CURSOR, Head, OutEntry
+from orion_streams.model.commit import CURSOR, Expected, OutEntry
 from orion_streams.protocol import ingest
 from tests.conftest import ServerStore
 from tests.eventlog import test_router as intact
@@ -24,7 +24,7 @@ from tests.helpers import (
     ask,
     assert_consistent,
     assert_tokens_rise,
-    head_of,
+    expected_next,
     history,
     make_commit,
     replies,
@@ -107,7 +107,7 @@ async def test_without_the_position_the_log_goes_on_after_a_hole(
     """Invariant: positions are gapless. Unchecked, a commit would go on after a log that was lost."""
     without(monkeypatch, (POSITION, "false"))
     await server_store.log.commit(make_commit(events=(b"one", b"two")))
-    expected = await head_of(server_store.log)
+    expected = await expected_next(server_store.log)
     await server_store.drop("log")
     await server_store.log.commit(make_commit(expected, events=(b"three",)))
     with pytest.raises(LogError, match="gap"):
@@ -183,7 +183,7 @@ async def test_without_a_check_a_refusal_leaves_half_a_commit(
     with pytest.raises(ResponseError):
         await server_store.log.commit(commit)
     assert await server_store.dump() != before
-    assert await head_of(server_store.log) == Head(position=1)
+    assert await expected_next(server_store.log) == Expected(position=1)
 
 
 async def test_without_the_body_check_a_run_goes_out_empty(

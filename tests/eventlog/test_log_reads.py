@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from orion_streams.errors import LogError
-from orion_streams.model.commit import Extent, Head, Raw, Snapshot
+from orion_streams.model.commit import Expected, Extent, Raw, Snapshot
 from orion_streams.model.state import work_order
 from tests.conftest import ServerStore
 from tests.eventlog.committing import assert_refused, begin, next_commit
@@ -83,7 +83,7 @@ async def test_an_entry_of_the_log_that_is_no_position_is_named(store: Store) ->
     with pytest.raises(LogError, match="1-5"):
         await store.log.events(0, 10)
     for position in (0, 1):
-        await assert_refused(store, make_commit(Head(position=position), events=(b"y",)), LogError)
+        await assert_refused(store, make_commit(Expected(position=position), events=(b"y",)), LogError)
 
 
 async def test_a_snapshot_is_found_from_both_sides(store: Store) -> None:

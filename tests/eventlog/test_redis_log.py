@@ -10,12 +10,12 @@ from msgspec import structs
 from redis.exceptions import ResponseError
 
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
-from orion_streams.model.commit import CURSOR, Guard, Head, OutEntry
+from orion_streams.model.commit import CURSOR, Body, Expected, Guard, OutEntry
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.conftest import NEEDS_REDIS, REDIS_SERVER, ServerStore
 from tests.eventlog.committing import assert_refused, begin, next_commit
-from tests.helpers import Store, head_of, make_commit
+from tests.helpers import Store, expected_next, make_commit
 
 
 async def test_positions_are_gapless_integers(store: Store) -> None:
@@ -23,7 +23,7 @@ async def test_positions_are_gapless_integers(store: Store) -> None:
     assert await store.log.last_position() == 0
     assert await store.log.first_position() == 0
     await store.log.commit(make_commit(events=(b"a", b"b", b"c")))
-    await store.log.commit(make_commit(await head_of(store.log), events=(b"d", b"e")))
+    await store.log.commit(make_commit(await expected_next(store.log), events=(b"d", b"e")))
     assert await store.log.events(0, 10) == [(1, b"a"), (2, b"b"), (3, b"c"), (4, b"d"), (5, b"e")]
     assert await store.log.events(2, 2) == [(3, b"c"), (4, b"d")]
     assert (await store.log.first_position(), await store.log.last_position()) == (1, 5)
@@ -41,7 +41,7 @@ async def test_each_part_of_the_expectation_refuses_alone(store: Store, wrong: d
 async def test_a_first_commit_expects_an_empty_grid(store: Store) -> None:
     """Whoever thinks that the log is empty is refused once it is not."""
     await begin(store)
-    await assert_refused(store, next_commit(Head()), CommitConflictError)
+    await assert_refused(store, next_commit(Expected()), CommitConflictError)
 
 
 async def test_the_guard_moves_with_the_commit(store: Store) -> None:
@@ -120,10 +120,7 @@ def copying(source: str, *, required: bool = True, entry_id: str = "2000-0") -> 
         "work:n1",
         entry_id,
         {"head": "run"},
-        body_stream="requests:brain",
-        body_id=source,
-        body_names=("model", "prompt"),
-        body_required=required,
+        Body(stream="requests:brain", entry_id=source, names=("model", "prompt"), required=required),
     )
 
 
@@ -164,9 +161,7 @@ async def test_a_copied_field_replaces_the_entrys_own(store: Store) -> None:
         "replies:brain",
         "2000-0",
         {"kind": "error", "message": "in general", "code": "refused"},
-        body_stream="results:n1",
-        body_id=source,
-        body_names=("message",),
+        Body(stream="results:n1", entry_id=source, names=("message",), required=False),
     )
     await store.log.commit(make_commit(outs=(out,)))
     [(_, fields)] = await store.entries("replies:brain")

@@ -21,8 +21,8 @@ from tests.helpers import (
     assert_consistent,
     assert_replays,
     dispatched,
+    expected_next,
     folded,
-    head_of,
     history,
     make_commit,
     settle,
@@ -132,12 +132,12 @@ async def test_a_slept_through_rewritten_tail_is_noticed(store: Store, config: C
     before = await store.dump()
     await agent.beat()
     await sleeper.cycle(0)
-    slept_at = await head_of(store.log)
+    slept_at = await expected_next(store.log)
     await store.restore(before)
     await agent.beat(temp_mc=60_000)
     other = Router(store.another(), config)
     await other.start()
-    now_at = await head_of(store.log)
+    now_at = await expected_next(store.log)
     assert (now_at.number, now_at.position) == (slept_at.number, slept_at.position)
     position = await store.log.last_position()
     await ask(store, "q1")
@@ -152,7 +152,7 @@ async def test_a_slept_through_rewritten_tail_is_noticed(store: Store, config: C
 async def test_a_foreign_commit_is_folded_too(store: Store, config: Config) -> None:
     """A router that only reads the log follows what another committed, event by event."""
     router = await running(store, config)
-    head = await head_of(store.log)
+    head = await expected_next(store.log)
     foreign = ev.Committed(head.number + 1, 5, 0, False, router.state.digest.hex())
     await store.log.commit(make_commit(head, events=(ev.encode(foreign),)))
     await router.follow(1)

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.eventlog.archiver import archive_next
+from orion_streams.eventlog.archive import archive_next
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import load
 from orion_streams.model.state import encode_grid

@@ -18,7 +18,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
 from orion_streams.errors import LogError
-from orion_streams.eventlog.archiver import last_header
+from orion_streams.eventlog.archive import last_header
 from orion_streams.eventlog.loader import CHUNK, END, load
 from orion_streams.eventlog.port import Log
 from orion_streams.eventlog.redis_log import RedisLog
