@@ -1,4 +1,4 @@
-"""From the log to the grid: load snapshot and tail, follow, verify, find a moment."""
+"""Build the grid from the log: load snapshot and tail, follow, verify, find the position of a time."""
 
 from __future__ import annotations
 
@@ -17,74 +17,65 @@ from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, no
 
 CHUNK = 500
 END = 2**62
-"""Beyond any position."""
+"""A position beyond any other."""
 SENSELESS = (ArithmeticError, LookupError, TypeError, ValueError)
-"""What comes of an event that is one by its form only, such as a work id without a time."""
+"""What folding raises for an event that is valid in form only, such as a work id without a time."""
 
 
 def fold_raw(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> None:
-    """Fold log entries into a state that the caller owns. LogError names the position of an entry that
-    is none, or before which the log is not the one that was written; the state has what stands before."""
+    """Fold log entries into `state`. Raise LogError, with the position, for an entry that is no event or
+    whose commit names another hash; `state` then holds everything before it."""
     for _ in fold_each(state, rows):
         pass
 
 
 def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, ev.AnyEvent]]:
-    """The same, with each position and its event as soon as it is folded."""
+    """Fold log entries like `fold_raw`, and yield each position and event once it is folded."""
     for position, raw in rows:
+        event = decoded(position, raw)
+        if isinstance(event, ev.Committed):
+            if event.hash != state.digest.hex():
+                raise LogError(not_as_written(state.confirmed, position, state.digest, event.hash))
+            state.confirmed = position - 1
         try:
-            event = ev.decode(raw)
-            if isinstance(event, ev.Committed):
-                if event.hash != state.digest.hex():
-                    raise LogError(not_as_written(state.confirmed, position, state.digest, event.hash))
-                state.confirmed = position - 1
             apply(state.grid, event)
-            state.digest = chain(state.digest, raw)
-        except msgspec.DecodeError as error:
-            raise LogError(f"position {position} of the log is {no_event(error)}") from error
         except SENSELESS as error:
             state.grid.position = position - 1
             raise LogError(f"position {position} of the log cannot be folded: {error!r}") from error
+        state.digest = chain(state.digest, raw)
         yield position, event
 
 
 def decoded(position: int, raw: bytes) -> ev.AnyEvent:
-    """The event of a log entry. LogError names the position of one that is none."""
+    """Decode a log entry. Raise LogError, with the position, if it is no event."""
     try:
         return ev.decode(raw)
     except msgspec.DecodeError as error:
-        raise LogError(f"position {position} of the log is {no_event(error)}") from error
-
-
-def no_event(error: Exception) -> str:
-    """What an entry is that could not be decoded."""
-    if "`$.event`" in str(error):
-        return f"no event that this version of orion-streams knows: {error}"
-    return f"not an event: {error}"
+        unknown = "`$.event`" in str(error)
+        what = "no event that this version of orion-streams knows" if unknown else "not an event"
+        raise LogError(f"position {position} of the log is {what}: {error}") from error
 
 
 async def load(store: Log, until: int | None = None) -> LoggedGrid:
-    """The state at the head of the log, or at position `until`: the best snapshot, then the tail.
-
-    Raises LogError for a gap, a broken hash, or a log that no snapshot reaches.
-    """
+    """Return the state at the end of the log, or at position `until`: the newest usable snapshot, then the
+    entries after it. Raise LogError for a gap, a broken hash, or a trimmed log without a snapshot."""
     while True:
         first, last = await store.first_position(), await store.last_position()
         try:
             return await load_from(store, first, until)
-        except LogError:  # unless it was trimmed meanwhile, or lost its tail
+        except LogError:  # expected if the log was trimmed or lost its tail meanwhile
             if await store.first_position() == first and await store.last_position() >= last:
                 raise
 
 
 async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
-    """The same, of a log that begins at `first`."""
+    """Load like `load` from a log that begins at position `first`."""
     last = await store.last_position()
     end = last if until is None else min(until, last)
     state = LoggedGrid(Grid())
     snapshot = await store.snapshot_before(end)
     while snapshot is not None and snapshot.position >= first - 1:
-        if await goes_on_from(store, snapshot.position, snapshot.digest):  # one of a lost tail does not
+        if await goes_on_from(store, snapshot.position, snapshot.digest):  # not if its tail was lost
             state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
             break
         snapshot = await store.snapshot_before(snapshot.position - 1)
@@ -105,27 +96,27 @@ async def extend(store: Log, state: LoggedGrid, end: int) -> None:
 
 
 async def still_holds(store: Log, state: LoggedGrid, position: int, digest: bytes) -> bool:
-    """Whether `state`, the head of the log, goes on from the end of a commit there, by its running hash."""
+    """Whether `state`, at the end of the log, continues a commit that ended at `position` with `digest`."""
     if state.grid.position <= position:
         return state.grid.position == position and state.digest == digest
     return await goes_on_from(store, position, digest.hex())
 
 
 async def goes_on_from(store: Log, position: int, digest: str) -> bool:
-    """Whether the commit after a position, if it can be read, names the running hash up to there."""
+    """Whether the commit after `position` names the running hash `digest`; true if it cannot be read."""
     if await store.first_position() > position + 1:
         return True
     rows = await store.events(position, 1)
     try:
         event = ev.decode(rows[0][1]) if rows else None
     except msgspec.DecodeError:
-        return True  # whoever folds it names the position
+        return True  # folding it reports the position
     return event is None or (isinstance(event, ev.Committed) and event.hash == digest)
 
 
 async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
-    """The state at the head of the log, from one that the caller owns; from the log alone if it was trimmed
-    beyond that, or its tail was lost. Raises LogError."""
+    """Fold `state` to the end of the log, or load it again if the log was trimmed beyond it or lost its
+    tail. Raise LogError."""
     last = await store.last_position()
     if last < state.grid.position:
         return await load(store)
@@ -137,8 +128,8 @@ async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
 
 
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
-    """Keep a snapshot once it equals what the one before it and the log between give. LogError if not;
-    one of a tail that the server has lost meanwhile is dropped."""
+    """Save a snapshot if folding the log from the one before it gives the same bytes, else raise LogError.
+    Drop it if the server has lost that part of the log meanwhile."""
     before = await store.snapshot_before(END)
     base = LoggedGrid(Grid(), GENESIS)
     if before is not None:
@@ -154,9 +145,11 @@ async def save_verified(store: Log, snapshot: Snapshot) -> None:
 
 
 async def check_guard(store: Log, guard: Guard, number: int, known: int, prefix: str) -> None:
-    """Log and guard are worth nothing without each other: LogError when one was deleted, or both.
-    `number`: that of the last logged commit, read after `guard`: another router may commit meanwhile;
-    `known`: of the last one that a running router knows of."""
+    """Raise LogError if the log or the guard was deleted: neither can be used without the other.
+
+    `number` is the last commit in the log, read after `guard` since another router may commit meanwhile;
+    `known` is the last commit that a running router knows of.
+    """
     newest = (await store.guard()).number
     if newest < number or ((guard.number or known) and not number):
         knew = f", and this router knew of commit {known}" if known else ""
@@ -168,10 +161,10 @@ async def check_guard(store: Log, guard: Guard, number: int, known: int, prefix:
 
 
 async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
-    """A cursor beyond its stream's end would read nothing for ever, silently. LogError with the mend.
+    """Raise LogError for a cursor beyond the end of its stream, which would read nothing for ever.
 
-    A server that lost its tail never comes here: guard, log and streams end at one moment of its history,
-    so what the guard has read is there. These were deleted, or put back from different moments.
+    A server that lost its tail passes: its guard, log and streams end at the same moment. Streams that fail
+    were deleted, or restored from different moments.
     """
     for stream, extent in (await store.extents(guard.cursors)).items():
         cursor, top = guard.cursors[stream], extent.top
@@ -183,7 +176,7 @@ async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
 
 
 async def position_at(store: Log, server_ms: int) -> int:
-    """The last position whose commit is not later than `server_ms`; 0 if all are."""
+    """Return the last position of the last commit at or before `server_ms`; 0 if there is none."""
     first, last = await store.first_position(), await store.last_position()
     low, high = first, last
     if high == 0:
@@ -203,7 +196,8 @@ async def position_at(store: Log, server_ms: int) -> int:
 
 
 async def next_head(store: Log, start: int, end: int) -> tuple[ev.Committed | None, int]:
-    """The first commit head at or after a position, and where it stands."""
+    """Return the first head of a commit at or after `start`, and its position; None and `end` + 1 if a
+    search up to `end` finds none."""
     after = start - 1
     while after < end:
         for position, raw in await store.events(after, CHUNK):

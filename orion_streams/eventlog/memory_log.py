@@ -1,4 +1,4 @@
-"""The log in memory, for tests and the simulator: the promises of `RedisLog`, without a server."""
+"""The log in memory, for tests and the simulation; it keeps the promises of `RedisLog` without a server."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orion_streams.model.state import work_order
 
 Stream = dict[str, dict[bytes, bytes]]
 MAX_FIELDS = 2000
-"""As in commit.lua: names and values of one entry."""
+"""Names and values of one entry, as in commit.lua."""
 
 
 class MemoryLog:
-    """Streams as dicts in the order of their ids. `now_ms` is the server's clock."""
+    """Streams as dicts in order of their ids. `now_ms` is the server's clock."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
@@ -31,7 +31,7 @@ class MemoryLog:
         self._added = asyncio.Condition()
 
     async def add(self, stream: str, fields: Mapping[Any, Any], entry_id: str = "") -> str:
-        """XADD; wakes blocked readers. Returns the entry's id."""
+        """Append an entry as XADD does and wake blocked readers. Return the entry's id."""
         entry_id = self._append(stream, fields, entry_id)
         async with self._added:
             self._added.notify_all()
@@ -144,7 +144,7 @@ class MemoryLog:
             self._snapshots.append(snapshot)
 
     async def make_group(self, stream: str, after: str) -> bool:
-        """Groups exist only on a server."""
+        """Create nothing: consumer groups exist only on a server."""
         return False
 
     async def trim(self, stream: str, min_id: str) -> None:
@@ -172,11 +172,11 @@ class MemoryLog:
 
 
 def ids_down_to(cursor: str, rows: Stream) -> list[str]:
-    """The ids above the cursor, the newest first: what waits is little, what was read may be much."""
+    """Return the ids above the cursor, newest first: few entries wait, many may have been read."""
     after = work_order(cursor)
     return list(takewhile(lambda each: work_order(each) > after, reversed(rows)))
 
 
 def as_bytes(value: object) -> bytes:
-    """A field as Redis stores it."""
+    """Return a field as Redis stores it."""
     return value if isinstance(value, bytes) else str(value).encode()

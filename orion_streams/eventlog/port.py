@@ -1,5 +1,5 @@
-"""What the router needs of a log. `RedisLog` does it on Redis or Valkey, `MemoryLog` (tests, simulation) in
-a dict. The same contract tests run against both."""
+"""The interface of a log. `RedisLog` implements it on Redis or Valkey, `MemoryLog` in memory for tests and
+simulation. The same contract tests run against both."""
 
 from __future__ import annotations
 
@@ -10,49 +10,63 @@ from orion_streams.model.commit import Commit, Extent, Guard, Raw, Snapshot
 
 
 class Log(Protocol):
-    """Where events are kept. All streams are named without the prefix."""
+    """A log with its guard and the grid's streams, which are named without the prefix."""
 
-    async def guard(self) -> Guard: ...
-    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
-        """Up to `count` entries of each stream after its cursor, and the server's time in ms."""
+    async def guard(self) -> Guard:
+        """Return the guard as of the last commit."""
         ...
 
-    async def last_position(self) -> int: ...
-    async def first_position(self) -> int: ...
+    async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
+        """Return the server's time in ms, and up to `count` entries of each stream after its cursor. Wait
+        up to `block_ms` for the first one; 0 does not wait."""
+        ...
+
+    async def last_position(self) -> int:
+        """Return the position of the newest event, 0 for an empty log."""
+        ...
+
+    async def first_position(self) -> int:
+        """Return the position of the oldest event that is kept, 0 for an empty log."""
+        ...
+
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        """Up to `count` events after a position. LogError names a gap."""
+        """Return up to `count` positions and events after a position. Raise LogError for a gap."""
         ...
 
     async def commit(self, commit: Commit) -> None:
-        """Write it whole. Raises CommitConflictError, BodyGoneError, LogError; then nothing was written."""
+        """Write the whole commit, or write nothing and raise CommitConflictError, BodyGoneError or
+        LogError."""
         ...
 
     async def snapshot_before(self, position: int) -> Snapshot | None:
-        """The newest one that is kept there or before it."""
+        """Return the newest snapshot at or before a position."""
         ...
 
     async def snapshot_after(self, position: int) -> Snapshot | None:
-        """The oldest one that is kept beyond it."""
+        """Return the oldest snapshot after a position."""
         ...
 
-    async def save_snapshot(self, snapshot: Snapshot) -> None: ...
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot, unless a newer one is kept already."""
+        ...
+
     async def make_group(self, stream: str, after: str) -> bool:
-        """The consumer group of one through which an agent reads its work, what comes after that id.
-        Whether there was none."""
+        """Create the consumer group through which an agent reads its work, beginning after that id. Return
+        whether it did not exist."""
         ...
 
     async def trim(self, stream: str, min_id: str) -> None:
-        """Drop the stream's entries below `min_id`, roughly."""
+        """Drop entries below `min_id`; some of them may stay for a while."""
         ...
 
     async def size(self, stream: str) -> tuple[int, int]:
-        """The stream's length in entries and its memory in bytes."""
+        """Return the stream's length in entries and its memory in bytes."""
         ...
 
     async def oldest_ids(self, stream: str, count: int) -> list[str]:
-        """The ids of its oldest entries."""
+        """Return the ids of the oldest `count` entries."""
         ...
 
     async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
-        """How far each stream goes."""
+        """Return the extent of each stream."""
         ...

@@ -1,4 +1,4 @@
-"""The log and its guard on Redis or Valkey: read inputs, commit, follow, keep snapshots, trim."""
+"""The log on Redis or Valkey: read inputs, commit, follow, keep snapshots, trim."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("commit.lua").read_text(encoding="utf-8")
 
 
 class RedisLog:
-    """The log on Redis or Valkey."""
+    """A grid's log, guard and streams on one server, under the grid's prefix."""
 
     def __init__(self, redis: Redis, prefix: str) -> None:
         self._redis: Any = redis  # redis-py annotates both of its protocols and encodings at once
@@ -28,7 +28,7 @@ class RedisLog:
         self._sha = ""
 
     def key(self, stream: str) -> str:
-        """The Redis key of a stream."""
+        """Return the Redis key of a stream."""
         return self._prefix + stream
 
     async def guard(self) -> Guard:
@@ -136,13 +136,13 @@ class RedisLog:
 
 
 def snapshot_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Snapshot:
-    """A snapshot as it is kept."""
+    """Decode an entry of the snapshot stream."""
     grid = zlib.decompress(fields[b"grid"])
     return Snapshot(work_order(entry_id.decode())[0], fields[b"digest"].decode(), grid)
 
 
 def position_of(entry_id: str) -> int:
-    """The position that an entry of the log has by its id. LogError for an id that is none."""
+    """Return the position in the id of a log entry. Raise LogError for any other id."""
     position, rest = work_order(entry_id)
     if rest:
         raise LogError(f"the log has an entry {entry_id}, which is no position: it was not written here")
@@ -150,8 +150,8 @@ def position_of(entry_id: str) -> int:
 
 
 def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[bytes | str]]:
-    """The script's keys and arguments. Whatever may be binary is an argument of its own: the server's
-    msgpack knows no binary type."""
+    """Return the script's keys and arguments. Values that may be binary are arguments of their own, since
+    the server's msgpack has no binary type."""
     keys: dict[str, int] = {key("guard"): 1, key("log"): 2}
     outs, parts = [], list[bytes | str]()
     for out in commit.outs:
@@ -178,10 +178,10 @@ def pack(commit: Commit, key: Callable[[str], str]) -> tuple[list[str], list[byt
 
 
 def raise_refusal(answer: list[str]) -> None:
-    """Turn the script's answer into the error that it stands for, if any."""
+    """Raise the error that the script's answer stands for, if any."""
     match answer:
         case ["ok"]:
-            return
+            pass
         case ["conflict", what]:
             raise CommitConflictError(f"somebody committed first: the grid is at {what}")
         case ["gone", key, entry_id]:
