@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from tests.helpers import eventually
+from tests.needs import CHROMIUM
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio",
@@ -138,7 +135,7 @@ class Page:
 @asynccontextmanager
 async def browser(folder: Path) -> AsyncIterator[Page]:
     """A browser of its own, with nothing in it; gone at the end."""
-    assert CHROMIUM is not None, "chromium is not installed: mark the test NEEDS_CHROMIUM"
+    assert CHROMIUM is not None, "chromium is not installed: mark the test `everything`"
     process = await asyncio.create_subprocess_exec(
         CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank",
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,

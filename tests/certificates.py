@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.needs import OPENSSL
 
-OPENSSL = shutil.which("openssl")
-NEEDS_OPENSSL = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 SERVER = """\
 tls-port {{tls_port}}
 tls-cert-file {certs}/server.pem

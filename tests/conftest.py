@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.helpers import Fields, Store
+from tests.needs import REDIS_SERVER
 
+pytest_plugins = ["tests.selection"]
 STREAMS_TOML = Path(__file__).parents[1] / "streams.toml"
-REDIS_SERVER = shutil.which("redis-server")
-NEEDS_REDIS = pytest.mark.skipif(REDIS_SERVER is None, reason="redis-server is not installed")
-SERVERS = ["valkey", pytest.param("redis", marks=NEEDS_REDIS)]
+SERVERS = ["valkey", pytest.param("redis", marks=pytest.mark.everything)]
 EPOCH_MS = 1_800_000_000_000
 
 
@@ -151,8 +150,8 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's redis-server, for the whole session. Whoever asks for it is marked NEEDS_REDIS."""
-    assert REDIS_SERVER is not None, "redis-server is not installed: mark the test NEEDS_REDIS"
+    """Debian's redis-server, for the whole session."""
+    assert REDIS_SERVER is not None, "redis-server is not installed: mark the test `everything`"
     with EmbeddedServer(tmp_path_factory.mktemp("redis"), binary=Path(REDIS_SERVER)) as server:
         yield server.url
 

@@ -24,8 +24,9 @@ from orion_streams.replay.source import FileSource
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
-from tests.conftest import REDIS_SERVER, SERVERS
+from tests.conftest import SERVERS
 from tests.helpers import eventually
+from tests.needs import REDIS_SERVER
 
 REQUESTS, AT_A_TIME = 450, 8
 NODE_ENTRIES = 100

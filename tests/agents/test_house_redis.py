@@ -21,10 +21,10 @@ from orion_streams.demo.ollama import serve
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.agents.agent_bench import MODEL, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER
 from tests.helpers import eventually, eventually_true
+from tests.needs import REDIS_SERVER
 
-BINARIES = [None, pytest.param(REDIS_SERVER, marks=NEEDS_REDIS)]
+BINARIES = [None, pytest.param(REDIS_SERVER, marks=pytest.mark.everything)]
 PREFIX = "orion:"
 KEYLESS = {"PING", "INFO", "TIME", "SELECT", "SCRIPT", "HELLO", "CLIENT"}
 """Commands of the grid that name no key and change none."""

@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import signal
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +19,13 @@ from orion_streams.runtime.embedded_server import EmbeddedServer, Fsync, free_po
 from orion_streams.runtime.supervisor import Say
 from orion_streams.simulation.machine_spec import ModelSpec
 from tests.chaos.proxy import Proxy
+from tests.needs import faketime
 
 ROUTERS = ("router", "router 2")
 CLIENTS = ("brain", "gateway", "cli")
 INFERENCE = ("orion-master", "orion-worker")
 EDGE = "orion-edge"
 OTHER = ModelSpec(name="other:270m", size_mb=GEMMA.size_mb)
-FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/local/lib/faketime/libfaketime.so.1")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "policy": {
@@ -154,12 +153,6 @@ class ChaosGrid(SimulatedGrid):
             return await redis.execute_command(*command)
         finally:
             await redis.aclose()
-
-
-def faketime() -> Path | None:
-    """The library that fakes a process's clock, where it is installed."""
-    found = [each for pattern in FAKETIME for each in Path("/").glob(pattern.lstrip("/"))]
-    return found[0] if found and sys.platform == "linux" else None
 
 
 def faked(library: Path | None, clock_file: Path) -> Mapping[str, str]:

@@ -14,7 +14,6 @@ from tests.chaos.chaos_command import plan
 from tests.chaos.chaos_faults import FAULTS
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import ROOT, environment
-from tests.conftest import NEEDS_REDIS
 
 KEYS = {
     *(
@@ -48,7 +47,8 @@ def chaos(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("server", "fsync"), [("valkey", "everysec"), pytest.param("redis", "always", marks=NEEDS_REDIS)]
+    ("server", "fsync"),
+    [("valkey", "everysec"), pytest.param("redis", "always", marks=pytest.mark.everything)],
 )
 def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, server: str, fsync: str) -> None:
     """Kills of everything, alone and mixed: every promise holds, on both servers and with both ways of

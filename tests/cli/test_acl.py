@@ -18,7 +18,8 @@ from orion_streams.cli import acl_command as command
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.cli.conftest import Orion
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
+from tests.conftest import SERVERS
+from tests.needs import REDIS_SERVER
 from tests.security.guarded import ADMIN, ADMIN_PASSWORD, ADMIN_RULES, binary, the_config
 
 NAMES = [user.name for user in acl.users(the_config())]
@@ -273,7 +274,7 @@ def test_rules_that_the_server_does_not_have_are_seen(ask: Any) -> None:
             assert not command.is_so(rules, ask("ACL", "GETUSER", user.name)), more
 
 
-@NEEDS_REDIS
+@pytest.mark.everything
 def test_an_acl_file_is_loaded_and_kept(orion: Orion, home: Path) -> None:
     """--format aclfile is what a server loads; and on a server with such a file --apply saves the users,
     so that they are there after a restart."""

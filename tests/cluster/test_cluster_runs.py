@@ -1,4 +1,4 @@
-"""The whole cluster under faults: 200,000 requests, and everything holds; a seed gives the same run."""
+"""The whole cluster under faults: thousands of requests, and everything holds; a seed gives the same run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ ZEROS = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diver
 
 
 @pytest.mark.timeout(1800)
-def test_two_hundred_thousand_requests_under_faults() -> None:
+@pytest.mark.parametrize("count", [5_000, pytest.param(40_000, marks=pytest.mark.everything)])
+def test_thousands_of_requests_under_faults(count: int) -> None:
     """Every request gets its one end, every invariant holds, and every kind of fault happens."""
-    work = jobs(200_000, 1, None)
+    work = jobs(count, 1, None)
     runs = list(run_all(work))
     broken = {command_of(job): run.found.broken for job, run in zip(work, runs, strict=True)}
     assert {command: what for command, what in broken.items() if what} == {}
     report = reported(runs)
     assert {name: getattr(report, name) for name in ZEROS} == dict.fromkeys(ZEROS, 0)
-    assert report.requests == report.answered == 200_000
+    assert report.requests == report.answered == count
     assert set(report.faults) == set(KINDS)
     assert report.replies.keys() == {"done", "error", "expired", "cancelled", "rejected"}
 

@@ -18,12 +18,13 @@ from orion_streams.client.calls import Answer, Piece, Restarted
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import LogError
 from orion_streams.runtime.faust_redis import App
-from tests.conftest import REDIS_SERVER, SERVERS
+from tests.conftest import SERVERS
 from tests.crash.aof import Own, command_ends, copy_cut, file_of
 from tests.crash.life import BOUND_S, ID, Life, Plan, assert_promise
 from tests.crash.mortal import all_of, mortality
 from tests.crash.roles import MODEL, WORDS
 from tests.helpers import eventually
+from tests.needs import REDIS_SERVER
 
 NIGHTLY = os.environ.get("ORION_NIGHTLY") == "1"
 TOGETHER, CALL_S = 8, 30.0

@@ -13,9 +13,10 @@ from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
 from orion_streams.model.commit import CURSOR, Body, Expected, Guard, OutEntry
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER, ServerStore
+from tests.conftest import ServerStore
 from tests.eventlog.committing import assert_refused, begin, next_commit
 from tests.helpers import Store, expected_next, make_commit
+from tests.needs import REDIS_SERVER
 
 
 async def test_positions_are_gapless_integers(store: Store) -> None:
@@ -223,7 +224,7 @@ async def test_a_forgotten_script_is_loaded_again(server_store: ServerStore) -> 
 
 BINARIES = [
     pytest.param(None, id="valkey"),
-    pytest.param(REDIS_SERVER, id="redis", marks=NEEDS_REDIS),
+    pytest.param(REDIS_SERVER, id="redis", marks=pytest.mark.everything),
 ]
 
 

@@ -23,11 +23,11 @@ from orion_streams.runtime.connection import connect, in_short
 from orion_streams.runtime.embedded_server import packaged_binary
 from orion_streams.runtime.supervisor import Child
 from tests import certificates
-from tests.certificates import NEEDS_OPENSSL
 from tests.cli.run_cli import run
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER, SERVERS
+from tests.conftest import SERVERS
 from tests.ha.servers import House
 from tests.helpers import TERMINAL_REPLIES, eventually
+from tests.needs import REDIS_SERVER
 
 MODEL, TIMEOUT_S, ASKING = "gemma3:270m", 60.0, 4
 TROUBLE = (" ERROR ", " CRITICAL ", "ended with", "Traceback")
@@ -229,7 +229,7 @@ async def test_the_second_router_takes_over_with_the_replica(house: House, tmp_p
         await grid.check(tmp_path, before)
 
 
-@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=[NEEDS_REDIS, NEEDS_OPENSSL])])
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=pytest.mark.everything)])
 async def test_servers_and_sentinels_may_ask_for_passwords(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:

@@ -15,7 +15,7 @@ from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Incident, collect
 from orion_streams.replay.render_page import render
-from tests.browser import NEEDS_CHROMIUM, Page, browser
+from tests.browser import Page, browser
 from tests.replay.logs import (
     MASTER,
     START_MS,
@@ -32,7 +32,7 @@ from tests.replay.logs import (
 )
 from tests.replay.test_render_page import NASTY, hostile
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = pytest.mark.everything
 DESK, PHONE = 1280, 390
 WIDTH = "document.documentElement.scrollWidth"
 HOT = Verdict(MASTER, "hot", 75_100, 75_000)

@@ -23,8 +23,8 @@ from orion_streams.runtime.embedded_server import (
     free_port,
     weakness,
 )
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER
 from tests.helpers import eventually_true
+from tests.needs import REDIS_SERVER
 
 OWNER = """
 import signal, sys
@@ -41,7 +41,7 @@ print("stopped", flush=True)
 
 BINARIES = [
     pytest.param(None, id="valkey"),
-    pytest.param(REDIS_SERVER, id="redis", marks=NEEDS_REDIS),
+    pytest.param(REDIS_SERVER, id="redis", marks=pytest.mark.everything),
 ]
 
 

