@@ -59,8 +59,11 @@ def is_wanted(item: pytest.Item, config: pytest.Config) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Give a test's report its docstring, and whether Hypothesis chose its examples."""
+    """Give a test's report its docstring, and whether Hypothesis chose its examples. A skip fails: what
+    cannot run here is marked `everything`."""
     report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
     report.promise = " ".join(str(getattr(getattr(item, "obj", None), "__doc__", None) or "").split())
     report.is_property = item.get_closest_marker("hypothesis") is not None
     return report

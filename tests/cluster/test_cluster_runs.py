@@ -1,4 +1,4 @@
-"""The whole cluster under faults: thousands of requests, and everything holds; a seed gives the same run."""
+"""The whole cluster under faults: thousands of requests, everything holds; a seed gives the same run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ ZEROS = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diver
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("count", [5_000, pytest.param(40_000, marks=pytest.mark.everything)])
-def test_thousands_of_requests_under_faults(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "seed"), [(5_000, 19), pytest.param(40_000, 1, marks=pytest.mark.everything)]
+)
+def test_thousands_of_requests_under_faults(count: int, seed: int) -> None:
     """Every request gets its one end, every invariant holds, and every kind of fault happens."""
-    work = jobs(count, 1, None)
+    work = jobs(count, seed, None)
     runs = list(run_all(work))
     broken = {command_of(job): run.found.broken for job, run in zip(work, runs, strict=True)}
     assert {command: what for command, what in broken.items() if what} == {}
