@@ -1,4 +1,4 @@
-"""What is not as it should be, found in the facts of an incident: a plain function for each kind. Pure."""
+"""Find anomalies in the facts of an incident, with one function for each kind. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from msgspec import Struct
 from orion_streams.model.text import degrees, ram, seconds
 from orion_streams.replay.incident_facts import (
     Backoff,
-    Life,
     Moment,
     Passed,
+    RequestSpan,
     Silence,
     Span,
     Stay,
@@ -22,11 +22,11 @@ from orion_streams.replay.incident_facts import (
 )
 
 LEAST_TIMES = 3
-"""A model that came back, or a node that backed off, so often in a row is not at rest."""
+"""So many reloads of a model, or backoffs of a node, in a row are an anomaly."""
 ROW_MS = 600_000
-"""With at most this time from one to the next."""
+"""Longest time from one to the next in such a row."""
 MOST_SHOWN = 200
-"""Anomalies of one kind; of more the longest are shown."""
+"""Anomalies shown of one kind; of more than that the longest."""
 
 KINDS = {
     "thrash": ("Cold-load thrash", f"models loaded again within 10 min, {LEAST_TIMES} times in a row"),
@@ -42,9 +42,9 @@ KINDS = {
 """Title and meaning of each kind, in the order of the page."""
 
 
-class Anomaly(Struct, frozen=True):
-    """One finding: from when to when (`ongoing`: at the log's end it still was), about which node and
-    request, in a sentence."""
+class Anomaly(Struct, frozen=True, kw_only=True):
+    """One anomaly: its begin and end (`ongoing`: it lasts at the end of the log), its node or request, and
+    a sentence."""
 
     kind: str
     begin: Moment
@@ -55,8 +55,17 @@ class Anomaly(Struct, frozen=True):
     sentence: str
 
 
-class Facts(Struct, frozen=True):
-    """What the detectors look at, up to `now`."""
+class Finding(Struct, frozen=True):
+    """What a detector reports: when, in which words, and of which node or request."""
+
+    span: Span
+    sentence: str
+    node: str = ""
+    request: str = ""
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the detectors examine, up to `now`."""
 
     now: Moment
     stays: Sequence[Stay] = ()
@@ -64,20 +73,34 @@ class Facts(Struct, frozen=True):
     trips: Sequence[Trip] = ()
     silences: Sequence[Silence] = ()
     waits: Sequence[Wait] = ()
-    retried: Sequence[Life] = ()
-    unanswered: Sequence[Life] = ()
+    retried: Sequence[RequestSpan] = ()
+    unanswered: Sequence[RequestSpan] = ()
 
 
 def find(facts: Facts) -> tuple[tuple[Anomaly, ...], dict[str, int]]:
-    """All anomalies in the order of time, of each kind at most MOST_SHOWN, and how many of each kind there
-    are."""
+    """Return all anomalies in the order of time, at most MOST_SHOWN of each kind, and the number of each
+    kind."""
     shown: list[Anomaly] = []
     found: dict[str, int] = {}
     for kind, detect in DETECTORS.items():
-        every = list(detect(facts))
+        every = sorted(detect(facts), key=lambda each: -each.span.length_ms(facts.now))
         found[kind] = len(every)
-        shown += sorted(every, key=lambda each: each.begin.ms - each.end.ms)[:MOST_SHOWN]
+        shown += [anomaly(kind, each, facts.now) for each in every[:MOST_SHOWN]]
     return tuple(sorted(shown, key=lambda each: (each.begin, each.end, each.kind))), found
+
+
+def anomaly(kind: str, found: Finding, now: Moment) -> Anomaly:
+    """Convert a finding; one without an end is ongoing."""
+    begin, end = found.span.begin, found.span.end
+    return Anomaly(
+        kind=kind,
+        begin=begin,
+        end=end or now,
+        ongoing=end is None,
+        node=found.node,
+        request=found.request,
+        sentence=found.sentence,
+    )
 
 
 S = TypeVar("S", bound=Span)
@@ -85,7 +108,8 @@ N = TypeVar("N", Stay, Backoff)
 
 
 def in_rows(spans: Sequence[S]) -> Iterator[list[S]]:
-    """Those of one node that follow each other within ROW_MS, at least LEAST_TIMES."""
+    """Group spans of one node that follow each other within ROW_MS; yield groups of at least
+    LEAST_TIMES."""
     row: list[S] = []
     for span in sorted(spans, key=lambda each: each.begin):
         if row and span.begin.ms - (row[-1].end or row[-1].begin).ms > ROW_MS:
@@ -97,8 +121,8 @@ def in_rows(spans: Sequence[S]) -> Iterator[list[S]]:
         yield row
 
 
-def thrash(facts: Facts) -> Iterator[Anomaly]:
-    """The same models loaded and unloaded over and over on a node: at least one of them came back
+def thrash(facts: Facts) -> Iterator[Finding]:
+    """Find models that were loaded and unloaded repeatedly on a node: at least one of them came back
     LEAST_TIMES times in a row."""
     for node, stays in by_node(facts.stays).items():
         for row in in_rows(absences(stays)):
@@ -106,13 +130,14 @@ def thrash(facts: Facts) -> Iterator[Anomaly]:
             if max(times.values()) < LEAST_TIMES:
                 continue
             models = ", ".join(f"{model} {count} times" for model, count in times.most_common())
-            over_ms = (row[-1].end or facts.now).ms - row[0].begin.ms
-            said = f"{node} loaded again what it had unloaded, within {seconds(over_ms)}: {models}."
-            yield anomaly("thrash", row[0].begin, row[-1].end, facts.now, said, node=node)
+            whole = Span(begin=row[0].begin, end=row[-1].end)
+            within = seconds(whole.length_ms(facts.now))
+            said = f"{node} loaded again what it had unloaded, within {within}: {models}."
+            yield Finding(whole, said, node=node)
 
 
 def absences(stays: Sequence[Stay]) -> list[Stay]:
-    """For each model that came back into a node's memory within ROW_MS, the time that it was away."""
+    """Return the times between an unload of a model and a load within ROW_MS."""
     last: dict[str, Stay] = {}
     away = []
     for stay in sorted(stays, key=lambda each: each.begin):
@@ -123,28 +148,28 @@ def absences(stays: Sequence[Stay]) -> list[Stay]:
     return away
 
 
-def flapping(facts: Facts) -> Iterator[Anomaly]:
-    """A node that backs off and returns repeatedly."""
+def flapping(facts: Facts) -> Iterator[Finding]:
+    """Find nodes that back off and return repeatedly."""
     for node, backoffs in by_node(facts.backoffs).items():
         for row in in_rows(backoffs):
-            last = row[-1]
-            over_ms = (last.end or facts.now).ms - row[0].begin.ms
-            said = f"{node} backed off {len(row)} times within {seconds(over_ms)}, returning in between."
-            yield anomaly("flapping", row[0].begin, last.end, facts.now, said, node=node)
+            whole = Span(begin=row[0].begin, end=row[-1].end)
+            within = seconds(whole.length_ms(facts.now))
+            said = f"{node} backed off {len(row)} times within {within}, returning in between."
+            yield Finding(whole, said, node=node)
 
 
-def backoffs(facts: Facts) -> Iterator[Anomaly]:
-    """Every backoff, with the marks that were passed."""
+def backoffs(facts: Facts) -> Iterator[Finding]:
+    """Report every backoff with the marks that were exceeded."""
     for each in facts.backoffs:
         why = " and ".join(passed(mark) for mark in each.passed) or "had backed off before"
         for_ms = each.length_ms(facts.now)
         end = f"took nothing for {seconds(for_ms)}" if each.end else "has not returned by the log's end"
         said = f"{each.node} {why}; it {end}."
-        yield anomaly("backoff", each.begin, each.end, facts.now, said, node=each.node)
+        yield Finding(each, said, node=each.node)
 
 
 def passed(mark: Passed) -> str:
-    """What was too high."""
+    """Say what was too high, and the mark."""
     if mark.reason == "hot":
         close = degrees(mark.value) == degrees(mark.mark)  # a few thousandths above it
         value = f"{mark.value / 1000:.3f} °C" if close else degrees(mark.value)
@@ -152,8 +177,8 @@ def passed(mark: Passed) -> str:
     return f"had its memory too full ({ram(mark.value)}, mark {ram(mark.mark)})"
 
 
-def breakers(facts: Facts) -> Iterator[Anomaly]:
-    """Every opening of a breaker."""
+def breakers(facts: Facts) -> Iterator[Finding]:
+    """Report every open breaker."""
     for each in facts.trips:
         if each.failures:
             many = "requests" if each.failures > 1 else "request"
@@ -163,16 +188,16 @@ def breakers(facts: Facts) -> Iterator[Anomaly]:
         else:
             said = f"{each.node} had its breaker open before"
         said += f"; answering again after {seconds(each.length_ms(facts.now))}." if each.end else "."
-        yield anomaly("breaker", each.begin, each.end, facts.now, said, node=each.node)
+        yield Finding(each, said, node=each.node)
 
 
-def stale(facts: Facts) -> Iterator[Anomaly]:
-    """A node that was silent for too long."""
+def stale(facts: Facts) -> Iterator[Finding]:
+    """Report nodes whose health was stale."""
     for each in facts.silences:
         if each.node:
             how, for_ms = STALE[each.first, each.end is None], each.length_ms(facts.now)
             said = f"{each.node} {how.format(seconds(for_ms))}, limit {seconds(each.limit_ms)}."
-            yield anomaly("stale", each.begin, each.end, facts.now, said, node=each.node)
+            yield Finding(each, said, node=each.node)
 
 
 STALE = {
@@ -181,66 +206,59 @@ STALE = {
     (True, False): "was heard from only after {}",
     (True, True): "was never heard from, in {}",
 }
-"""By whether there was no word of the node before, and whether there is none after."""
+"""By whether the log has no sample of the node before, and whether it has none after."""
 
 
-def gaps(facts: Facts) -> Iterator[Anomaly]:
-    """Times of which the log says nothing at all."""
+def gaps(facts: Facts) -> Iterator[Finding]:
+    """Report times without any commit."""
     for each in facts.silences:
         if not each.node:
             said = (
                 f"Nothing was written for {seconds(each.length_ms(facts.now))}: no router ran, the server "
                 "was away, or its clock was moved on."
             )
-            yield anomaly("gap", each.begin, each.end, facts.now, said)
+            yield Finding(each, said)
 
 
-def waits(facts: Facts) -> Iterator[Anomaly]:
-    """Requests that waited for too long."""
+def waits(facts: Facts) -> Iterator[Finding]:
+    """Report requests that waited for too long."""
     for each in facts.waits:
         waited = "waited" if each.end else "has been waiting"
         said = f"{each.request} {waited} {seconds(each.length_ms(facts.now))} for {each.model}."
-        yield anomaly("wait", each.begin, each.end, facts.now, said, request=each.request)
+        yield Finding(each, said, request=each.request)
 
 
-def retries(facts: Facts) -> Iterator[Anomaly]:
-    """Requests that took more than one attempt."""
+def retries(facts: Facts) -> Iterator[Finding]:
+    """Report requests that took more than one attempt."""
     for each in facts.retried:
         times = Counter(f"{code} on {node}" for node, code in each.failures)
         why = ", ".join(reason + (f" {n} times" if n > 1 else "") for reason, n in times.items())
         end = {"": "it is still open", "done": "then it was answered"}.get(each.outcome, ended(each))
         said = f"{each.request} took {each.attempts} attempts ({why}); {end}."
-        yield anomaly("retry", each.begin, each.end, facts.now, said, request=each.request)
+        yield Finding(each, said, request=each.request)
 
 
-def unanswered(facts: Facts) -> Iterator[Anomaly]:
-    """Requests that ended without an answer that nobody had cancelled."""
+def unanswered(facts: Facts) -> Iterator[Finding]:
+    """Report requests that failed or expired."""
     for each in facts.unanswered:
         said = f"{each.request} {ended(each)} after {seconds(each.length_ms(facts.now))}."
-        yield anomaly("unanswered", each.begin, each.end, facts.now, said, request=each.request)
+        yield Finding(each, said, request=each.request)
 
 
-def ended(life: Life) -> str:
-    """How a request ended without an answer."""
+def ended(life: RequestSpan) -> str:
+    """Say how a request ended without an answer."""
     return f"ended as an error ({life.code})" if life.outcome == "error" else f"{life.outcome}"
 
 
 def by_node(spans: Sequence[N]) -> dict[str, list[N]]:
-    """The spans of each node."""
+    """Group spans by their node."""
     found: dict[str, list[N]] = {}
     for span in spans:
         found.setdefault(span.node, []).append(span)
     return found
 
 
-def anomaly(
-    kind: str, begin: Moment, end: Moment | None, now: Moment, said: str, node: str = "", request: str = ""
-) -> Anomaly:
-    """A finding; without an `end` it goes on."""
-    return Anomaly(kind, begin, end or now, end is None, node, request, said)
-
-
-DETECTORS: dict[str, Callable[[Facts], Iterator[Anomaly]]] = {
+DETECTORS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "thrash": thrash,
     "flapping": flapping,
     "backoff": backoffs,

@@ -1,16 +1,16 @@
-"""Two answers to each question of a log: as recorded, and under changed rules. Which decisions differ, and
-what turned them; each of them once. Pure."""
+"""Compare recorded decisions with those under changed rules; report each difference once. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Node
-from orion_streams.replay.decision_answers import Placed, Side
+from orion_streams.replay.decision_answers import Answers, Placed, Side
 from orion_streams.replay.explain_change import Answer, Term, limit_of, mark_of, turned, why_given_up
 
 GOES_ON, NOTHING, IN_SERVICE = Answer("goes_on"), Answer("nothing"), Answer("in_service")
@@ -18,11 +18,12 @@ ENDS = ("failed", "expired")
 NODE_KINDS = ("backoff", "breaker")
 FOR_EVER = ("unknown_model", "model_too_large")
 """Ends that the verdicts on the nodes explain."""
+K = TypeVar("K")
 
 
-class Changed(Struct, frozen=True):
-    """A decision that would change: about a request's `attempt`, or about a `node`. `kind` as in
-    `answers.KINDS`, of the recorded decision, else of the one that would be made."""
+class Changed(Struct, frozen=True, kw_only=True):
+    """A decision that would change: about a request's `attempt`, or about a `node`. `kind`: that of the
+    recorded decision (see `decision_answers.KINDS`), else of the one that would be made."""
 
     kind: str
     position: int
@@ -36,7 +37,7 @@ class Changed(Struct, frozen=True):
 
 
 class Boundary(Struct, frozen=True):
-    """A moment at which the router decided: the commit's last position, and both sides."""
+    """A commit with decisions: its last position, and both sides."""
 
     position: int
     server_ms: int
@@ -45,12 +46,12 @@ class Boundary(Struct, frozen=True):
 
 
 Found = Iterator[tuple[Changed, bool]]
-"""Changed decisions, and whether the log has a decision there at all."""
+"""Changed decisions, and whether the log has a decision about the same."""
 
 
 class Comparison:
-    """Compares boundary after boundary, and remembers what it has said. `foreign`: attempts, by request,
-    that the changed rules would not have made, or would have given up."""
+    """Compares commit after commit, and remembers what it has reported. `foreign`: attempts, by request,
+    that the changed rules would not have made, or would have abandoned."""
 
     def __init__(self) -> None:
         self.foreign: dict[str, set[int]] = {}
@@ -59,107 +60,144 @@ class Comparison:
         self._out: dict[tuple[str, str], tuple[str, str]] = {}
 
     def accepted(self, request: str) -> None:
-        """A new request: nothing is known of it, also under an id that was used before."""
+        """Forget what is known of a request id: it may have been used before."""
         self.foreign.pop(request, None)
         self._told.pop(request, None)
 
     def moved(self, node: str, model: str) -> None:
-        """A model came or went: an order about it is a new one."""
+        """Report orders about a model anew, as it came or went."""
         self._orders -= {(order, node, model) for order in ("load", "unload")}
 
     def is_foreign(self, request: str, attempt: int) -> bool:
-        """Whether history alone made this attempt."""
+        """Tell whether only the recorded rules made this attempt."""
         return attempt in self.foreign.get(request, ())
 
     def _disown(self, request: str, attempt: int) -> None:
         self.foreign.setdefault(request, set()).add(attempt)
 
     def changed(self, at: Boundary) -> Found:
-        """What is decided otherwise there, but for the nodes."""
+        """Yield the changed decisions of a commit, except those about nodes."""
         yield from self._given_up(at)
         yield from self._placed(at)
         yield from self._ordered(at)
 
     def _given_up(self, at: Boundary) -> Found:
-        """Attempts that only one side gives up."""
-        was, now = at.was.answers, at.now.answers
-        for key in {**was.given_up, **now.given_up}:
-            recorded = key in was.given_up
-            side, other = (at.was, now) if recorded else (at.now, was)
-            if (recorded and key in now.given_up) or self.is_foreign(*key) or other.cut:
+        """Yield attempts that only one side abandons."""
+        for key, recorded in one_sided(at, lambda answers: answers.given_up):
+            if self.is_foreign(*key):
                 continue
+            side = at.was if recorded else at.now
             event, position = side.answers.given_up[key]
-            term = replace(why_given_up(side.grid, event), kind="lifted" if recorded else "filter")
             answer = Answer("given_up", side.answers.next_node(key[0]), event.reason)
-            answers = (answer, GOES_ON) if recorded else (GOES_ON, answer)
             if not recorded:
                 self._disown(*key)
-            yield Changed("give_up", position, at.server_ms, *answers, term, *key, event.node), recorded
+            changed = Changed(
+                kind="give_up",
+                position=position,
+                server_ms=at.server_ms,
+                recorded=answer if recorded else GOES_ON,
+                would=GOES_ON if recorded else answer,
+                term=replace(why_given_up(side.grid, event), kind="lifted" if recorded else "filter"),
+                request=event.request,
+                attempt=event.attempt,
+                node=event.node,
+            )
+            yield changed, recorded
 
     def _placed(self, at: Boundary) -> Found:
-        """Requests that go elsewhere, later, sooner, or not at all."""
+        """Yield requests that would go elsewhere, later, sooner, or not at all."""
         recorded = at.was.answers.placed
         for key in {**recorded, **at.now.answers.placed}:
-            was = recorded.get(key) or at.was.waiting(key, at.position)
-            now = at.now.answers.placed.get(key) or at.now.waiting(key, at.position)
+            was, now = at.was.placed(key, at.position), at.now.placed(key, at.position)
             if was is None:
                 continue
-            went = was.answer.kind == "routed"
-            if now is None:
-                if went and not at.now.answers.cut:
-                    self._disown(key, was.attempt)  # the attempt before it would still be under way
-                continue
-            if went and (now.answer.kind, now.answer.node) != ("routed", was.answer.node):
-                self._disown(key, was.attempt)
+            self._disown_moved(key, was, now, at)
             told = self._told.get(key, set())
-            if was.answer == now.answer or now.answer in told:
+            if now is None or now.answer == was.answer or now.answer in told:
                 continue
             self._told[key] = told | {now.answer}
-            kind = was.kind if key in recorded else now.kind
-            attempt = was.attempt or now.attempt or at.was.grid.open[key].attempt + 1
-            term = placing_term(key, was, now, at)
-            yield (
-                Changed(kind, was.position, at.server_ms, was.answer, now.answer, term, key, attempt),
-                key in recorded,
+            changed = Changed(
+                kind=was.kind if key in recorded else now.kind,
+                position=was.position,
+                server_ms=at.server_ms,
+                recorded=was.answer,
+                would=now.answer,
+                term=placing_term(key, was, now, at),
+                request=key,
+                attempt=was.attempt or now.attempt or at.was.grid.open[key].attempt + 1,
             )
+            yield changed, key in recorded
+
+    def _disown_moved(self, key: str, was: Placed, now: Placed | None, at: Boundary) -> None:
+        """Remember a recorded attempt that the changed rules would not have made on this node."""
+        if now is None:
+            moved = not at.now.answers.cut  # the attempt before it would still be under way
+        else:
+            moved = (now.answer.kind, now.answer.node) != ("routed", was.answer.node)
+        if was.answer.kind == "routed" and moved:
+            self._disown(key, was.attempt)
 
     def _ordered(self, at: Boundary) -> Found:
-        """Models that only one side tells a node to load or to unload."""
-        was, now = at.was.answers, at.now.answers
-        for key in {**was.orders, **now.orders}:
-            recorded = key in was.orders
-            if key in self._orders or (recorded and key in now.orders) or (now if recorded else was).cut:
+        """Yield models that only one side tells a node to load or to unload."""
+        for key, recorded in one_sided(at, lambda answers: answers.orders):
+            if key in self._orders:
                 continue
             order, node, model = key
             answer = Answer(order, node, model)
-            answers = (answer, NOTHING) if recorded else (NOTHING, answer)
             if not recorded:
                 self._orders.add(key)
-            position = was.orders.get(key, at.position)
-            yield Changed("order", position, at.server_ms, *answers, Term("plan"), node=node), recorded
+            changed = Changed(
+                kind="order",
+                position=at.was.answers.orders.get(key, at.position),
+                server_ms=at.server_ms,
+                recorded=answer if recorded else NOTHING,
+                would=NOTHING if recorded else answer,
+                term=Term("plan"),
+                node=node,
+            )
+            yield changed, recorded
 
     def of_nodes(
         self, was: Grid, now: Grid, position: int, server_ms: int, decided: set[tuple[str, str]]
     ) -> Found:
-        """Nodes that are out on one side and not, or for something else, on the other: when that begins.
-        `decided`: kinds and nodes that the log decided about just there."""
+        """Yield nodes from when they are out on one side only, or for another reason. `decided`: kinds and
+        nodes that this commit of the log decided about."""
         for name, row in now.nodes.items():
             known = was.nodes.get(name)
-            for kind in NODE_KINDS if known is not None else ():
+            if known is None:
+                continue
+            for kind in NODE_KINDS:
                 pair = state_of(known, kind), state_of(row, kind)
-                if self._out.get((kind, name), ("", "")) == pair:
-                    continue
+                is_known = self._out.get((kind, name), ("", "")) == pair
                 self._out[kind, name] = pair
-                if pair[0] == pair[1] or known is None:
+                if is_known or pair[0] == pair[1]:
                     continue
                 recorded, would = (Answer("out", name, state) if state else IN_SERVICE for state in pair)
-                term = node_term(kind, known, row, was.policy, now.policy)
-                changed = Changed(kind, position, server_ms, recorded, would, term, node=name)
+                changed = Changed(
+                    kind=kind,
+                    position=position,
+                    server_ms=server_ms,
+                    recorded=recorded,
+                    would=would,
+                    term=node_term(kind, known, row, was.policy, now.policy),
+                    node=name,
+                )
                 yield changed, (kind, name) in decided
 
 
+def one_sided(at: Boundary, rows_of: Callable[[Answers], Mapping[K, object]]) -> Iterator[tuple[K, bool]]:
+    """Yield what only one side decided, and whether that is the recorded one, unless the commit of the
+    other side was full."""
+    was, now = rows_of(at.was.answers), rows_of(at.now.answers)
+    for key in {**was, **now}:
+        recorded = key in was
+        other = at.now if recorded else at.was
+        if (key in was) != (key in now) and not other.answers.cut:
+            yield key, recorded
+
+
 def placing_term(key: str, was: Placed, now: Placed, at: Boundary) -> Term:
-    """What turned a placement."""
+    """Explain a changed placement."""
     verdicts = []
     for placed, side in ((was, at.was), (now, at.now)):
         if placed.answer.kind in ENDS and placed.answer.code not in FOR_EVER:
@@ -172,18 +210,16 @@ def placing_term(key: str, was: Placed, now: Placed, at: Boundary) -> Term:
     return replace(term, name=side.answers.served(node, key), node=node)
 
 
-def state_of(node: Node | None, kind: str) -> str:
-    """What a node is out for; empty: it is in service."""
-    if node is None:
-        return ""
+def state_of(node: Node, kind: str) -> str:
+    """Return why a node is out, or an empty string while it is in service."""
     if kind == "backoff":
         return node.backed_off
     return "breaker" if node.opened_ms is not None else ""
 
 
 def node_term(kind: str, was: Node, now: Node, recorded: Policy, would: Policy) -> Term:
-    """The mark that only one side holds a node back for; or the requests that failed there in a row, and
-    how many of them would open its breaker."""
+    """Return the mark for which only one side keeps a node out; or the requests that failed there in a row,
+    and how many of them would open its breaker."""
     name = now.rules.name
     if kind == "breaker":
         term, failed = ("filter", was) if now.opened_ms is not None else ("lifted", now)

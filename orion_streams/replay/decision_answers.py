@@ -1,4 +1,4 @@
-"""What was answered at one boundary of the log, by what it is about, so that two answers can be compared.
+"""Index the decisions of one commit by what they are about, so that two sets of decisions can be compared.
 Pure."""
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from orion_streams.projections import apply
 from orion_streams.replay.explain_change import Answer
 
 SAFETY = (ev.NodeBackedOff, ev.NodeReturned, ev.BreakerOpened, ev.BreakerClosed)
-"""Answers about a node itself."""
+"""Decisions about a node itself."""
 EARLY = (*SAFETY, ev.AttemptAbandoned)
-"""What is answered before the waiting requests are looked at."""
+"""Decisions that `decide` makes before it places waiting requests."""
 KINDS: dict[type[ev.Event], str] = {
     ev.RequestRouted: "route",
     ev.RequestDeferred: "wait",
@@ -33,12 +33,11 @@ KINDS: dict[type[ev.Event], str] = {
     ev.BreakerOpened: "breaker",
     ev.BreakerClosed: "breaker",
 }
-"""The kinds of decisions: where requests go, what they wait for, which end without an answer, which
-attempts are given up, what nodes are told to load and unload, which nodes are out."""
+"""The kind of each decision, as `replay whatif` counts them."""
 
 
 class Placed(Struct, frozen=True):
-    """What was answered to one request, and where that stands."""
+    """The decision about one request, its position in the log, and the verdicts behind it."""
 
     kind: str
     answer: Answer
@@ -48,9 +47,9 @@ class Placed(Struct, frozen=True):
 
 
 class Answers(Struct):
-    """All answers of one boundary: `placed` by request, `given_up` by request and attempt with their
-    positions, `orders` (load or unload, node, model) that no placement brought. `cut`: there may be more
-    to say than a commit takes."""
+    """All decisions of one commit: `placed` by request, `given_up` by request and attempt with their
+    positions, `orders` (load or unload, node, model) that no placement caused. `cut`: the commit is full,
+    so decisions may be missing."""
 
     placed: dict[str, Placed]
     given_up: dict[tuple[str, int], tuple[ev.AttemptAbandoned, int]]
@@ -58,12 +57,12 @@ class Answers(Struct):
     cut: bool
 
     def next_node(self, request: str) -> str:
-        """Where a request that was given up goes next, if anywhere."""
+        """Return the node that an abandoned request is routed to next, or an empty string."""
         found = self.placed.get(request)
         return found.answer.node if found is not None and found.answer.kind == "routed" else ""
 
     def served(self, node: str, but: str) -> str:
-        """Another request that goes to the node, if one does."""
+        """Return another request that is routed to the node, or an empty string."""
         return next(
             (
                 request
@@ -75,7 +74,7 @@ class Answers(Struct):
 
 
 def answers_of(rows: Iterable[tuple[int, ev.AnyEvent]], most: int) -> Answers:
-    """The answers with their positions; `most` is policy.max_events."""
+    """Index decisions with their positions; `most` is policy.max_events."""
     found, count, went = Answers({}, {}, {}, False), 0, set[tuple[str, str, str]]()
     for position, event in rows:
         count += 1
@@ -100,7 +99,7 @@ def answers_of(rows: Iterable[tuple[int, ev.AnyEvent]], most: int) -> Answers:
 def placed_by(
     event: ev.RequestRouted | ev.RequestDeferred | ev.RequestFailed | ev.RequestExpired, position: int
 ) -> Placed:
-    """What an event answers to its request."""
+    """Convert an event about a request."""
     kind = KINDS[type(event)]
     match event:
         case ev.RequestRouted(_, attempt, node, _, _, verdicts):
@@ -115,28 +114,31 @@ def placed_by(
 
 
 class Side(Struct, frozen=True):
-    """One of the two grids at a boundary, before anything is answered, and what is answered."""
+    """One of the two grids before its decisions, and these decisions."""
 
     grid: Grid
     events: Sequence[ev.AnyEvent]
     answers: Answers
 
     def placing(self) -> Grid:
-        """The grid as it is when the waiting requests are looked at."""
+        """Return the grid as it is when waiting requests are placed."""
         draft = self.grid.draft()
         for event in self.events:
             if isinstance(event, EARLY):
                 apply(draft, event)
         return draft
 
-    def waiting(self, key: str, position: int) -> Placed | None:
-        """The answer to a request about which nothing is said, as it goes on waiting. None where it does
-        not wait, or where there is no room to say it."""
+    def placed(self, key: str, position: int) -> Placed | None:
+        """Return the decision about a request. One about which nothing was decided goes on waiting, for the
+        reason that holds now; None where it does not wait, or where the commit is full."""
+        known = self.answers.placed.get(key)
+        if known is not None:
+            return known
         row = self.grid.open.get(key)
         if row is None or row.work_id or not row.deferred or self.answers.cut:
             return None
         draft = self.placing()
-        draft.open[key] = replace(row, deferred="")  # then the reason is said anew
+        draft.open[key] = replace(row, deferred="")  # then `placements` states the reason anew
         for event in placements(draft, draft.policy):
             if isinstance(event, ev.RequestDeferred) and event.request == key:
                 return replace(
@@ -146,6 +148,6 @@ class Side(Struct, frozen=True):
         return Placed("wait", Answer("deferred", code=row.deferred), position)
 
     def verdicts(self, key: str) -> tuple[Verdict, ...]:
-        """What was found on each node for a request that ends, which tells none."""
+        """Compute the verdicts on each node for a request that ends, since its event holds none."""
         draft = self.placing()
         return route(draft, draft.open[key], draft.policy).verdicts

@@ -1,4 +1,4 @@
-"""Why two decisions differ: a filter that newly applies, or no longer does, or a term of the cost. Pure."""
+"""Explain why two decisions differ: a filter that only one of them met, or a term of the cost. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from orion_streams.model.state import Grid, Node, Request
 
 
 class Answer(Struct, frozen=True):
-    """What is answered to one question. Of a request: `routed` to `node`, `deferred` (`code` busy, for
-    `node`, or no_node), `failed` with `code`, `expired`, `given_up` for the reason `code` (and sent to
-    `node` next, if anywhere), `goes_on`. Of a node: `out` for `code` (its marks, or breaker), `in_service`,
-    `load` or `unload` of the model `code`. `nothing` otherwise. `evicts`: models that go for it."""
+    """One decision in short. Kinds about a request: `routed` to `node`, `deferred` (`code` busy, for
+    `node`, or no_node), `failed` with `code`, `expired`, `given_up` for the reason `code` (and routed to
+    `node` next, if anywhere), `goes_on`. About a node: `out` for `code` (its marks, or breaker),
+    `in_service`, `load` or `unload` of the model `code`. Else `nothing`. `evicts`: models that are evicted
+    for it."""
 
     kind: str
     node: str = ""
@@ -25,13 +26,15 @@ class Answer(Struct, frozen=True):
 
 
 class Term(Struct, frozen=True):
-    """What turned a decision.
+    """The reason why a decision changed, by `kind`:
 
-    `kind` filter: `name` newly holds `node` back, by `value` against `limit`; lifted: it no longer does,
-    the figures are the recorded ones. cost: the term `name` on `node`, in ms `before` and `after`. slots:
-    free ones on `node`, `before` and `after`, and the request `name` that takes one instead, if one does.
-    order: that one is served first. rule: another limit of the rules, `name` the code of the end. plan:
-    what should be in memory.
+    - filter: `name` newly excludes `node`, as `value` is beyond `limit`; lifted: it no longer does (figures
+      as recorded);
+    - cost: the term `name` on `node`, in ms `before` and `after`;
+    - slots: free slots of `node`, `before` and `after`, and the request `name` that takes one instead;
+    - order: that request is served first;
+    - rule: another limit of the rules, `name` the code of the end;
+    - plan: other models are wanted in memory.
     """
 
     kind: str
@@ -47,30 +50,34 @@ ORDER = Term("order")
 
 
 def turned(recorded: Answer, would: Answer, was: Sequence[Verdict], now: Sequence[Verdict]) -> Term:
-    """The term that turned the placement of a request, from the verdicts of both decisions."""
-    before = {each.node: each for each in was}
-    after = {each.node: each for each in now}
+    """Name what changed the placement of a request, given the verdicts of both decisions."""
+    before, after = ({each.node: each for each in verdicts} for verdicts in (was, now))
     chosen, other = recorded.node, would.node
-    held = after.get(chosen)
-    if chosen and (held is None or held.filter):
-        return as_term("filter", held or Verdict(chosen, "removed"))
-    held = before.get(other)
-    if other and (held is None or held.filter):
-        return as_term("lifted", held or Verdict(other, "added"))
-    if chosen and other and chosen != other:
-        return dearest(before[chosen], after[chosen], before[other], after[other])
-    if chosen:
-        return on_the_same(recorded, would, before[chosen], after[chosen])
-    return next((as_term("filter", each) for each in now if is_new(each, before.get(each.node))), ORDER)
+    for kind, node, verdicts, absent in (
+        ("filter", chosen, after, "removed"),
+        ("lifted", other, before, "added"),
+    ):
+        found = verdicts.get(node, Verdict(node=node, filter=absent))
+        if node and found.filter:
+            return as_term(kind, found)
+    if not chosen:
+        return new_filter(before, now)
+    if other in ("", chosen):
+        return same_node(recorded, would, before[chosen], after[chosen])
+    return dearest(before[chosen], after[chosen], before[other], after[other])
 
 
-def is_new(found: Verdict, before: Verdict | None) -> bool:
-    """Whether something else holds the node back than before."""
-    return bool(found.filter) and (before is None or found.filter != before.filter)
+def new_filter(before: dict[str, Verdict], now: Sequence[Verdict]) -> Term:
+    """Find the first node that a filter excludes which did not exclude it before."""
+    for found in now:
+        known = before.get(found.node)
+        if found.filter and (known is None or found.filter != known.filter):
+            return as_term("filter", found)
+    return ORDER
 
 
-def on_the_same(recorded: Answer, would: Answer, was: Verdict, now: Verdict) -> Term:
-    """Why the same node begins now instead of later, later instead of now, or lets others go for it."""
+def same_node(recorded: Answer, would: Answer, was: Verdict, now: Verdict) -> Term:
+    """Explain why the same node starts the request sooner or later, or evicts other models for it."""
     if recorded.kind != would.kind and was.free_slots != now.free_slots:
         return Term("slots", "", was.node, before=was.free_slots, after=now.free_slots)
     if recorded.kind == would.kind and recorded.evicts != would.evicts:
@@ -79,12 +86,12 @@ def on_the_same(recorded: Answer, would: Answer, was: Verdict, now: Verdict) -> 
 
 
 def as_term(kind: str, found: Verdict) -> Term:
-    """A filter with its figures."""
+    """Convert a filtered verdict."""
     return Term(kind, found.filter, found.node, found.value, found.limit)
 
 
 def dearest(chosen: Verdict, chosen_now: Verdict, other: Verdict, other_now: Verdict) -> Term:
-    """The term that did most to make the other node the cheaper one, on the node where it moved more."""
+    """Find the term that did most to make the other node cheaper, on the node where it changed more."""
     best, most_ms = ORDER, 0
     for name in TERMS:
         dearer_ms = term_ms(chosen_now, name) - term_ms(chosen, name)
@@ -99,13 +106,13 @@ def dearest(chosen: Verdict, chosen_now: Verdict, other: Verdict, other_now: Ver
 
 
 def term_ms(verdict: Verdict, name: str) -> int:
-    """What a term adds to the cost."""
+    """Return what a term adds to the cost; negative for what is subtracted."""
     ms = int(getattr(verdict, f"{name}_ms"))
     return -ms if name == "cached" else ms
 
 
 def mark_of(node: Node, reason: str, policy: Policy) -> tuple[int, int]:
-    """What a node's mark is held against: the upper one while that is passed, then the lower one."""
+    """Return a node's value and the mark that applies: the upper one while above it, else the lower one."""
     if reason == "hot":
         value, upper, lower = node.temp_mc or 0, policy.temp_max_mc, policy.temp_return_mc
     else:
@@ -114,7 +121,7 @@ def mark_of(node: Node, reason: str, policy: Policy) -> tuple[int, int]:
 
 
 def why_given_up(grid: Grid, event: AttemptAbandoned) -> Term:
-    """The figures behind an attempt that is given up."""
+    """Explain an abandoned attempt by its reason, value and limit."""
     name, reason, policy = event.node, event.reason, grid.policy
     node = grid.nodes.get(name)
     if node is None:
@@ -134,6 +141,6 @@ def why_given_up(grid: Grid, event: AttemptAbandoned) -> Term:
 
 
 def limit_of(end: Answer, request: Request, policy: Policy) -> Term:
-    """The limit of the rules that ends a request without an answer."""
+    """Name the limit of the rules that ends a request without an answer."""
     limits = {"attempts_exhausted": policy.max_attempts, "refused": policy.max_refusals}
     return Term("rule", end.code or end.kind, "", len(request.failures), limits.get(end.code, 0))

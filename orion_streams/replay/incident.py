@@ -1,4 +1,4 @@
-"""An incident from a log: everything that its report shows, collected while the log is folded. Pure."""
+"""Collect everything that an incident report shows, while folding a log. Pure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from orion_streams.replay.incident_facts import (
     Trip,
     Wait,
 )
-from orion_streams.replay.node_timeline import MAX_POINTS, Machine, Machines
-from orion_streams.replay.request_timeline import Lives
+from orion_streams.replay.node_timeline import MAX_POINTS, NodeRow, NodeTimeline
+from orion_streams.replay.request_timeline import RequestTimeline
 
 Row = tuple[int, bytes]
 
 
-class Counts(Struct, frozen=True):
-    """How many requests were accepted and how they ended; `open`: not yet. `rejected` were never accepted,
-    `resent` came again under a known id, `unreadable` are entries that are no request."""
+class Counts(Struct, frozen=True, kw_only=True):
+    """Numbers of requests: `accepted`, `ended` by outcome, `open`, `rejected`, `resent` under a known id,
+    and `unreadable` entries."""
 
     accepted: int
     ended: dict[str, int]
@@ -40,10 +40,10 @@ class Counts(Struct, frozen=True):
     unreadable: int
 
 
-class Incident(Struct, frozen=True):
-    """What a report shows of a log from `begin` to `end`. `found` counts what the lists hold and what they
-    leave out: attempts, deferrals and each kind of anomaly. `back_ms`: how far the server's clock went back
-    at most. `simulated`: nodes that are no real machines, by the log's configuration."""
+class Incident(Struct, frozen=True, kw_only=True):
+    """What a report shows of a log from `begin` to `end`. `found`: numbers of attempts, deferrals and
+    anomalies by kind, also of those that the lists leave out. `back_ms`: the largest step back of the
+    server's clock. `simulated`: nodes that the log's configuration marks as simulated."""
 
     source: str
     begin: Moment
@@ -52,7 +52,7 @@ class Incident(Struct, frozen=True):
     counts: Counts
     longest: Wait | None
     rules: tuple[Rules, ...]
-    machines: tuple[Machine, ...]
+    nodes: tuple[NodeRow, ...]
     queue: Buckets
     backoffs: tuple[Backoff, ...]
     trips: tuple[Trip, ...]
@@ -67,8 +67,7 @@ class Incident(Struct, frozen=True):
 
 
 class Collector:
-    """Folds a log from `base` on, whose state is not changed, and keeps what a report shows. `source`: what
-    log it is, for the person who reads it."""
+    """Folds a log from a copy of `base` on, and keeps what a report shows. `source`: the log's name."""
 
     def __init__(self, base: LoggedGrid, source: str) -> None:
         self._state = LoggedGrid(base.grid.copy(), base.digest)
@@ -77,8 +76,8 @@ class Collector:
         self._now = Moment(grid.server_ms, grid.position)
         self._begin: Moment | None = None
         self._head: ev.Committed | None = None
-        self._machines = Machines(grid, self._now)
-        self._lives = Lives(grid, self._now)
+        self._nodes = NodeTimeline(grid, self._now)
+        self._requests = RequestTimeline(grid, self._now)
         self._gaps: list[Silence] = []
         self._rules: list[Rules] = []
         self._events = self._rejected = self._resent = self._unreadable = self._back_ms = 0
@@ -87,26 +86,26 @@ class Collector:
 
     @property
     def state(self) -> LoggedGrid:
-        """What is folded so far; only to be looked at."""
+        """Return the state so far; callers must not change it."""
         return self._state
 
     def take(self, rows: Sequence[Row]) -> None:
-        """Fold the next rows. LogError names the position of one that is no event, or before which the log
-        was changed."""
+        """Fold the next rows. Raises LogError with the position of a row that is no event, or before which
+        the log was changed."""
         for position, event in fold_each(self._state, rows):
             self._events += 1
             if isinstance(event, ev.Committed):
                 self._commit(event, position)
             self._now = now = Moment(self._now.ms, position)
             if self._begin is None:
-                self._begin = self._machines.start = now
-            self._machines.take(self._state.grid, event, now)
+                self._begin = self._nodes.start = now
+            self._nodes.take(self._state.grid, event, now)
             if not isinstance(event, ev.NodeSampled):
-                self._lives.take(event, now)
+                self._requests.take(event, now)
                 self._count(event)
 
     def _commit(self, head: ev.Committed, position: int) -> None:
-        """A commit begins, so the one before it has ended."""
+        """Begin a commit, which ends the one before it."""
         grid, before = self._state.grid, self._now
         ms = max(head.server_ms, before.ms)
         self._back_ms = max(self._back_ms, before.ms - head.server_ms)
@@ -119,9 +118,9 @@ class Collector:
         self._head, self._now = head, Moment(ms, position)
 
     def _commit_ended(self, at_ms: int) -> None:
-        if self._head is not None and self._head.decided:  # else health of long ago is being read
-            self._machines.commit_ended(self._state.grid, at_ms)
-        self._lives.commit_ended(self._now.ms)
+        if self._head is not None and self._head.decided:  # else the router catches up with old health
+            self._nodes.commit_ended(self._state.grid, at_ms)
+        self._requests.commit_ended(self._now.ms)
 
     def _count(self, event: ev.AnyEvent) -> None:
         match event:
@@ -141,53 +140,60 @@ class Collector:
         self._rules.append(Rules(now, grid.revision, grid.policy_id, grid.policy))
 
     def finish(self) -> Incident:
-        """What was found up to here; nothing can be taken any more."""
-        grid, machines, lives, now = self._state.grid, self._machines, self._lives, self._now
-        open_requests = lives.open
-        self._commit_ended(grid.at_ms)
-        lives.finish(now)
-        rows = tuple(machines.rows[name] for name in sorted(machines.rows))
+        """Return the incident up to here. Call nothing else afterwards."""
+        nodes, requests, now = self._nodes, self._requests, self._now
+        self._commit_ended(self._state.grid.at_ms)
+        requests.finish(now)
+        rows = tuple(nodes.rows[name] for name in sorted(nodes.rows))
         fit([row.health for row in rows], MAX_POINTS)
-        silences = (*machines.silences, *self._gaps)
-        facts = Facts(
-            now, machines.stays, machines.backoffs, machines.trips, silences,
-            lives.waits.all(), lives.retried.all(), lives.unanswered.all(),
-        )  # fmt: skip
-        anomalies, found = find(facts)
-        for kind, kept in (
-            ("wait", lives.waits),
-            ("retry", lives.retried),
-            ("unanswered", lives.unanswered),
-        ):
-            found[kind] = kept.count
-        found |= {"attempts": lives.attempts.count, "deferrals": lives.deferrals.count}
+        silences = (*nodes.silences, *self._gaps)
+        anomalies, found = find(
+            Facts(
+                now=now,
+                stays=nodes.stays,
+                backoffs=nodes.backoffs,
+                trips=nodes.trips,
+                silences=silences,
+                waits=requests.waits.all(),
+                retried=requests.retried.all(),
+                unanswered=requests.unanswered.all(),
+            )
+        )
         return Incident(
             source=self._source,
             begin=self._begin or now,
             end=now,
             events=self._events,
-            counts=Counts(
-                lives.accepted, dict(lives.ended), open_requests, self._rejected, self._resent,
-                self._unreadable,
-            ),
-            longest=lives.longest,
+            counts=self._counts(),
+            longest=requests.longest,
             rules=tuple(self._rules),
-            machines=rows,
-            queue=lives.queue,
-            backoffs=tuple(machines.backoffs),
-            trips=tuple(machines.trips),
+            nodes=rows,
+            queue=requests.queue,
+            backoffs=tuple(nodes.backoffs),
+            trips=tuple(nodes.trips),
             silences=silences,
-            stays=tuple(machines.stays),
-            attempts=tuple(lives.attempts.all()),
-            deferrals=tuple(lives.deferrals.all()),
+            stays=tuple(nodes.stays),
+            attempts=tuple(requests.attempts.all()),
+            deferrals=tuple(requests.deferrals.all()),
             anomalies=anomalies,
-            found=found,
+            found=found | requests.counts(),
             back_ms=self._back_ms,
-        )  # fmt: skip
+        )
+
+    def _counts(self) -> Counts:
+        requests = self._requests
+        return Counts(
+            accepted=requests.accepted,
+            ended=dict(requests.ended),
+            open=requests.open,
+            rejected=self._rejected,
+            resent=self._resent,
+            unreadable=self._unreadable,
+        )
 
 
 def collect(base: LoggedGrid, chunks: Iterable[Sequence[Row]], source: str) -> Incident:
-    """The incident in all the chunks of a log that follow `base`. Raises LogError."""
+    """Collect the incident in the chunks of a log that follow `base`. Raises LogError."""
     collector = Collector(base, source)
     for rows in chunks:
         collector.take(rows)

@@ -1,7 +1,7 @@
-"""What an incident report is made of: things that begin and end, with their times and log positions.
+"""The facts of an incident report: spans with their times and log positions.
 
-Times are those of the commits, in ms of the server's clock, which here never goes back. `end` is None
-where the log ends first.
+Times are those of the commits, in ms of the server's clock, clamped so that they never go back. `end` is
+None where the log ends first.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from orion_streams.model.policy import Policy
 
 T = TypeVar("T")
 SPREADING = 2_654_435_761
-"""2^32 over the golden ratio: multiples of it, taken modulo 2^32, are spread evenly (Knuth, 6.4)."""
+"""2^32 over the golden ratio: its multiples modulo 2^32 are spread evenly (Knuth, TAOCP 6.4)."""
 
 
 class Moment(NamedTuple):
-    """A time, and where in the log it stands."""
+    """A time and its position in the log."""
 
     ms: int
     position: int
 
 
 class Span(Struct, kw_only=True):
-    """Something that lasts."""
+    """Something with a begin and an end."""
 
     begin: Moment
     end: Moment | None = None
 
     def length_ms(self, now: Moment) -> int:
-        """How long it lasted, or has lasted until `now`."""
+        """Return how long it lasted, or has lasted until `now`."""
         return (self.end or now).ms - self.begin.ms
 
 
@@ -47,7 +47,7 @@ class Rules(Struct, frozen=True):
 
 
 class Passed(Struct, frozen=True):
-    """A safety mark that was passed: `reason` hot (milli-°C) or ram (thousandths)."""
+    """A safety mark that was exceeded: `reason` hot (milli-°C) or ram (thousandths)."""
 
     reason: str
     value: int
@@ -55,7 +55,7 @@ class Passed(Struct, frozen=True):
 
 
 class Backoff(Span, kw_only=True):
-    """From the first mark that a node passed until it returned. No `passed`: it began before the log."""
+    """From the first mark that a node exceeded to its return. No `passed`: it began before the log."""
 
     node: str
     passed: list[Passed]
@@ -77,8 +77,8 @@ class Trip(Span, kw_only=True):
 
 
 class Silence(Span, kw_only=True):
-    """From the last word of a node to the next, where that is more than `limit_ms` of grid time; with an
-    empty `node`: from one commit to the next. `first`: there was no word before, in this log."""
+    """From one sample of a node to the next, if that is more than `limit_ms` of grid time; with an empty
+    `node`: from one commit to the next. `first`: this log has no sample before."""
 
     node: str
     limit_ms: int
@@ -86,9 +86,9 @@ class Silence(Span, kw_only=True):
 
 
 class Attempt(Span, kw_only=True):
-    """From the decision for a node until its result, or until it was given up. `outcome`: done, failed,
-    abandoned, or how its request ended over it; empty while it runs. `code`: of a failure, or why it was
-    given up."""
+    """From the routing to a node to the result, or until it was abandoned. `outcome`: done, failed,
+    abandoned, or the end of its request; empty while it runs. `code`: of a failure, or why it was
+    abandoned."""
 
     request: str
     number: int
@@ -104,7 +104,7 @@ class Attempt(Span, kw_only=True):
 
 
 class Deferral(Struct, frozen=True):
-    """The decision that a request waits: `busy` for `node`, or `no_node`."""
+    """The decision that a request waits: `kind` busy (for `node`) or no_node."""
 
     at: Moment
     request: str
@@ -114,16 +114,16 @@ class Deferral(Struct, frozen=True):
 
 
 class Wait(Span, kw_only=True):
-    """A request that no node runs: from its entry, or from the end of the run before, until a node begins,
-    or the request ends."""
+    """A request that no node runs: from its entry or the end of the last run to the next start, or the end
+    of the request."""
 
     request: str
     model: str
 
 
-class Life(Span, kw_only=True):
-    """A request from its entry to its terminal state. `failures`: node and code of each attempt that did
-    not answer; `code` of an error."""
+class RequestSpan(Span, kw_only=True):
+    """A request from its entry to its terminal state. `failures`: node and code of each failed attempt;
+    `code`: of an error."""
 
     request: str
     model: str
@@ -134,7 +134,7 @@ class Life(Span, kw_only=True):
 
 
 class Kept(Generic[T]):
-    """The weightiest of many things, `most` of them; `count`: how many there were."""
+    """Keeps the `most` heaviest of many things; `count`: how many were added."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -142,7 +142,7 @@ class Kept(Generic[T]):
         self._rows: list[tuple[Sequence[int], int, T]] = []
 
     def add(self, thing: T, *weight: int) -> None:
-        """One more; of those that weigh the same an even spread over time stays."""
+        """Add a thing; of things of equal weight keep an even spread over time."""
         self.count += 1
         self._rows.append((weight, self.count, thing))
         if len(self._rows) > 2 * self.most:
@@ -153,6 +153,6 @@ class Kept(Generic[T]):
         del self._rows[self.most :]
 
     def all(self) -> list[T]:
-        """What is kept, in the order in which it came."""
+        """Return what is kept, in the order of its addition."""
         self._drop()
         return [thing for _, _, thing in sorted(self._rows, key=lambda row: row[1])]

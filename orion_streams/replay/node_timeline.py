@@ -1,4 +1,4 @@
-"""What happened to the nodes: health over time, backoffs, models in memory, breakers, silence. Pure."""
+"""Follow the nodes of a log: health over time, backoffs, models in memory, breakers, silence. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from orion_streams.replay.buckets import Buckets
 from orion_streams.replay.incident_facts import Backoff, Moment, Passed, Silence, Stay, Trip
 
 MAX_POINTS = 66_000
-"""Spans of all nodes together: for three nodes and a day 4 s each."""
-LEAST_POINTS = 500
-"""Of one node."""
+"""Buckets of all nodes together: for three nodes and a day 4 s each."""
+MIN_POINTS = 500
+"""Buckets of one node."""
 
 
-class Machine(Struct):
+class NodeRow(Struct):
     """A node as the report shows it. `health`: milli-°C, memory and CPU in thousandths; `known_ms`: the
-    grid time since when it is configured; `gone`: it no longer is; `heard`: its last health entry; `stays`:
-    what is in its memory, with the grid time at which it came."""
+    grid time at which it was configured; `gone`: it no longer is; `heard`: its last sample; `stays`: the
+    models in its memory, with the grid times of their loads."""
 
     name: str
     inference: bool
@@ -35,12 +35,12 @@ class Machine(Struct):
     samples: int = 0
 
 
-class Machines:
-    """Follows the nodes of a grid that somebody else folds. `start`: where the log begins."""
+class NodeTimeline:
+    """Follows the nodes of a grid that the caller folds. `start`: where the log begins."""
 
     def __init__(self, grid: Grid, now: Moment) -> None:
         self.start = now
-        self.rows: dict[str, Machine] = {}
+        self.rows: dict[str, NodeRow] = {}
         self.backoffs: list[Backoff] = []
         self.stays: list[Stay] = []
         self.trips: list[Trip] = []
@@ -53,7 +53,7 @@ class Machines:
                 self._trips(name, now, 0, node.open_ms)
 
     def take(self, grid: Grid, event: ev.AnyEvent, now: Moment) -> None:
-        """An event was folded; whatever is not about a node changes nothing."""
+        """Follow an event that was folded; ignore those that are not about a node."""
         match event:
             case ev.NodeSampled():
                 self._sampled(grid, event, now)
@@ -73,13 +73,13 @@ class Machines:
                 pass
 
     def _configured(self, grid: Grid, now: Moment) -> None:
-        """Nodes came or went."""
-        most = max(MAX_POINTS // max(len(grid.nodes), 1), LEAST_POINTS)
+        """Follow nodes that were added or removed."""
+        most = max(MAX_POINTS // max(len(grid.nodes), 1), MIN_POINTS)
         for name, node in grid.nodes.items():
             rules = node.rules
             if name not in self.rows:
                 health = Buckets(3, most)
-                self.rows[name] = Machine(name, False, False, health, grid.at_ms)
+                self.rows[name] = NodeRow(name, False, False, health, grid.at_ms)
             row = self.rows[name]
             row.inference, row.sensor = rules.takes_inference, rules.temperature_sensor
             if row.gone:
@@ -89,7 +89,7 @@ class Machines:
             if name not in grid.nodes:
                 self._leaves(row, now)
 
-    def _leaves(self, row: Machine, now: Moment) -> None:
+    def _leaves(self, row: NodeRow, now: Moment) -> None:
         row.gone = True
         for span in (row.backoff, row.trip, row.silence):
             if span is not None:
@@ -97,7 +97,7 @@ class Machines:
         row.backoff = row.trip = row.silence = row.heard = None
 
     def _sampled(self, grid: Grid, event: ev.NodeSampled, now: Moment) -> None:
-        """A health entry was folded; it is as old as it says."""
+        """Record a sample, at the time when it was taken."""
         row, node = self.rows.get(event.node), grid.nodes.get(event.node)
         if row is None or node is None:
             return
@@ -110,7 +110,7 @@ class Machines:
         row.health.add(row.heard.ms, (event.temp_mc, ram_permille(node), event.cpu_permille))
 
     def commit_ended(self, grid: Grid, at_ms: int) -> None:
-        """Everything up to grid time `at_ms` is folded: who is not heard from by then?"""
+        """Find the nodes that are silent at grid time `at_ms`, the end of a commit."""
         limit_ms = grid.policy.stale_ms
         for name, node in grid.nodes.items():
             row = self.rows[name]
@@ -121,7 +121,7 @@ class Machines:
                 self.silences.append(row.silence)
 
     def _models_of(self, grid: Grid, name: str, now: Moment) -> None:
-        """Something was folded that may have changed what is in the node's memory."""
+        """Compare the models in the node's memory with those that were there."""
         row, node = self.rows.get(name), grid.nodes.get(name)
         if row is None:
             return
@@ -138,7 +138,7 @@ class Machines:
             self.stays.append(stay)
 
     def _backed_off(self, event: ev.NodeBackedOff, now: Moment) -> None:
-        """A mark was passed."""
+        """Record the mark that a node exceeded."""
         if event.node not in self.rows:
             return
         backoff = self.rows[event.node].backoff or self._backs_off(event.node, now)
@@ -150,13 +150,13 @@ class Machines:
         return backoff
 
     def _returned(self, name: str, now: Moment) -> None:
-        """The node is back."""
+        """End the backoff of a node."""
         row = self.rows.get(name)
         if row is not None and row.backoff is not None:
             row.backoff.end, row.backoff = now, None
 
     def _opened(self, event: ev.BreakerOpened, now: Moment) -> None:
-        """The node's breaker opened, or opened again when its probe failed."""
+        """Record an opened breaker, also one that opened again when its probe failed."""
         if event.node in self.rows:
             self._closed(event.node, now)
             self._trips(event.node, now, event.failures, event.open_ms)
@@ -166,7 +166,7 @@ class Machines:
         self.trips.append(trip)
 
     def _closed(self, name: str, now: Moment) -> None:
-        """The node's breaker closed."""
+        """End the span of an open breaker."""
         row = self.rows.get(name)
         if row is not None and row.trip is not None:
             row.trip.end, row.trip = now, None

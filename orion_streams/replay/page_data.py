@@ -26,7 +26,7 @@ from orion_streams.replay.incident_facts import (
     Stay,
     Trip,
 )
-from orion_streams.replay.node_timeline import Machine
+from orion_streams.replay.node_timeline import NodeRow
 
 MAX_NODES = 24
 MAX_SPANS = 4_000
@@ -115,7 +115,7 @@ class Packer:
             [self.verdict(verdict) for verdict in each.verdicts],
         ]
 
-    def machine(self, each: Machine) -> dict[str, Any]:
+    def machine(self, each: NodeRow) -> dict[str, Any]:
         """A node and its health."""
         return {
             "name": self.word(each.name),
@@ -205,7 +205,7 @@ def timeline(packer: Packer, incident: Incident) -> dict[str, Any]:
         "deferrals": [packer.deferral(each) for each in incident.deferrals],
         "queue": packer.series(incident.queue),
         "more": {
-            "machines": len(incident.machines) - len(machines),
+            "machines": len(incident.nodes) - len(machines),
             "attempts": incident.found["attempts"] - len(attempts),
             "deferrals": incident.found["deferrals"] - len(incident.deferrals),
             "stays": len(incident.stays) - min(len(stays), MAX_SPANS),
@@ -213,11 +213,11 @@ def timeline(packer: Packer, incident: Incident) -> dict[str, Any]:
     }
 
 
-def shown(incident: Incident) -> list[Machine]:
+def shown(incident: Incident) -> list[NodeRow]:
     """The nodes that get charts, those that take requests first: of many those with most to tell."""
     told = Counter([each.node for each in incident.anomalies])
     told.update(each.node for each in incident.attempts)
-    ranked = sorted(incident.machines, key=lambda each: -told[each.name])
+    ranked = sorted(incident.nodes, key=lambda each: -told[each.name])
     return sorted(ranked[:MAX_NODES], key=lambda each: (not each.inference, each.name))
 
 

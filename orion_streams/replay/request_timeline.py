@@ -1,4 +1,4 @@
-"""What happened to the requests: attempts, waits, how they ended. Pure."""
+"""Follow the requests of a log: attempts, waits, ends. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec import Struct
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.replay.buckets import Buckets
-from orion_streams.replay.incident_facts import Attempt, Deferral, Kept, Life, Moment, Wait
+from orion_streams.replay.incident_facts import Attempt, Deferral, Kept, Moment, RequestSpan, Wait
 
 LONG_WAIT_MS = 60_000
-MAX_ATTEMPTS, MAX_DEFERRALS, MAX_LIVES = 4_000, 2_000, 1_000
-"""So many are remembered: those that went wrong, then the longest."""
+MAX_ATTEMPTS, MAX_DEFERRALS, MAX_REQUESTS = 4_000, 2_000, 1_000
+"""So many are kept: those that went wrong, then the longest."""
 MAX_QUEUE_POINTS = 8_000
 
 Ended = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
@@ -26,24 +26,24 @@ OUTCOMES: dict[type[Ended], str] = {
 
 
 class Open(Struct):
-    """A request without an end. `waits_since`: nobody runs it since then; None while somebody does."""
+    """An open request. `waits_since`: when it began to wait; None while a node runs it."""
 
-    life: Life
+    span: RequestSpan
     waits_since: Moment | None
     attempt: Attempt | None = None
     waited_long: bool = False
 
 
-class Lives:
-    """Follows the requests. `attempts` and `deferrals` hold the decisions, `waits` those over a minute,
-    `troubled` the requests that were tried again or got no answer, `queue` how many waited and ran."""
+class RequestTimeline:
+    """Follows the requests of a log. `attempts` and `deferrals` hold the decisions, `waits` those over
+    LONG_WAIT_MS, `retried` and `unanswered` requests, `queue` how many waited and ran over time."""
 
     def __init__(self, grid: Grid, now: Moment) -> None:
         self.attempts = Kept[Attempt](MAX_ATTEMPTS)
         self.deferrals = Kept[Deferral](MAX_DEFERRALS)
-        self.waits = Kept[Wait](MAX_LIVES)
-        self.retried = Kept[Life](MAX_LIVES)
-        self.unanswered = Kept[Life](MAX_LIVES)
+        self.waits = Kept[Wait](MAX_REQUESTS)
+        self.retried = Kept[RequestSpan](MAX_REQUESTS)
+        self.unanswered = Kept[RequestSpan](MAX_REQUESTS)
         self.queue = Buckets(2, MAX_QUEUE_POINTS)
         self.ended: Counter[str] = Counter()
         self.accepted = 0
@@ -54,8 +54,8 @@ class Lives:
         for key, request in grid.open.items():
             since = Moment(now.ms - (grid.at_ms - request.accepted_ms), request.accepted)
             row = self._begins(key, request.model, since)
-            row.life.attempts = request.attempt
-            row.life.failures = tuple((each.node, each.code) for each in request.failures)
+            row.span.attempts = request.attempt
+            row.span.failures = tuple((each.node, each.code) for each in request.failures)
             if request.work_id:
                 self._waiting -= 1
                 row.attempt = Attempt(
@@ -71,24 +71,24 @@ class Lives:
 
     @property
     def open(self) -> int:
-        """Requests without an end."""
+        """Return how many requests are open."""
         return len(self._open)
 
     def _begins(self, key: str, model: str, since: Moment) -> Open:
         before = self._open.get(key)
         if before is not None and before.attempt is None:
             self._waiting -= 1  # no router accepts an id twice while it is open
-        life = Life(begin=since, request=key, model=model, attempts=0, failures=())
-        row = self._open[key] = Open(life, since)
+        span = RequestSpan(begin=since, request=key, model=model, attempts=0, failures=())
+        row = self._open[key] = Open(span, since)
         self._waiting += 1
         return row
 
     def commit_ended(self, ms: int) -> None:
-        """How many wait and run, after a commit."""
+        """Add to `queue` how many requests wait and run after a commit."""
         self.queue.add(ms, (self._waiting, len(self._open) - self._waiting))
 
     def take(self, event: ev.AnyEvent, now: Moment) -> None:
-        """An event was folded; whatever is not about a request that is open changes nothing."""
+        """Follow an event that was folded; ignore those that are not about an open request."""
         match event:
             case ev.RequestAccepted():
                 self.accepted += 1
@@ -116,13 +116,13 @@ class Lives:
             return
         if row.attempt is None:
             self._waiting -= 1
-        row.life.attempts += 1
+        row.span.attempts += 1
         row.attempt = Attempt(
             begin=now,
             request=event.request,
             number=event.attempt,
             node=event.node,
-            model=row.life.model,
+            model=row.span.model,
             work_id=event.work_id,
             verdicts=event.verdicts,
         )
@@ -136,14 +136,14 @@ class Lives:
         self._waited(row, began)
 
     def _waited(self, row: Open, until: Moment, over: bool = True) -> None:
-        """Nobody ran the request until now; `over`: that has ended."""
+        """End the wait of a request; `over`: it began to run or ended."""
         if row.waits_since is None:
             return
         wait = Wait(
             begin=row.waits_since,
             end=until if over else None,
-            request=row.life.request,
-            model=row.life.model,
+            request=row.span.request,
+            model=row.span.model,
         )
         row.waits_since = None
         length_ms = wait.length_ms(until)
@@ -161,7 +161,7 @@ class Lives:
             return
         if row.attempt.started is not None:
             row.waits_since = now
-        row.life.failures = (*row.life.failures, (event.node, code))
+        row.span.failures = (*row.span.failures, (event.node, code))
         self._attempt_ended(row, outcome, code, now)
         self._waiting += 1
 
@@ -187,19 +187,28 @@ class Lives:
         self._waited(row, now)
         code = event.code if isinstance(event, ev.RequestFailed) else ""
         self._attempt_ended(row, outcome, code, now)
-        life = row.life
-        life.end, life.outcome, life.code = now, outcome, code
-        self._remember(life, now)
+        row.span.end, row.span.outcome, row.span.code = now, outcome, code
+        self._remember(row.span, now)
 
-    def _remember(self, life: Life, now: Moment) -> None:
-        if life.attempts > 1:
-            self.retried.add(life, life.attempts, life.length_ms(now))
-        if life.outcome in ("error", "expired"):
-            self.unanswered.add(life, life.length_ms(now))
+    def _remember(self, span: RequestSpan, now: Moment) -> None:
+        if span.attempts > 1:
+            self.retried.add(span, span.attempts, span.length_ms(now))
+        if span.outcome in ("error", "expired"):
+            self.unanswered.add(span, span.length_ms(now))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many there were of each kind, kept or not."""
+        return {
+            "wait": self.waits.count,
+            "retry": self.retried.count,
+            "unanswered": self.unanswered.count,
+            "attempts": self.attempts.count,
+            "deferrals": self.deferrals.count,
+        }
 
     def finish(self, now: Moment) -> None:
-        """The log ends here."""
+        """End here: what is open stays open."""
         for row in self._open.values():
             self._waited(row, now, over=False)
             self._attempt_ended(row, "", "", None)
-            self._remember(row.life, now)
+            self._remember(row.span, now)

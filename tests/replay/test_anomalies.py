@@ -10,7 +10,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.replay import anomalies
 from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
-from orion_streams.replay.request_timeline import MAX_LIVES
+from orion_streams.replay.request_timeline import MAX_REQUESTS
 from tests.replay.logs import (
     MASTER,
     MODEL,
@@ -341,7 +341,7 @@ def test_a_node_that_left_the_configuration_is_not_stale() -> None:
 def test_of_too_many_the_longest_are_shown_and_all_are_counted() -> None:
     """A page does not grow without bound, and says how many there are."""
     log = Log()
-    many = MAX_LIVES * 2 + 10
+    many = MAX_REQUESTS * 2 + 10
     log.commit(0, *(accepted(f"brain/{n}", age_ms=n) for n in range(many)))
     log.commit(100_000, *(ev.RequestExpired(f"brain/{n}") for n in range(many)))
     incident = log.incident()

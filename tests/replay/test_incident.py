@@ -78,10 +78,10 @@ def agrees(rows: list[Row], incident: Incident) -> None:
     assert counts.accepted == counts.open + sum(counts.ended.values())
     assert incident.found["attempts"] == len(incident.attempts) == kinds.count(ev.RequestRouted)
     assert incident.found["deferrals"] == len(incident.deferrals) == kinds.count(ev.RequestDeferred)
-    assert sum(each.samples for each in incident.machines) == kinds.count(ev.NodeSampled)
+    assert sum(each.samples for each in incident.nodes) == kinds.count(ev.NodeSampled)
     assert len(incident.trips) == kinds.count(ev.BreakerOpened)
     hottest = [e.temp_mc for e in events if isinstance(e, ev.NodeSampled) and e.temp_mc is not None]
-    peaks = [v for each in incident.machines for v in each.health.columns()[0][1] if v is not None]
+    peaks = [v for each in incident.nodes for v in each.health.columns()[0][1] if v is not None]
     assert max(peaks) == max(hottest)
 
 
@@ -104,7 +104,7 @@ def test_peaks_above_the_mark_survive_down_sampling(monkeypatch: pytest.MonkeyPa
         hot = second == 4_321
         temp_mc, used_mb = (75_001, 7_201) if hot else (50_000 + second % 7, 2_000)
         log.commit(second * 1_000, sample(WORKER, 0, temp_mc=temp_mc, ram_used_mb=used_mb))
-    [machine] = log.incident().machines
+    [machine] = log.incident().nodes
     assert len(machine.health) <= 1_000
     assert machine.health.width_ms == 8_000
     (_, hot_mc), (_, full), _ = machine.health.columns()
@@ -266,7 +266,7 @@ async def test_a_log_of_a_real_router(config: Config) -> None:
     incident = collector.finish()
     assert {each.kind for each in incident.anomalies} == {"retry", "backoff"}
     assert [each.outcome for each in incident.attempts] == ["failed", "done"]
-    assert all(len(each.verdicts) == len(incident.machines) for each in incident.attempts)
+    assert all(len(each.verdicts) == len(incident.nodes) for each in incident.attempts)
 
 
 def test_new_rules_draw_new_marks() -> None:
