@@ -46,9 +46,7 @@ async def run(
             part = f"{start or 'the beginning'} to {end or 'the end'} (positions {first} to {last})"
             raise ConfigError(f"{part}: nothing of {log.name}, which has positions {low} to {high}")
         with log_sources.progress("exporting", first, last) as see:
-            moved = await export(
-                log, await log.config(), path, first=first, last=last, see=see, force=force
-            )
+            moved = await export(log, path, first=first, last=last, see=see, force=force)
     done = Exported(target, moved.first, moved.last, moved.segments, path.stat().st_size)
     say(done, common.as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {target}")
     return 0

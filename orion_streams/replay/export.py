@@ -1,4 +1,4 @@
-"""A part of the log into one file, and a file into a server where no log is yet: whole, or not at all."""
+"""Export a part of a log into a file, and import a file into an empty server, each all or nothing."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, fold, placed
 
 SEGMENT_EVENTS, SEGMENT_BYTES = 20_000, 8_000_000
-"""From one state that the file holds to the next."""
+"""Most of a segment: from one state that the file holds to the next."""
 LOOK_BACK = 2_000
 See = Callable[[int], None]
+"""Gets each position that was moved."""
+Segment = tuple[Header, list[bytes]]
 
 
 class Moved(Struct, frozen=True):
-    """What was written: positions `first` to `last`, in so many segments."""
+    """What was written: positions `first` to `last`, in `segments` segments."""
 
     first: int
     last: int
     segments: int
 
 
-async def export(
-    source: Source, config: Config, path: Path, first: int, last: int, see: See, force: bool = False
-) -> Moved:
-    """Write whole commits, from the one that holds the first position to the one that holds the last. `see`
-    is told each position. Raises LogError, ConfigError; then there is no new file."""
+async def export(source: Source, path: Path, first: int, last: int, see: See, force: bool = False) -> Moved:
+    """Write whole commits, from the one that holds the first position to the one that holds the last.
+    `force`: replace a file. Raises LogError, ConfigError; then there is no new file."""
     low, high = await source.bounds()
     if not low <= first <= last <= high:
         raise ConfigError(f"{first} to {last} is no part of {source.name}, which goes from {low} to {high}")
     first = await head_before(source, first)
     state = await source.state_at(first - 1)
     last = await end_after(source, last)
+    config = await source.config()
     about = {"rules": rules_of(state.grid), "config": harmless(config), "until": last}
     count = 0
     with writing(path, force) as file:
-        async for header, raws in segments(source, config.prefix, state, last):
+        async for header, raws in segments(source, Cutter(state, config.prefix, last)):
             file.write(jsonl.pack(replace(header, **({} if count else about)), raws)[1])
             count += 1
             see(state.grid.position)
@@ -57,7 +58,7 @@ async def export(
 
 
 async def head_before(source: Source, position: int) -> int:
-    """Where the commit begins that holds a position."""
+    """Return the first position of the commit that holds a position. Raises LogError."""
     for after in (max(position - LOOK_BACK, 0), 0):
         found = 0
         async for stretch in source.stretches(after):
@@ -73,7 +74,7 @@ async def head_before(source: Source, position: int) -> int:
 
 
 async def end_after(source: Source, position: int) -> int:
-    """The last position of the commit that holds a position."""
+    """Return the last position of the commit that holds a position."""
     end = position
     async for stretch in source.stretches(position):
         for at, raw in stretch.rows:
@@ -83,57 +84,74 @@ async def end_after(source: Source, position: int) -> int:
     return end
 
 
-async def segments(
-    source: Source, prefix: str, state: LoggedGrid, last: int
-) -> AsyncIterator[tuple[Header, list[bytes]]]:
-    """The rows beyond `state` up to a position, in pieces that begin at a head, each with the state before
-    it: a snapshot of the source, else what was folded. `state` is folded on. Raises LogError."""
-    rows: list[Row] = []
-    snapshot, size = b"", 0
-    async for stretch in source.stretches(state.grid.position):
+async def segments(source: Source, cutter: Cutter) -> AsyncIterator[Segment]:
+    """Yield the rows beyond the cutter's state as segments. Raises LogError."""
+    async for stretch in source.stretches(cutter.state.grid.position):
+        for segment in cutter.take(stretch):
+            yield segment
+        if cutter.is_done:
+            return
+    for segment in cutter.cut():
+        yield segment
+
+
+class Cutter:
+    """Cuts rows up to position `last` into segments that begin at a head, each with the state before it: a
+    snapshot of the source, else the folded one. Folds `state` on."""
+
+    def __init__(self, state: LoggedGrid, prefix: str, last: int) -> None:
+        self.state, self.prefix, self.last = state, prefix, last
+        self.is_done = False
+        self._stretch = Stretch([])
+        self._rows: list[Row] = []
+        self._size = 0
+        self._snapshot = b""
+
+    def take(self, stretch: Stretch) -> Iterator[Segment]:
+        """Yield the segments that these rows complete. Raises LogError."""
         if stretch.header is not None and stretch.header.snapshot:
-            if rows:
-                yield cut(state, prefix, rows, snapshot, stretch)
-            rows, size, snapshot = [], 0, stretch.header.snapshot
-        for row in stretch.rows:
-            if is_head(row[1]) and (row[0] > last or len(rows) >= SEGMENT_EVENTS or size >= SEGMENT_BYTES):
-                if rows:
-                    yield cut(state, prefix, rows, snapshot, stretch)
-                rows, size, snapshot = [], 0, b""
-            if row[0] > last:
-                Chain(state.digest, state.confirmed).take(*row, stretch.place(row[0]))
+            yield from self.cut(stretch.header.snapshot)
+        self._stretch = stretch
+        for position, raw in stretch.rows:
+            is_beyond = position > self.last
+            is_full = len(self._rows) >= SEGMENT_EVENTS or self._size >= SEGMENT_BYTES
+            if is_beyond or (is_full and is_head(raw)):
+                yield from self.cut()
+            if is_beyond:  # its head confirms the last commit
+                Chain(self.state.digest, self.state.confirmed).take(position, raw, stretch.place(position))
+                self.is_done = True
                 return
-            rows.append(row)
-            size += len(row[1])
-        if stretch.ends is not None and rows:
-            yield cut(state, prefix, rows, snapshot, stretch)
-            rows, size, snapshot = [], 0, b""
-    if rows:
-        yield cut(state, prefix, rows, snapshot, stretch)
+            self._rows.append((position, raw))
+            self._size += len(raw)
+        if stretch.ends is not None:
+            yield from self.cut()
 
-
-def cut(
-    state: LoggedGrid, prefix: str, rows: list[Row], snapshot: bytes, stretch: Stretch
-) -> tuple[Header, list[bytes]]:
-    """A segment of these rows, the last of them from `stretch`; folds them."""
-    position, digest = state.grid.position, state.digest.hex()
-    if position and not snapshot:
-        snapshot = jsonl.deflated(encode_grid(state.grid))
-    with placed(stretch, state):
-        fold_raw(state, rows)
-    header = Header(orion_log=FORMAT, prefix=prefix, first=position + 1, hash=digest, snapshot=snapshot)
-    return header, [raw for _, raw in rows]
+    def cut(self, next_snapshot: bytes = b"") -> Iterator[Segment]:
+        """Yield the rows so far as a segment, if there are any, and fold them. `next_snapshot`: the state
+        before the next one, where the source has it."""
+        rows, snapshot = self._rows, self._snapshot
+        self._rows, self._size, self._snapshot = [], 0, next_snapshot
+        if not rows:
+            return
+        state = self.state
+        first, digest = state.grid.position + 1, state.digest.hex()
+        if first > 1 and not snapshot:
+            snapshot = jsonl.deflated(encode_grid(state.grid))
+        with placed(self._stretch, state):
+            fold_raw(state, rows)
+        header = Header(orion_log=FORMAT, prefix=self.prefix, first=first, hash=digest, snapshot=snapshot)
+        yield header, [raw for _, raw in rows]
 
 
 def rules_of(grid: Grid) -> dict[str, Any]:
-    """By which rules a grid goes, for a reader; the snapshot has them, too."""
+    """Return the rules of a grid, for a reader of the file; the snapshot holds them, too."""
     names = ("revision", "policy_id", "decider", "policy", "models")
     rules: dict[str, Any] = {name: to_builtins(getattr(grid, name)) for name in names}
     return rules | {"nodes": [to_builtins(node.rules) for node in grid.nodes.values()]}
 
 
 def harmless(config: Config) -> dict[str, Any]:
-    """A configuration without what tells where things are, or gives access to them."""
+    """Return a configuration without addresses and credentials."""
     nodes = {name: replace(node, ollama="") for name, node in config.nodes.items()}
     safe = replace(config, redis=RedisConfig(), nodes=nodes)
     return cast(dict[str, Any], to_builtins(safe))

@@ -1,7 +1,8 @@
-"""An incident as compact JSON for the page: names once, times from the log's begin, values as differences.
+"""Pack an incident as compact JSON for the page.
 
-Words stand by their number; `null` is an end that the log does not have. Of what is too much for a page the
-longest is kept, and the page says how much there is.
+Texts are replaced by their index in a table of words, times are relative to the log's beginning, series are
+stored as differences; `null` is an end that the log does not have. Of too many spans the longest are kept,
+and the page says how many there are.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from orion_streams.replay.node_timeline import NodeRow
 
 MAX_NODES = 24
 MAX_SPANS = 4_000
-"""Of one sort: backoffs, models in memory, silences, open breakers."""
-S = TypeVar("S", bound=Backoff | Silence | Stay | Trip)
+"""Limit for each of backoffs, models in memory, silences and open breakers."""
+NodeSpan = Backoff | Silence | Stay | Trip
+S = TypeVar("S", bound=NodeSpan)
 
 
 class Packer:
-    """What the parts have in common: the table of words, and when the log begins."""
+    """Packs values with a common table of words and a common beginning."""
 
     def __init__(self, begin: Moment) -> None:
         self.words: list[str] = []
@@ -43,23 +45,28 @@ class Packer:
         self._begin_ms = begin.ms
 
     def word(self, text: str) -> int:
-        """A text's number."""
+        """Return the index of a text in the table of words."""
         number = self._known.setdefault(text, len(self.words))
         if number == len(self.words):
             self.words.append(text)
         return number
 
     def moment(self, moment: Moment | None) -> list[int | None]:
-        """Time and position."""
+        """Pack time and position."""
         return [None, None] if moment is None else [moment.ms - self._begin_ms, moment.position]
 
     def span(self, span: Span) -> list[int | None]:
-        """Begin and end."""
+        """Pack begin and end."""
         return [*self.moment(span.begin), *self.moment(span.end)]
 
+    def band(self, each: NodeSpan) -> list[Any]:
+        """Pack a span of a node: node, begin and end, and the model in memory."""
+        row = [self.word(each.node), *self.span(each)]
+        return [*row, self.word(each.model)] if isinstance(each, Stay) else row
+
     def series(self, buckets: Buckets) -> dict[str, Any]:
-        """The first key and the steps to the next ones; of each channel the lowest values as differences,
-        and how far above them the highest are."""
+        """Pack the keys as differences; for each channel the lowest values as differences, and the
+        distances from them to the highest."""
         return {
             "width": buckets.width_ms,
             "keys": differences(key * buckets.width_ms - self._begin_ms for key in buckets.rows),
@@ -76,8 +83,8 @@ class Packer:
         }
 
     def verdict(self, found: Verdict) -> list[Any]:
-        """Node and filter, as -1 - its words; or node, cost, and number and ms of each term that is not 0;
-        at the end the models that must go."""
+        """Pack node and filter (as -1 - word), or node, cost, index and ms of each term that is not 0, and
+        the evicted models."""
         row: list[Any] = [self.word(found.node)]
         if found.filter:
             return [*row, -1 - self.word(held_back(found))]
@@ -90,7 +97,7 @@ class Packer:
         return row
 
     def attempt(self, each: Attempt) -> list[Any]:
-        """An attempt with its decision."""
+        """Pack an attempt with its verdicts."""
         code = why_abandoned(each.code) if each.outcome == "abandoned" else each.code
         return [
             self.word(each.node),
@@ -107,7 +114,7 @@ class Packer:
         ]
 
     def deferral(self, each: Deferral) -> list[Any]:
-        """A decision to wait."""
+        """Pack a decision to wait."""
         return [
             *self.moment(each.at),
             self.word(each.request),
@@ -115,8 +122,8 @@ class Packer:
             [self.verdict(verdict) for verdict in each.verdicts],
         ]
 
-    def machine(self, each: NodeRow) -> dict[str, Any]:
-        """A node and its health."""
+    def node(self, each: NodeRow) -> dict[str, Any]:
+        """Pack a node and its health."""
         return {
             "name": self.word(each.name),
             "inference": each.inference,
@@ -127,7 +134,7 @@ class Packer:
         }
 
     def rules(self, each: Rules) -> list[Any]:
-        """What the page draws of a policy."""
+        """Pack what the page draws of a policy."""
         policy = each.policy
         return [
             *self.moment(each.since),
@@ -139,7 +146,7 @@ class Packer:
         ]
 
     def anomaly(self, each: Anomaly) -> list[Any]:
-        """A finding."""
+        """Pack an anomaly."""
         return [
             list(KINDS).index(each.kind),
             *self.moment(each.begin),
@@ -152,7 +159,7 @@ class Packer:
 
 
 def pack(incident: Incident) -> dict[str, Any]:
-    """All that the page shows."""
+    """Pack all that the page shows."""
     packer = Packer(incident.begin)
     return {
         **head(packer, incident),
@@ -164,7 +171,7 @@ def pack(incident: Incident) -> dict[str, Any]:
 
 
 def head(packer: Packer, incident: Incident) -> dict[str, Any]:
-    """What log it is, and what it came to."""
+    """Pack the name of the log and its totals."""
     longest = incident.longest
     return {
         "source": incident.source,
@@ -181,40 +188,39 @@ def head(packer: Packer, incident: Incident) -> dict[str, Any]:
 
 
 def timeline(packer: Packer, incident: Incident) -> dict[str, Any]:
-    """Everything over time, of the nodes that get charts. `more`: how much is left out."""
-    machines, now, word = shown(incident), incident.end, packer.word
-    names = {"", *(each.name for each in machines)}
-    stays = [each for each in incident.stays if each.node in names]
+    """Pack everything over time, for the nodes that get charts. `more`: how much is left out."""
+    nodes, now = shown(incident), incident.end
+    names = {"", *(each.name for each in nodes)}
     attempts = [each for each in incident.attempts if each.node in names]
-    bands: dict[str, Sequence[Backoff | Silence | Trip]] = {
-        "backoffs": incident.backoffs,
-        "silences": incident.silences,
-        "trips": incident.trips,
-    }
     return {
         "rules": [packer.rules(each) for each in incident.rules],
         "terms": [WORD_FOR.get(name, name) for name in TERMS],
         "subtracted": TERMS.index("cached"),
-        "machines": [packer.machine(each) for each in machines],
-        **{
-            key: [[word(each.node), *packer.span(each)] for each in kept(spans, now) if each.node in names]
-            for key, spans in bands.items()
-        },
-        "stays": [[word(each.node), *packer.span(each), word(each.model)] for each in kept(stays, now)],
+        "machines": [packer.node(each) for each in nodes],
+        "backoffs": bands(packer, incident.backoffs, names, now),
+        "silences": bands(packer, incident.silences, names, now),
+        "trips": bands(packer, incident.trips, names, now),
+        "stays": (stays := bands(packer, incident.stays, names, now)),
         "attempts": [packer.attempt(each) for each in attempts],
         "deferrals": [packer.deferral(each) for each in incident.deferrals],
         "queue": packer.series(incident.queue),
         "more": {
-            "machines": len(incident.nodes) - len(machines),
+            "machines": len(incident.nodes) - len(nodes),
             "attempts": incident.found["attempts"] - len(attempts),
             "deferrals": incident.found["deferrals"] - len(incident.deferrals),
-            "stays": len(incident.stays) - min(len(stays), MAX_SPANS),
+            "stays": len(incident.stays) - len(stays),
         },
     }
 
 
+def bands(packer: Packer, spans: Sequence[NodeSpan], names: set[str], now: Moment) -> list[list[Any]]:
+    """Pack the longest spans of the named nodes."""
+    return [packer.band(each) for each in kept([each for each in spans if each.node in names], now)]
+
+
 def shown(incident: Incident) -> list[NodeRow]:
-    """The nodes that get charts, those that take requests first: of many those with most to tell."""
+    """Choose the nodes that get charts, those with the most to tell; those that take requests come
+    first."""
     told = Counter([each.node for each in incident.anomalies])
     told.update(each.node for each in incident.attempts)
     ranked = sorted(incident.nodes, key=lambda each: -told[each.name])
@@ -222,13 +228,13 @@ def shown(incident: Incident) -> list[NodeRow]:
 
 
 def kept(spans: Sequence[S], now: Moment) -> list[S]:
-    """The longest of them, in the order of time."""
+    """Return the MAX_SPANS longest, in the order of time."""
     longest = sorted(spans, key=lambda each: -each.length_ms(now))[:MAX_SPANS]
     return sorted(longest, key=lambda each: each.begin)
 
 
 def differences(values: Iterable[int | None]) -> list[int | None]:
-    """Each value less the one before it that is not None."""
+    """Return each value minus the last one before it that is not None."""
     last, found = 0, list[int | None]()
     for value in values:
         found.append(None if value is None else value - last)

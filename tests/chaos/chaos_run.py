@@ -267,7 +267,7 @@ async def kept(grid: ChaosGrid) -> str:
     async with connect(grid.redis_url) as redis:
         log = LiveSource(RedisLog(redis, grid.config.prefix), grid.config)
         try:
-            await export(log, grid.config, path, *await log.bounds(), see=lambda _: None)
+            await export(log, path, *await log.bounds(), see=lambda _: None)
         except LogError as error:
             return f"the log of this round cannot be exported: {error}"
     return f"the log of this round: orion replay {path}"

@@ -32,7 +32,7 @@ async def grown(config: Config, rounds: int = 20, snapshot_events: int = 40) -> 
 async def exported(store: MemoryStore, config: Config, path: Path, first: int = 1, last: int = 0) -> Path:
     """The log in a file."""
     log = LiveSource(store.log, config)
-    await export(log, config, path, first, last or await store.log.last_position(), lambda _: None)
+    await export(log, path, first, last or await store.log.last_position(), lambda _: None)
     return path
 
 

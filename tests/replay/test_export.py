@@ -42,7 +42,7 @@ async def test_a_part_begins_and_ends_with_a_commit(config: Config, tmp_path: Pa
     heads = [position for position, raw in rows if is_head(raw)]
     for first, end in ((5, 5), (heads[3], heads[5]), (7, last), (heads[4] + 1, heads[6] - 1)):
         path = tmp_path / f"{first}-{end}.jsonl"
-        moved = await export(LiveSource(store.log, config), config, path, first, end, nothing)
+        moved = await export(LiveSource(store.log, config), path, first, end, nothing)
         assert moved.first == max(each for each in heads if each <= first)
         assert moved.last == min([each - 1 for each in heads if each > end] + [last])
         held = [row async for stretch in FileSource(path).stretches() for row in stretch.rows]
@@ -64,7 +64,7 @@ async def test_what_was_altered_is_not_exported_as_if_it_was_written(
     [altered] = [n for stretch in source.read() for n, raw in stretch.rows if raw == lines[at]]
     for end in (altered, (await source.bounds())[1]):
         with pytest.raises(LogError, match=r"line \d+: what stands at positions \d+ to \d+ is not"):
-            await export(source, config, tmp_path / "part.jsonl", 1, end, nothing)
+            await export(source, tmp_path / "part.jsonl", 1, end, nothing)
     assert names(tmp_path) == ["whole.jsonl"]
 
 
@@ -89,7 +89,7 @@ async def test_a_part_of_a_file_is_that_part_of_the_log(config: Config, tmp_path
     store = await grown(config)
     whole = FileSource(await exported(store, config, tmp_path / "whole.jsonl.gz"))
     again = tmp_path / "again.jsonl"
-    await export(whole, config, again, 20, 60, nothing)
+    await export(whole, again, 20, 60, nothing)
     direct = FileSource(await exported(store, config, tmp_path / "direct.jsonl", 20, 60))
     rows = [
         [row async for each in log.stretches() for row in each.rows] for log in (FileSource(again), direct)
@@ -151,7 +151,7 @@ async def test_a_file_is_not_overwritten_by_accident(config: Config, tmp_path: P
     with pytest.raises(ConfigError, match="add --force"):
         await exported(store, config, path)
     assert path.read_text() == "mine"
-    await export(LiveSource(store.log, config), config, path, 1, 2, nothing, force=True)
+    await export(LiveSource(store.log, config), path, 1, 2, nothing, force=True)
     assert path.read_text() != "mine"
 
 
