@@ -120,19 +120,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return self.prefix + ":".join(parts)
 
     def rules(self) -> tuple[NodeRules, ...]:
-        """What routing reads of the nodes, by name."""
+        """List what routing reads of the nodes, by name."""
+        fields = [field for field in NodeRules.__struct_fields__ if field != "name"]
         return tuple(
-            NodeRules(
-                name=name,
-                inference=node.inference,
-                tiers=node.tiers,
-                slots=node.slots,
-                ram_mb=node.ram_mb,
-                temperature_sensor=node.temperature_sensor,
-                load_us_per_mb=node.load_us_per_mb,
-                prefill_us_per_mb=node.prefill_us_per_mb,
-                decode_us_per_mb=node.decode_us_per_mb,
-            )
+            NodeRules(name=name, **{field: getattr(node, field) for field in fields})
             for name, node in sorted(self.nodes.items())
         )
 

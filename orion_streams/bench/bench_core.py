@@ -45,9 +45,9 @@ def house(names: Sequence[str], loaded: bool = True) -> Grid:
             apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
         for key in (f"brain/done-{n}", f"brain/held-{n}"):
             apply(grid, accepted(key))
-            apply(grid, ev.RequestRouted(key, 1, name, "bench", 0, (), work_id=f"1 {key}"))
+            apply(grid, routed(key, name, f"1 {key}", 0, ()))
         done = f"brain/done-{n}"
-        apply(grid, ev.RequestCompleted(done, 1, name, f"1 {done}", 20, 100, 0, 500, 4_000, 4_500))
+        apply(grid, completed(done, name, f"1 {done}"))
         if not loaded:
             apply(grid, ev.AttemptEnded(f"brain/held-{n}", 1, name, f"1 brain/held-{n}", "cancelled"))
             apply(grid, ev.ModelUnloaded(name, MODEL))
@@ -71,7 +71,46 @@ def sample(name: str) -> ev.NodeSampled:
 
 def accepted(key: str) -> ev.RequestAccepted:
     """A request of ordinary size."""
-    return ev.RequestAccepted(key, "1-0", "generate", MODEL, 600_000, 400, 100)
+    return ev.RequestAccepted(
+        request=key,
+        entry_id="1-0",
+        kind="generate",
+        model=MODEL,
+        deadline_ms=600_000,
+        body_bytes=400,
+        prompt_tokens=100,
+    )
+
+
+def routed(
+    key: str, node: str, work_id: str, position: int, verdicts: tuple[ev.Verdict, ...]
+) -> ev.RequestRouted:
+    """Make the event that sends a request to a node."""
+    return ev.RequestRouted(
+        request=key,
+        attempt=1,
+        node=node,
+        policy_id="bench",
+        position=position,
+        verdicts=verdicts,
+        work_id=work_id,
+    )
+
+
+def completed(key: str, node: str, work_id: str) -> ev.RequestCompleted:
+    """Make the event that ends a request with an answer of ordinary length."""
+    return ev.RequestCompleted(
+        request=key,
+        attempt=1,
+        node=node,
+        work_id=work_id,
+        tokens=20,
+        prompt_tokens=100,
+        load_ms=0,
+        prefill_ms=500,
+        decode_ms=4_000,
+        total_ms=4_500,
+    )
 
 
 def route_us() -> Row:
@@ -128,8 +167,8 @@ def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
         key, work_id = f"brain/{n}", f"2-{n}"
         made: list[ev.AnyEvent] = [
             accepted(key),
-            ev.RequestRouted(key, 1, NODES[1], "bench", grid.position, verdicts, work_id),
-            ev.RequestCompleted(key, 1, NODES[1], work_id, 20, 100, 0, 500, 4_000, 4_500),
+            routed(key, NODES[1], work_id, grid.position, verdicts),
+            completed(key, NODES[1], work_id),
         ]
         head = ev.Committed(
             number=n + 2, server_ms=1_000 + n, inputs=1, decided=True, hash=state.digest.hex()

@@ -53,14 +53,8 @@ class BenchGrid:
         self._held.push_async_callback(asyncio.to_thread, server.stop)
         try:
             self.url = await asyncio.to_thread(server.start)
-            node = await self._start(
-                "simulated Ollama",
-                "-m",
-                "orion_streams.demo.ollama",
-                "--spec",
-                str(self._spec()),
-                announces=True,
-            )
+            command = ("-m", "orion_streams.demo.ollama", "--spec", str(self._spec()))
+            node = await self._start("simulated Ollama", *command, announces=True)
             self.ollama_url = str(node.announced["url"])
             self._config_path.write_text(self._toml(), encoding="utf-8")
         except BaseException:
@@ -126,9 +120,8 @@ class BenchGrid:
         return path
 
     async def _role(self, *words: str) -> Child:
-        return await self._start(
-            " ".join(words), "-m", "orion_streams.cli", *words, "--config", str(self._config_path)
-        )
+        command = ("-m", "orion_streams.cli", *words, "--config", str(self._config_path))
+        return await self._start(" ".join(words), *command)
 
     async def _start(self, name: str, *arguments: str, announces: bool = False) -> Child:
         env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url, "ORION_REDIS_PASSWORD": ""}

@@ -242,7 +242,7 @@ def acl(
 @command("bench", "bench --json")
 def bench(as_json: AsJson = False) -> int:
     """Measure the grid on this machine against a bare relay."""
-    return do("orion_streams.bench.bench_command", json=as_json)
+    return do("orion_streams.bench.bench_run", json=as_json)
 
 
 @command(

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 from msgspec import Struct
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from orion_streams.cli import grid_discovery
+from orion_streams.cli import grid_discovery, log_sources
 from orion_streams.cli.grid_discovery import opened
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
@@ -57,13 +55,10 @@ async def archive_all(store: RedisLog, prefix: str, folder: Path) -> list[Writte
     until, files = await store.last_position(), list[Written]()
     if until == 0:
         raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
-    columns = (TextColumn("archiving"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("archiving", total=until)
+    with log_sources.progress("archiving", 1, until) as see:
         while file := await archive_next(store, prefix, folder, until):
             files.append(file)
-            progress.update(bar, completed=file.last)
+            see(file.last)
     return files
 
 

@@ -14,14 +14,13 @@ from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.read_commands import grid_at, warn
 from orion_streams.cli.request_story import Look, Story, as_data, look_at, story_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
-from orion_streams.eventlog.jsonl import Row
+from orion_streams.eventlog.jsonl import Row, is_head
 from orion_streams.eventlog.loader import decoded
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
-HEAD = b'{"event":"committed"'
 WIDTH = 100
 """Longer lines are harder to read."""
 
@@ -76,7 +75,7 @@ def candidates(log: FileSource, needle: bytes) -> Iterator[Row]:
     head: Row | None = None
     for stretch in log.read(checked=True):
         for row in stretch.rows:
-            if row[1].startswith(HEAD):
+            if is_head(row[1]):
                 head = row
             elif needle in row[1]:
                 if head is not None:
@@ -112,7 +111,7 @@ class Search:
         for position, raw in reversed(rows):
             if self.needle in raw:
                 self._note(position, decoded(position, raw))
-            if self._timeless and raw.startswith(HEAD):
+            if self._timeless and is_head(raw):
                 head = decoded(position, raw)
                 self._place(head.server_ms if isinstance(head, ev.Committed) else 0)
 

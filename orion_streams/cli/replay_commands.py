@@ -52,7 +52,7 @@ def verify(
 ) -> int:
     """Recompute every decision and every snapshot; exit 4 where one differs from what was recorded. It is
     what `orion replay` does without a word."""
-    return do("orion_streams.cli.replay_command", file=file, common=CommonOptions(as_json, redis, config))
+    return do("orion_streams.cli.verify_command", file=file, common=CommonOptions(as_json, redis, config))
 
 
 @replay_commands.command(epilog=examples_of("replay step", "replay step incident.jsonl.gz --at 14:05"))

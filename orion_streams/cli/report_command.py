@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -16,7 +14,7 @@ from orion_streams.cli.outcome import write_json
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
-from orion_streams.replay.export import is_there
+from orion_streams.replay.export import check_target, new_file
 from orion_streams.replay.incident import Collector
 from orion_streams.replay.render_page import render
 from orion_streams.replay.source import Source, placed
@@ -36,12 +34,12 @@ async def run(*, file: str | None, target: str, force: bool, common: CommonOptio
     path = log_sources.target(target)
     if path.suffix not in (".html", ".htm"):
         raise ConfigError(f"{target}: expected a name that ends with .html")
-    if is_there(path) and not force:
-        raise ConfigError(f"{target}: is there already: name another file, or add --force")
+    check_target(path, force)
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         collector, config = await collected(log), await log.config()
     incident = replace(collector.finish(), simulated=config.simulated())
-    write(path, render(incident))
+    with new_file(path) as page:
+        page.write(render(incident).encode())
     found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
     done = Reported(target, path.stat().st_size, incident.events, found)
     if common.as_json:
@@ -66,16 +64,3 @@ async def collected(log: Source) -> Collector:
     if collector is None:
         raise LogError(f"{log.name} is empty: there is nothing to report")
     return collector
-
-
-def write(path: Path, page: str) -> None:
-    """The whole file, or none."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise LogError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

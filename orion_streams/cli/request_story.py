@@ -201,10 +201,15 @@ def look_at(grid: Grid, key: str, at: str) -> Look | None:
 
 def look_of(decision: Decision, at: str, position: int, ahead: int) -> Look:
     """A decision that is not in the log."""
-    kind = "routed" if isinstance(decision, Route) else "deferred"
-    if isinstance(decision, Reject):
-        return Look(at, position, "rejected", "", ahead, decision.verdicts)
-    return Look(at, position, kind, decision.node, ahead, decision.verdicts)
+    kind = "rejected" if isinstance(decision, Reject) else "deferred"
+    return Look(
+        at=at,
+        position=position,
+        kind="routed" if isinstance(decision, Route) else kind,
+        node="" if isinstance(decision, Reject) else decision.node,
+        ahead=ahead,
+        verdicts=decision.verdicts,
+    )
 
 
 def as_data(story: Story) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orion_streams.cli.outcome import tell, write_json
-from orion_streams.cli.tables import BAD, DIM, GOOD, PIPED_WIDTH, WAITING, table
+from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console, table
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
 from orion_streams.simulation.baseline_policies import OURS, POLICIES
 from orion_streams.simulation.compare_policies import (
@@ -156,7 +156,7 @@ def show_single(result: Result, job: Job) -> None:
     )
     for name, value in rows:
         made.add_row(name, value)
-    console = wide_console()
+    console = make_console()
     console.print(
         f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {job.nodes} nodes, "
         f"seed {result.seed}, health every {(job.health_ms or health_for(job.requests)) / 1000:g} s",
@@ -167,7 +167,7 @@ def show_single(result: Result, job: Job) -> None:
 
 def show_comparison(results: Sequence[Result], job: Job, seeds: int) -> None:
     """Print, for each regime, the p95 of each policy and whether ours meets its goals."""
-    console = wide_console()
+    console = make_console()
     found = medians(results)
     over = "one seed" if seeds == 1 else f"median of {seeds} seeds"
     for regime in dict.fromkeys(each.regime for each in results):
@@ -223,8 +223,3 @@ def goal_cell(verdict: Verdict) -> Text:
 def seconds(ms: int) -> str:
     """For a person."""
     return f"{ms / 1000:,.1f} s"
-
-
-def wide_console() -> Console:
-    """A terminal's width, or a table's where nobody watches."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)

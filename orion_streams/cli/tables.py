@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.cli.plan_view import PlanNode, PlanRows
+from orion_streams.cli.plan_rows import PlanNode, PlanRows
 from orion_streams.cli.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
 from orion_streams.config import Config
 from orion_streams.decider.placement import Placement

@@ -20,7 +20,7 @@ from orion_streams.simulation.rerun.collect_workload import Gathering
 from orion_streams.simulation.rerun.rerun_workload import Answered, rerun
 
 
-class Asking:
+class WhatIfPass:
     """Both questions, asked of a log in one pass."""
 
     def __init__(self, base: LoggedGrid, change: Change, simulate: bool = True) -> None:
@@ -64,20 +64,20 @@ async def run(
     """Ask both questions of a log, and show the answers. Raises LogError for one that is not what was
     written, ConfigError for a change that makes no rules, BackendError."""
     change = change_from(settings, without, policy)
-    asking: Asking | None = None
+    both: WhatIfPass | None = None
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()
         with log_sources.progress("asking", first, last) as see:
             async for stretch in log.stretches():
-                if asking is None:
-                    asking = Asking(stretch.state() or LoggedGrid(Grid()), change, simulate)
-                with placed(stretch, asking.state):
-                    asking.take(stretch.rows)
+                if both is None:
+                    both = WhatIfPass(stretch.state() or LoggedGrid(Grid()), change, simulate)
+                with placed(stretch, both.state):
+                    both.take(stretch.rows)
                 see(stretch.rows[-1][0])
-    if asking is None:
+    if both is None:
         raise LogError(f"{log.name} is empty: there is nothing to ask")
-    with placed(stretch, asking.state):
-        answered = asking.finish()
+    with placed(stretch, both.state):
+        answered = both.finish()
     show(answered, change, common.as_json)
     return EXIT_OK
 

@@ -111,7 +111,7 @@ class Fields(TypedDict, total=False):
     session: str
 
 
-class Asking(ABC, Generic[One, Many]):
+class RequestMethods(ABC, Generic[One, Many]):
     """What can be asked. All of it raises RequestError by kind, or BackendError if Redis stays away."""
 
     @abstractmethod

@@ -30,7 +30,7 @@ from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
 from orion_streams.client import calls
-from orion_streams.client.calls import Answer, AnswerEvent, Asking, Call, Fields
+from orion_streams.client.calls import Answer, AnswerEvent, Call, Fields, RequestMethods
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.protocol.requests_replies import Reply
@@ -48,7 +48,7 @@ START = b"0-0"
 T = TypeVar("T")
 
 
-class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent, None]]):
+class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent, None]]):
     """One reader serves all requests in flight. Redis may be away for `give_up_s` at a time (BackendError
     after that); `margin_s` past its deadline, a request that nobody ended raises RequestTimeoutError.
     `duplicates` counts ends that came again because the server had lost its tail; they are dropped."""
@@ -265,7 +265,7 @@ class AsyncClient(Asking[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent
         task.add_done_callback(self._background.discard)
 
 
-class Client(Asking[Answer, Generator[AnswerEvent, None, None]]):
+class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
     """The same, blocking, for any number of threads: an AsyncClient on an event loop of its own."""
 
     def __init__(self, url: str, client: str = "brain", **settings: Any) -> None:

@@ -157,32 +157,39 @@ def harmless(config: Config) -> dict[str, Any]:
     return cast(dict[str, Any], to_builtins(safe))
 
 
-def is_there(path: Path) -> bool:
-    """ConfigError for a name that no file can have, or in a folder that may not be looked into."""
+def check_target(path: Path, force: bool) -> None:
+    """Raise ConfigError if the file exists, unless `force`, or cannot be looked for."""
     try:
-        return path.exists()
+        exists = path.exists()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    if exists and not force:
+        raise ConfigError(f"{path}: is there already: name another file, or add --force")
 
 
 @contextmanager
 def writing(path: Path, force: bool) -> Iterator[BinaryIO]:
-    """A file that appears under its name when the block ends well, and is on the disk then. ConfigError for
-    a name that cannot be; LogError when the disk does not take it."""
+    """Open the file of a log, compressed if its name ends with .gz, as `new_file` does. Raises ConfigError
+    for a name that is not allowed, LogError."""
     if not path.name.endswith(SUFFIXES):
         raise ConfigError(f"{path}: expected a name that ends with {' or '.join(SUFFIXES)}")
-    if is_there(path) and not force:
-        raise ConfigError(f"{path}: is there already: name another file, or add --force")
+    check_target(path, force)
+    with new_file(path) as file:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+                yield cast(BinaryIO, packed)
+        else:
+            yield file
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the block succeeds and its bytes are on the disk. Raises LogError
+    if it cannot be written."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile(
-                    filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0
-                ) as packed:
-                    yield cast(BinaryIO, packed)
-            else:
-                yield file
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -15,7 +15,7 @@ from msgspec import structs
 from orion_streams import AsyncClient
 from orion_streams.agents import apps
 from orion_streams.cli import archive_command, log_view, read_commands
-from orion_streams.cli.doctor import run as doctor
+from orion_streams.cli.doctor import doctor_command
 from orion_streams.cli.options import CommonOptions
 from orion_streams.demo.ollama import serve
 from orion_streams.runtime.embedded_server import EmbeddedServer
@@ -116,7 +116,7 @@ async def lived(bench: Bench, home: Path) -> None:
         for what in read_commands.MAKERS:
             assert await read_commands.run(what=what, common=common) == 0
         assert await log_view.run(follow=False, start=1, count=None, common=common) == 0
-        assert await doctor(common=common) in (0, 3)
+        assert await doctor_command.run(common=common) in (0, 3)
     assert await archive_command.run(folder=str(home / "archive"), common=common) == 0
 
 

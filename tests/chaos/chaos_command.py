@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-import sys
-import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
@@ -21,13 +20,11 @@ from orion_streams.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from orion_streams.runtime.embedded_server import Fsync
 from tests.chaos.chaos_faults import FAULTS, SHORT_OUTAGE_S
 from tests.chaos.chaos_report import show, summarize
-from tests.chaos.chaos_run import Round, play
+from tests.chaos.chaos_run import Round, Stage, Transcript, play
 
 ROUND_MINUTES = 2.5
 LONG_MINUTES, LONG_OUTAGE_S = 5.0, 65.0
 """A long run takes the server away for more than a minute, once."""
-
-Make = tuple[str, Path | None]
 
 
 def run(
@@ -44,7 +41,7 @@ def run(
     stages = plan(minutes, seed, servers(server), fsync)
     chosen = checked(only)
     with said(log) as file:
-        rounds = asyncio.run(play_all(stages, minutes, seed, chosen, Protocol(file)))
+        rounds = asyncio.run(play_all(stages, minutes, seed, chosen, Transcript(file)))
     report = summarize(seed, minutes, rounds)
     if json:
         write_json(report)
@@ -63,69 +60,51 @@ def said(path: str | None) -> AbstractContextManager[TextIO | None]:
         raise ConfigError(f"--log {path}: cannot be written: {error}") from error
 
 
-class Protocol:
-    """Tells a person what is broken, and keeps what the processes say in a file, if there is one."""
-
-    def __init__(self, file: TextIO | None) -> None:
-        self._file, self._began_s = file, time.monotonic()
-
-    def say(self, line: str) -> None:
-        """A line for the person."""
-        sys.stderr.write(f"{time.monotonic() - self._began_s:7.1f} s  {line}\n")
-        sys.stderr.flush()
-        self.note("chaos", line)
-
-    def note(self, name: str, line: str) -> None:
-        """A line of a process."""
-        if self._file is not None:
-            self._file.write(f"{time.monotonic() - self._began_s:7.1f} s  {name}: {line}\n")
-
-
 async def play_all(
-    stages: list[tuple[Make, Fsync]], minutes: float, seed: int, only: frozenset[str], protocol: Protocol
+    stages: list[Stage], minutes: float, seed: int, only: frozenset[str], transcript: Transcript
 ) -> list[Round]:
     """All rounds, one after the other."""
     rounds: list[Round] = []
-    for number, ((name, binary), fsync) in enumerate(stages, start=1):
-        protocol.say(f"round {number} of {len(stages)}: {name}, fsync {fsync}, simulated Ollamas")
+    for number, stage in enumerate(stages, start=1):
+        place = f"{stage.server}, fsync {stage.fsync}, simulated Ollamas"
+        transcript.say(f"round {number} of {len(stages)}: {place}")
         done = await play(
-            name,
-            binary,
-            fsync,
+            stage,
+            transcript,
             seconds=minutes * 60 / len(stages),
             rng=random.Random(f"{seed} {number}"),
             only=only,
             outage_s=LONG_OUTAGE_S if minutes >= LONG_MINUTES and number == 1 else SHORT_OUTAGE_S,
-            say=protocol.say,
-            log=protocol.note,
         )
         for line in done.broken:
-            protocol.say(f"BROKEN {line}")
+            transcript.say(f"BROKEN {line}")
         rounds.append(done)
     return rounds
 
 
-def servers(wanted: str) -> list[Make]:
-    """The makes of server that are asked for and installed. ConfigError when there is none."""
+def servers(wanted: str) -> dict[str, Path | None]:
+    """Find the servers that are wanted and installed, by name, with their binaries; None: the embedded
+    Valkey. Raises ConfigError if there is none."""
     redis = shutil.which("redis-server")
-    found: list[Make] = [("valkey", None), *([("redis", Path(redis))] if redis else [])]
-    chosen = [each for each in found if wanted in ("any", each[0])]
+    found = {"valkey": None, **({"redis": Path(redis)} if redis else {})}
+    chosen = {name: binary for name, binary in found.items() if wanted in ("any", name)}
     if not chosen:
         raise ConfigError(f"--server {wanted}: not installed: sudo apt install redis-server")
     return chosen
 
 
-def plan(minutes: float, seed: int, makes: list[Make], fsync: str) -> list[tuple[Make, Fsync]]:
-    """The rounds: every make of server with every way of writing, another one first for another seed."""
+def plan(minutes: float, seed: int, binaries: Mapping[str, Path | None], fsync: str) -> list[Stage]:
+    """List the rounds: each server with each way of writing in turn; the seed says which is first."""
     ways: list[Fsync] = [way for way in ("everysec", "always") if fsync in ("any", way)]
     if not ways:
         raise ConfigError(f"--fsync {fsync}: expected everysec, always or any")
-    pairs = [
-        (makes[(n + n // len(ways)) % len(makes)], ways[n % len(ways)])
+    makes = list(binaries.items())
+    stages = [
+        Stage(*makes[(n + n // len(ways)) % len(makes)], ways[n % len(ways)])
         for n in range(len(makes) * len(ways))
     ]
     count = max(1, round(minutes / ROUND_MINUTES))
-    return [pairs[(seed + n) % len(pairs)] for n in range(count)]
+    return [stages[(seed + n) % len(stages)] for n in range(count)]
 
 
 def checked(only: list[str]) -> frozenset[str]:

@@ -21,7 +21,6 @@ from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
 from tests.chaos.chaos_load import Load
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
-NODE_BACK_S = 10.0
 
 
 @dataclass
@@ -67,17 +66,20 @@ def node_of(target: str) -> str:
 
 async def kill_agent(scene: Scene, target: str) -> None:
     node = node_of(target)
-    scene.count_kill()
-    await scene.grid.kill_agent(node)
-    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await kill(scene, scene.grid.kill_agent(node))
     await scene.grid.start_agent(node)
 
 
-async def kill_router(scene: Scene, target: str) -> None:
-    router = scene.grid.routers[ROUTERS.index(scene.rng.choice(ROUTERS))]
+async def kill(scene: Scene, killing: Awaitable[None]) -> None:
+    """Kill a process and wait up to half a second."""
     scene.count_kill()
-    await router.kill()
+    await killing
     await asyncio.sleep(scene.rng.uniform(0, 0.5))
+
+
+async def kill_router(scene: Scene, target: str) -> None:
+    router = scene.rng.choice(scene.grid.routers)
+    await kill(scene, router.kill())
     await router.start()
 
 
@@ -91,9 +93,7 @@ async def kill_both_routers(scene: Scene, target: str) -> None:
 
 async def kill_ollama(scene: Scene, target: str) -> None:
     node = node_of(target)
-    scene.count_kill()
-    await scene.grid.kill_ollama(node)
-    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await kill(scene, scene.grid.kill_ollama(node))
     await scene.grid.start_ollama(node)
 
 

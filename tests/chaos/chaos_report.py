@@ -46,34 +46,29 @@ class Report(Struct):
     broken: list[str]
 
 
+SUMMED = (
+    "requests", "answered", "kills", "lost", "duplicate_replies", "duplicate_dispatches",
+    "repeated_generations", "log_gaps", "diverged", "tail_repeats", "gone", "decisions", "events",
+)  # fmt: skip
+
+
 def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
-    """All rounds together."""
-    p50, p95 = both([ms for times in by_fault(rounds).values() for ms in times])
+    """Add the rounds up."""
+    recoveries = by_fault(rounds)
+    p50, p95 = both([ms for times in recoveries.values() for ms in times])
     return Report(
         seed=seed,
         minutes=minutes,
-        servers=[f"{each.server} {each.fsync}" for each in rounds],
-        requests=sum(each.requests for each in rounds),
-        answered=sum(each.answered for each in rounds),
-        kills=sum(each.kills for each in rounds),
+        servers=[each.place for each in rounds],
         faults=added(each.faults for each in rounds),
         impossible=sorted({name for each in rounds for name in each.impossible}),
-        lost=sum(each.lost for each in rounds),
-        duplicate_replies=sum(each.duplicate_replies for each in rounds),
-        duplicate_dispatches=sum(each.duplicate_dispatches for each in rounds),
-        repeated_generations=sum(each.repeated_generations for each in rounds),
         recovery_ms_p50=p50,
         recovery_ms_p95=p95,
-        recovery_ms={name: both(times) for name, times in sorted(by_fault(rounds).items())},
+        recovery_ms={name: both(times) for name, times in sorted(recoveries.items())},
         longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
-        log_gaps=sum(each.log_gaps for each in rounds),
-        diverged=sum(each.diverged for each in rounds),
-        tail_repeats=sum(each.tail_repeats for each in rounds),
-        gone=sum(each.gone for each in rounds),
-        decisions=sum(each.decisions for each in rounds),
-        events=sum(each.events for each in rounds),
         codes=added(each.codes for each in rounds),
-        broken=[f"{each.server} {each.fsync}: {line}" for each in rounds for line in each.broken],
+        broken=[f"{each.place}: {line}" for each in rounds for line in each.broken],
+        **{name: sum(getattr(each, name) for each in rounds) for name in SUMMED},
     )
 
 

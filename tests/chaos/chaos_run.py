@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 import msgspec
@@ -29,7 +29,6 @@ from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import Report as Replayed
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import Fsync
-from orion_streams.runtime.supervisor import Say
 from tests.chaos import invariants
 from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend
 from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
@@ -42,6 +41,14 @@ AT_ONCE = 6
 REST_S, REPLAY_S = 120.0, 300.0
 PAGE = 1_000
 OUTAGES = ("kill_server", "server_gone", "hang_server")
+
+
+class Stage(Struct, frozen=True):
+    """What a round is played on. `binary` None: the embedded Valkey."""
+
+    server: str
+    binary: Path | None
+    fsync: Fsync
 
 
 class Round(Struct):
@@ -70,6 +77,11 @@ class Round(Struct):
     codes: dict[str, int] = {}
     broken: list[str] = []
 
+    @property
+    def place(self) -> str:
+        """The server and how it writes."""
+        return f"{self.server} {self.fsync}"
+
 
 class Done(Struct, frozen=True):
     """A fault that was injected and mended, by this process's monotonic clock."""
@@ -79,27 +91,42 @@ class Done(Struct, frozen=True):
     ended_s: float
 
 
+class Transcript:
+    """Lines for the person on stderr; in a file, if there is one, also those of the processes."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file, self._began_s = file, time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Write a line for the person."""
+        sys.stderr.write(f"{time.monotonic() - self._began_s:7.1f} s  {line}\n")
+        sys.stderr.flush()
+        self.note("chaos", line)
+
+    def note(self, name: str, line: str) -> None:
+        """Write a line of a process to the file."""
+        if self._file is not None:
+            self._file.write(f"{time.monotonic() - self._began_s:7.1f} s  {name}: {line}\n")
+
+
 async def play(
-    server: str,
-    binary: Path | None,
-    fsync: Fsync,
+    stage: Stage,
+    transcript: Transcript,
     *,
     seconds: float,
     rng: random.Random,
     only: frozenset[str],
     outage_s: float,
-    say: Callable[[str], None],
-    log: Say,
 ) -> Round:
-    """One round on one server. Raises BackendError when the grid itself cannot be started."""
-    folder = Path(tempfile.mkdtemp(prefix="orion-chaos-"))
-    grid = ChaosGrid(folder, binary, fsync, log)
+    """Play one round on one server. Raises BackendError if the grid cannot be started."""
+    folder, fsync = Path(tempfile.mkdtemp(prefix="orion-chaos-")), stage.fsync
+    grid = ChaosGrid(folder, stage.binary, fsync, transcript.note)
     try:
         async with grid, connect(grid.redis_url) as redis:
             observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
             scene = Scene(grid, observer, Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
             observer.start()
-            return await Chaos(scene, Round(server, fsync), only, say).run(seconds)
+            return await Chaos(scene, Round(stage.server, fsync), only, transcript.say).run(seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -69,8 +69,8 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, server: str, fs
 
 def test_every_round_has_another_server_and_another_way_of_writing() -> None:
     """Ten minutes are four rounds: both servers, each with both ways."""
-    makes: list[tuple[str, Path | None]] = [("valkey", None), ("redis", Path("redis-server"))]
-    rounds = [(make[0], fsync) for make, fsync in plan(10, 1, makes, "any")]
+    makes = {"valkey": None, "redis": Path("redis-server")}
+    rounds = [(stage.server, stage.fsync) for stage in plan(10, 1, makes, "any")]
     assert sorted(rounds) == [
         ("redis", "always"),
         ("redis", "everysec"),

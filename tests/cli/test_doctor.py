@@ -15,7 +15,7 @@ import pytest
 import redis as sync_redis
 
 from orion_streams.cli.doctor import collect_facts
-from orion_streams.cli.doctor.collect_facts import Gathering, backed_off_since, is_reachable
+from orion_streams.cli.doctor.collect_facts import FactCollector, backed_off_since, is_reachable
 from orion_streams.cli.doctor.doctor_command import Diagnosis, diagnose
 from orion_streams.config import Config, NodeConfig, parse
 from orion_streams.demo.ollama import serve
@@ -220,7 +220,7 @@ def test_damage_is_named_and_the_rest_is_looked_at(doctor: Doctor, own: Any, pre
 
 async def looked(config: Config) -> Diagnosis:
     """What is found, inside this process."""
-    return diagnose(await Gathering(config).look())
+    return diagnose(await FactCollector(config).look())
 
 
 async def test_a_running_grid_is_ok_until_its_router_dies(
@@ -291,7 +291,7 @@ async def test_an_ollama_is_only_asked_what_loads_nothing(valkey_url: str, prefi
             f'[nodes.away]\nsimulated = true\nollama = "http://127.0.0.1:{free_port()}"\n'
             f'[nodes.other]\nollama = "{url}"\n'
         )
-        facts = await Gathering(parse(toml)).look()
+        facts = await FactCollector(parse(toml)).look()
         assert sorted(asked) == ["GET /api/ps", "GET /api/version"]
     assert facts.ollamas["here"].version == "0.24.0"
     assert facts.ollamas["away"].error != ""

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.cli import tables
-from orion_streams.cli.plan_view import PlanNode, PlanRows, plan_rows
+from orion_streams.cli.plan_rows import PlanNode, PlanRows, plan_rows
 from orion_streams.config import Config
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.placement import demand_of, plan

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.whatif_command import Asking, change_from, run
+from orion_streams.cli.whatif_command import WhatIfPass, change_from, run
 from orion_streams.cli.whatif_view import answer, page, term
 from orion_streams.errors import EXIT_OK, ConfigError
 from orion_streams.eventlog.jsonl import FORMAT, Header, pack
@@ -32,7 +32,7 @@ def rows() -> list[Row]:
 
 def answered(rows: list[Row], change: Any = HOTTER, simulate: bool = True) -> Answered:
     """Both questions, asked in one pass."""
-    asking = Asking(nothing(), change, simulate)
+    asking = WhatIfPass(nothing(), change, simulate)
     for stretch in chunks(rows, 500):
         asking.take(stretch)
     return asking.finish()

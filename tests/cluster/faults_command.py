@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orion_streams.cli.outcome import tell, write_json
-from orion_streams.cli.simulate_command import check, progress, wide_console
-from orion_streams.cli.tables import table
+from orion_streams.cli.simulate_command import check, progress
+from orion_streams.cli.tables import make_console, table
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
 from tests.cluster.cluster_faults import KINDS
 from tests.cluster.run_cluster import Broken, Job, Report, command_of, jobs, run_all, run_job
@@ -56,7 +56,7 @@ def shrunk(invariant: str, job: Job) -> Job:
 
 def show(report: Report) -> None:
     """The counts, and the faults behind them."""
-    console = wide_console()
+    console = make_console()
     console.print(
         f"SIMULATED: {report.requests:,} requests in {report.runs:,} runs, {report.virtual_s:,} s of "
         f"virtual time, {report.events:,} events in {report.commits:,} commits"

@@ -1,9 +1,5 @@
-"""`orion doctor`: looks at the whole grid, says what is wrong, and the line that mends each.
+"""`orion doctor`: what is wrong with the grid, and the line that mends each finding.
 
-`gathering` asks the server, the Ollamas and the archive; the findings are pure functions of what it found.
-It only reads: the rights of the observer that `orion acl` makes are enough.
+`collect_facts` asks the server, the Ollamas and the archive, read-only: the rights of the observer that
+`orion acl` makes are enough. The findings are pure functions of the facts.
 """
-
-from orion_streams.cli.doctor.doctor_command import run
-
-__all__ = ["run"]

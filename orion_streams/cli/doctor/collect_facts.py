@@ -34,7 +34,7 @@ LOOK_BACK = 20_000
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class Gathering:
+class FactCollector:
     """One look at a grid."""
 
     def __init__(self, config: Config) -> None:

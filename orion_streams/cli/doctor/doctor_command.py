@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orion_streams.cli import grid_discovery
-from orion_streams.cli.doctor.collect_facts import Gathering
+from orion_streams.cli.doctor.collect_facts import FactCollector
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.doctor.node_findings import nodes, requests
 from orion_streams.cli.doctor.routing_findings import restore, router, streams
@@ -34,7 +34,7 @@ async def run(*, common: CommonOptions) -> int:
     """Look at the grid and say what was found. The exit code: 0 ok, 3 when anything is a warning or a
     problem, 69 when Redis does not answer, 78 when it refuses this user. Raises BackendError,
     ConfigError."""
-    facts = await Gathering(grid_discovery.find(common.redis_url, common.config_path)).look()
+    facts = await FactCollector(grid_discovery.find(common.redis_url, common.config_path)).look()
     found = diagnose(facts)
     if common.as_json:
         write_json(found)
