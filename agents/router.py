@@ -1,8 +1,8 @@
-"""The router: fold what waits, decide, commit. One instance leads; any other only follows.
+"""The router: fold all that is known, ask `decide` what is missing, commit the answer.
 
-Safety needs no election: the commit is a compare-and-set, so of two routers one loses, folds to the head
-and goes on. The grid is folded before the commit; whenever the commit's outcome is not a clear yes, the
-router forgets it and folds again from snapshot and tail.
+Safety needs no election: a commit is a compare-and-set, so of two routers one loses, folds what the other
+wrote and goes on. The grid is changed before the commit is written; unless that certainly succeeded, the
+router drops the grid and loads it again from snapshot and tail.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 from msgspec import Struct, structs
 
+from orion_streams.agents.input_reader import InputReader, Inputs
 from orion_streams.agents.retention import Retention
 from orion_streams.agents.stream_losses import lost_group, lost_stream, was_deleted
 from orion_streams.config import Config
@@ -23,7 +23,7 @@ from orion_streams.errors import BodyGoneError, CommitConflictError, ConfigError
 from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, extend, load, still_holds
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
-from orion_streams.model.commit import Extent, Guard, Raw
+from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid, work_order
 from orion_streams.protocol.commit_builder import GENESIS, Draft, LoggedGrid, is_token
@@ -31,8 +31,8 @@ from orion_streams.protocol.commit_builder import GENESIS, Draft, LoggedGrid, is
 log = logging.getLogger("orion.router")
 
 
-class Written(Struct, frozen=True):
-    """What this router knows to be in the log: the last commit, its last position, the hash up to it."""
+class LastCommit(Struct, frozen=True):
+    """The last commit known to be in the log: its number, its last position, the running hash up to it."""
 
     number: int = 0
     position: int = 0
@@ -40,11 +40,12 @@ class Written(Struct, frozen=True):
 
 
 MAX_COMMIT_EVENTS = 256
-"""Inputs taken until a commit has so many events: an inventory is many, and a script holds the server."""
+"""A commit that exceeds it takes no further input: one inventory is many events, and the commit script
+blocks the server."""
 
 
 class Router:
-    """The reconciler of one grid. `token` makes the random mark of a commit."""
+    """The reconciler of one grid. `token` gives each commit a random token."""
 
     def __init__(
         self,
@@ -53,83 +54,80 @@ class Router:
         token: Callable[[], str] = lambda: secrets.token_hex(4),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._read_s = clock, clock()
         self.store, self.config, self._token = store, config, token
+        self.inputs = InputReader(store, config, clock)
         self.state = LoggedGrid(Grid())
         self.guard = Guard()
         self.retention = Retention(store, config)
         self.following = False
-        self._written = Written()
+        self._last_commit = LastCommit()
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
 
-    @property
-    def input_streams(self) -> list[str]:
-        """In the order of taking: a node's results before the health entry that counts on them."""
-        nodes, clients = sorted(self.config.nodes), self.config.clients.names
-        return [
-            *(f"results:{name}" for name in nodes),
-            *(f"health:{name}" for name in nodes),
-            *(f"requests:{name}" for name in clients),
-        ]
-
     async def start(self) -> None:
-        """Fold to the head, take the configuration's policy, then all health and results that wait:
-        nobody routes on yesterday's temperature. Raises ConfigError, LogError."""
+        """Fold to the end of the log, put the configured policy into force, then take all results and
+        health that wait, so that no decision uses old temperatures. Raise ConfigError or LogError."""
         await self.recover()
-        if not self._extents:  # what is deleted under a running router is read anew
+        if not self._extents:  # a running router reads deleted streams again from their beginning
             await check_cursors(self.store, self.guard, self.config.prefix)
         await self.propose_policy()
-        waiting = [name for name in self.input_streams if not name.startswith("requests:")]
-        while await self.cycle(block_ms=0, streams=waiting, deciding=False):
+        while await self.take_backlog():
             pass
 
     async def recover(self) -> bool:
-        """The grid as the log has it; no if the log does not hold what this router had committed. LogError
-        when log or guard was deleted. The guard is read after the grid: whatever was committed in between
-        makes the next commit conflict, unless it only passed tokens on. What the guard counts as taken is
-        in the grid all the same: trimming below cursors must know what is open."""
-        before = self._written
+        """Load grid and guard. Return whether the log still holds this router's last commit; raise LogError
+        if log or guard was deleted.
+
+        The guard is read after the grid: a commit in between makes the next one conflict, unless it only
+        passed tokens on. Then the grid catches up, since it must hold every input below the guard's
+        cursors: trimming needs to know which requests are open.
+        """
+        before = self._last_commit
         self.state = await load(self.store)
         await self.read_guard()
         self.state = await catch_up(self.store, self.state)
         number = self.state.grid.number
         await check_guard(self.store, self.guard, number, before.number, self.config.prefix)
-        self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
+        self.note_last_commit()
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
             return True
-        log.warning("the server lost its tail: %s", lost(before, self._written, holds, self.config.prefix))
+        log.warning(
+            "the server lost its tail: %s", lost(before, self._last_commit, holds, self.config.prefix)
+        )
         self.retention.begin_anew()
         self._gone.clear()
         self._extents.clear()
         return False
 
     async def read_guard(self) -> None:
-        """The guard as the server has it. After a lost tail ids go on above those that were given out: no
-        other server's clock brings an attempt's fence back, or a reply below what a client has read."""
+        """Read the guard, but keep the highest id given out: after a lost tail no other server's clock
+        may repeat an attempt's fence or put a reply below what a client has read."""
         guard = await self.store.guard()
         out_id = max(self.guard.out_id, guard.out_id, key=work_order)
         self.guard = structs.replace(guard, out_id=out_id)
 
+    def note_last_commit(self) -> None:
+        """Remember the commit at which grid and guard stand."""
+        self._last_commit = LastCommit(self.guard.number, self.state.grid.position, self.state.digest)
+
     async def fold_again(self) -> None:
-        """Forget what was not committed; after a lost tail, begin as at the start."""
+        """Drop what was not committed and load the grid again; after a lost tail, start again."""
         if not await self.recover():
             await self.start()
 
     async def propose_policy(self) -> None:
-        """Put the file's rules into the log if their revision is higher; refuse the same revision with
-        other content (ConfigError); keep the log's if it is lower."""
+        """Commit the configured rules if their revision is above the log's. Raise ConfigError if the log
+        has the same revision with other rules; keep the log's rules if they have a higher revision."""
         config = self.config
         proposed = config.policy_id()
         while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             draft = Draft(self.state, self.guard, server_ms)
             draft.begin(decided=False)
-            models = config.model_rules()
-            rules = (config.policy, config.rules(), models)
+            rules = (config.policy, config.rules(), config.model_rules())
             draft.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
             draft.mark_inputs()
             await self.commit(draft)
@@ -146,51 +144,67 @@ class Router:
                 f"file has {proposed}): set revision = {grid.revision + 1} to put these into force"
             )
 
-    async def cycle(self, block_ms: int, streams: list[str] | None = None, deciding: bool = True) -> bool:
-        """Read what waits, fold, decide, commit once. Whether anything was committed."""
-        limits, policy = self.config.limits, self.state.grid.policy
-        cursors = {name: self.guard.cursors.get(name, "0-0") for name in streams or self.input_streams}
-        more = deciding and self._unfinished and bool(decide(self.state.grid, policy))
-        server_ms, found = await self.store.read(cursors, limits.batch_entries, 0 if more else block_ms)
-        if self.stood_still(block_ms) and deciding:
-            await self.start()  # what was read may be long over
+    async def cycle(self, block_ms: int) -> bool:
+        """Read what waits, fold it, ask `decide` what is missing, and commit all of it. Return whether
+        there was anything to commit."""
+        unanswered = self._unfinished and bool(decide(self.state.grid, self.state.grid.policy))
+        inputs = await self.inputs.read(self.inputs.streams, self.guard, 0 if unanswered else block_ms)
+        if inputs.slept_ms > self.state.grid.policy.stale_ms:
+            await self.start()  # what was read may be outdated
             return True
-        noted: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
-        tick = deciding and self.tick_is_due(server_ms)  # tokens alone must not stop the clock
-        eventful = more or tick or bool(noted) or any(not is_token(raw) for raw in found)
-        if not (found or eventful):
+        tick = unanswered or self.tick_is_due(inputs.server_ms)  # tokens alone must not stop the clock
+        draft = self.fold(inputs, tick=tick, deciding=True)
+        if draft is None:
             return False
-        draft = Draft(self.state, self.guard, server_ms, drained(cursors, found, limits.batch_entries))
+        if draft.decides:
+            self.answer(draft)
+        await self.commit(draft)
+        return True
+
+    async def take_backlog(self) -> bool:
+        """Fold and commit results and health that wait, without deciding. Return whether any waited."""
+        inputs = await self.inputs.read(self.inputs.of_nodes, self.guard, 0)
+        draft = self.fold(inputs, tick=False, deciding=False)
+        if draft is not None:
+            await self.commit(draft)
+        return draft is not None
+
+    def fold(self, inputs: Inputs, *, tick: bool, deciding: bool) -> Draft | None:
+        """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
+        is nothing to commit. Without events it only passes tokens on."""
+        limits, policy = self.config.limits, self.state.grid.policy
+        own: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
+        eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
+        if not (inputs.entries or eventful):
+            return None
+        draft = Draft(self.state, self.guard, inputs.server_ms, inputs.drained)
         if eventful:
             draft.begin(deciding)
-        for event in noted:
+        for event in own:
             draft.stage(event)
-        for raw in found:
+        age_max_ms = policy.max_step_ms if deciding else None
+        for raw in inputs.entries:
             if draft.bytes > policy.max_bytes or draft.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            age_max_ms = policy.max_step_ms if deciding else None
             draft.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes)
         draft.mark_inputs()
-        if deciding and eventful:
-            answers = decide(self.state.grid, self.state.grid.policy)
-            self._unfinished = bool(answers)
-            for answer in answers:
-                draft.stage(answer)
-        return await self.commit(draft)
+        return draft
 
-    def stood_still(self, block_ms: int) -> bool:
-        """Whether this process, not the server's clock, slept since it last read."""
-        before_s, self._read_s = self._read_s, self._clock()
-        return (self._read_s - before_s) * 1000 - block_ms > self.state.grid.policy.stale_ms
+    def answer(self, draft: Draft) -> None:
+        """Add what `decide` finds missing in the grid."""
+        answers = decide(self.state.grid, self.state.grid.policy)
+        self._unfinished = bool(answers)
+        for answer in answers:
+            draft.stage(answer)
 
     def tick_is_due(self, server_ms: int) -> bool:
-        """While anything is timed, the clock itself is worth a commit."""
+        """Whether a commit is due for the time alone: something in the grid depends on it."""
         grid = self.state.grid
         passed_ms = server_ms - grid.server_ms
         return is_timed(grid) and not 0 <= passed_ms < grid.policy.max_step_ms // 2
 
     def lost_bodies(self) -> list[ev.BodyLost]:
-        """Open requests whose entries the last commit did not find."""
+        """Return an event for each open request whose entry a commit did not find."""
         rows = self.state.grid.open.items() if self._gone else ()
         return [
             ev.BodyLost(key)
@@ -200,9 +214,8 @@ class Router:
         ]
 
     async def make_groups(self) -> None:
-        """See that every agent can read its work. Where its stream or group was deleted, nothing old is
-        handed out a second time: what it had not read yet, its health will not list, and that is tried
-        again as a new attempt."""
+        """Create the consumer groups that are missing, behind all work handed out so far. Work that was
+        deleted unread is missing in the next health entry, and becomes a new attempt."""
         for name in self.config.nodes:
             node = self.state.grid.nodes.get(name)
             if not await self.store.make_group(f"work:{name}", self.guard.out_id) or node is None:
@@ -213,11 +226,11 @@ class Router:
                 log.error("%s", lost_group(f"{self.config.prefix}work:{name}", unread))
 
     async def look_for_losses(self) -> None:
-        """Say which streams were deleted since the last look, and read what is there now from its
-        beginning: by a clock that was put back it could stand below the cursor."""
+        """Log streams that were deleted since the last look, and read their successors from the beginning:
+        after a clock was put back their ids may be below the cursor."""
         replies = [f"replies:{name}" for name in self.config.clients.names]
         before = self._extents
-        self._extents = await self.store.extents([*self.input_streams, *replies])
+        self._extents = await self.store.extents([*self.inputs.streams, *replies])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
         draft = Draft(self.state, self.guard, self.state.grid.server_ms)
         for name in lost:
@@ -228,8 +241,8 @@ class Router:
         if draft.moves:
             await self.commit(draft)
 
-    async def commit(self, draft: Draft) -> bool:
-        """Write it, or forget it: after a refusal or an unknown outcome the log says what holds."""
+    async def commit(self, draft: Draft) -> None:
+        """Write the commit. After a refusal load the grid again: the log says what holds."""
         commit, guard = draft.finish(self._token())
         try:
             await self.store.commit(commit)
@@ -246,13 +259,12 @@ class Router:
             await self.note_cut(key.removeprefix(self.config.prefix))
         else:
             self.guard = guard
-            self._written = Written(guard.number, self.state.grid.position, self.state.digest)
+            self.note_last_commit()
             self._lost_in_a_row = 0
             self._gone.clear()
-        return True
 
     async def note_cut(self, stream: str) -> None:
-        """A client cut its stream: note all its lost bodies at once, not one reload each."""
+        """Note all bodies that a client cut from its stream at once, instead of reloading for each."""
         oldest = work_order(next(iter(await self.store.oldest_ids(stream, 1)), ""))
         for key, request in self.state.grid.open.items():
             lost = oldest == (0, 0) or work_order(request.entry_id) < oldest
@@ -260,37 +272,30 @@ class Router:
                 self._gone.add((stream, request.entry_id))
 
     async def follow(self, block_ms: int) -> None:
-        """Fold what the leader writes; lead again when inputs wait and its commits stand still."""
+        """Fold what the leader commits; take over when inputs wait and it commits nothing."""
         number = self.guard.number
-        _, inputs = await self.store.read(
-            {name: self.guard.cursors.get(name, "0-0") for name in self.input_streams}, 1, 0
-        )
+        cursors = {name: self.guard.cursors.get(name, "0-0") for name in self.inputs.streams}
+        _, waiting = await self.store.read(cursors, 1, 0)
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         last = await self.store.last_position()
         try:
             if last < self.state.grid.position:
                 raise LogError(f"the log ends at {last}")
             await extend(self.store, self.state, last)
-        except LogError:  # it was trimmed beyond what this router knows, or lost its tail
+        except LogError:  # the log was trimmed beyond the grid, or lost its tail
             await self.fold_again()
             return
         await self.read_guard()
-        self._written = Written(self.guard.number, self.state.grid.position, self.state.digest)
-        if inputs and not news and self.guard.number == number:
+        self.note_last_commit()
+        if waiting and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)
             self.following = False
             self._lost_in_a_row = 0
             await self.start()
 
 
-def drained(streams: Iterable[str], found: Sequence[Raw], limit: int) -> frozenset[str]:
-    """Streams of which a read found all there was. Its answer is of one moment, for all of them."""
-    counts = Counter(raw.stream for raw in found)
-    return frozenset(name for name in streams if counts[name] < limit)
-
-
-def lost(before: Written, now: Written, holds: bool, prefix: str) -> str:
-    """What a server lost, by name."""
+def lost(before: LastCommit, now: LastCommit, holds: bool, prefix: str) -> str:
+    """Return in words what a server lost."""
     had = f"this router had committed {before.position} (commit {before.number})"
     if holds or now.position < before.position:
         return f"{prefix}log ends at {now.position} (commit {now.number}), {had}"

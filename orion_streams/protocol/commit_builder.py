@@ -161,6 +161,11 @@ class Draft:
         return entry_id
 
     @property
+    def decides(self) -> bool:
+        """Whether decisions belong to this commit."""
+        return self._head is not None and self._head.decided
+
+    @property
     def count(self) -> int:
         """Events so far."""
         return len(self._events)

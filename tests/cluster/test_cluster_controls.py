@@ -138,7 +138,7 @@ def test_without_reading_health_first_work_goes_by_old_health(monkeypatch: Patch
     entries to a commit, it does not."""
     with_limits(monkeypatch, "limits", batch_entries=2)
     assert broken("cut_router kill_router", range(1, 4)) == {}
-    part = "while await self.cycle(block_ms=0, streams=waiting, deciding=False):"
+    part = "while await self.take_backlog():"
     without(monkeypatch, Router, "start", part, "while False:")
     assert breaks("health_is_read_first", "cut_router kill_router")
 

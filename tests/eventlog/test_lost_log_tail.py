@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from orion_streams.agents import input_reader
 from orion_streams.agents import router as router_module
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
@@ -206,7 +207,7 @@ async def test_results_that_were_lost_keep_no_attempt(
     """An agent says that it wrote results which the server lost, and no longer has the run: it is given up
     as soon as the stream holds nothing more. Without that look (the control) it is waited for."""
     if not seen:
-        monkeypatch.setattr(router_module, "drained", lambda *_: frozenset())
+        monkeypatch.setattr(input_reader, "drained", lambda *_: frozenset())
     agent = Agent(store, WORKER)
     router = await running(store, config, agent)
     await dispatch(store, router, agent, "q1")

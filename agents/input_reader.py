@@ -1,0 +1,53 @@
+"""Read what waits in a grid's input streams."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from orion_streams.config import Config
+from orion_streams.eventlog.port import Log
+from orion_streams.model.commit import Guard, Raw
+
+
+class Inputs(Struct, frozen=True, kw_only=True):
+    """Entries of one read, and the server's time. `drained`: streams of which nothing more waits.
+    `slept_ms`: how long this process had not read before, beyond the wait that it asked for."""
+
+    server_ms: int
+    entries: list[Raw]
+    drained: frozenset[str]
+    slept_ms: float
+
+
+class InputReader:
+    """Reads the inputs of a grid, a batch of each stream at a time."""
+
+    def __init__(self, store: Log, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._limit = store, config.limits.batch_entries
+        self._clock, self._read_s = clock, clock()
+        nodes = sorted(config.nodes)
+        self.of_nodes = [f"{kind}:{name}" for kind in ("results", "health") for name in nodes]
+        self.streams = [*self.of_nodes, *(f"requests:{name}" for name in config.clients.names)]
+        """All inputs, in the order they are taken: results before the health entry that refers to them."""
+
+    async def read(self, streams: Sequence[str], guard: Guard, block_ms: int) -> Inputs:
+        """Read the entries above the guard's cursors; wait up to `block_ms` for the first one."""
+        cursors = {name: guard.cursors.get(name, "0-0") for name in streams}
+        server_ms, entries = await self._store.read(cursors, self._limit, block_ms)
+        before_s, self._read_s = self._read_s, self._clock()
+        return Inputs(
+            server_ms=server_ms,
+            entries=entries,
+            drained=drained(streams, entries, self._limit),
+            slept_ms=(self._read_s - before_s) * 1000 - block_ms,
+        )
+
+
+def drained(streams: Sequence[str], entries: Sequence[Raw], limit: int) -> frozenset[str]:
+    """Return the streams of which a read of up to `limit` entries each left nothing."""
+    counts = Counter(raw.stream for raw in entries)
+    return frozenset(name for name in streams if counts[name] < limit)
