@@ -13,7 +13,8 @@ from orion_streams.eventlog.loader import END, position_at, save_verified
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
-from orion_streams.model.state import Grid, encode_grid, work_order
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 
 log = logging.getLogger("orion.retention")
@@ -154,13 +155,15 @@ class Retention:
         stream, owner = f"requests:{client}", f"{client}/"
         needed = [request.entry_id for key, request in grid.open.items() if key.startswith(owner)]
         needed.append(guard.cursors.get(stream, "0-0"))
-        await self.store.trim(stream, min(needed, key=work_order))
+        await self.store.trim(stream, min(needed, key=parse_stream_id))
 
     async def trim_work(self, name: str, grid: Grid) -> None:
         """Below what the node's agent has read and finished."""
         node = grid.nodes.get(name)
         if node is not None and node.work_read:
-            await self.store.trim(f"work:{name}", min([node.work_read, *node.holdings], key=work_order))
+            await self.store.trim(
+                f"work:{name}", min([node.work_read, *node.assignments], key=parse_stream_id)
+            )
 
     async def trim_replies(self, client: str, grid: Grid, guard: Guard) -> None:
         """Below the remembered terminal replies and the oldest open request. Over the limit in number,
@@ -173,10 +176,12 @@ class Retention:
         surplus = count - self.config.retention.replies_entries
         if surplus <= 0:  # over the limit, a slow reader loses tokens, never an end
             needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]
-        needed.append(max(f"{grid.server_ms}-0", guard.out_id, key=work_order))  # a clock that was put back
-        floor = min(needed, key=work_order)
+        needed.append(
+            max(f"{grid.server_ms}-0", guard.out_id, key=parse_stream_id)
+        )  # a clock that was put back
+        floor = min(needed, key=parse_stream_id)
         if surplus <= 0:
-            floor = f"{max(work_order(floor)[0] - GRACE_MS, 0)}-0"
+            floor = f"{max(parse_stream_id(floor)[0] - GRACE_MS, 0)}-0"
         await self.store.trim(stream, floor)
         if surplus > 0:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)

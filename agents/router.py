@@ -25,7 +25,7 @@ from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER
-from orion_streams.model.state import Grid, work_order
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, Draft, LoggedGrid, is_token
 
 log = logging.getLogger("orion.router")
@@ -106,7 +106,7 @@ class Router:
         """Read the guard, but keep the highest id given out: after a lost tail no other server's clock
         may repeat an attempt's fence or put a reply below what a client has read."""
         guard = await self.store.guard()
-        out_id = max(self.guard.out_id, guard.out_id, key=work_order)
+        out_id = max(self.guard.out_id, guard.out_id, key=parse_stream_id)
         self.guard = structs.replace(guard, out_id=out_id)
 
     def note_last_commit(self) -> None:
@@ -147,7 +147,7 @@ class Router:
     async def cycle(self, block_ms: int) -> bool:
         """Read what waits, fold it, ask `decide` what is missing, and commit all of it. Return whether
         there was anything to commit."""
-        unanswered = self._unfinished and bool(decide(self.state.grid, self.state.grid.policy))
+        unanswered = self._unfinished and bool(decide(self.state.grid))
         inputs = await self.inputs.read(self.inputs.streams, self.guard, 0 if unanswered else block_ms)
         if inputs.slept_ms > self.state.grid.policy.stale_ms:
             await self.start()  # what was read may be outdated
@@ -192,7 +192,7 @@ class Router:
 
     def answer(self, draft: Draft) -> None:
         """Add what `decide` finds missing in the grid."""
-        answers = decide(self.state.grid, self.state.grid.policy)
+        answers = decide(self.state.grid)
         self._unfinished = bool(answers)
         for answer in answers:
             draft.stage(answer)
@@ -220,9 +220,9 @@ class Router:
             node = self.state.grid.nodes.get(name)
             if not await self.store.make_group(f"work:{name}", self.guard.out_id) or node is None:
                 continue
-            read = work_order(node.work_read)
+            read = parse_stream_id(node.work_read)
             if read != (0, 0):
-                unread = sum(work_order(work_id) > read for work_id in node.holdings)
+                unread = sum(parse_stream_id(work_id) > read for work_id in node.assignments)
                 log.error("%s", lost_group(f"{self.config.prefix}work:{name}", unread))
 
     async def look_for_losses(self) -> None:
@@ -236,7 +236,7 @@ class Router:
         for name in lost:
             cursor = self.guard.cursors.get(name, "")
             log.error("%s", lost_stream(self.config.prefix, name, before[name].top, cursor))
-            if work_order(cursor) > work_order(self._extents[name].top):
+            if parse_stream_id(cursor) > parse_stream_id(self._extents[name].top):
                 draft.begin_again(name)
         if draft.moves:
             await self.commit(draft)
@@ -265,9 +265,9 @@ class Router:
 
     async def note_cut(self, stream: str) -> None:
         """Note all bodies that a client cut from its stream at once, instead of reloading for each."""
-        oldest = work_order(next(iter(await self.store.oldest_ids(stream, 1)), ""))
+        oldest = parse_stream_id(next(iter(await self.store.oldest_ids(stream, 1)), ""))
         for key, request in self.state.grid.open.items():
-            lost = oldest == (0, 0) or work_order(request.entry_id) < oldest
+            lost = oldest == (0, 0) or parse_stream_id(request.entry_id) < oldest
             if lost and stream == f"requests:{key.partition('/')[0]}":
                 self._gone.add((stream, request.entry_id))
 

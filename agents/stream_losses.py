@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orion_streams.model.commit import Extent
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 
 REST = {
     "requests": "what was not taken yet is lost: its client sends it again under the same id",
@@ -16,9 +16,9 @@ REST = {
 def was_deleted(before: Extent, now: Extent) -> bool:
     """Whether a stream is not the one that it was, whatever was trimmed of that: its ids fell
     or it counts fewer entries; or none of the old ones is left and not so many were ever taken out."""
-    if now.added < before.added or work_order(now.top) < work_order(before.top):
+    if now.added < before.added or parse_stream_id(now.top) < parse_stream_id(before.top):
         return True
-    none_left = work_order(now.first) > work_order(before.top)
+    none_left = parse_stream_id(now.first) > parse_stream_id(before.top)
     return none_left and now.added - now.length < before.added
 
 

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Outcome
 from orion_streams.projections import breaker, models, nodes, requests, speeds
 
 
@@ -49,7 +50,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             breaker.answered(grid, event)
             models.ran(grid, event)
             nodes.released(grid, event.node, event.work_id)
-            requests.closed(grid, event, "done")
+            requests.closed(grid, event, Outcome.DONE)
         case ev.RequestDeferred():
             requests.deferred(grid, event)
         case ev.AttemptFailed():
@@ -63,11 +64,11 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             nodes.abandoned(grid, event)
             requests.abandoned(grid, event)
         case ev.RequestFailed():
-            requests.closed(grid, event, "error")
+            requests.closed(grid, event, Outcome.ERROR)
         case ev.RequestExpired():
-            requests.closed(grid, event, "expired")
+            requests.closed(grid, event, Outcome.EXPIRED)
         case ev.RequestCancelled():
-            requests.closed(grid, event, "cancelled")
+            requests.closed(grid, event, Outcome.CANCELLED)
         case ev.BodyLost():
             requests.body_lost(grid, event)
         case ev.RepliesTrimmed():
@@ -89,9 +90,9 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
         case ev.ModelRemoved():
             models.removed(grid, event)
         case ev.NodeBackedOff():
-            nodes.backed_off(grid, event.node, event.reason)
+            nodes.backed_off(grid, event)
         case ev.NodeReturned():
-            nodes.backed_off(grid, event.node, "")
+            nodes.returned(grid, event)
         case ev.BreakerOpened():
             breaker.opened(grid, event)
         case ev.BreakerClosed():

@@ -14,11 +14,20 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
-from orion_streams.model.state import UNREACHABLE, Grid, Node
+from orion_streams.model.state import Grid, Node
+from orion_streams.model.vocabulary import AbandonReason, Blame, Code
 
-DOUBTFUL = "ollama_error"
+DOUBTFUL = Code.OLLAMA_ERROR
 """A refusal that may be the request's own fault."""
-NOBODYS = (UNREACHABLE, "cancelled", "silent", "hot", "ram", "critical", "removed")
+NOBODYS = (
+    Code.OLLAMA_UNREACHABLE,
+    Code.CANCELLED,
+    AbandonReason.SILENT,
+    AbandonReason.HOT,
+    AbandonReason.RAM,
+    AbandonReason.CRITICAL,
+    AbandonReason.REMOVED,
+)
 """Ends of attempts that other filters look after, or that we brought about."""
 
 
@@ -26,12 +35,12 @@ def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
     """An attempt failed on the node, before the request remembers it."""
     key = event.request
     code, blame = (
-        (event.code, event.blame) if isinstance(event, ev.AttemptFailed) else (event.reason, "node")
+        (event.code, event.blame) if isinstance(event, ev.AttemptFailed) else (event.reason, Blame.NODE)
     )
     request, node = grid.open.get(key), grid.nodes.get(event.node)
     if request is None or node is None or request.work_id != event.work_id:
         return
-    if blame == "node" and code != DOUBTFUL and code not in NOBODYS:
+    if blame == Blame.NODE and code != DOUBTFUL and code not in NOBODYS:
         suspect(grid, node, key)
 
 

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
-from orion_streams.model.state import Grid, Holding, Installed, Node, Resident
+from orion_streams.model.state import Assignment, Grid, Installed, Load, Node, Resident
+from orion_streams.projections.nodes import shared
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
 
 def asked_of(node: Node, model: str, row: Resident) -> Resident:
     """The options of the run, or ordered load, that has just brought the model."""
-    for held in node.holdings.values():
+    for held in node.assignments.values():
         if held.model == model and held.num_ctx:
             return replace(row, num_ctx=held.num_ctx, runner=held.runner)
     return row
@@ -76,25 +77,19 @@ def load_ordered(grid: Grid, event: ev.LoadOrdered) -> None:
     node = grid.nodes.get(event.node)
     if node is None:
         return
-    held = Holding(
-        request="",
-        attempt=0,
+    held = Load(
         model=event.model,
         run_ms=event.load_ms,
         since_ms=grid.at_ms,
-        cold=True,
-        alone=not node.holdings,
-        started=True,
-        load_ms=event.load_ms,
+        alone=not node.assignments,
         reserve_mb=event.reserve_mb,
         num_ctx=event.num_ctx,
         runner=event.runner,
     )
     key = event.work_id or f"undecided load {event.model}"
-    others = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
     grid.nodes[event.node] = replace(
         node,
-        holdings={**others, key: held},
+        assignments={**shared(node), key: held},
         used_ms={**node.used_ms, event.model: grid.at_ms},
         load_failed_ms=without(node.load_failed_ms, event.model),
     )
@@ -103,7 +98,7 @@ def load_ordered(grid: Grid, event: ev.LoadOrdered) -> None:
 def load_ended(grid: Grid, event: ev.LoadEnded) -> None:
     """The model is in memory, sooner than health shows it; or it is not to be tried again for a while."""
     node = grid.nodes.get(event.node)
-    held = node.holdings.get(event.work_id) if node is not None else None
+    held = node.assignments.get(event.work_id) if node is not None else None
     if node is None or held is None:
         return
     if not event.ok:
@@ -139,7 +134,7 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
     if request is None or node is None:
         return
-    held = node.holdings.get(event.work_id)
+    held = node.assignments.get(event.work_id)
     if held is not None:
         node = keep_resident(grid, node, request.model, held)
     if request.session or request.model in node.sessions:
@@ -148,7 +143,7 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
         grid.nodes[event.node] = replace(node, sessions={**node.sessions, request.model: latest})
 
 
-def keep_resident(grid: Grid, node: Node, model: str, held: Holding) -> Node:
+def keep_resident(grid: Grid, node: Node, model: str, held: Assignment) -> Node:
     """The node's row with the model in memory, as this run or load has left it there."""
     row, on_disk = node.resident.get(model), node.installed.get(model)
     if on_disk is not None and (row is None or row.digest != on_disk.digest):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
+from orion_streams.model.marks import is_calm
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import UNREACHABLE, Grid, Holding, Node, work_order
+from orion_streams.model.state import Assignment, Grid, Node, Run, parse_stream_id
+from orion_streams.model.vocabulary import AbandonReason, Code
 
 
 def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
@@ -51,10 +53,10 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         ram_total_mb=event.ram_total_mb,
         cpu_permille=event.cpu_permille,
         throttled=event.throttled,
-        calm_samples=node.calm_samples + 1 if is_calm(grid, node, event) else 0,
+        calm_samples=node.calm_samples + 1 if is_calm(node, event, grid.policy) else 0,
         work_read=event.work_read,
         inventory_known=event.inventory_known,
-        holdings=watched(node.holdings, event) if node.holdings else node.holdings,
+        assignments=watched(node.assignments, event) if node.assignments else node.assignments,
     )
 
 
@@ -77,33 +79,30 @@ def forecast(temp_mc: int | None, slope_uc_per_s: int, policy: Policy) -> int:
     return temp_mc + max(slope_uc_per_s, 0) * policy.slope_horizon_ms // 1_000_000
 
 
-def is_calm(grid: Grid, node: Node, event: ev.NodeSampled) -> bool:
-    """Whether a sample speaks for a return: at or below the lower mark of what was passed, not above the
-    mark of the other. No reading is calm only where no sensor is."""
-    policy = grid.policy
-    temp_mc = policy.temp_return_mc if "hot" in node.backed_off else policy.temp_max_mc
-    permille = policy.ram_return_permille if "ram" in node.backed_off else policy.ram_max_permille
-    cool = not node.rules.temperature_sensor if event.temp_mc is None else event.temp_mc <= temp_mc
-    return cool and event.ram_used_mb * 1000 <= permille * event.ram_total_mb
-
-
-def watched(holdings: dict[str, Holding], event: ev.NodeSampled) -> dict[str, Holding]:
-    """Count, for each attempt, the entries in a row that should list it and do not."""
-    read = work_order(event.work_read)
+def watched(assignments: dict[str, Assignment], event: ev.NodeSampled) -> dict[str, Assignment]:
+    """Count, for each assignment, the entries in a row that should list it and do not."""
+    read = parse_stream_id(event.work_read)
     return {
         work_id: replace(held, missing=held.missing + 1)
-        if event.settled and work_id not in event.in_hand and work_order(work_id) <= read
+        if event.settled and work_id not in event.in_hand and parse_stream_id(work_id) <= read
         else (replace(held, missing=0) if held.missing else held)
-        for work_id, held in holdings.items()
+        for work_id, held in assignments.items()
     }
 
 
-def backed_off(grid: Grid, name: str, reason: str) -> None:
-    """Remember why a node takes nothing, each mark once; an empty reason: it is back."""
-    node = grid.nodes.get(name)
+def backed_off(grid: Grid, event: ev.NodeBackedOff) -> None:
+    """Remember the mark for which the node takes nothing."""
+    node = grid.nodes.get(event.node)
     if node is not None:
-        reasons = {*node.backed_off.split(), reason} if reason else set()
-        grid.nodes[name] = replace(node, backed_off=" ".join(sorted(reasons)), calm_samples=0)
+        passed = tuple(sorted({*node.backed_off, event.reason}))
+        grid.nodes[event.node] = replace(node, backed_off=passed, calm_samples=0)
+
+
+def returned(grid: Grid, event: ev.NodeReturned) -> None:
+    """The node is back from all marks."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        grid.nodes[event.node] = replace(node, backed_off=(), calm_samples=0)
 
 
 def routed(grid: Grid, event: ev.RequestRouted) -> None:
@@ -112,24 +111,29 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
     if node is None or request is None:
         return
     chosen = next((each for each in event.verdicts if each.node == event.node), None)
-    held = Holding(
+    held = Run(
         request=event.request,
         attempt=event.attempt,
         model=request.model,
         run_ms=chosen.run_ms if chosen else 0,
         since_ms=grid.at_ms,
         cold=chosen is not None and chosen.load_ms > 0,
-        alone=not node.holdings,
+        alone=not node.assignments,
         load_ms=chosen.load_ms if chosen else 0,
         reserve_mb=chosen.reserve_mb if chosen else 0,
         num_ctx=request.num_ctx,
         runner=request.runner,
         cached=chosen is not None and chosen.cached_ms > 0,
     )
-    holdings = {work_id: replace(other, alone=False) for work_id, other in node.holdings.items()}
-    holdings[fence(event)] = held
+    assignments = shared(node)
+    assignments[fence(event)] = held
     used_ms = {**node.used_ms, request.model: grid.at_ms}
-    grid.nodes[event.node] = replace(node, holdings=holdings, used_ms=used_ms)
+    grid.nodes[event.node] = replace(node, assignments=assignments, used_ms=used_ms)
+
+
+def shared(node: Node) -> dict[str, Assignment]:
+    """Return what the node is assigned, none of it alone any more."""
+    return {work_id: replace(held, alone=False) for work_id, held in node.assignments.items()}
 
 
 def fence(event: ev.RequestRouted) -> str:
@@ -141,21 +145,21 @@ def started(grid: Grid, event: ev.RequestStarted) -> None:
     """The attempt runs: its time counts from here."""
     request = grid.open.get(event.request)
     node = grid.nodes.get(request.node) if request else None
-    held = node.holdings.get(event.work_id) if node else None
-    if request is None or node is None or held is None:
+    held = node.assignments.get(event.work_id) if node else None
+    if request is None or node is None or not isinstance(held, Run):
         return
     since_ms = grid.at_ms - event.age_ms
-    holdings = {**node.holdings, event.work_id: replace(held, started=True, since_ms=since_ms)}
-    grid.nodes[request.node] = replace(node, holdings=holdings)
+    assignments = {**node.assignments, event.work_id: replace(held, started=True, since_ms=since_ms)}
+    grid.nodes[request.node] = replace(node, assignments=assignments)
 
 
 def released(grid: Grid, name: str, work_id: str) -> None:
     """The attempt's result came: its slot is free."""
     node = grid.nodes.get(name)
-    if node is None or work_id not in node.holdings:
+    if node is None or work_id not in node.assignments:
         return
-    holdings = {key: held for key, held in node.holdings.items() if key != work_id}
-    grid.nodes[name] = replace(node, holdings=holdings)
+    assignments = {key: held for key, held in node.assignments.items() if key != work_id}
+    grid.nodes[name] = replace(node, assignments=assignments)
 
 
 def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
@@ -163,11 +167,11 @@ def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
     says otherwise: a node that fails at once must not look free."""
     released(grid, event.node, event.work_id)
     node = grid.nodes.get(event.node)
-    if node is not None and event.code == UNREACHABLE:
+    if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)
 
 
 def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
     """Only an attempt that is gone from its node frees the slot; any other may still be running."""
-    if event.reason == "gone":
+    if event.reason == AbandonReason.GONE:
         released(grid, event.node, event.work_id)

@@ -22,7 +22,16 @@ from itertools import islice, takewhile
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
-from orion_streams.model.state import MAX_FAILURES, Closed, Failure, Grid, Request, client_of, work_order
+from orion_streams.model.state import (
+    MAX_FAILURES,
+    Closed,
+    Failure,
+    Grid,
+    Request,
+    client_of,
+    parse_stream_id,
+)
+from orion_streams.model.vocabulary import Blame, Outcome, WaitKind
 from orion_streams.projections.nodes import fence
 
 Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
@@ -67,7 +76,7 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
     request = grid.open.get(event.request)
     if request is not None:
         grid.open[event.request] = replace(
-            request, attempt=event.attempt, node=event.node, work_id=fence(event), deferred=""
+            request, attempt=event.attempt, node=event.node, work_id=fence(event), deferred=WaitKind.NONE
         )
 
 
@@ -97,7 +106,7 @@ def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
     """Back to waiting, if it was the current attempt."""
     request = grid.open.get(event.request)
     if request is not None and request.work_id == event.work_id:
-        failure = Failure(event.node, event.reason, "node")
+        failure = Failure(event.node, event.reason, Blame.NODE)
         grid.open[event.request] = waiting_again(request, failure)
 
 
@@ -114,7 +123,7 @@ def body_lost(grid: Grid, event: ev.BodyLost) -> None:
         grid.open[event.request] = replace(request, body_lost=True)
 
 
-def closed(grid: Grid, event: Terminal, state: str) -> None:
+def closed(grid: Grid, event: Terminal, state: Outcome) -> None:
     """The one terminal state."""
     if grid.open.pop(event.request, None) is not None:
         rows = grid.closed.setdefault(client_of(event.request), {})
@@ -138,6 +147,6 @@ def forget(grid: Grid) -> None:
 
 def replies_trimmed(grid: Grid, event: ev.RepliesTrimmed) -> None:
     """Forget the ids whose terminal reply is about to go."""
-    floor, rows = work_order(event.min_id), grid.closed.get(event.client, {})
-    for key in [key for key, row in rows.items() if work_order(row.reply_id) < floor]:
+    floor, rows = parse_stream_id(event.min_id), grid.closed.get(event.client, {})
+    for key in [key for key, row in rows.items() if parse_stream_id(row.reply_id) < floor]:
         del rows[key]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orion_streams.model import events as ev
 from orion_streams.model.learned import decayed, prior_tokens
-from orion_streams.model.state import Demand, Grid, Length, Speed
+from orion_streams.model.state import Demand, Grid, Length, Run, Speed
 
 MAX_MODELS = 256
 """Demand is remembered of so many models: a client may name any."""
@@ -32,13 +32,13 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
     if request is None:
         return
-    key = f"{event.node} {request.model}"
+    key = event.node, request.model
     known = grid.speeds.get(key, Speed())
-    held = node.holdings.get(event.work_id) if node is not None else None
+    held = node.assignments.get(event.work_id) if node is not None else None
     load_ms, prefill_us, decode_us = known.load_ms, known.prefill_us_per_token, known.decode_us_per_token
     if event.cold and event.alone and event.load_ms > 0:
         load_ms = average(load_ms, event.load_ms)
-    if event.prompt_tokens > 0 and event.prefill_ms > 0 and not (held is not None and held.cached):
+    if event.prompt_tokens > 0 and event.prefill_ms > 0 and not (isinstance(held, Run) and held.cached):
         prefill_us = average(prefill_us, event.prefill_ms * 1000 // event.prompt_tokens)
     if event.tokens > 1 and event.decode_ms > 0:
         decode_us = average(decode_us, event.decode_ms * 1000 // event.tokens)
@@ -46,7 +46,7 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
     if event.tokens > 0:
         mean = grid.answers.get(request.model)
         if mean is None:
-            mean = Length(prior_tokens(grid, request.model, grid.policy) * 1000, 0)
+            mean = Length(prior_tokens(grid, request.model) * 1000, 0)
         grid.answers[request.model] = longer(mean, event.tokens)
 
 
@@ -60,7 +60,7 @@ def longer(mean: Length, tokens: int) -> Length:
 def loaded(grid: Grid, event: ev.LoadEnded) -> None:
     """An ordered load ran on an idle node: the best lesson there is."""
     if event.ok and event.alone and event.load_ms > 0:
-        key = f"{event.node} {event.model}"
+        key = event.node, event.model
         known = grid.speeds.get(key, Speed())
         grid.speeds[key] = Speed(
             average(known.load_ms, event.load_ms), known.prefill_us_per_token, known.decode_us_per_token

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from orion_streams.decider.route import Decision
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Grid, Holding, Installed, Node, Request, Resident
+from orion_streams.model.state import Grid, Installed, Load, Node, Request, Resident, Run
 
 POLICY = Policy()
 MODEL, TWIN = "gemma3:270m", "gemma3:latest"
@@ -80,16 +82,20 @@ def request(**values: Any) -> Request:
     return Request(**{**usual, **values})
 
 
-def holding(model: str = MODEL, run_ms: int = 1_000, **values: Any) -> Holding:
+def under(some: Grid, policy: Policy) -> Grid:
+    """The same grid under another policy."""
+    return replace(some, policy=policy)
+
+
+def holding(model: str = MODEL, run_ms: int = 1_000, **values: Any) -> Run:
     """An attempt that a node holds."""
     usual: dict[str, Any] = {"request": "brain/other", "attempt": 1, "since_ms": AT_MS}
-    return Holding(model=model, run_ms=run_ms, **{**usual, **values})
+    return Run(model=model, run_ms=run_ms, **{**usual, **values})
 
 
-def loading(model: str, **values: Any) -> Holding:
+def loading(model: str, run_ms: int = 1_000, **values: Any) -> Load:
     """An ordered load that a node holds."""
-    usual: dict[str, Any] = {"request": "", "attempt": 0, "started": True, "cold": True}
-    return holding(model, **{**usual, **values})
+    return Load(model=model, run_ms=run_ms, **{"since_ms": AT_MS, **values})
 
 
 def sample(name: str, **values: Any) -> ev.NodeSampled:

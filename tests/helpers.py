@@ -17,7 +17,7 @@ from orion_streams.eventlog.loader import fold_raw
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Commit, Expected, Guard, OutEntry, Snapshot
-from orion_streams.model.state import Grid, work_order
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -172,7 +172,7 @@ class Agent:
         """Take what the router sent since the last look; a cancelled run ends as failed."""
         fresh = []
         for work_id, fields in await self.store.entries(f"work:{self.node}"):
-            if work_order(work_id) <= work_order(self.work_read):
+            if parse_stream_id(work_id) <= parse_stream_id(self.work_read):
                 continue
             self.work_read = work_id
             head = agent_entries.decode_work(fields[b"head"])
@@ -275,7 +275,7 @@ def assert_replays(log_events: list[ev.AnyEvent]) -> int:
         while position < len(log_events) and not isinstance(log_events[position], ev.Committed):
             answers.append(log_events[position])
             position += 1
-        expected = decide(grid, grid.policy) if head.decided else ()
+        expected = decide(grid) if head.decided else ()
         assert [without_stamps(each) for each in answers] == list(expected), (
             f"commit {head.number} diverged"
         )

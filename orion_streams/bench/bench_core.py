@@ -14,6 +14,7 @@ from orion_streams.eventlog.loader import fold_raw
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import RequestKind
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import LoggedGrid, chain
 from orion_streams.simulation.run_workload import simulate
@@ -74,7 +75,7 @@ def accepted(key: str) -> ev.RequestAccepted:
     return ev.RequestAccepted(
         request=key,
         entry_id="1-0",
-        kind="generate",
+        kind=RequestKind.GENERATE,
         model=MODEL,
         deadline_ms=600_000,
         body_bytes=400,
@@ -116,10 +117,10 @@ def completed(key: str, node: str, work_id: str) -> ev.RequestCompleted:
 def route_us() -> Row:
     """One route over three nodes, every verdict with its full cost; the fastest of the repeats."""
     grid = three_nodes()
-    request, policy = grid.open["brain/waiting"], grid.policy
-    decision = route(grid, request, policy)
+    request = grid.open["brain/waiting"]
+    decision = route(grid, request)
     assert isinstance(decision, Route) and not any(v.filter for v in decision.verdicts)  # noqa: S101
-    return Row("route_us_3_nodes", tidy(fastest_us(lambda: route(grid, request, policy))), "µs")
+    return Row("route_us_3_nodes", tidy(fastest_us(lambda: route(grid, request))), "µs")
 
 
 def route_us_per_node() -> list[Row]:
@@ -128,8 +129,8 @@ def route_us_per_node() -> list[Row]:
     rows = []
     for what, loaded in (("warm", True), ("cold", False)):
         grid = house(names, loaded)
-        request, policy = grid.open["brain/waiting"], grid.policy
-        us = fastest_us(lambda: route(grid, request, policy), loops=2)  # noqa: B023 - called at once
+        request = grid.open["brain/waiting"]
+        us = fastest_us(lambda: route(grid, request), loops=2)  # noqa: B023 - called at once
         rows.append(Row(f"route_us_per_node_{MANY}_{what}", tidy(us / MANY), "µs"))
     return rows
 
@@ -144,7 +145,7 @@ def simulate_us() -> Row:
 def decide_us() -> Row:
     """One decision that sends one waiting request to one of three nodes."""
     grid = three_nodes()
-    return Row("decide_us", tidy(fastest_us(lambda: decide(grid, grid.policy))), "µs")
+    return Row("decide_us", tidy(fastest_us(lambda: decide(grid))), "µs")
 
 
 def fold_events() -> Row:
@@ -162,7 +163,7 @@ def fold_events() -> Row:
 def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
     """The log of requests that come, run and end one after the other."""
     state = LoggedGrid(grid)
-    verdicts = route(grid, grid.open["brain/waiting"], grid.policy).verdicts
+    verdicts = route(grid, grid.open["brain/waiting"]).verdicts
     for n in range(REQUESTS):
         key, work_id = f"brain/{n}", f"2-{n}"
         made: list[ev.AnyEvent] = [

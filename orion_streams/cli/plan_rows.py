@@ -38,8 +38,8 @@ class PlanRows(Struct, frozen=True):
 def plan_rows(grid: Grid) -> PlanRows:
     """The plan for this grid, at its `at_ms`."""
     policy = grid.policy
-    demand = demand_of(grid, policy)
-    placements = list(plan(grid, demand, policy))
+    demand = demand_of(grid)
+    placements = list(plan(grid, demand))
     return PlanRows(
         placements=placements,
         nodes=[
@@ -63,5 +63,5 @@ def plan_node(grid: Grid, node: Node, placements: list[Placement]) -> PlanNode:
         capacity_mb=max(capacity_mb(node, policy), 0),
         planned_mb=sum(each.size_mb for each in placements if each.node == name and each.action in PLACED),
         limit_mb=limit_mb(node, policy),
-        committed_mb=committed_mb(grid, node, policy) if heard else 0,
+        committed_mb=committed_mb(grid, node) if heard else 0,
     )

@@ -188,10 +188,10 @@ def steps(routed: Line | None, started: Line | None, done: ev.RequestCompleted) 
 
 def look_at(grid: Grid, key: str, at: str) -> Look | None:
     """What routing says of a waiting request, behind those that are served before it."""
-    queue = Queue(grid, grid.policy)
+    queue = Queue(grid)
     for ahead, each in enumerate(queue.order):
         request = grid.open[each]
-        decision = route(grid, request, grid.policy, queue.waiting)
+        decision = route(grid, request, queue.waiting)
         if each == key:
             return look_of(decision, at, grid.position, ahead)
         for _ in queue.place(each, request, decision):

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from orion_streams.decider.filters import node_filter
 from orion_streams.decider.memory import capacity_mb, committed_mb
-from orion_streams.decider.route import Wait, open_slots, route, trouble
+from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
-from orion_streams.model.state import Grid, Node, Request
+from orion_streams.model.state import Grid, Load, Node, Request, Run
+from orion_streams.model.vocabulary import Filter, RequestKind
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol.ingest import runner_options
 
@@ -125,17 +127,17 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
         derated=node.forecast_mc > grid.policy.temp_return_mc,
         ram_used_mb=node.ram_used_mb,
         ram_total_mb=node.ram_total_mb,
-        committed_mb=committed_mb(grid, node, grid.policy) if node.heard_ms is not None else 0,
+        committed_mb=committed_mb(grid, node) if node.heard_ms is not None else 0,
         capacity_mb=max(capacity_mb(node, grid.policy), 0),
         cpu_permille=node.cpu_permille,
         throttled=node.throttled,
         slots=node.rules.slots if takes_inference else 0,
-        open_slots=open_slots(node, grid.policy) if takes_inference else 0,
-        in_hand=sum(bool(held.request) for held in node.holdings.values()),
+        open_slots=open_slots(grid, node) if takes_inference else 0,
+        in_hand=running(node),
         breaker=breaker,
         breaker_left_ms=left_ms,
         resident=sorted(node.resident),
-        loading=sorted({held.model for held in node.holdings.values() if not held.request}),
+        loading=sorted({held.model for held in node.assignments.values() if isinstance(held, Load)}),
         installed=sorted(node.installed),
         heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
     )
@@ -149,19 +151,23 @@ def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
     return ("open", left_ms) if left_ms > 0 else ("probing", 0)
 
 
+NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")
+"""Why a node that no filter holds back takes nothing all the same."""
+
+
 def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
     """What routing finds on this node, whatever is asked of it: available only where some model's requests
     pass all its filters."""
     name, heard_ms = node.rules.name, node.heard_ms
     if heard_ms is None:
-        return Verdict(name, "silent")
+        return Verdict(node=name, filter=Filter.SILENT)
     if grid.at_ms - heard_ms > policy.stale_ms:
-        return Verdict(name, "stale", grid.at_ms - heard_ms, policy.stale_ms)
+        return Verdict(node=name, filter=Filter.STALE, value=grid.at_ms - heard_ms, limit=policy.stale_ms)
     if not node.rules.takes_inference:
-        return Verdict(name, "no_inference")
+        return Verdict(node=name, filter=NO_INFERENCE)
     if not node.inventory_known:
-        return Verdict(name, "inventory_unknown")
-    found = trouble(grid, node, policy)
+        return Verdict(node=name, filter=Filter.INVENTORY_UNKNOWN)
+    found = node_filter(grid, node)
     if found is not None:
         return with_mark(found, policy)
     return best_of_models(grid, node, policy)
@@ -172,10 +178,10 @@ def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
     no_models without any."""
     alone = replace(grid, nodes={node.rules.name: node})
     verdicts = [
-        route(alone, any_request(grid, model), policy).verdicts[0]
+        route(alone, any_request(grid, model)).verdicts[0]
         for model, _ in sorted(node.installed.items(), key=lambda item: (item[1].size_mb, item[0]))
     ]
-    nothing = Verdict(node.rules.name, "no_models")
+    nothing = Verdict(node=node.rules.name, filter=NO_MODELS)
     return min(verdicts, key=lambda each: bool(each.filter), default=nothing)
 
 
@@ -194,7 +200,7 @@ def any_request(grid: Grid, model: str) -> Request:
     num_ctx, runner = runner_options(grid, model, {})
     return Request(
         entry_id="",
-        kind="generate",
+        kind=RequestKind.GENERATE,
         model=model,
         tier=0,
         priority=0,
@@ -243,7 +249,9 @@ def ps_rows(grid: Grid) -> PsRows:
             model=model,
             resident_mb=row.size_mb,
             context_length=row.context_length,
-            running=sum(held.model == model and bool(held.request) for held in node.holdings.values()),
+            running=sum(
+                isinstance(held, Run) and held.model == model for held in node.assignments.values()
+            ),
         )
         for name, node in sorted(grid.nodes.items())
         for model, row in sorted(node.resident.items())
@@ -254,7 +262,7 @@ def ps_rows(grid: Grid) -> PsRows:
 def request_row(grid: Grid, key: str, request: Request) -> RequestRow:
     """One open request; for a waiting one routing is asked what it waits for."""
     client, _, request_id = key.partition("/")
-    decision = None if request.work_id else route(grid, request, grid.policy)
+    decision = None if request.work_id else route(grid, request)
     held_back = decision.verdicts if decision is not None else ()
     return RequestRow(
         client=client,

@@ -13,6 +13,7 @@ from rich.text import Text
 from orion_streams.cli.tables import DIM, WAITING, table
 from orion_streams.model.events import Verdict
 from orion_streams.model.text import WORD_FOR, degrees, duration, held_back, seconds
+from orion_streams.model.vocabulary import Filter
 from orion_streams.replay.compare_decisions import Changed
 from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import Change
@@ -165,11 +166,15 @@ def obstacle(found: Term) -> str:
         case "breaker" if found.limit < 100:
             return f"failures in a row: {found.value}, limit {found.limit}"
         case "silent" if found.limit:
-            return held_back(Verdict(found.node, "stale", found.value, found.limit))
+            return held_back(
+                Verdict(node=found.node, filter=Filter.STALE, value=found.value, limit=found.limit)
+            )
         case name if name in units:
             return f"{name}: {units[name](found.value)}, limit {units[name](found.limit)}"
         case name:
-            return held_back(Verdict(found.node, name, found.value, found.limit))
+            return held_back(
+                Verdict(node=found.node, filter=Filter(name), value=found.value, limit=found.limit)
+            )
 
 
 # the second answer

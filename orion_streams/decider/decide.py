@@ -1,81 +1,86 @@
 """decide(): what is missing in this state? Pure and level-triggered.
 
-It asks the same questions in the same order whoever woke it: which nodes pass a safety mark or have
-cooled down, which full ones let go of a model, which attempts are lost, which requests have come to an
-end, where the waiting ones go. Its own answers folded in, it has nothing to add: that is its fixed point.
+It asks the same questions in the same order, whatever woke the router: which nodes pass a safety mark or
+have cooled down, which full ones let go of a model, which attempts are lost, which requests have come to
+an end, where the waiting ones go. With its own answers folded in it has nothing to add: that is its fixed
+point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from orion_streams.decider.memory import is_going, weights
+from orion_streams.decider.filters import is_heard
+from orion_streams.decider.memory import assigned_models, unload_pending
 from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
-from orion_streams.decider.route import is_heard, ram_permille
 from orion_streams.model import events as ev
-from orion_streams.model.policy import NO_RULES, Policy
-from orion_streams.model.state import UNREACHABLE, Grid, Holding, Node, Request
+from orion_streams.model import marks
+from orion_streams.model.policy import NO_RULES
+from orion_streams.model.state import Assignment, Grid, Node, Request, Run
+from orion_streams.model.vocabulary import AbandonReason, Blame, Code, Mark, UnloadReason
 from orion_streams.projections import apply
 from orion_streams.projections.breaker import DOUBTFUL
 
-Question = Callable[[Grid, Policy], Iterator[ev.AnyEvent]]
+Question = Callable[[Grid], Iterator[ev.AnyEvent]]
 
 
-def decide(
-    grid: Grid, policy: Policy, questions: Sequence[Question] | None = None
-) -> tuple[ev.AnyEvent, ...]:
+def decide(grid: Grid, questions: Sequence[Question] | None = None) -> tuple[ev.AnyEvent, ...]:
     """Answer each question (None: QUESTIONS) in turn, the answers before it folded in; at most
     `policy.max_events` answers."""
     draft = grid.draft()
     answers: list[ev.AnyEvent] = []
     for question in QUESTIONS if questions is None else questions:
-        for answer in question(draft, policy):
-            if len(answers) == policy.max_events:
+        for answer in question(draft):
+            if len(answers) == grid.policy.max_events:
                 return tuple(answers)
             answers.append(answer)
             apply(draft, answer)
     return tuple(answers)
 
 
-def safety(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Strictly above a mark: backed off. At or below the lower marks of what was passed, and not above
-    any other, for some samples: back."""
+def safety(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """Back a node off that is strictly above a mark; let it return after `return_samples` calm ones in
+    a row."""
+    policy = grid.policy
     for name, node in sorted(grid.nodes.items()):
         if node.heard_ms is None:
             continue
         if node.backed_off and node.calm_samples >= policy.return_samples:
             yield ev.NodeReturned(name)
             continue
-        temp_mc = node.temp_mc
-        if temp_mc is not None and temp_mc > policy.temp_max_mc and "hot" not in node.backed_off:
-            yield ev.NodeBackedOff(name, "hot", temp_mc, policy.temp_max_mc)
-        full = node.ram_used_mb * 1000 > policy.ram_max_permille * node.ram_total_mb
-        if full and "ram" not in node.backed_off:
-            yield ev.NodeBackedOff(name, "ram", ram_permille(node), policy.ram_max_permille)
+        if (
+            node.temp_mc is not None
+            and marks.is_hot(node.temp_mc, policy)
+            and Mark.HOT not in node.backed_off
+        ):
+            yield ev.NodeBackedOff(name, Mark.HOT, node.temp_mc, policy.temp_max_mc)
+        if marks.is_full(node, policy) and Mark.RAM not in node.backed_off:
+            yield ev.NodeBackedOff(name, Mark.RAM, marks.ram_permille(node), policy.ram_max_permille)
 
 
-def relief(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """A node that backed off for its memory lets go of idle models until it is at the lower mark, the
-    least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
+def relief(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """Tell a node that backed off for its memory to unload idle models until it is at the lower mark,
+    the least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
     for name, node in sorted(grid.nodes.items()):
-        full = "ram" in node.backed_off and ram_permille(node) > policy.ram_return_permille
-        told = any(is_going(grid, node, model, policy) for model in node.unload_ordered_ms)
-        if not full or told or not is_heard(grid, node, policy):
+        full = Mark.RAM in node.backed_off and marks.ram_permille(node) > grid.policy.ram_return_permille
+        told = any(unload_pending(grid, node, model) for model in node.unload_ordered_ms)
+        if not full or told or not is_heard(grid, node):
             continue
-        busy = {name for held in node.holdings.values() for name in (held.model, weights(node, held.model))}
+        busy = assigned_models(node)
         idle = [
             (name in grid.models.get(model, NO_RULES).resident_on, node.used_ms.get(model, 0), model)
             for model, row in node.resident.items()
             if not {row.digest, model} & busy
         ]
         if idle:
-            yield ev.UnloadOrdered(name, min(idle)[2])
+            yield ev.UnloadOrdered(name, min(idle)[2], UnloadReason.RELIEF)
 
 
-def breakers(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Too many requests failed on a node: open its breaker, each time in a row for twice as long; an
-    answer closes it."""
+def breakers(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """Open the breaker of a node on which too many requests failed, each time in a row for twice as
+    long; close it after an answer."""
+    policy = grid.policy
     for name, node in sorted(grid.nodes.items()):
         if node.opened_ms is not None and node.ramp is not None:
             yield ev.BreakerClosed(name)
@@ -84,66 +89,82 @@ def breakers(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
             yield ev.BreakerOpened(name, len(node.suspects), open_ms)
 
 
-def lost_attempts(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Attempts whose node no longer has them, is silent, too slow, or unfit before they started."""
+def lost_attempts(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """Abandon attempts whose node no longer has them, is silent, too slow, or unfit before they started."""
     for name, node in sorted(grid.nodes.items()):
-        for work_id, held in list(node.holdings.items()):
-            reason = why_lost(grid, node, work_id, held, policy)
-            if reason:
-                yield ev.AttemptAbandoned(held.request, held.attempt, name, work_id, reason)
+        for work_id, held in list(node.assignments.items()):
+            reason = why_lost(grid, node, work_id, held)
+            if reason is not None:
+                request, attempt = (held.request, held.attempt) if isinstance(held, Run) else ("", 0)
+                yield ev.AttemptAbandoned(request, attempt, name, work_id, reason)
 
 
-def why_lost(grid: Grid, node: Node, work_id: str, held: Holding, policy: Policy) -> str:
-    """Why this attempt is given up, or nothing."""
+def why_lost(grid: Grid, node: Node, work_id: str, held: Assignment) -> AbandonReason | None:
+    """Return why this assignment is given up, or None."""
+    policy = grid.policy
     if held.missing >= policy.gone_samples:
-        return "gone"
-    request = grid.open.get(held.request)
-    if request is None or request.work_id != work_id:
-        return ""  # it only waits for its slot to come free
-    if node.heard_ms is None or grid.at_ms - node.heard_ms > policy.stale_ms:
-        return "silent"
+        return AbandonReason.GONE
+    if not isinstance(held, Run) or not is_current(grid, work_id, held):
+        return None  # it only waits for its slot to come free
+    if not is_heard(grid, node):
+        return AbandonReason.SILENT
     if grid.at_ms - held.since_ms > policy.attempt_deadline_ms:
-        return "overdue"
+        return AbandonReason.OVERDUE
     if node.backed_off and not held.started:
-        return node.backed_off.partition(" ")[0]
+        return AbandonReason(node.backed_off[0])
     if node.temp_mc is not None and node.temp_mc > policy.temp_critical_mc:
-        return "critical"
-    return ""
+        return AbandonReason.CRITICAL
+    return None
 
 
-def ends(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Requests past their deadline, without a body, refused for their own fault, or out of attempts; and
-    attempts on a node that new rules removed."""
+def is_current(grid: Grid, work_id: str, held: Run) -> bool:
+    """Whether the run is the current attempt of an open request."""
+    request = grid.open.get(held.request)
+    return request is not None and request.work_id == work_id
+
+
+def ends(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """End requests past their deadline, without a body, refused for their own fault, or out of
+    attempts; abandon attempts on a node that new rules removed."""
     for key, request in list(grid.open.items()):
         if grid.at_ms > request.deadline_ms:
             yield ev.RequestExpired(key)
         elif request.work_id and request.node not in grid.nodes:
-            yield ev.AttemptAbandoned(key, request.attempt, request.node, request.work_id, "removed")
+            yield ev.AttemptAbandoned(
+                key, request.attempt, request.node, request.work_id, AbandonReason.REMOVED
+            )
         elif not request.work_id and (request.failures or request.body_lost):
-            code = why_hopeless(grid, request, policy)
-            if code:
+            code = why_hopeless(grid, request)
+            if code is not None:
                 yield ev.RequestFailed(key, code)
 
 
-NO_ATTEMPT = (UNREACHABLE, "hot", "ram", "critical", "removed")
-"""Ends of attempts that are no failures: Ollama was away, or we moved the work ourselves."""
+NO_ATTEMPT = (
+    Code.OLLAMA_UNREACHABLE,
+    AbandonReason.HOT,
+    AbandonReason.RAM,
+    AbandonReason.CRITICAL,
+    AbandonReason.REMOVED,
+)
+"""Ends of attempts that are no failures: Ollama was away, or the router moved the work itself."""
 
 
-def why_hopeless(grid: Grid, request: Request, policy: Policy) -> str:
-    """The code of a waiting request that gets no further attempt, or nothing."""
+def why_hopeless(grid: Grid, request: Request) -> Code | None:
+    """Return the code of a waiting request that gets no further attempt, or None."""
     if request.body_lost:
-        return "body_gone"
-    if is_refused(grid, request, policy):
-        return "answer_too_large" if request.failures[-1].code == "answer_too_large" else "refused"
+        return Code.BODY_GONE
+    if is_refused(grid, request):
+        too_large = request.failures[-1].code == Code.ANSWER_TOO_LARGE
+        return Code.ANSWER_TOO_LARGE if too_large else Code.REFUSED
     begun = sum(failure.code not in NO_ATTEMPT for failure in request.failures)
-    return "attempts_exhausted" if begun >= policy.max_attempts else ""
+    return Code.ATTEMPTS_EXHAUSTED if begun >= grid.policy.max_attempts else None
 
 
-def is_refused(grid: Grid, request: Request, policy: Policy) -> bool:
-    """Whether the request has itself to blame: refused alike by a second node, or `max_refusals` times by
-    the only one that has its model."""
-    refusals = [each for each in request.failures if each.blame == "request" or each.code == DOUBTFUL]
-    if len(refusals) < policy.max_refusals:
+def is_refused(grid: Grid, request: Request) -> bool:
+    """Whether the request has itself to blame: refused alike by a second node, or `max_refusals` times
+    by the only one that has its model."""
+    refusals = [each for each in request.failures if each.blame == Blame.REQUEST or each.code == DOUBTFUL]
+    if len(refusals) < grid.policy.max_refusals:
         return False
     refusers = {each.node for each in refusals}
     return len(refusers) > 1 or not any(
@@ -152,16 +173,17 @@ def is_refused(grid: Grid, request: Request, policy: Policy) -> bool:
     )
 
 
-def housekeeping(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-    """Now and then, while nobody waits: idle nodes load what the plan wants there, one model at a time."""
-    every_ms = policy.plan_every_ms
+def housekeeping(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """While no request waits, at each multiple of `plan_every_ms`: idle nodes load what the plan wants
+    there, one model at a time."""
+    every_ms = grid.policy.plan_every_ms
     if not every_ms or grid.before_ms // every_ms == grid.at_ms // every_ms:
         return
     if any(not request.work_id for request in grid.open.values()):
         return
-    if not any(is_quiet(grid, node, policy) for node in grid.nodes.values()):
+    if not any(is_quiet(grid, node) for node in grid.nodes.values()):
         return
-    yield from work_of(grid, plan(grid, demand_of(grid, policy), policy), policy)
+    yield from work_of(grid, plan(grid, demand_of(grid)))
 
 
 QUESTIONS: tuple[Question, ...] = (

@@ -1,25 +1,28 @@
-"""The memory ledger of a node: what is taken or promised, what a load needs, what may go for it. Pure.
+"""The memory of a node: what is taken or promised, what a load needs, what may go for it. Pure.
 
 All sizes in MB as health reports them. A model's weights are memory-mapped, so a machine may show less
-than its models need: what counts is the larger of what was measured and what the models say. A load
-counts from the moment of its decision, an ordered unload as well, so nothing is promised twice.
+than its models need: the larger of the measured use and the models' own sizes counts. A load counts from
+the moment of its decision, and so does an ordered unload: nothing is promised twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
 from orion_streams.model.learned import footprint_key
 from orion_streams.model.policy import NO_RULES, Policy
-from orion_streams.model.state import Grid, Holding, Installed, Node, Resident
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident
 
 
-class Room(Struct, frozen=True):
-    """What a load would find. `need_mb` is what it takes; `evicts` are the models that go for it;
-    `wait_ms` how long the youngest of them is to stay; `busy`: it can only begin when work that is in
-    hand has ended. `short_mb` > 0: so much is missing, whatever goes."""
+class Room(Struct, frozen=True, kw_only=True):
+    """What a load finds on a node.
+
+    `need_mb`: what it takes. `evicts`: the models that go for it. `wait_ms`: how long the youngest of
+    them stays. `busy`: it can begin only when assigned work has ended. `short_mb` > 0: so much is
+    missing, whatever goes.
+    """
 
     need_mb: int
     evicts: tuple[str, ...] = ()
@@ -28,109 +31,100 @@ class Room(Struct, frozen=True):
     short_mb: int = 0
 
 
-def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int, policy: Policy) -> int:
-    """Memory of a runner: as it was seen, else weights + context (per slot) + what a runner takes."""
-    slots = node.rules.slots
-    seen = grid.footprints.get(footprint_key(on_disk.digest, num_ctx, slots))
-    if seen is not None:
-        return seen
+def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int) -> int:
+    """Return the memory of a runner: as it was seen, else weights + context (per slot) + the runner's
+    own."""
+    slots, policy = node.rules.slots, grid.policy
+    seen_mb = grid.footprints.get(footprint_key(on_disk.digest, num_ctx, slots))
+    if seen_mb is not None:
+        return seen_mb
     context_mb = num_ctx * slots * on_disk.size_mb // policy.context_divisor
     return on_disk.size_mb + context_mb + policy.runner_mb
 
 
 def limit_mb(node: Node, policy: Policy) -> int:
-    """How much of a node's memory may be promised: the mark, less a margin."""
+    """Return how much of a node's memory may be promised: the mark, less a margin."""
     return node.ram_total_mb * (policy.ram_max_permille - policy.ram_margin_permille) // 1000
 
 
 def capacity_mb(node: Node, policy: Policy) -> int:
-    """How much of an otherwise empty node's memory models may take."""
+    """Return how much of an otherwise empty node's memory models may take."""
     return limit_mb(node, policy) - policy.ram_system_mb
 
 
-def committed_mb(grid: Grid, node: Node, policy: Policy) -> int:
-    """Memory that is used or promised. Models that were told to go count as gone for a while, and one that
-    is loaded anew as what it will be."""
-    loads = unseen(grid, node, policy)
+def committed_mb(grid: Grid, node: Node) -> int:
+    """Return the memory that is used or promised. Models that were told to go count as gone for a
+    while, and one that is loaded anew counts as what it will be."""
+    loads = pending_loads(grid, node)
     shown_mb = going_mb = 0
     promised_mb = sum(loads.values())
     for model, row in node.resident.items():
-        stays = model not in loads and not is_going(grid, node, model, policy)
+        stays = model not in loads and not unload_pending(grid, node, model)
         if row.pending_mb:
             promised_mb += row.pending_mb if stays else 0
         else:
             shown_mb += row.size_mb
             going_mb += 0 if stays else row.size_mb
-    return max(node.ram_used_mb, policy.ram_system_mb + shown_mb) + promised_mb - going_mb
+    return max(node.ram_used_mb, grid.policy.ram_system_mb + shown_mb) + promised_mb - going_mb
 
 
-def unseen(grid: Grid, node: Node, policy: Policy) -> dict[str, int]:
-    """Memory set aside for loads whose runner is not there yet, by model."""
+def pending_loads(grid: Grid, node: Node) -> dict[str, int]:
+    """Return the memory set aside for loads whose runner is not there yet, by model."""
     loads: dict[str, int] = {}
-    for held in node.holdings.values():
-        if held.reserve_mb and not is_seen(grid, node, held, policy):
+    for held in node.assignments.values():
+        if held.reserve_mb and not has_runner(grid, node, held):
             loads[held.model] = loads.get(held.model, 0) + held.reserve_mb
     return loads
 
 
-def is_seen(grid: Grid, node: Node, held: Holding, policy: Policy) -> bool:
-    """Whether the runner that this run or load brings is in memory."""
+def has_runner(grid: Grid, node: Node, held: Assignment) -> bool:
+    """Whether the runner that this run or load brings is in memory, and stays."""
     row = node.resident.get(held.model)
-    if row is None or is_going(grid, node, held.model, policy):
-        return False
-    if row.num_ctx == held.num_ctx:
-        return row.runner == held.runner
-    return not held.num_ctx or (not row.num_ctx and row.context_length in (0, held.num_ctx))
+    return row is not None and row.serves(held) and not unload_pending(grid, node, held.model)
 
 
 def weights(node: Node, model: str) -> str:
-    """What tells whether two names stand for the same file: the digest, else the name."""
+    """Return what tells whether two names stand for the same file: the digest, else the name."""
     found = node.installed.get(model)
     return found.digest if found is not None else model
 
 
-def is_going(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
-    """Whether the model was told to go, and may still be about to."""
+def assigned_models(node: Node) -> set[str]:
+    """Return the models of the node's assignments, each by name and by weights."""
+    return {key for held in node.assignments.values() for key in (held.model, weights(node, held.model))}
+
+
+def unload_pending(grid: Grid, node: Node, model: str) -> bool:
+    """Whether the model was told to go less than `unload_again_ms` ago."""
     ordered_ms = node.unload_ordered_ms.get(model)
-    return ordered_ms is not None and grid.at_ms - ordered_ms <= policy.unload_again_ms
+    return ordered_ms is not None and grid.at_ms - ordered_ms <= grid.policy.unload_again_ms
 
 
-def room(
-    grid: Grid, node: Node, model: str, num_ctx: int, policy: Policy, needed: Collection[str] = ()
-) -> Room:
-    """What a load of an installed model finds on the node. What goes first: idle models, not young, not
-    `needed` by who waits, the least recently used."""
-    need_mb = footprint_mb(grid, node, node.installed[model], num_ctx, policy)
-    permille = policy.ram_max_permille - policy.ram_margin_permille
-    if not node.resident and not node.holdings:  # nothing but the machine itself: the hot path
-        used_mb = node.ram_used_mb if node.ram_used_mb > policy.ram_system_mb else policy.ram_system_mb
-        short_mb = need_mb + used_mb - node.ram_total_mb * permille // 1000
-        return Room(need_mb) if short_mb <= 0 else Room(need_mb, short_mb=short_mb)
-    short_mb = need_mb + committed_mb(grid, node, policy) - limit_mb(node, policy)
-    digest = node.installed[model].digest
-    busy = any(weights(node, held.model) == digest for held in node.holdings.values())
+def room(grid: Grid, node: Node, model: str, num_ctx: int, needed: Collection[str] = ()) -> Room:
+    """Return what a load of an installed model finds on the node. First to go are idle models that are
+    not young and not `needed` by waiting requests, the least recently used first."""
+    on_disk = node.installed[model]
+    need_mb = footprint_mb(grid, node, on_disk, num_ctx)
+    short_mb = need_mb + committed_mb(grid, node) - limit_mb(node, grid.policy)
+    busy = on_disk.digest in assigned_models(node)
     own = node.resident.get(model)
-    if (
-        own is not None
-        and not is_going(grid, node, model, policy)
-        and model not in unseen(grid, node, policy)
-    ):
+    if own is not None and not unload_pending(grid, node, model) and model not in pending_loads(grid, node):
         short_mb -= own.pending_mb or own.size_mb  # Ollama lets it end, then loads it anew
     if short_mb <= 0:
-        return Room(need_mb, busy=busy)
-    chosen, short_mb = choose(grid, node, model, short_mb, policy, needed)
+        return Room(need_mb=need_mb, busy=busy)
+    chosen, short_mb = choose(candidates(grid, node, model, needed), short_mb)
     if short_mb > 0:
-        return Room(need_mb, short_mb=short_mb)
+        return Room(need_mb=need_mb, short_mb=short_mb)
     return Room(
-        need_mb,
+        need_mb=need_mb,
         evicts=tuple(sorted(each.model for each in chosen)),
         wait_ms=max(each.stay_ms for each in chosen),
         busy=busy or any(each.busy for each in chosen),
     )
 
 
-class Candidate(Struct, frozen=True, order=True):
-    """A model that may go, in the order of going."""
+class Evictable(Struct, frozen=True, order=True):
+    """A model that may go. Its fields are the order of going."""
 
     busy: bool
     young: bool
@@ -141,12 +135,11 @@ class Candidate(Struct, frozen=True, order=True):
     stay_ms: int
 
 
-def choose(
-    grid: Grid, node: Node, model: str, short_mb: int, policy: Policy, needed: Collection[str]
-) -> tuple[list[Candidate], int]:
-    """The models that go, and how much is missing even then. One that turns out not to matter stays."""
-    chosen: list[Candidate] = []
-    for each in candidates(grid, node, model, policy, needed):
+def choose(found: list[Evictable], short_mb: int) -> tuple[list[Evictable], int]:
+    """Return the models that go, and how much is missing even then. One that turns out not to matter
+    stays."""
+    chosen: list[Evictable] = []
+    for each in found:
         if short_mb <= 0:
             break
         chosen.append(each)
@@ -159,27 +152,17 @@ def choose(
     return chosen, short_mb
 
 
-def candidates(
-    grid: Grid, node: Node, model: str, policy: Policy, needed: Collection[str]
-) -> list[Candidate]:
-    """Models that may go for this one, those that should go first at the head. Pinned ones never do."""
-    held: dict[str, int] = {}
-    for each in node.holdings.values():
-        held[each.model] = max(each.reserve_mb, held.get(each.model, 0))
-    loads = unseen(grid, node, policy)
-    busy = {name for each in held for name in (each, weights(node, each))}
-    rows = dict(node.resident)
-    for other, reserve_mb in held.items():  # it is being loaded: it may go when its work has ended
-        if other not in rows:
-            rows[other] = Resident("", loads.get(other, reserve_mb), since_ms=grid.at_ms)
+def candidates(grid: Grid, node: Node, model: str, needed: Collection[str]) -> list[Evictable]:
+    """Return the models that may go for this one, first to go first. Pinned ones never do."""
+    loads, busy = pending_loads(grid, node), assigned_models(node)
     found = []
-    for other, row in rows.items():
+    for other, row in memory_rows(grid, node, loads):
         pinned = node.rules.name in grid.models.get(other, NO_RULES).resident_on
-        if other == model or pinned or is_going(grid, node, other, policy):
+        if other == model or pinned or unload_pending(grid, node, other):
             continue
-        stay_ms = max(row.since_ms + policy.min_stay_ms - grid.at_ms, 0) if row.since_ms else 0
+        stay_ms = max(row.since_ms + grid.policy.min_stay_ms - grid.at_ms, 0) if row.since_ms else 0
         found.append(
-            Candidate(
+            Evictable(
                 busy=other in busy or row.digest in busy,
                 young=stay_ms > 0,
                 needed=other in needed,
@@ -190,3 +173,15 @@ def candidates(
             )
         )
     return sorted(found)
+
+
+def memory_rows(grid: Grid, node: Node, loads: dict[str, int]) -> Iterator[tuple[str, Resident]]:
+    """Yield the models in memory, then those that are being loaded: they may go when their work has
+    ended."""
+    yield from node.resident.items()
+    reserved: dict[str, int] = {}
+    for held in node.assignments.values():
+        if held.model not in node.resident:
+            reserved[held.model] = max(held.reserve_mb, reserved.get(held.model, 0))
+    for model, reserve_mb in reserved.items():
+        yield model, Resident("", loads.get(model, reserve_mb), since_ms=grid.at_ms)

@@ -13,11 +13,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.decider.estimates import demand_now, expected_load_ms
+from orion_streams.decider.filters import is_heard, node_filter
 from orion_streams.decider.memory import capacity_mb, footprint_mb, room
-from orion_streams.decider.route import is_heard, trouble
 from orion_streams.model import events as ev
-from orion_streams.model.policy import NO_RULES, Policy
+from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Installed, Node
+from orion_streams.model.vocabulary import UnloadReason
 
 COPY_MILLI = 4_000
 """Nothing more than a first copy of a model that was asked for less of late: requests in thousandths."""
@@ -52,21 +53,21 @@ class Candidate(Struct, frozen=True):
     resident: bool
 
 
-def demand_of(grid: Grid, policy: Policy) -> dict[str, int]:
+def demand_of(grid: Grid) -> dict[str, int]:
     """Requests per model of late, in thousandths."""
-    return {model: milli for model in grid.demand if (milli := demand_now(grid, model, policy))}
+    return {model: milli for model in grid.demand if (milli := demand_now(grid, model))}
 
 
-def plan(grid: Grid, demand: Mapping[str, int], policy: Policy) -> tuple[Placement, ...]:
+def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
     """What should be in memory on each node, and the reason, node by node, the most valuable first."""
     free_mb = {
-        name: capacity_mb(node, policy)
+        name: capacity_mb(node, grid.policy)
         for name, node in sorted(grid.nodes.items())
-        if node.rules.takes_inference and is_heard(grid, node, policy) and node.inventory_known
+        if node.rules.takes_inference and is_heard(grid, node) and node.inventory_known
     }
     copies: dict[str, int] = {}
     placed: list[Placement] = []
-    left = candidates(grid, free_mb, demand, policy)
+    left = candidates(grid, free_mb, demand)
     while left:
         best = min(left, key=lambda each: rank(each, copies, demand))
         left.remove(best)
@@ -78,20 +79,18 @@ def plan(grid: Grid, demand: Mapping[str, int], policy: Policy) -> tuple[Placeme
         elif best.resident:
             why = "others save more in its place" if worth else "asked for too seldom of late"
             placed.append(Placement(best.node, best.model, "leave", best.size_mb, worth, why))
-    rows = make_room(grid, placed, policy)
+    rows = make_room(grid, placed)
     return tuple(
         sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
     )
 
 
-def make_room(grid: Grid, placed: list[Placement], policy: Policy) -> list[Placement]:
+def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:
     """The lines, those of models marked that go for the next load on their node."""
     goes_for: dict[tuple[str, str], str] = {}
     for each in placed:
         if each.action == "load" and not any(node == each.node for node, _ in goes_for):
-            found = room(
-                grid, grid.nodes[each.node], each.model, context_of(grid, each.model, policy), policy
-            )
+            found = room(grid, grid.nodes[each.node], each.model, context_of(grid, each.model))
             goes_for |= dict.fromkeys(((each.node, model) for model in found.evicts), each.model)
     return [
         replace(each, action="unload", reason=f"makes room for {goes_for[each.node, each.model]}")
@@ -101,22 +100,20 @@ def make_room(grid: Grid, placed: list[Placement], policy: Policy) -> list[Place
     ]
 
 
-def context_of(grid: Grid, model: str, policy: Policy) -> int:
+def context_of(grid: Grid, model: str) -> int:
     """The context length that a model is loaded with unless a request asks for another."""
-    return grid.models.get(model, NO_RULES).num_ctx or policy.num_ctx
+    return grid.models.get(model, NO_RULES).num_ctx or grid.policy.num_ctx
 
 
-def candidates(
-    grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int], policy: Policy
-) -> list[Candidate]:
+def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) -> list[Candidate]:
     """Every model on every node's disk, or in its memory. Wherever it is, it saves its next request the
     load on the node that would load it fastest."""
-    total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes, policy)
+    total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes)
     found = []
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in sorted(node.installed.items()):
-            size_mb = footprint_mb(grid, node, on_disk, context_of(grid, model, policy), policy)
+            size_mb = footprint_mb(grid, node, on_disk, context_of(grid, model))
             pinned = name in grid.models.get(model, NO_RULES).resident_on
             resident = is_there(node, model, on_disk)
             worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
@@ -128,17 +125,17 @@ def candidates(
 def is_there(node: Node, model: str, on_disk: Installed) -> bool:
     """Whether the model is in memory, maybe under another name of the same weights, or about to be."""
     return any(name == model or row.digest == on_disk.digest for name, row in node.resident.items()) or any(
-        held.model == model for held in node.holdings.values()
+        held.model == model for held in node.assignments.values()
     )
 
 
-def quickest_loads(grid: Grid, nodes: Mapping[str, int], policy: Policy) -> dict[str, int]:
+def quickest_loads(grid: Grid, nodes: Mapping[str, int]) -> dict[str, int]:
     """The expected ms of a load, by model, on the node that is fastest at it."""
     quickest: dict[str, int] = {}
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in node.installed.items():
-            load_ms = expected_load_ms(grid, node, model, on_disk, policy)
+            load_ms = expected_load_ms(grid, node, model, on_disk)
             quickest[model] = min(load_ms, quickest.get(model, load_ms))
     return quickest
 
@@ -172,16 +169,16 @@ def chosen(each: Candidate, worth: int, copy: int) -> Placement:
     return Placement(each.node, each.model, action, each.size_mb, worth, why)
 
 
-def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> Iterator[ev.AnyEvent]:
+def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEvent]:
     """The plan's next step on each node that is idle and well: one load, and what goes for it."""
     wanted = {(each.node, each.model) for each in placements if each.action not in GOING}
     busy: set[str] = set()
     for each in placements:
         node = grid.nodes[each.node]
-        if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model, policy):
+        if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model):
             continue
-        num_ctx = context_of(grid, each.model, policy)
-        found = room(grid, node, each.model, num_ctx, policy)
+        num_ctx = context_of(grid, each.model)
+        found = room(grid, node, each.model, num_ctx)
         if (
             found.short_mb
             or found.busy
@@ -191,31 +188,31 @@ def work_of(grid: Grid, placements: tuple[Placement, ...], policy: Policy) -> It
             continue
         busy.add(each.node)
         for model in found.evicts:
-            yield ev.UnloadOrdered(each.node, model, "room")
+            yield ev.UnloadOrdered(each.node, model, UnloadReason.ROOM)
         yield ev.LoadOrdered(
             node=each.node,
             model=each.model,
             num_ctx=num_ctx,
             runner=grid.models.get(each.model, NO_RULES).runner,
-            load_ms=expected_load_ms(grid, node, each.model, node.installed[each.model], policy),
+            load_ms=expected_load_ms(grid, node, each.model, node.installed[each.model]),
             reserve_mb=found.need_mb,
         )
 
 
-def is_idle(grid: Grid, node: Node, model: str, policy: Policy) -> bool:
+def is_idle(grid: Grid, node: Node, model: str) -> bool:
     """Whether the node may load this model now: quiet, and it has not failed to load there of late."""
     failed_ms = node.load_failed_ms.get(model)
-    if failed_ms is not None and grid.at_ms - failed_ms < policy.load_again_ms:
+    if failed_ms is not None and grid.at_ms - failed_ms < grid.policy.load_again_ms:
         return False
-    return is_quiet(grid, node, policy)
+    return is_quiet(grid, node)
 
 
-def is_quiet(grid: Grid, node: Node, policy: Policy) -> bool:
+def is_quiet(grid: Grid, node: Node) -> bool:
     """Whether the node may load anything now: heard from, fit, cool, and without work for a while."""
-    if node.holdings or not node.rules.takes_inference or not is_heard(grid, node, policy):
+    if node.assignments or not node.rules.takes_inference or not is_heard(grid, node):
         return False
-    if trouble(grid, node, policy) is not None or node.opened_ms is not None:
+    if node_filter(grid, node) is not None or node.opened_ms is not None:
         return False
-    if node.forecast_mc > policy.temp_return_mc:
+    if node.forecast_mc > grid.policy.temp_return_mc:
         return False
-    return grid.at_ms - max(node.used_ms.values(), default=0) >= policy.plan_idle_ms
+    return grid.at_ms - max(node.used_ms.values(), default=0) >= grid.policy.plan_idle_ms

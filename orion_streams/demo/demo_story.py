@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from orion_streams.client.calls import Answer
 from orion_streams.client.streams_client import AsyncClient
-from orion_streams.decider.route import ram_permille
 from orion_streams.demo.cast import models_of
 from orion_streams.demo.screen import Screen
 from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Mark
 
 MASTER, WORKER = "orion-master", "orion-worker"
 ACT_S = 30.0
@@ -53,7 +54,9 @@ class Story:
         self.screen.act("2. Heat: orion-worker gets hot while work is waiting for it")
         await self.grid.push(WORKER, ambient_mc=68_000, temp_mc=74_500)
         work = [asyncio.create_task(self.ask(self.heavy, 2)) for _ in range(12)]
-        await self.until(lambda grid: grid.nodes[WORKER].backed_off == "hot", "orion-worker above 75 °C")
+        await self.until(
+            lambda grid: grid.nodes[WORKER].backed_off == (Mark.HOT,), "orion-worker above 75 °C"
+        )
         self.screen.say(
             "orion-worker passed 75 °C: it takes nothing more, what waits flows to orion-master"
         )
@@ -70,7 +73,9 @@ class Story:
         master = grid.nodes[MASTER]
         filled_mb = master.ram_total_mb * FILLED_PERMILLE // 1000
         await self.grid.push(MASTER, extra_ram_mb=filled_mb - master.ram_used_mb)
-        await self.until(lambda grid: grid.nodes[MASTER].backed_off == "ram", "orion-master above 90 %")
+        await self.until(
+            lambda grid: grid.nodes[MASTER].backed_off == (Mark.RAM,), "orion-master above 90 %"
+        )
         self.screen.say("orion-master passed 90 % of its memory: its requests go to orion-worker")
         await asyncio.gather(*(self.ask(self.light, 1) for _ in range(8)))
         await self.until(

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.decider.route import ram_permille
 from orion_streams.demo.observer import Observer
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid, Node
 from orion_streams.projections import apply
 
@@ -100,7 +100,7 @@ class Screen:
             self._state(node),
             Text(temp, style="bold red" if hot else ""),
             Text(f"{ram / 10:.0f} %", style="bold red" if ram > policy.ram_max_permille else ""),
-            ", ".join(sorted({held.model for held in node.holdings.values()})) or "-",
+            ", ".join(sorted({held.model for held in node.assignments.values()})) or "-",
             ", ".join(sorted(node.resident)) or "-",
             str(self._answers.get(name, 0)),
         ]
@@ -111,5 +111,5 @@ class Screen:
         if node.heard_ms is None or self._grid.at_ms - node.heard_ms > self._grid.policy.stale_ms:
             return Text("silent", style="red")
         if node.backed_off:
-            return Text(f"backed off: {node.backed_off}", style="red")
+            return Text(f"backed off: {' '.join(node.backed_off)}", style="red")
         return Text("available", style="green")

@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from orion_streams.errors import LogError
 from orion_streams.model.events import Committed
-from orion_streams.model.state import Grid, decode_grid
+from orion_streams.model.snapshot import decode_grid
+from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, not_as_written
 
 FORMAT = 1

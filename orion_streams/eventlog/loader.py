@@ -11,7 +11,8 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
-from orion_streams.model.state import Grid, decode_grid, encode_grid, work_order
+from orion_streams.model.snapshot import decode_grid, encode_grid
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, not_as_written
 
@@ -168,7 +169,7 @@ async def check_cursors(store: Log, guard: Guard, prefix: str) -> None:
     """
     for stream, extent in (await store.extents(guard.cursors)).items():
         cursor, top = guard.cursors[stream], extent.top
-        if work_order(cursor) > work_order(top):
+        if parse_stream_id(cursor) > parse_stream_id(top):
             raise LogError(
                 f"{prefix}{stream} ends at {top}, but it was read up to {cursor}: entries were lost. "
                 f"Accept the loss with: redis-cli HSET {prefix}guard 'cursor {stream}' {top}"

@@ -11,7 +11,7 @@ from typing import Any
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
 from orion_streams.eventlog.redis_log import position_of
 from orion_streams.model.commit import Commit, Extent, Guard, OutEntry, Raw, Snapshot
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 
 Stream = dict[str, dict[bytes, bytes]]
 MAX_FIELDS = 2000
@@ -38,11 +38,11 @@ class MemoryLog:
         return entry_id
 
     def _append(self, stream: str, fields: Mapping[Any, Any], entry_id: str = "") -> str:
-        top_ms, top_n = work_order(self._tops.get(stream, "0-0"))
+        top_ms, top_n = parse_stream_id(self._tops.get(stream, "0-0"))
         if not entry_id:
             now = self.now_ms()
             entry_id = f"{now}-0" if now > top_ms else f"{top_ms}-{top_n + 1}"
-        if work_order(entry_id) <= (top_ms, top_n):
+        if parse_stream_id(entry_id) <= (top_ms, top_n):
             raise LogError(f"{entry_id} is not above {top_ms}-{top_n}")
         self.streams.setdefault(stream, {})[entry_id] = {
             as_bytes(name): as_bytes(value) for name, value in fields.items()
@@ -79,7 +79,7 @@ class MemoryLog:
         return position_of(next(reversed(self.streams.get("log", {})), "0-0"))
 
     async def first_position(self) -> int:
-        return work_order(next(iter(self.streams.get("log", {})), "0-0"))[0]
+        return parse_stream_id(next(iter(self.streams.get("log", {})), "0-0"))[0]
 
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
         log, found = self.streams.get("log", {}), list[tuple[int, bytes]]()
@@ -112,9 +112,9 @@ class MemoryLog:
     def _check(self, commit: Commit, top: str) -> list[dict[bytes, bytes]]:
         bodies = []
         for out in commit.outs:
-            if work_order(out.id) <= work_order(top):
+            if parse_stream_id(out.id) <= parse_stream_id(top):
                 raise LogError(f"the commit was refused: {out.id} is not above {top}")
-            if work_order(out.id) <= work_order(self._tops.get(out.stream, "0-0")):
+            if parse_stream_id(out.id) <= parse_stream_id(self._tops.get(out.stream, "0-0")):
                 raise LogError(f"the commit was refused: {out.stream} has entries above {out.id}")
             top = out.id
             fields = self._with_body(out)
@@ -148,10 +148,10 @@ class MemoryLog:
         return False
 
     async def trim(self, stream: str, min_id: str) -> None:
-        rows, floor = self.streams.get(stream, {}), work_order(min_id)
+        rows, floor = self.streams.get(stream, {}), parse_stream_id(min_id)
         if stream == "snapshots":
             self._snapshots = [each for each in self._snapshots if each.position >= floor[0]]
-        for entry_id in list(takewhile(lambda each: work_order(each) < floor, rows)):
+        for entry_id in list(takewhile(lambda each: parse_stream_id(each) < floor, rows)):
             del rows[entry_id]
 
     async def size(self, stream: str) -> tuple[int, int]:
@@ -173,8 +173,8 @@ class MemoryLog:
 
 def ids_down_to(cursor: str, rows: Stream) -> list[str]:
     """Return the ids above the cursor, newest first: few entries wait, many may have been read."""
-    after = work_order(cursor)
-    return list(takewhile(lambda each: work_order(each) > after, reversed(rows)))
+    after = parse_stream_id(cursor)
+    return list(takewhile(lambda each: parse_stream_id(each) > after, reversed(rows)))
 
 
 def as_bytes(value: object) -> bytes:

@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
 from orion_streams.model.commit import GROUP, Commit, Extent, Guard, Raw, Snapshot
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from orion_streams.runtime.connection import as_dict, ask, ask_one
 
 SCRIPT = Path(__file__).with_name("commit.lua").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ class RedisLog:
 
     async def first_position(self) -> int:
         oldest = await self._redis.xrange(self.key("log"), count=1)
-        return work_order(oldest[0][0].decode())[0] if oldest else 0
+        return parse_stream_id(oldest[0][0].decode())[0] if oldest else 0
 
     async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
         rows = await self._redis.xrange(self.key("log"), min=f"{after + 1}-0", count=count)
@@ -138,12 +138,12 @@ class RedisLog:
 def snapshot_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Snapshot:
     """Decode an entry of the snapshot stream."""
     grid = zlib.decompress(fields[b"grid"])
-    return Snapshot(work_order(entry_id.decode())[0], fields[b"digest"].decode(), grid)
+    return Snapshot(parse_stream_id(entry_id.decode())[0], fields[b"digest"].decode(), grid)
 
 
 def position_of(entry_id: str) -> int:
     """Return the position in the id of a log entry. Raise LogError for any other id."""
-    position, rest = work_order(entry_id)
+    position, rest = parse_stream_id(entry_id)
     if rest:
         raise LogError(f"the log has an entry {entry_id}, which is no position: it was not written here")
     return position

@@ -11,6 +11,15 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.vocabulary import (
+    AbandonReason,
+    Blame,
+    Filter,
+    Mark,
+    RequestKind,
+    UnloadReason,
+    WaitKind,
+)
 
 
 class Event(Struct, frozen=True, omit_defaults=True, tag_field="event"):
@@ -63,7 +72,7 @@ class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):
     """A safety mark was passed: the node takes nothing until it returns."""
 
     node: str
-    reason: str
+    reason: Mark
     value: int
     mark: int
 
@@ -113,7 +122,7 @@ class UnloadOrdered(Event, frozen=True, tag="model.unload_ordered"):
 
     node: str
     model: str
-    reason: str = "relief"
+    reason: UnloadReason = UnloadReason.RELIEF
 
 
 class LoadOrdered(Event, frozen=True, tag="model.load_ordered"):
@@ -183,7 +192,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
 
     request: str
     entry_id: str
-    kind: str
+    kind: RequestKind
     model: str
     deadline_ms: int
     body_bytes: int
@@ -198,7 +207,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     runner: str = ""
 
 
-class Verdict(Struct, frozen=True, omit_defaults=True):
+class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the decision found on one node: a filter with the value that tripped it and its limit, or
     the expected time to the finished answer, `cost_ms`, broken into terms (all ms).
 
@@ -209,7 +218,7 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     """
 
     node: str
-    filter: str = ""
+    filter: Filter = Filter.NONE
     value: int = 0
     limit: int = 0
     cost_ms: int = 0
@@ -255,7 +264,7 @@ class RequestDeferred(Event, frozen=True, tag="request.deferred"):
     """It waits: `busy` for `node`, or `no_node` while all are filtered; written when the kind changes."""
 
     request: str
-    kind: str
+    kind: WaitKind
     node: str = ""
     verdicts: tuple[Verdict, ...] = ()
 
@@ -278,7 +287,7 @@ class AttemptFailed(Event, frozen=True, tag="attempt.failed"):
     node: str
     work_id: str
     code: str
-    blame: str
+    blame: Blame
     source: str = ""
 
 
@@ -299,7 +308,7 @@ class AttemptAbandoned(Event, frozen=True, tag="attempt.abandoned"):
     attempt: int
     node: str
     work_id: str
-    reason: str
+    reason: AbandonReason
 
 
 class BodyLost(Event, frozen=True, tag="body.lost"):

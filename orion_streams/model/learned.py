@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from orion_streams.model.policy import NO_RULES, Policy
-from orion_streams.model.state import Demand, Grid
+from orion_streams.model.policy import NO_RULES
+from orion_streams.model.state import Demand, FootprintKey, Grid
 
 
-def footprint_key(digest: str, num_ctx: int, slots: int) -> str:
-    """What a runner's memory depends on."""
-    return f"{digest} {num_ctx} {slots}"
+def footprint_key(digest: str, num_ctx: int, slots: int) -> FootprintKey:
+    """Return what a runner's memory depends on."""
+    return digest, num_ctx, slots
 
 
 def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
@@ -18,6 +18,6 @@ def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
     return milli - milli * rest_ms // (2 * half_ms)
 
 
-def prior_tokens(grid: Grid, model: str, policy: Policy) -> int:
-    """The answer length of a model that has not answered yet."""
-    return grid.models.get(model, NO_RULES).prior_tokens or policy.prior_tokens
+def prior_tokens(grid: Grid, model: str) -> int:
+    """Return the expected answer of a model that has not answered yet, in tokens."""
+    return grid.models.get(model, NO_RULES).prior_tokens or grid.policy.prior_tokens

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.vocabulary import Blame, Mark, Outcome, RequestKind, WaitKind
 
 
 class Installed(Struct, frozen=True):
@@ -34,11 +35,26 @@ class Resident(Struct, frozen=True):
     since_ms: int = 0
     pending_mb: int = 0
 
+    def serves(self, wanted: Assignment | Request) -> bool:
+        """Whether this runner serves it as it is; another context length or thread count reloads the
+        model."""
+        if self.num_ctx == wanted.num_ctx:
+            return self.runner == wanted.runner
+        return not wanted.num_ctx or (not self.num_ctx and self.context_length in (0, wanted.num_ctx))
 
-class Holding(Struct, frozen=True):
-    """An attempt that takes a slot on a node until its result comes or health no longer lists it; with an
-    empty `request` an ordered load, which takes none. `load_ms`: the part of `run_ms` that is a load;
-    `reserve_mb`: the memory set aside for that."""
+    def is_runner(self, on_disk: Installed, wanted: Assignment | Request) -> bool:
+        """Whether it has these weights and serves it."""
+        return self.digest == on_disk.digest and self.serves(wanted)
+
+
+class Run(Struct, frozen=True, kw_only=True, tag="run"):
+    """An attempt that takes a slot on a node until its result comes or health no longer lists it.
+
+    `run_ms`: the expected time of it all; `load_ms`: the part of that which is a load; `reserve_mb`: the
+    memory set aside for that load. `cold`: the model was not resident; `alone`: nothing else was assigned
+    meanwhile; `cached`: a session's prefix was there; `missing`: health entries in a row that should list
+    it and do not.
+    """
 
     request: str
     attempt: int
@@ -56,11 +72,28 @@ class Holding(Struct, frozen=True):
     cached: bool = False
 
 
+class Load(Struct, frozen=True, kw_only=True, tag="load"):
+    """An ordered load. It takes no slot; its memory is set aside until it has ended. Fields as in `Run`."""
+
+    model: str
+    run_ms: int
+    since_ms: int
+    alone: bool = False
+    missing: int = 0
+    reserve_mb: int = 0
+    num_ctx: int = 0
+    runner: str = ""
+
+
+Assignment = Run | Load
+
+
 class Node(Struct, frozen=True):
     """One row of the node-state table. `heard_ms` is None until the first health entry.
 
     `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
-    `backed_off`: the marks that it passed and has yet to return from, "hot", "ram" or "hot ram".
+    `backed_off`: the marks that it passed and has yet to return from, in the order of their names.
+    `assignments`: what it was given and has not ended, by work id.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
     `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
     Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
@@ -81,12 +114,12 @@ class Node(Struct, frozen=True):
     cpu_permille: int = 0
     throttled: int = 0
     calm_samples: int = 0
-    backed_off: str = ""
+    backed_off: tuple[Mark, ...] = ()
     work_read: str = ""
     inventory_known: bool = False
     installed: dict[str, Installed] = {}
     resident: dict[str, Resident] = {}
-    holdings: dict[str, Holding] = {}
+    assignments: dict[str, Assignment] = {}
     used_ms: dict[str, int] = {}
     unload_ordered_ms: dict[str, int] = {}
     load_failed_ms: dict[str, int] = {}
@@ -97,9 +130,11 @@ class Node(Struct, frozen=True):
     trips: int = 0
     ramp: int | None = None
 
+    def has(self, model: str) -> bool:
+        """Whether the model is in memory, or an assignment brings it there."""
+        return model in self.resident or any(held.model == model for held in self.assignments.values())
 
-UNREACHABLE = "ollama_unreachable"
-"""The code of an attempt that never began, as its node's Ollama was away."""
+
 MAX_FAILURES = 32
 """So many failures of a request are remembered."""
 
@@ -109,7 +144,7 @@ class Failure(Struct, frozen=True):
 
     node: str
     code: str
-    blame: str
+    blame: Blame
     source: str = ""
 
 
@@ -117,7 +152,7 @@ class Request(Struct, frozen=True):
     """An open request. `work_id` is the current attempt's fence, empty while it waits."""
 
     entry_id: str
-    kind: str
+    kind: RequestKind
     model: str
     tier: int
     priority: int
@@ -133,7 +168,7 @@ class Request(Struct, frozen=True):
     node: str = ""
     work_id: str = ""
     started: bool = False
-    deferred: str = ""
+    deferred: WaitKind = WaitKind.NONE
     body_lost: bool = False
     num_ctx: int = 0
     runner: str = ""
@@ -143,7 +178,7 @@ class Request(Struct, frozen=True):
 class Closed(Struct, frozen=True):
     """A remembered terminal state and where its reply stands."""
 
-    state: str
+    state: Outcome
     reply_id: str
     closed_ms: int
 
@@ -172,6 +207,10 @@ class Demand(Struct, frozen=True):
     at_ms: int
 
 
+FootprintKey = tuple[str, int, int]
+"""Digest, context length and slots: what a runner's memory depends on."""
+
+
 def client_of(request: str) -> str:
     """The client of a request's key "client/id"."""
     return request.partition("/")[0]
@@ -180,8 +219,8 @@ def client_of(request: str) -> str:
 class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
     commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
-    "node model"; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
-    seen to take, in MB by "digest num_ctx slots"."""
+    node and model; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
+    seen to take, in MB."""
 
     position: int = 0
     number: int = 0
@@ -196,9 +235,9 @@ class Grid(Struct):
     nodes: dict[str, Node] = {}
     open: dict[str, Request] = {}
     closed: dict[str, dict[str, Closed]] = {}
-    speeds: dict[str, Speed] = {}
+    speeds: dict[tuple[str, str], Speed] = {}
     answers: dict[str, Length] = {}
-    footprints: dict[str, int] = {}
+    footprints: dict[FootprintKey, int] = {}
     demand: dict[str, Demand] = {}
 
     def copy(self) -> Grid:
@@ -223,25 +262,7 @@ class Grid(Struct):
         return msgspec.structs.replace(self, nodes=self.nodes.copy(), open=self.open.copy(), closed={})
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Grid)
-
-
-def encode_grid(grid: Grid) -> bytes:
-    """The grid as bytes: the same history gives the same bytes, on any machine. Tables keep the order
-    of their insertion, which is part of the history (the oldest closed request is forgotten first)."""
-    return _encoder.encode(grid)
-
-
-def decode_grid(raw: bytes) -> Grid:
-    """A grid from its bytes; msgspec.DecodeError when they are none."""
-    try:
-        return _decoder.decode(raw)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(str(error)) from error
-
-
-def work_order(work_id: str) -> tuple[int, int]:
-    """A stream id "ms-n" as numbers that compare as Redis does; the empty id is before all."""
-    ms, _, n = work_id.partition("-")
+def parse_stream_id(entry_id: str) -> tuple[int, int]:
+    """Return a stream id "ms-n" as numbers that compare as Redis does; the empty id is before all."""
+    ms, _, n = entry_id.partition("-")
     return (int(ms or 0), int(n or 0))

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from orion_streams.model import events as ev
 from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard, OutEntry, Raw
-from orion_streams.model.state import Grid, work_order
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.emit import Out, deliver, token_reply
@@ -81,7 +81,7 @@ class Draft:
         self._ended: list[str] = []
         self._events: list[ev.AnyEvent] = []
         self._outs: list[OutEntry] = []
-        out_ms, out_n = work_order(guard.out_id)
+        out_ms, out_n = parse_stream_id(guard.out_id)
         self._out_ms = max(server_ms, out_ms)
         self._out_n = out_n + 1 if self._out_ms == out_ms else 0
         self._head: ev.Committed | None = None
@@ -106,7 +106,7 @@ class Draft:
     ) -> None:
         """Fold an input entry and move its cursor past it. Its age is capped unless it is backlog."""
         source, _, owner = raw.stream.partition(":")
-        age_ms = max(self.server_ms - work_order(raw.id)[0], 0)
+        age_ms = max(self.server_ms - parse_stream_id(raw.id)[0], 0)
         if age_max_ms is not None:
             age_ms = min(age_ms, age_max_ms)
         entry = Entry(source, owner, raw.id, raw.fields, age_ms)

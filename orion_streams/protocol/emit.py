@@ -186,7 +186,7 @@ def whereabouts(grid: Grid, request: Request) -> str:
     """Where an open request is, or why no node took it."""
     if request.work_id:
         return f"{'ran' if request.started else 'was about to run'} on {request.node}"
-    decision = route(grid, request, grid.policy)
+    decision = route(grid, request)
     held_back = ", ".join(f"{each.node}: {each.filter}" for each in decision.verdicts if each.filter)
     node = decision.node if isinstance(decision, Wait) else ""
     waited = f"waited for {node}, which could not begin yet" if node else "waited for a node"

@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from orion_streams.decider.route import Reject, route, same_runner
+from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NO_RULES, full_model_name
-from orion_streams.model.state import Grid, Node, Request, work_order
+from orion_streams.model.state import Grid, Node, Request, Run, parse_stream_id
+from orion_streams.model.vocabulary import Blame, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import agent_entries, requests_replies
 
@@ -133,7 +134,7 @@ def admit(
     accepted = ev.RequestAccepted(
         request=key,
         entry_id=entry.id,
-        kind=requests_replies.kind_of(request),
+        kind=RequestKind(requests_replies.kind_of(request)),
         model=model,
         deadline_ms=request.deadline_ms or grid.policy.default_deadline_ms,
         body_bytes=size,
@@ -166,9 +167,9 @@ def has_too_many(grid: Grid, client: str) -> bool:
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     """The code, and a sentence with the figures, when routing says that no node will ever take it."""
     fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
-    if any(row is not None and same_runner(row, request) for row in fits):
+    if any(row is not None and row.serves(request) for row in fits):
         return "", ""  # it is in memory: nothing needs to be worked out
-    decision = route(grid, request, grid.policy)
+    decision = route(grid, request)
     if not isinstance(decision, Reject):
         return "", ""
     sizes = ", ".join(
@@ -217,7 +218,7 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         throttled=head.throttled,
         work_read=head.work_read,
         in_hand=head.in_hand,
-        settled=work_order(head.results_written) <= work_order(results_cursor),
+        settled=parse_stream_id(head.results_written) <= parse_stream_id(results_cursor),
         inventory_known=bool(head.inventory_digest) and digest == head.inventory_digest,
     )
     return Taken((sampled, *models, *residency_changes(node, entry.owner, head)))
@@ -300,7 +301,7 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
                 node=entry.owner,
                 work_id=head.work_id,
                 code=head.code,
-                blame=head.blame,
+                blame=Blame(head.blame),
                 source=entry.id,
             )
             return Taken((failed,))
@@ -309,7 +310,7 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
 def take_load(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:
     """The end of an ordered load, once."""
     known = grid.nodes.get(node)
-    held = known.holdings.get(head.work_id) if known is not None else None
+    held = known.assignments.get(head.work_id) if known is not None else None
     if held is None or head.op not in ("completed", "failed"):
         return NOTHING
     ended = ev.LoadEnded(
@@ -327,7 +328,7 @@ def take_late_result(grid: Grid, node: str, head: agent_entries.ResultHead) -> T
     """A result of an attempt that was given up: it only frees the slot, once."""
     known = grid.nodes.get(node)
     over = head.op in ("completed", "failed")
-    if not over or known is None or head.work_id not in known.holdings:
+    if not over or known is None or head.work_id not in known.assignments:
         return NOTHING
     outcome = head.code or head.op
     return Taken((ev.AttemptEnded(head.request, head.attempt, node, head.work_id, outcome),))
@@ -338,7 +339,7 @@ def completion(
 ) -> ev.RequestCompleted:
     """The terminal event of an answer."""
     known = grid.nodes.get(node)
-    held = known.holdings.get(head.work_id) if known is not None else None
+    held = known.assignments.get(head.work_id) if known is not None else None
     return ev.RequestCompleted(
         request=head.request,
         attempt=request.attempt,
@@ -351,7 +352,7 @@ def completion(
         decode_ms=head.decode_ms,
         total_ms=head.total_ms,
         done_reason=head.done_reason or "stop",
-        cold=held is not None and held.cold,
+        cold=isinstance(held, Run) and held.cold,
         alone=held is not None and held.alone,
     )
 

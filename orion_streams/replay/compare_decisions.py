@@ -213,7 +213,7 @@ def placing_term(key: str, was: Placed, now: Placed, at: Boundary) -> Term:
 def state_of(node: Node, kind: str) -> str:
     """Return why a node is out, or an empty string while it is in service."""
     if kind == "backoff":
-        return node.backed_off
+        return " ".join(node.backed_off)
     return "breaker" if node.opened_ms is not None else ""
 
 
@@ -224,9 +224,9 @@ def node_term(kind: str, was: Node, now: Node, recorded: Policy, would: Policy) 
     if kind == "breaker":
         term, failed = ("filter", was) if now.opened_ms is not None else ("lifted", now)
         return Term(term, "breaker", name, len(failed.suspects), would.breaker_failures)
-    newly = set(now.backed_off.split()) - set(was.backed_off.split())
+    newly = set(now.backed_off) - set(was.backed_off)
     if newly:
         reason = min(newly)
         return Term("filter", reason, name, *mark_of(now, reason, would))
-    reason = min(set(was.backed_off.split()) - set(now.backed_off.split()))
+    reason = min(set(was.backed_off) - set(now.backed_off))
     return Term("lifted", reason, name, *mark_of(was, reason, recorded))

@@ -13,6 +13,7 @@ from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import WaitKind
 from orion_streams.projections import apply
 from orion_streams.replay.explain_change import Answer
 
@@ -138,8 +139,8 @@ class Side(Struct, frozen=True):
         if row is None or row.work_id or not row.deferred or self.answers.cut:
             return None
         draft = self.placing()
-        draft.open[key] = replace(row, deferred="")  # then `placements` states the reason anew
-        for event in placements(draft, draft.policy):
+        draft.open[key] = replace(row, deferred=WaitKind.NONE)  # then `placements` states the reason anew
+        for event in placements(draft):
             if isinstance(event, ev.RequestDeferred) and event.request == key:
                 return replace(
                     placed_by(event, position), answer=Answer("deferred", event.node, row.deferred)
@@ -150,4 +151,4 @@ class Side(Struct, frozen=True):
     def verdicts(self, key: str) -> tuple[Verdict, ...]:
         """Compute the verdicts on each node for a request that ends, since its event holds none."""
         draft = self.placing()
-        return route(draft, draft.open[key], draft.policy).verdicts
+        return route(draft, draft.open[key]).verdicts

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from orion_streams.decider.route import ram_permille
 from orion_streams.model.events import TERMS, AttemptAbandoned, Verdict
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Node, Request
+from orion_streams.model.vocabulary import Filter
 
 
 class Answer(Struct, frozen=True):
@@ -54,8 +55,8 @@ def turned(recorded: Answer, would: Answer, was: Sequence[Verdict], now: Sequenc
     before, after = ({each.node: each for each in verdicts} for verdicts in (was, now))
     chosen, other = recorded.node, would.node
     for kind, node, verdicts, absent in (
-        ("filter", chosen, after, "removed"),
-        ("lifted", other, before, "added"),
+        ("filter", chosen, after, Filter("removed")),
+        ("lifted", other, before, Filter("added")),
     ):
         found = verdicts.get(node, Verdict(node=node, filter=absent))
         if node and found.filter:
@@ -126,7 +127,7 @@ def why_given_up(grid: Grid, event: AttemptAbandoned) -> Term:
     node = grid.nodes.get(name)
     if node is None:
         return Term("filter", "removed", name)
-    held = node.holdings.get(event.work_id)
+    held = node.assignments.get(event.work_id)
     since_ms = grid.at_ms - held.since_ms if held is not None else 0
     silent_ms = grid.at_ms - node.heard_ms if node.heard_ms is not None else 0
     figures = {

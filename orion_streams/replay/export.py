@@ -17,7 +17,8 @@ from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog import jsonl
 from orion_streams.eventlog.jsonl import FORMAT, SUFFIXES, Chain, Header, Row, Stretch, is_head
 from orion_streams.eventlog.loader import fold_raw
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, fold, placed
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from orion_streams.decider.route import ram_permille
 from orion_streams.model import events as ev
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid
 from orion_streams.replay.buckets import Buckets
 from orion_streams.replay.incident_facts import Backoff, Moment, Passed, Silence, Stay, Trip

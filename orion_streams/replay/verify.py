@@ -20,7 +20,8 @@ from orion_streams.eventlog.jsonl import Header, Row, Stretch, is_head
 from orion_streams.eventlog.loader import SENSELESS, decoded, fold_raw
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, placed
 
@@ -137,7 +138,7 @@ class Verifier:
     def _decide(self) -> tuple[ev.AnyEvent, ...]:
         grid = self.state.grid
         try:
-            return decide(grid, grid.policy)
+            return decide(grid)
         except SENSELESS as error:
             raise LogError(f"position {grid.position} of the log cannot be judged: {error!r}") from error
 

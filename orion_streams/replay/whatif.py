@@ -39,7 +39,6 @@ from orion_streams.decider.decide import QUESTIONS, Question, decide
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import decoded, fold_raw
 from orion_streams.model import events as ev
-from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
 from orion_streams.projections import apply, nodes
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -171,8 +170,8 @@ class WhatIf:
     def _of_its_own(self, question: Question) -> Question:
         """The question, but for attempts that the changed rules would not have made."""
 
-        def only(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
-            for answer in question(grid, policy):
+        def only(grid: Grid) -> Iterator[ev.AnyEvent]:
+            for answer in question(grid):
                 is_foreign = isinstance(answer, ev.AttemptAbandoned) and self.comparison.is_foreign(
                     answer.request, answer.attempt
                 )
@@ -184,7 +183,7 @@ class WhatIf:
     def _ask(self, last: int, server_ms: int, recorded: Sequence[tuple[int, ev.AnyEvent]]) -> None:
         """Ask the changed rules, compare, and let history go on."""
         grid, shadow = self.recorded.grid, self.shadow
-        would, was = decide(shadow, shadow.policy, self._questions), [event for _, event in recorded]
+        would, was = decide(shadow, self._questions), [event for _, event in recorded]
         self._asked.update(KINDS[type(event)] for event in was if type(event) in KINDS)
         if was or would:
             now = answers_of(((last, answer) for answer in would), shadow.policy.max_events)

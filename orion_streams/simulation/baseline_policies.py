@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from orion_streams.decider.decide import QUESTIONS, Question, breakers, ends, lost_attempts, relief, safety
 from orion_streams.decider.route import route
 from orion_streams.model import events as ev
-from orion_streams.model.policy import Policy
-from orion_streams.model.state import Grid, Node, Request
+from orion_streams.model.state import Grid, Request
 
 OURS, LOWER_BOUND = "ours", "lower-bound"
 Pick = Callable[[Grid, Request, list[str]], str]
@@ -40,7 +39,7 @@ def round_robin() -> Pick:
 
 def least_connections(grid: Grid, request: Request, eligible: list[str]) -> str:
     """The one with the fewest requests in hand."""
-    return min(eligible, key=lambda name: (len(grid.nodes[name].holdings), name))
+    return min(eligible, key=lambda name: (len(grid.nodes[name].assignments), name))
 
 
 def at_random(seed: int) -> Pick:
@@ -51,7 +50,7 @@ def at_random(seed: int) -> Pick:
 
 def sticky_only(grid: Grid, request: Request, eligible: list[str]) -> str:
     """One that has the model; among those, or where none has it, the one with the fewest in hand."""
-    having = [name for name in eligible if has(grid.nodes[name], request.model)]
+    having = [name for name in eligible if grid.nodes[name].has(request.model)]
     return least_connections(grid, request, having or eligible)
 
 
@@ -62,11 +61,11 @@ def points() -> Pick:
     def score(grid: Grid, name: str, model: str) -> int:
         node = grid.nodes[name]
         known_ms = seen_ms.get((name, model))
-        if has(node, model):
+        if node.has(model):
             base = HOT
         else:
             base = COLD if known_ms is None or grid.at_ms - known_ms > WARM_MS else WARM
-        return base + QUEUED * len(node.holdings)
+        return base + QUEUED * len(node.assignments)
 
     def pick(grid: Grid, request: Request, eligible: list[str]) -> str:
         for name in eligible:
@@ -77,23 +76,23 @@ def points() -> Pick:
     return pick
 
 
-def has(node: Node, model: str) -> bool:
-    """Whether the model is in the node's memory, or will be for a request that it holds."""
-    return model in node.resident or any(held.model == model for held in node.holdings.values())
-
-
 def binding_at_once(pick: Pick) -> Question:
     """The placements of a baseline."""
 
-    def placements(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+    def placements(grid: Grid) -> Iterator[ev.AnyEvent]:
         waiting = [(key, request) for key, request in grid.open.items() if not request.work_id]
         for key, request in waiting:
-            verdicts = route(grid, request, policy).verdicts
+            verdicts = route(grid, request).verdicts
             eligible = [each.node for each in verdicts if not each.filter]
             if eligible:
                 node = pick(grid, request, eligible)
                 yield ev.RequestRouted(
-                    key, request.attempt + 1, node, grid.policy_id, grid.position, verdicts
+                    request=key,
+                    attempt=request.attempt + 1,
+                    node=node,
+                    policy_id=grid.policy_id,
+                    position=grid.position,
+                    verdicts=verdicts,
                 )
 
     return placements

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from orion_streams.model import events as ev
-from orion_streams.model.state import Grid, Holding
+from orion_streams.model.state import Assignment, Grid
+from orion_streams.model.state import Run as Assigned
+from orion_streams.model.vocabulary import Blame
 from orion_streams.simulation.node_physics import Model, Run, VirtualNode
 from orion_streams.simulation.workloads import Arrival
 
@@ -51,7 +53,7 @@ class Reporter:
     def run_ended(self, node: VirtualNode, run: Run, now: int) -> None:
         """An attempt was answered: the first answer of a request counts."""
         request = self.grid.open.get(run.request)
-        held = self.held(node.name, run.work_id)
+        held = self.attempt(node.name, run.work_id)
         if request is None or request.work_id != run.work_id or run.request not in self.asked:
             self.ended_late(node.name, run.work_id, run.request, held.attempt if held else 0, "completed")
             return
@@ -80,8 +82,8 @@ class Reporter:
             self.progress(len(self.latencies_ms))
 
     def ended_late(self, node: str, work_id: str, request: str, attempt: int, outcome: str) -> None:
-        """A result that only frees its slot."""
-        if self.held(node, work_id) is not None:
+        """Report a result that only frees its slot."""
+        if self.attempt(node, work_id) is not None:
             self.inputs.append(ev.AttemptEnded(request, attempt, node, work_id, outcome))
 
     def model_loaded(self, node: VirtualNode, model: Model) -> None:
@@ -102,20 +104,33 @@ class Reporter:
     def restarted(self, node: VirtualNode, lost: list[str]) -> None:
         """The agent is back: what it had in hand failed, and nothing is in memory."""
         for work_id in lost:
-            held = self.held(node.name, work_id)
-            request = self.grid.open.get(held.request) if held is not None else None
-            if held is not None and request is not None and request.work_id == work_id:
-                failed = ev.AttemptFailed(
-                    held.request, held.attempt, node.name, work_id, "agent_restarted", "node"
+            held = self.attempt(node.name, work_id)
+            if held is None:
+                continue
+            request = self.grid.open.get(held.request)
+            if request is not None and request.work_id == work_id:
+                self.inputs.append(
+                    ev.AttemptFailed(
+                        request=held.request,
+                        attempt=held.attempt,
+                        node=node.name,
+                        work_id=work_id,
+                        code="agent_restarted",
+                        blame=Blame.NODE,
+                    )
                 )
-                self.inputs.append(failed)
-            elif held is not None:
+            else:
                 self.ended_late(node.name, work_id, held.request, held.attempt, "agent_restarted")
         row = self.grid.nodes.get(node.name)
         if not self.all_warm and row is not None:
             self.inputs += [ev.ModelUnloaded(node.name, model) for model in row.resident]
 
-    def held(self, node: str, work_id: str) -> Holding | None:
-        """What the grid knows of an attempt or ordered load; nothing of a node that the rules left out."""
+    def attempt(self, node: str, work_id: str) -> Assigned | None:
+        """Return what the grid knows of an attempt, if it does."""
+        held = self.held(node, work_id)
+        return held if isinstance(held, Assigned) else None
+
+    def held(self, node: str, work_id: str) -> Assignment | None:
+        """Return what the grid knows of an assignment; None on a node that the rules left out."""
         row = self.grid.nodes.get(node)
-        return row.holdings.get(work_id) if row is not None else None
+        return row.assignments.get(work_id) if row is not None else None

@@ -16,6 +16,7 @@ from orion_streams.decider.decide import Question, decide
 from orion_streams.errors import OrionError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
+from orion_streams.model.vocabulary import AbandonReason, RequestKind
 from orion_streams.projections import apply
 from orion_streams.simulation.node_physics import NEVER, Run, VirtualNode
 from orion_streams.simulation.simulation_results import Result, ordered, percentile
@@ -158,7 +159,7 @@ class Engine(Reporter):
             ev.RequestAccepted(
                 request=key,
                 entry_id="0-1",
-                kind=what.kind,
+                kind=RequestKind(what.kind),
                 model=what.model,
                 deadline_ms=what.deadline_ms,
                 body_bytes=1,
@@ -268,7 +269,7 @@ class Engine(Reporter):
         if not news:  # that what was sent has begun is no question to anybody
             return
         for _ in range(MAX_ROUNDS):
-            answers = decide(grid, self.policy, self.questions)
+            answers = decide(grid, self.questions)
             for answer in answers:
                 self.act(now, answer)
             if len(answers) < self.policy.max_events:  # then it has answered all that it had to say
@@ -301,7 +302,7 @@ class Engine(Reporter):
         """The request ends without an answer: whoever has it in hand is told to stop."""
         row = self.grid.open[key]
         if row.work_id and row.node in self.nodes:
-            ended = ev.AttemptAbandoned(key, row.attempt, row.node, row.work_id, "ended")
+            ended = ev.AttemptAbandoned(key, row.attempt, row.node, row.work_id, AbandonReason("ended"))
             self.at(now + DISPATCH_MS, self.on_cancel, self.nodes[row.node], ended)
 
     def run_of(self, routed: ev.RequestRouted) -> Run:

@@ -19,7 +19,7 @@ from orion_streams.eventlog.archive import segments
 from orion_streams.eventlog.loader import extend, load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.commit import CURSOR, RELAYED
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.source import FileSource
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running, toml

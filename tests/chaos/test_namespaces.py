@@ -116,7 +116,9 @@ async def test_a_node_behind_a_broken_link(link: None, tmp_path: Path) -> None:
         await grid.wait_for(moved, 20, "the worker's attempts are given up")
         ip("link", "set", OUTER, "up")
         answers = await asyncio.gather(*asks)
-        await grid.wait_for(lambda now: not now.nodes[WORKER].holdings, 30, "its old attempts have ended")
+        await grid.wait_for(
+            lambda now: not now.nodes[WORKER].assignments, 30, "its old attempts have ended"
+        )
         again = [await client.generate("gemma3:270m", "again", tier=2) for _ in range(4)]
         tally = await observer.stop()
         events = await history(RedisLog(redis, "orion:"))

@@ -21,6 +21,7 @@ from orion_streams.config import Config, NodeConfig, parse
 from orion_streams.demo.ollama import serve
 from orion_streams.errors import LogError
 from orion_streams.model import events as ev
+from orion_streams.model.vocabulary import Mark
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from tests.agents.agent_bench import QUICK, Bench, process, running
@@ -323,7 +324,7 @@ async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str
     store, wanted = MemoryStore(), {"pi", "other"}
     for number in range(1, 4):
         await store.add("log", {"event": ev.encode(ev.Committed(number, number * 1000, 1, True, ""))})
-        await store.add("log", {"event": ev.encode(ev.NodeBackedOff("pi", "hot", 76_000, 75_000))})
+        await store.add("log", {"event": ev.encode(ev.NodeBackedOff("pi", Mark.HOT, 76_000, 75_000))})
     rows = store.memory.streams["log"]
     store.memory.streams["log"] = {f"{n}-0": row for n, row in enumerate(rows.values(), 1)}
     store.memory._tops["log"] = "6-0"

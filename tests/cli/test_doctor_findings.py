@@ -17,6 +17,7 @@ from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Node
+from orion_streams.model.vocabulary import Mark
 from tests.conftest import MemoryStore
 from tests.grids import AT_MS, MEMORY, edge, grid, holding, node, request
 
@@ -167,7 +168,7 @@ def all_hot(facts: Facts) -> None:
     """Two open requests, and both nodes are too hot."""
     assert facts.grid is not None
     asked(2)(facts)
-    facts.grid.nodes |= {name: pi(name, temp_mc=76_000, backed_off="hot") for name in ("pi", "pi2")}
+    facts.grid.nodes |= {name: pi(name, temp_mc=76_000, backed_off=(Mark.HOT,)) for name in ("pi", "pi2")}
 
 
 P: Severity = "problem"
@@ -230,11 +231,12 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "silent": (gone(heard_ms=None), P, "pi", "never heard from", f"orion agent --node pi --redis {URL}"),
     "stale": (gone(heard_ms=AT_MS - 9_000), P, "pi", "not heard from for 9.0 s", "orion agent --node pi"),
     "hot": (
-        state(temp_mc=76_000, backed_off="hot"), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
+        state(temp_mc=76_000, backed_off=(Mark.HOT,)), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
         "at 70.0 °C or below for 3 samples",
     ),
     "ram": (
-        state(ram_used_mb=7_400, backed_off="ram"), W, "pi", "memory too full: 92.5 % now", "at 85.0 %",
+        state(ram_used_mb=7_400, backed_off=(Mark.RAM,)),
+        W, "pi", "memory too full: 92.5 % now", "at 85.0 %",
     ),
     "breaker": (
         state(opened_ms=AT_MS - 1_000, open_ms=15_000, trips=2, suspects=("a", "b")), W, "pi",
@@ -314,7 +316,7 @@ async def test_a_lost_log_has_one_advice() -> None:
 def test_since_when_a_node_is_out_is_said() -> None:
     """The moment is taken from the log where it is known."""
     facts = healthy()
-    state(temp_mc=76_000, backed_off="hot")(facts)
+    state(temp_mc=76_000, backed_off=(Mark.HOT,))(facts)
     facts.since_ms = {"pi": AT_MS - 42_000}
     assert "backed off for 42 s, too hot" in next(
         each.what for each in diagnose(facts).findings if each.about == "pi"
@@ -369,7 +371,10 @@ def test_what_waits_is_counted_by_what_it_waits_for() -> None:
         assert facts.grid is not None
         asked(2, accepted_ms=AT_MS - 7_000)(facts)
         held = {"3-0": holding(run_ms=60_000)}
-        facts.grid.nodes |= {"pi": pi("pi", holdings=held), "pi2": pi("pi2", holdings={"4-0": holding()})}
+        facts.grid.nodes |= {
+            "pi": pi("pi", assignments=held),
+            "pi2": pi("pi2", assignments={"4-0": holding()}),
+        }
 
     [found] = findings(busy, "requests")
     assert found.what == "2 open, 2 of them waiting (2 for pi2), the oldest is 7.0 s old"

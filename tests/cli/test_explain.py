@@ -20,9 +20,9 @@ from orion_streams.config import Config, parse
 from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model.events import TERMS, Verdict
-from orion_streams.model.policy import Policy
 from orion_streams.model.state import Closed, Grid
 from orion_streams.model.text import held_back
+from orion_streams.model.vocabulary import Blame, Filter, Outcome, RequestKind
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER, with_store
 from tests.conftest import ServerStore
@@ -310,7 +310,7 @@ def test_the_size_of_a_look_into_the_log_is_all_the_same(
 
 
 KEY = "brain/x"
-ACCEPTED = ev.RequestAccepted(KEY, "1-0", "generate", MODEL, 60_000, 100, 20)
+ACCEPTED = ev.RequestAccepted(KEY, "1-0", RequestKind.GENERATE, MODEL, 60_000, 100, 20)
 
 
 def told(*happened: ev.AnyEvent, state: Grid | None = None) -> Story:
@@ -326,7 +326,10 @@ def text_of(story: Story, width: int = 80) -> str:
 
 def routed(attempt: int, node: str = "one") -> ev.RequestRouted:
     """A decision with a bit of everything in it."""
-    verdicts = (Verdict("one", cost_ms=1_500, decode_ms=1_500), Verdict("two", "hot", 76_100, 75_000))
+    verdicts = (
+        Verdict(node="one", cost_ms=1_500, decode_ms=1_500),
+        Verdict(node="two", filter=Filter.HOT, value=76_100, limit=75_000),
+    )
     return ev.RequestRouted(KEY, attempt, node, "p", 1, verdicts, f"{attempt}-0")
 
 
@@ -334,7 +337,10 @@ def test_of_many_attempts_the_first_and_the_last_are_shown() -> None:
     """More than six decisions: so many are left out, and the screen says how many."""
     tries: list[ev.AnyEvent] = []
     for attempt in range(1, 21):
-        tries += [routed(attempt), ev.AttemptFailed(KEY, attempt, "one", f"{attempt}-0", "broken", "node")]
+        tries += [
+            routed(attempt),
+            ev.AttemptFailed(KEY, attempt, "one", f"{attempt}-0", "broken", Blame.NODE),
+        ]
     story = told(ACCEPTED, *tries, ev.RequestFailed(KEY, "attempts_exhausted"))
     out = text_of(story)
     assert "… 14 decisions are left out; --json has them all" in out
@@ -346,7 +352,9 @@ def test_of_many_attempts_the_first_and_the_last_are_shown() -> None:
 
 def test_of_many_nodes_the_cheapest_are_shown() -> None:
     """A decision among a thousand nodes is a dozen lines, the chosen one first."""
-    verdicts = tuple(Verdict(f"n{at:03}", cost_ms=2_000 - at, decode_ms=2_000 - at) for at in range(1_000))
+    verdicts = tuple(
+        Verdict(node=f"n{at:03}", cost_ms=2_000 - at, decode_ms=2_000 - at) for at in range(1_000)
+    )
     out = text_of(told(ACCEPTED, ev.RequestRouted(KEY, 1, "n999", "p", 1, verdicts)))
     assert "… and 988 more nodes" in out
     assert out.index("→ n999") < out.index("n998") < out.index("n988")
@@ -379,7 +387,7 @@ def test_a_request_that_is_open_and_trimmed_is_told_from_the_grid() -> None:
 
 def test_what_is_remembered_and_trimmed_is_named() -> None:
     """The log is trimmed above all of it: how it ended is still known."""
-    state = Grid(position=90, closed={"brain": {KEY: Closed("done", "1-0", 1)}})
+    state = Grid(position=90, closed={"brain": {KEY: Closed(Outcome.DONE, "1-0", 1)}})
     assert explain_command.missing(KEY, state, 50) == (
         f"{KEY} ended as done before position 50, where what is left of the log begins"
     )
@@ -454,12 +462,14 @@ FILTERS = {
 def test_every_filter_is_said_in_plain_words(name: str) -> None:
     """With the value that tripped it, its limit and the unit."""
     value, limit, words = FILTERS[name]
-    assert held_back(Verdict("one", name, value, limit)).startswith(words)
+    assert held_back(Verdict(node="one", filter=Filter(name), value=value, limit=limit)).startswith(words)
 
 
 def test_a_node_that_cools_down_is_not_called_too_hot_by_its_value() -> None:
     """Backed off, below the lower mark, and not yet calm for long enough."""
-    assert held_back(Verdict("one", "hot", 69_000, 70_000)).startswith("too hot of late, not calm yet: 69")
+    assert held_back(Verdict(node="one", filter=Filter.HOT, value=69_000, limit=70_000)).startswith(
+        "too hot of late, not calm yet: 69"
+    )
 
 
 def test_a_cost_is_the_sum_of_its_terms() -> None:
@@ -468,20 +478,20 @@ def test_a_cost_is_the_sum_of_its_terms() -> None:
         f"{name}_ms": 1 for name in ("drain", "load", "evict", "prefill", "cached", "decode")
     }
     terms |= {f"{name}_ms": 2 for name in ("heat", "spill", "retry", "late")}
-    words = verdict(Verdict("one", cost_ms=12, evicts=("a", "b"), **terms)).replace(
+    words = verdict(Verdict(node="one", cost_ms=12, evicts=("a", "b"), **terms)).replace(
         "\N{NO-BREAK SPACE}", " "
     )
     assert words == (
         "= drain 1 ms + load 1 ms + others 1 ms + prefill 1 ms - cached 1 ms + decode 1 ms + heat 2 ms"
         " + spill 2 ms + retry 2 ms + late 2 ms (unloads a, b)"
     )
-    assert verdict(Verdict("one")) == "= nothing to do"
+    assert verdict(Verdict(node="one")) == "= nothing to do"
 
 
 def test_every_term_of_a_real_verdict_is_in_the_sum() -> None:
     """The terms that the screen knows add up to the cost that routing gave."""
     state = grid(node("one", temp_mc=72_000, forecast_mc=73_000, heard_ms=AT_MS - 3_000))
     asked = request(session="s", tier=2, num_ctx=4_096)
-    [found] = route(state, asked, Policy()).verdicts
+    [found] = route(state, asked).verdicts
     total = sum(getattr(found, f"{name}_ms") * (-1 if name == "cached" else 1) for name in TERMS)
     assert total == found.cost_ms > 0

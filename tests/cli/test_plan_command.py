@@ -18,7 +18,7 @@ from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Demand, Grid
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER
-from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node
+from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node, under
 
 Read = Callable[..., Any]
 
@@ -41,7 +41,7 @@ def test_the_plan_is_that_of_the_core() -> None:
     """Lines and demand are what plan() gives; the robot has no part in it."""
     house = wanted(small=3, big=1)
     found = plan_rows(house)
-    assert tuple(found.placements) == plan(house, demand_of(house, house.policy), house.policy)
+    assert tuple(found.placements) == plan(house, demand_of(house))
     assert found.placements
     assert list(found.demand.items()) == [(MODEL, 3_000), (HEAVY, 1_000)]
     assert [each.node for each in found.nodes] == ["master", "worker"]
@@ -57,7 +57,7 @@ def test_the_memory_of_a_node_is_what_is_planned_of_what_there_is() -> None:
     assert (master.planned_mb, worker.planned_mb) == (big_mb, 0)
     policy, row = house.policy, house.nodes["master"]
     assert master.capacity_mb == capacity_mb(row, policy)
-    assert master.committed_mb == committed_mb(house, row, policy)
+    assert master.committed_mb == committed_mb(under(house, policy), row)
     assert master.limit_mb == 8_000 * 880 // 1_000
 
 

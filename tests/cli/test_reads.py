@@ -19,10 +19,11 @@ from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node
+from orion_streams.model.vocabulary import Mark, UnloadReason
 from orion_streams.protocol.ingest import runner_options
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER
-from tests.grids import AT_MS, DISK, HEAVY, MEMORY, edge, holding, node, request
+from tests.grids import AT_MS, DISK, HEAVY, MEMORY, edge, holding, loading, node, request
 from tests.grids import grid as grid_of
 
 Read = Callable[..., Any]
@@ -81,7 +82,7 @@ CONDITIONS = st.builds(
     inventory_known=st.sampled_from([True, True, False]),
     installed=st.sampled_from([{}, {MODEL: DISK[MODEL]}, {HEAVY: DISK[HEAVY]}, DISK, DISK]),
     resident=st.sampled_from([{}, {MODEL: MEMORY[MODEL]}, MEMORY]),
-    holdings=st.sampled_from([{}, {"5-0": holding(HEAVY, reserve_mb=2_400)}]),
+    assignments=st.sampled_from([{}, {"5-0": holding(HEAVY, reserve_mb=2_400)}]),
     opened_ms=st.sampled_from([None, None, AT_MS - 1_000, AT_MS - 15_000]),
     open_ms=st.just(15_000),
     ramp=st.sampled_from([None, 0]),
@@ -99,7 +100,7 @@ def test_available_means_that_routing_takes_something(one: Node) -> None:
     for model in row.installed:
         num_ctx, runner = runner_options(grid, model, {})
         asked = request(model=model, num_ctx=num_ctx, runner=runner)
-        passed += [not each.filter for each in route(grid, asked, grid.policy).verdicts]
+        passed += [not each.filter for each in route(grid, asked).verdicts]
     assert (row.state == "available") == any(passed)
 
 
@@ -108,7 +109,7 @@ def test_a_node_that_serves_only_what_it_has_in_memory_is_available() -> None:
     full = node("one", ram_used_mb=2_500, ram_total_mb=2_900, resident={HEAVY: MEMORY[HEAVY]})
     grid = grid_of(full)
     grid.models = {HEAVY: ModelRules(resident_on=("one",))}
-    assert route(grid, request(), grid.policy).verdicts[0].filter == "memory"
+    assert route(grid, request()).verdicts[0].filter == "memory"
     assert view_models.node_rows(grid)[0].state == "available"
 
 
@@ -171,11 +172,11 @@ def test_a_rising_temperature_is_shown_before_the_mark_is_passed() -> None:
 
 def test_memory_and_ordered_loads_are_counted() -> None:
     """What is promised counts as committed; an ordered load takes memory and no slot."""
-    load = holding(HEAVY, request="", reserve_mb=2_400)
-    [row] = view_models.node_rows(grid_of(node("one", holdings={"5-0": load})))
+    load = loading(HEAVY, reserve_mb=2_400)
+    [row] = view_models.node_rows(grid_of(node("one", assignments={"5-0": load})))
     assert (row.in_hand, row.loading) == (0, [HEAVY])
     assert (row.committed_mb, row.capacity_mb) == (2_000 + 2_400, 8_000 * 88 // 100 - 500)
-    grid = grid_of(node("one", holdings={"5-0": load}, resident={HEAVY: MEMORY[HEAVY]}))
+    grid = grid_of(node("one", assignments={"5-0": load}, resident={HEAVY: MEMORY[HEAVY]}))
     assert view_models.ps_rows(grid).resident[0].running == 0
 
 
@@ -290,7 +291,7 @@ def test_a_line_of_the_log_tells_the_decision(orion: Orion, grid_toml: Path) -> 
 
 def test_every_event_has_a_line() -> None:
     """Each kind of event can be shown, as data and as text."""
-    values: dict[str, Any] = {"temp_mc": 50_000, "verdicts": (ev.Verdict("one", cost_ms=5),)}
+    values: dict[str, Any] = {"temp_mc": 50_000, "verdicts": (ev.Verdict(node="one", cost_ms=5),)}
     shown = []
     for kind in ev.AnyEvent.__args__:
         fields = {name: values.get(name, 1) for name in kind.__struct_fields__}
@@ -307,7 +308,7 @@ def test_every_event_has_a_line() -> None:
     [
         (ev.BreakerOpened("one", 3, 15_000), "node.breaker_opened  one for 15 s, after 3 failed requests"),
         (ev.BreakerClosed("one"), "node.breaker_closed  node=one"),
-        (ev.UnloadOrdered("one", MODEL, "room"), f"model.unload_ordered one {MODEL}, for room"),
+        (ev.UnloadOrdered("one", MODEL, UnloadReason.ROOM), f"model.unload_ordered one {MODEL}, for room"),
         (
             ev.LoadOrdered("one", MODEL, 4096, "", 4_300, 478),
             f"model.load_ordered   one {MODEL}, num_ctx 4096, 478 MB, expected in 4.3 s",
@@ -320,8 +321,14 @@ def test_every_event_has_a_line() -> None:
             ev.LoadEnded("one", MODEL, "1-0", ok=False),
             f"model.load_ended     one {MODEL} failed to load",
         ),
-        (ev.NodeBackedOff("one", "hot", 76_100, 75_000), "node.backed_off      one hot: 76.1 °C > 75.0 °C"),
-        (ev.NodeBackedOff("one", "ram", 912, 900), "node.backed_off      one ram: 91.2 % RAM > 90.0 % RAM"),
+        (
+            ev.NodeBackedOff("one", Mark.HOT, 76_100, 75_000),
+            "node.backed_off      one hot: 76.1 °C > 75.0 °C",
+        ),
+        (
+            ev.NodeBackedOff("one", Mark.RAM, 912, 900),
+            "node.backed_off      one ram: 91.2 % RAM > 90.0 % RAM",
+        ),
     ],
 )
 def test_what_happens_to_a_node_is_a_line_with_units(event: ev.AnyEvent, words: str) -> None:

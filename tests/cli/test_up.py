@@ -16,6 +16,7 @@ from orion_streams.cli.local_grid import choose
 from orion_streams.config import Config, parse
 from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode
 from orion_streams.errors import ConfigError
+from orion_streams.model.vocabulary import Mark
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from orion_streams.simulation.machine_spec import NodeSpec
 from tests.cli.run_cli import MODEL, TOML, descendants, finish, gone, run, start, words_of
@@ -220,7 +221,7 @@ async def test_heat_and_a_killed_agent_are_seen(tmp_path: Path) -> None:
         [SimulatedNode("solo", "all of it", spec)], folder=tmp_path, settings=settings
     ) as grid:
         await grid.push("solo", temp_mc=90_000)
-        await grid.wait_for(lambda seen: seen.nodes["solo"].backed_off == "hot", 10)
+        await grid.wait_for(lambda seen: seen.nodes["solo"].backed_off == (Mark.HOT,), 10)
         agent = grid.agents["solo"]
         boot = (await grid.wait_for(lambda seen: True, 10)).nodes["solo"].boot
         pid = agent.pid

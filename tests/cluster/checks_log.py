@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from orion_streams.errors import LogError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import LoggedGrid, chain
 from orion_streams.replay.verify import Verifier

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orion_streams.model import events as ev
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from orion_streams.protocol import agent_entries
 from tests.cluster.checks import Found
 from tests.cluster.cluster_house import EDGE, pieces_of, prompt_of
@@ -46,7 +46,9 @@ class Watcher:
         self.seen: dict[str, Seen] = {}
         self.dispatched: set[str] = set()
         events = (ev.decode(raw) for raw in cluster.server.journal.log if b'"replies.trimmed"' in raw)
-        self.floors = {each.client: work_order(each.min_id) for each in events if isinstance(each, TRIMMED)}
+        self.floors = {
+            each.client: parse_stream_id(each.min_id) for each in events if isinstance(each, TRIMMED)
+        }
         self.trimmed: dict[str, str] = {}
         faults = cluster.world.happened
         self.deletes = faults["deleted_body"] > 0
@@ -99,7 +101,7 @@ class Watcher:
 
     def is_forgotten(self, key: str, seen: Seen) -> bool:
         """Whether the log says that the id was forgotten, before its reply was to be trimmed."""
-        return work_order(seen.reply) < self.floors.get(key.partition("/")[0], (0, 0))
+        return parse_stream_id(seen.reply) < self.floors.get(key.partition("/")[0], (0, 0))
 
     def begin_anew(self, key: str, seen: Seen) -> None:
         """An id that was answered comes to life again: allowed only once it was forgotten."""

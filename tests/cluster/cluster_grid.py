@@ -128,7 +128,7 @@ class Cluster:
             router is not None
             and not router.state.grid.open
             and router.guard.number == int(self.server.held.get("number", 0))
-            and not any(node.holdings for node in router.state.grid.nodes.values())
+            and not any(node.assignments for node in router.state.grid.nodes.values())
         )
 
 

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams.eventlog.memory_log import MemoryLog
 from orion_streams.model.commit import CURSOR, Commit, Extent, Guard, Raw, Snapshot
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from tests.cluster.cluster_faults import RATES
 from tests.cluster.journal import Journal
 from tests.cluster.world_clock import News, World, pause
@@ -77,8 +77,8 @@ class Server(MemoryLog):
         return [name.removeprefix(CURSOR) for name in commit.set if name.startswith(CURSOR)]
 
     async def trim(self, stream: str, min_id: str) -> None:
-        rows, floor = self.streams.get(stream, {}), work_order(min_id)
-        while rows and work_order(oldest := next(iter(rows))) < floor:
+        rows, floor = self.streams.get(stream, {}), parse_stream_id(min_id)
+        while rows and parse_stream_id(oldest := next(iter(rows))) < floor:
             self._forget(stream, oldest)
             self.journal.trimmed(stream, oldest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from orion_streams.model.commit import CURSOR, Commit
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from tests.cluster.world_clock import World
 
 OLD_MS = 4_000
@@ -51,7 +51,7 @@ class Journal:
         self.entries.append(Written(stream, entry_id, fields, self._world.now_ms))
         if stream.startswith("health:"):
             unread = self._unread.setdefault(stream.partition(":")[2], [])
-            unread.append((work_order(entry_id), self._world.now_ms))
+            unread.append((parse_stream_id(entry_id), self._world.now_ms))
         places = self._place.setdefault(stream, {"0-0": 0})
         places[entry_id] = len(places)
 
@@ -70,7 +70,7 @@ class Journal:
         for stream in taken:
             kind, _, node = stream.partition(":")
             if kind == "health":
-                upto = work_order(commit.set[CURSOR + stream])
+                upto = parse_stream_id(commit.set[CURSOR + stream])
                 self._unread[node] = [row for row in self._unread.get(node, ()) if row[0] > upto]
         self.steps.append(Step(len(commit.events), taken, self._overlooked(commit)))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orion_streams.model.commit import CURSOR
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from tests.cluster.cluster_faults import BY_THEMSELVES, RATES
 from tests.cluster.cluster_house import MODELS
 from tests.cluster.cluster_server import Line, Server
@@ -163,8 +163,8 @@ class Nemesis:
         """Somebody deletes a request that was taken: it cannot run any more, and has to end."""
         server = self.cluster.server
         stream = self.rng.choice(self.cluster.clients).requests
-        cursor = work_order(server.held.get(CURSOR + stream, "0-0"))
-        taken = [each for each in server.streams.get(stream, {}) if work_order(each) <= cursor]
+        cursor = parse_stream_id(server.held.get(CURSOR + stream, "0-0"))
+        taken = [each for each in server.streams.get(stream, {}) if parse_stream_id(each) <= cursor]
         if not taken:
             return False
         server.streams[stream].pop(self.rng.choice(taken[-5:]))
@@ -219,5 +219,5 @@ def accept_loss(server: Server) -> None:
     for name, cursor in server.held.items():
         if name.startswith(CURSOR):
             top = server._tops.get(name.removeprefix(CURSOR), "0-0")
-            if work_order(cursor) > work_order(top):
+            if parse_stream_id(cursor) > parse_stream_id(top):
                 server.held[name] = top

@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 from orion_streams.config import Config, parse
 from orion_streams.eventlog.loader import load
 from orion_streams.model.commit import GROUP
-from orion_streams.model.state import encode_grid, work_order
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import parse_stream_id
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import LiveSource
@@ -98,7 +99,7 @@ class Life:
         await self.ask(request_id)
 
         async def held() -> bool:
-            return bool(self.router.router.state.grid.nodes[NODE].holdings)
+            return bool(self.router.router.state.grid.nodes[NODE].assignments)
 
         await eventually(held, f"{request_id} is handed out", BOUND_S)
 
@@ -110,7 +111,7 @@ class Life:
 
         async def heard() -> bool:
             cursor = self.router.router.guard.cursors.get(f"health:{NODE}", "")
-            return work_order(cursor) >= work_order(last)
+            return parse_stream_id(cursor) >= parse_stream_id(last)
 
         await eventually(heard, "the router has taken all health", BOUND_S)
 
@@ -148,7 +149,7 @@ class Life:
         """The same, whether anything was ever asked or not."""
         grid = self.router.router.state.grid
         node = grid.nodes.get(NODE)
-        if grid.open or node is None or node.holdings or self.agent.worker.in_hand:
+        if grid.open or node is None or node.assignments or self.agent.worker.in_hand:
             return False
         try:
             pending = await self.redis.xpending(f"{self.config.prefix}work:{NODE}", GROUP)

@@ -105,7 +105,7 @@ async def test_an_agent_that_misses_nothing_is_noticed(
         await eventually(made_anew, "the group is made anew", BOUND_S)
         life.start_agent()
         await life.hear(20)  # with the guard three of them give it up
-        assert list(life.router.router.state.grid.nodes[NODE].holdings)
+        assert list(life.router.router.state.grid.nodes[NODE].assignments)
         assert await life.ends("q2") == []
         await life.close()
 

@@ -228,7 +228,7 @@ async def test_a_running_answer_survives_the_loss_of_its_group(life: Life) -> No
 
     async def read() -> bool:
         node = life.router.router.state.grid.nodes[NODE]
-        return node.work_read == next(iter(node.holdings))
+        return node.work_read == next(iter(node.assignments))
 
     await eventually(read, "health says that the run was read", BOUND_S)
     await life.redis.xgroup_destroy(f"{life.config.prefix}work:{NODE}", GROUP)

@@ -14,6 +14,7 @@ from orion_streams.decider.decide import decide
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Blame
 from orion_streams.projections import evolve, fold
 from tests.grids import AT_MS, MEMORY, MODEL, POLICY, fails, grid, kinds, node, request, sample, verdict
 from tests.properties import strategies as make
@@ -34,9 +35,9 @@ def attempted(some: Grid, key: str, name: str, end: str, blame: str = "node") ->
     if end == "answered":
         ended: ev.AnyEvent = ev.RequestCompleted(key, assigned.attempt, name, work_id, 9, 9, 0, 9, 9, 9)
     else:
-        ended = ev.AttemptFailed(key, assigned.attempt, name, work_id, end, blame)
+        ended = ev.AttemptFailed(key, assigned.attempt, name, work_id, end, Blame(blame))
     after = evolve(some, ended)
-    return fold(after, [each for each in decide(after, after.policy) if "breaker" in kinds((each,))[0]])
+    return fold(after, [each for each in decide(after) if "breaker" in kinds((each,))[0]])
 
 
 def is_open(some: Grid, name: str = "n") -> bool:
@@ -163,9 +164,7 @@ def test_who_is_refused_twice_by_the_only_node_is_held_against_nobody(code: str,
 
 def ended(some: Grid) -> dict[str, str]:
     """Which requests the router ends, and how."""
-    return {
-        each.request: each.code for each in decide(some, some.policy) if isinstance(each, ev.RequestFailed)
-    }
+    return {each.request: each.code for each in decide(some) if isinstance(each, ev.RequestFailed)}
 
 
 def test_a_refusal_counts_once_another_node_has_answered() -> None:
@@ -201,7 +200,7 @@ def test_an_open_breaker_lets_nothing_through_then_one_probe() -> None:
     some = waiting(broken(), 5)
     almost = later(some, POLICY.breaker_open_ms - 1)
     assert routed(almost) == []
-    [answer] = [each for each in decide(almost, POLICY) if isinstance(each, ev.RequestDeferred)][:1]
+    [answer] = [each for each in decide(almost) if isinstance(each, ev.RequestDeferred)][:1]
     assert [(each.filter, each.value, each.limit) for each in answer.verdicts] == [
         ("breaker", 14_999, 15_000)
     ]

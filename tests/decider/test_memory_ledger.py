@@ -13,9 +13,9 @@ from orion_streams.decider.memory import (
     capacity_mb,
     committed_mb,
     footprint_mb,
-    is_going,
     limit_mb,
     room,
+    unload_pending,
 )
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
@@ -31,14 +31,14 @@ MODEL_HERE = Resident("a", 477, 4_096, 4_096)
 
 def taken(row: Node, **values: Any) -> int:
     """MB that are used or promised on it."""
-    return committed_mb(grid(row, **values), row, POLICY)
+    return committed_mb(grid(row, **values), row)
 
 
 def space(
     row: Node, model: str = MODEL, num_ctx: int = 4_096, needed: tuple[str, ...] = (), **values: Any
 ) -> Room:
     """What a load would find."""
-    return room(grid(row, **values), row, model, num_ctx, POLICY, needed)
+    return room(grid(row, **values), row, model, num_ctx, needed)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_runner_takes_weights_context_and_itself(
 ) -> None:
     """Context memory grows with its length and with the slots that each have one."""
     row = node("n", slots=slots)
-    assert footprint_mb(grid(row), row, LIBRARY[model], num_ctx, POLICY) == expected_mb
+    assert footprint_mb(grid(row), row, LIBRARY[model], num_ctx) == expected_mb
 
 
 def test_what_a_runner_was_seen_to_take_counts_more_than_an_estimate() -> None:
@@ -64,7 +64,7 @@ def test_what_a_runner_was_seen_to_take_counts_more_than_an_estimate() -> None:
     assert loaded.footprints == {footprint_key("a", 4_096, 1): 999}
     for slots, num_ctx, expected_mb in ((1, 4_096, 999), (1, 8_192, 498), (2, 4_096, 498)):
         row = node("n", slots=slots)
-        assert footprint_mb(loaded, row, LIBRARY[TWIN], num_ctx, POLICY) == expected_mb
+        assert footprint_mb(loaded, row, LIBRARY[TWIN], num_ctx) == expected_mb
 
 
 def test_the_limit_keeps_a_margin_below_the_mark() -> None:
@@ -81,11 +81,14 @@ def test_the_limit_keeps_a_margin_below_the_mark() -> None:
         ({"resident": {HEAVY: HEAVY_HERE}}, 2_888),
         ({"resident": {HEAVY: HEAVY_HERE}, "ram_used_mb": 5_000}, 5_000),
         ({"resident": {HEAVY: Resident("b", 2_019, pending_mb=2_388)}}, 4_388),
-        ({"holdings": {"5-0": holding(reserve_mb=477)}}, 2_477),
-        ({"holdings": {"5-0": loading(HEAVY, reserve_mb=2_388)}}, 4_388),
-        ({"holdings": {"5-0": holding(reserve_mb=477), "6-0": loading(HEAVY, reserve_mb=2_388)}}, 4_865),
+        ({"assignments": {"5-0": holding(reserve_mb=477)}}, 2_477),
+        ({"assignments": {"5-0": loading(HEAVY, reserve_mb=2_388)}}, 4_388),
+        ({"assignments": {"5-0": holding(reserve_mb=477), "6-0": loading(HEAVY, reserve_mb=2_388)}}, 4_865),
         (
-            {"resident": {MODEL: MODEL_HERE}, "holdings": {"5-0": holding(reserve_mb=477, num_ctx=4_096)}},
+            {
+                "resident": {MODEL: MODEL_HERE},
+                "assignments": {"5-0": holding(reserve_mb=477, num_ctx=4_096)},
+            },
             2_000,
         ),
         ({"resident": {HEAVY: HEAVY_HERE}, "unload_ordered_ms": {HEAVY: AT_MS - 30_000}}, 500),
@@ -115,7 +118,7 @@ def test_a_runner_that_is_loaded_anew_counts_as_what_it_will_be() -> None:
         "n",
         ram_used_mb=500,
         resident={MODEL: MODEL_HERE},
-        holdings={"5-0": holding(reserve_mb=900, num_ctx=8_192)},
+        assignments={"5-0": holding(reserve_mb=900, num_ctx=8_192)},
     )
     assert taken(row) == 500 - 477 + 477 + 900
     gone = node(
@@ -123,7 +126,7 @@ def test_a_runner_that_is_loaded_anew_counts_as_what_it_will_be() -> None:
         ram_used_mb=500,
         resident={MODEL: MODEL_HERE},
         unload_ordered_ms={MODEL: AT_MS},
-        holdings={"5-0": holding(reserve_mb=900, num_ctx=4_096)},
+        assignments={"5-0": holding(reserve_mb=900, num_ctx=4_096)},
     )
     assert taken(gone) == taken(row)
 
@@ -132,7 +135,7 @@ def test_an_order_to_go_holds_for_a_while() -> None:
     """30 seconds after an unload was ordered and not seen, the model counts as there again."""
     for age_ms, going in ((0, True), (30_000, True), (30_001, False)):
         row = node("n", unload_ordered_ms={MODEL: AT_MS - age_ms})
-        assert is_going(grid(row), row, MODEL, POLICY) == going
+        assert unload_pending(grid(row), row, MODEL) == going
 
 
 def test_room_that_is_there_evicts_nothing() -> None:
@@ -163,11 +166,15 @@ def test_the_least_recently_used_goes_first() -> None:
 @pytest.mark.parametrize(
     ("values", "needed", "expected"),
     [
-        ({"holdings": {"5-0": holding("a:1b")}}, (), Room(477, ("b:1b",))),
-        ({"unload_ordered_ms": {"a:1b": AT_MS}}, (), Room(477)),
-        ({}, ("a:1b",), Room(477, ("b:1b",))),
-        ({}, ("a:1b", "b:1b", "c:1b"), Room(477, ("a:1b",))),
-        ({"holdings": {f"{n}-0": holding(f"{n}:1b") for n in "abc"}}, (), Room(477, ("a:1b",), busy=True)),
+        ({"assignments": {"5-0": holding("a:1b")}}, (), Room(need_mb=477, evicts=("b:1b",))),
+        ({"unload_ordered_ms": {"a:1b": AT_MS}}, (), Room(need_mb=477)),
+        ({}, ("a:1b",), Room(need_mb=477, evicts=("b:1b",))),
+        ({}, ("a:1b", "b:1b", "c:1b"), Room(need_mb=477, evicts=("a:1b",))),
+        (
+            {"assignments": {f"{n}-0": holding(f"{n}:1b") for n in "abc"}},
+            (),
+            Room(need_mb=477, evicts=("a:1b",), busy=True),
+        ),
     ],
 )
 def test_who_is_spared(values: dict[str, Any], needed: tuple[str, ...], expected: Room) -> None:
@@ -178,9 +185,9 @@ def test_who_is_spared(values: dict[str, Any], needed: tuple[str, ...], expected
 @pytest.mark.parametrize(
     ("ages_ms", "expected"),
     [
-        ((0, 40_000, 40_000), Room(477, ("b:1b",))),
-        ((0, 10_000, 20_000), Room(477, ("a:1b",), wait_ms=30_000)),
-        ((29_999, 10_000, 20_000), Room(477, ("a:1b",), wait_ms=1)),
+        ((0, 40_000, 40_000), Room(need_mb=477, evicts=("b:1b",))),
+        ((0, 10_000, 20_000), Room(need_mb=477, evicts=("a:1b",), wait_ms=30_000)),
+        ((29_999, 10_000, 20_000), Room(need_mb=477, evicts=("a:1b",), wait_ms=1)),
     ],
 )
 def test_young_models_go_last_and_later(ages_ms: tuple[int, int, int], expected: Room) -> None:
@@ -195,7 +202,7 @@ def test_young_models_go_last_and_later(ages_ms: tuple[int, int, int], expected:
 def test_pinned_models_are_no_room() -> None:
     """With all of them pinned here, so much is missing."""
     pins = {f"{name}:1b": ModelRules(resident_on=("n",)) for name in "abc"}
-    assert space(full(), models=pins) == Room(477, short_mb=3_500 + 477 - 3_520)
+    assert space(full(), models=pins) == Room(need_mb=477, short_mb=3_500 + 477 - 3_520)
     elsewhere = {f"{name}:1b": ModelRules(resident_on=("m",)) for name in "abc"}
     assert space(full(), models=elsewhere).evicts == ("a:1b",)
 
@@ -203,9 +210,9 @@ def test_pinned_models_are_no_room() -> None:
 def test_another_runner_of_the_model_makes_room_itself() -> None:
     """Ollama lets the old runner end before it loads the new one: its memory is free by then."""
     there = node("n", ram_total_mb=3_500, resident={HEAVY: HEAVY_HERE})
-    assert space(there, HEAVY, 8_192) == Room(2_019 + 330 + 204)
-    works = node("n", ram_total_mb=3_500, resident={HEAVY: HEAVY_HERE}, holdings={"5-0": holding(HEAVY)})
-    assert space(works, HEAVY, 8_192) == Room(2_019 + 330 + 204, busy=True)
+    assert space(there, HEAVY, 8_192) == Room(need_mb=2_019 + 330 + 204)
+    works = node("n", ram_total_mb=3_500, resident={HEAVY: HEAVY_HERE}, assignments={"5-0": holding(HEAVY)})
+    assert space(works, HEAVY, 8_192) == Room(need_mb=2_019 + 330 + 204, busy=True)
 
 
 @make.MANY
@@ -246,5 +253,5 @@ def test_memory_of_a_load_moves_from_promise_to_fact() -> None:
     seen = []
     for step in steps:
         some = fold(some, [step])
-        seen.append(committed_mb(some, some.nodes["n"], POLICY))
+        seen.append(committed_mb(some, some.nodes["n"]))
     assert seen == [3_477, 3_477, 3_000]

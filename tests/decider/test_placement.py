@@ -14,6 +14,7 @@ from orion_streams.decider.placement import Placement, demand_of, plan, work_of
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.state import Demand, Grid, Node, Resident
+from orion_streams.model.vocabulary import Mark
 from orion_streams.projections import fold
 from tests.grids import (
     AT_MS,
@@ -42,7 +43,7 @@ ASKED = {HEAVY: 5_000, MODEL: 1_000}
 
 def planned(some: Grid, demand: dict[str, int] | None = None) -> tuple[Placement, ...]:
     """The plan, for the demand of late or another."""
-    return plan(some, demand_of(some, some.policy) if demand is None else demand, some.policy)
+    return plan(some, demand_of(some) if demand is None else demand)
 
 
 def actions(rows: tuple[Placement, ...]) -> dict[tuple[str, str], str]:
@@ -52,7 +53,7 @@ def actions(rows: tuple[Placement, ...]) -> dict[tuple[str, str], str]:
 
 def work(some: Grid, demand: dict[str, int]) -> list[ev.AnyEvent]:
     """The plan's next step."""
-    return list(work_of(some, planned(some, demand), some.policy))
+    return list(work_of(some, planned(some, demand)))
 
 
 def respects_what_there_is(rows: tuple[Placement, ...], some: Grid) -> None:
@@ -157,14 +158,14 @@ def test_the_robot_is_not_planned_for() -> None:
         ({"temp_mc": 70_000, "forecast_mc": 70_000}, True),
         ({"temp_mc": None}, False),
         ({"ram_used_mb": 7_300}, False),
-        ({"backed_off": "hot"}, False),
-        ({"backed_off": "ram"}, False),
+        ({"backed_off": (Mark.HOT,)}, False),
+        ({"backed_off": (Mark.RAM,)}, False),
         ({"opened_ms": AT_MS - 1, "open_ms": 15_000}, False),
         ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, False),
         ({"two_agents_ms": AT_MS}, False),
         ({"heard_ms": AT_MS - 5_000}, True),
-        ({"holdings": {"5-0": holding()}}, False),
-        ({"holdings": {"5-0": loading(MODEL)}}, False),
+        ({"assignments": {"5-0": holding()}}, False),
+        ({"assignments": {"5-0": loading(MODEL)}}, False),
         ({"used_ms": {MODEL: AT_MS - 4_999}}, False),
         ({"used_ms": {MODEL: AT_MS - 5_000}}, True),
         ({"load_failed_ms": {HEAVY: AT_MS - 299_999}}, False),
@@ -231,7 +232,7 @@ def test_the_plan_is_carried_out_now_and_then_while_nobody_waits(
     some = due(node("n", heard_ms=AT_MS), before_ms, **values)
     if "brain/q" in some.open and not some.open["brain/q"].work_id:
         some.nodes["silent"] = node("silent", heard_ms=None)
-    assert ("model.load_ordered" in kinds(decide(some, some.policy))) == plans
+    assert ("model.load_ordered" in kinds(decide(some))) == plans
 
 
 @make.MANY
@@ -241,7 +242,7 @@ def test_the_plan_is_carried_out_now_and_then_while_nobody_waits(
 )
 def test_the_work_of_a_plan_comes_to_an_end(some: Grid, demand: dict[str, int]) -> None:
     """Each load ends, each unload is seen: then there is less to do, and finally nothing."""
-    some = replace(some, nodes={name: replace(row, holdings={}) for name, row in some.nodes.items()})
+    some = replace(some, nodes={name: replace(row, assignments={}) for name, row in some.nodes.items()})
     for _ in range(40):
         answers = work(some, demand)
         if not answers:
@@ -260,7 +261,7 @@ def done(some: Grid, answers: list[ev.AnyEvent]) -> Grid:
         if isinstance(each, ev.UnloadOrdered):
             some = fold(some, [ev.ModelUnloaded(each.node, each.model)])
         elif isinstance(each, ev.LoadOrdered):
-            [work_id] = some.nodes[each.node].holdings
+            [work_id] = some.nodes[each.node].assignments
             digest = some.nodes[each.node].installed[each.model].digest
             seen = ev.ModelLoaded(each.node, each.model, digest, each.reserve_mb, each.num_ctx)
             some = fold(

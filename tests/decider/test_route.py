@@ -8,9 +8,11 @@ import pytest
 from hypothesis import assume, given
 from msgspec.structs import replace
 
-from orion_streams.decider.route import Ahead, Reject, Route, Wait, Waiting, ram_permille, route
+from orion_streams.decider.route import Ahead, Reject, Route, Wait, Waiting, route
 from orion_streams.model.events import Verdict
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Failure, Grid, Request
+from orion_streams.model.vocabulary import Blame, Mark
 from tests.grids import AT_MS, HEAVY, MEMORY, MODEL, POLICY, edge, grid, holding, node, request, verdict
 from tests.properties import strategies as make
 from tests.properties.oracle import Oracle, dumb_route
@@ -22,7 +24,7 @@ from tests.properties.oracle_memory import Queue
 def test_it_equals_a_dumb_oracle(grid: Grid, request: Request, waiting: Waiting) -> None:
     """What becomes of a request, and every verdict to the last term, is what a naive router finds."""
     what, name, verdicts = dumb_route(grid, request, queue_of(waiting))
-    decision = route(grid, request, grid.policy, waiting)
+    decision = route(grid, request, waiting)
     assume(not any(is_contradiction(grid, request, waiting, each) for each in verdicts))
     assert decision.verdicts == verdicts
     match decision:
@@ -63,8 +65,8 @@ def queue_of(waiting: Waiting) -> Queue:
         ({"heard_ms": AT_MS - 5_001}, "stale"),
         ({"heard_ms": None}, "silent"),
         ({"temp_mc": None}, "no_temperature"),
-        ({"backed_off": "hot"}, "hot"),
-        ({"backed_off": "ram"}, "ram"),
+        ({"backed_off": (Mark.HOT,)}, "hot"),
+        ({"backed_off": (Mark.RAM,)}, "ram"),
         ({"inventory_known": False}, "inventory_unknown"),
         ({"installed": {}}, "not_installed"),
         ({"two_agents_ms": AT_MS - 30_000}, "two_agents"),
@@ -73,7 +75,7 @@ def queue_of(waiting: Waiting) -> Queue:
 )
 def test_each_filter_trips_strictly_beyond_its_mark(values: dict[str, Any], reason: str) -> None:
     """At a mark a node is still fit, one unit beyond it is not, and the verdict names the filter."""
-    decision = route(grid(node("orion-worker", **values)), request(), POLICY)
+    decision = route(grid(node("orion-worker", **values)), request())
     assert verdict(decision, "orion-worker").filter == reason
     assert isinstance(decision, Route) == (reason == "")
 
@@ -85,7 +87,7 @@ def test_a_full_permille_is_never_rounded_away() -> None:
 
 def test_the_robot_is_never_chosen() -> None:
     """A node without inference gets nothing, though it is the only one and has the model in memory."""
-    decision = route(grid(edge()), request(), POLICY)
+    decision = route(grid(edge()), request())
     assert not isinstance(decision, Route)
     assert verdict(decision, "orion-edge").filter == "role"
 
@@ -93,7 +95,7 @@ def test_the_robot_is_never_chosen() -> None:
 def test_a_warm_idle_node_beats_a_cold_one() -> None:
     """Of two alike nodes the one with the model in memory is chosen, whatever their names."""
     for warm, cold in (("a", "b"), ("b", "a")):
-        decision = route(grid(node(warm, resident=MEMORY), node(cold)), request(), POLICY)
+        decision = route(grid(node(warm, resident=MEMORY), node(cold)), request())
         assert isinstance(decision, Route)
         assert decision.node == warm
 
@@ -103,23 +105,23 @@ def test_a_warm_node_wins_until_its_queue_costs_more_than_a_load() -> None:
     queue of as much, no more."""
     copy_ms = 4_301 * (1 + POLICY.copy_loads)
     for queue_ms, expected in ((copy_ms - 1, "warm"), (copy_ms, "cold"), (copy_ms + 1, "cold")):
-        busy = node("warm", slots=2, resident=MEMORY, holdings={"5-0": holding(run_ms=2 * queue_ms)})
-        decision = route(grid(busy, node("cold")), request(), POLICY)
+        busy = node("warm", slots=2, resident=MEMORY, assignments={"5-0": holding(run_ms=2 * queue_ms)})
+        decision = route(grid(busy, node("cold")), request())
         assert isinstance(decision, Route)
         assert decision.node == expected
 
 
 def test_the_best_node_is_waited_for_when_it_is_busy() -> None:
     """Where waiting is faster than a load elsewhere, the request waits for that node."""
-    busy = node("warm", resident=MEMORY, holdings={"5-0": holding(run_ms=100)})
-    decision = route(grid(busy, node("cold")), request(), POLICY)
+    busy = node("warm", resident=MEMORY, assignments={"5-0": holding(run_ms=100)})
+    decision = route(grid(busy, node("cold")), request())
     assert isinstance(decision, Wait)
     assert (decision.kind, decision.node) == ("busy", "warm")
 
 
 def test_work_ahead_counts_as_drain() -> None:
     """A queue that is served before makes a node dearer by its length."""
-    decision = route(grid(node("a"), node("b")), request(), POLICY, Waiting({"a": Ahead(warm_ms=5)}))
+    decision = route(grid(node("a"), node("b")), request(), Waiting({"a": Ahead(warm_ms=5)}))
     assert isinstance(decision, Route)
     assert decision.node == "b"
     assert verdict(decision, "a").drain_ms == 5
@@ -129,21 +131,21 @@ def test_a_tier_is_preferred_and_not_forced() -> None:
     """A tier decides between alike nodes; the other one takes over when its own is out."""
     master, worker = node("orion-master", tiers=(1,)), node("orion-worker", tiers=(2,))
     for tier, expected in ((1, "orion-master"), (2, "orion-worker")):
-        decision = route(grid(master, worker), request(tier=tier), POLICY)
+        decision = route(grid(master, worker), request(tier=tier))
         assert isinstance(decision, Route)
         assert decision.node == expected
-    spilled = route(grid(master, replace(worker, temp_mc=80_000)), request(tier=2), POLICY)
+    spilled = route(grid(master, replace(worker, temp_mc=80_000)), request(tier=2))
     assert isinstance(spilled, Route)
     assert spilled.node == "orion-master"
 
 
 def test_where_it_failed_it_goes_again_only_without_another_choice() -> None:
     """A failure on a node makes it dear, not impossible."""
-    failed = request(failures=(Failure("a", "stream_cut", "node"),))
-    decision = route(grid(node("a", resident=MEMORY), node("b")), failed, POLICY)
+    failed = request(failures=(Failure("a", "stream_cut", Blame.NODE),))
+    decision = route(grid(node("a", resident=MEMORY), node("b")), failed)
     assert isinstance(decision, Route)
     assert decision.node == "b"
-    alone = route(grid(node("a")), failed, POLICY)
+    alone = route(grid(node("a")), failed)
     assert isinstance(alone, Route)
 
 
@@ -162,20 +164,20 @@ def test_a_model_is_unknown_only_when_every_inventory_lacks_it(
     other: dict[str, Any], rejected: bool
 ) -> None:
     """Rejection needs the known inventory of every inference node; anything less is waiting."""
-    decision = route(grid(edge(), node("a", installed={}), node("b", **other)), request(), POLICY)
+    decision = route(grid(edge(), node("a", installed={}), node("b", **other)), request())
     assert isinstance(decision, Reject) == rejected
 
 
 def test_an_embedding_has_no_answer_to_decode() -> None:
     """Embedding costs a load and a prefill only."""
-    decision = route(grid(node("a")), request(kind="embed", model=HEAVY), POLICY)
+    decision = route(grid(node("a")), request(kind="embed", model=HEAVY))
     assert verdict(decision, "a").decode_ms == 0
 
 
 def test_a_limit_shortens_the_expected_answer() -> None:
     """num_predict bounds the expected length, never stretches it."""
     costs = {
-        asked: verdict(route(grid(node("a")), request(num_predict=asked), POLICY), "a").decode_ms
+        asked: verdict(route(grid(node("a")), request(num_predict=asked)), "a").decode_ms
         for asked in (0, 10, 200, 5_000)
     }
     assert costs[10] * 20 == costs[200] == costs[0] == costs[5_000]
@@ -183,6 +185,6 @@ def test_a_limit_shortens_the_expected_answer() -> None:
 
 def test_a_load_in_progress_is_not_paid_twice() -> None:
     """Who waits behind a run that loads the same model pays its drain, not another load."""
-    loading = node("a", slots=2, holdings={"5-0": holding(MODEL, 3_000, cold=True)})
-    other = verdict(route(grid(loading), request(), POLICY), "a")
+    loading = node("a", slots=2, assignments={"5-0": holding(MODEL, 3_000, cold=True)})
+    other = verdict(route(grid(loading), request()), "a")
     assert (other.load_ms, other.drain_ms) == (0, 1_500)

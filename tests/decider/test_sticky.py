@@ -21,7 +21,6 @@ from tests.grids import (
     HEAVY,
     LIBRARY,
     MODEL,
-    POLICY,
     TWIN,
     fails,
     grid,
@@ -38,7 +37,7 @@ HERE = Resident("a", 477, 4_096, 4_096)
 
 def load_ms(row: Node, **values: Any) -> int:
     """What the request would have to load on this node."""
-    decision = route(grid(row), request(**{"num_ctx": 4_096, **values}), POLICY)
+    decision = route(grid(row), request(**{"num_ctx": 4_096, **values}))
     return verdict(decision, row.rules.name).load_ms
 
 
@@ -85,8 +84,8 @@ def test_what_was_told_to_go_is_not_warm(age_ms: int, is_warm: bool) -> None:
 
 def test_what_is_being_loaded_is_not_loaded_twice() -> None:
     """Who waits behind a run that brings the runner pays its drain; another runner has to be loaded."""
-    loading = node("n", slots=2, holdings={"5-0": holding(MODEL, 3_000, num_ctx=4_096)})
-    found = verdict(route(grid(loading), request(num_ctx=4_096), POLICY), "n")
+    loading = node("n", slots=2, assignments={"5-0": holding(MODEL, 3_000, num_ctx=4_096)})
+    found = verdict(route(grid(loading), request(num_ctx=4_096)), "n")
     assert (found.load_ms, found.drain_ms) == (0, 1_500)
     assert load_ms(loading, num_ctx=8_192) == 4_301
 
@@ -167,13 +166,13 @@ def two(queue_ms: int = 0, session: str = "s") -> Grid:
     held = {"5-0": holding(run_ms=2 * queue_ms, num_ctx=4_096)} if queue_ms else {}
     plain = node("a", slots=2, resident={MODEL: HERE})
     return grid(
-        plain, replace(plain, rules=NodeRules("b", slots=2), sessions={MODEL: (session,)}, holdings=held)
+        plain, replace(plain, rules=NodeRules("b", slots=2), sessions={MODEL: (session,)}, assignments=held)
     )
 
 
 def stays(some: Grid, asked: Request, queue_ms: int) -> None:
     """Law 20: it stays as long as the prefix saves more than waiting costs."""
-    decision = route(some, asked, POLICY)
+    decision = route(some, asked)
     assert isinstance(decision, Route)
     assert decision.node == ("b" if queue_ms < SAVED_MS else "a")
 
@@ -189,16 +188,16 @@ def test_without_its_conversation_a_node_has_no_advantage() -> None:
     """Negative control: another session's prefix, or none, keeps nobody."""
     assert fails(stays, two(session="other"), request(**LONG), 0)
     assert fails(stays, two(), request(**{**LONG, "session": ""}), 0)
-    assert verdict(route(two(), request(**LONG), POLICY), "b").cached_ms == SAVED_MS
+    assert verdict(route(two(), request(**LONG)), "b").cached_ms == SAVED_MS
 
 
 def test_a_prefix_is_worth_nothing_without_its_runner() -> None:
     """Another context length, or a model that goes, and the cache is gone with the runner."""
     some = two()
-    larger = verdict(route(some, request(**{**LONG, "num_ctx": 8_192}), POLICY), "b")
+    larger = verdict(route(some, request(**{**LONG, "num_ctx": 8_192})), "b")
     assert larger.cached_ms == 0
     some.nodes["b"] = replace(some.nodes["b"], unload_ordered_ms={MODEL: AT_MS})
-    assert verdict(route(some, request(**LONG), POLICY), "b").cached_ms == 0
+    assert verdict(route(some, request(**LONG)), "b").cached_ms == 0
 
 
 def answered(some: Grid, session: str) -> Grid:
@@ -206,7 +205,7 @@ def answered(some: Grid, session: str) -> Grid:
     key = f"brain/{session or 'nobody'}"
     row = request(session=session, node="n", work_id=FENCE, attempt=1, num_ctx=4_096)
     held = {FENCE: holding(request=key, num_ctx=4_096)}
-    some = replace(some, open={key: row}, nodes={"n": replace(some.nodes["n"], holdings=held)})
+    some = replace(some, open={key: row}, nodes={"n": replace(some.nodes["n"], assignments=held)})
     return evolve(some, ev.RequestCompleted(key, 1, "n", FENCE, 9, 9, 0, 9, 9, 9))
 
 

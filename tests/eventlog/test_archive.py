@@ -15,7 +15,8 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog import archive
 from orion_streams.eventlog.archive import archive_next, header_of, segments
 from orion_streams.eventlog.jsonl import Header, is_head
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.replay.source import FileSource
 from tests.conftest import MemoryStore, ServerStore
 from tests.eventlog.archived_logs import everything, folded, grown, names, rows

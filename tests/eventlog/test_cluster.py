@@ -68,14 +68,14 @@ async def test_an_idle_node_loads_what_it_should_hold(store: Store, config: Conf
     await passes(store, router, 11_000, agent)
     [(work_id, head)] = await work_of(store, MASTER, "load")
     assert (head.model, head.options) == (MODEL, {"num_ctx": 4096})
-    assert router.state.grid.nodes[MASTER].holdings[work_id].reserve_mb > 2_000
+    assert router.state.grid.nodes[MASTER].assignments[work_id].reserve_mb > 2_000
     agent.work_read = work_id
     await agent.say(Run("", 0, work_id), "completed", load_ms=9_000, total_ms=9_000)
     there = agent_entries.ResidentModel(MODEL, f"digest of {MODEL}", 2_400, 4096)
     await passes(store, router, 20_000, agent, resident=(there,))
     grid = router.state.grid
-    assert grid.speeds[f"{MASTER} {MODEL}"].load_ms == 9_000
-    assert not grid.nodes[MASTER].holdings
+    assert grid.speeds[MASTER, MODEL].load_ms == 9_000
+    assert not grid.nodes[MASTER].assignments
     rows = await assert_consistent(store)
     assert [each.ok for each in rows if isinstance(each, ev.LoadEnded)] == [True]
 

@@ -160,7 +160,7 @@ async def test_a_crashed_agents_attempt_is_given_up(store: Store, config: Config
     await settle(router)
     [new] = await agent.read_work()
     assert (new.request, new.attempt) == (old.request, 2)
-    assert list(router.state.grid.nodes[WORKER].holdings) == [new.work_id]
+    assert list(router.state.grid.nodes[WORKER].assignments) == [new.work_id]
     await assert_consistent(store)
 
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from orion_streams.decider.decide import decide
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Grid, decode_grid, encode_grid
+from orion_streams.model.snapshot import decode_grid, encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.projections import evolve, fold
+from tests.grids import under
 
 NODES, REQUESTS, MODELS = ("a", "b", "c"), ("x/1", "x/2", "y/1", "y/2"), ("m:1", "n:1")
 
@@ -187,10 +189,10 @@ def test_decide_leaves_the_grid_alone_and_repeats_itself(before: list[ev.AnyEven
     """The same grid gives the same answers, at most max_events, also after a round through its bytes."""
     grid = fold(Grid(), before)
     bytes_before = encode_grid(grid)
-    answers = decide(grid, grid.policy)
+    answers = decide(grid)
     assert encode_grid(grid) == bytes_before
     assert len(answers) <= grid.policy.max_events
-    assert decide(decode_grid(bytes_before), grid.policy) == answers
+    assert decide(decode_grid(bytes_before)) == answers
 
 
 @MANY
@@ -199,11 +201,11 @@ def test_decide_reaches_a_fixed_point(before: list[ev.AnyEvent]) -> None:
     """Its own answers folded in, again and again, decide comes to have nothing to add."""
     grid = fold(Grid(), before)
     for _ in range(60):
-        answers = decide(grid, grid.policy)
+        answers = decide(grid)
         if not answers:
             break
         grid = fold(grid, answers)
-    assert decide(grid, grid.policy) == ()
+    assert decide(grid) == ()
 
 
 @MANY
@@ -212,7 +214,7 @@ def test_unfit_nodes_get_nothing(before: list[ev.AnyEvent]) -> None:
     """After any history: nothing goes to a node that is hot, full, stale, silent or without inference."""
     grid = fold(Grid(), before)
     policy = grid.policy
-    routed = [e for e in decide(grid, policy) if isinstance(e, ev.RequestRouted)]
+    routed = [e for e in decide(under(grid, policy)) if isinstance(e, ev.RequestRouted)]
     for event in routed:
         node = grid.nodes[event.node]
         assert node.rules.inference

@@ -13,7 +13,7 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config, parse
 from orion_streams.eventlog.loader import load
 from orion_streams.model import events as ev
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from tests.conftest import STREAMS_TOML, MemoryStore
 from tests.helpers import MODEL, Agent, assert_consistent, folded, kinds, settle
 

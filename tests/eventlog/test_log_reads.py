@@ -8,7 +8,7 @@ import pytest
 
 from orion_streams.errors import LogError
 from orion_streams.model.commit import Expected, Extent, Raw, Snapshot
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from tests.conftest import ServerStore
 from tests.eventlog.committing import assert_refused, begin, next_commit
 from tests.helpers import Store, eventually, make_commit, snapshots
@@ -26,7 +26,7 @@ async def test_reads_give_entries_in_order_and_bounded(store: Store) -> None:
         *(("health:n1", each) for each in health[1:4]),
     ]
     assert found[-1] == Raw("health:n1", health[3], {b"n": b"3"})
-    assert server_ms >= work_order(health[-1])[0]
+    assert server_ms >= parse_stream_id(health[-1])[0]
 
 
 async def test_a_read_of_nothing_gives_the_servers_time(store: Store) -> None:
@@ -35,7 +35,7 @@ async def test_a_read_of_nothing_gives_the_servers_time(store: Store) -> None:
     for block_ms in (0, 20):
         server_ms, found = await store.log.read({"health:n1": last, "health:n2": "0-0"}, 10, block_ms)
         assert found == []
-        assert server_ms >= work_order(last)[0]
+        assert server_ms >= parse_stream_id(last)[0]
 
 
 async def test_a_blocking_read_ends_with_the_entry(store: Store) -> None:

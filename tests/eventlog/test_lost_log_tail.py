@@ -14,7 +14,8 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import catch_up, load
 from orion_streams.eventlog.port import Log
 from orion_streams.model.commit import Snapshot
-from orion_streams.model.state import Grid, encode_grid, work_order
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 from tests.eventlog.driving import WORKER, dispatch, running
 from tests.helpers import Agent, Run, Store, assert_consistent, dispatched, folded, kinds, settle
@@ -196,7 +197,7 @@ async def test_ids_go_on_above_those_that_were_lost(store: Store, config: Config
     await router.start()  # a cut before its first commit
     fresh = Agent(store, WORKER)
     given = await dispatch(store, router, fresh, "q2")
-    assert (work_order(given.work_id) > work_order(lost.work_id)) == remembers
+    assert (parse_stream_id(given.work_id) > parse_stream_id(lost.work_id)) == remembers
     await assert_consistent(store)
 
 

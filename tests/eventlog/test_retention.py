@@ -17,7 +17,8 @@ from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import fold_raw, load, save_verified
 from orion_streams.model.commit import Snapshot
-from orion_streams.model.state import Grid, encode_grid, work_order
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 from tests.conftest import MemoryStore
 from tests.helpers import Agent, Store, ask, folded, kinds, replies, settle, snapshots
@@ -237,8 +238,8 @@ async def assert_nothing_needed_is_gone(store: Store, router: Router) -> None:
     assert {row.reply_id for row in grid.closed.get("brain", {}).values()} <= answered
     work = {entry_id for entry_id, _ in await store.entries(f"work:{WORKER}")}
     node = grid.nodes[WORKER]
-    assert set(node.holdings) <= work
-    unread = {each for each in node.holdings if work_order(each) > work_order(node.work_read)}
+    assert set(node.assignments) <= work
+    unread = {each for each in node.assignments if parse_stream_id(each) > parse_stream_id(node.work_read)}
     assert unread <= work
 
 

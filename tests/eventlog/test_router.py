@@ -9,7 +9,8 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.eventlog.loader import position_at
 from orion_streams.model import events as ev
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
+from orion_streams.model.vocabulary import Mark
 from tests.eventlog.driving import dispatch, running
 from tests.helpers import (
     MODEL,
@@ -97,11 +98,11 @@ async def test_a_cancel_ends_the_request_and_its_run(store: Store, config: Confi
     await store.add("requests:brain", {"cancel": "q1"})
     await settle(router)
     assert await kinds(store, "q1") == ["cancelled"]
-    assert run.work_id in router.state.grid.nodes[WORKER].holdings
+    assert run.work_id in router.state.grid.nodes[WORKER].assignments
     assert await agent.read_work() == []
     assert agent.runs == {}
     await settle(router)
-    assert router.state.grid.nodes[WORKER].holdings == {}
+    assert router.state.grid.nodes[WORKER].assignments == {}
     await store.add("requests:brain", {"cancel": "q1"})
     await store.add("requests:brain", {"cancel": "never heard of"})
     await settle(router)
@@ -158,7 +159,7 @@ async def test_what_waits_is_folded_before_the_first_decision(store: Store, conf
     assert "brain/q1" not in router.state.grid.open
     await settle(router)
     assert await dispatched(store) == []
-    assert router.state.grid.nodes[WORKER].backed_off == "hot"
+    assert router.state.grid.nodes[WORKER].backed_off == (Mark.HOT,)
     assert router.state.grid.open["brain/q1"].deferred == "no_node"
     await assert_consistent(store)
 
@@ -308,8 +309,8 @@ async def test_output_ids_rise_though_the_clock_stands_still(store: Store, confi
         await settle(router)
     written = [entry_id for entry_id, _ in await store.entries(f"work:{WORKER}")]
     written += [entry_id for entry_id, _ in await store.entries("replies:brain")]
-    assert len({work_order(each) for each in written}) == 10
-    assert (await store.log.guard()).out_id == max(written, key=work_order)
+    assert len({parse_stream_id(each) for each in written}) == 10
+    assert (await store.log.guard()).out_id == max(written, key=parse_stream_id)
 
 
 async def test_tokens_alone_do_not_stop_the_clock(store: Store, config: Config) -> None:

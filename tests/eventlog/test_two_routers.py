@@ -12,7 +12,7 @@ from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from tests.eventlog.driving import dispatch, running
 from tests.helpers import (
     Agent,

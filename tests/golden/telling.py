@@ -21,7 +21,7 @@ from orion_streams.eventlog.jsonl import Row, Stretch
 from orion_streams.eventlog.loader import fold_each
 from orion_streams.model import events as ev
 from orion_streams.model.events import TERMS
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.text import describe, held_back, tag, why_abandoned
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import FileSource

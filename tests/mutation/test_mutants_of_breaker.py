@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Failure, Grid, Node
+from orion_streams.model.vocabulary import AbandonReason, Blame
 from orion_streams.projections import evolve
 from orion_streams.projections.breaker import failed, ramp_after
 from tests.grids import AT_MS, grid, node, request
 
-FAILED = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", "node")
+FAILED = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", Blame.NODE)
 ANSWER = ev.RequestCompleted("brain/a", 1, "n", "5-1", 9, 9, 0, 9, 9, 9)
 
 
@@ -30,7 +31,7 @@ def suspects(some: Grid, event: ev.AnyEvent = FAILED, name: str = "n") -> tuple[
 
 def test_an_abandoned_attempt_is_the_nodes_fault() -> None:
     """A run that is gone counts as one that failed; one that was cut off by silence does not."""
-    event = ev.AttemptAbandoned("brain/a", 1, "n", "5-1", "gone")
+    event = ev.AttemptAbandoned("brain/a", 1, "n", "5-1", AbandonReason.GONE)
     assert suspects(house(node("n")), event) == ("brain/a",)
     assert suspects(house(node("n")), replace(event, reason="silent")) == ()
 
@@ -83,10 +84,10 @@ def test_only_what_is_surely_the_nodes_fault_counts(
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (Failure("m", "ollama_error", "node"), ("brain/a",)),
-        (Failure("m", "stream_cut", "node"), ()),
-        (Failure("n", "ollama_error", "node"), ()),
-        (Failure("gone", "ollama_error", "node"), ()),
+        (Failure("m", "ollama_error", Blame.NODE), ("brain/a",)),
+        (Failure("m", "stream_cut", Blame.NODE), ()),
+        (Failure("n", "ollama_error", Blame.NODE), ()),
+        (Failure("gone", "ollama_error", Blame.NODE), ()),
     ],
 )
 def test_an_answer_elsewhere_turns_a_refusal_into_suspicion(

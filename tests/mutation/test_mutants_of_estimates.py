@@ -11,17 +11,17 @@ from orion_streams.decider.estimates import answer_tokens, best_pace, demand_now
 from orion_streams.model.learned import decayed
 from orion_streams.model.policy import ROBOT, ModelRules, NodeRules
 from orion_streams.model.state import Demand, Length, Speed
-from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, POLICY, grid, node, request
+from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, grid, node, request
 
 
 def test_a_load_is_expected_as_measured_else_by_the_disk() -> None:
     """On this node, of this model."""
     row = node("n")
-    speeds = {f"n {HEAVY}": Speed(77), f"m {MODEL}": Speed(88)}
-    assert expected_load_ms(grid(row, speeds=speeds), row, HEAVY, LIBRARY[HEAVY], POLICY) == 77
-    assert expected_load_ms(grid(row, speeds=speeds), row, MODEL, LIBRARY[MODEL], POLICY) == 4_301
+    speeds = {("n", HEAVY): Speed(77), ("m", MODEL): Speed(88)}
+    assert expected_load_ms(grid(row, speeds=speeds), row, HEAVY, LIBRARY[HEAVY]) == 77
+    assert expected_load_ms(grid(row, speeds=speeds), row, MODEL, LIBRARY[MODEL]) == 4_301
     slow = replace(row, rules=NodeRules("n", load_us_per_mb=10_003))
-    assert expected_load_ms(grid(slow), slow, MODEL, LIBRARY[MODEL], POLICY) == 2_530
+    assert expected_load_ms(grid(slow), slow, MODEL, LIBRARY[MODEL]) == 2_530
 
 
 @pytest.mark.parametrize(
@@ -61,24 +61,24 @@ def test_what_was_asked_for_long_ago_is_forgotten_in_the_end() -> None:
 def test_demand_now_is_that_of_the_model() -> None:
     """Decayed by the policy's half time; nothing where nobody asked."""
     some = grid(demand={MODEL: Demand(800, AT_MS - 600_000)})
-    assert demand_now(some, MODEL, POLICY) == 400
-    assert demand_now(some, HEAVY, POLICY) == 0
+    assert demand_now(some, MODEL) == 400
+    assert demand_now(some, HEAVY) == 0
 
 
 def test_the_best_pace_is_the_fastest_answer() -> None:
     """Of nodes that have the model on disk and take inference; without any it is nothing."""
     speeds = {
-        f"l {MODEL}": Speed(0, 10, 500),
-        f"m {MODEL}": Speed(0, 99, 400),
-        f"o {MODEL}": Speed(0, 1, 1),
+        ("l", MODEL): Speed(0, 10, 500),
+        ("m", MODEL): Speed(0, 99, 400),
+        ("o", MODEL): Speed(0, 1, 1),
         f"{ROBOT} {MODEL}": Speed(0, 1, 1),
     }
     rows = (node("l"), node("m"), node("n"), node("o", installed={}), node(ROBOT))
-    assert best_pace(grid(*rows, speeds=speeds), MODEL, POLICY) == (99, 400)
-    twice = {f"l {MODEL}": Speed(0, 11, 500), f"m {MODEL}": Speed(0, 10, 500)}
-    assert best_pace(grid(node("l"), node("m"), speeds=twice), MODEL, POLICY) == (10, 500)
-    assert best_pace(grid(node("n")), MODEL, POLICY) == (4_048, 25_300)
-    assert best_pace(grid(*rows, speeds=speeds), BIG, POLICY) == (0, 0)
+    assert best_pace(grid(*rows, speeds=speeds), MODEL) == (99, 400)
+    twice = {("l", MODEL): Speed(0, 11, 500), ("m", MODEL): Speed(0, 10, 500)}
+    assert best_pace(grid(node("l"), node("m"), speeds=twice), MODEL) == (10, 500)
+    assert best_pace(grid(node("n")), MODEL) == (4_048, 25_300)
+    assert best_pace(grid(*rows, speeds=speeds), BIG) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_the_best_pace_is_the_fastest_answer() -> None:
 def test_an_answer_is_as_long_as_the_model_usually_answers(values: dict[str, Any], expected: int) -> None:
     """Its mean, else its own prior, else the policy's; at most what is allowed; an embedding has none."""
     some = grid(answers={MODEL: Length(77_999, 3)}, models={BIG: ModelRules(prior_tokens=50)})
-    found = answer_tokens(some, request(**values), POLICY)
+    found = answer_tokens(some, request(**values))
     assert (found, type(found)) == (expected, int)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.decider.memory import Candidate, Room, candidates, committed_mb, is_seen, room
+from orion_streams.decider.memory import Evictable, Room, candidates, committed_mb, has_runner, room
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node, Resident
 from tests.grids import AT_MS, HEAVY, MODEL, POLICY, grid, holding, loading, node
@@ -18,7 +18,7 @@ FREE_MB = 7_040 - 477
 
 def space(row: Node) -> Room:
     """What a load of the small model finds."""
-    return room(grid(row), row, MODEL, 4_096, POLICY)
+    return room(grid(row), row, MODEL, 4_096)
 
 
 def house(short_mb: int, *sizes_mb: int) -> Node:
@@ -32,18 +32,18 @@ def house(short_mb: int, *sizes_mb: int) -> Node:
 @pytest.mark.parametrize(
     ("short_mb", "sizes_mb", "expected"),
     [
-        (0, (100,), Room(477)),
-        (1, (100,), Room(477, ("a:1b",))),
-        (100, (100, 1_000), Room(477, ("a:1b",))),
-        (101, (100, 1_000), Room(477, ("b:1b",))),
-        (200, (100, 200), Room(477, ("b:1b",))),
-        (201, (100, 200), Room(477, ("a:1b", "b:1b"))),
-        (100, (0, 100), Room(477, ("b:1b",))),
-        (250, (100, 100, 300), Room(477, ("c:1b",))),
-        (350, (100, 100, 300), Room(477, ("b:1b", "c:1b"))),
-        (450, (300, 100, 300), Room(477, ("a:1b", "c:1b"))),
-        (500, (100, 100, 300), Room(477, ("a:1b", "b:1b", "c:1b"))),
-        (501, (100, 100, 300), Room(477, short_mb=1)),
+        (0, (100,), Room(need_mb=477)),
+        (1, (100,), Room(need_mb=477, evicts=("a:1b",))),
+        (100, (100, 1_000), Room(need_mb=477, evicts=("a:1b",))),
+        (101, (100, 1_000), Room(need_mb=477, evicts=("b:1b",))),
+        (200, (100, 200), Room(need_mb=477, evicts=("b:1b",))),
+        (201, (100, 200), Room(need_mb=477, evicts=("a:1b", "b:1b"))),
+        (100, (0, 100), Room(need_mb=477, evicts=("b:1b",))),
+        (250, (100, 100, 300), Room(need_mb=477, evicts=("c:1b",))),
+        (350, (100, 100, 300), Room(need_mb=477, evicts=("b:1b", "c:1b"))),
+        (450, (300, 100, 300), Room(need_mb=477, evicts=("a:1b", "c:1b"))),
+        (500, (100, 100, 300), Room(need_mb=477, evicts=("a:1b", "b:1b", "c:1b"))),
+        (501, (100, 100, 300), Room(need_mb=477, short_mb=1)),
     ],
 )
 def test_as_little_goes_as_is_enough(short_mb: int, sizes_mb: tuple[int, ...], expected: Room) -> None:
@@ -55,8 +55,8 @@ def test_several_pending_models_add_up() -> None:
     """What no sample shows yet is promised, model by model and load by load."""
     rows = {"a:1b": Resident("a", 90, pending_mb=100), "b:1b": Resident("b", 190, pending_mb=200)}
     held = {"5-0": holding("c:1b", reserve_mb=40), "6-0": loading("d:1b", reserve_mb=5)}
-    row = node("n", resident=rows, holdings=held)
-    assert committed_mb(grid(row), row, POLICY) == 2_345
+    row = node("n", resident=rows, assignments=held)
+    assert committed_mb(grid(row), row) == 2_345
 
 
 SEEN: list[tuple[Resident | None, dict[str, Any], bool]] = [
@@ -78,43 +78,41 @@ def test_a_runner_is_seen_by_its_options(here: Resident | None, asked: dict[str,
     other = {HEAVY: Resident("b", 2_019)}
     row = node("n", resident={**other, MODEL: here} if here else other)
     held = holding(**asked)
-    assert is_seen(grid(row), row, held, POLICY) is seen
+    assert has_runner(grid(row), row, held) is seen
     going = replace(row, unload_ordered_ms={MODEL: AT_MS})
-    assert is_seen(grid(going), going, held, POLICY) is False
+    assert has_runner(grid(going), going, held) is False
     stays = replace(row, unload_ordered_ms={HEAVY: AT_MS})
-    assert is_seen(grid(stays), stays, held, POLICY) is seen
+    assert has_runner(grid(stays), stays, held) is seen
 
 
 def test_a_model_on_its_way_may_go_when_its_work_has_ended() -> None:
     """It counts as all that was reserved for it, and is to stay for a while."""
     held = {f"{n}-0": holding(HEAVY, reserve_mb=reserve_mb) for n, reserve_mb in enumerate((300, 500))}
-    row = node("n", holdings=held)
-    expected = Candidate(True, True, False, 0, HEAVY, 800, POLICY.min_stay_ms)
-    assert candidates(grid(row), row, MODEL, POLICY, ()) == [expected]
-    row = node("n", ram_used_mb=FREE_MB - 299, holdings={"5-0": loading(HEAVY, reserve_mb=300)})
-    assert space(row) == Room(477, (HEAVY,), wait_ms=POLICY.min_stay_ms, busy=True)
+    row = node("n", assignments=held)
+    expected = Evictable(True, True, False, 0, HEAVY, 800, POLICY.min_stay_ms)
+    assert candidates(grid(row), row, MODEL, ()) == [expected]
+    row = node("n", ram_used_mb=FREE_MB - 299, assignments={"5-0": loading(HEAVY, reserve_mb=300)})
+    assert space(row) == Room(need_mb=477, evicts=(HEAVY,), wait_ms=POLICY.min_stay_ms, busy=True)
 
 
 def test_a_model_that_is_loaded_anew_goes_as_what_it_will_be() -> None:
     """The larger runner that was reserved for, when its work has ended; its row stands there still."""
     rows = {HEAVY: Resident("b", 2_388, 4_096, 4_096)}
-    row = node("n", resident=rows, holdings={"5-0": holding(HEAVY, reserve_mb=2_553, num_ctx=8_192)})
-    assert candidates(grid(row), row, MODEL, POLICY, ()) == [
-        Candidate(True, False, False, 0, HEAVY, 2_553, 0)
-    ]
+    row = node("n", resident=rows, assignments={"5-0": holding(HEAVY, reserve_mb=2_553, num_ctx=8_192)})
+    assert candidates(grid(row), row, MODEL, ()) == [Evictable(True, False, False, 0, HEAVY, 2_553, 0)]
 
 
 def test_a_run_that_reserved_nothing_changes_no_sum() -> None:
     """Though its runner is not the one that stands there: nothing is promised, and nothing goes."""
     rows = {HEAVY: Resident("b", 2_388, 4_096, 4_096)}
-    row = node("n", resident=rows, holdings={"5-0": holding(HEAVY, num_ctx=8_192)})
-    assert committed_mb(grid(row), row, POLICY) == 500 + 2_388
+    row = node("n", resident=rows, assignments={"5-0": holding(HEAVY, num_ctx=8_192)})
+    assert committed_mb(grid(row), row) == 500 + 2_388
 
 
 def test_a_run_that_reserved_nothing_is_no_room() -> None:
     """Its model is in memory already, or is not known to be."""
-    row = node("n", ram_used_mb=FREE_MB + 1, holdings={"5-0": holding(HEAVY)})
-    assert space(row) == Room(477, short_mb=1)
+    row = node("n", ram_used_mb=FREE_MB + 1, assignments={"5-0": holding(HEAVY)})
+    assert space(row) == Room(need_mb=477, short_mb=1)
 
 
 def test_the_order_of_going() -> None:
@@ -132,14 +130,14 @@ def test_the_order_of_going() -> None:
     }
     row = node(
         "n", resident=rows,
-        holdings={"5-0": holding("busy:1b"), "6-0": holding("going:1b", reserve_mb=9)},
+        assignments={"5-0": holding("busy:1b"), "6-0": holding("going:1b", reserve_mb=9)},
         unload_ordered_ms={"going:1b": AT_MS}, used_ms={"used:1b": 1, "needed:1b": 2},
     )  # fmt: skip
     some = grid(row, models={"pinned:1b": ModelRules(resident_on=("m", "n"))})
-    assert candidates(some, row, MODEL, POLICY, ("needed:1b",)) == [
-        Candidate(False, False, False, 0, "aged:1b", 6, 0),
-        Candidate(False, False, False, 1, "used:1b", 9, 0),
-        Candidate(False, False, True, 2, "needed:1b", 8, 0),
-        Candidate(False, True, False, 0, "young:1b", 5, 1),
-        Candidate(True, False, False, 0, "busy:1b", 4, 0),
+    assert candidates(some, row, MODEL, ("needed:1b",)) == [
+        Evictable(False, False, False, 0, "aged:1b", 6, 0),
+        Evictable(False, False, False, 1, "used:1b", 9, 0),
+        Evictable(False, False, True, 2, "needed:1b", 8, 0),
+        Evictable(False, True, False, 0, "young:1b", 5, 1),
+        Evictable(True, False, False, 0, "busy:1b", 4, 0),
     ]

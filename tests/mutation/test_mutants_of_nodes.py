@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import Grid, Holding, Node
+from orion_streams.model.state import Grid, Node, Run
+from orion_streams.model.vocabulary import AbandonReason, Blame, Mark
 from orion_streams.projections import evolve
 from orion_streams.projections.nodes import forecast, slope
 from tests.grids import AT_MS, DISK, HEAVY, MEMORY, MODEL, grid, holding, node, request, sample
@@ -157,23 +158,23 @@ def test_no_reading_is_calm_only_where_no_sensor_is(sensor: bool, calm: int) -> 
 )
 def test_missing_counts_entries_in_a_row_that_should_list_it(entry: dict[str, Any], missing: int) -> None:
     """Read past it, all its results taken, and not in hand: one more; else the count begins anew."""
-    row = after(sample("n", **entry), node("n", holdings={"9-0": holding(missing=2)}))
-    assert row.holdings == {"9-0": holding(missing=missing)}
+    row = after(sample("n", **entry), node("n", assignments={"9-0": holding(missing=2)}))
+    assert row.assignments == {"9-0": holding(missing=missing)}
 
 
 def test_what_backs_a_node_off_is_noted_once() -> None:
     """Each mark once, in the order of the alphabet, and the calm begins to count anew."""
     row = node("n", calm_samples=2)
-    hot = after(ev.NodeBackedOff("n", "ram", 901, 900), row)
-    assert hot == replace(row, backed_off="ram", calm_samples=0)
-    both = after(ev.NodeBackedOff("n", "hot", 75_001, 75_000), replace(hot, calm_samples=1))
-    assert both == replace(row, backed_off="hot ram", calm_samples=0)
-    assert after(ev.NodeBackedOff("n", "ram", 901, 900), both) == both
+    hot = after(ev.NodeBackedOff("n", Mark.RAM, 901, 900), row)
+    assert hot == replace(row, backed_off=(Mark.RAM,), calm_samples=0)
+    both = after(ev.NodeBackedOff("n", Mark.HOT, 75_001, 75_000), replace(hot, calm_samples=1))
+    assert both == replace(row, backed_off=(Mark.HOT, Mark.RAM), calm_samples=0)
+    assert after(ev.NodeBackedOff("n", Mark.RAM, 901, 900), both) == both
     assert after(ev.NodeReturned("n"), replace(both, calm_samples=3)) == replace(row, calm_samples=0)
 
 
 VERDICT = Verdict(
-    "n",
+    node="n",
     cost_ms=999,
     drain_ms=50,
     load_ms=700,
@@ -192,7 +193,7 @@ def routed(row: Node, *verdicts: Verdict, **values: Any) -> Node:
     return evolve(some, replace(event, **values)).nodes["n"]
 
 
-HELD = Holding(
+HELD = Run(
     request="brain/a", attempt=3, model=HEAVY, run_ms=925, since_ms=AT_MS, cold=True, alone=True,
     load_ms=700, reserve_mb=477, num_ctx=8_192, runner="num_thread=2", cached=True,
 )  # fmt: skip
@@ -201,8 +202,8 @@ HELD = Holding(
 def test_a_routed_attempt_is_held_as_its_verdict_says() -> None:
     """Its time, its load and its memory are those of its node's verdict; its options the request's."""
     row = node("n", used_ms={MODEL: 5})
-    other = Verdict("m", load_ms=1, reserve_mb=1)
-    expected = replace(row, holdings={"5-1": HELD}, used_ms={MODEL: 5, HEAVY: AT_MS})
+    other = Verdict(node="m", load_ms=1, reserve_mb=1)
+    expected = replace(row, assignments={"5-1": HELD}, used_ms={MODEL: 5, HEAVY: AT_MS})
     assert routed(row, other, VERDICT) == expected
 
 
@@ -212,30 +213,31 @@ def test_cold_and_cached_are_what_costs_or_saves(
     load_ms: int, cold: bool, cached_ms: int, cached: bool
 ) -> None:
     """One ms of load is cold, one ms saved is cached."""
-    held = routed(node("n"), replace(VERDICT, load_ms=load_ms, cached_ms=cached_ms)).holdings["5-1"]
+    held = routed(node("n"), replace(VERDICT, load_ms=load_ms, cached_ms=cached_ms)).assignments["5-1"]
+    assert isinstance(held, Run)
     assert (held.cold, held.cached) == (cold, cached)
 
 
 def test_without_a_verdict_nothing_is_known_of_the_attempt() -> None:
     """A decision that does not mention its own node still takes the slot."""
-    held = routed(node("n"), replace(VERDICT, node="m")).holdings["5-1"]
+    held = routed(node("n"), replace(VERDICT, node="m")).assignments["5-1"]
     assert held == replace(HELD, run_ms=0, cold=False, load_ms=0, reserve_mb=0, cached=False)
 
 
 def test_who_comes_second_is_not_alone_and_neither_is_the_first() -> None:
     """Two attempts on a node: what either measures contains the other."""
-    row = routed(node("n", holdings={"4-0": holding(alone=True)}), VERDICT)
-    assert row.holdings == {"4-0": holding(alone=False), "5-1": replace(HELD, alone=False)}
+    row = routed(node("n", assignments={"4-0": holding(alone=True)}), VERDICT)
+    assert row.assignments == {"4-0": holding(alone=False), "5-1": replace(HELD, alone=False)}
 
 
 def test_an_attempt_that_starts_counts_from_then() -> None:
     """The entry's age is taken off; other attempts and other fences change nothing."""
-    row = node("n", holdings={"5-1": holding(run_ms=7), "6-0": holding()})
+    row = node("n", assignments={"5-1": holding(run_ms=7), "6-0": holding()})
     opened = {"brain/a": request(node="n", work_id="5-1")}
     event = ev.RequestStarted("brain/a", 1, "5-1", age_ms=40)
-    started = replace(row.holdings["5-1"], started=True, since_ms=AT_MS - 40)
+    started = replace(row.assignments["5-1"], started=True, since_ms=AT_MS - 40)
     assert after(event, row, open_requests=opened) == replace(
-        row, holdings={"5-1": started, "6-0": holding()}
+        row, assignments={"5-1": started, "6-0": holding()}
     )
     assert after(replace(event, work_id="7-0"), row, open_requests=opened) == row
     assert after(event, row) == row
@@ -245,9 +247,9 @@ def test_an_attempt_that_starts_counts_from_then() -> None:
 
 def test_only_an_ollama_that_is_away_makes_models_unknown() -> None:
     """After any other failure the inventory is what it was; in both cases the slot is free."""
-    row = node("n", holdings={"5-1": holding(), "6-0": holding(HEAVY)})
-    left = replace(row, holdings={"6-0": holding(HEAVY)})
-    event = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", "node")
+    row = node("n", assignments={"5-1": holding(), "6-0": holding(HEAVY)})
+    left = replace(row, assignments={"6-0": holding(HEAVY)})
+    event = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", Blame.NODE)
     assert after(event, row) == left
     away = after(replace(event, code="ollama_unreachable"), row)
     assert away == replace(left, inventory_known=False)
@@ -257,19 +259,19 @@ def test_only_an_ollama_that_is_away_makes_models_unknown() -> None:
 @pytest.mark.parametrize(("reason", "freed"), [("gone", True), ("silent", False), ("overdue", False)])
 def test_only_what_is_gone_frees_its_slot(reason: str, freed: bool) -> None:
     """Whatever else is given up may still be running."""
-    row = node("n", holdings={"5-1": holding()})
-    event = ev.AttemptAbandoned("brain/a", 1, "n", "5-1", reason)
-    assert after(event, row).holdings == ({} if freed else row.holdings)
+    row = node("n", assignments={"5-1": holding()})
+    event = ev.AttemptAbandoned("brain/a", 1, "n", "5-1", AbandonReason(reason))
+    assert after(event, row).assignments == ({} if freed else row.assignments)
 
 
 EVENTS: tuple[ev.AnyEvent, ...] = (
     sample("gone"),
-    ev.NodeBackedOff("gone", "hot", 1, 0),
+    ev.NodeBackedOff("gone", Mark.HOT, 1, 0),
     ev.NodeReturned("gone"),
     ev.RequestRouted("brain/a", 1, "gone", "p", 1, (), work_id="5-1"),
     ev.AttemptEnded("brain/x", 1, "gone", "5-1", "done"),
-    ev.AttemptFailed("brain/x", 1, "gone", "5-1", "ollama_unreachable", "node"),
-    ev.AttemptAbandoned("brain/x", 1, "gone", "5-1", "gone"),
+    ev.AttemptFailed("brain/x", 1, "gone", "5-1", "ollama_unreachable", Blame.NODE),
+    ev.AttemptAbandoned("brain/x", 1, "gone", "5-1", AbandonReason.GONE),
     ev.BreakerOpened("gone", 3, 15_000),
     ev.BreakerClosed("gone"),
     ev.ModelInstalled("gone", MODEL, "a", 253),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from orion_streams.decider.filters import is_heard
 from orion_streams.decider.placement import (
     COPY_MILLI,
     Candidate,
@@ -24,11 +25,11 @@ from orion_streams.decider.placement import (
     work_of,
     worth_now,
 )
-from orion_streams.decider.route import is_heard
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Demand, Grid, Resident, Speed
-from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, POLICY, TWIN, grid, holding, loading, node
+from orion_streams.model.vocabulary import UnloadReason
+from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, TWIN, grid, holding, loading, node
 
 HEAVY_MB = 2_019 + 165 + 204
 HERE = Resident("a", 470, 4_096)
@@ -38,7 +39,7 @@ ONE = Candidate(1_003, "n", MODEL, 477, pinned=False, resident=False)
 def test_demand_is_what_is_left_of_it() -> None:
     """In thousandths, by now; what nothing is left of is not listed."""
     some = grid(demand={MODEL: Demand(801, AT_MS - 600_000), HEAVY: Demand(1, AT_MS - 600_000)})
-    assert demand_of(some, POLICY) == {MODEL: 400}
+    assert demand_of(some) == {MODEL: 400}
 
 
 def test_a_plan_says_why() -> None:
@@ -49,7 +50,7 @@ def test_a_plan_says_why() -> None:
         models={TWIN: ModelRules(resident_on=("n",))},
     )
     demand = {HEAVY: 5_000, BIG: 1_000}
-    assert plan(some, demand, POLICY) == (
+    assert plan(some, demand) == (
         Placement("n", HEAVY, "keep", HEAVY_MB, 11_977, "saves 11977 µs of loading per MB and request"),
         Placement("n", TWIN, "keep", 477, 0, "pinned here by streams.toml"),
         Placement("n", BIG, "leave", 8_173, 2_553, "others save more in its place"),
@@ -61,7 +62,7 @@ def test_a_place_is_given_to_the_last_mb() -> None:
     """What fits exactly gets in, one MB less and it does not."""
     for total_mb, placed in ((1_111, 1), (1_110, 0)):  # 88 % less 500 MB: 477 and 476
         some = grid(node("n", ram_total_mb=total_mb))
-        assert len(plan(some, {MODEL: 1_000}, POLICY)) == placed
+        assert len(plan(some, {MODEL: 1_000})) == placed
 
 
 @pytest.mark.parametrize(
@@ -78,27 +79,27 @@ def test_a_place_is_given_to_the_last_mb() -> None:
 def test_a_plan_is_for_nodes_that_are_known(values: dict[str, Any], planned: int) -> None:
     """Heard from of late, with a known inventory, and for inference."""
     row = node("n", **values)
-    assert len(plan(grid(row), {MODEL: 1_000}, POLICY)) == planned
-    assert is_heard(grid(row), row, POLICY) is (values.get("heard_ms", AT_MS) in (AT_MS, AT_MS - 5_000))
+    assert len(plan(grid(row), {MODEL: 1_000})) == planned
+    assert is_heard(grid(row), row) is (values.get("heard_ms", AT_MS) in (AT_MS, AT_MS - 5_000))
 
 
 def test_copies_are_counted_in_the_reason() -> None:
     """Each further copy is worth a quarter of the one before, and only of what is asked for often."""
     some = grid(node("l"), node("m"), node("n"))
-    rows = plan(some, {MODEL: COPY_MILLI}, POLICY)
+    rows = plan(some, {MODEL: COPY_MILLI})
     assert [(each.node, each.saved_us_per_mb, each.reason) for each in rows] == [
         ("l", 9_016, "saves 9016 µs of loading per MB and request"),
         ("m", 2_254, "saves 2254 µs of loading per MB and request, copy 2 of it"),
         ("n", 563, "saves 563 µs of loading per MB and request, copy 3 of it"),
     ]
-    assert len(plan(some, {MODEL: COPY_MILLI - 1}, POLICY)) == 1
+    assert len(plan(some, {MODEL: COPY_MILLI - 1})) == 1
 
 
 def test_the_lines_are_sorted() -> None:
     """By node; what stays or comes before what goes; then by worth, then by name."""
     here = {MODEL: HERE, TWIN: HERE}
     some = grid(node("n", installed=LIBRARY, resident=here), node("m", installed=DISK))
-    rows = plan(some, {HEAVY: 2_000, MODEL: 1_000}, POLICY)
+    rows = plan(some, {HEAVY: 2_000, MODEL: 1_000})
     assert [(each.node, each.model, each.action) for each in rows] == [
         ("m", HEAVY, "load"),
         ("n", MODEL, "keep"),
@@ -166,8 +167,8 @@ def test_candidates_are_worth_the_quickest_load_of_all() -> None:
         rules=NodeRules("n", slots=2, load_us_per_mb=90_000),
     )
     models = {MODEL: ModelRules(num_ctx=8_192), BIG: ModelRules(resident_on=("n",))}
-    some = grid(slow, node("m"), models=models, speeds={f"m {HEAVY}": Speed(30_001)})
-    found = candidates(some, {"m": 0, "n": 0}, {MODEL: 500, HEAVY: 700}, POLICY)
+    some = grid(slow, node("m"), models=models, speeds={("m", HEAVY): Speed(30_001)})
+    found = candidates(some, {"m": 0, "n": 0}, {MODEL: 500, HEAVY: 700})
     small_mb, twice_mb = 253 + 41 + 204, 253 + 82 + 204
     assert found == [
         Candidate(4_301 * 1000 * 500 // 1_200 // small_mb, "m", MODEL, small_mb, False, False),
@@ -183,9 +184,9 @@ def test_candidates_are_worth_the_quickest_load_of_all() -> None:
 
 def test_without_demand_only_what_is_there_or_pinned_counts() -> None:
     """Nothing is worth anything, and nobody divides by nothing."""
-    some = grid(node("n", resident={MODEL: HERE}), footprints={"a 4096 1": 0, "b 4096 1": 0})
-    assert candidates(some, {"n": 0}, {}, POLICY) == [Candidate(0, "n", MODEL, 0, False, True)]
-    worths = {each.model: each.worth for each in candidates(some, {"n": 0}, {HEAVY: 1}, POLICY)}
+    some = grid(node("n", resident={MODEL: HERE}), footprints={("a", 4096, 1): 0, ("b", 4096, 1): 0})
+    assert candidates(some, {"n": 0}, {}) == [Candidate(0, "n", MODEL, 0, False, True)]
+    worths = {each.model: each.worth for each in candidates(some, {"n": 0}, {HEAVY: 1})}
     assert worths == {MODEL: 0, HEAVY: 34_323_000}
 
 
@@ -196,8 +197,8 @@ def test_without_demand_only_what_is_there_or_pinned_counts() -> None:
         ({"resident": {MODEL: replace(HERE, digest="old")}}, True),
         ({"resident": {TWIN: HERE}}, True),
         ({"resident": {TWIN: replace(HERE, digest="z")}}, False),
-        ({"holdings": {"1-0": loading(MODEL)}}, True),
-        ({"holdings": {"1-0": holding(HEAVY)}}, False),
+        ({"assignments": {"1-0": loading(MODEL)}}, True),
+        ({"assignments": {"1-0": holding(HEAVY)}}, False),
     ],
 )
 def test_a_model_is_there_by_name_weights_or_on_its_way(values: dict[str, Any], there: bool) -> None:
@@ -208,19 +209,19 @@ def test_a_model_is_there_by_name_weights_or_on_its_way(values: dict[str, Any], 
 def test_the_quickest_load_is_that_of_the_fastest_node() -> None:
     """Of those that are asked about, by model."""
     speeds = {
-        f"l {MODEL}": Speed(900),
-        f"m {MODEL}": Speed(800),
-        f"n {MODEL}": Speed(850),
-        f"o {MODEL}": Speed(1),
+        ("l", MODEL): Speed(900),
+        ("m", MODEL): Speed(800),
+        ("n", MODEL): Speed(850),
+        ("o", MODEL): Speed(1),
     }
     some = grid(*(node(name) for name in "lmno"), speeds=speeds)
-    assert quickest_loads(some, dict.fromkeys("lmn", 0), POLICY) == {MODEL: 800, HEAVY: 34_323}
+    assert quickest_loads(some, dict.fromkeys("lmn", 0)) == {MODEL: 800, HEAVY: 34_323}
 
 
 def test_a_context_is_the_models_own_or_the_policys() -> None:
     """Unless a request asks for another."""
     some = grid(models={MODEL: ModelRules(num_ctx=8_192), HEAVY: ModelRules()})
-    assert [context_of(some, model, POLICY) for model in (MODEL, HEAVY, BIG)] == [8_192, 4_096, 4_096]
+    assert [context_of(some, model) for model in (MODEL, HEAVY, BIG)] == [8_192, 4_096, 4_096]
 
 
 def tight(**values: Any) -> Grid:
@@ -241,10 +242,10 @@ LINES = [
 def test_what_goes_for_a_load_says_so() -> None:
     """The least that is enough, on that node; the other lines stay as they are."""
     going = replace(LINES[2], action="unload", reason=f"makes room for {HEAVY}")
-    assert make_room(tight(), LINES, POLICY) == [LINES[0], LINES[1], going, LINES[3]]
+    assert make_room(tight(), LINES) == [LINES[0], LINES[1], going, LINES[3]]
     kept = replace(LINES[2], action="keep")
-    assert make_room(tight(), [LINES[0], kept], POLICY) == [LINES[0], kept]
-    assert make_room(tight(), [replace(LINES[0], action="keep"), LINES[2]], POLICY)[1] == LINES[2]
+    assert make_room(tight(), [LINES[0], kept]) == [LINES[0], kept]
+    assert make_room(tight(), [replace(LINES[0], action="keep"), LINES[2]])[1] == LINES[2]
 
 
 def test_what_goes_depends_on_the_context_of_the_load() -> None:
@@ -255,7 +256,7 @@ def test_what_goes_depends_on_the_context_of_the_load() -> None:
     lines = [small, *(Placement("n", model, "leave", 1, 0, "") for model in rows)]
     for num_ctx, going in ((0, "a:1b"), (8_192, "b:1b")):
         some = grid(row, models={HEAVY: ModelRules(num_ctx=num_ctx)})
-        assert [each.model for each in make_room(some, lines, POLICY) if each.action == "unload"] == [going]
+        assert [each.model for each in make_room(some, lines) if each.action == "unload"] == [going]
 
 
 def test_only_the_next_load_of_each_node_makes_room() -> None:
@@ -272,7 +273,7 @@ def test_only_the_next_load_of_each_node_makes_room() -> None:
         for name in "mn"
         for model, action in ((MODEL, "load"), (HEAVY, "load"), ("x:1b", "leave"), ("y:1b", "leave"))
     ]
-    found = make_room(some, lines, POLICY)
+    found = make_room(some, lines)
     assert [(each.node, each.model) for each in found if each.action == "unload"] == [
         ("m", "x:1b"),
         ("n", "x:1b"),
@@ -285,16 +286,16 @@ ORDER = ev.LoadOrdered("n", HEAVY, 4_096, "num_thread=2", load_ms=34_323, reserv
 
 def test_the_work_of_a_plan_is_one_load_and_what_goes_for_it() -> None:
     """With the options that requests will ask for, and what the load is expected to take."""
-    lines = tuple(make_room(tight(), LINES[:3], POLICY))
-    assert list(work_of(tight(), lines, POLICY)) == [ev.UnloadOrdered("n", "x:1b", "room"), ORDER]
-    free = replace(tight(resident={}, ram_used_mb=600), models={}, speeds={f"n {HEAVY}": Speed(77)})
-    assert list(work_of(free, lines[:1], POLICY)) == [replace(ORDER, runner="", load_ms=77)]
+    lines = tuple(make_room(tight(), LINES[:3]))
+    assert list(work_of(tight(), lines)) == [ev.UnloadOrdered("n", "x:1b", UnloadReason.ROOM), ORDER]
+    free = replace(tight(resident={}, ram_used_mb=600), models={}, speeds={("n", HEAVY): Speed(77)})
+    assert list(work_of(free, lines[:1])) == [replace(ORDER, runner="", load_ms=77)]
 
 
 def test_what_the_plan_wants_does_not_go_for_it() -> None:
     """If room needs a model that stays, the load waits."""
     keeps = (LINES[0], replace(LINES[2], action="keep"))
-    assert list(work_of(tight(), keeps, POLICY)) == []
+    assert list(work_of(tight(), keeps)) == []
 
 
 @pytest.mark.parametrize(
@@ -307,12 +308,11 @@ def test_what_the_plan_wants_does_not_go_for_it() -> None:
 def test_a_load_without_room_waits(values: dict[str, Any]) -> None:
     """None at all, or only when a young model may go; another load of the node goes before."""
     some = tight(**values)
-    assert list(work_of(some, tuple(LINES[:3]), POLICY)) == []
+    assert list(work_of(some, tuple(LINES[:3]))) == []
     small = Placement("n", MODEL, "load", 477, 1, "")
     [order] = work_of(
         replace(some, nodes={"n": replace(some.nodes["n"], resident={}, ram_used_mb=3_000)}),
         (LINES[0], small),
-        POLICY,
     )
     assert isinstance(order, ev.LoadOrdered)
     assert order.model == MODEL
@@ -320,9 +320,9 @@ def test_a_load_without_room_waits(values: dict[str, Any]) -> None:
 
 def test_each_node_has_one_load_at_a_time_and_no_node_waits_for_another() -> None:
     """One that is busy, or has its load, is passed over; the next one gets its own."""
-    rows = (node("l", holdings={"1-0": holding()}), node("m"), node("n"))
+    rows = (node("l", assignments={"1-0": holding()}), node("m"), node("n"))
     lines = tuple(Placement(name, model, "load", 1, 1, "") for name in "lmn" for model in (MODEL, HEAVY))
-    found = list(work_of(grid(*rows), (replace(lines[0], action="keep"), *lines), POLICY))
+    found = list(work_of(grid(*rows), (replace(lines[0], action="keep"), *lines)))
     assert [(each.node, each.model) for each in found if isinstance(each, ev.LoadOrdered)] == [
         ("m", MODEL),
         ("n", MODEL),
@@ -342,7 +342,7 @@ def test_each_node_has_one_load_at_a_time_and_no_node_waits_for_another() -> Non
         ({"forecast_mc": 70_001}, False),
         ({"opened_ms": AT_MS - 99_000, "open_ms": 1}, False),
         ({"temp_mc": 75_001}, False),
-        ({"holdings": {"1-0": holding()}}, False),
+        ({"assignments": {"1-0": holding()}}, False),
         ({"heard_ms": None}, False),
         ({"heard_ms": AT_MS - 5_000}, True),
         ({"heard_ms": AT_MS - 5_001}, False),
@@ -351,11 +351,11 @@ def test_each_node_has_one_load_at_a_time_and_no_node_waits_for_another() -> Non
 def test_a_node_is_idle_when_all_speaks_for_it(values: dict[str, Any], idle: bool) -> None:
     """Each condition at its mark."""
     row = node("n", **values)
-    assert is_idle(grid(row), row, MODEL, POLICY) is idle
+    assert is_idle(grid(row), row, MODEL) is idle
 
 
 def test_a_node_that_never_worked_is_idle_from_the_start() -> None:
     """Once the log is as old as the wait."""
     row = node("n", heard_ms=5_000)
     for at_ms, idle in ((5_000, True), (4_999, False)):
-        assert is_idle(replace(grid(row), at_ms=at_ms), row, MODEL, Policy()) is idle
+        assert is_idle(replace(grid(row), at_ms=at_ms), row, MODEL) is idle

@@ -8,12 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.decider.decide import decide
-from orion_streams.decider.queue import Queue, due_ms, free_slots, kin, placements, running
-from orion_streams.decider.route import Ahead, Reject, Route, Wait
+from orion_streams.decider.queue import Queue, all_free_slots, due_ms, kin, placements
+from orion_streams.decider.route import Ahead, Reject, Route, Wait, running
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Node, Request, Resident
+from orion_streams.model.vocabulary import Code, Filter, UnloadReason, WaitKind
 from tests.grids import (
     AT_MS,
     BIG,
@@ -27,6 +28,7 @@ from tests.grids import (
     loading,
     node,
     request,
+    under,
 )
 
 HERE = {MODEL: Resident("a", 470, 4_096)}
@@ -36,7 +38,7 @@ def answers(
     *rows: Node, opened: dict[str, Request], policy: Policy = POLICY, **values: Any
 ) -> list[ev.AnyEvent]:
     """What becomes of the waiting requests in one round."""
-    return list(decide(grid(*rows, open_requests=opened, **values), policy, (placements,)))
+    return list(decide(under(grid(*rows, open_requests=opened, **values), policy), (placements,)))
 
 
 def keys(found: list[ev.AnyEvent], kind: Any = ev.RequestRouted) -> list[str]:
@@ -59,7 +61,7 @@ def test_the_order_is_priority_then_due_then_age() -> None:
             "x": request(accepted=0, node="n", work_id="5-1"),
         },
     )
-    queue = Queue(some, POLICY)
+    queue = Queue(some)
     assert queue.order == ["a", "e", "c", "b", "d"]
     assert (queue.waiting.models, queue.waiting.ahead, queue.is_full) == ({MODEL: 5}, {}, False)
 
@@ -78,7 +80,7 @@ def test_a_request_is_due_by_its_work_or_its_deadline(values: dict[str, Any], ex
     """So many times the work after it came, whichever is sooner."""
     paces: dict[str, tuple[int, int]] = {}
     asked = request(accepted_ms=AT_MS - 50, **values)
-    found = due_ms(grid(node("n")), asked, POLICY, paces)
+    found = due_ms(grid(node("n")), asked, paces)
     assert (found, type(found)) == (expected, int)
     assert paces == {asked.model: (0, 0) if asked.model == BIG else (4_048, 25_300)}
 
@@ -86,7 +88,7 @@ def test_a_request_is_due_by_its_work_or_its_deadline(values: dict[str, Any], ex
 def test_paces_are_remembered_by_model() -> None:
     """Once known they are not asked for again."""
     paces = {MODEL: (1_000, 2_000), HEAVY: (7, 7)}
-    assert due_ms(grid(node("n")), request(), POLICY, paces) == AT_MS + 2 * (20_000 + 400_000) // 1000
+    assert due_ms(grid(node("n")), request(), paces) == AT_MS + 2 * (20_000 + 400_000) // 1000
     assert paces == {MODEL: (1_000, 2_000), HEAVY: (7, 7)}
 
 
@@ -97,15 +99,15 @@ def test_kin_are_taken_by_the_same_nodes() -> None:
 
 def test_free_slots_are_those_of_inference_nodes() -> None:
     """Slots and prefetch less runs, each node at least none; ordered loads take no slot."""
-    busy = node("a", slots=2, holdings={"1-0": holding(), "2-0": loading(HEAVY)})
-    over = node("b", holdings={"1-0": holding(), "2-0": holding(), "3-0": holding()})
+    busy = node("a", slots=2, assignments={"1-0": holding(), "2-0": loading(HEAVY)})
+    over = node("b", assignments={"1-0": holding(), "2-0": holding(), "3-0": holding()})
     idle, robot = node("c", slots=3), node("d", inference=False, slots=9)
     assert running(busy) == 1
     assert running(over) == 3
     some = grid(busy, over, idle, robot)
-    assert free_slots(some, POLICY) == 1 + 0 + 3
-    assert free_slots(some, Policy(prefetch=1)) == 2 + 0 + 4
-    assert free_slots(grid(over, idle), POLICY) == 3
+    assert all_free_slots(some) == 1 + 0 + 3
+    assert all_free_slots(under(some, Policy(prefetch=1))) == 2 + 0 + 4
+    assert all_free_slots(grid(over, idle)) == 3
 
 
 def test_a_routed_request_names_what_it_was_decided_on() -> None:
@@ -127,7 +129,7 @@ def test_what_goes_for_a_load_is_told_first() -> None:
     """An unload for room, then the request."""
     row = node("n", ram_used_mb=6_600, resident={HEAVY: Resident("b", 2_019)})
     unload, routed = answers(row, opened={"brain/a": request()})
-    assert unload == ev.UnloadOrdered("n", HEAVY, "room")
+    assert unload == ev.UnloadOrdered("n", HEAVY, UnloadReason.ROOM)
     assert keys([routed]) == ["brain/a"]
 
 
@@ -140,14 +142,16 @@ def test_who_can_never_be_served_fails() -> None:
 
 def test_who_waits_says_so_once() -> None:
     """For a node or for none, and again only when that changes."""
-    busy = node("n", resident=HERE, holdings={"1-0": holding()})
+    busy = node("n", resident=HERE, assignments={"1-0": holding()})
     other = node("o", installed={})
     [found] = answers(busy, other, opened={"brain/a": request(deferred="no_node")})
     assert isinstance(found, ev.RequestDeferred)
     assert (found.request, found.kind, found.node, len(found.verdicts)) == ("brain/a", "busy", "n", 2)
     assert answers(busy, other, opened={"brain/a": request(deferred="busy")}) == []
     [away] = answers(node("n", heard_ms=None), opened={"brain/a": request(deferred="busy")})
-    assert away == ev.RequestDeferred("brain/a", "no_node", "", (Verdict("n", "silent"),))
+    assert away == ev.RequestDeferred(
+        "brain/a", WaitKind.NO_NODE, "", (Verdict(node="n", filter=Filter.SILENT),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,12 +176,12 @@ def test_bodies_are_bounded_in_all(sizes: tuple[int, ...], limit: int, sent: int
 
 def queue_of(*rows: Node, policy: Policy = POLICY, **values: Any) -> Queue:
     """A queue on these nodes."""
-    return Queue(grid(*rows, **values), policy)
+    return Queue(under(grid(*rows, **values), policy))
 
 
 def test_a_request_that_is_new_is_always_looked_at() -> None:
     """Settled is only who was deferred before."""
-    full = node("n", resident=HERE, holdings={"1-0": holding()})
+    full = node("n", resident=HERE, assignments={"1-0": holding()})
     assert queue_of(full).is_settled(request()) is False
     assert queue_of(full).is_settled(request(deferred="busy")) is True
     assert queue_of(node("n")).is_settled(request(deferred="busy")) is False
@@ -196,7 +200,7 @@ def test_of_those_without_a_node_one_of_a_kind_is_looked_at() -> None:
     queue = queue_of(node("n", temp_mc=80_000, slots=3))
     lost = request(deferred="no_node")
     assert queue.is_settled(lost) is False
-    assert list(queue.place("brain/a", lost, Wait("no_node", "", ()))) == []
+    assert list(queue.place("brain/a", lost, Wait(WaitKind.NO_NODE, "", ()))) == []
     assert queue.is_settled(lost) is True
     assert queue.is_settled(replace(lost, deferred="busy")) is False
     assert queue.is_settled(replace(lost, tier=2)) is False
@@ -206,18 +210,23 @@ def test_a_placed_request_takes_a_slot() -> None:
     """The last free one taken, all who were deferred are settled; counts of copies are made anew."""
     queue = queue_of(node("n", slots=2))
     queue.waiting.copies[MODEL] = 1
-    routed = Route("n", (Verdict("n"),))
+    routed = Route("n", (Verdict(node="n"),))
     for settled in (False, True):
         list(queue.place("brain/a", request(), routed))
         assert queue.is_settled(request(deferred="busy")) is settled
     assert queue.waiting.copies == {}
-    assert list(queue.place("brain/a", request(), Reject("x", ()))) == [ev.RequestFailed("brain/a", "x")]
+    assert list(queue.place("brain/a", request(), Reject(Code("x"), ()))) == [
+        ev.RequestFailed("brain/a", "x")
+    ]
 
 
 def test_who_waits_counts_ahead_of_the_next() -> None:
     """Warm or cold, shared among the slots; a model that will be loaded by then is named once."""
     queue = queue_of(node("m"), node("n", slots=2))
-    warm, cold = Verdict("n", prefill_ms=10, decode_ms=91), Verdict("n", load_ms=500, decode_ms=101)
+    warm, cold = (
+        Verdict(node="n", prefill_ms=10, decode_ms=91),
+        Verdict(node="n", load_ms=500, decode_ms=101),
+    )
     steps: list[tuple[str, Verdict]] = [
         (MODEL, warm),
         (MODEL, warm),
@@ -229,7 +238,9 @@ def test_who_waits_counts_ahead_of_the_next() -> None:
     for model, verdict in steps:
         list(
             queue.place(
-                "brain/a", request(model=model, deferred="busy"), Wait("busy", "n", (Verdict("m"), verdict))
+                "brain/a",
+                request(model=model, deferred="busy"),
+                Wait(WaitKind.BUSY, "n", (Verdict(node="m"), verdict)),
             )
         )
     assert queue.waiting.ahead == {
@@ -251,13 +262,13 @@ def crowded(**values: Any) -> Grid:
 
 def sent(some: Grid, policy: Policy = POLICY) -> list[str]:
     """Who is sent off, in order."""
-    return keys(list(decide(some, policy, (placements,))))
+    return keys(list(decide(under(some, policy), (placements,))))
 
 
 def test_who_needs_the_model_that_would_go_is_first() -> None:
     """The one for the small model runs before it goes; the other waits for it, and says so."""
     some = crowded()
-    found = list(decide(some, POLICY, (placements,)))
+    found = list(decide(some, (placements,)))
     assert (keys(found), keys(found, ev.RequestDeferred)) == (["brain/small"], ["brain/heavy"])
     [behind] = [each.verdicts[0] for each in found if isinstance(each, ev.RequestDeferred)]
     assert (behind.drain_ms, behind.evict_ms, behind.evicts) == (5_140, 4_301, (MODEL,))
@@ -275,7 +286,7 @@ def test_patience_ends(waited_ms: int, first: str) -> None:
 @pytest.mark.parametrize(("less_ms", "impatient"), [(1, False), (0, True)])
 def test_patience_is_some_loads(less_ms: int, impatient: bool) -> None:
     """`group_loads` times what the load costs it and others."""
-    queue, verdict = queue_of(node("n")), Verdict("n", load_ms=500, evict_ms=70)
+    queue, verdict = queue_of(node("n")), Verdict(node="n", load_ms=500, evict_ms=70)
     asked = request(accepted_ms=AT_MS - 3 * 570 + less_ms)
     assert queue.is_impatient(asked, verdict) is impatient
     bounded = queue_of(node("n"), policy=Policy(group_wait_ms=100))
@@ -294,7 +305,11 @@ def test_who_has_waited_long_enough_drains_the_node() -> None:
         ("c", impatient, (HEAVY, BIG)),
         ("d", impatient, (MODEL,)),
     ):
-        list(queue.place(key, asked, Wait("busy", "n", (Verdict("n", load_ms=9, evicts=evicts),))))
+        list(
+            queue.place(
+                key, asked, Wait(WaitKind.BUSY, "n", (Verdict(node="n", load_ms=9, evicts=evicts),))
+            )
+        )
     assert [queue.is_drained(request(model=model), "n") for model in (MODEL, HEAVY, BIG)] == [
         False,
         True,
@@ -307,7 +322,7 @@ def test_a_drained_node_is_waited_for() -> None:
     """The model that has to go gets no new work there, though a slot is free; it waits as busy."""
     row = node(
         "n", slots=2, ram_total_mb=4_000, ram_used_mb=970, resident=HERE,
-        holdings={"1-0": holding(started=True, num_ctx=0)},
+        assignments={"1-0": holding(started=True, num_ctx=0)},
     )  # fmt: skip
     heavy = request(model=HEAVY, accepted=1, accepted_ms=AT_MS - 800_000, deadline_ms=AT_MS + 900)
     small = request(accepted=2, deadline_ms=AT_MS + 950_000)
@@ -339,45 +354,43 @@ def test_a_request_that_cannot_afford_it_lets_nobody_go_first() -> None:
     decision_cost_ms = next(
         each.verdicts[0].cost_ms
         for each in decide(
-            replace(crowded(), open={"brain/heavy": crowded().open["brain/heavy"]}), POLICY, (placements,)
+            replace(crowded(), open={"brain/heavy": crowded().open["brain/heavy"]}), (placements,)
         )
         if isinstance(each, ev.RequestRouted)
     )
-    queue = Queue(crowded(), POLICY)
-    routed = [
-        each for each in decide(crowded(), POLICY, (placements,)) if isinstance(each, ev.RequestRouted)
-    ]
+    queue = Queue(crowded())
+    routed = [each for each in decide(crowded(), (placements,)) if isinstance(each, ev.RequestRouted)]
     other_ms = routed[0].verdicts[0].cost_ms
     for spare_ms, first in ((0, None), (1, "brain/small")):
         asked = replace(
             crowded().open["brain/heavy"], deadline_ms=AT_MS + decision_cost_ms + other_ms + spare_ms
         )
-        verdict = Verdict("n", cost_ms=decision_cost_ms, load_ms=500_000, evicts=(MODEL,))
-        found = queue.goes_first(asked, Route("n", (Verdict("m"), verdict)))
+        verdict = Verdict(node="n", cost_ms=decision_cost_ms, load_ms=500_000, evicts=(MODEL,))
+        found = queue.goes_first(asked, Route("n", (Verdict(node="m"), verdict)))
         assert (found[0] if found else None) == first
 
 
 def test_only_who_runs_on_the_same_node_goes_first() -> None:
     """If the first of them runs elsewhere, or cannot run at all, nobody does."""
     some = crowded()
-    verdict = Verdict("n", load_ms=500_000, evicts=(MODEL,))
+    verdict = Verdict(node="n", load_ms=500_000, evicts=(MODEL,))
     asked = some.open["brain/heavy"]
-    found = Queue(some, POLICY).goes_first(asked, Route("n", (verdict,)))
+    found = Queue(some).goes_first(asked, Route("n", (verdict,)))
     assert found is not None
     assert (found[0], found[1], found[2].node) == ("brain/small", some.open["brain/small"], "n")
     elsewhere = replace(some, nodes={**some.nodes, "a": node("a", resident=HERE)})
-    assert Queue(elsewhere, POLICY).goes_first(asked, Route("n", (verdict,))) is None
-    busy = replace(some, nodes={"n": replace(some.nodes["n"], holdings={"1-0": holding()})})
-    assert Queue(busy, POLICY).goes_first(asked, Route("n", (verdict,))) is None
-    assert Queue(some, POLICY).goes_first(asked, Route("n", (replace(verdict, evicts=()),))) is None
-    assert Queue(some, POLICY).goes_first(asked, Route("n", (replace(verdict, evicts=("x:1b",)),))) is None
+    assert Queue(elsewhere).goes_first(asked, Route("n", (verdict,))) is None
+    busy = replace(some, nodes={"n": replace(some.nodes["n"], assignments={"1-0": holding()})})
+    assert Queue(busy).goes_first(asked, Route("n", (verdict,))) is None
+    assert Queue(some).goes_first(asked, Route("n", (replace(verdict, evicts=()),))) is None
+    assert Queue(some).goes_first(asked, Route("n", (replace(verdict, evicts=("x:1b",)),))) is None
 
 
 def test_who_goes_first_is_judged_behind_who_waits() -> None:
     """Work that is ahead on the node counts for it too."""
     some = crowded()
-    queue = Queue(replace(some, nodes={**some.nodes, "o": node("o", resident=HERE)}), POLICY)
-    verdict = Verdict("n", load_ms=500_000, evicts=(MODEL,))
+    queue = Queue(replace(some, nodes={**some.nodes, "o": node("o", resident=HERE)}))
+    verdict = Verdict(node="n", load_ms=500_000, evicts=(MODEL,))
     asked = some.open["brain/heavy"]
     assert queue.goes_first(asked, Route("n", (verdict,))) is not None
     queue.waiting.ahead["n"] = Ahead(warm_ms=100_000)
@@ -386,6 +399,8 @@ def test_who_goes_first_is_judged_behind_who_waits() -> None:
 
 def test_a_round_ends_when_it_is_full_and_goes_on_after_who_is_settled() -> None:
     """Deferred ones whose slots are gone are passed over; new ones behind them are still answered."""
-    busy = node("n", resident=MEMORY, installed=LIBRARY, holdings={"1-0": holding()}, ram_total_mb=16_000)
+    busy = node(
+        "n", resident=MEMORY, installed=LIBRARY, assignments={"1-0": holding()}, ram_total_mb=16_000
+    )
     opened = {"brain/0": request(deferred="busy"), "brain/1": request(accepted=2)}
     assert keys(answers(busy, opened=opened), ev.RequestDeferred) == ["brain/1"]

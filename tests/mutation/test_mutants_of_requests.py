@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import MAX_FAILURES, Closed, Failure, Grid, Request
+from orion_streams.model.vocabulary import AbandonReason, Blame, Outcome, RequestKind, WaitKind
 from orion_streams.projections import evolve, fold
 from orion_streams.projections.requests import state_of
 from tests.grids import AT_MS, MODEL, grid, node, request
@@ -42,11 +43,11 @@ def test_the_states_have_names(row: Request, state: str) -> None:
 def test_an_accepted_request_becomes_a_row() -> None:
     """Field by field; its times count from when its entry was written."""
     event = ev.RequestAccepted(
-        KEY, "7-3", "chat", MODEL, 60_000, body_bytes=321, prompt_tokens=12, num_predict=34, tier=2,
-        priority=5, stream=False, session="s", age_ms=90, num_ctx=8_192, runner="num_thread=2",
+        KEY, "7-3", RequestKind.CHAT, MODEL, 60_000, body_bytes=321, prompt_tokens=12, num_predict=34,
+        tier=2, priority=5, stream=False, session="s", age_ms=90, num_ctx=8_192, runner="num_thread=2",
     )  # fmt: skip
     expected = Request(
-        entry_id="7-3", kind="chat", model=MODEL, tier=2, priority=5, stream=False, session="s",
+        entry_id="7-3", kind=RequestKind.CHAT, model=MODEL, tier=2, priority=5, stream=False, session="s",
         accepted=42, accepted_ms=AT_MS - 90, deadline_ms=AT_MS - 90 + 60_000, body_bytes=321,
         prompt_tokens=12, num_predict=34, num_ctx=8_192, runner="num_thread=2",
     )  # fmt: skip
@@ -75,18 +76,18 @@ def test_only_the_current_attempt_starts() -> None:
 
 def test_a_deferred_request_notes_the_kind_of_wait() -> None:
     """Nothing else changes."""
-    event = ev.RequestDeferred(KEY, "no_node")
+    event = ev.RequestDeferred(KEY, WaitKind.NO_NODE)
     assert after(event, request(tier=2)) == {KEY: request(tier=2, deferred="no_node")}
     assert after(event, None) == {}
 
 
-FAILURE = Failure("n", "stream_cut", "node", "8-0")
-FAILED = ev.AttemptFailed(KEY, 2, "n", "5-1", "stream_cut", "node", "8-0")
-GIVEN_UP = ev.AttemptAbandoned(KEY, 2, "n", "5-1", "silent")
+FAILURE = Failure("n", "stream_cut", Blame.NODE, "8-0")
+FAILED = ev.AttemptFailed(KEY, 2, "n", "5-1", "stream_cut", Blame.NODE, "8-0")
+GIVEN_UP = ev.AttemptAbandoned(KEY, 2, "n", "5-1", AbandonReason.SILENT)
 
 
 @pytest.mark.parametrize(
-    ("event", "failure"), [(FAILED, FAILURE), (GIVEN_UP, Failure("n", "silent", "node"))]
+    ("event", "failure"), [(FAILED, FAILURE), (GIVEN_UP, Failure("n", "silent", Blame.NODE))]
 )
 def test_a_failed_attempt_waits_again_and_remembers_why(event: Any, failure: Failure) -> None:
     """The current attempt only, whoever is to blame; the number of attempts stays."""
@@ -100,7 +101,7 @@ def test_a_failed_attempt_waits_again_and_remembers_why(event: Any, failure: Fai
 
 def test_failures_are_bounded() -> None:
     """The latest are remembered, the oldest forgotten."""
-    many = tuple(Failure("n", str(n), "node") for n in range(MAX_FAILURES))
+    many = tuple(Failure("n", str(n), Blame.NODE) for n in range(MAX_FAILURES))
     [row] = after(FAILED, replace(RUNNING, failures=many)).values()
     assert row.failures == (*many[1:], FAILURE)
 
@@ -124,21 +125,21 @@ def test_a_lost_body_is_noted() -> None:
 )
 def test_each_end_has_a_name(event: ev.AnyEvent, state: str) -> None:
     """It is remembered by client, with its reply and the time; what is not open does not end again."""
-    old = {"brain": {"brain/0": Closed("done", "1-0", 1)}}
+    old = {"brain": {"brain/0": Closed(Outcome.DONE, "1-0", 1)}}
     some = grid(node("n"), open_requests={KEY: RUNNING}, closed=old)
     ended = evolve(some, event)
     assert ended.open == {}
     assert ended.closed == {
-        "brain": {"brain/0": Closed("done", "1-0", 1), KEY: Closed(state, "7-7", AT_MS)}
+        "brain": {"brain/0": Closed(Outcome.DONE, "1-0", 1), KEY: Closed(Outcome(state), "7-7", AT_MS)}
     }
     assert evolve(ended, event).closed == ended.closed
     first = evolve(grid(node("n"), open_requests={KEY: RUNNING}), event)
-    assert first.closed == {"brain": {KEY: Closed(state, "7-7", AT_MS)}}
+    assert first.closed == {"brain": {KEY: Closed(Outcome(state), "7-7", AT_MS)}}
 
 
 def rows(*closed_ms: int) -> dict[str, Closed]:
     """Closed requests, oldest first."""
-    return {f"brain/{n}": Closed("done", f"{n}-0", each) for n, each in enumerate(closed_ms)}
+    return {f"brain/{n}": Closed(Outcome.DONE, f"{n}-0", each) for n, each in enumerate(closed_ms)}
 
 
 def left(policy: Policy, at_ms: int, *closed_ms: int) -> list[str]:
@@ -166,7 +167,7 @@ def test_ids_are_forgotten_by_number_and_age() -> None:
 
 def test_ids_of_trimmed_replies_are_forgotten() -> None:
     """Those below the floor, of that client; at the floor stays."""
-    others = {"cli/0": Closed("done", "0-5", 1)}
+    others = {"cli/0": Closed(Outcome.DONE, "0-5", 1)}
     some = grid(closed={"brain": rows(1, 2, 3), "cli": others})
     trimmed = evolve(some, ev.RepliesTrimmed("brain", "1-0")).closed
     assert trimmed == {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from orion_streams.decider.filters import first_filter, node_filter
 from orion_streams.decider.route import (
     Ahead,
     Reject,
@@ -14,21 +15,19 @@ from orion_streams.decider.route import (
     Wait,
     Waiting,
     copies,
-    derating,
+    derating_permille,
     failed_here,
     loss_ms,
-    obstacle,
     open_slots,
-    ram_permille,
     remaining_ms,
     route,
-    same_runner,
-    trouble,
     unplaceable,
 )
 from orion_streams.model.events import Verdict
+from orion_streams.model.marks import ram_permille
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Demand, Failure, Holding, Node, Request, Resident, Speed
+from orion_streams.model.state import Assignment, Demand, Failure, Node, Request, Resident, Speed
+from orion_streams.model.vocabulary import Blame, Code, Filter, Mark, WaitKind
 from tests.grids import (
     AT_MS,
     BIG,
@@ -43,12 +42,13 @@ from tests.grids import (
     loading,
     node,
     request,
+    under,
     verdict,
 )
 
 HERE = Resident("a", 470, 4_096)
 COLD = Verdict(
-    "n",
+    node="n",
     cost_ms=4_301 + 80 + 5_060,
     load_ms=4_301,
     prefill_ms=80,
@@ -56,7 +56,7 @@ COLD = Verdict(
     free_slots=1,
     reserve_mb=477,
 )
-WARM = Verdict("n", cost_ms=80 + 5_060, prefill_ms=80, decode_ms=5_060, free_slots=1)
+WARM = Verdict(node="n", cost_ms=80 + 5_060, prefill_ms=80, decode_ms=5_060, free_slots=1)
 
 
 def judged(
@@ -67,7 +67,7 @@ def judged(
     **values: Any,
 ) -> Verdict:
     """The verdict on `n`."""
-    return verdict(route(grid(row, **values), asked or request(), policy, waiting), "n")
+    return verdict(route(under(grid(row, **values), policy), asked or request(), waiting), "n")
 
 
 def warm(**values: Any) -> Node:
@@ -104,7 +104,7 @@ def test_a_nodes_own_rules_count_more_than_the_policys() -> None:
 )
 def test_what_was_measured_counts(speed: Speed, load_ms: int, prefill_ms: int, decode_ms: int) -> None:
     """Each speed on its own: what is not known yet stays an estimate."""
-    found = judged(node("n"), speeds={f"n {MODEL}": speed, f"n {HEAVY}": Speed(1, 1, 1)})
+    found = judged(node("n"), speeds={("n", MODEL): speed, ("n", HEAVY): Speed(1, 1, 1)})
     assert found == replace(
         COLD,
         cost_ms=load_ms + prefill_ms + decode_ms,
@@ -143,7 +143,7 @@ def test_off_its_tier_it_costs(tier: int, spill_ms: int) -> None:
 
 def test_each_failure_here_costs() -> None:
     """Failures elsewhere do not."""
-    failures = tuple(Failure(name, "stream_cut", "node") for name in ("n", "m", "n"))
+    failures = tuple(Failure(name, "stream_cut", Blame.NODE) for name in ("n", "m", "n"))
     assert judged(warm(), request(failures=failures)) == but(WARM, 120_000, retry_ms=120_000)
     assert failed_here(request(failures=failures), "m") == 1
 
@@ -178,11 +178,11 @@ def test_a_session_saves_most_of_its_prefill(session: str, cached_ms: int) -> No
         ([loading(MODEL, run_ms=800)], 400, 2),
     ],
 )
-def test_what_a_warm_node_does_first(held: list[Holding], drain_ms: int, free_slots: int) -> None:
+def test_what_a_warm_node_does_first(held: list[Assignment], drain_ms: int, free_slots: int) -> None:
     """Its runs, shared among its slots; an ordered load of another model keeps nobody waiting."""
     holds = {f"{n}-0": each for n, each in enumerate(held)}
     expected = but(WARM, drain_ms, drain_ms=drain_ms, free_slots=free_slots)
-    assert judged(warm(slots=2, holdings=holds)) == expected
+    assert judged(warm(slots=2, assignments=holds)) == expected
 
 
 def test_prefetch_gives_more_than_there_are_slots() -> None:
@@ -190,13 +190,13 @@ def test_prefetch_gives_more_than_there_are_slots() -> None:
     policy = Policy(prefetch=1)
     assert judged(warm(), policy=policy) == replace(WARM, free_slots=2)
     held = {"1-0": holding(run_ms=900)}
-    assert judged(warm(holdings=held), policy=policy) == but(WARM, 900, drain_ms=900, free_slots=1)
+    assert judged(warm(assignments=held), policy=policy) == but(WARM, 900, drain_ms=900, free_slots=1)
 
 
 def test_a_cold_node_waits_for_all_that_it_holds() -> None:
     """An ordered load of another model too; then its own load comes."""
     held = {"1-0": loading(HEAVY, run_ms=800, reserve_mb=1), "2-0": holding(HEAVY, 300)}
-    found = judged(node("n", slots=2, holdings=held))
+    found = judged(node("n", slots=2, assignments=held))
     assert found == but(COLD, 550, drain_ms=550, free_slots=1, reserve_mb=498)
 
 
@@ -219,7 +219,7 @@ def test_one_load_for_all_who_need_it(values: dict[str, Any], comes: bool) -> No
     asked = request(num_ctx=4_096, runner="x")
     evict_ms = 0 if values.get("model") else 3 * 4_301
     expected = replace(WARM, reserve_mb=0) if comes else but(COLD, evict_ms, evict_ms=evict_ms)
-    assert judged(node("n", holdings=held, installed=LIBRARY), asked) == but(
+    assert judged(node("n", assignments=held, installed=LIBRARY), asked) == but(
         expected, 700, drain_ms=700, free_slots=0
     )
 
@@ -243,8 +243,8 @@ def test_work_ahead_comes_first(
 def test_a_further_copy_costs_some_loads() -> None:
     """`copy_loads` of them, where the model is in memory or on its way elsewhere, or was counted so."""
     three = but(COLD, 3 * 4_301, evict_ms=3 * 4_301)
-    for other in (node("m", resident={MODEL: HERE}), node("m", holdings={"1-0": holding()})):
-        decision = route(grid(node("n"), other), request(), POLICY)
+    for other in (node("m", resident={MODEL: HERE}), node("m", assignments={"1-0": holding()})):
+        decision = route(grid(node("n"), other), request())
         assert verdict(decision, "n") == three
     assert judged(node("n"), waiting=Waiting(copies={MODEL: 1})) == three
     assert judged(node("n"), waiting=Waiting(copies={MODEL: 0, HEAVY: 2})) == COLD
@@ -282,7 +282,7 @@ def test_a_young_model_is_waited_for(age_ms: int, wait_ms: int) -> None:
 
 def test_a_busy_model_is_waited_for() -> None:
     """Its run ends first, though a slot is free."""
-    row = crowded(slots=2, holdings={"1-0": holding(HEAVY, 900)}, ram_used_mb=6_700)
+    row = crowded(slots=2, assignments={"1-0": holding(HEAVY, 900)}, ram_used_mb=6_700)
     found = judged(row)
     assert (found.filter, found.evicts, found.free_slots, found.drain_ms) == ("", (HEAVY,), 0, 450)
 
@@ -290,7 +290,7 @@ def test_a_busy_model_is_waited_for() -> None:
 def test_a_runner_that_works_is_reloaded_later() -> None:
     """Another context of a busy model: nothing to evict, but its run ends first."""
     row = warm(
-        slots=2, resident={MODEL: replace(HERE, num_ctx=4_096)}, holdings={"1-0": holding(num_ctx=4_096)}
+        slots=2, resident={MODEL: replace(HERE, num_ctx=4_096)}, assignments={"1-0": holding(num_ctx=4_096)}
     )
     found = judged(row, request(num_ctx=8_192))
     assert (found.free_slots, found.load_ms, found.evict_ms, found.reserve_mb) == (0, 4_301, 3 * 4_301, 539)
@@ -299,10 +299,12 @@ def test_a_runner_that_works_is_reloaded_later() -> None:
 def test_no_room_is_a_filter_with_its_figures() -> None:
     """What the load needs, and what there is; one that never fits is too large."""
     found = judged(node("n", ram_used_mb=6_564))
-    assert found == Verdict("n", "memory", 477, 476)
+    assert found == Verdict(node="n", filter=Filter.MEMORY, value=477, limit=476)
     tiny = node("n", ram_total_mb=1_110, ram_used_mb=600)
-    assert judged(tiny) == Verdict("n", "too_large", 477, 476)
-    assert judged(replace(tiny, ram_total_mb=1_111, ram_used_mb=501)) == Verdict("n", "memory", 477, 476)
+    assert judged(tiny) == Verdict(node="n", filter=Filter.TOO_LARGE, value=477, limit=476)
+    assert judged(replace(tiny, ram_total_mb=1_111, ram_used_mb=501)) == Verdict(
+        node="n", filter=Filter.MEMORY, value=477, limit=476
+    )
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_no_room_is_a_filter_with_its_figures() -> None:
 )
 def test_a_runner_is_its_options(row: Resident, values: dict[str, Any], same: bool) -> None:
     """Length and threads as asked for; a length that is not known to be another is taken for the same."""
-    assert same_runner(row, request(**values)) == same
+    assert row.serves(request(**values)) == same
 
 
 @pytest.mark.parametrize(
@@ -345,21 +347,21 @@ def test_a_twin_in_memory_serves_unless_it_was_told_to_go(values: dict[str, Any]
 @pytest.mark.parametrize(
     ("held", "expected"),
     [
-        (holding(run_ms=1_003, since_ms=AT_MS), 1_003),
-        (holding(run_ms=1_003, since_ms=AT_MS - 752), 251),
-        (holding(run_ms=1_003, since_ms=AT_MS - 753), 250),
-        (holding(run_ms=1_003, since_ms=AT_MS - 754), 250),
-        (holding(run_ms=1_003, since_ms=AT_MS - 1_253), 250),
-        (holding(run_ms=1_003, since_ms=AT_MS - 1_254), 251),
-        (holding(run_ms=1_003, since_ms=AT_MS - 9_000), 7_997),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS), 1_003),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 752), 251),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 753), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 754), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_253), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_254), 251),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 9_000), 7_997),
         (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_002), 1),
         (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_003), 0),
         (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 9_000), 0),
     ],
 )
-def test_a_run_that_takes_longer_keeps_a_share(held: Holding, expected: int) -> None:
+def test_a_run_that_takes_longer_keeps_a_share(held: Assignment, expected: int) -> None:
     """A quarter of what was expected remains of a run, or as much as it is late; nothing of a load."""
-    found = remaining_ms(held, AT_MS, POLICY)
+    found = remaining_ms(grid(), held)
     assert (found, type(found)) == (expected, int)
 
 
@@ -379,7 +381,7 @@ def test_a_run_that_takes_longer_keeps_a_share(held: Holding, expected: int) -> 
 def test_slots_open_one_by_one(values: dict[str, Any], expected: int) -> None:
     """None when it is about to get hot, one for a probe, then one more with each answer."""
     row = warm(slots=3, **values)
-    assert open_slots(row, POLICY) == expected
+    assert open_slots(grid(row), row) == expected
     assert judged(row).free_slots == expected
 
 
@@ -389,13 +391,16 @@ def test_slots_open_one_by_one(values: dict[str, Any], expected: int) -> None:
 )
 def test_derating_rises_from_mark_to_mark(forecast_mc: int, expected: int) -> None:
     """In thousandths, rounded down."""
-    assert derating(node("n", forecast_mc=forecast_mc), POLICY) == expected
+    assert derating_permille(grid(), node("n", forecast_mc=forecast_mc)) == expected
 
 
 def test_marks_that_are_close_derate_at_once() -> None:
     """At the lower one not yet, a thousandth of a degree above it by all."""
     close = Policy(temp_return_mc=74_999)
-    assert [derating(node("n", forecast_mc=each), close) for each in (74_998, 74_999, 75_000)] == [
+    assert [
+        derating_permille(grid(policy=close), node("n", forecast_mc=each))
+        for each in (74_998, 74_999, 75_000)
+    ] == [
         0,
         0,
         500,
@@ -428,7 +433,7 @@ def test_marks_that_are_close_derate_at_once() -> None:
 def test_what_others_lose(values: dict[str, Any], waiting: Waiting, expected: int) -> None:
     """A load per request within the horizon, at least one if any waits, half with a copy elsewhere."""
     row = node("n", resident={HEAVY: Resident("b", 2_019)})
-    found = loss_ms(grid(row, **values), row, HEAVY, POLICY, waiting)
+    found = loss_ms(grid(row, **values), row, HEAVY, waiting)
     assert (found, type(found)) == (expected, int)
 
 
@@ -438,27 +443,24 @@ def test_a_young_grid_has_a_short_past() -> None:
     for at_ms, window_ms in ((0, 1), (1, 1), (2, 2), (500_000, 500_000)):
         some = replace(grid(row, demand={HEAVY: Demand(700, at_ms)}), at_ms=at_ms)
         expected = 34_323 * (700 * 400_000 // window_ms) // 1000
-        assert loss_ms(some, row, HEAVY, POLICY, waiting) == expected
-    assert (
-        loss_ms(grid(row, demand={BIG: Demand(700, AT_MS)}), row, BIG, POLICY, Waiting(models={BIG: 1}))
-        == 0
-    )
+        assert loss_ms(some, row, HEAVY, waiting) == expected
+    assert loss_ms(grid(row, demand={BIG: Demand(700, AT_MS)}), row, BIG, Waiting(models={BIG: 1})) == 0
 
 
 def test_copies_are_counted_once() -> None:
     """In memory or on its way, on each node once; then the count is remembered."""
-    both = node("o", resident={MODEL: HERE}, holdings={"1-0": holding()})
+    both = node("o", resident={MODEL: HERE}, assignments={"1-0": holding()})
     some = grid(
         node("l"),
-        node("m", holdings={"1-0": holding(HEAVY), "2-0": holding()}),
+        node("m", assignments={"1-0": holding(HEAVY), "2-0": holding()}),
         node("n", resident={MODEL: HERE}),
         both,
     )
     waiting = Waiting(copies={HEAVY: 7})
-    assert copies(some, MODEL, POLICY, waiting) == 3
+    assert copies(some, MODEL, waiting) == 3
     assert waiting.copies == {HEAVY: 7, MODEL: 3}
-    assert copies(some, HEAVY, POLICY, waiting) == 7
-    assert copies(grid(), MODEL, POLICY, waiting) == 3
+    assert copies(some, HEAVY, waiting) == 7
+    assert copies(grid(), MODEL, waiting) == 3
 
 
 @pytest.mark.parametrize(
@@ -475,33 +477,49 @@ def test_copies_are_counted_once() -> None:
 )
 def test_a_copy_on_a_node_that_is_out_does_not_count(values: dict[str, Any], counts: int) -> None:
     """Nobody can use it now, be it in memory or on its way."""
-    for row in (warm(**values), node("n", holdings={"1-0": holding()}, **values)):
-        assert copies(grid(row), MODEL, POLICY, Waiting()) == counts
+    for row in (warm(**values), node("n", assignments={"1-0": holding()}, **values)):
+        assert copies(grid(row), MODEL, Waiting()) == counts
 
 
 FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
     ({}, {}, None),
-    ({"inference": False}, {}, Verdict("n", "role")),
-    ({"heard_ms": None}, {}, Verdict("n", "silent")),
+    ({"inference": False}, {}, Verdict(node="n", filter=Filter.ROLE)),
+    ({"heard_ms": None}, {}, Verdict(node="n", filter=Filter.SILENT)),
     ({"heard_ms": AT_MS - 5_000}, {}, None),
-    ({"heard_ms": AT_MS - 5_001}, {}, Verdict("n", "stale", 5_001, 5_000)),
-    ({"inventory_known": False}, {}, Verdict("n", "inventory_unknown")),
-    ({"installed": {HEAVY: DISK[HEAVY]}}, {}, Verdict("n", "not_installed")),
-    ({"tiers": (1,)}, {"tier": 2}, Verdict("n", "tier", 2)),
+    ({"heard_ms": AT_MS - 5_001}, {}, Verdict(node="n", filter=Filter.STALE, value=5_001, limit=5_000)),
+    ({"inventory_known": False}, {}, Verdict(node="n", filter=Filter.INVENTORY_UNKNOWN)),
+    ({"installed": {HEAVY: DISK[HEAVY]}}, {}, Verdict(node="n", filter=Filter.NOT_INSTALLED)),
+    ({"tiers": (1,)}, {"tier": 2}, Verdict(node="n", filter=Filter.TIER, value=2)),
     ({"tiers": (1,)}, {"tier": 1}, None),
     ({"tiers": (2,)}, {"tier": 2}, None),
-    ({"two_agents_ms": AT_MS - 30_000}, {}, Verdict("n", "two_agents")),
+    ({"two_agents_ms": AT_MS - 30_000}, {}, Verdict(node="n", filter=Filter.TWO_AGENTS)),
     ({"two_agents_ms": AT_MS - 30_001}, {}, None),
-    ({"temp_mc": None}, {}, Verdict("n", "no_temperature")),
+    ({"temp_mc": None}, {}, Verdict(node="n", filter=Filter.NO_TEMPERATURE)),
     ({"temp_mc": 75_000}, {}, None),
-    ({"temp_mc": 75_001}, {}, Verdict("n", "hot", 75_001, 75_000)),
-    ({"temp_mc": 75_001, "backed_off": "hot"}, {}, Verdict("n", "hot", 75_001, 70_000)),
-    ({"temp_mc": 60_000, "backed_off": "hot ram"}, {}, Verdict("n", "hot", 60_000, 70_000)),
+    ({"temp_mc": 75_001}, {}, Verdict(node="n", filter=Filter.HOT, value=75_001, limit=75_000)),
+    (
+        {"temp_mc": 75_001, "backed_off": (Mark.HOT,)},
+        {},
+        Verdict(node="n", filter=Filter.HOT, value=75_001, limit=70_000),
+    ),
+    (
+        {"temp_mc": 60_000, "backed_off": "hot ram"},
+        {},
+        Verdict(node="n", filter=Filter.HOT, value=60_000, limit=70_000),
+    ),
     ({"ram_used_mb": 7_200}, {"num_ctx": 4_096}, None),
-    ({"ram_used_mb": 7_201}, {}, Verdict("n", "ram", 901, 900)),
-    ({"ram_used_mb": 7_201, "backed_off": "ram"}, {}, Verdict("n", "ram", 901, 850)),
-    ({"backed_off": "ram"}, {}, Verdict("n", "ram", 250, 850)),
-    ({"opened_ms": AT_MS - 14_999, "open_ms": 15_000}, {}, Verdict("n", "breaker", 14_999, 15_000)),
+    ({"ram_used_mb": 7_201}, {}, Verdict(node="n", filter=Filter.RAM, value=901, limit=900)),
+    (
+        {"ram_used_mb": 7_201, "backed_off": (Mark.RAM,)},
+        {},
+        Verdict(node="n", filter=Filter.RAM, value=901, limit=850),
+    ),
+    ({"backed_off": (Mark.RAM,)}, {}, Verdict(node="n", filter=Filter.RAM, value=250, limit=850)),
+    (
+        {"opened_ms": AT_MS - 14_999, "open_ms": 15_000},
+        {},
+        Verdict(node="n", filter=Filter.BREAKER, value=14_999, limit=15_000),
+    ),
     ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, {}, None),
 ]
 
@@ -512,7 +530,7 @@ def test_each_filter_says_what_tripped_it(
 ) -> None:
     """The value and its limit; at a mark it passes. What is asked for directly and by a route agree."""
     row, policy = warm(**values), Policy(spill_forbidden=(2,))
-    assert obstacle(grid(row), row, request(**asked), policy) == expected
+    assert first_filter(under(grid(row), policy), row, request(**asked)) == expected
     found = judged(row, request(**asked), policy)
     assert found == expected if expected else found.filter == ""
 
@@ -548,17 +566,19 @@ def test_filters_are_asked_in_order(first: int) -> None:
 def test_a_machine_without_a_sensor_is_not_hot() -> None:
     """No reading is no trouble where none is expected; a known backoff is, all the same."""
     row = replace(node("n", temp_mc=None), rules=NodeRules("n", temperature_sensor=False))
-    assert trouble(grid(row), row, POLICY) is None
+    assert node_filter(grid(row), row) is None
     assert judged(row) == COLD
-    off = replace(row, backed_off="hot")
-    assert trouble(grid(off), off, POLICY) == Verdict("n", "hot", 0, 70_000)
+    off = replace(row, backed_off=(Mark.HOT,))
+    assert node_filter(grid(off), off) == Verdict(node="n", filter=Filter.HOT, value=0, limit=70_000)
 
 
 def test_a_model_in_memory_fits() -> None:
     """However large it seems; with another context it has to fit anew."""
     row = warm(ram_total_mb=1_000, ram_used_mb=900)
     assert judged(row) == WARM
-    assert judged(row, request(num_ctx=8_192)) == Verdict("n", "too_large", 498, 380)
+    assert judged(row, request(num_ctx=8_192)) == Verdict(
+        node="n", filter=Filter.TOO_LARGE, value=498, limit=380
+    )
 
 
 @pytest.mark.parametrize(
@@ -587,9 +607,9 @@ def test_memory_in_thousandths_is_rounded_up(used_mb: int, total_mb: int, expect
 )
 def test_hopeless_is_what_can_never_be(filters: tuple[str, ...], expected: Any) -> None:
     """Only roles, disks and sizes stand for ever; anything else is waited for."""
-    verdicts = tuple(Verdict(str(n), each) for n, each in enumerate(filters))
+    verdicts = tuple(Verdict(node=str(n), filter=Filter(each)) for n, each in enumerate(filters))
     wanted = (
-        Reject(expected, verdicts)
+        Reject(Code(expected), verdicts)
         if isinstance(expected, str)
         else Wait(expected[0], expected[1], verdicts)
     )
@@ -599,18 +619,18 @@ def test_hopeless_is_what_can_never_be(filters: tuple[str, ...], expected: Any) 
 def test_the_least_cost_wins_and_names_decide_between_equals() -> None:
     """Verdicts are in the order of names; a winner without a free slot is waited for."""
     rows = (node("c", resident={MODEL: HERE}), node("b", resident={MODEL: HERE}), node("a"))
-    found = route(grid(*rows), request(), POLICY)
+    found = route(grid(*rows), request())
     assert isinstance(found, Route)
     assert (found.node, [each.node for each in found.verdicts]) == ("b", ["a", "b", "c"])
-    busy = grid(node("a", resident={MODEL: HERE}, holdings={"1-0": holding(run_ms=10)}))
-    waits = route(busy, request(), POLICY)
+    busy = grid(node("a", resident={MODEL: HERE}, assignments={"1-0": holding(run_ms=10)}))
+    waits = route(busy, request())
     assert isinstance(waits, Wait)
     assert (waits.kind, waits.node) == ("busy", "a")
-    assert route(grid(), request(), POLICY) == Wait("no_node", "", ())
+    assert route(grid(), request()) == Wait(WaitKind.NO_NODE, "", ())
 
 
 def test_a_node_that_is_about_to_be_hot_begins_later() -> None:
     """What it holds, and then the time that its slope is smoothed over."""
     held = {"1-0": holding(run_ms=700)}
-    found = judged(warm(slots=2, holdings=held, forecast_mc=75_001))
+    found = judged(warm(slots=2, assignments=held, forecast_mc=75_001))
     assert (found.drain_ms, found.free_slots) == (350 + POLICY.slope_smoothing_ms, -1)

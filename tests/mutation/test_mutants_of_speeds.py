@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Demand, Grid, Length, Speed
+from orion_streams.model.vocabulary import RequestKind
 from orion_streams.projections import evolve
 from orion_streams.projections.speeds import MAX_MODELS, MEMORY, average, longer
 from tests.grids import AT_MS, HEAVY, MODEL, grid, holding, node, request
@@ -23,15 +24,17 @@ ANSWER = ev.RequestCompleted(
 
 def learned(known: Speed | None = KNOWN, cached: bool = False, **values: Any) -> Speed:
     """The speed of the model on the node after an answer."""
-    speeds = {f"n {HEAVY}": Speed(1, 1, 1)} | ({f"n {MODEL}": known} if known else {})
+    speeds = {("n", HEAVY): Speed(1, 1, 1)} | ({("n", MODEL): known} if known else {})
     asked = request(node="n", work_id="5-1")
     some = grid(
-        node("n", holdings={"5-1": holding(cached=cached)}), open_requests={"brain/a": asked}, speeds=speeds
+        node("n", assignments={"5-1": holding(cached=cached)}),
+        open_requests={"brain/a": asked},
+        speeds=speeds,
     )
     after = evolve(some, replace(ANSWER, **values)).speeds
-    assert after.pop(f"n {HEAVY}") == Speed(1, 1, 1)
+    assert after.pop(("n", HEAVY)) == Speed(1, 1, 1)
     [(key, speed)] = after.items()
-    assert key == f"n {MODEL}"
+    assert key == ("n", MODEL)
     assert [
         type(each) for each in (speed.load_ms, speed.prefill_us_per_token, speed.decode_us_per_token)
     ] == [int] * 3
@@ -97,7 +100,7 @@ def test_a_run_that_no_node_holds_teaches_its_prefill_too() -> None:
     """Only a holding that says so was cached; also where the node is gone or the slot was freed."""
     for nodes in ((), (node("n"),)):
         some = grid(*nodes, open_requests={"brain/a": request(node="n", work_id="5-1")})
-        assert evolve(some, ANSWER).speeds == {f"n {MODEL}": Speed(503, 2_090, 42_142)}
+        assert evolve(some, ANSWER).speeds == {("n", MODEL): Speed(503, 2_090, 42_142)}
 
 
 def test_a_closed_request_teaches_nothing() -> None:
@@ -155,13 +158,13 @@ ENDED = ev.LoadEnded("n", MODEL, "5-1", ok=True, load_ms=503, alone=True)
 )
 def test_an_ordered_load_teaches_if_it_ran_alone(values: dict[str, Any], expected: int) -> None:
     """The other speeds stay; a load that failed or took no time teaches nothing."""
-    some = grid(node("n"), speeds={f"n {MODEL}": KNOWN})
-    assert evolve(some, replace(ENDED, **values)).speeds == {f"n {MODEL}": replace(KNOWN, load_ms=expected)}
+    some = grid(node("n"), speeds={("n", MODEL): KNOWN})
+    assert evolve(some, replace(ENDED, **values)).speeds == {("n", MODEL): replace(KNOWN, load_ms=expected)}
 
 
 def test_the_first_ordered_load_counts_whole() -> None:
     """Nothing is known of the rest."""
-    assert evolve(grid(node("n")), ENDED).speeds == {f"n {MODEL}": Speed(503, 0, 0)}
+    assert evolve(grid(node("n")), ENDED).speeds == {("n", MODEL): Speed(503, 0, 0)}
     assert evolve(grid(node("n")), replace(ENDED, load_ms=0)).speeds == {}
 
 
@@ -175,14 +178,14 @@ def test_demand_is_halved_by_time_and_grows_by_one() -> None:
     """In thousandths; other models' demand stays as it was written."""
     demand = {MODEL: Demand(3_001, AT_MS - 600_000), HEAVY: Demand(5, 6)}
     some: Grid = grid(node("n"), demand=demand)
-    asked = ev.RequestAccepted("brain/a", "7-0", "chat", MODEL, 1, 1, 1)
+    asked = ev.RequestAccepted("brain/a", "7-0", RequestKind.CHAT, MODEL, 1, 1, 1)
     assert evolve(some, asked).demand == {MODEL: Demand(2_500, AT_MS), HEAVY: Demand(5, 6)}
     assert evolve(grid(node("n")), asked).demand == {MODEL: Demand(1_000, AT_MS)}
 
 
 def test_demand_is_remembered_of_so_many_models() -> None:
     """The one that was asked for the longest ago goes first; asking again makes a model the youngest."""
-    asked = ev.RequestAccepted("brain/a", "7-0", "chat", MODEL, 1, 1, 1)
+    asked = ev.RequestAccepted("brain/a", "7-0", RequestKind.CHAT, MODEL, 1, 1, 1)
     others = {f"x{n}:1b": Demand(1, AT_MS) for n in range(MAX_MODELS)}
     almost = dict(list(others.items())[1:])
     assert list(evolve(grid(demand=others), asked).demand) == [*list(others)[1:], MODEL]

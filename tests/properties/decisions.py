@@ -71,7 +71,7 @@ def a_node(dice: Dice, name: str) -> Node:
         inventory_known=dice.throw((True, True, True, False)),
         installed=dice.throw((LIBRARY, LIBRARY, DISK)),
         resident=resident,
-        holdings=dice.throw(({}, {}, {"5-0": held})),
+        assignments=dice.throw(({}, {}, {"5-0": held})),
         used_ms={model: AT_MS - dice.throw((4_000, 20_000, 50_000)) for model in resident},
         sessions=dice.throw(({}, {MODEL: ("s",)})),
     )
@@ -104,9 +104,7 @@ def a_grid(seed: int, backwards: bool = False) -> Grid:
         open_requests=asked,
         before_ms=AT_MS - dice.throw((500, 9_000, 9_000)),
         policy=dice.throw((Policy(), Policy(), Policy(spill_forbidden=(1,)))),
-        speeds={
-            f"{row.rules.name} {MODEL}": Speed(900, 20_000, dice.throw((70_000, 90_000))) for row in rows
-        },
+        speeds={(row.rules.name, MODEL): Speed(900, 20_000, dice.throw((70_000, 90_000))) for row in rows},
         answers={HEAVY: Length(dice.throw((40_000, 900_000)), 3)},
         demand={model: Demand(dice.throw((0, 1_000, 7_000)), AT_MS - 60_000) for model in MODELS},
         models=dice.throw(({}, {HEAVY: ModelRules(num_ctx=8_192, resident_on=("orion-worker",))})),
@@ -119,11 +117,11 @@ def lines(backwards: bool = False) -> Iterator[str]:
         some = a_grid(seed, backwards)
         raw, words = b"", []
         for _ in range(4):
-            answers = decide(some, some.policy)
+            answers = decide(some)
             raw += b"\n".join(ev.encode(each) for each in answers)
             words += [in_words(each) for each in answers]
             some = fold(some, answers)
-        planned = plan(some, demand_of(some, some.policy), some.policy)
+        planned = plan(some, demand_of(some))
         raw += msgspec.json.encode(planned)
         words.append(f"plan {len(planned)}")
         digest = hashlib.blake2b(raw, digest_size=8).hexdigest()

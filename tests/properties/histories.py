@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.vocabulary import Filter
 from tests.properties.strategies import pick
 
 NODES, REQUESTS, MODELS = ("a", "b", "c"), ("x/1", "x/2", "y/1"), ("m:1", "n:1")
@@ -32,7 +33,10 @@ def rules(slots: int, sensor: bool) -> tuple[NodeRules, ...]:
 ABOUT: Any = {"request": REQUESTS, "attempt": SMALL, "node": NODES, "work_id": WORK}
 VERDICTS = (
     (),
-    (Verdict("a", cost_ms=9, load_ms=5, decode_ms=4, reserve_mb=300, cached_ms=1), Verdict("b", "hot")),
+    (
+        Verdict(node="a", cost_ms=9, load_ms=5, decode_ms=4, reserve_mb=300, cached_ms=1),
+        Verdict(node="b", filter=Filter.HOT),
+    ),
 )
 CHANGED = of(
     ev.PolicyChanged,

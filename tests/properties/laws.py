@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from orion_streams.decider.decide import decide
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, Policy
-from orion_streams.model.state import Grid, Holding, Node
+from orion_streams.model.policy import ModelRules
+from orion_streams.model.state import Assignment, Grid, Node, Run
 from orion_streams.projections import evolve
 from tests.grids import request
 from tests.properties.oracle import limit_mb, obstacles, promised_mb
 
-Decide = Callable[[Grid, Policy], tuple[ev.AnyEvent, ...]]
+Decide = Callable[[Grid], tuple[ev.AnyEvent, ...]]
 Check = Callable[[Grid, ev.AnyEvent, Grid], None]
 ROUNDS = 60
 TERMINAL = (ev.RequestCompleted, ev.RequestFailed, ev.RequestExpired, ev.RequestCancelled)
@@ -42,7 +42,7 @@ def routed(before: Grid, answer: ev.RequestRouted, after: Grid) -> None:
     assert asked.work_id == ""
     assert answer.attempt == asked.attempt + 1
     assert (answer.request, answer.attempt) not in attempts(before)
-    runs = [held for held in node.holdings.values() if held.request]
+    runs = [held for held in node.assignments.values() if isinstance(held, Run)]
     assert len(runs) < node.rules.slots + before.policy.prefetch
     within_memory(before, after, answer.node)
     loads_once(node, after.nodes[answer.node])
@@ -53,7 +53,7 @@ def loads(before: Grid, answer: ev.LoadOrdered, after: Grid) -> None:
     node = before.nodes[answer.node]
     about = request(model=answer.model, num_ctx=answer.num_ctx, runner=answer.runner)
     assert obstacles(before, answer.node, about) == []
-    assert not node.holdings
+    assert not node.assignments
     assert node.opened_ms is None
     within_memory(before, after, answer.node)
 
@@ -66,9 +66,9 @@ def within_memory(before: Grid, after: Grid, name: str) -> None:
 
 def loads_once(before: Node, after: Node) -> None:
     """What is new on a node loads nothing that is being loaded there."""
-    loading = [digest_of(before, held) for held in before.holdings.values() if held.reserve_mb]
-    for work_id, held in after.holdings.items():
-        if work_id not in before.holdings and held.reserve_mb:
+    loading = [digest_of(before, held) for held in before.assignments.values() if held.reserve_mb]
+    for work_id, held in after.assignments.items():
+        if work_id not in before.assignments and held.reserve_mb:
             assert digest_of(after, held) not in loading
 
 
@@ -92,11 +92,11 @@ def is_idle(node: Node, model: str) -> bool:
     """Whether nothing that the node holds uses the model, under whatever name."""
     digest = node.resident[model].digest
     return not any(
-        held.model == model or digest_of(node, held) == digest for held in node.holdings.values()
+        held.model == model or digest_of(node, held) == digest for held in node.assignments.values()
     )
 
 
-def digest_of(node: Node, held: Holding) -> str:
+def digest_of(node: Node, held: Assignment) -> str:
     """The weights that an attempt uses: two names may stand for the same."""
     on_disk = node.installed.get(held.model)
     return on_disk.digest if on_disk is not None else held.model
@@ -107,8 +107,8 @@ def attempts(grid: Grid) -> list[tuple[str, int]]:
     return [
         (held.request, held.attempt)
         for node in grid.nodes.values()
-        for held in node.holdings.values()
-        if held.request
+        for held in node.assignments.values()
+        if isinstance(held, Run)
     ]
 
 
@@ -118,7 +118,7 @@ def settle(
     """Fold the answers in, with the stamps that a commit gives them, until there are none."""
     given: list[ev.AnyEvent] = []
     for _ in range(ROUNDS):
-        answers = answering(grid, grid.policy)
+        answers = answering(grid)
         assert len(answers) <= grid.policy.max_events
         if not answers:
             return grid, given

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules
-from orion_streams.model.state import Grid, Holding, Installed, Node, Request
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Run
+from orion_streams.model.vocabulary import Filter, RequestKind
 from tests.properties.oracle_memory import Memory, Queue, Row
 
 OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large"))
@@ -24,7 +25,7 @@ class Oracle(Memory):
         """The first filter, or the cost."""
         for reason, value, limit, is_true in self.filters():
             if is_true:
-                return Verdict(self.name, reason, value, limit)
+                return Verdict(node=self.name, filter=Filter(reason), value=value, limit=limit)
         return self.cost()
 
     def filters(self) -> list[tuple[str, int, int, bool]]:
@@ -72,19 +73,19 @@ class Oracle(Memory):
             for model, row in self.node.resident.items()
         )
 
-    def left_ms(self, held: Holding) -> int:
+    def left_ms(self, held: Assignment) -> int:
         """What is left of an attempt; of one that has begun a quarter always remains, or as much as it is
         overdue."""
-        if not held.started:
+        if isinstance(held, Run) and not held.started:
             return held.run_ms
         elapsed_ms = self.grid.at_ms - held.since_ms
-        if not held.request:
+        if not isinstance(held, Run):
             return max(0, held.run_ms - elapsed_ms)
         return max(held.run_ms // 4, abs(held.run_ms - elapsed_ms))
 
     def load_ms(self, model: str, on_disk: Installed) -> int:
         """A load here: learned, else by the disk."""
-        known = self.grid.speeds.get(f"{self.name} {model}")
+        known = self.grid.speeds.get((self.name, model))
         if known is not None and known.load_ms:
             return known.load_ms
         return on_disk.size_mb * (self.node.rules.load_us_per_mb or 17_000) // 1000
@@ -123,7 +124,7 @@ class Oracle(Memory):
         return any(
             self.same_weights(held.model)
             and (held.num_ctx, held.runner) == (request.num_ctx, request.runner)
-            for held in self.node.holdings.values()
+            for held in self.node.assignments.values()
         )
 
     def is_behind(self) -> bool:
@@ -143,16 +144,18 @@ class Oracle(Memory):
         """Each term for itself."""
         node, request, queue, name = self.node, self.request, self.queue, self.name
         warm = self.is_warm()
-        held = list(node.holdings.values())
+        held = list(node.assignments.values())
         same = [each for each in held if self.same_weights(each.model)]
         coming = self.is_coming()
         behind = not warm and not coming and self.is_behind()
-        counted = [each for each in held if each.request or not warm or each.model == request.model]
+        counted = [
+            each for each in held if isinstance(each, Run) or not warm or each.model == request.model
+        ]
         drain_ms = sum(self.left_ms(each) for each in counted) // node.rules.slots
         drain_ms += 30_000 if node.forecast_mc > 75_000 else 0
         drain_ms += queue.warm_ms.get(name, 0) + (0 if warm else queue.cold_ms.get(name, 0))
         ahead = self.policy.prefetch if node.opened_ms is None else 0  # a probe is one run
-        free = self.slots() + ahead - sum(1 for each in held if each.request)
+        free = self.slots() + ahead - sum(1 for each in held if isinstance(each, Run))
         if behind:
             free, coming = 0, True
         load_ms = evict_ms = need_mb = 0
@@ -161,7 +164,7 @@ class Oracle(Memory):
             missing_mb, going = self.room()
             need_mb = self.footprint_mb()
             if missing_mb:
-                return Verdict(name, "memory", need_mb, need_mb - missing_mb)
+                return Verdict(node=name, filter=Filter.MEMORY, value=need_mb, limit=need_mb - missing_mb)
             load_ms = self.load_ms(request.model, node.installed[request.model])
             evict_ms = sum(self.loss_ms(row) for row in going)
             if self.copies(request.model):
@@ -220,7 +223,7 @@ class Oracle(Memory):
         """On how many nodes that take requests the model is, or is about to be."""
         grid, found = self.grid, 0
         for node in grid.nodes.values():
-            there = model in node.resident or model in {held.model for held in node.holdings.values()}
+            there = model in node.resident or model in {held.model for held in node.assignments.values()}
             about = Oracle(grid, node, replace(self.request, tier=0), self.queue).filters()
             out = [reason for reason, _, _, is_true in about if is_true and reason not in OF_THE_REQUEST]
             found += there and not out
@@ -245,7 +248,7 @@ def dumb_route(
 
 def promised_mb(grid: Grid, node: Node) -> int:
     """What the node's memory will hold once everything that was ordered is done."""
-    nobody = Request("", "", "", 0, 0, True, "", 0, 0, 0, 0, 0, 0)
+    nobody = Request("", RequestKind.GENERATE, "", 0, 0, True, "", 0, 0, 0, 0, 0, 0)
     return Oracle(grid, node, nobody, Queue()).others_mb()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orion_streams.model.policy import ModelRules, Policy
-from orion_streams.model.state import Grid, Holding, Node, Request
+from orion_streams.model.state import Assignment, Grid, Node, Request
 
 
 @dataclass
@@ -40,13 +40,13 @@ class Memory:
         self.grid, self.node, self.request, self.queue = grid, node, request, queue
         self.policy: Policy = grid.policy
         self.name = node.rules.name
-        self.speed = grid.speeds.get(f"{self.name} {request.model}")
+        self.speed = grid.speeds.get((self.name, request.model))
         self.num_ctx = request.num_ctx if request.num_ctx > 0 else self.policy.num_ctx
 
     def footprint_mb(self) -> int:
         """What a runner of the request takes here."""
         on_disk, slots = self.node.installed[self.request.model], self.node.rules.slots
-        learned = self.grid.footprints.get(f"{on_disk.digest} {self.num_ctx} {slots}")
+        learned = self.grid.footprints.get((on_disk.digest, self.num_ctx, slots))
         if learned is not None:
             return learned
         return on_disk.size_mb + on_disk.size_mb * self.num_ctx * slots // 50_000 + 204
@@ -76,7 +76,7 @@ class Memory:
         ordered_ms = self.node.unload_ordered_ms.get(model)
         return ordered_ms is not None and self.grid.at_ms <= ordered_ms + 30_000
 
-    def is_loaded_by(self, held: Holding) -> bool:
+    def is_loaded_by(self, held: Assignment) -> bool:
         """Whether the load that this attempt brings has yet to be seen: it is not the runner that stands
         there, or that one was told to go before."""
         row = self.node.resident.get(held.model)
@@ -91,9 +91,9 @@ class Memory:
         node, own = self.node, self.request.model
         shown_mb = sum(row.size_mb for row in node.resident.values() if not row.pending_mb)
         total_mb = max(node.ram_used_mb, 500 + shown_mb) - shown_mb
-        for model in sorted({*node.resident, *(held.model for held in node.holdings.values())}):
+        for model in sorted({*node.resident, *(held.model for held in node.assignments.values())}):
             row = node.resident.get(model)
-            loads = [h for h in node.holdings.values() if h.model == model and self.is_loaded_by(h)]
+            loads = [h for h in node.assignments.values() if h.model == model and self.is_loaded_by(h)]
             if loads:
                 total_mb += sum(held.reserve_mb for held in loads)
             elif row is not None and model != own and not self.is_going(model):
@@ -104,8 +104,10 @@ class Memory:
         """Models that may go, in the order of going."""
         node = self.node
         found: dict[str, Row] = {}
-        busy = {name for held in node.holdings.values() for name in (held.model, self.digest(held.model))}
-        for held in node.holdings.values():
+        busy = {
+            name for held in node.assignments.values() for name in (held.model, self.digest(held.model))
+        }
+        for held in node.assignments.values():
             found[held.model] = Row(held.model, 0, self.policy.min_stay_ms, 0, True, False)
         for model, row in node.resident.items():
             young_ms = max(row.since_ms + 30_000 - self.grid.at_ms, 0) if row.since_ms else 0
@@ -118,7 +120,7 @@ class Memory:
                 False,
             )
         for each in found.values():
-            loads = [h for h in node.holdings.values() if h.model == each.model and self.is_loaded_by(h)]
+            loads = [h for h in node.assignments.values() if h.model == each.model and self.is_loaded_by(h)]
             each.size_mb = sum(held.reserve_mb for held in loads) or each.size_mb
             each.used_ms = node.used_ms.get(each.model, 0)
             each.is_needed = each.model in self.queue.models

@@ -12,8 +12,32 @@ from msgspec.structs import replace
 
 from orion_streams.decider.route import Ahead, Waiting
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import Demand, Failure, Grid, Holding, Length, Node, Request, Resident, Speed
-from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, POLICY, TWIN, grid, holding, request
+from orion_streams.model.state import (
+    Assignment,
+    Demand,
+    Failure,
+    Grid,
+    Length,
+    Node,
+    Request,
+    Resident,
+    Speed,
+)
+from orion_streams.model.vocabulary import Blame, Mark
+from tests.grids import (
+    AT_MS,
+    BIG,
+    DISK,
+    HEAVY,
+    LIBRARY,
+    MODEL,
+    POLICY,
+    TWIN,
+    grid,
+    holding,
+    loading,
+    request,
+)
 
 TIMES = int(os.environ.get("ORION_TEST_TIMES", "1"))
 """So many times as many examples: to look for more than there is time for in every run."""
@@ -50,8 +74,8 @@ TROUBLES: list[Values] = [
     {"temp_mc": 75_001, "forecast_mc": 75_001},
     {"temp_mc": 90_000, "forecast_mc": 99_000},
     {"ram_used_mb": 15_000},
-    {"backed_off": "hot"},
-    {"backed_off": "ram"},
+    {"backed_off": (Mark.HOT,)},
+    {"backed_off": (Mark.RAM,)},
     {"two_agents_ms": AT_MS - 30_000},
     {"inventory_known": False},
     {"installed": {}},
@@ -88,7 +112,7 @@ def pick(**choices: Any) -> st.SearchStrategy[Values]:
     return st.integers(0, prod(len(values) for values in rows.values()) - 1).map(chosen)
 
 
-def table(keys: tuple[str, ...], rows: st.SearchStrategy[Any], most: int = 2) -> st.SearchStrategy[Values]:
+def table(keys: tuple[Any, ...], rows: st.SearchStrategy[Any], most: int = 2) -> st.SearchStrategy[Any]:
     """A few rows by name."""
     return st.dictionaries(st.sampled_from(keys), rows, max_size=most)
 
@@ -108,6 +132,15 @@ RULES = pick(
     decode_us_per_mb=(0, 0, 300),
     prefill_us_per_mb=(0, 0, 5),
 )
+
+
+def assignment(request: str, started: bool, **values: Any) -> Assignment:
+    """A run of a request, or an ordered load without one."""
+    if not request:
+        return loading(**values)
+    return holding(request=request, started=started, **values)
+
+
 SINCE = (0, AT_MS - 90_000, AT_MS - 30_000, AT_MS - 29_999, AT_MS)
 RESIDENT = pick(num_ctx=CONTEXTS, runner=RUNNERS, since_ms=SINCE, is_pending=(False, False, True))
 HOLDING = pick(
@@ -119,7 +152,7 @@ HOLDING = pick(
     reserve_mb=(0, 0, 600, 2_500),
     num_ctx=CONTEXTS,
     runner=RUNNERS,
-).map(lambda values: holding(**values))
+).map(lambda values: assignment(**values))
 TIME = st.sampled_from(AGES).map(lambda age_ms: AT_MS - age_ms)
 
 
@@ -147,7 +180,7 @@ NODE = st.fixed_dictionaries(
             installed=(LIBRARY, LIBRARY, DISK, {MODEL: LIBRARY[MODEL]}),
         ),
         "resident": table(MODELS, RESIDENT, 3).map(residents),
-        "holdings": seldom(table(("5-0", "6-0", "7-0"), HOLDING)),
+        "assignments": seldom(table(("5-0", "6-0", "7-0"), HOLDING)),
         "used_ms": seldom(table(MODELS, TIME)),
         "unload_ordered_ms": seldom(table(MODELS, TIME)),
         "sessions": seldom(table(MODELS, st.sampled_from((("s1",), ("s2",), ("",), ("s1", "s2"))))),
@@ -172,13 +205,13 @@ def node_of(name: str, parts: Values, condition: Values, *, fit: bool) -> Node:
     if fit:
         rules = replace(rules, inference=True)
     room_mb = values["ram_total_mb"] * 880 // 1_000 - 500
-    values["holdings"] = {
-        key: held for key, held in values["holdings"].items() if need_mb(held, rules.slots) <= room_mb
+    values["assignments"] = {
+        key: held for key, held in values["assignments"].items() if need_mb(held, rules.slots) <= room_mb
     }
     return Node(rules, **{**usual, **values, **condition})
 
 
-def need_mb(held: Holding, slots: int) -> int:
+def need_mb(held: Assignment, slots: int) -> int:
     """What it takes at most: what could never have been sent to the node is not held there."""
     size_mb = LIBRARY[held.model].size_mb
     return max(size_mb * 5 // 4, size_mb + size_mb * (held.num_ctx or 4_096) * slots // 50_000) + 400
@@ -190,14 +223,14 @@ SPEED = pick(
 DEMAND = pick(milli=(1_000, 0, 9_000), at_ms=(AT_MS, AT_MS - 300_000, AT_MS - 700_000))
 PINS = pick(prior_tokens=(0, 50), resident_on=((), ("orion-worker",), ("orion-master",)))
 FOOTPRINTS = {
-    f"{digest} {num_ctx} {slots}": sizes_mb
+    (digest, num_ctx, slots): sizes_mb
     for digest, sizes_mb in (("a", (250, 700)), ("b", (1_900, 2_500)), ("c", (7_000, 9_000)))
     for num_ctx in (4_096, 8_192)
     for slots in (1, 2)
 }
 FACTS: dict[str, st.SearchStrategy[Any]] = {
     "speeds": table(
-        tuple(f"{name} {model}" for name in NAMES for model in MODELS), SPEED.map(lambda v: Speed(**v)), 3
+        tuple((name, model) for name in NAMES for model in MODELS), SPEED.map(lambda v: Speed(**v)), 3
     ),
     "answers": table(MODELS, st.sampled_from((Length(1_000, 1), Length(60_500, 3), Length(900_000, 16)))),
     "footprints": table(tuple(FOOTPRINTS), st.booleans()).map(
@@ -221,8 +254,8 @@ FAILURES = (
     (),
     (),
     (),
-    (Failure("orion-worker", "stream_cut", "node"),),
-    (Failure("orion-master", "gone", "node"),) * 2,
+    (Failure("orion-worker", "stream_cut", Blame.NODE),),
+    (Failure("orion-master", "gone", Blame.NODE),) * 2,
 )
 REQUEST: Values = {
     "model": (*MODELS, MODEL, HEAVY),

@@ -11,18 +11,31 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams import config
 from orion_streams.config import parse
 from orion_streams.decider import route as routing
 from orion_streams.decider.route import Decision, Reject, Route, Wait, route
 from orion_streams.errors import ConfigError
-from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Demand, Grid, Node, Request, Resident
-from tests.grids import AT_MS, HEAVY, LIBRARY, MEMORY, MODEL, edge, fails, grid, holding, node, request
+from orion_streams.model import policy
+from orion_streams.model.policy import NodeRules
+from orion_streams.model.state import Demand, Grid, Node, Request, Resident, Run
+from tests.grids import (
+    AT_MS,
+    HEAVY,
+    LIBRARY,
+    MEMORY,
+    MODEL,
+    edge,
+    fails,
+    grid,
+    holding,
+    node,
+    request,
+    under,
+)
 from tests.properties import strategies as make
 from tests.properties.oracle import OF_THE_REQUEST, obstacles
 
-Router = Callable[[Grid, Request, Policy], Decision]
+Router = Callable[[Grid, Request], Decision]
 
 
 def choice(decision: Decision) -> str:
@@ -32,17 +45,17 @@ def choice(decision: Decision) -> str:
 
 def is_fit(router: Router, some: Grid, asked: Request) -> None:
     """Law 1: whoever is chosen passes every filter, and gets something only with a free slot."""
-    decision = router(some, asked, some.policy)
+    decision = router(some, asked)
     if name := choice(decision):
         assert obstacles(some, name, asked) == []
     if isinstance(decision, Route):
-        runs = [held for held in some.nodes[decision.node].holdings.values() if held.request]
+        runs = [held for held in some.nodes[decision.node].assignments.values() if isinstance(held, Run)]
         assert len(runs) < some.nodes[decision.node].rules.slots + some.policy.prefetch
 
 
 def is_no_robot(router: Router, some: Grid, asked: Request) -> None:
     """Law 2: neither the robot nor a node without inference is chosen, or waited for."""
-    name = choice(router(some, asked, some.policy))
+    name = choice(router(some, asked))
     assert name != "orion-edge"
     assert not name or some.nodes[name].rules.inference
 
@@ -59,8 +72,8 @@ def test_a_router_that_does_not_see_a_trouble_breaks_the_law(trouble: dict[str, 
     """Negative control: blind to any one condition, a router chooses a node that fails its filter."""
     sick, asked = grid(node("n", **trouble)), request()
 
-    def blind(some: Grid, wanted: Request, policy: Policy) -> Decision:
-        return route(grid(node("n")), wanted, policy)
+    def blind(some: Grid, wanted: Request) -> Decision:
+        return route(grid(node("n")), wanted)
 
     is_fit(route, sick, asked)
     assert fails(is_fit, blind, sick, asked)
@@ -81,7 +94,7 @@ def test_the_robot_and_nodes_without_inference_get_nothing(
 def test_the_robot_is_not_chosen_though_it_is_the_only_one() -> None:
     """The model in its memory, inference = true, nobody else there: it still gets nothing."""
     alone = grid(edge(inference=True))
-    decision = route(alone, request(), alone.policy)
+    decision = route(alone, request())
     assert isinstance(decision, Reject)
     assert [each.filter for each in decision.verdicts] == ["role"]
 
@@ -90,8 +103,7 @@ def test_the_robots_name_is_what_protects_it(monkeypatch: pytest.MonkeyPatch) ->
     """Negative control: without the rule of the name, a configuration mistake would send it work."""
     alone = grid(edge(inference=True))
     is_no_robot(route, alone, request())
-    monkeypatch.setattr(config, "ROBOT", "nobody")
-    monkeypatch.setattr(route, "ROBOT", "nobody")
+    monkeypatch.setattr(policy, "ROBOT", "nobody")
     assert fails(is_no_robot, route, alone, request())
 
 
@@ -128,7 +140,7 @@ def test_another_unfit_node_changes_nothing(some: Grid, asked: Request, more: No
     name = more.rules.name
     larger = replace(some, nodes={**some.nodes, name: more})
     assume(not OF_THE_REQUEST.issuperset(obstacles(larger, name, asked)))
-    before, after = route(some, asked, some.policy), route(larger, asked, some.policy)
+    before, after = route(some, asked), route(under(larger, some.policy), asked)
     assert choice(before) == choice(after)
     assert isinstance(before, Route) == isinstance(after, Route)
     assert before.verdicts == tuple(each for each in after.verdicts if each.node != name)
@@ -140,8 +152,8 @@ def test_a_copy_on_a_node_that_is_out_is_no_copy() -> None:
     asked, demand = request(num_ctx=8_192), {HEAVY: Demand(1_000, AT_MS)}
     alone, with_robot = grid(tight, demand=demand), grid(tight, edge(), demand=demand)
     [before], [after, _] = (
-        route(alone, asked, alone.policy).verdicts,
-        route(with_robot, asked, alone.policy).verdicts,
+        route(alone, asked).verdicts,
+        route(under(with_robot, alone.policy), asked).verdicts,
     )
     assert before.evicts == (HEAVY,)
     assert before == after
@@ -152,7 +164,7 @@ def test_a_copy_on_a_node_that_is_out_is_no_copy() -> None:
 
 def faster(some: Grid, name: str, asked: Request) -> Grid:
     """Its learned speeds are twice as good."""
-    key = f"{name} {asked.model}"
+    key = name, asked.model
     if key not in some.speeds:
         return some
     known = some.speeds[key]
@@ -167,9 +179,9 @@ def with_node(some: Grid, name: str, **values: Any) -> Grid:
 
 def less_to_do(some: Grid, name: str, asked: Request) -> Grid:
     """What it holds takes half as long."""
-    held = some.nodes[name].holdings
+    held = some.nodes[name].assignments
     return with_node(
-        some, name, holdings={key: replace(row, run_ms=row.run_ms // 2) for key, row in held.items()}
+        some, name, assignments={key: replace(row, run_ms=row.run_ms // 2) for key, row in held.items()}
     )
 
 
@@ -209,20 +221,20 @@ def test_making_the_winner_cheaper_keeps_it_the_winner(
 
 def keeps_the_winner(router: Router, some: Grid, asked: Request, cheaper: Any) -> None:
     """Law 5, for any router."""
-    if winner := choice(router(some, asked, some.policy)):
-        assert choice(router(cheaper(some, winner, asked), asked, some.policy)) == winner
+    if winner := choice(router(some, asked)):
+        assert choice(router(cheaper(some, winner, asked), asked)) == winner
 
 
 def test_a_router_that_likes_it_dear_breaks_the_law() -> None:
     """Negative control: where the highest cost wins, a discount loses the choice."""
 
-    def dearest(some: Grid, asked: Request, policy: Policy) -> Decision:
-        found = route(some, asked, policy)
+    def dearest(some: Grid, asked: Request) -> Decision:
+        found = route(some, asked)
         return Route(max(found.verdicts, key=lambda each: each.cost_ms).node, found.verdicts)
 
     busy = grid(
         *(
-            node(name, slots=2, resident=MEMORY, holdings={"5-0": holding(run_ms=ms)})
+            node(name, slots=2, resident=MEMORY, assignments={"5-0": holding(run_ms=ms)})
             for name, ms in (("a", 900), ("b", 600))
         )
     )
@@ -238,14 +250,14 @@ def test_a_router_that_likes_it_dear_breaks_the_law() -> None:
 )
 def test_a_warm_idle_node_beats_a_cold_one(base: Node, asked: Request, other: str) -> None:
     """Of two nodes alike in all but memory, the one with the runner there is chosen, idle as it is."""
-    base = replace(base, installed=LIBRARY, holdings={}, unload_ordered_ms={}, sessions={})
+    base = replace(base, installed=LIBRARY, assignments={}, unload_ordered_ms={}, sessions={})
     on_disk = LIBRARY[asked.model]
     runner = Resident(on_disk.digest, on_disk.size_mb, asked.num_ctx, asked.num_ctx, asked.runner)
     strangers = {name: row for name, row in base.resident.items() if row.digest != on_disk.digest}
     warm = replace(base, resident={**strangers, asked.model: runner})
     cold = replace(base, resident=strangers, rules=replace(base.rules, name=other))
     both = grid(warm, cold)
-    decision = route(both, asked, both.policy)
+    decision = route(both, asked)
     assert choice(decision) == "warm"
     assert isinstance(decision, Wait) == (base.forecast_mc > both.policy.temp_max_mc)
 
@@ -254,7 +266,7 @@ def test_a_warm_idle_node_beats_a_cold_one(base: Node, asked: Request, other: st
 @given(make.grids(), make.requests(), make.WAITINGS)
 def test_the_terms_add_up_to_the_cost(some: Grid, asked: Request, waiting: routing.Waiting) -> None:
     """Every verdict is either a filter without a cost or a cost that is the sum of its terms."""
-    for each in route(some, asked, some.policy, waiting).verdicts:
+    for each in route(some, asked, waiting).verdicts:
         added = each.drain_ms + each.load_ms + each.evict_ms + each.prefill_ms + each.decode_ms
         extra = each.heat_ms + each.spill_ms + each.retry_ms + each.late_ms
         assert each.cost_ms == added + extra - each.cached_ms
@@ -267,5 +279,5 @@ def test_the_terms_add_up_to_the_cost(some: Grid, asked: Request, waiting: routi
 def test_it_changes_nothing(some: Grid, asked: Request) -> None:
     """Routing leaves the grid as it was."""
     before = msgspec.msgpack.encode(some)
-    route(some, asked, some.policy)
+    route(some, asked)
     assert msgspec.msgpack.encode(some) == before

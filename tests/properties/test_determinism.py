@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from orion_streams.decider.decide import decide
 from orion_streams.decider.placement import demand_of, plan
 from orion_streams.decider.route import route
-from orion_streams.model.state import Grid, Request, decode_grid, encode_grid
+from orion_streams.model.snapshot import decode_grid, encode_grid
+from orion_streams.model.state import Grid, Request
 from tests.properties import strategies as make
 from tests.properties.decisions import GOLDEN, lines
 
@@ -96,8 +97,8 @@ def test_a_grid_from_its_bytes_decides_the_same(some: Grid, asked: Request) -> N
 
 def bytes_of(some: Grid, asked: Request) -> list[bytes]:
     """All that is decided about a grid."""
-    planned = plan(some, demand_of(some, some.policy), some.policy)
-    decided = (route(some, asked, some.policy), decide(some, some.policy), planned)
+    planned = plan(some, demand_of(some))
+    decided = (route(some, asked), decide(some), planned)
     return [msgspec.json.encode(each) for each in decided]
 
 

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from orion_streams.decider.decide import QUESTIONS, decide
 from orion_streams.model import events as ev
-from orion_streams.model.policy import Policy
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import WaitKind
 from orion_streams.projections import fold
 from tests.grids import fails, grid, node, request
 from tests.properties import histories
@@ -41,7 +42,7 @@ def test_decide_comes_to_an_end_after_any_history(before: list[ev.AnyEvent]) -> 
     """Also where no router would have written such a log; and the grid is left alone."""
     some = fold(Grid(), before)
     raw = encode_grid(some)
-    decide(some, some.policy)
+    decide(some)
     assert encode_grid(some) == raw
     settle(some, checking=None)
 
@@ -49,12 +50,12 @@ def test_decide_comes_to_an_end_after_any_history(before: list[ev.AnyEvent]) -> 
 def test_a_question_that_repeats_itself_never_ends() -> None:
     """Negative control: one that says every time that a request waits has no fixed point."""
 
-    def again(some: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+    def again(some: Grid) -> Iterator[ev.AnyEvent]:
         for key in some.open:
-            yield ev.RequestDeferred(key, "no_node")
+            yield ev.RequestDeferred(key, WaitKind.NO_NODE)
 
-    def answering(some: Grid, policy: Policy) -> tuple[ev.AnyEvent, ...]:
-        return decide(some, policy, (*QUESTIONS, again))
+    def answering(some: Grid) -> tuple[ev.AnyEvent, ...]:
+        return decide(some, (*QUESTIONS, again))
 
     stuck = grid(node("n", temp_mc=80_000), open_requests={"brain/q": request()})
     settle(stuck)

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from orion_streams.decider.route import route
 from orion_streams.model import events as ev
-from orion_streams.model.state import Grid, decode_grid, encode_grid
+from orion_streams.model.snapshot import decode_grid, encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.projections import evolve, fold
-from tests.grids import AT_MS, HEAVY, MODEL, POLICY, fails, grid, loading, node, request, sample, verdict
+from tests.grids import AT_MS, HEAVY, MODEL, fails, grid, loading, node, request, sample, verdict
 from tests.properties import histories
 from tests.properties import strategies as make
 from tests.properties.world import MASTER, WORKER, World
@@ -57,7 +58,7 @@ def test_an_old_sample_makes_no_node_fresh(some: Grid, name: str, age_ms: int) -
     """A health entry that is older than stale_ms when it comes lets nothing be routed to its node."""
     after = evolve(some, sample(name, age_ms=age_ms, temp_mc=20_000))
     if name in after.nodes:
-        decision = route(after, request(), POLICY)
+        decision = route(after, request())
         assert verdict(decision, name).filter in ("role", "stale")
 
 
@@ -119,10 +120,10 @@ def test_a_late_result_only_frees_the_slot() -> None:
         world.settle(2_000)
     second = world.request(key).node
     assert second not in ("", first)
-    assert work_id in world.node(first).holdings
+    assert work_id in world.node(first).assignments
     world.end(first, work_id)
     world.settle()
-    assert world.node(first).holdings == {}
+    assert world.node(first).assignments == {}
     assert world.request(key).node == second
     assert [type(event).__name__ for event in world.log if getattr(event, "work_id", "") == work_id] == [
         "RequestRouted",
@@ -134,9 +135,9 @@ def test_a_late_result_only_frees_the_slot() -> None:
 def test_a_load_that_ends_twice_ends_once() -> None:
     """The second end of an ordered load teaches nothing and frees nothing."""
     held = loading(MODEL, alone=True, since_ms=AT_MS)
-    row = grid(node("n", holdings={"5-0": held}))
+    row = grid(node("n", assignments={"5-0": held}))
     ended = ev.LoadEnded("n", MODEL, "5-0", ok=True, load_ms=900, alone=True)
     once = evolve(row, ended)
-    assert once.nodes["n"].holdings == {}
-    assert once.speeds[f"n {MODEL}"].load_ms == 900
+    assert once.nodes["n"].assignments == {}
+    assert once.speeds["n", MODEL].load_ms == 900
     assert settled(evolve(once, ended)) == settled(once)

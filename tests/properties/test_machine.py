@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from orion_streams.decider.decide import QUESTIONS, Question, decide
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import decode_grid, encode_grid
+from orion_streams.model.snapshot import decode_grid, encode_grid
 from tests.grids import BIG, HEAVY, MODEL, POLICY, TWIN
 from tests.properties import strategies as make
 from tests.properties.laws import attempts
@@ -213,7 +213,7 @@ class House(RuleBasedStateMachine):
         current = Counter(request.node for request in grid.open.values() if request.work_id)
         for request in grid.open.values():
             if request.work_id:
-                assert request.work_id in grid.nodes[request.node].holdings
+                assert request.work_id in grid.nodes[request.node].assignments
         assert all(number <= MOST_SLOTS for number in current.values())
 
     @invariant()
@@ -248,7 +248,7 @@ class House(RuleBasedStateMachine):
         again = decode_grid(raw)
         assert encode_grid(again) == raw
         for grid in (again, self.world.grid):
-            assert decide(grid, grid.policy, self.questions) == ()
+            assert decide(grid, self.questions) == ()
 
     def teardown(self) -> None:
         """Once all is well again, everybody who has time left gets an answer, however long the queue."""

@@ -11,25 +11,25 @@ from hypothesis.stateful import run_state_machine_as_test
 from orion_streams.decider.decide import QUESTIONS, Question, ends, lost_attempts, safety
 from orion_streams.decider.queue import placements
 from orion_streams.model import events as ev
-from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import UnloadReason
 from tests.properties import strategies as make
 from tests.properties.test_machine import House
 
 
-def careless(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+def careless(grid: Grid) -> Iterator[ev.AnyEvent]:
     """Sends whoever waits to the first node by name, whatever its condition."""
     for key, request in list(grid.open.items()):
         if not request.work_id:
             yield ev.RequestRouted(key, request.attempt + 1, min(grid.nodes), "", grid.position, ())
 
 
-def forgetful(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+def forgetful(grid: Grid) -> Iterator[ev.AnyEvent]:
     """Unloads whatever is in memory to make room for nothing."""
     for name, node in sorted(grid.nodes.items()):
         for model in node.resident:
             if model not in node.unload_ordered_ms:
-                yield ev.UnloadOrdered(name, model, "room")
+                yield ev.UnloadOrdered(name, model, UnloadReason.ROOM)
 
 
 def instead(old: Question, *new: Question) -> tuple[Question, ...]:

@@ -17,7 +17,20 @@ from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
 from orion_streams.projections import evolve, fold
-from tests.grids import FENCE, HEAVY, MEMORY, POLICY, fails, grid, holding, kinds, node, request, sample
+from tests.grids import (
+    FENCE,
+    HEAVY,
+    MEMORY,
+    POLICY,
+    fails,
+    grid,
+    holding,
+    kinds,
+    node,
+    request,
+    sample,
+    under,
+)
 from tests.properties import strategies as make
 from tests.properties.world import MASTER, WORKER, World
 
@@ -55,11 +68,11 @@ def follows_the_marks(samples: list[Sample], has_sensor: bool, policy: Policy) -
     row, thermostat = grid(fresh), Thermostat(has_sensor)
     for temp_mc, permille in samples:
         row = evolve(row, sample("n", temp_mc=temp_mc, ram_used_mb=permille * 16, ram_total_mb=16_000))
-        row = fold(row, decide(row, policy))
+        row = fold(row, decide(under(row, policy)))
         thermostat.see(temp_mc, permille)
-        assert set(row.nodes["n"].backed_off.split()) == thermostat.passed
+        assert set(row.nodes["n"].backed_off) == thermostat.passed
         blind = temp_mc is None and has_sensor
-        is_chosen = isinstance(route(row, request(), policy), Route)
+        is_chosen = isinstance(route(under(row, policy), request()), Route)
         assert is_chosen == (not thermostat.passed and not blind)
 
 
@@ -108,7 +121,7 @@ def test_marks_that_are_one_off_break_the_law(samples: list[Sample], wrong: Poli
 def test_backing_off_names_the_value_and_the_mark(values: dict[str, Any], reasons: list[Any]) -> None:
     """The event says what was measured and which mark it passed."""
     row = grid(node("n", **values))
-    off = [each for each in decide(row, POLICY) if isinstance(each, ev.NodeBackedOff)]
+    off = [each for each in decide(row) if isinstance(each, ev.NodeBackedOff)]
     assert [(each.reason, each.value, each.mark) for each in off] == reasons
 
 
@@ -117,7 +130,7 @@ def running(started: bool = True, **values: Any) -> Grid:
     held = holding(request="brain/q1", started=started)
     row = request(node="worker", work_id=FENCE, attempt=1, started=started)
     return grid(
-        node("worker", holdings={FENCE: held}, **values), node("other"), open_requests={"brain/q1": row}
+        node("worker", assignments={FENCE: held}, **values), node("other"), open_requests={"brain/q1": row}
     )
 
 
@@ -135,7 +148,7 @@ def test_beyond_the_critical_mark_running_work_moves(
     temp_mc: int, started: bool, expected: list[str]
 ) -> None:
     """Strictly above 85 °C what runs is given up and goes elsewhere; below, only what has not begun."""
-    answers = decide(running(started, temp_mc=temp_mc), POLICY)
+    answers = decide(running(started, temp_mc=temp_mc))
     assert kinds(answers) == expected
     assert all(each.node == "other" for each in answers if isinstance(each, ev.RequestRouted))
 
@@ -158,4 +171,4 @@ def test_work_that_moved_is_withdrawn_and_answered_elsewhere() -> None:
     assert [head.op for _, head in world.machines[first].inbox] == ["cancel"]
     world.work_all()
     assert world.replies == {key: ["done"]}
-    assert not world.node(first).holdings
+    assert not world.node(first).assignments

@@ -30,6 +30,7 @@ from tests.grids import (
     kinds,
     node,
     request,
+    under,
     verdict,
 )
 from tests.properties import strategies as make
@@ -76,11 +77,11 @@ def test_memory_is_never_promised_twice(some: Grid) -> None:
 @given(make.queues(fit=True))
 def test_the_ledger_says_so_too(some: Grid) -> None:
     """By its own account as well: after each round no more is committed than the limit, or than before."""
-    after = fold(some, decide(some, some.policy))
+    after = fold(some, decide(some))
     for name, row in after.nodes.items():
-        was_mb = memory.committed_mb(some, some.nodes[name], some.policy)
+        was_mb = memory.committed_mb(some, some.nodes[name])
         limit = memory.limit_mb(row, some.policy)
-        assert memory.committed_mb(after, row, some.policy) <= max(limit, was_mb)
+        assert memory.committed_mb(under(after, some.policy), row) <= max(limit, was_mb)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,9 @@ def test_what_comes_and_goes_is_counted_once(row: Node, waiting: Any) -> None:
     """A model that is told to go counts once as gone; one that is loaded anew counts as it will be."""
     some = grid(row, open_requests=waiting)
     promises_no_more_than_there_is(some)
-    after = fold(some, decide(some, POLICY))
-    committed_mb = memory.committed_mb(after, only(after), POLICY)
-    assert committed_mb <= max(limit_mb(row), memory.committed_mb(some, row, POLICY))
+    after = fold(some, decide(some))
+    committed_mb = memory.committed_mb(after, only(after))
+    assert committed_mb <= max(limit_mb(row), memory.committed_mb(some, row))
 
 
 def test_a_ledger_that_does_not_count_breaks_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ def test_no_load_causes_a_memory_backoff(asked: list[tuple[str, int]]) -> None:
 def loads_each_model_once(some: Grid) -> None:
     """Law 15: on no node are the same weights loaded twice at a time."""
     for row in settle(some)[0].nodes.values():
-        loading = [row.installed[held.model].digest for held in row.holdings.values() if held.reserve_mb]
+        loading = [row.installed[held.model].digest for held in row.assignments.values() if held.reserve_mb]
         assert len(loading) == len(set(loading))
 
 
@@ -189,7 +190,7 @@ def test_two_loads_of_a_model_break_the_law() -> None:
     twice = {
         f"{n}-0": holding(HEAVY, request=f"brain/{n}", reserve_mb=2_388, num_ctx=4_096) for n in (5, 6)
     }
-    assert fails(loads_each_model_once, grid(node("n", slots=3, holdings=twice)))
+    assert fails(loads_each_model_once, grid(node("n", slots=3, assignments=twice)))
 
 
 @make.MANY
@@ -201,8 +202,8 @@ def test_a_second_node_loads_only_if_that_is_faster_than_waiting(left_ms: int, s
     held = holding(
         HEAVY, run_ms, started=started, since_ms=since_ms, load_ms=LOAD_MS, reserve_mb=2_388, num_ctx=4_096
     )
-    both = grid(node("a", holdings={"5-0": held}), node("b"))
-    decision = route(both, request(model=HEAVY, num_ctx=4_096), POLICY)
+    both = grid(node("a", assignments={"5-0": held}), node("b"))
+    decision = route(both, request(model=HEAVY, num_ctx=4_096))
     waits_ms = max(left_ms, run_ms // 4) if started else run_ms
     assert verdict(decision, "a").drain_ms == waits_ms
     loads_too = isinstance(decision, Route) and decision.node == "b"
@@ -233,7 +234,7 @@ def big_ask(**values: Any) -> dict[str, Any]:
 def test_a_model_stays_for_a_minimum(age_ms: int, is_evicted: bool) -> None:
     """Loaded less than min_stay_ms ago it is not evicted for another's load, which waits; then it is."""
     row = tight(resident={HEAVY: replace(HEAVY_HERE, since_ms=AT_MS - age_ms)})
-    answers = decide(grid(row, open_requests=big_ask()), POLICY)
+    answers = decide(grid(row, open_requests=big_ask()))
     expected = ["model.unload_ordered", "request.routed"] if is_evicted else ["request.deferred"]
     assert kinds(answers) == expected
     if not is_evicted:
@@ -246,7 +247,7 @@ def test_a_minimum_of_nothing_lets_a_young_model_go() -> None:
     """Negative control: it is min_stay_ms that keeps it."""
     young = tight(resident={HEAVY: replace(HEAVY_HERE, since_ms=AT_MS)})
     policy = replace(POLICY, min_stay_ms=0)
-    answers = decide(grid(young, open_requests=big_ask(), policy=policy), policy)
+    answers = decide(under(grid(young, open_requests=big_ask(), policy=policy), policy))
     assert kinds(answers) == ["model.unload_ordered", "request.routed"]
 
 
@@ -255,15 +256,15 @@ def test_a_pinned_model_is_never_evicted_for_a_load(place: str, is_evicted: bool
     """Where streams.toml wants it, it stays; a pin to another node does not matter."""
     pinned = {HEAVY: ModelRules(resident_on=(place,))}
     some = grid(tight(), open_requests=big_ask(), models=pinned)
-    assert ("model.unload_ordered" in kinds(decide(some, POLICY))) == is_evicted
-    assert isinstance(route(some, some.open["brain/q1"], POLICY), Route) == is_evicted
+    assert ("model.unload_ordered" in kinds(decide(some))) == is_evicted
+    assert isinstance(route(some, some.open["brain/q1"]), Route) == is_evicted
 
 
 def test_relief_spares_neither_young_nor_pinned_models() -> None:
     """Memory comes first: a node beyond its mark lets go of what it has."""
     young = tight(ram_used_mb=3_700, resident={HEAVY: replace(HEAVY_HERE, since_ms=AT_MS)})
     pinned = {HEAVY: ModelRules(resident_on=("n",))}
-    answers = decide(grid(young, models=pinned), POLICY)
+    answers = decide(grid(young, models=pinned))
     assert kinds(answers) == ["node.backed_off", "model.unload_ordered"]
 
 
@@ -271,19 +272,19 @@ def test_relief_spares_neither_young_nor_pinned_models() -> None:
 def test_a_model_that_works_is_not_told_to_go(name: str) -> None:
     """Neither for a load nor for relief, under whatever name its run was asked for."""
     disk = {**LIBRARY, "llama3.2:latest": LIBRARY[HEAVY]}
-    works = tight(installed=disk, slots=2, holdings={"5-0": holding(name, started=True, num_ctx=4_096)})
-    assert "model.unload_ordered" not in kinds(decide(grid(works, open_requests=big_ask()), POLICY))
+    works = tight(installed=disk, slots=2, assignments={"5-0": holding(name, started=True, num_ctx=4_096)})
+    assert "model.unload_ordered" not in kinds(decide(grid(works, open_requests=big_ask())))
     full = replace(works, ram_used_mb=3_700)
-    assert "model.unload_ordered" not in kinds(decide(grid(full), POLICY))
+    assert "model.unload_ordered" not in kinds(decide(grid(full)))
 
 
 @pytest.mark.parametrize(("total_mb", "runs_both"), [(4_000, False), (6_500, True)])
 def test_one_models_work_at_a_time_unless_memory_takes_both(total_mb: int, runs_both: bool) -> None:
     """With a slot free, another model's request begins beside running work only if both fit."""
     works = tight(
-        slots=2, ram_total_mb=total_mb, holdings={"5-0": holding(HEAVY, started=True, num_ctx=4_096)}
+        slots=2, ram_total_mb=total_mb, assignments={"5-0": holding(HEAVY, started=True, num_ctx=4_096)}
     )
-    answers = decide(grid(works, open_requests=big_ask()), POLICY)
+    answers = decide(grid(works, open_requests=big_ask()))
     assert kinds(answers) == (["request.routed"] if runs_both else ["request.deferred"])
-    same = decide(grid(works, open_requests=asks(HEAVY)), POLICY)
+    same = decide(grid(works, open_requests=asks(HEAVY)))
     assert kinds(same) == ["request.routed"]

@@ -23,7 +23,6 @@ from tests.grids import (
     LIBRARY,
     MEMORY,
     MODEL,
-    POLICY,
     TWIN,
     fails,
     grid,
@@ -31,6 +30,7 @@ from tests.grids import (
     loading,
     node,
     request,
+    under,
 )
 from tests.properties import strategies as make
 from tests.properties.world import WORKER, World
@@ -139,15 +139,15 @@ def test_requests_that_no_node_may_take_do_not_hold_up_others() -> None:
     rows = {f"brain/q{n}": request(accepted=n, tier=1, deferred="no_node") for n in range(5)}
     rows["brain/last"] = request(accepted=9, tier=2, deferred="busy")
     nodes = (node("master", tiers=(1,), temp_mc=80_000), node("worker", tiers=(2,)))
-    answers = decide(grid(*nodes, open_requests=rows, policy=policy), policy)
+    answers = decide(under(grid(*nodes, open_requests=rows, policy=policy), policy))
     assert [each.request for each in answers if isinstance(each, ev.RequestRouted)] == ["brain/last"]
 
 
 def test_an_ordered_load_takes_nobodys_slot() -> None:
     """Who waits is looked at although every node is loading what the plan wants there."""
-    busy = node("n", resident=MEMORY, installed=LIBRARY, holdings={"5-0": loading(BIG)})
+    busy = node("n", resident=MEMORY, installed=LIBRARY, assignments={"5-0": loading(BIG)})
     for deferred in ("", "busy"):
-        answers = decide(grid(busy, open_requests={"brain/q": request(deferred=deferred)}), POLICY)
+        answers = decide(grid(busy, open_requests={"brain/q": request(deferred=deferred)}))
         assert kinds(answers) == ["request.routed"]
 
 
@@ -158,7 +158,7 @@ def test_who_is_rejected_while_it_waits_ends_and_holds_up_nobody() -> None:
         "brain/gone": request(model="gone:1b", priority=1),
         "brain/q": request(accepted=2, num_ctx=4_096),
     }
-    answers = decide(grid(tight, open_requests=rows), POLICY)
+    answers = decide(grid(tight, open_requests=rows))
     assert kinds(answers) == ["request.failed", "model.unload_ordered", "request.routed"]
 
 
@@ -213,7 +213,7 @@ def test_only_what_is_known_to_fit_nowhere_is_rejected(values: dict[str, Any], c
     assert (event.code if isinstance(event, ev.RequestRejected) else "") == code
     if not code:
         some = fold(grid(small("a"), small("b", **values)), [event])
-        assert kinds(decide(some, POLICY))[-1] in ("request.deferred", "request.routed")
+        assert kinds(decide(some))[-1] in ("request.deferred", "request.routed")
 
 
 def test_a_larger_context_may_be_what_does_not_fit() -> None:

@@ -235,7 +235,7 @@ class World:
             draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000)
         self._waiting.clear()
         draft.mark_inputs()
-        answers = decide(self.grid, self.grid.policy, self.questions)
+        answers = decide(self.grid, self.questions)
         assert len(answers) <= self.grid.policy.max_events
         for answer in answers:
             before = self.grid.copy()

@@ -10,6 +10,7 @@ from orion_streams.decider.decide import decide
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER, NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import RequestKind
 from orion_streams.projections import apply
 from tests.grids import HEAVY, MODEL, sample
 from tests.replay.decided import EPOCH_MS, Row, chained
@@ -36,7 +37,7 @@ class Book:
         head = ev.Committed(self.grid.number + 1, self.now_ms, len(inputs), decided, "")
         for event in (head, *inputs):
             apply(self.grid, event)
-        found = decide(self.grid, self.grid.policy) if decided else ()
+        found = decide(self.grid) if decided else ()
         answers = [self._stamped(answer) for answer in found]
         for answer in answers:
             apply(self.grid, answer)
@@ -74,7 +75,7 @@ def beat(book: Book, temps_mc: dict[str, int], passed_ms: int = 1_000) -> None:
     samples = [
         sample(
             name, sampled_ms=book.now_ms, temp_mc=temp_mc, work_read=f"{book.now_ms}-0",
-            in_hand=tuple(book.grid.nodes[name].holdings),
+            in_hand=tuple(book.grid.nodes[name].assignments),
         )
         for name, temp_mc in temps_mc.items()
     ]  # fmt: skip
@@ -90,7 +91,7 @@ def quiet(book: Book) -> None:
 def accepted(name: str, model: str = MODEL, **values: Any) -> ev.RequestAccepted:
     """A request comes in."""
     usual = {"deadline_ms": 600_000, "body_bytes": 10, "prompt_tokens": 20, "num_ctx": 4_096}
-    return ev.RequestAccepted(f"brain/{name}", "1-0", "generate", model, **{**usual, **values})
+    return ev.RequestAccepted(f"brain/{name}", "1-0", RequestKind.GENERATE, model, **{**usual, **values})
 
 
 def result(book: Book, name: str) -> dict[str, Any]:

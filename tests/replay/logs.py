@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Blame
 from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
 from orion_streams.replay.incident import Collector, Incident
 from orion_streams.simulation.baseline_policies import questions_of
@@ -92,7 +93,7 @@ def started(request: str, attempt: int = 1) -> ev.RequestStarted:
 
 def failed(request: str, node: str, attempt: int = 1, code: str = "stream_cut") -> ev.AttemptFailed:
     """The attempt did not answer."""
-    return ev.AttemptFailed(request, attempt, node, work_id(request, attempt), code, "node")
+    return ev.AttemptFailed(request, attempt, node, work_id(request, attempt), code, Blame.NODE)
 
 
 def completed(request: str, node: str, attempt: int = 1) -> ev.RequestCompleted:

@@ -8,6 +8,7 @@ import pytest
 
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.vocabulary import Mark
 from orion_streams.replay import anomalies
 from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
 from orion_streams.replay.request_timeline import MAX_REQUESTS
@@ -66,7 +67,7 @@ def backs_off(times: int, every_ms: int) -> Log:
     """A node that backs off and returns."""
     log = Log()
     for n in range(times):
-        log.commit(n * every_ms, ev.NodeBackedOff(WORKER, "hot", 75_004, 75_000))
+        log.commit(n * every_ms, ev.NodeBackedOff(WORKER, Mark.HOT, 75_004, 75_000))
         log.commit(n * every_ms + 20_000, ev.NodeReturned(WORKER))
     return log
 
@@ -75,7 +76,7 @@ def both_marks() -> Log:
     """Three marks passed, but one backoff."""
     log = Log()
     for n, reason in enumerate(("hot", "ram", "hot")):
-        log.commit(n * 1_000, ev.NodeBackedOff(WORKER, reason, 901, 900))
+        log.commit(n * 1_000, ev.NodeBackedOff(WORKER, Mark(reason), 901, 900))
     return log
 
 
@@ -292,7 +293,7 @@ def test_what_goes_on_at_the_end_is_said_to() -> None:
     """A backoff, a silence, an open breaker and a wait that the log does not see the end of."""
     log = Log()
     beats(log, WORKER, 1, 3)
-    log.commit(3_000, ev.NodeBackedOff(WORKER, "ram", 913, 900), ev.BreakerOpened(MASTER, 1, 15_000))
+    log.commit(3_000, ev.NodeBackedOff(WORKER, Mark.RAM, 913, 900), ev.BreakerOpened(MASTER, 1, 15_000))
     log.commit(3_500, accepted("brain/q1", age_ms=500))
     beats(log, MASTER, 4, 70)
     rows = {each.kind: each for each in log.incident().anomalies}

@@ -14,7 +14,8 @@ import pytest
 
 from orion_streams.eventlog import jsonl
 from orion_streams.eventlog.jsonl import deflated
-from orion_streams.model.state import Grid, encode_grid
+from orion_streams.model.snapshot import encode_grid
+from orion_streams.model.state import Grid
 from tests.replay.bad import Lines, outcome, read, refusal, written
 
 NESTED = b"[" * 100_000 + b"]" * 100_000

@@ -6,9 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.model.events import TERMS, Verdict
+from orion_streams.model.vocabulary import Filter
 from orion_streams.replay.explain_change import Answer, Term, turned
 
-A, B = Verdict("a", cost_ms=100, free_slots=1), Verdict("b", cost_ms=200, free_slots=1)
+A, B = Verdict(node="a", cost_ms=100, free_slots=1), Verdict(node="b", cost_ms=200, free_slots=1)
 TO_A, TO_B, NOWHERE = Answer("routed", "a"), Answer("routed", "b"), Answer("deferred", "", "no_node")
 
 
@@ -40,7 +41,7 @@ def test_the_term_that_did_most_is_named() -> None:
 
 def test_a_filter_goes_before_every_cost() -> None:
     """What newly holds the chosen node back, or no longer the other one, with its figures."""
-    hot = Verdict("a", "hot", 76_000, 75_000)
+    hot = Verdict(node="a", filter=Filter.HOT, value=76_000, limit=75_000)
     assert turned(TO_A, TO_B, [replace(A, load_ms=9), B], [hot, B]) == Term(
         "filter", "hot", "a", 76_000, 75_000
     )
@@ -48,7 +49,9 @@ def test_a_filter_goes_before_every_cost() -> None:
     assert turned(TO_A, NOWHERE, [A], [hot]).kind == "filter"
     assert turned(NOWHERE, TO_A, [hot], [A]).kind == "lifted"
     assert (
-        turned(NOWHERE, Answer("failed", code="unknown_model"), [hot], [Verdict("a", "role")]).name
+        turned(
+            NOWHERE, Answer("failed", code="unknown_model"), [hot], [Verdict(node="a", filter=Filter.ROLE)]
+        ).name
         == "role"
     )
 

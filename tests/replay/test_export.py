@@ -16,7 +16,7 @@ from orion_streams.eventlog import jsonl
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay import export as exporting
 from orion_streams.replay.export import bring_in, export
 from orion_streams.replay.source import FileSource, LiveSource

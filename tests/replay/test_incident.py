@@ -14,6 +14,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Filter, Mark, WaitKind
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Collector, Incident, collect
 from orion_streams.replay.incident_facts import Kept
@@ -43,8 +44,8 @@ from tests.replay.logs import (
 )
 
 VERDICTS = (
-    Verdict(MASTER, "hot", 75_100, 75_000),
-    Verdict(WORKER, cost_ms=900, load_ms=400, decode_ms=500),
+    Verdict(node=MASTER, filter=Filter.HOT, value=75_100, limit=75_000),
+    Verdict(node=WORKER, cost_ms=900, load_ms=400, decode_ms=500),
 )
 FAULTS = frozenset(
     {"kill_agent", "cut_agent", "ollama_cut", "ollama_away", "heat", "kill_router", "cancel"}
@@ -116,7 +117,7 @@ def test_a_request_is_followed_from_its_entry_to_its_end() -> None:
     """Routed, begun, failed, routed again, answered: times, positions, verdicts and outcomes."""
     log = Log()
     log.commit(1_000, accepted("brain/q1", age_ms=200))
-    log.commit(2_000, ev.RequestDeferred("brain/q1", "no_node", "", VERDICTS))
+    log.commit(2_000, ev.RequestDeferred("brain/q1", WaitKind.NO_NODE, "", VERDICTS))
     first = log.commit(3_000, routed("brain/q1", WORKER, 1, *VERDICTS))
     log.commit(3_300, started("brain/q1"))
     lost = log.commit(5_000, failed("brain/q1", WORKER))
@@ -158,7 +159,7 @@ def test_a_report_may_begin_in_the_middle() -> None:
     log = Log()
     log.commit(1_000, sample(WORKER, 0), ev.ModelLoaded(WORKER, MODEL, "d", 2_000))
     log.commit(2_000, accepted("brain/q1"), routed("brain/q1", WORKER), started("brain/q1"))
-    middle = log.commit(3_000, ev.NodeBackedOff(WORKER, "hot", 80_000, 75_000))
+    middle = log.commit(3_000, ev.NodeBackedOff(WORKER, Mark.HOT, 80_000, 75_000))
     log.commit(4_000, completed("brain/q1", WORKER), ev.NodeReturned(WORKER))
     base = LoggedGrid(Grid())
     fold_raw(base, log.rows[:middle])
@@ -221,7 +222,7 @@ def test_many_nodes_are_counted_and_some_are_shown() -> None:
     names = tuple(f"node-{n:03}" for n in range(MAX_NODES + 10))
     log = Log(nodes=names)
     log.commit(500, *(sample(name, 0) for name in names))
-    log.commit(1_000, ev.NodeBackedOff(names[-1], "hot", 76_000, 75_000))
+    log.commit(1_000, ev.NodeBackedOff(names[-1], Mark.HOT, 76_000, 75_000))
     packed = pack(log.incident())
     assert packed["more"]["machines"] == 10
     shown = [packed["words"][each["name"]] for each in packed["machines"]]

@@ -12,6 +12,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.vocabulary import Filter, Mark, WaitKind
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Incident, collect
 from orion_streams.replay.render_page import render
@@ -35,8 +36,8 @@ from tests.replay.test_render_page import NASTY, hostile
 pytestmark = pytest.mark.everything
 DESK, PHONE = 1280, 390
 WIDTH = "document.documentElement.scrollWidth"
-HOT = Verdict(MASTER, "hot", 75_100, 75_000)
-COST = Verdict(WORKER, cost_ms=12_900, drain_ms=500, load_ms=11_400, decode_ms=1_000)
+HOT = Verdict(node=MASTER, filter=Filter.HOT, value=75_100, limit=75_000)
+COST = Verdict(node=WORKER, cost_ms=12_900, drain_ms=500, load_ms=11_400, decode_ms=1_000)
 
 
 @pytest.fixture
@@ -55,17 +56,24 @@ def story() -> Incident:
         temp_mc = {MASTER: 60_000, WORKER: 80_500 if hot else 55_000}
         log.commit(second * 1_000, *(sample(each, 0, temp_mc=temp_mc[each]) for each in here))
         if second == 20:
-            log.commit(20_100, accepted("brain/q1"), ev.RequestDeferred("brain/q1", "no_node", "", (HOT,)))
+            log.commit(
+                20_100, accepted("brain/q1"), ev.RequestDeferred("brain/q1", WaitKind.NO_NODE, "", (HOT,))
+            )
             log.commit(20_200, routed("brain/q1", WORKER, 1, COST, HOT))
             log.commit(20_300, started("brain/q1"), ev.ModelLoaded(WORKER, "llama3.2:3b", "d", 2_000))
         if second == 50:
             log.commit(50_100, failed("brain/q1", WORKER))
-            log.commit(50_200, routed("brain/q1", MASTER, 2, Verdict(WORKER, "breaker", 1, 2)))
+            log.commit(
+                50_200,
+                routed(
+                    "brain/q1", MASTER, 2, Verdict(node=WORKER, filter=Filter.BREAKER, value=1, limit=2)
+                ),
+            )
             log.commit(50_300, started("brain/q1", 2), accepted("brain/q2"))
         if second == 90:
             log.commit(90_100, completed("brain/q1", MASTER, 2))
         if second == 100:
-            log.commit(100_100, ev.NodeBackedOff(WORKER, "hot", 80_500, 75_000))
+            log.commit(100_100, ev.NodeBackedOff(WORKER, Mark.HOT, 80_500, 75_000))
         if second == 143:
             log.commit(143_100, ev.NodeReturned(WORKER), routed("brain/q2", WORKER, 1, COST))
             log.commit(143_200, started("brain/q2"))

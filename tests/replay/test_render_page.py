@@ -19,6 +19,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid
 from orion_streams.model.text import held_back
+from orion_streams.model.vocabulary import Blame, Filter
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay import render_page
 from orion_streams.replay.incident import collect
@@ -71,10 +72,17 @@ def hostile(text: str = NASTY) -> str:
     log = Log()
     log.commit(1_000, ev.ModelLoaded(WORKER, text, text, 1), accepted(text, text))
     log.commit(
-        2_000, routed(text, WORKER, 1, Verdict(text, text), Verdict(WORKER, evicts=(text,), cost_ms=1))
+        2_000,
+        routed(
+            text,
+            WORKER,
+            1,
+            Verdict(node=text, filter=Filter(text)),
+            Verdict(node=WORKER, evicts=(text,), cost_ms=1),
+        ),
     )
     log.commit(2_100, started(text))
-    log.commit(3_000, ev.AttemptFailed(text, 1, WORKER, "", text, text), completed(text, WORKER))
+    log.commit(3_000, ev.AttemptFailed(text, 1, WORKER, "", text, Blame(text)), completed(text, WORKER))
     log.commit(4_000, accepted(text + "2", text), ev.RequestFailed(text + "2", text))
     return render(collect(LoggedGrid(Grid()), chunks(log.rows), text))
 
@@ -155,8 +163,8 @@ def test_the_library_comes_with_its_licence() -> None:
 def test_verdicts_are_in_the_words_of_the_command_line() -> None:
     """A filter with its value and limit, a cost with its terms, as `orion explain` has them."""
     log = Log()
-    hot = Verdict(MASTER, "hot", 75_100, 75_000)
-    cost = Verdict(WORKER, cost_ms=1_200, load_ms=900, decode_ms=400, cached_ms=100, evicts=("a", "b"))
+    hot = Verdict(node=MASTER, filter=Filter.HOT, value=75_100, limit=75_000)
+    cost = Verdict(node=WORKER, cost_ms=1_200, load_ms=900, decode_ms=400, cached_ms=100, evicts=("a", "b"))
     log.commit(1_000, accepted("brain/q1"))
     log.commit(2_000, routed("brain/q1", WORKER, 1, hot, cost))
     data = data_of(render(log.incident()))

@@ -152,7 +152,7 @@ def test_machines_are_as_the_log_shows_them() -> None:
         m.name: (m.digest, m.size_mb) for m in run.nodes[WORKER].models.values()
     }
     key, speed = next(iter(run.grid.speeds.items()))
-    name, model = key.split(" ")
+    name, model = key
     pace = scene.house.paces[name][model]
     assert (pace.prefill_us, pace.decode_us) == (speed.prefill_us_per_token, speed.decode_us_per_token)
     [loss] = scene.house.losses
@@ -275,7 +275,7 @@ def test_speeds_that_were_never_measured_are_said() -> None:
     missing = {(each.node, each.model, each.what) for each in unmeasured(found)}
     for name in (WORKER, MASTER):
         for model in {each.event.model for each in found.asked}:
-            known = found.grid.speeds.get(f"{name} {model}")
+            known = found.grid.speeds.get((name, model))
             assert ((name, model, "decode") in missing) == (known is None)
     assert missing and not {node for node, _, _ in missing} - {WORKER, MASTER}
 

@@ -12,7 +12,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.archive import archive_next
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import load
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.source import FileSource, LiveSource, Source
 from orion_streams.replay.verify import Report, verify
 from tests.conftest import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from orion_streams.config import Config
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import load
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay import stepper as stepping
 from orion_streams.replay.compare_states import changes
 from orion_streams.replay.export import head_before

@@ -10,13 +10,14 @@ from msgspec import structs
 from orion_streams.config import Config
 from orion_streams.decider import decide
 from orion_streams.model import events as ev
-from orion_streams.model.policy import DECIDER, Policy
+from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource
 from orion_streams.replay.verify import DECISIONS, Report, verify
 from tests.conftest import MemoryStore
 from tests.eventlog.driving import running
 from tests.eventlog.test_revisions import with_revision
+from tests.grids import under
 from tests.helpers import Agent, ask, history, settle
 from tests.replay.test_verify import WORKER, rewrite
 
@@ -24,9 +25,10 @@ NEWER = DECIDER + 1
 WARM_MC, HOT_MC = 72_000, 80_000
 
 
-def cautious(grid: Grid, policy: Policy) -> Iterator[ev.AnyEvent]:
+def cautious(grid: Grid) -> Iterator[ev.AnyEvent]:
     """The question that a newer version asks: out five degrees sooner."""
-    yield from decide.safety(grid, structs.replace(policy, temp_max_mc=policy.temp_max_mc - 5_000))
+    policy = structs.replace(grid.policy, temp_max_mc=grid.policy.temp_max_mc - 5_000)
+    yield from decide.safety(under(grid, policy))
 
 
 NEWER_QUESTIONS = (cautious, *decide.QUESTIONS[1:])

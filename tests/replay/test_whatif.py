@@ -13,7 +13,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import fold_raw
 from orion_streams.model import events as ev
-from orion_streams.model.state import encode_grid
+from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.cluster.cluster_faults import swarm

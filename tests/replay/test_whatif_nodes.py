@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER, NodeRules
+from orion_streams.model.vocabulary import Blame
 from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
@@ -121,7 +122,7 @@ def test_a_breaker_that_takes_more_failures_stays_closed() -> None:
         book.commit(accepted(name))
         book.commit(started(book, name))
         cancelled = [ev.RequestCancelled(f"brain/{name}")] if name != "q3" else []
-        book.commit(ev.AttemptFailed(**result(book, name), code="stream_cut", blame="node"), *cancelled)
+        book.commit(ev.AttemptFailed(**result(book, name), code="stream_cut", blame=Blame.NODE), *cancelled)
     assert book.grid.nodes[A].opened_ms is not None
     more = asked(book.rows, change_of(["policy.breaker_failures=5"]))
     [stays] = [each for each in more.decisions if each.kind == "breaker"]

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules
+from orion_streams.model.vocabulary import Blame
 from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
@@ -194,7 +195,7 @@ def failed() -> tuple[Book, str]:
     book = house(nodes=(NodeRules(A), NodeRules(B, decode_us_per_mb=300)), a=(MODEL,), b=(MODEL,))
     book.commit(accepted("q1"))
     book.commit(started(book, "q1"))
-    book.commit(ev.AttemptFailed(**result(book, "q1"), code="stream_cut", blame="node"))
+    book.commit(ev.AttemptFailed(**result(book, "q1"), code="stream_cut", blame=Blame.NODE))
     return book, "q1"
 
 

@@ -11,7 +11,8 @@ from msgspec import structs
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.model import events as ev
-from orion_streams.model.state import Grid, decode_grid, encode_grid
+from orion_streams.model.snapshot import decode_grid, encode_grid
+from orion_streams.model.state import Grid
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import Entry, Taken, take
 from tests.helpers import MODEL, Agent, Run, Store, ask, assert_consistent, kinds, replies, settle
@@ -61,7 +62,7 @@ class Victim:
     def rows(self) -> tuple[object, object]:
         """The request and what its node holds."""
         grid = self.router.state.grid
-        return grid.open[self.run.request], grid.nodes[MASTER].holdings
+        return grid.open[self.run.request], grid.nodes[MASTER].assignments
 
 
 @pytest.mark.parametrize("op", ["started", "tokens", "completed", "failed"])

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from orion_streams.decider.route import running
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ROBOT
 from orion_streams.model.state import Grid, Request
+from orion_streams.model.vocabulary import RequestKind
 from orion_streams.simulation.baseline_policies import (
     BASELINES,
     LOWER_BOUND,
@@ -58,9 +60,7 @@ class Watched(Engine):
     def commit(self, now: int) -> None:
         self.completed.update(each.request for each in self.inputs if isinstance(each, ev.RequestCompleted))
         super().commit(now)
-        runs = [
-            sum(bool(held.request) for held in row.holdings.values()) for row in self.grid.nodes.values()
-        ]
+        runs = [running(row) for row in self.grid.nodes.values()]
         self.deepest = max(self.deepest, *runs)
 
     @property
@@ -132,7 +132,7 @@ def test_baselines_bind_at_once(policy: str) -> None:
 def test_round_robin_takes_turns() -> None:
     """The next of those that are eligible, whoever was skipped before."""
     pick, grid = round_robin(), Grid()
-    request = Request("1-0", "generate", "a", 0, 0, True, "", 0, 0, 1, 1, 1, 0)
+    request = Request("1-0", RequestKind.GENERATE, "a", 0, 0, True, "", 0, 0, 1, 1, 1, 0)
     turns = [["a", "b", "c"], ["a", "b", "c"], ["a", "c"], ["a", "b", "c"], ["b"], ["a", "c"]]
     assert [pick(grid, request, eligible) for eligible in turns] == ["a", "b", "c", "a", "b", "c"]
 

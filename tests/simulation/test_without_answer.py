@@ -60,7 +60,7 @@ def test_a_client_may_give_up_as_the_answer_comes() -> None:
     [answered_ms] = engine_of([arrival(0)]).latencies_ms
     both = engine_of([arrival(0, cancel_ms=answered_ms)])
     assert both.ended.total() + len(both.latencies_ms) == 1
-    assert not any(row.holdings for row in both.grid.nodes.values())
+    assert not any(row.assignments for row in both.grid.nodes.values())
 
 
 def test_a_machine_may_be_away_from_the_beginning() -> None:

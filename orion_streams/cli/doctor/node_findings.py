@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
-from orion_streams.model.state import Grid, Node, work_order
+from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.model.text import degrees, percent, seconds
 
 THROTTLED = {
@@ -66,7 +66,7 @@ def is_alive(facts: Facts, node: str) -> bool:
     """Whether its agent wrote health of late, whoever may have read it."""
     stream = facts.streams.get(f"health:{node}")
     fresh_ms = facts.config.policy.stale_ms
-    return stream is not None and facts.server_ms - work_order(stream.top)[0] <= fresh_ms
+    return stream is not None and facts.server_ms - parse_stream_id(stream.top)[0] <= fresh_ms
 
 
 OTHERS = {
@@ -127,7 +127,7 @@ def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
     """Memory that is used while no model is listed: a killed Ollama leaves its model process behind."""
     smallest = min((each.size_mb for each in node.installed.values()), default=0)
     spare_mb = grid.policy.ram_system_mb + SPARE_MB + smallest
-    if not smallest or row.resident or node.holdings or row.ram_used_mb <= spare_mb:
+    if not smallest or row.resident or node.assignments or row.ram_used_mb <= spare_mb:
         return
     what = (
         f"{row.ram_used_mb} MB are used and no model is listed: perhaps a model process that a killed "

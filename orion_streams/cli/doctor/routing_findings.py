@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from orion_streams.cli.doctor.findings import Facts, Finding
 from orion_streams.cli.doctor.server_findings import cli
 from orion_streams.model.policy import DECIDER
-from orion_streams.model.state import work_order
+from orion_streams.model.state import parse_stream_id
 from orion_streams.model.text import seconds
 
 ABOUT = "router"
@@ -55,7 +55,7 @@ def restore(facts: Facts) -> str:
 def commits(facts: Facts) -> Iterator[Finding]:
     """Whether anybody commits: entries that wait while the number stands still mean that nobody does."""
     ages_ms = {
-        stream: max(facts.server_ms - work_order(entry_id)[0], 0)
+        stream: max(facts.server_ms - parse_stream_id(entry_id)[0], 0)
         for stream, entry_id in facts.waiting.items()
     }
     old = {stream: age_ms for stream, age_ms in ages_ms.items() if age_ms > QUIET_MS}
@@ -83,7 +83,7 @@ def lost(facts: Facts) -> Iterator[Finding]:
         yield Finding("problem", ABOUT, what, restore(facts))
     for stream, cursor in sorted(guard.cursors.items()):
         found = facts.streams.get(stream)
-        if found is not None and work_order(cursor) > work_order(found.top):
+        if found is not None and parse_stream_id(cursor) > parse_stream_id(found.top):
             what = (
                 f"{prefix}{stream} ends at {found.top}, but it was read up to {cursor}: entries were lost"
             )

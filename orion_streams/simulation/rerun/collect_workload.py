@@ -9,7 +9,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
-from orion_streams.model.state import Grid, Installed, Node
+from orion_streams.model.state import Grid, Installed, Load, Node
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.rule_changes import rules_of
@@ -224,9 +224,9 @@ class Gathering:
 def load_of(node: Node, at_ms: int) -> float:
     """How hard a node works, 0 to 1, by what it holds: a run computes, unless its model is being loaded."""
     load = 0.0
-    for held in node.holdings.values():
-        if held.started:
-            loads = not held.request or at_ms - held.since_ms < held.load_ms
+    for held in node.assignments.values():
+        if isinstance(held, Load) or held.started:
+            loads = isinstance(held, Load) or at_ms - held.since_ms < held.load_ms
             load = max(load, LOADING_HEAT if loads else 1.0)
     return load
 

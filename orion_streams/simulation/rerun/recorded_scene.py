@@ -140,7 +140,7 @@ def models_of(
     for name, each in sorted(on_disk.items()):
         model = Model(ModelSpec(name=name, size_mb=max(each.size_mb, 1)), contexts[name])
         model.digest = each.digest
-        model.resident_mb = footprint_mb(found.grid, row, each, contexts[name], found.grid.policy)
+        model.resident_mb = footprint_mb(found.grid, row, each, contexts[name])
         models[name] = model
     return models
 
@@ -149,8 +149,8 @@ def paces_of(found: Gathering, row: Node, on_disk: dict[str, Installed]) -> dict
     """As the log taught it at its end, else what routing expects."""
     return {
         model: Pace(
-            expected_load_ms(found.grid, row, model, each, found.grid.policy),
-            *pace(found.grid, row, model, each, found.grid.policy),
+            expected_load_ms(found.grid, row, model, each),
+            *pace(found.grid, row, model, each),
         )
         for model, each in on_disk.items()
     }
@@ -162,7 +162,7 @@ def unmeasured(found: Gathering) -> Iterator[Unmeasured]:
     for name, row in sorted(found.grid.nodes.items()):
         for model in sorted(found.installed.get(name, {})):
             if model in asked and row.rules.takes_inference:
-                speed = found.grid.speeds.get(f"{name} {model}", UNMEASURED)
+                speed = found.grid.speeds.get((name, model), UNMEASURED)
                 figures = {
                     "load": speed.load_ms,
                     "prefill": speed.prefill_us_per_token,
@@ -203,5 +203,5 @@ def tokens_of(found: Gathering, asked: Asked) -> int:
     if event.kind == "embed":
         return 0
     length = found.grid.answers.get(event.model)
-    mean = length.milli // 1000 if length else prior_tokens(found.grid, event.model, found.grid.policy)
+    mean = length.milli // 1000 if length else prior_tokens(found.grid, event.model)
     return min(mean, event.num_predict) if event.num_predict else mean

@@ -1,0 +1,111 @@
+"""Words with one meaning each that stand in events and on the wire."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class OpenEnum(StrEnum):
+    """A StrEnum that keeps words it does not know, so that logs of other versions stay readable."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        member = str.__new__(cls, value)
+        member._name_, member._value_ = value, value
+        return member
+
+
+class Filter(OpenEnum):
+    """What keeps a node from a request, in the order in which filters are asked."""
+
+    NONE = ""
+    ROLE = "role"
+    SILENT = "silent"
+    STALE = "stale"
+    INVENTORY_UNKNOWN = "inventory_unknown"
+    NOT_INSTALLED = "not_installed"
+    TIER = "tier"
+    TOO_LARGE = "too_large"
+    TWO_AGENTS = "two_agents"
+    NO_TEMPERATURE = "no_temperature"
+    HOT = "hot"
+    RAM = "ram"
+    BREAKER = "breaker"
+    MEMORY = "memory"
+
+
+class Mark(OpenEnum):
+    """A safety mark that a node passed."""
+
+    HOT = "hot"
+    RAM = "ram"
+
+
+class Blame(OpenEnum):
+    """Whose fault a failed attempt is."""
+
+    NOBODY = ""
+    REQUEST = "request"
+    NODE = "node"
+    OURS = "ours"
+
+
+class RequestKind(OpenEnum):
+    """What a request asks for."""
+
+    GENERATE = "generate"
+    CHAT = "chat"
+    EMBED = "embed"
+
+
+class WaitKind(OpenEnum):
+    """Why a request waits: its best node is busy, or every node is filtered."""
+
+    NONE = ""
+    BUSY = "busy"
+    NO_NODE = "no_node"
+
+
+class AbandonReason(OpenEnum):
+    """Why the router gave an attempt up."""
+
+    GONE = "gone"
+    SILENT = "silent"
+    OVERDUE = "overdue"
+    HOT = "hot"
+    RAM = "ram"
+    CRITICAL = "critical"
+    REMOVED = "removed"
+
+
+class UnloadReason(OpenEnum):
+    """Why a model was told to go: the node is out of memory, or another model needs the room."""
+
+    RELIEF = "relief"
+    ROOM = "room"
+
+
+class Outcome(OpenEnum):
+    """How an accepted request ended: its terminal reply's kind."""
+
+    DONE = "done"
+    ERROR = "error"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class Code(OpenEnum):
+    """Ends of attempts and requests that a decision tells apart."""
+
+    OLLAMA_UNREACHABLE = "ollama_unreachable"
+    OLLAMA_ERROR = "ollama_error"
+    CANCELLED = "cancelled"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    BODY_GONE = "body_gone"
+    MODEL_TOO_LARGE = "model_too_large"
+    REFUSED = "refused"
+    UNKNOWN_MODEL = "unknown_model"
