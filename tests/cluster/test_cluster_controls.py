@@ -167,7 +167,9 @@ TRIMS = {
         "trimming kill_router", "routers_start",
     ),
     "work": (
-        "trim_work", "min([node.work_read, *node.assignments], key=parse_stream_id)", "f'{grid.server_ms}-0'",
+        "trim_work",
+        "min([node.work_read, *node.assignments], key=parse_stream_id)",
+        "f'{grid.server_ms}-0'",
         "trimming kill_agent", "comes_to_rest",
     ),
 }  # fmt: skip
