@@ -1,4 +1,4 @@
-"""Down-sampling: the lowest and the highest value in each span of time, so that no peak is lost."""
+"""Downsample series: keep the lowest and the highest value of each bucket, so that no peak is lost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ FINEST_MS = 1_000
 
 
 class Buckets:
-    """Values over time, each span with the lowest and the highest of it. Spans of `width_ms` are as short
-    as `most` of them allow; one without any sample is left out. Times may not go back, nor below 0."""
+    """Values over time in buckets of `width_ms`, with the lowest and the highest value of each channel.
+    Buckets are widened to stay at `most` of them; empty ones are left out. Times are ≥ 0 and never go
+    back."""
 
     def __init__(self, channels: int, most: int) -> None:
         self.width_ms = FINEST_MS
@@ -21,7 +22,7 @@ class Buckets:
         return len(self.rows)
 
     def add(self, ms: int, values: Sequence[int | None]) -> None:
-        """One value for each channel; None where there is none."""
+        """Add one value for each channel, None where there is none."""
         key = ms // self.width_ms
         row = self.rows.get(key)
         if row is None:
@@ -32,7 +33,7 @@ class Buckets:
             widen(row, values, values)
 
     def coarsen(self) -> None:
-        """Make the spans twice as long."""
+        """Double the width of the buckets."""
         self.width_ms *= 2
         fine, self.rows = self.rows, {}
         for key, row in fine.items():
@@ -41,7 +42,7 @@ class Buckets:
                 widen(known, row[::2], row[1::2])
 
     def columns(self) -> list[tuple[list[int | None], list[int | None]]]:
-        """For each channel the lowest and the highest values, in the order of time."""
+        """Return for each channel the lowest and the highest values, in the order of time."""
         rows = self.rows.values()
         return [
             ([row[2 * n] for row in rows], [row[2 * n + 1] for row in rows]) for n in range(self.channels)
@@ -49,7 +50,7 @@ class Buckets:
 
 
 def widen(row: list[int | None], lows: Sequence[int | None], highs: Sequence[int | None]) -> None:
-    """Let a span's lowest and highest values take in others."""
+    """Widen the range of a bucket by other lowest and highest values."""
     for n, (low, high) in enumerate(zip(lows, highs, strict=True)):
         if low is None or high is None:
             continue
@@ -61,7 +62,7 @@ def widen(row: list[int | None], lows: Sequence[int | None], highs: Sequence[int
 
 
 def fit(many: Sequence[Buckets], most: int) -> None:
-    """Coarsen the finest of them until all together have at most so many spans."""
+    """Coarsen the largest of them until all together have at most `most` buckets."""
     while sum(map(len, many)) > most:
         longest = max(many, key=len)
         if len(longest) < 2:

@@ -1,4 +1,4 @@
-"""What changed between two moments of a grid. Pure."""
+"""Compare two states of a grid. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orion_streams.model.state import Grid
 
 
 class Change(Struct, frozen=True):
-    """One value that is not the same, by its path; None: it is not there."""
+    """One value that differs, by its path; None: it is absent."""
 
     path: str
     before: Any
@@ -23,8 +23,7 @@ PLAIN = ("revision", "policy_id", "decider")
 
 
 def changes(before: Grid, after: Grid) -> list[Change]:
-    """All values that differ, table by table. Of closed requests only those that are new or forgotten, by
-    their state."""
+    """List all values that differ, table by table; of closed requests only their states."""
     found: list[Change] = []
     for name in PLAIN:
         found += walk(name, getattr(before, name), getattr(after, name))
@@ -35,17 +34,17 @@ def changes(before: Grid, after: Grid) -> list[Change]:
 
 
 def rules_in_force(grid: Grid) -> Any:
-    """The policy; None before there is any."""
+    """Return the policy, or None before there is one."""
     return to_builtins(grid.policy) if grid.revision else None
 
 
 def ends(grid: Grid) -> dict[str, str]:
-    """How each remembered request ended."""
+    """Return the terminal state of each remembered request."""
     return {key: row.state for rows in grid.closed.values() for key, row in rows.items()}
 
 
 def walk(path: str, before: Any, after: Any) -> Iterator[Change]:
-    """Differences of two values, the deepest that have names."""
+    """Yield the differences of two values, at the deepest named level."""
     if before == after:
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):

@@ -205,8 +205,8 @@ LOG_KEYS = ("log", "guard", "snapshots")
 
 
 async def bring_in(source: Source, redis: Any, prefix: str, see: See) -> Moved:
-    """Put a log onto a server, under a prefix where none is, to be read: without a guard no router starts
-    on it. It is folded on the way. Raises ConfigError, LogError; then nothing of it is there."""
+    """Import a log into a server under an unused prefix, for reading: without a guard no router starts on
+    it. It is folded on the way. Raises ConfigError, LogError; then nothing of it is left there."""
     held = [prefix + name for name in LOG_KEYS if await redis.exists(prefix + name)]
     if held:
         raise ConfigError(f"{held[0]} is there already: import under another prefix, or into another Redis")
@@ -227,7 +227,7 @@ async def bring_in(source: Source, redis: Any, prefix: str, see: See) -> Moved:
 
 
 async def fill(source: Source, redis: Any, log: str, snapshots: str, see: See) -> Moved:
-    """Write all rows and every state that the source knows."""
+    """Write all rows and all snapshots of a source."""
     state: LoggedGrid | None = None
     first = count = 0
     async for stretch in source.stretches():

@@ -1,7 +1,7 @@
-"""An incident as one HTML page that needs nothing else: no network, no other file.
+"""Render an incident as one HTML page that needs no network and no other file.
 
-Names and ids come from outside: they go into the page as JSON only, in which no tag can begin, and the
-page's script shows them as text. The page's policy allows this script and this style, by their hashes.
+Names and ids are untrusted: they are embedded as JSON in which no tag can begin, and the script shows them
+as text. The page's Content-Security-Policy allows only these scripts and this style, by their hashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def render(incident: Incident) -> str:
-    """The whole page."""
+    """Render the whole page."""
     style = text(UPLOT / "uPlot.min.css") + text(PAGE / "page.css")
     licence = f"/*\nuPlot is used under this licence.\n\n{text(UPLOT / 'LICENSE')}\n*/\n"
     library = licence + text(UPLOT / "uPlot.iife.min.js")
@@ -42,15 +42,15 @@ def render(incident: Incident) -> str:
 
 
 def text(path: Path) -> str:
-    """One of the page's files."""
+    """Read one of the page's files."""
     return path.read_text(encoding="utf-8")
 
 
 def source(code: str) -> str:
-    """Names an inline script or style in a Content-Security-Policy."""
+    """Return the source of an inline script or style for a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 
 def embedded(data: object) -> str:
-    """JSON that can stand in a script element: no tag and no comment begins in it."""
+    """Encode as JSON for a script element: no tag and no comment begins in it."""
     return msgspec.json.encode(data).decode().replace("<", "\\u003c")

@@ -1,6 +1,6 @@
-"""Changed rules: what `--set`, `--without` and `--policy` make of the rules that a log holds. Pure.
+"""Change the rules that a log holds, as `--set`, `--without` and `--policy` ask. Pure.
 
-Each `policy.changed` of the log is changed before it is folded. What comes out must be rules that a
+Each `policy.changed` of the log is changed before it is folded. The result must be rules that a
 streams.toml could hold: types, limits and contradictions are those of config.py.
 """
 
@@ -26,18 +26,18 @@ FIELDS = {
     "nodes": tuple(name for name in NodeRules.__struct_fields__ if name != "name"),
     "models": ModelRules.__struct_fields__,
 }
-"""What can be set in each table."""
+"""The keys of each table that can be set."""
 SHAPES = {"policy": "policy.KEY", "nodes": "nodes.NAME.KEY", "models": 'models."NAME".KEY'}
 AT_INTAKE = ("max_open", "default_deadline_ms", "max_deadline_ms", "num_ctx", "num_thread")
-"""Keys that are read when a request comes in: a log holds requests as they were taken."""
+"""Keys that are read when a request is accepted: changing them does not change recorded requests."""
 RETURNS = {"temp_max_mc": "temp_return_mc", "ram_max_permille": "ram_return_permille"}
-"""Each mark, and the lower one at which a node returns."""
+"""Each mark, and the lower mark at which a node returns."""
 UNREAD = ("ram_mb", "dedupe_keep", "dedupe_keep_ms")
 """Keys that no decision reads."""
 
 
 class Setting(Struct, frozen=True):
-    """One `--set`, as it was written: `table` policy, nodes or models, `row` the node or model."""
+    """One `--set`: `text` as written, `table` policy, nodes or models, `row` the node or model."""
 
     text: str
     table: str
@@ -47,20 +47,22 @@ class Setting(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """The key as streams.toml has it."""
+        """Return the key as in streams.toml."""
         row = f'"{self.row}"' if self.table == "models" else self.row
         return ".".join(part for part in (self.table, row, self.key) if part)
 
 
 class Change(Struct, frozen=True):
-    """Other rules: those of a `file`, if any, then the settings; nodes of `without` take no inference."""
+    """A change of rules: those of a `file`, if any, then the settings; nodes of `without` take no
+    requests."""
 
     settings: tuple[Setting, ...] = ()
     without: tuple[str, ...] = ()
     file: Config | None = None
 
     def of(self, event: ev.PolicyChanged) -> ev.PolicyChanged:
-        """The event with the changed rules. ConfigError names the setting that makes none."""
+        """Return the event with the changed rules. Raises ConfigError with the setting that is not
+        valid."""
         if self.file is not None:
             event = replace(
                 event,
@@ -82,34 +84,26 @@ class Change(Struct, frozen=True):
         return replace(event, nodes=nodes)
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """Each node that is named, and where."""
+        """Yield each node that is named, and by which option."""
         yield from ((name, f"--without {name}") for name in self.without)
         yield from ((each.row, f"--set {each.text}") for each in self.settings if each.table == "nodes")
 
 
 def change_of(settings: Sequence[str], without: Sequence[str] = (), file: Config | None = None) -> Change:
-    """The change that the options ask for. ConfigError names the key that is none."""
+    """Parse the options. Raises ConfigError with the key that does not exist."""
     return Change(tuple(parse_setting(each) for each in settings), tuple(without), file)
 
 
 def parse_setting(text: str) -> Setting:
-    """`KEY=VALUE` is one line of a streams.toml. ConfigError when it is none, or no rule has such a key."""
-    try:
-        found: Any = tomllib.loads(text)
-    except ValueError as error:
-        hint = 'a text and a model\'s name stand in double quotes, as in models."llama3.2:3b".num_ctx=8192'
-        why = str(error).partition(" (at")[0].lower()  # where in a line of TOML that nobody wrote
-        raise ConfigError(f"--set {text}: expected KEY=VALUE as in streams.toml: {why}; {hint}") from None
-    path: list[str] = []
-    while isinstance(found, dict) and len(found) == 1:
-        [(name, found)] = found.items()
-        path.append(name)
+    """Parse `KEY=VALUE`, one line of a streams.toml. Raises ConfigError when it is not valid, or no rule
+    has such a key."""
+    path, value = parse_line(text)
     table = path[0] if path else ""
-    if table not in FIELDS or isinstance(found, dict) or len(path) != SHAPES[table].count(".") + 1:
+    if table not in FIELDS or isinstance(value, dict) or len(path) != SHAPES[table].count(".") + 1:
         shapes = ", ".join(SHAPES.values())
         raise ConfigError(f"--set {text}: expected one of {shapes}{did_you_mean(table, FIELDS)}")
     row, key = path[1] if len(path) > 2 else "", path[-1]
-    setting = Setting(text, table, full_model_name(row) if table == "models" else row, key, found)
+    setting = Setting(text, table, full_model_name(row) if table == "models" else row, key, value)
     if key not in FIELDS[table]:
         known_elsewhere = table == "nodes" and key in NodeConfig.__struct_fields__
         why = "no decision reads it" if known_elsewhere else "no such key"
@@ -117,35 +111,43 @@ def parse_setting(text: str) -> Setting:
     return setting
 
 
+def parse_line(text: str) -> tuple[list[str], Any]:
+    """Parse a line of TOML into the path of its key and its value. Raises ConfigError."""
+    try:
+        value: Any = tomllib.loads(text)
+    except ValueError as error:
+        hint = 'a text and a model\'s name stand in double quotes, as in models."llama3.2:3b".num_ctx=8192'
+        why = str(error).partition(" (at")[0].lower()  # without line and column: it is one line
+        raise ConfigError(f"--set {text}: expected KEY=VALUE as in streams.toml: {why}; {hint}") from None
+    path: list[str] = []
+    while isinstance(value, dict) and len(value) == 1:
+        [(name, value)] = value.items()
+        path.append(name)
+    return path, value
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The nearest of the known names, if one is near."""
+    """Suggest the nearest of the known names, if one is near."""
     near = get_close_matches(given, list(known), n=1)
     return f"; did you mean {near[0]}?" if near and near[0] != given else ""
 
 
 def with_settings(event: ev.PolicyChanged, settings: Sequence[Setting]) -> ev.PolicyChanged:
-    """The rules with the settings; those of nodes that the rules do not have are left out. ConfigError
-    names key and expectation, as for a streams.toml."""
+    """Apply the settings to the rules; leave out those of nodes that the rules do not have. Raises
+    ConfigError with key and expectation, as for a streams.toml."""
     before = config_of(event)
     tree: dict[str, Any] = msgspec.to_builtins(before)
     for each in settings:
-        match each.table:
-            case "policy":
-                tree["policy"][each.key] = each.value
-            case "nodes":
-                if each.row in tree["nodes"]:
-                    tree["nodes"][each.row][each.key] = each.value
-            case _:
-                tree["models"].setdefault(each.row, {})[each.key] = each.value
+        put(tree, each)
     told = " ".join(f"--set {each.text}" for each in settings)
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{told}: {explain(tree, error)}") from error
     config = replace(config, policy=with_returns(config.policy, before.policy, settings))
+    # contradictions that the log itself has are not the change's doing, and it holds no [limits]
     known = contradictions(before)
     for complaint in contradictions(config):
-        # what the log itself says is not the change's doing, and of [limits] it says nothing
         if complaint not in known and not complaint.startswith("limits."):
             raise ConfigError(f"{told}: {complaint}")
     rules = {each.name: each for each in config.rules()}
@@ -153,9 +155,21 @@ def with_settings(event: ev.PolicyChanged, settings: Sequence[Setting]) -> ev.Po
     return replace(event, policy=config.policy, nodes=nodes, models=config.model_rules())
 
 
+def put(tree: dict[str, Any], setting: Setting) -> None:
+    """Set a key in the tree of a configuration; ignore a node that it does not have."""
+    match setting.table:
+        case "policy":
+            row = tree["policy"]
+        case "nodes":
+            row = tree["nodes"].get(setting.row, {})
+        case _:
+            row = tree["models"].setdefault(setting.row, {})
+    row[setting.key] = setting.value
+
+
 def with_returns(policy: Policy, before: Policy, settings: Sequence[Setting]) -> Policy:
-    """A mark that is set as low as the one at which a node returns takes that along, as far below it as it
-    was, unless that is set as well."""
+    """Lower the mark at which a node returns where the upper one was set to it or below: by the same
+    distance as before, unless the lower one is set as well."""
     given = {each.key for each in settings if each.table == "policy"}
     moved = {
         lower: max(getattr(policy, upper) - getattr(before, upper) + getattr(before, lower), 1)
@@ -166,7 +180,7 @@ def with_returns(policy: Policy, before: Policy, settings: Sequence[Setting]) ->
 
 
 def config_of(event: ev.PolicyChanged) -> Config:
-    """The rules as the streams.toml that they may have come from."""
+    """Convert the rules of an event to a configuration."""
     nodes = {
         rules.name: NodeConfig(**{name: getattr(rules, name) for name in FIELDS["nodes"]})
         for rules in event.nodes
@@ -175,13 +189,20 @@ def config_of(event: ev.PolicyChanged) -> Config:
 
 
 def rules_of(grid: Grid) -> ev.PolicyChanged:
-    """The rules that hold in a grid, as the event that brought them."""
+    """Return the rules of a grid as the event that set them."""
     nodes = tuple(node.rules for node in grid.nodes.values())
-    return ev.PolicyChanged(grid.revision, grid.policy_id, grid.policy, nodes, grid.models, grid.decider)
+    return ev.PolicyChanged(
+        revision=grid.revision,
+        policy_id=grid.policy_id,
+        policy=grid.policy,
+        nodes=nodes,
+        models=grid.models,
+        decider=grid.decider,
+    )
 
 
 def check_names(change: Change, nodes: Iterable[str]) -> None:
-    """ConfigError when the change names a node that the log never had."""
+    """Raise ConfigError when the change names a node that the log never had."""
     known = sorted(nodes)
     for name, where in change.names():
         if name not in known:
@@ -190,8 +211,8 @@ def check_names(change: Change, nodes: Iterable[str]) -> None:
 
 
 def notes_on(change: Change, models: Iterable[str], before: Policy, after: Policy) -> list[str]:
-    """What a person has to know of settings that change less than they seem to, or more. The rules are
-    those `before` and `after` the change."""
+    """Explain settings that change less or more than they seem to. `before` and `after`: the policy without
+    and with the change; `models`: the names that the log knows."""
     known, notes = sorted(models), []
     given, base = {each.path for each in change.settings}, change.file.policy if change.file else before
     for lower in RETURNS.values():

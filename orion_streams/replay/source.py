@@ -1,8 +1,7 @@
-"""Where a log is read from: a live Redis, an exported file or the folder of an archive, all in one way.
+"""Read a log from a live Redis, an exported file or the folder of an archive, through one interface.
 
-A source hands out stretches of rows in order. A stretch that begins a segment brings what is known of the
-state before it: so any moment is reached from the last known state before it, and a snapshot can be
-verified by folding up to it.
+A source yields stretches of rows in order. A stretch that begins a segment may hold the state before it:
+any moment is reached from the last such state, and a snapshot is verified by folding up to it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from orion_streams.eventlog.port import Log
 from orion_streams.protocol.commit_builder import LoggedGrid
 
 PENDING_BYTES = 16_000_000
-"""Of rows, kept until a moment is found; of more, the first ones are folded."""
+"""Most rows kept while a moment is searched; beyond that the first ones are folded."""
 
 
 class Source(Protocol):
@@ -34,23 +33,23 @@ class Source(Protocol):
     name: str
 
     async def config(self) -> Config:
-        """That of whoever reads or wrote it. LogError if a file's is not what this program knows."""
+        """Return the configuration of the grid. Raises LogError when that of a file is not valid."""
         ...
 
     async def bounds(self) -> tuple[int, int]:
-        """Its first and last positions."""
+        """Return the first and the last position."""
         ...
 
     async def state_at(self, position: int) -> LoggedGrid:
-        """The state there. LogError if the log does not have it."""
+        """Return the state at a position. Raises LogError when the log does not have it."""
         ...
 
     async def position_at(self, server_ms: int) -> int:
-        """The last position whose commit is not later; 0 if all are."""
+        """Return the last position whose commit is not later than a time; 0 if all are."""
         ...
 
     def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
-        """All rows beyond a position; from 0 on, the state before them comes first. Raises LogError."""
+        """Yield the rows beyond a position; after 0, the first stretch holds the state. Raises LogError."""
         ...
 
 
@@ -77,7 +76,7 @@ class FileSource:
         except LogError:
             for path in self.files():
                 for _ in jsonl.checked(path):
-                    pass  # what was altered before that line explains it better
+                    pass  # an altered row before that line explains it better
             raise
         return first, last
 
@@ -118,8 +117,8 @@ class FileSource:
                 yield beyond(stretch, skipped) if skipped else stretch
 
     def read(self, checked: bool = False) -> Iterator[Stretch]:
-        """All rows from the first known state on, chained if nobody else will do that. LogError names file
-        and line of what is wrong."""
+        """Yield all rows from the first known state on; `checked`: verify their hashes. Raises LogError
+        with file and line."""
         before: Header | None = None
         known = False
         for path in self.files():
@@ -135,7 +134,7 @@ class FileSource:
             raise LogError(f"{self.name}: nothing in it begins at position 1 or with a snapshot")
 
     def files(self) -> list[Path]:
-        """The files in their order. LogError when there is none."""
+        """Return the files in order. Raises LogError when there is none."""
         try:
             if not self.path.is_dir():
                 return [self.path]
@@ -148,7 +147,7 @@ class FileSource:
 
 
 class LiveSource:
-    """The log on a server, up to where it ends when it is asked."""
+    """The log on a server, up to its end at the time of the call."""
 
     def __init__(self, store: Log, config: Config) -> None:
         self.store, self.name, self._config = store, f"{config.prefix}log", config
@@ -188,8 +187,8 @@ class LiveSource:
                 header = self.header(until + 1, following.digest, grid)
 
     async def first_header(self) -> Header:
-        """What is known of the state before the first entry from which the log can be folded. LogError when
-        nothing is."""
+        """Return the state before the first entry from which the log can be folded. Raises LogError when
+        there is none."""
         first = await self.store.first_position()
         if first <= 1:
             return self.header(1, bytes(16).hex())
@@ -199,15 +198,15 @@ class LiveSource:
         return self.header(known.position + 1, known.digest, jsonl.deflated(known.grid))
 
     def header(self, first: int, digest: str, snapshot: bytes = b"") -> Header:
-        """A segment's beginning."""
+        """Make the header of a segment."""
         return Header(
             orion_log=FORMAT, prefix=self._config.prefix, first=first, hash=digest, snapshot=snapshot
         )
 
 
 def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
-    """Fold rows, none beyond a position, into a state that the caller owns. LogError names file and line,
-    or the position in a live log, of what is not what was written."""
+    """Fold rows up to a position into a state that the caller owns. Raises LogError with file and line, or
+    with the position in a live log, of an altered row."""
     rows = stretch.rows
     if rows[-1][0] > until:
         rows = [row for row in rows if row[0] <= until]
@@ -217,8 +216,8 @@ def fold(state: LoggedGrid, stretch: Stretch, until: int = END) -> None:
 
 @contextmanager
 def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
-    """Name file and line of the row at which folding these into `state` fails; LogError as well when a
-    segment that ends with it does not end as its header says."""
+    """Add file and line to a LogError of folding these rows into `state`; raise LogError when a segment
+    does not end as its header says."""
     try:
         yield
     except LogError as error:
@@ -228,14 +227,14 @@ def placed(stretch: Stretch, state: LoggedGrid) -> Iterator[None]:
 
 
 def fold_all(state: LoggedGrid, stretches: list[Stretch], until: int) -> None:
-    """The same of several."""
+    """Fold several stretches, see `fold`."""
     for stretch in stretches:
         fold(state, stretch, until)
 
 
 def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:
-    """LogError, with file and line, when the rest of its commit, up to the head that follows, does not bear
-    a state's running hash out."""
+    """Check the running hash of a state against the rest of its commit, up to the next head. Raises
+    LogError with file and line."""
     chained = Chain(state.digest, state.confirmed)
     for stretch in stretches:
         for position, raw in stretch.rows:
@@ -250,5 +249,5 @@ def confirm(state: LoggedGrid, stretches: Iterable[Stretch]) -> None:
 
 
 def beyond(stretch: Stretch, skipped: int) -> Stretch:
-    """The stretch without its first rows."""
+    """Return a stretch without its first rows."""
     return Stretch(stretch.rows[skipped:], None, stretch.ends, stretch.file, stretch.line + skipped)

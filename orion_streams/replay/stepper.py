@@ -1,4 +1,4 @@
-"""Through a log commit by commit, forwards and backwards."""
+"""Step through a log commit by commit, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from orion_streams.replay.export import head_before
 from orion_streams.replay.source import Source
 
 REMEMBERED = 1_000
-"""Ends of commits that were passed: going back there needs no search."""
+"""Ends of commits that are remembered, so that going back needs no search."""
 
 
 class Stepper:
-    """A place between two commits: `state` is the grid there, `commit` the rows that led to it."""
+    """A position between two commits: `state` there, and `commit`, the rows of the last one."""
 
     def __init__(self, log: Source, state: LoggedGrid) -> None:
         self.log, self.state = log, state
@@ -27,11 +27,11 @@ class Stepper:
 
     @property
     def position(self) -> int:
-        """The last position that `state` knows."""
+        """Return the last position folded into `state`."""
         return self.state.grid.position
 
     async def forward(self) -> bool:
-        """The next commit. No at the log's end."""
+        """Go to the end of the next commit; return False at the end of the log."""
         if self._rows is None:
             self._rows = rows_of(self.log, self.position)
             self._next = await anext(self._rows, None)
@@ -44,12 +44,12 @@ class Stepper:
         self._passed.append(self.position)
         fold_raw(self.state, commit)
         self.commit = commit
-        if row is None:  # no head after it confirms this commit; a file has its hash
+        if row is None:  # no head follows that confirms it; a file has its hash
             await self.log.state_at(self.position)
         return True
 
     async def back(self) -> bool:
-        """The commit before this one. No at the log's beginning."""
+        """Go to the end of the commit before; return False at the beginning of the log."""
         first, _ = await self.log.bounds()
         if self.position < first:
             return False
@@ -60,7 +60,7 @@ class Stepper:
         return True
 
     async def go(self, position: int) -> None:
-        """To the end of the commit that holds a position. Raises LogError."""
+        """Go to the end of the commit that holds a position. Raises LogError."""
         first, _ = await self.log.bounds()
         start = await head_before(self.log, position) if position >= first else position + 1
         self.state = await self.log.state_at(start - 1)
@@ -72,7 +72,7 @@ class Stepper:
 
 
 async def rows_of(log: Source, after: int) -> AsyncIterator[Row]:
-    """One by one."""
+    """Yield rows one by one."""
     async for stretch in log.stretches(after):
         for row in stretch.rows:
             yield row

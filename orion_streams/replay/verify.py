@@ -1,8 +1,7 @@
-"""Re-decide everything: each recorded decision must equal the recomputed one, byte for byte.
+"""Recompute every decision of a log: each recorded one must equal the recomputed one, byte for byte.
 
-A commit is its head, the inputs that were taken, and what `decide` answered to the state after them. So
-every boundary is re-decided, also where the answer was nothing. What the shell stamped on (the ids of the
-entries that went out) is left aside.
+A commit is its head, its inputs, and what `decide` returned for the state after them. Each decided commit
+is recomputed, also one without a decision. The ids of outgoing entries, which the router adds, are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, placed
 
 Answer = tuple[int, ev.AnyEvent]
-"""A recorded one, and the position where it stands."""
+"""A position, and the decision recorded there."""
 COMMIT_MAX_BYTES = 64_000_000
 STAMPS = ("work_id", "reply_id")
 DECISIONS = (
@@ -45,9 +44,9 @@ DECISIONS = (
 
 
 class Divergence(Struct, frozen=True):
-    """Where what was recorded is not what is recomputed; None: one of them has nothing there. `state`: the
-    grid that led there, without the ends that it remembers. A snapshot that is not what the log before it
-    gives stands there by its hash."""
+    """A position where recorded and recomputed decision differ; None: one of them has nothing there.
+    `state`: the grid before it, without closed requests. A snapshot that differs from the folded state is
+    named by its hash."""
 
     position: int
     recorded: str | None
@@ -69,8 +68,8 @@ class Report(Struct):
 
 
 async def verify(source: Source, see: Callable[[Stretch], None] = lambda _: None) -> Report:
-    """Verify a log from its first entry, or from the state that it begins with. `see` is shown what was
-    done. Raises LogError for a gap, a broken hash, or an entry that is none."""
+    """Verify a log from its first entry, or from the state that it begins with. `see` gets each verified
+    stretch. Raises LogError for a gap, a broken hash, or an entry that is no event."""
     verifier: Verifier | None = None
     async for stretch in source.stretches():
         if verifier is None:
@@ -83,7 +82,7 @@ async def verify(source: Source, see: Callable[[Stretch], None] = lambda _: None
 
 
 class Verifier:
-    """Folds a log into a state that it owns, and re-decides at the end of each commit."""
+    """Folds a log into a state that it owns, and recomputes the decisions of each commit."""
 
     def __init__(self, state: LoggedGrid) -> None:
         self.state, self.report = state, Report()
@@ -91,7 +90,7 @@ class Verifier:
         self._stretch = Stretch([])
 
     def take(self, stretch: Stretch) -> None:
-        """The next rows. Raises LogError, with file and line where there are any."""
+        """Take the next rows. Raises LogError, with file and line if there are any."""
         if stretch.header is not None:
             self.finish()
             self._compare(stretch, stretch.header)
@@ -108,7 +107,7 @@ class Verifier:
             self.finish()
 
     def finish(self) -> Report:
-        """Nothing more comes of what was begun."""
+        """Check the last commit, and return the report."""
         if self._commit:
             self._check_begun()
         return self.report
@@ -119,7 +118,7 @@ class Verifier:
             self.check(commit)
 
     def check(self, commit: list[Row]) -> None:
-        """Fold one whole commit and re-decide at its boundary. Raises LogError."""
+        """Fold one whole commit and recompute its decisions. Raises LogError."""
         state, report = self.state, self.report
         head = shape(commit)
         inputs, decided = head.inputs, head.decided
@@ -150,7 +149,7 @@ class Verifier:
             report.older_deciders.append(decider)
 
     def _compare(self, stretch: Stretch, header: Header) -> None:
-        """A snapshot is what the one before it and the log between give, or a divergence."""
+        """Compare a snapshot with the folded state."""
         if self.state.grid.position != header.first - 1 or not self.report.events:
             return
         known = stretch.state() if header.snapshot else None
@@ -179,7 +178,7 @@ def is_judged(grid: Grid) -> bool:
 
 
 def shape(commit: Sequence[Row]) -> ev.Committed:
-    """A commit's head. LogError for one without it, or with fewer inputs than it says."""
+    """Return the head of a commit. Raises LogError when there is none, or when inputs are missing."""
     head = decoded(*commit[0])
     if not isinstance(head, ev.Committed):
         raise LogError(f"position {commit[0][0]}: a commit begins with its head")
@@ -192,14 +191,14 @@ def shape(commit: Sequence[Row]) -> ev.Committed:
 
 
 def short_hash(raw: bytes) -> str:
-    """Names bytes that nobody wants to read."""
+    """Return a short hash that names some bytes."""
     return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
 def differences(
     recorded: list[Answer], recomputed: tuple[ev.AnyEvent, ...], last: int
 ) -> Iterator[Divergence]:
-    """Each place where the two lists of answers are not the same."""
+    """Yield each difference of the two lists of decisions."""
     for answer, now in zip_longest(recorded, recomputed):
         position, event = answer or (last, None)
         was = bare(event) if event is not None else None
@@ -208,12 +207,12 @@ def differences(
 
 
 def in_text(event: ev.AnyEvent | None) -> str | None:
-    """An answer as the log holds it."""
+    """Return a decision as the log holds it."""
     return ev.encode(event).decode() if event is not None else None
 
 
 def bare(event: ev.AnyEvent) -> ev.AnyEvent:
-    """A recorded answer without what the shell stamped on."""
+    """Return a recorded decision without the ids that the router added."""
     stamped = {name: "" for name in STAMPS if name in event.__struct_fields__}
     if isinstance(event, ev.AttemptAbandoned):
         stamped.pop("work_id")  # here it names an attempt, and is part of the decision

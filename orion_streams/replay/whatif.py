@@ -1,31 +1,30 @@
-"""What if other rules had held: each decision of a recorded log asked anew under changed rules. Pure.
+"""Decide each commit of a recorded log again, under changed rules. Pure.
 
-What is asked: *had the rules been these, what would have been decided here, all else being as it was?*
-It is a one-step counterfactual. Two grids are folded from the same log. The recorded one is what the
+The question at each commit: *under these rules, what would have been decided here, all else as recorded?*
+This is a one-step counterfactual. Two grids are folded from the same log. The recorded one is what the
 router had. The shadow one differs in three things only:
 
-- the rules: each `policy.changed` is changed before it is folded (`changes.py`);
-- what the fold itself computes by the rules, such as slopes, demand and calm samples;
-- whether a node is out: `node.backed_off`, `node.returned` and the breaker's events are those that the
-  changed rules give, from the log's beginning on. They say what a node is, not what was done with it;
-  so a node backs off once, not anew at each boundary.
+- the rules: each `policy.changed` is changed before it is folded (rule_changes.py);
+- what the fold computes from the rules, such as slopes, demand and calm samples;
+- whether a node is out: `node.backed_off`, `node.returned` and the breaker's events are those of the
+  changed rules, from the beginning of the log on. They state what a node is, not what was done with it; so
+  a node backs off once, not anew at each commit.
 
-At each boundary where the router decided, `decide` is asked with the shadow grid, and its answers are
-held against those that were recorded. Then history goes on as it was: the recorded routes, ends, orders,
-and everything that came in, are folded into both. So the next question never builds on what was answered
-to the one before. What the changed decisions would have done to each other is not here: a node that would
-have got more work is as free as it was. `simulation/rerun` answers that, by simulating.
+At each decided commit `decide` is called with the shadow grid, and its decisions are compared with the
+recorded ones. Then the recorded routes, ends, orders and inputs are folded into both grids, so no decision
+builds on a changed one before it. How changed decisions would affect each other is not computed: a node
+that would get more work stays as free as it was. `simulation/rerun` simulates that.
 
-What history did, and the changed rules would not have done, is not held against them a second time:
+Each difference is reported once:
 
-- a request that waits is reported once per distinct changed answer, not at each boundary;
-- an attempt that would have gone elsewhere, or would have been given up before, is history's own: whether
-  it is given up is no longer asked, and its end comes as it came;
-- an order to load or unload a model is reported once, until that model comes or goes on its node;
-- a node that would be out, or back, at another time is reported when the two begin to differ.
+- a request that waits: once per distinct changed decision, not at each commit;
+- an attempt that would have gone elsewhere, or would have been abandoned before: whether it is abandoned
+  later is no longer compared, and its recorded end is folded;
+- an order to load or unload a model: once, until that model comes or goes on its node;
+- a node that would be out at another time: when the two grids begin to differ.
 
-A request stays as it was taken in: its deadline and its runner's options are facts. Decisions of another
-version of the code are folded and counted, not judged.
+A request stays as it was accepted: its deadline and its runner's options do not change. Decisions of
+another decider version are folded and counted, not judged.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ Row = tuple[int, bytes]
 
 
 class Away(Struct):
-    """How often a node was out by its marks, and for how long in all, in ms of grid time."""
+    """How often a node was backed off, and for how many ms of grid time in all."""
 
     times: int = 0
     ms: int = 0
 
 
 class NodeAway(Struct, frozen=True):
-    """The same as recorded and under the changed rules."""
+    """A node's time out of service, as recorded and under the changed rules."""
 
     node: str
     recorded: Away
@@ -66,9 +65,9 @@ class NodeAway(Struct, frozen=True):
 
 
 class Outcome(Struct):
-    """What came of it. `asked` and `changed` by kind (`answers.KINDS`); `requests` were accepted,
-    `requests_changed` have a changed decision; `older`: decisions of another version of the code, not
-    judged."""
+    """The outcome. `asked` and `changed`: decisions by kind (`decision_answers.KINDS`); `requests`:
+    accepted ones; `requests_changed`: those with a changed decision; `older`: decisions of another decider
+    version, not judged."""
 
     events: int = 0
     requests: int = 0
@@ -82,10 +81,10 @@ class Outcome(Struct):
 
 
 class WhatIf:
-    """Takes the log from `base` on, a stretch at a time, and asks each decision anew under `change`."""
+    """Takes a log from a copy of `base` on, and decides each commit again under `change`."""
 
     def __init__(self, base: LoggedGrid, change: Change) -> None:
-        """`base` is left alone. ConfigError when the change makes no rules."""
+        """Raises ConfigError when the change makes no valid rules."""
         self.change = change
         self.recorded = LoggedGrid(base.grid.copy(), base.digest)
         self.shadow = base.grid.copy()
@@ -94,21 +93,22 @@ class WhatIf:
         self._asked: Counter[str] = Counter()
         self._away: dict[str, tuple[Away, Away]] = {}
         self._commit: list[Row] = []
-        self._questions = tuple(self._of_its_own(question) for question in QUESTIONS)
+        self._questions = tuple(self._without_foreign(question) for question in QUESTIONS)
         self._names = set(base.grid.nodes)
         if base.grid.revision:
             self._take_rules(rules_of(base.grid))
 
     def take(self, rows: Sequence[Row]) -> None:
-        """The next entries of the log, commits cut anywhere. LogError when they are not what was written,
-        ConfigError when the change contradicts the rules that are in them."""
+        """Take the next rows, commits cut anywhere. Raises LogError when they were altered, ConfigError
+        when the change contradicts the rules in them."""
         for row in rows:
             if self._commit and is_head(row[1]):
                 self._close()
             self._commit.append(row)
 
     def finish(self) -> Outcome:
-        """What all of it came to. ConfigError when the change names a node that the log does not have."""
+        """Return the outcome. Raises ConfigError when the change names a node that the log does not
+        have."""
         if self._commit:
             self._close()
         check_names(self.change, self._names)
@@ -124,7 +124,7 @@ class WhatIf:
         return outcome
 
     def _close(self) -> None:
-        """Fold one commit into both grids, and ask at its boundary."""
+        """Fold one commit into both grids, and decide it again."""
         commit, self._commit = self._commit, []
         head = shape(commit)
         inputs, answers = commit[: 1 + head.inputs], commit[1 + head.inputs :]
@@ -147,7 +147,7 @@ class WhatIf:
         self._report(self.comparison.of_nodes(self.recorded.grid, self.shadow, *place, decided))
 
     def _take_input(self, event: ev.AnyEvent) -> None:
-        """Fold what came in into the shadow, rules changed."""
+        """Fold an input into the shadow, with changed rules."""
         match event:
             case ev.PolicyChanged():
                 self._take_rules(event)
@@ -167,8 +167,8 @@ class WhatIf:
         self._names |= {rules.name for rules in (*event.nodes, *changed.nodes)}
         nodes.policy_changed(self.shadow, changed)
 
-    def _of_its_own(self, question: Question) -> Question:
-        """The question, but for attempts that the changed rules would not have made."""
+    def _without_foreign(self, question: Question) -> Question:
+        """Wrap a question so that it ignores attempts that the changed rules would not have made."""
 
         def only(grid: Grid) -> Iterator[ev.AnyEvent]:
             for answer in question(grid):
@@ -181,7 +181,7 @@ class WhatIf:
         return only
 
     def _ask(self, last: int, server_ms: int, recorded: Sequence[tuple[int, ev.AnyEvent]]) -> None:
-        """Ask the changed rules, compare, and let history go on."""
+        """Decide under the changed rules, compare, and fold the recorded decisions."""
         grid, shadow = self.recorded.grid, self.shadow
         would, was = decide(shadow, self._questions), [event for _, event in recorded]
         self._asked.update(KINDS[type(event)] for event in was if type(event) in KINDS)
@@ -202,14 +202,14 @@ class WhatIf:
                 apply(shadow, event)
 
     def _report(self, found: Found) -> None:
-        """What changes; a question that only the changed rules answer was asked as well."""
+        """Collect changed decisions; count those that only the changed rules make."""
         for changed, is_recorded in found:
             self._outcome.decisions.append(changed)
             if not is_recorded:
                 self._asked[changed.kind] += 1
 
     def _pass_time(self) -> None:
-        """The time since the commit before counts for nodes that were out."""
+        """Add the time since the last commit to nodes that were out."""
         step_ms = self.recorded.grid.at_ms - self.recorded.grid.before_ms
         for side, grid in enumerate((self.recorded.grid, self.shadow)):
             for name, node in grid.nodes.items():
@@ -217,7 +217,7 @@ class WhatIf:
                     self._away_of(name)[side].ms += step_ms
 
     def _count_backoffs(self, side: int, grid: Grid, answers: Sequence[ev.AnyEvent]) -> None:
-        """Nodes that were in service and no longer are."""
+        """Count nodes that go out of service."""
         for name in {each.node for each in answers if isinstance(each, ev.NodeBackedOff)}:
             if name in grid.nodes and not grid.nodes[name].backed_off:
                 self._away_of(name)[side].times += 1
