@@ -1,4 +1,4 @@
-"""Bounded streams: snapshots, and trimming below what anybody may still need."""
+"""Bound the streams: take snapshots, archive the log, and trim below what may still be needed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ log = logging.getLogger("orion.retention")
 
 TRIM_STEP = 200
 GRACE_MS = 600_000
-"""Replies are kept so much longer than the ids that they answer."""
+"""How much longer replies are kept than the ids that they answer."""
+VERIFYING, ARCHIVING = "verifying", "archiving"
 
 
 class Retention:
-    """What the router keeps. It only ever trims below snapshots, cursors and remembered replies."""
+    """The router's snapshots, archive and trims. Nothing above snapshots, cursors or remembered replies is
+    ever trimmed."""
 
     def __init__(self, store: Log, config: Config) -> None:
         self.store, self.config = store, config
         self._due: dict[str, ev.RepliesTrimmed] = {}
         self._snapshot_position = 0
-        self._verifying: asyncio.Task[None] | None = None
-        self._archiving: asyncio.Task[None] | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._void: set[asyncio.Task[None]] = set()
         self._archive_folder = Path(config.retention.archive_dir).expanduser()
         self._archived = 0
@@ -40,12 +41,12 @@ class Retention:
         self._closing = False
 
     def due(self) -> list[ev.RepliesTrimmed]:
-        """Trims that forget ids: they are committed first, the streams are trimmed later."""
+        """Return the trims that forget ids: they have to be committed before the streams are trimmed."""
         due, self._due = list(self._due.values()), {}
         return due
 
     async def keep(self, state: LoggedGrid, guard: Guard) -> None:
-        """One round of snapshots and trims, a few milliseconds."""
+        """Do one round of snapshots and trims, in a few milliseconds."""
         if await self.store.snapshot_before(END) is None:
             await self.replace_snapshots(state)
         await self.snapshot(state)
@@ -58,8 +59,8 @@ class Retention:
         await self.trim_log(grid)
 
     async def replace_snapshots(self, state: LoggedGrid) -> None:
-        """Without any snapshot nobody can load a log whose beginning was trimmed: keep what this router
-        knows, though nothing is left to verify it with."""
+        """Save the router's own state if all snapshots of a trimmed log are gone: without one the log
+        cannot be loaded, and without its beginning there is nothing to verify one with."""
         if await self.store.first_position() <= 1:
             return
         self.begin_anew()
@@ -69,13 +70,9 @@ class Retention:
         self._snapshot_position = position
 
     async def snapshot(self, state: LoggedGrid) -> None:
-        """Take a snapshot every `snapshot_events`; it is verified from the log before it is kept."""
-        if self._verifying is not None:
-            if not self._verifying.done():
-                return
-            task, self._verifying = self._verifying, None
-            if error := self.fault(task):
-                raise error
+        """Take a snapshot every `snapshot_events`, and verify it against the log before it is kept."""
+        if self.is_running(VERIFYING):
+            return
         if not self._snapshot_position:
             kept = await self.store.snapshot_before(END)
             self._snapshot_position = kept.position if kept is not None else 0
@@ -88,46 +85,52 @@ class Retention:
 
     def verify(self, taken: Snapshot) -> None:
         """Verify and keep a snapshot in the background."""
-        self._verifying = asyncio.create_task(save_verified(self.store, taken))
+        self._tasks[VERIFYING] = asyncio.create_task(save_verified(self.store, taken))
+
+    def is_running(self, name: str) -> bool:
+        """Whether a background task is running. Raise the error of one that failed, once."""
+        task = self._tasks.get(name)
+        if task is None:
+            return False
+        if not task.done():
+            return True
+        del self._tasks[name]
+        if error := self.fault(task):
+            raise error
+        return False
 
     def begin_anew(self) -> None:
-        """The log or its snapshots were lost: what is under way and what was reached with them is void."""
-        if self._verifying is not None:
-            self._verifying.cancel()  # Python may lose that: it is waited for all the same
-        self._void = {task for task in (self._verifying, self._archiving) if task is not None}
+        """Void all progress and the running tasks: the log or its snapshots were lost."""
+        if VERIFYING in self._tasks:
+            self._tasks[VERIFYING].cancel()  # Python may lose it, so `close` waits all the same
+        self._void = set(self._tasks.values())
         self._snapshot_position = self._archived = 0
         self._archive_fault = ""
         self._due.clear()
 
     def fault(self, task: asyncio.Task[None]) -> BaseException | None:
-        """What a task that is done failed with; of a void one it is about what was lost, and nothing."""
+        """Return the error of a finished task. That of a void one concerns what was lost: None."""
         error = None if task.cancelled() else task.exception()
         return None if task in self._void else error
 
     async def close(self) -> None:
-        """Let a verification and a file of the archive that are under way come to their end."""
+        """Wait for a running verification and for the archive file that is being written."""
         self._closing = True
-        for task in (self._verifying, self._archiving):
-            if task is not None:
-                await asyncio.wait({task})
-                if error := self.fault(task):
-                    log.error("%s", error)
+        for task in self._tasks.values():
+            await asyncio.wait({task})
+            if error := self.fault(task):
+                log.error("%s", error)
         self._closing = False
 
     def archive(self, until: int) -> None:
-        """See that the log is in the archive up to a position, in a task of its own."""
-        if self._archiving is not None:
-            if not self._archiving.done():
-                return
-            task, self._archiving = self._archiving, None
-            if error := self.fault(task):
-                raise error
-        if self._archived < until:
-            self._archiving = asyncio.create_task(self._archive(until))
+        """Archive the log up to a position in the background."""
+        if not self.is_running(ARCHIVING) and self._archived < until:
+            self._tasks[ARCHIVING] = asyncio.create_task(self._archive(until))
 
     async def _archive(self, until: int) -> None:
-        """File by file. What is wrong is said when it begins and when it is over, and tried again."""
+        """Archive file by file; a later round tries again what failed."""
         prefix, folder, task = self.config.prefix, self._archive_folder, asyncio.current_task()
+        fault = ""
         try:
             while file := await archive_next(self.store, prefix, folder, until):
                 if task in self._void:
@@ -138,27 +141,29 @@ class Retention:
                 if self._closing:
                     return
         except (LogError, OSError) as error:
-            if task not in self._void:
-                if str(error) != self._archive_fault:
-                    log.error("the log is not archived: %s", error)
-                self._archive_fault = str(error)
-            return
-        if task in self._void:
-            return
-        self._archived = max(self._archived, until)
-        if self._archive_fault:
-            log.warning("the log is archived again, up to position %d", self._archived)
-        self._archive_fault = ""
+            fault = str(error)
+        if task not in self._void:
+            self._note_archived(until, fault)
+
+    def _note_archived(self, until: int, fault: str) -> None:
+        """Log a fault when it begins and when it ends."""
+        if not fault:
+            self._archived = max(self._archived, until)
+            if self._archive_fault:
+                log.warning("the log is archived again, up to position %d", self._archived)
+        elif fault != self._archive_fault:
+            log.error("the log is not archived: %s", fault)
+        self._archive_fault = fault
 
     async def trim_requests(self, client: str, grid: Grid, guard: Guard) -> None:
-        """Below the oldest open request, or below the cursor."""
+        """Trim a client's requests below the oldest open one and below the cursor."""
         stream, owner = f"requests:{client}", f"{client}/"
         needed = [request.entry_id for key, request in grid.open.items() if key.startswith(owner)]
         needed.append(guard.cursors.get(stream, "0-0"))
         await self.store.trim(stream, min(needed, key=parse_stream_id))
 
     async def trim_work(self, name: str, grid: Grid) -> None:
-        """Below what the node's agent has read and finished."""
+        """Trim a node's work below what its agent has read and finished."""
         node = grid.nodes.get(name)
         if node is not None and node.work_read:
             await self.store.trim(
@@ -166,32 +171,31 @@ class Retention:
             )
 
     async def trim_replies(self, client: str, grid: Grid, guard: Guard) -> None:
-        """Below the remembered terminal replies and the oldest open request. Over the limit in number,
-        ids are forgotten first."""
+        """Trim a client's replies below the remembered terminal ones and the oldest open request. Above
+        the limit in number, forget the oldest ids first."""
         stream, owner = f"replies:{client}", f"{client}/"
         count, _ = await self.store.size(stream)
         if count == 0:
             return
         needed = [row.reply_id for row in grid.closed.get(client, {}).values()]
         surplus = count - self.config.retention.replies_entries
-        if surplus <= 0:  # over the limit, a slow reader loses tokens, never an end
+        if surplus <= 0:  # above the limit a slow reader loses tokens, never a terminal reply
             needed += [row.entry_id for key, row in grid.open.items() if key.startswith(owner)]
-        needed.append(
-            max(f"{grid.server_ms}-0", guard.out_id, key=parse_stream_id)
-        )  # a clock that was put back
+        # the server's clock may have been put back below ids that were given out
+        needed.append(max(f"{grid.server_ms}-0", guard.out_id, key=parse_stream_id))
         floor = min(needed, key=parse_stream_id)
         if surplus <= 0:
             floor = f"{max(parse_stream_id(floor)[0] - GRACE_MS, 0)}-0"
         await self.store.trim(stream, floor)
         if surplus > 0:
             oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
-            if oldest:  # else nobody remembered any of them, and all are gone
+            if oldest:  # else no id was remembered, and the trim took all of them
                 self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
 
     async def trim_log(self, grid: Grid) -> None:
-        """What is older than `log_keep_ms` or, with its snapshots, beyond `log_keep_mb`, but only below the
-        last snapshot but one, and below what is archived: as long as the log is not twice as large as it
-        should be. What is left begins at a snapshot, so that any moment of it can be looked at."""
+        """Trim what is older than `log_keep_ms` or, with its snapshots, exceeds `log_keep_mb`; the log then
+        begins at a snapshot, so that every position left can be loaded. Keep everything from the last
+        snapshot but one on."""
         newest = await self.store.snapshot_before(END)
         older = await self.store.snapshot_before(newest.position - 1) if newest is not None else None
         if older is None:
@@ -203,7 +207,7 @@ class Retention:
         except LogError:
             if await self.store.first_position() == first:
                 raise
-            return  # another router has trimmed it meanwhile
+            return  # another router trimmed it meanwhile
         size = sum([(await self.store.size(stream))[1] for stream in ("log", "snapshots")])
         surplus = size - keep.log_keep_mb * 1_000_000
         if surplus > 0:
@@ -211,17 +215,22 @@ class Retention:
         wanted = min(wanted, floor)
         if keep.archive_dir:
             self.archive(floor)
-            if wanted > self._archived and surplus > keep.log_keep_mb * 1_000_000:
-                log.error(
-                    "the log takes %d MB: it is trimmed to position %d, archived only to %d (%s)",
-                    size // 1_000_000,
-                    wanted,
-                    self._archived,
-                    self._archive_fault or "the archive is too slow",
-                )
-            else:
-                wanted = min(wanted, self._archived)
+            wanted = self.within_archive(wanted, size)
         base = await self.store.snapshot_before(wanted)
         if base is not None:
             await self.store.trim("log", f"{base.position + 1}-0")
             await self.store.trim("snapshots", f"{base.position}-0")
+
+    def within_archive(self, wanted: int, size: int) -> int:
+        """Return how far a log of `size` bytes may be trimmed: what is not archived is kept until the log
+        takes twice `log_keep_mb`."""
+        if wanted <= self._archived or size <= 2 * self.config.retention.log_keep_mb * 1_000_000:
+            return min(wanted, self._archived)
+        log.error(
+            "the log takes %d MB: it is trimmed to position %d, archived only to %d (%s)",
+            size // 1_000_000,
+            wanted,
+            self._archived,
+            self._archive_fault or "the archive is too slow",
+        )
+        return wanted

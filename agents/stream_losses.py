@@ -1,4 +1,4 @@
-"""Streams that were deleted under the running grid: how that shows, and what is said of it."""
+"""Recognise streams that were deleted while the grid runs, and describe the loss."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REST = {
 
 
 def was_deleted(before: Extent, now: Extent) -> bool:
-    """Whether a stream is not the one that it was, whatever was trimmed of that: its ids fell
-    or it counts fewer entries; or none of the old ones is left and not so many were ever taken out."""
+    """Whether a stream was deleted, not just trimmed, since its extent was `before`: ids or the count of
+    added entries fell, or all old entries are gone though fewer were ever removed."""
     if now.added < before.added or parse_stream_id(now.top) < parse_stream_id(before.top):
         return True
     none_left = parse_stream_id(now.first) > parse_stream_id(before.top)
@@ -23,14 +23,14 @@ def was_deleted(before: Extent, now: Extent) -> bool:
 
 
 def lost_stream(prefix: str, stream: str, top: str, cursor: str) -> str:
-    """What a person should know of a deleted stream. `top`: its last id when it was looked at last."""
+    """Describe the loss of a stream, whose last known id was `top`, for a person."""
     read = f", and was read up to {cursor}" if cursor else ""
     rest = REST[stream.partition(":")[0]]
     return f"{prefix}{stream} was deleted, or its server lost its tail. It had gone to {top}{read}; {rest}"
 
 
 def lost_group(key: str, unread: int) -> str:
-    """The same of a node's work."""
+    """Describe the loss of a node's work stream or its group for a person."""
     return (
         f"{key} or its group was deleted and is made anew; what its agent had not read "
         f"({unread} runs or loads) is tried again"

@@ -291,7 +291,7 @@ async def test_a_void_verification_is_waited_for(
         end.set()
         await closing
     await router.retention.keep(router.state, router.guard)
-    assert router.retention._verifying is None
+    assert router.retention._tasks == {}
     gc.collect()
     assert (unseen, caplog.messages) == ([], [])
 
@@ -308,7 +308,7 @@ async def test_a_cancelled_verification_is_no_error(store: Store, config: Config
         else:
             await asyncio.sleep(0)
         await router.retention.keep(router.state, router.guard)
-    assert router.retention._verifying is None
+    assert router.retention._tasks == {}
 
 
 async def test_a_log_may_be_trimmed_while_it_is_read(
