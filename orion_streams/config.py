@@ -1,6 +1,8 @@
-"""streams.toml as frozen structs. Flags > ORION_* > ./streams.toml > the defaults of the package.
+"""streams.toml as frozen structs. Order of precedence: flags, ORION_* variables, ./streams.toml, the
+package's defaults.
 
-What decisions read is in `model.policy`; everything else here concerns one process only.
+The environment and the configuration files are read here and nowhere else. What decisions read is in
+`model.policy`; everything else here concerns one process only.
 """
 
 from __future__ import annotations
@@ -56,8 +58,8 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The [redis] table. An empty url means the embedded server. `load` puts password and TLS files into
-    the url: from there on it says all that a connection needs."""
+    """The [redis] table. An empty url means the embedded server. `load` puts the password and the TLS files
+    into the url, so that it alone describes a connection."""
 
     url: str = ""
     password_file: str = ""
@@ -70,7 +72,8 @@ class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Clients(Struct, frozen=True, forbid_unknown_fields=True):
-    """The [clients] table: who may write requests. Each has two streams of its own."""
+    """The [clients] table: the clients that may write requests. Each has a request stream and a reply
+    stream."""
 
     names: tuple[Name, ...] = ("brain", "gateway", "cli")
 
@@ -116,11 +119,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     retention: Retention = Retention()
 
     def key(self, *parts: str) -> str:
-        """The Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
+        """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
         return self.prefix + ":".join(parts)
 
     def rules(self) -> tuple[NodeRules, ...]:
-        """List what routing reads of the nodes, by name."""
+        """List the rules of the nodes that routing reads, sorted by name."""
         fields = [field for field in NodeRules.__struct_fields__ if field != "name"]
         return tuple(
             NodeRules(name=name, **{field: getattr(node, field) for field in fields})
@@ -128,19 +131,19 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def simulated(self) -> tuple[str, ...]:
-        """The nodes that are no real machines, by name."""
+        """List the simulated nodes, sorted by name."""
         return tuple(sorted(name for name, node in self.nodes.items() if node.simulated))
 
     def model_rules(self) -> dict[str, ModelRules]:
-        """What routing reads of the models, by full name."""
+        """Return the rules of the models that routing reads, by full name."""
         return {full_model_name(name): rules for name, rules in sorted(self.models.items())}
 
     def policy_id(self) -> str:
-        """The name of its rules, as the log has it."""
+        """Return the identifier of these rules, as the log records it."""
         return policy_id(self.policy, self.rules(), self.model_rules())
 
     def node(self, name: str) -> NodeConfig:
-        """The table of one node; ConfigError names the known ones."""
+        """Return the table of one node. Raises ConfigError, which lists the known nodes."""
         if name not in self.nodes:
             known = ", ".join(sorted(self.nodes)) or "none"
             raise ConfigError(f"nodes.{name}: no such node in streams.toml (known: {known})")
@@ -148,10 +151,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
-    """Read the configuration: `path`, else $ORION_CONFIG, else ./streams.toml, else the package's own.
+    """Read the configuration from `path`, else $ORION_CONFIG, else ./streams.toml, else the package.
 
-    `redis_url` comes from the command line: no password may stand there. Raises ConfigError with file, key
-    and what was expected.
+    `redis_url` comes from the command line, where no password may stand. Raises ConfigError that names the
+    file, the key and what was expected.
     """
     chosen = path or os.environ.get("ORION_CONFIG")
     if chosen is None:
@@ -167,14 +170,15 @@ def load(path: str | Path | None = None, redis_url: str | None = None) -> Config
 
 
 def with_url(config: Config, url: str) -> Config:
-    """The same configuration on another server."""
+    """Return the configuration with another URL of the server."""
     redis = msgspec.structs.replace(config.redis, url=url)
     return msgspec.structs.replace(config, redis=redis)
 
 
 def complete(url: str, redis: RedisConfig) -> str:
-    """The URL with password and TLS files. An ORION_REDIS_PASSWORD that is set goes before
-    `password_file`, both before what stands in the URL; set and empty: only what stands there."""
+    """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over
+    `password_file`, and both over the password in the URL. If the variable is set but empty, only the URL
+    counts."""
     password = os.environ.get("ORION_REDIS_PASSWORD")
     if password is None and redis.password_file:
         password = read_password(Path(redis.password_file).expanduser())
@@ -194,7 +198,7 @@ def log_level() -> str:
 
 
 def read_password(path: Path) -> str:
-    """The one line of a file that only its owner can read. ConfigError otherwise."""
+    """Read the password file: one line, readable by its owner only. Raises ConfigError otherwise."""
     text = read_text(path)
     if path.stat().st_mode & 0o077:
         raise ConfigError(f"redis.password_file: others can read {path}: chmod 600 {path}")
@@ -204,7 +208,7 @@ def read_password(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The file's text; ConfigError when it cannot be read."""
+    """Read a text file. Raises ConfigError if that fails."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -214,7 +218,8 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, source: str = "streams.toml") -> Config:
-    """Text of a streams.toml to Config. Raises ConfigError naming `source`, key and expectation."""
+    """Parse the text of a streams.toml. Raises ConfigError that names `source`, the key and what was
+    expected."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -229,7 +234,8 @@ def parse(text: str, source: str = "streams.toml") -> Config:
 
 
 def explain(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
-    """The wrong key and what was expected. msgspec does not say which node or model it was: look again."""
+    """Return the wrong key and what was expected. msgspec does not say which node or model is wrong, so
+    each row of those tables is converted again by itself."""
     key, what = split_error(error)
     for table, rows in (("nodes", dict[Name, NodeConfig]), ("models", dict[ModelName, ModelRules])):
         if not isinstance(tree.get(table), dict):
@@ -245,7 +251,7 @@ def explain(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
 
 
 def split_error(error: msgspec.ValidationError) -> tuple[str, str]:
-    """msgspec's message as the key and what was expected."""
+    """Split msgspec's message into the key and what was expected."""
     what, _, where = str(error).partition(" - at ")
     return where.strip("`").removeprefix("$").lstrip("."), what
 

@@ -1,1 +1,1 @@
-"""What the grid costs on top of a bare relay of the same hops: `orion bench`."""
+"""`orion bench`: the overhead of the grid over a bare relay of the same hops."""

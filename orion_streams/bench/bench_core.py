@@ -1,4 +1,4 @@
-"""The pure core by itself: a route, a decision, a fold."""
+"""Microbenchmarks of the pure core: route, decide, fold."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SIMULATED = 20_000
 
 
 def three_nodes() -> Grid:
-    """Three nodes that could all take a request, and one that waits."""
+    """Make a grid of three nodes that can all take a request, and one waiting request."""
     return house(NODES)
 
 
 def house(names: Sequence[str], loaded: bool = True) -> Grid:
-    """Nodes that could all take a request: cool, the model's speed known, and at work on one. The model is
-    in memory, or else on disk alone."""
+    """Make a grid of nodes that can all take a request: cool, with known speeds and one run each, and one
+    waiting request. The model is in memory if `loaded`, else only on disk."""
     grid = Grid()
     rules = tuple(NodeRules(name, tiers=(1, 2), slots=4) for name in names)
     apply(grid, ev.Committed(number=1, server_ms=1_000, inputs=0, decided=True, hash=""))
@@ -57,7 +57,7 @@ def house(names: Sequence[str], loaded: bool = True) -> Grid:
 
 
 def sample(name: str) -> ev.NodeSampled:
-    """A cool node."""
+    """Make a sample of a cool node."""
     return ev.NodeSampled(
         node=name,
         boot="boot",
@@ -71,7 +71,7 @@ def sample(name: str) -> ev.NodeSampled:
 
 
 def accepted(key: str) -> ev.RequestAccepted:
-    """A request of ordinary size."""
+    """Make the event that accepts a request of ordinary size."""
     return ev.RequestAccepted(
         request=key,
         entry_id="1-0",
@@ -86,7 +86,7 @@ def accepted(key: str) -> ev.RequestAccepted:
 def routed(
     key: str, node: str, work_id: str, position: int, verdicts: tuple[ev.Verdict, ...]
 ) -> ev.RequestRouted:
-    """Make the event that sends a request to a node."""
+    """Make the event that routes a request."""
     return ev.RequestRouted(
         request=key,
         attempt=1,
@@ -99,7 +99,7 @@ def routed(
 
 
 def completed(key: str, node: str, work_id: str) -> ev.RequestCompleted:
-    """Make the event that ends a request with an answer of ordinary length."""
+    """Make the event that completes a request of ordinary length."""
     return ev.RequestCompleted(
         request=key,
         attempt=1,
@@ -115,7 +115,7 @@ def completed(key: str, node: str, work_id: str) -> ev.RequestCompleted:
 
 
 def route_us() -> Row:
-    """One route over three nodes, every verdict with its full cost; the fastest of the repeats."""
+    """Measure one route over three nodes with all verdicts, in µs; take the fastest repeat."""
     grid = three_nodes()
     request = grid.open["brain/waiting"]
     decision = route(grid, request)
@@ -124,7 +124,8 @@ def route_us() -> Row:
 
 
 def route_us_per_node() -> list[Row]:
-    """One route over very many nodes, by the node: with the model in memory everywhere, and nowhere."""
+    """Measure one route over MANY nodes, in µs per node: with the model in memory everywhere, and
+    nowhere."""
     names = [f"node-{n:04}" for n in range(MANY)]
     rows = []
     for what, loaded in (("warm", True), ("cold", False)):
@@ -136,20 +137,20 @@ def route_us_per_node() -> list[Row]:
 
 
 def simulate_us() -> Row:
-    """A simulated request: its events folded, its decisions taken, its machines advanced."""
+    """Measure a simulated request, in µs: its events folded, its decisions made, its machines advanced."""
     began = time.perf_counter()
     simulate("decode-heavy", "steady", "ours", 1, requests=SIMULATED)
     return Row("simulate_us_per_request", tidy((time.perf_counter() - began) / SIMULATED * 1e6), "µs")
 
 
 def decide_us() -> Row:
-    """One decision that sends one waiting request to one of three nodes."""
+    """Measure one decision that routes one request to one of three nodes, in µs."""
     grid = three_nodes()
     return Row("decide_us", tidy(fastest_us(lambda: decide(grid))), "µs")
 
 
 def fold_events() -> Row:
-    """Events a second that a start reads from the log: decode, running hash, fold."""
+    """Measure how many events a second a start reads from the log: decode, running hash, fold."""
     rows = list(history(three_nodes()))
     best_s = float("inf")
     for _ in range(3):
@@ -161,7 +162,7 @@ def fold_events() -> Row:
 
 
 def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
-    """The log of requests that come, run and end one after the other."""
+    """Yield the log of requests that are accepted, routed and completed one after the other."""
     state = LoggedGrid(grid)
     verdicts = route(grid, grid.open["brain/waiting"]).verdicts
     for n in range(REQUESTS):
@@ -181,7 +182,7 @@ def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
 
 
 def fastest_us(work: Callable[[], Any], loops: int = LOOPS) -> float:
-    """µs a call, of the fastest of many repeats: whatever is above it, others took."""
+    """Return µs per call of the fastest repeat: other processes make all others slower."""
     best_s = float("inf")
     gc.collect()
     gc.disable()
@@ -197,5 +198,5 @@ def fastest_us(work: Callable[[], Any], loops: int = LOOPS) -> float:
 
 
 def rows() -> list[Row]:
-    """All of it, in a few seconds."""
+    """Run all measurements; this takes a few seconds."""
     return [route_us(), *route_us_per_node(), decide_us(), fold_events(), simulate_us()]

@@ -1,7 +1,7 @@
 """The processes that are measured: server, relay, router, agents and an Ollama that answers at once.
 
-The house's three nodes, of which two have an agent here: `orion-worker` answers inside its agent,
-`orion-master` asks a simulated Ollama. The machine itself never counts as too hot or too full.
+Two of the house's three nodes have an agent: `orion-worker` answers inside its agent, `orion-master` asks a
+simulated Ollama. The marks are set so that the machine is never too hot or too full.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RELAY_STREAMS = ("relay:1", "relay:2", "relay:3", "relay:4")
 
 
 class BenchGrid:
-    """Starts what a measurement needs; leaving its context ends all of it."""
+    """Context manager that starts the processes of a measurement and ends them all."""
 
     def __init__(self, folder: Path, remark: Say) -> None:
         self.folder, self._remark = folder, remark
@@ -45,7 +45,7 @@ class BenchGrid:
 
     @property
     def config(self) -> Config:
-        """What the processes read."""
+        """The configuration of the processes."""
         return parse(self._toml())
 
     async def __aenter__(self) -> BenchGrid:
@@ -66,7 +66,8 @@ class BenchGrid:
         await self._held.aclose()
 
     async def start_relay(self) -> None:
-        """The four hops of a request: one process in the router's place, one in the agent's."""
+        """Start the four hops of a request: one process in place of the router, one in place of the
+        agent."""
         one, two, three, four = RELAY_STREAMS
         hops = {"relay as router": (one, two, three, four), "relay as agent": (two, three)}
         for name, streams in hops.items():
@@ -76,13 +77,14 @@ class BenchGrid:
         return await self._role("router")
 
     async def start_agent(self, node: str, model: str) -> Child:
-        """A node's agent; ready when routing knows that it has the model."""
+        """Start the agent of a node, and wait until the log says that it has the model."""
         child = await self._role("agent", "--node", node)
         await self.wait_for(lambda grid: node in grid.nodes and has_model(grid, node, model), child)
         return child
 
     async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
-        """Until the log's head satisfies a condition. Raises BackendError."""
+        """Wait until the grid at the head of the log satisfies a condition. Raises BackendError after
+        READY_S."""
         redis = connect(self.url)
         store = RedisLog(redis, self.config.prefix)
         try:
@@ -96,7 +98,7 @@ class BenchGrid:
             await redis.aclose()
 
     def check_alive(self) -> None:
-        """A process that crashed was not measured. Raises BackendError."""
+        """Raise BackendError if a process has ended or was restarted: then it was not measured."""
         for child in self.children:
             if child.restarts or child.pid is None:
                 raise BackendError(f"{child.name} ended while it was measured: {child.last_words()}")
@@ -149,6 +151,6 @@ class BenchGrid:
 
 
 def has_model(grid: Grid, node: str, model: str) -> bool:
-    """Whether the node is known to have the model installed."""
+    """Return whether the node is known to have the model installed."""
     row = grid.nodes[node]
     return row.inventory_known and model in row.installed

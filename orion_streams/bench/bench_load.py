@@ -1,6 +1,6 @@
-"""The bench's client: so many requests at a time, each timed from its XADD to its answer.
+"""The client of the benchmark: a number of concurrent requests, each timed from XADD to answer.
 
-It reads in batches and writes in pipelines, the same towards the grid and towards the bare relay.
+It reads in batches and writes in pipelines, from the grid and from the bare relay alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK_MS, COUNT, PATIENCE = 1_000, 64, 10
 
 
 class Timing(Struct, frozen=True):
-    """What a round took: each request, and all of them."""
+    """The latency of each request of a round, and the duration of the round."""
 
     latencies_s: list[float]
     seconds: float
@@ -34,7 +34,7 @@ class Timing(Struct, frozen=True):
 
 
 class Load:
-    """Requests of one content through one pair of streams."""
+    """Requests with the same content through one pair of streams."""
 
     def __init__(self, url: str, requests: str, replies: str, content: Mapping[str, str]) -> None:
         self._redis: Any = connect(url)
@@ -45,7 +45,7 @@ class Load:
         await self._redis.aclose()
 
     async def run(self, seconds: float, at_a_time: int) -> Timing:
-        """Requests for so long, `at_a_time` of them under way. Raises BackendError when one gets no
+        """Keep `at_a_time` requests in flight for so many seconds. Raises BackendError if one gets no
         answer."""
         cursor = await last_id(self._redis, self._replies)
         under_way: dict[bytes, float] = {}
@@ -84,7 +84,8 @@ class Load:
 
 
 def check(fields: Mapping[bytes, bytes]) -> None:
-    """A relayed entry has no kind; a reply of the grid must be the answer."""
+    """Raise BackendError unless the entry is an answer: a `done` reply of the grid, or an entry of the
+    relay, which has no kind."""
     kind = fields.get(b"kind", b"done")
     if kind != b"done":
         words = (fields.get(b"code", b"") + b" " + fields.get(b"message", b"")).decode().strip()
@@ -92,6 +93,6 @@ def check(fields: Mapping[bytes, bytes]) -> None:
 
 
 async def last_id(redis: Any, stream: bytes | str) -> bytes:
-    """The newest entry of a stream: whoever reads after it gets what comes from now on."""
+    """Return the id of the newest entry of a stream."""
     newest = await redis.xrevrange(stream, count=1)
     return newest[0][0] if newest else b"0-0"

@@ -1,4 +1,4 @@
-"""The floor of the HTTP path: the same request straight to the node, without the grid."""
+"""The floor of the HTTP path: the same request to the node, without the grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orion_streams.errors import BackendError
 
 
 class Direct:
-    """An httpx client of one node, as the agent has one."""
+    """An httpx client of one node, set up as in the agent."""
 
     def __init__(self, url: str, content: Mapping[str, object]) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=10, trust_env=False)
@@ -24,7 +24,7 @@ class Direct:
         await self._http.aclose()
 
     async def run(self, seconds: float, at_a_time: int) -> Timing:
-        """Requests for so long, `at_a_time` of them under way. Raises BackendError."""
+        """Keep `at_a_time` requests in flight for so many seconds. Raises BackendError."""
         latencies: list[float] = []
         began = time.perf_counter()
 

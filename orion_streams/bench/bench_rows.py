@@ -1,4 +1,4 @@
-"""What was measured, its goal, and how both are shown."""
+"""The figures of the benchmark and their goals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Of = Literal["value", "ratio"]
 
 
 class Goal(Struct, frozen=True):
-    """A bound on a row's value or ratio."""
+    """A bound on the value or the ratio of a row."""
 
     of: Of
     least: float | None = None
     most: float | None = None
 
     def is_met(self, row: Row) -> bool:
-        """Whether the row keeps within the bound; what was not measured does not."""
+        """Return whether the row meets the bound; a row without the figure does not."""
         measured = row.value if self.of == "value" else row.ratio
         if measured is None:
             return False
@@ -47,8 +47,8 @@ GOALS = {
 
 
 class Row(Struct, frozen=True):
-    """One figure. `floor` is the same by the simplest means in the same run; `ratio` the median of the
-    rounds' value / floor, so it may differ a little from the medians' quotient."""
+    """One figure. `floor`: the same figure of the simplest implementation in the same run. `ratio`: the
+    median over the rounds of value / floor, so it may differ from the quotient of the medians."""
 
     name: str
     value: float
@@ -58,7 +58,7 @@ class Row(Struct, frozen=True):
 
     @property
     def verdict(self) -> str:
-        """pass, over, or nothing where there is no goal."""
+        """ "pass" or "over"; empty without a goal."""
         goal = GOALS.get(self.name)
         if goal is None:
             return ""
@@ -66,7 +66,7 @@ class Row(Struct, frozen=True):
 
 
 def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]]) -> Row:
-    """A row of rounds of (value, floor)."""
+    """Make a row from rounds of (value, floor)."""
     return Row(
         name,
         tidy(median(value for value, _ in rounds)),
@@ -77,10 +77,11 @@ def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]]) -> Row
 
 
 def tidy(number: float) -> float:
-    """Three significant digits are more than a busy machine gives; large numbers stay whole."""
+    """Round to three significant digits, which is more than a busy machine gives; large numbers to
+    integers."""
     return round(number) if abs(number) >= 1000 else float(f"{number:.3g}")
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """One line."""
+    """Encode the rows as one line of JSON."""
     return msgspec.json.encode(rows).decode()

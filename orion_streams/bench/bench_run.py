@@ -1,6 +1,7 @@
-"""`orion bench`: what the grid costs on this machine, beside a floor measured in the same run.
+"""`orion bench`: the overhead of the grid on this machine, against a floor measured in the same run.
 
-Only ratios count: a machine's speed drifts, so floor and grid take turns and each round has its ratio.
+Only ratios are comparable: a machine's speed drifts, so floor and grid take turns and each round has its
+own ratio.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FLOORS = (
 
 
 class Plan(Struct, frozen=True):
-    """How much is measured: rounds of four turns, each so many seconds."""
+    """How much is measured: rounds of four turns, each of `turn_s`; then an idle agent for `idle_s`."""
 
     streams_rounds: int = 15
     http_rounds: int = 12
@@ -55,13 +56,13 @@ class Plan(Struct, frozen=True):
 
 
 class Loaded(Protocol):
-    """Whatever takes requests."""
+    """Anything that can be loaded with requests."""
 
     async def run(self, seconds: float, at_a_time: int) -> Timing: ...
 
 
 def run(*, json: bool) -> int:
-    """Measure and show the results; a missed goal is no failure. Raises BackendError if the run fails."""
+    """Measure and print the results; a missed goal does not fail the command. Raises BackendError."""
     folder = Path(tempfile.mkdtemp(prefix="orion-bench-"))
     try:
         rows = asyncio.run(until_told(folder, Plan()))
@@ -85,7 +86,7 @@ async def until_told(folder: Path, plan: Plan) -> list[Row]:
 
 
 async def measure(folder: Path, plan: Plan) -> list[Row]:
-    """All rows. Everything that was started has ended when it returns."""
+    """Measure all rows. Every process that was started has ended on return."""
     say("the pure core")
     rows = bench_core.rows()
     async with BenchGrid(folder, lambda name, what: say(f"{name} {what}")) as grid:
@@ -105,7 +106,7 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
 
 
 async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:
-    """The grid with a backend that answers at once, against the bare relay."""
+    """Measure the grid with a backend that answers at once, against the bare relay."""
     content = {"model": ECHO_MODEL, "prompt": "hello", "stream": "0"}
     key = grid.config.key
     relay = Load(grid.url, RELAY_STREAMS[0], RELAY_STREAMS[-1], content)
@@ -118,7 +119,7 @@ async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:
 
 
 async def http_path(grid: BenchGrid, plan: Plan) -> list[Row]:
-    """The grid with a node that answers over HTTP at once, against the same request without a grid."""
+    """Measure the grid with a node that answers over HTTP at once, against requests without the grid."""
     content = {"model": HTTP_MODEL, "prompt": "hello"}
     options = msgspec.json.encode(OPTIONS).decode()
     key = grid.config.key
@@ -137,7 +138,8 @@ async def http_path(grid: BenchGrid, plan: Plan) -> list[Row]:
 
 
 async def take_turns(name: str, product: Loaded, floor: Loaded, rounds: int, turn_s: float) -> list[Row]:
-    """Floor and product in turns, one request at a time and SLOTS of them; a first round warms up."""
+    """Measure floor and product in turns, with one request in flight and with SLOTS. Discard a first round,
+    which warms up."""
     p50: list[tuple[float, float]] = []
     rps: list[tuple[float, float]] = []
     for n in range(rounds + 1):
@@ -156,13 +158,13 @@ async def take_turns(name: str, product: Loaded, floor: Loaded, rounds: int, tur
 
 
 def say(line: str) -> None:
-    """Progress, beside the result."""
+    """Write a line of progress to stderr."""
     sys.stderr.write(f"bench: {line}\n")
     sys.stderr.flush()
 
 
 def show(rows: Sequence[Row]) -> None:
-    """The table for people."""
+    """Print the table."""
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     for title in ("FIGURE", "VALUE", "UNIT", "FLOOR", "RATIO", "GOAL", ""):
         table.add_column(title, justify="right" if title in ("VALUE", "FLOOR", "RATIO") else "left")

@@ -1,4 +1,4 @@
-"""What a process costs while it idles, and how long the router's script holds the server."""
+"""The footprint of an idle process, and how long the router's script blocks the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MB = 1024 * 1024
 
 
 async def idle(pid: int, settle_s: float, seconds: float) -> list[Row]:
-    """Resident memory, and processor time as a share of one core, over so many idle seconds."""
+    """Measure resident memory, and processor time as a share of one core, over so many idle seconds."""
     process = psutil.Process(pid)
     await asyncio.sleep(settle_s)
     began, before_s = asyncio.get_running_loop().time(), cpu_s(process)
@@ -28,14 +28,14 @@ async def idle(pid: int, settle_s: float, seconds: float) -> list[Row]:
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Seconds of processor time so far."""
+    """Return the processor time used so far, in seconds."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 async def script(url: str) -> Row:
-    """The 99th percentile of all script calls since the server began, by its own clock; while it runs one
-    it answers nobody. Raises BackendError when none has run."""
+    """Return the 99th percentile of all script calls since the server's start, as the server measured it;
+    it serves nobody else meanwhile. Raises BackendError if no script was called."""
     redis = connect(url)
     try:
         row = (await redis.info("latencystats")).get("latency_percentiles_usec_evalsha")

@@ -1,7 +1,7 @@
-"""The floor: entries handed on from stream to stream, and nothing else.
+"""The floor of the streams path: a process that copies entries from stream to stream.
 
 A hop reads in batches and writes in pipelines, as router and agents do. `python -m
-orion_streams.bench.relay URL FROM TO [FROM TO]` runs hops between the named streams in one process, until
+orion_streams.bench.relay URL FROM TO [FROM TO]` runs hops between the named streams in one process until
 SIGTERM.
 """
 
@@ -22,7 +22,8 @@ BATCH, BLOCK_MS = 64, 1_000
 
 
 async def hand_on(redis: Any, ways: Mapping[bytes, str], cursors: dict[bytes, bytes]) -> int:
-    """One blocking read of all streams in `ways`, one pipeline of writes; how many entries it was."""
+    """Read once from all streams in `ways`, blocking, and write in one pipeline. Return the number of
+    entries."""
     answer = await redis.xread(cursors, count=BATCH, block=BLOCK_MS)
     pipe = redis.pipeline(transaction=False)
     for stream, entries in answer or ():
@@ -36,7 +37,7 @@ async def hand_on(redis: Any, ways: Mapping[bytes, str], cursors: dict[bytes, by
 
 
 async def relay(url: str, ways: Mapping[bytes, str]) -> None:
-    """Hand on what is written from now on, until cancelled. One JSON line says that it began."""
+    """Copy new entries until cancelled. Write one line of JSON when ready."""
     redis: Any = connect(url)
     try:
         cursors = {stream: await last_id(redis, stream) for stream in ways}
@@ -60,7 +61,7 @@ async def until_told(url: str, ways: Mapping[bytes, str]) -> None:
 
 
 def pairs(streams: list[str]) -> dict[bytes, str]:
-    """From, to, from, to, … as a table."""
+    """Map each source stream to its target, from a list of alternating names."""
     return {source.encode(): target for source, target in zip(streams[::2], streams[1::2], strict=True)}
 
 

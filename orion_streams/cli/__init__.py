@@ -1,7 +1,7 @@
 """The command line, `orion`.
 
-The processes of a grid (`orion router`, `orion agent`) are dispatched before the libraries of the terminal
-are imported: a Raspberry Pi runs them all day, and they need no tables.
+The processes of a grid (`orion router`, `orion agent`) are dispatched before typer and rich are imported:
+they run all day on a Raspberry Pi and need neither.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. The exit code; see `errors.py`."""
+    """Run one command and return its exit code; `errors.py` lists them."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return run(words)
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(words: Sequence[str]) -> int:
     """Dispatch to the processes or to the commands."""
     if words and words[0] in ("router", "agent"):
-        from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - only what is needed
+        from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - without typer and rich
 
         return run_role(words)
-    from orion_streams.cli.app import main as run_command  # noqa: PLC0415 - the same
+    from orion_streams.cli.app import main as run_command  # noqa: PLC0415 - with them
 
     return run_command(words)

@@ -1,4 +1,4 @@
-"""`python -m orion_streams.cli`: how the processes of a grid are started."""
+"""`python -m orion_streams.cli`, by which the processes of a grid are started."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`orion acl`: one user of the server per role, printed or applied."""
+"""`orion acl`: print or apply one user of the server per role."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ANOTHER = "name an administrator in the URL (--redis redis://NAME@HOST:PORT/DB)"
 
 
 class Row(Struct, frozen=True):
-    """A user, what for, and the arguments of ACL SETUSER after the name."""
+    """A user, its role, and the arguments of ACL SETUSER after the name."""
 
     user: str
     role: str
@@ -41,7 +41,7 @@ class Row(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """What was printed or done. `saved`: written to the server's ACL file."""
+    """What was printed or applied. `saved`: the users are in the server's ACL file."""
 
     users: list[Row]
     applied: bool = False
@@ -81,13 +81,13 @@ async def run(
 
 
 def write(line: str) -> None:
-    """A line of the answer."""
+    """Write a line to stdout."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def show(rows: list[Row], aclfile: bool) -> None:
-    """Lines that redis-cli or an aclfile takes as they are; the last one disables default."""
+    """Print lines that redis-cli or an aclfile takes unchanged; the last one disables the default user."""
     for row in rows:
         rules = row.rules if aclfile else [f'"{each}"' if " " in each else each for each in row.rules]
         write(f"{'user' if aclfile else 'ACL SETUSER'} {row.user} {' '.join(rules)}")
@@ -96,7 +96,8 @@ def show(rows: list[Row], aclfile: bool) -> None:
 
 
 def password_hashes(directory: str | None, users: Sequence[User]) -> dict[str, str]:
-    """The hash of each user's password in the folder; none without a folder. ConfigError."""
+    """Return the hash of each user's password file by user name; empty without a folder. Raises
+    ConfigError."""
     if directory is None:
         return {}
     folder = Path(directory).expanduser()
@@ -104,7 +105,8 @@ def password_hashes(directory: str | None, users: Sequence[User]) -> dict[str, s
 
 
 def password(folder: Path, name: str) -> str:
-    """The password in the user's file, a fresh one where there is none. ConfigError."""
+    """Read the password from the user's file; write a random one if there is no file. Raises
+    ConfigError."""
     path = folder / name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,8 +128,8 @@ def password(folder: Path, name: str) -> str:
 async def apply_all(
     config: Config, rows: list[Row], disable_default: bool, say: Callable[[str], None]
 ) -> Report:
-    """Set each user and see that the server has it so. Nothing is changed when default could not be
-    enabled again. Raises ConfigError when the server refuses, OrionError when it does something else."""
+    """Set each user and verify it on the server. Nothing is changed if the default user could not be
+    enabled again. Raises ConfigError if the server refuses, OrionError if it stores other rules."""
     redis: Any = connect(config.redis.url)
     try:
         await check_rights(redis, [row.user for row in rows], disable_default)
@@ -155,7 +157,7 @@ async def apply_all(
 
 
 async def check_rights(redis: Any, names: list[str], disable_default: bool) -> None:
-    """Whoever applies the rules must keep the right to do so. ConfigError."""
+    """Raise ConfigError if whoever applies the rules would lose the right to do so."""
     me = (await redis.execute_command("ACL", "WHOAMI")).decode()
     if me in names:
         raise ConfigError(f"{me} would take its own rights away: {ANOTHER}")
@@ -167,7 +169,7 @@ async def check_rights(redis: Any, names: list[str], disable_default: bool) -> N
 
 
 async def name_strays(redis: Any, config: Config) -> None:
-    """A client or node that left streams.toml may still log in: say how that ends."""
+    """Warn of users of clients and nodes that are no longer in streams.toml: they can still log in."""
     known = {user.name for user in acl.users(config)}
     ours = tuple(f"{acl.user_name(config, kind)}-" for kind in ("client", "agent"))
     for raw in await redis.execute_command("ACL", "USERS"):
@@ -176,7 +178,7 @@ async def name_strays(redis: Any, config: Config) -> None:
 
 
 async def administrators(redis: Any) -> Any:
-    """The users beside default who can log in and may enable it again."""
+    """Yield the users, except default, that can log in and may enable default again."""
     for raw in await redis.execute_command("ACL", "USERS"):
         user = pairs(await redis.execute_command("ACL", "GETUSER", raw))
         may = await redis.execute_command("ACL", "DRYRUN", raw, "ACL", "SETUSER", "default", "on")
@@ -186,7 +188,7 @@ async def administrators(redis: Any) -> Any:
 
 
 def is_so(rules: list[str], answer: list[Any]) -> bool:
-    """Whether ACL GETUSER tells exactly these rules: no command, no key, no password more or less."""
+    """Return whether an answer to ACL GETUSER holds exactly these rules: commands, keys and passwords."""
     found = pairs(answer)
     held = [sorted(words(each)) for each in ([*answer], *found[b"selectors"])]
     plain = [each for each in rules if each[0] == "+"]
@@ -201,18 +203,18 @@ def is_so(rules: list[str], answer: list[Any]) -> bool:
 
 
 def words(flat: list[Any]) -> list[str]:
-    """The commands and keys of a user's or a selector's row."""
+    """List the commands and keys of a user or selector."""
     row = pairs(flat)
     return f"{row[b'commands'].decode()} {row[b'keys'].decode()}".split()
 
 
 def pairs(flat: list[Any]) -> dict[bytes, Any]:
-    """The server's flat list as a dict."""
+    """Convert a flat list of the server into a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 async def save(redis: Any) -> bool:
-    """Write the users to the server's ACL file, if it has one; else say what keeps them."""
+    """Save the users to the server's ACL file and return True; if it has none, warn and return False."""
     try:
         [_, path] = await redis.execute_command("CONFIG", "GET", "aclfile")
         if path:

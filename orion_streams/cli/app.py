@@ -1,4 +1,4 @@
-"""Every command of `orion` with its options. What a command does is imported when it runs."""
+"""Every command of `orion` with its options. The module of a command is imported when it runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_comm
 
 
 def show_version(wanted: bool) -> None:
-    """`orion --version`."""
+    """Print the version and exit, for `orion --version`."""
     if wanted:
         sys.stdout.write(f"orion-streams {version('orion-streams')}\n")
         raise typer.Exit
@@ -57,7 +57,8 @@ def options(
 
 
 def main(words: Sequence[str]) -> int:
-    """Parse and run one command. The exit code; a usage error exits 2 with what was expected."""
+    """Parse and run one command and return its exit code. A usage error exits 2 and says what was
+    expected."""
     try:
         answer: object = app(list(words), prog_name="orion", standalone_mode=False)
     except typer.Exit as end:
@@ -74,7 +75,7 @@ def main(words: Sequence[str]) -> int:
 def command(
     *examples: str, settings: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a command, with examples at the end of its help."""
+    """Register a command with examples at the end of its help."""
     return app.command(epilog=examples_of(*examples), context_settings=settings)
 
 
@@ -112,7 +113,7 @@ def up(
 
 
 def role(name: str, redis: str | None, config: str | None, *more: str) -> int:
-    """Run a process of the grid. `orion router` itself comes here only for its help: see `cli.main`."""
+    """Run a process of the grid. `orion router` itself gets here only for its help: see `cli.main`."""
     given = (("--redis", redis), ("--config", config))
     words = [name, *more, *(word for option in given if option[1] for word in option if word)]
     return int(import_module("orion_streams.cli.roles").main(words))
@@ -156,7 +157,7 @@ def ask(
 
 
 def register_read(name: str, text: str) -> None:
-    """A command that shows the grid, now or as it was."""
+    """Register a command that shows the grid, now or at an earlier moment."""
 
     def read(
         at: At = None,

@@ -1,4 +1,4 @@
-"""`orion log archive`: the log into compressed files, from where the last one ends."""
+"""`orion log archive`: write the log to compressed files, from where the last file ends."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from orion_streams.eventlog.redis_log import RedisLog
 
 
 class Archived(Struct, frozen=True):
-    """What was done: positions `first` to `last` in so many new files (0 to 0: nothing was new);
-    `archived_to`: where the archive ends now. `missing`: positions that were trimmed before."""
+    """The result: positions `first` to `last` in `files` new files (0 to 0 if there was nothing new).
+    `archived_to`: the last position of the archive. `missing`: positions that were trimmed before they were
+    archived."""
 
     folder: str
     files: int
@@ -29,8 +30,8 @@ class Archived(Struct, frozen=True):
 
 
 async def run(*, folder: str, common: CommonOptions) -> int:
-    """Archive and say what was done. The exit code: 3 when positions are missing that were trimmed since
-    the last time. Raises BackendError, ConfigError, LogError."""
+    """Archive the log and print the result. Return EXIT_DEGRADED if positions were trimmed before they were
+    archived. Raises BackendError, ConfigError, LogError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     place = Path(folder).expanduser()  # noqa: ASYNC240 - once, and before anything else
     async with opened(config) as store:
@@ -51,7 +52,8 @@ async def run(*, folder: str, common: CommonOptions) -> int:
 
 
 async def archive_all(store: RedisLog, prefix: str, folder: Path) -> list[Written]:
-    """Everything up to where the log ends now, file by file; a bar on the terminal."""
+    """Archive everything up to the current end of the log, file by file, with a progress bar on a
+    terminal."""
     until, files = await store.last_position(), list[Written]()
     if until == 0:
         raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
@@ -63,7 +65,7 @@ async def archive_all(store: RedisLog, prefix: str, folder: Path) -> list[Writte
 
 
 def sentence(done: Archived) -> str:
-    """What was done, for a person."""
+    """Describe the result in a sentence."""
     if not done.files:
         return f"nothing new: {done.folder} reaches position {done.archived_to}"
     files = "1 file" if done.files == 1 else f"{done.files} files"

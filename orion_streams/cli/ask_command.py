@@ -1,4 +1,4 @@
-"""`orion ask`: a request of client `cli`, its answer in the terminal as it comes."""
+"""`orion ask`: send a request as client `cli` and show its answer as it is generated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GIVE_UP_S = 10.0
 async def run(
     *, prompt: str, model: str | None, stream: bool, common: CommonOptions, **fields: Unpack[Fields]
 ) -> int:
-    """Ask, show, and say where the answer was made. Raises RequestError, BackendError, ConfigError."""
+    """Ask, print the answer, and say which node made it. Raises RequestError, BackendError, ConfigError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     if CLIENT not in config.clients.names:
         raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
@@ -48,8 +48,8 @@ async def run(
 
 
 async def model_to_ask(config: Config, wanted: str | None) -> str:
-    """The model that was named, else the first installed. A client's own user may not read the log: then
-    it has to be named (ConfigError), and nothing says whether the router is there."""
+    """Return the wanted model, else the first one installed. A client's own ACL user may not read the log:
+    then the model must be given, else ConfigError is raised, and no warning says whether a router runs."""
     try:
         async with opened(config) as store:
             now = await look(store)
@@ -65,7 +65,7 @@ async def model_to_ask(config: Config, wanted: str | None) -> str:
 
 
 async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: Fields) -> Answer:
-    """Write the pieces; another attempt begins on a new line."""
+    """Print the pieces as they come; start a new line for a new attempt."""
     answer: Answer | None = None
     shown = False
     try:
@@ -90,7 +90,7 @@ async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: F
 
 
 def first_installed(grid: Grid) -> str:
-    """The first model by name on a node that answers requests. Raises OrionError if there is none."""
+    """Return the first model, by name, on a node with inference. Raises OrionError if there is none."""
     found = {model for node in grid.nodes.values() if node.rules.inference for model in node.installed}
     if not found:
         raise OrionError("no node has a model installed, as far as the grid knows")
@@ -98,5 +98,5 @@ def first_installed(grid: Grid) -> str:
 
 
 def dim(line: str) -> str:
-    """Less than the answer, where a terminal can show it."""
+    """Dim a line if stderr is a terminal."""
     return f"\x1b[2m{line}\x1b[0m" if sys.stderr.isatty() else line

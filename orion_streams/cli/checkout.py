@@ -1,4 +1,5 @@
-"""The git checkout of an installation: it has the tests, and what breaks grids on purpose."""
+"""The git checkout of this installation: it holds the tests and the harnesses that break grids on
+purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from orion_streams.errors import ConfigError
 
 
 def checkout(command: str) -> Path:
-    """Return the checkout's folder. Without one, raise ConfigError, which names the command."""
+    """Return the checkout's folder. Raises ConfigError that names the command if there is none."""
     root = Path(orion_streams.__file__).resolve().parent.parent
     if not (root / "tests").is_dir() or not (root / "pyproject.toml").is_file():
         raise ConfigError(

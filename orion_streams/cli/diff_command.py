@@ -1,4 +1,4 @@
-"""`orion replay diff`: what changed in the grid between two moments."""
+"""`orion replay diff`: compare the grid at two moments."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orion_streams.replay.compare_states import Change, changes
 
 WIDTH = 60
 COUNTERS = ("heard_ms", "sampled_ms", "calm_samples", "work_read")
-"""Of a node: they change with each sample or entry, so only --json has them."""
+"""Fields of a node that change with each sample or entry; only --json shows them."""
 
 
 class Difference(Struct, frozen=True):
-    """Two moments by position, and what is not the same."""
+    """Two positions and what differs between them."""
 
     before: int
     after: int
@@ -40,7 +40,7 @@ async def run(*, before: str, after: str, file: str | None, common: CommonOption
 
 
 def show(found: Difference) -> None:
-    """A change a line, without the counters."""
+    """Print one change per line, without the counters."""
     told = [each for each in found.changes if each.path.rpartition(".")[2] not in COUNTERS]
     counted = len(found.changes) - len(told)
     rest = f", and {counted} counters of nodes (--json has them)" if counted else ""
@@ -51,7 +51,7 @@ def show(found: Difference) -> None:
 
 
 def turn(change: Change) -> str:
-    """From what to what, or what is new or gone."""
+    """Describe a change: from which value to which, or what is new or gone."""
     if change.before is None:
         return f"new: {shown(change.after)}"
     if change.after is None:
@@ -60,6 +60,6 @@ def turn(change: Change) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a line; a row in short."""
+    """Format a value, shortened to WIDTH."""
     text = value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"

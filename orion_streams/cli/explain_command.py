@@ -1,4 +1,4 @@
-"""`orion explain`: one request's story from the log."""
+"""`orion explain`: the story of one request, from the log."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ WIDTH = 100
 
 
 async def run(*, asked: str, common: CommonOptions, file: str | None = None) -> int:
-    """Explain the request `asked`: client/id or id. Exit 2 when several clients have that id. Raises
-    OrionError when the log has none, BackendError, ConfigError, LogError."""
+    """Explain the request `asked`, client/id or id. Return EXIT_USAGE if several clients have that id.
+    Raises OrionError if the log has no such request, BackendError, ConfigError, LogError."""
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         now, config = await grid_at(log), await log.config()
         found = await find(log, now.grid, asked)
@@ -50,9 +50,10 @@ async def run(*, asked: str, common: CommonOptions, file: str | None = None) -> 
 
 
 async def find(log: LiveSource | FileSource, grid: Grid, asked: str) -> dict[str, list[Line]]:
-    """All lines of the requests that are called so, by request; of an id that was used again, its last
-    life. An id alone means the requests that are remembered, and only if there is none whatever the log
-    still has. A live log is read backwards from the grid's position, no further than needed."""
+    """Return the lines of all requests with that name, by request; of an id used more than once, the last
+    request only. An id without a client means the remembered requests, and only if there is none any
+    request in the log. A live log is read backwards from the position of the grid, no further than
+    needed."""
     search = Search(asked, remembered(grid, asked))
     if isinstance(log, LiveSource):
         await look_backwards(log.store, grid.position, search)
@@ -62,7 +63,7 @@ async def find(log: LiveSource | FileSource, grid: Grid, asked: str) -> dict[str
 
 
 async def look_backwards(store: Log, end: int, search: Search) -> None:
-    """Chunk by chunk, until it has found all."""
+    """Search chunk by chunk, backwards, until everything is found."""
     first = max(await store.first_position(), 1)
     while end >= first and not search.is_over:
         after = max(end - CHUNK, first - 1)
@@ -71,7 +72,7 @@ async def look_backwards(store: Log, end: int, search: Search) -> None:
 
 
 def candidates(log: FileSource, needle: bytes) -> Iterator[Row]:
-    """What may be about a request, each after the head of its commit."""
+    """Yield rows that may be about the request, each preceded by the head of its commit."""
     head: Row | None = None
     for stretch in log.read(checked=True):
         for row in stretch.rows:
@@ -85,13 +86,13 @@ def candidates(log: FileSource, needle: bytes) -> Iterator[Row]:
 
 
 def remembered(grid: Grid, asked: str) -> set[str]:
-    """Requests of that name that are open or not yet forgotten."""
+    """Return the requests with that name that are open, or closed and not yet forgotten."""
     keys = {*grid.open, *(key for rows in grid.closed.values() for key in rows)}
     return {asked} if asked in keys else {key for key in keys if key.partition("/")[2] == asked}
 
 
 class Search:
-    """Collects the lines of some requests out of chunks of the log, the last chunk first."""
+    """Collects the lines of requests from chunks of the log, the last chunk first."""
 
     def __init__(self, asked: str, goal: set[str]) -> None:
         self._asked, self._goal = asked, goal
@@ -102,12 +103,12 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Whether everything that was looked for is there."""
+        """Whether everything was found."""
         whole = self._goal <= self._whole if self._goal else self._asked in self._whole
         return whole and not self._timeless
 
     def take(self, rows: list[tuple[int, bytes]]) -> None:
-        """Look through a chunk, backwards: the head that has an event's time stands before it."""
+        """Search a chunk backwards: the head with the time of an event precedes it."""
         for position, raw in reversed(rows):
             if self.needle in raw:
                 self._note(position, decoded(position, raw))
@@ -116,7 +117,7 @@ class Search:
                 self._place(head.server_ms if isinstance(head, ev.Committed) else 0)
 
     def found(self) -> dict[str, list[Line]]:
-        """What was found, in the log's order."""
+        """Return the lines found, in the order of the log."""
         self._place(0)
         return {key: lines[::-1] for key, lines in self._lines.items()}
 
@@ -136,7 +137,7 @@ class Search:
 
 
 def request_of(event: ev.AnyEvent) -> str:
-    """The request that an event is about. An entry that could not be read has its own id for a name."""
+    """Return the request that an event is about. A malformed entry is named by its entry id."""
     if isinstance(event, ev.InputRejected):
         kind, _, client = event.stream.partition(":")
         return f"{client}/{event.entry_id}" if kind == "requests" else ""
@@ -144,7 +145,7 @@ def request_of(event: ev.AnyEvent) -> str:
 
 
 def missing(asked: str, grid: Grid, first: int) -> str:
-    """Why there is nothing to tell."""
+    """Say why nothing was found."""
     closed = grid.find_closed(asked)
     if closed is not None:
         return (
@@ -155,8 +156,8 @@ def missing(asked: str, grid: Grid, first: int) -> str:
 
 
 async def look_back(log: Source, story: Story) -> Look | None:
-    """What routing said when the request came to its end; None if it was not waiting then, if it would have
-    gone on but for an error, or if the log does not reach back."""
+    """Return what routing said when the request ended; None if it was not waiting, if routing would have
+    continued without the error, or if the log does not reach back."""
     try:
         grid = (await log.state_at(story.outcome.position - 1)).grid
     except LogError:
@@ -168,11 +169,11 @@ async def look_back(log: Source, story: Story) -> Look | None:
 
 
 def show(story: Story, simulated: Sequence[str]) -> None:
-    """The screen; it says which nodes are no real machines."""
+    """Print the story and which nodes are simulated."""
     from rich.console import Console  # noqa: PLC0415 - rich only where something is drawn
-    from rich.text import Text  # noqa: PLC0415 - the same
+    from rich.text import Text  # noqa: PLC0415 - as above
 
-    from orion_streams.cli.story_view import page  # noqa: PLC0415 - the same
+    from orion_streams.cli.story_view import page  # noqa: PLC0415 - as above
 
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
     console = Console(highlight=False, soft_wrap=True, width=width)

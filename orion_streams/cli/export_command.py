@@ -1,4 +1,4 @@
-"""`orion log export`: a part of the log into a file."""
+"""`orion log export`: write a part of the log to a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orion_streams.replay.source import Source
 
 
 class Exported(Struct, frozen=True):
-    """What was written, and where to."""
+    """What was written, and to which file."""
 
     file: str
     first: int
@@ -33,7 +33,7 @@ async def run(
     file: str | None,
     common: CommonOptions,
 ) -> int:
-    """Export what is between two moments, of a live log or of another file. Raises BackendError,
+    """Export the positions between two moments, of a live log or another file. Raises BackendError,
     ConfigError, LogError; then no file was written."""
     path = log_sources.target(target)
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
@@ -53,14 +53,14 @@ async def run(
 
 
 async def after(text: str, log: Source) -> int:
-    """The position that --from names: itself, or the first one later than a time. A time without a day has
-    to be in the log: one that is yet to come would mean yesterday's, and so all of it."""
+    """Return the position that --from means: itself, or the first one later than a time. A time without a
+    date must lie within the log: one in the future would mean yesterday and export everything."""
     position = await log_sources.moment(text, log, clip=not log_sources.is_time_of_day(text))
     return position if text.isdecimal() else position + 1
 
 
 def say(done: Exported | Moved, as_json: bool, words: str) -> None:
-    """The outcome, as data or in words."""
+    """Print the result as data or as a sentence."""
     if as_json:
         write_json(done)
     else:

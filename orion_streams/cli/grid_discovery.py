@@ -1,6 +1,6 @@
-"""Which grid a command is about: --redis, ORION_REDIS_URL, [redis] url, or the one running here.
+"""Find the grid of a command: --redis, ORION_REDIS_URL, [redis] url, or the one that runs on this machine.
 
-`orion up` notes where its server is in a small file that only its user can read, removed when it stops.
+`orion up` notes the address of its server in a file that only its user can read, and removes it at its end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NONE_HERE = "no grid is running here: start one with `./orion up --simulated` or
 
 
 class Running(Struct, frozen=True):
-    """What `orion up` says of itself."""
+    """The note of a running `orion up`."""
 
     pid: int
     redis_url: str
@@ -33,8 +33,8 @@ class Running(Struct, frozen=True):
 
 
 def find(redis_url: str | None, config_path: str | None) -> Config:
-    """The configuration, with a Redis URL that is never empty. Raises ConfigError; BackendError when
-    none is named and no grid runs here."""
+    """Return the configuration, with a Redis URL that is never empty. Raises ConfigError, and BackendError
+    if no grid is named and none runs here."""
     config = configuration.load(config_path, redis_url)
     if config.redis.url:
         return config
@@ -48,7 +48,7 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
 
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[RedisLog]:
-    """The log of the grid, while the block runs."""
+    """Open the log of the grid for the duration of the block."""
     redis = connect(config.redis.url)
     try:
         yield RedisLog(redis, config.prefix)
@@ -57,13 +57,14 @@ async def opened(config: Config) -> AsyncIterator[RedisLog]:
 
 
 def note_path() -> Path:
-    """Where the running grid is noted: $XDG_RUNTIME_DIR, else the data folder."""
+    """Return the path of the note: in $XDG_RUNTIME_DIR, else in the data folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return (Path(runtime) / "orion-streams" if runtime else data_dir("")) / "up.json"
 
 
 def running_here() -> Running | None:
-    """The grid that runs on this machine, if there is one; the note of a dead one does not count."""
+    """Return the note of the grid that runs on this machine; None if there is none or its process has
+    ended."""
     try:
         running = msgspec.json.decode(note_path().read_bytes(), type=Running)
     except (OSError, msgspec.MsgspecError):
@@ -73,8 +74,8 @@ def running_here() -> Running | None:
 
 @contextmanager
 def noted(running: Running) -> Iterator[None]:
-    """Note the grid while the block runs. A later grid's note is left alone; an earlier one's, if that
-    grid still runs, is put back."""
+    """Keep a note of the grid during the block. At its end leave a later grid's note alone, and restore an
+    earlier one's if that grid still runs."""
     before = running_here()
     path = note_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,6 +93,6 @@ def noted(running: Running) -> Iterator[None]:
 
 
 def write_privately(path: Path, running: Running) -> None:
-    """Its URL may hold a password: nobody else may read it, not even for a moment."""
+    """Write the note readable by its owner only from the beginning: its URL may hold a password."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(running))

@@ -1,4 +1,4 @@
-"""`orion log import`: a file onto a server, to be read there."""
+"""`orion log import`: put a file onto a server, to be read there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orion_streams.runtime.connection import connect
 
 
 async def run(*, file: str, prefix: str | None, common: CommonOptions) -> int:
-    """Import a file or the folder of an archive, to be read. Raises BackendError, ConfigError, LogError."""
+    """Import a file, or the folder of an archive. Raises BackendError, ConfigError, LogError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     prefix = prefix or config.prefix
     log, redis = log_sources.file_source(file), connect(config.redis.url)

@@ -1,4 +1,5 @@
-"""The roles of this machine as child processes: router, agents and, without a Redis, the embedded one."""
+"""The roles of this machine as child processes: router, agents and, without a Redis, the embedded
+server."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LOOK_EVERY_MS = 500
 
 
 class LocalRoles:
-    """`roles`: "router,agent:NODE", else what this machine's host name and configuration say."""
+    """Runs `roles`, such as "router,agent:NODE"; by default those that host name and configuration
+    imply."""
 
     def __init__(self, config: Config, config_file: str, *, roles: str | None, port: int, say: Say) -> None:
         self.config, self.config_file = config, config_file
@@ -37,8 +39,8 @@ class LocalRoles:
         self._children: dict[str, Child] = {}
 
     async def start(self) -> None:
-        """Wait for a configured server that is away; then start everything and wait until the log hears
-        from it, READY_S at most. Raises BackendError, ConfigError; then nothing is left behind."""
+        """Wait for the configured server if it is unreachable, start everything, and wait up to READY_S
+        until all agents are in the log. Raises BackendError, ConfigError; then nothing is left running."""
         try:
             if self._server is not None:
                 self.redis_url = await asyncio.to_thread(self._server.start)
@@ -61,7 +63,7 @@ class LocalRoles:
         return self._server is not None and self._server.has_ended
 
     async def stop(self) -> None:
-        """Agents, router, server, in this order and within bounds."""
+        """Stop agents, router and server, in this order, each within GRACE_S."""
         await stop_all([child for name, child in self._children.items() if name != ROUTER], GRACE_S)
         await stop_all([child for name, child in self._children.items() if name == ROUTER], GRACE_S)
         if self._server is not None:
@@ -79,7 +81,7 @@ class LocalRoles:
         await asyncio.gather(*(child.start() for child in self._children.values()))
 
     async def _wait_for_agents(self, store: RedisLog, before: Grid) -> None:
-        """Until the log hears from them: then a router leads, here or elsewhere."""
+        """Wait until all agents are in the log, which shows that a router leads, here or elsewhere."""
         grid = before
         try:
             async with asyncio.timeout(READY_S):
@@ -97,7 +99,7 @@ class LocalRoles:
         self.models = sorted(found)
 
     def _unheard(self, before: Grid, now: Grid) -> list[str]:
-        """Agents of this machine that the log has not heard from since they were started."""
+        """List the agents of this machine that the log has no entry of since they were started."""
         missing = []
         for name in (role.removeprefix(AGENT) for role in self.roles if role != ROUTER):
             node, old = now.nodes.get(name), before.nodes.get(name)
@@ -107,7 +109,7 @@ class LocalRoles:
 
 
 def choose(config: Config, wanted: str | None, host: str) -> list[str]:
-    """The roles to run here. Raises ConfigError that says how to choose."""
+    """Return the roles to run here. Raises ConfigError that says how to choose."""
     if wanted is not None:
         return [checked(config, role.strip()) for role in wanted.split(",")]
     if host not in config.nodes:
@@ -121,7 +123,7 @@ def choose(config: Config, wanted: str | None, host: str) -> list[str]:
 
 
 def checked(config: Config, role: str) -> str:
-    """A role's name, if it is one. Raises ConfigError."""
+    """Return the role if it is valid. Raises ConfigError otherwise."""
     if role.startswith(AGENT):
         config.node(role.removeprefix(AGENT))
     elif role != ROUTER:

@@ -1,4 +1,4 @@
-"""`orion log` and its commands, with their options."""
+"""The commands of `orion log` with their options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which log a command reads, a live one or a file, and which moment of it."""
+"""The log that a command reads, live or from a file, and the moments in it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from orion_streams.replay.export import See
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
 NEAR_MS = 60_000
-"""A time so shortly before a log's first commit means the grid before it, one after its last one the end:
-people say 14:05 of a log that begins some seconds later."""
+"""How far a time may lie outside of the log: people say 14:05 of a log that begins seconds later. A time
+before the first commit means the grid before it, one after the last commit the end."""
 DIGITS = 19
-"""A number of so many is no position of any log."""
+"""A number of so many digits is beyond the end of any log."""
 MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `end`"
 
 
@@ -31,7 +31,8 @@ MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `en
 async def source(
     file: str | None, redis_url: str | None, config_path: str | None
 ) -> AsyncIterator[FileSource | LiveSource]:
-    """The log in a file or an archive's folder, or that of a grid. Raises ConfigError, BackendError."""
+    """Open the log in a file or an archive's folder, else that of a grid. Raises ConfigError,
+    BackendError."""
     if file is not None:
         if redis_url is not None:
             raise ConfigError("a file and --redis: name one of them")
@@ -45,7 +46,8 @@ async def source(
 
 
 def file_source(name: str) -> FileSource:
-    """An exported file or the folder of an archive. ConfigError when there is none."""
+    """Return the log in an exported file or the folder of an archive. Raises ConfigError if it does not
+    exist."""
     try:
         path = Path(name).expanduser()
         if not path.exists():
@@ -56,7 +58,7 @@ def file_source(name: str) -> FileSource:
 
 
 def target(name: str) -> Path:
-    """Where a file is to be written. ConfigError for the home of nobody."""
+    """Return the path of a file to be written. Raises ConfigError for an unknown ~user."""
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
@@ -64,9 +66,9 @@ def target(name: str) -> Path:
 
 
 async def moment(text: str, log: Source, clip: bool = False) -> int:
-    """The position that a moment means: itself, or the last one not later than a time (a time of day: the
-    last such before the log ends). ConfigError for one that is no moment, or not in the log; `clip`: a time
-    may be outside of it."""
+    """Return the position that a moment means: itself, or the last one not later than a time. A time of day
+    means the last such time before the end of the log. Raises ConfigError if `text` is no moment or lies
+    outside of the log; with `clip` a time may lie outside."""
     first, last = await log.bounds()
     if text in ("end", "now"):
         return last
@@ -84,7 +86,7 @@ async def moment(text: str, log: Source, clip: bool = False) -> int:
 
 
 async def first_ms(log: Source) -> int:
-    """When the first commit was that can be folded."""
+    """Return the time of the first commit that can be folded."""
     async for stretch in log.stretches():
         position, raw = stretch.rows[0]
         return head_of(raw, stretch.place(position)).server_ms
@@ -92,17 +94,17 @@ async def first_ms(log: Source) -> int:
 
 
 def iso(ms: int) -> str:
-    """Milliseconds since 1970 as a time that `moment` takes."""
+    """Format milliseconds since 1970 as a time that `moment` parses."""
     return datetime.fromtimestamp(ms / 1000).isoformat(timespec="milliseconds")
 
 
 def is_time_of_day(text: str) -> bool:
-    """Whether a moment is a time without a day."""
+    """Return whether a moment is a time without a date."""
     return ":" in text and "-" not in text
 
 
 def in_ms(text: str, ended_ms: int) -> int:
-    """A time as milliseconds since 1970, in a log that ended then."""
+    """Parse a time to milliseconds since 1970, in a log that ends at `ended_ms`. Raises ConfigError."""
     try:
         return round(datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
@@ -120,7 +122,7 @@ def in_ms(text: str, ended_ms: int) -> int:
 
 @contextmanager
 def progress(what: str, first: int, last: int) -> Iterator[See]:
-    """A bar on the terminal from position to position; nothing in a pipe."""
+    """Show a progress bar over positions on a terminal; nothing in a pipe."""
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

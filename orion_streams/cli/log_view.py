@@ -1,4 +1,4 @@
-"""`orion log`: what happened, one event per line."""
+"""`orion log`: one event per line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK_MS = 1000
 
 
 class Line(Struct, frozen=True):
-    """An event, where it stands and the server's time of its commit (0: not known)."""
+    """An event, its position, and the server's time of its commit (0: unknown)."""
 
     position: int
     server_ms: int
@@ -32,7 +32,7 @@ class Line(Struct, frozen=True):
 
 
 async def run(*, follow: bool, start: int | None, count: int | None, common: CommonOptions) -> int:
-    """Show events; with --json a list in one line, or, following, one object per line."""
+    """Print events; with --json a list in one line or, with --follow, one object per line."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     async with opened(config) as store:
         first, end = await bounds(store, start, count, follow)
@@ -51,7 +51,7 @@ async def run(*, follow: bool, start: int | None, count: int | None, common: Com
 async def bounds(
     store: RedisLog, start: int | None, count: int | None, follow: bool
 ) -> tuple[int, int | None]:
-    """The first position and the last one, which is None to go on for ever."""
+    """Return the first and the last position to show; the last is None with `follow`."""
     last, oldest = await store.last_position(), await store.first_position()
     if start is None:
         start = last + 1 - (LAST if count is None else count)
@@ -65,7 +65,7 @@ async def bounds(
 
 
 async def lines(store: RedisLog, first: int, end: int | None) -> AsyncIterator[Line]:
-    """Events from a position on; without an `end` it waits for more. Raises LogError."""
+    """Yield events from a position on; without an `end` wait for new ones. Raises LogError."""
     server_ms = await commit_time(store, first)
     position = first - 1
     while end is None or position < end:
@@ -83,21 +83,22 @@ async def lines(store: RedisLog, first: int, end: int | None) -> AsyncIterator[L
 
 
 async def commit_time(store: RedisLog, position: int) -> int:
-    """The server's time of the commit that a position belongs to; 0 if its head is far or trimmed."""
+    """Return the server's time of the commit at a position; 0 if its head is trimmed or more than CHUNK
+    events before."""
     after = max(position - CHUNK, await store.first_position(), 1) - 1
     heads = [decoded(at, raw) for at, raw in await store.events(after, position - after)]
     return next((head.server_ms for head in reversed(heads) if isinstance(head, ev.Committed)), 0)
 
 
 def as_data(line: Line) -> str:
-    """The event's own fields, with position and time before them (a commit's head has its own time)."""
+    """Format an event as JSON: position and time first, then its own fields."""
     rest = ev.encode(line.event).decode()[1:]
     time = "" if isinstance(line.event, ev.Committed) else f'"server_ms":{line.server_ms},'
     return f'{{"position":{line.position},{time}{rest}'
 
 
 def as_text(line: Line, coloured: bool) -> str:
-    """Position, local time, kind, and what it says."""
+    """Format an event for a person: position, local time, kind, description."""
     kind = tag(line.event)
     when = datetime.fromtimestamp(line.server_ms / 1000).isoformat(" ", "milliseconds")
     start, stop = (COLOURS.get(kind, COLOURS.get(kind.partition(".")[0], "")), "\x1b[0m")
@@ -123,4 +124,4 @@ COLOURS = {
     "request": "\x1b[34m",
     "policy": "\x1b[1m",
 }
-"""By the event's name, else by the word before its dot."""
+"""By the name of the event, else by the part before its dot."""

@@ -1,4 +1,4 @@
-"""What commands have in common: their options, their examples, how they are done."""
+"""What commands share: options, examples, and how they are run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def do(module: str, **options: object) -> int:
 
 
 def do_in_checkout(command: str, module: str, **options: object) -> int:
-    """Do what `do` does with a module of the tests, which only a git checkout has."""
+    """Run a module of the tests, as `do` does; only a git checkout has them."""
 
     def work() -> int:
         sys.path.insert(0, str(checkout(command)))
@@ -65,5 +65,5 @@ def do_in_checkout(command: str, module: str, **options: object) -> int:
 
 
 def examples_of(*examples: str) -> str:
-    """The end of a command's help."""
+    """Format the examples at the end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  orion {each}" for each in examples)])

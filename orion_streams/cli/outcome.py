@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line on stderr where it failed. No traceback for what an
+"""How a command ends: an exit code, and one line on stderr if it failed. No traceback for errors that the
 owner can mend."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH = 200
 
 
 def tell(line: str) -> None:
-    """One line for the person, on stderr."""
+    """Write a line for a person to stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -33,7 +33,7 @@ def write_json(data: Any) -> None:
 
 
 def outcome(work: Callable[[], int | None]) -> int:
-    """Do the work and turn how it ended into an exit code."""
+    """Do the work and translate its result or exception into an exit code."""
     try:
         return work() or EXIT_OK
     except OrionError as error:

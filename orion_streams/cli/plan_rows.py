@@ -1,4 +1,4 @@
-"""`orion plan` as plain rows: which models should live where, and what that is based on. Pure."""
+"""`orion plan` as plain rows: which models should live where, and why. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PLACED = ("keep", "load")
 
 
 class PlanNode(Struct, frozen=True):
-    """Of the `capacity_mb` that models may take of a node's memory, `planned_mb` are planned. Of the
-    `limit_mb` that may be promised at all, the system's share included, `committed_mb` are used or
-    promised now. `known`: it was heard from and its models are known; else nothing is planned on it."""
+    """A node's memory. `planned_mb` of the `capacity_mb` for models are planned; `committed_mb` of the
+    `limit_mb` for everything are used or promised now. Nothing is planned on a node that is not `known`: it
+    was never heard from, or its models are unknown."""
 
     node: str
     known: bool
@@ -25,8 +25,8 @@ class PlanNode(Struct, frozen=True):
 
 
 class PlanRows(Struct, frozen=True):
-    """`orion plan`. `demand`: requests of late per model, in thousandths, halved every `half_ms`, the most
-    wanted first. `acted_on`: the router carries the plan out while nodes are idle."""
+    """`orion plan`. `demand`: recent requests per model in thousandths, halved every `half_ms`, in
+    descending order. `acted_on`: the router carries the plan out while nodes are idle."""
 
     placements: list[Placement]
     nodes: list[PlanNode]
@@ -36,7 +36,7 @@ class PlanRows(Struct, frozen=True):
 
 
 def plan_rows(grid: Grid) -> PlanRows:
-    """The plan for this grid, at its `at_ms`."""
+    """Compute the plan for this grid at its `at_ms`."""
     policy = grid.policy
     demand = demand_of(grid)
     placements = list(plan(grid, demand))
@@ -54,7 +54,7 @@ def plan_rows(grid: Grid) -> PlanRows:
 
 
 def plan_node(grid: Grid, node: Node, placements: list[Placement]) -> PlanNode:
-    """A node's memory under the plan."""
+    """Return the memory of a node under the plan."""
     name, policy = node.rules.name, grid.policy
     heard = node.heard_ms is not None
     return PlanNode(

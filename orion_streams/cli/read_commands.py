@@ -1,4 +1,4 @@
-"""`orion nodes`, `models`, `ps` and `plan`: the grid as the log has it."""
+"""`orion nodes`, `models`, `ps` and `plan`: the grid as the log describes it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource, Source
 
 QUIET_MS = 10_000
-"""A router whose nodes live commits every second: after so long its silence is worth a word."""
+"""A router with live nodes commits every second: silence for longer deserves a warning."""
 
 
 class Now(Struct, frozen=True):
-    """The grid at the head of the log, its clock moved on to now: what stands still grows stale.
-    `silence_ms`: how long ago the last commit was, by the server's clock."""
+    """The grid at the head of the log with its clock moved on to now, so that old data counts as stale.
+    `silence_ms`: time since the last commit, by the server's clock."""
 
     grid: Grid
     silence_ms: int
@@ -35,11 +35,11 @@ MAKERS: dict[str, Callable[[Grid], Any]] = {
     "ps": view_models.ps_rows,
     "plan": plan_rows,
 }
-"""What each of the reads shows of the grid."""
+"""The function that makes the rows of each read."""
 
 
 async def run(*, what: str, common: CommonOptions, at: str | None = None, file: str | None = None) -> int:
-    """Show one of the reads, now or as it was. Raises BackendError, ConfigError, LogError."""
+    """Print one of the reads, now or at a moment. Raises BackendError, ConfigError, LogError."""
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         now, config = await grid_at(log, at), await log.config()
     found = MAKERS[what](now.grid)
@@ -54,7 +54,7 @@ async def run(*, what: str, common: CommonOptions, at: str | None = None, file: 
 
 
 async def look(store: Log) -> Now:
-    """The grid now. BackendError when nothing was ever written."""
+    """Return the grid now. Raises BackendError if the log is empty."""
     grid = (await load(store)).grid
     if grid.position == 0:
         raise BackendError("the log is empty: no router has run on this Redis yet")
@@ -65,13 +65,13 @@ async def look(store: Log) -> Now:
 
 
 async def grid_at(log: Source, at: str | None = None) -> Now:
-    """The grid at a moment, by default at the log's end; of a live log it is now."""
+    """Return the grid at a moment; by default now, of a file at its end."""
     if at is None and isinstance(log, LiveSource):
         return await look(log.store)
     return Now((await log.state_at(await log_sources.moment(at or "end", log))).grid, 0)
 
 
 def warn(now: Now) -> None:
-    """A grid whose router is away shows old data: say so."""
+    """Warn that the data is old if the router has been silent for more than QUIET_MS."""
     if now.silence_ms > QUIET_MS:
         tell(f"orion: the router has committed nothing for {now.silence_ms // 1000} s; this is older data")

@@ -1,4 +1,4 @@
-"""`orion replay` and its commands, with their options."""
+"""The commands of `orion replay` with their options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orion_streams.cli.options import (
 
 
 class VerifyByDefault(TyperGroup):
-    """A group in which `orion replay FILE` means `orion replay verify FILE`."""
+    """A group that takes `orion replay FILE` for `orion replay verify FILE`."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         word = args[0] if args else ""

@@ -21,7 +21,7 @@ from orion_streams.replay.source import Source, placed
 
 
 class Reported(Struct, frozen=True):
-    """What was written, from how much, and what was found in it, by kind."""
+    """The page written, from how many events, and the number of anomalies of each kind."""
 
     file: str
     bytes: int
@@ -51,7 +51,7 @@ async def run(*, file: str | None, target: str, force: bool, common: CommonOptio
 
 
 async def collected(log: Source) -> Collector:
-    """Everything in a log that a page shows."""
+    """Collect everything that the page shows from a log."""
     first, last = await log.bounds()
     collector: Collector | None = None
     with log_sources.progress("reading", first, last) as see:

@@ -1,4 +1,4 @@
-"""What happened to one request, as plain rows: the same for the screen and for --json. Pure."""
+"""The story of one request as plain rows, for the screen and for --json. Pure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from orion_streams.projections.requests import state_of
 
 
 class Choice(Struct, frozen=True):
-    """A decision: `kind` routed to `node` as this `attempt`, or deferred, waiting for `node` or, if that is
-    empty, for any node at all. `after_ms` since the request was accepted."""
+    """A decision. `kind` routed: to `node`, as this `attempt`; deferred: it waits for `node`, or for any
+    node if that is empty. `after_ms` since the request was accepted."""
 
     position: int
     server_ms: int
@@ -32,7 +32,7 @@ class Choice(Struct, frozen=True):
 
 
 class Happening(Struct, frozen=True):
-    """Anything else that the log says of the request."""
+    """Any other event about the request."""
 
     position: int
     server_ms: int
@@ -41,9 +41,9 @@ class Happening(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """done, error, expired, cancelled, rejected; or, of an open request, waiting, assigned, running.
-    `code` of an error or a rejection, `node` that answered or has it now; `after_ms` it ended, or its age.
-    `position`: of the end, 0 while it is open."""
+    """The state of the request: done, error, expired, cancelled or rejected; while it is open waiting,
+    assigned or running. `code` of an error or rejection; `node` that answered or has it now; `position` of
+    the end, 0 while it is open; `after_ms`: when it ended, or its age."""
 
     state: str
     code: str = ""
@@ -53,8 +53,8 @@ class Outcome(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """What routing says of a request that waits: `at` now, or at its end. `kind`: routed (it would go to
-    `node`), deferred or rejected. `ahead`: how many waiting requests are served before it."""
+    """What routing would decide about a waiting request, `at` now or its end. `kind`: routed (to `node`),
+    deferred or rejected. `ahead`: the number of waiting requests that are served before it."""
 
     at: str
     position: int
@@ -65,7 +65,7 @@ class Look(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """A part of the answered attempt: as the decision expected it and as it was; None: not known."""
+    """A part of the answered attempt, as the decision expected it and as it was measured; None: unknown."""
 
     name: str
     expected_ms: int | None
@@ -73,8 +73,8 @@ class Step(Struct, frozen=True):
 
 
 class Story(Struct, frozen=True):
-    """All of it. `accepted` is the event, at `accepted_position`; None where the request was rejected, or
-    where the log no longer has it. `deadline_in_ms` counts for an open request only."""
+    """The whole story. `accepted` is the event, at `accepted_position`; None if the request was rejected,
+    or if the event is trimmed. `deadline_in_ms` and `look` are set for an open request."""
 
     request: str
     client: str
@@ -91,7 +91,7 @@ class Story(Struct, frozen=True):
 
 
 def story_of(key: str, lines: Sequence[Line], grid: Grid) -> Story:
-    """The story of the request `key`: of its life these are all lines that the log has up to the grid."""
+    """Make the story of the request `key` from all its lines in the log up to the grid."""
     client, _, request_id = key.partition("/")
     first = lines[0] if lines and isinstance(lines[0].event, ev.RequestAccepted) else None
     began_ms = next((line.server_ms for line in lines if line.server_ms), 0)
@@ -114,7 +114,7 @@ def story_of(key: str, lines: Sequence[Line], grid: Grid) -> Story:
 
 
 def split(lines: Sequence[Line], began_ms: int) -> tuple[list[Choice], list[Happening]]:
-    """Decisions, and everything else."""
+    """Separate the decisions from all other events."""
     decisions: list[Choice] = []
     happenings: list[Happening] = []
     attempt = 0
@@ -131,7 +131,7 @@ def split(lines: Sequence[Line], began_ms: int) -> tuple[list[Choice], list[Happ
 
 
 def outcome_of(row: Request | None, happenings: Sequence[Happening], grid: Grid) -> Outcome:
-    """How it ended, or where it is."""
+    """Return how the request ended, or its current state."""
     if row is not None:
         return Outcome(state_of(row), node=row.node, after_ms=max(grid.at_ms - row.accepted_ms, 0))
     for each in reversed(happenings):
@@ -153,7 +153,8 @@ def outcome_of(row: Request | None, happenings: Sequence[Happening], grid: Grid)
 
 
 def timing(lines: Sequence[Line]) -> list[Step]:
-    """What the attempt that answered was expected to take, and what it took; empty without an answer."""
+    """Compare the expected and the measured duration of the attempt that answered; empty without an
+    answer."""
     routed = started = None
     for line in lines:
         match line.event:
@@ -169,8 +170,8 @@ def timing(lines: Sequence[Line]) -> list[Step]:
 
 
 def steps(routed: Line | None, started: Line | None, done: ev.RequestCompleted) -> list[Step]:
-    """Wait until the start, load, prefill, decode, and all that the node did. Of what was expected the
-    slow-down by heat is a part of all, not of its parts."""
+    """List wait until the start, load, prefill, decode, and everything on the node. The expected slow-down
+    by heat counts in the last step only."""
     chosen: Verdict | None = None
     waited_ms: int | None = None
     if routed is not None and isinstance(routed.event, ev.RequestRouted):
@@ -187,7 +188,7 @@ def steps(routed: Line | None, started: Line | None, done: ev.RequestCompleted) 
 
 
 def look_at(grid: Grid, key: str, at: str) -> Look | None:
-    """What routing says of a waiting request, behind those that are served before it."""
+    """Return what routing decides about a waiting request, after those that are served before it."""
     queue = Queue(grid)
     for ahead, each in enumerate(queue.order):
         request = grid.open[each]
@@ -200,7 +201,7 @@ def look_at(grid: Grid, key: str, at: str) -> Look | None:
 
 
 def look_of(decision: Decision, at: str, position: int, ahead: int) -> Look:
-    """A decision that is not in the log."""
+    """Convert a decision that is not in the log."""
     kind = "rejected" if isinstance(decision, Reject) else "deferred"
     return Look(
         at=at,
@@ -213,7 +214,7 @@ def look_of(decision: Decision, at: str, position: int, ahead: int) -> Look:
 
 
 def as_data(story: Story) -> dict[str, Any]:
-    """The object of --json: decisions and events with all their fields."""
+    """Return the object of --json, with all fields of decisions and events."""
     held: dict[str, Any] = {name: getattr(story, name) for name in story.__struct_fields__}
     held["accepted"] = asdict(story.accepted) if story.accepted is not None else None
     held["decisions"] = [with_verdicts(each) for each in story.decisions]
@@ -232,5 +233,5 @@ def as_data(story: Story) -> dict[str, Any]:
 
 
 def with_verdicts(found: Choice | Look) -> dict[str, Any]:
-    """A decision as an object."""
+    """Convert a decision with its verdicts into a dict."""
     return {**asdict(found), "verdicts": [asdict(each) for each in found.verdicts]}

@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Both commands with their options."""
+    """Return the parser of both commands."""
     top = argparse.ArgumentParser(prog="orion")
     commands = top.add_subparsers(dest="command", required=True)
     layout = argparse.RawDescriptionHelpFormatter
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the server, then run the role. Raises ConfigError; BackendError when no grid is named."""
+    """Check the server, then run the role. Raises ConfigError, and BackendError if no grid is named."""
     config = grid_discovery.find(options.redis, options.config)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def check(config: Config) -> None:
-    """Refuse a server that would lose the grid; wait for one that does not answer yet."""
+    """Wait for the server. Raises ConfigError if it would lose the grid."""
     redis = connect(config.redis.url)
     try:
         await wait_for_server(redis, tell)

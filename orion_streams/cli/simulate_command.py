@@ -1,5 +1,5 @@
-"""`orion simulate`: one simulated run, or all policies against each other. Data on stdout, the rest on
-stderr; whatever a person reads says that it is simulated."""
+"""`orion simulate`: one simulated run, or all policies against each other. Data go to stdout, everything
+else to stderr; everything a person reads says that it is simulated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from orion_streams.simulation.workloads import REGIMES, WORKLOADS
 
 REQUESTS = 350
 LONG = 5_000
-"""A single run of more requests shows how far it is."""
+"""A single run of more requests shows its progress."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ def compared(job: Job, options: Options) -> list[Result]:
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, or now and then a line where nobody watches; nothing for a total of 0."""
+    """Show a progress bar on stderr if it is a terminal, else a line per tenth; nothing if `total` is 0."""
     if not total:
         yield lambda done: None
         return
@@ -131,7 +131,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 
 def lines(total: int, what: str) -> Callable[[int], None]:
-    """A line for every tenth."""
+    """Return a function that writes a line for every tenth."""
     shown = 0
 
     def advance(done: int) -> None:
@@ -190,7 +190,7 @@ def show_comparison(results: Sequence[Result], job: Job, seeds: int) -> None:
 
 
 def policy_table(rows: dict[str, Medians]) -> Table:
-    """A policy a row, a workload a column."""
+    """Make a table with a row per policy and a column per workload."""
     made = table("POLICY", *rows, right=tuple(rows))
     best = {workload: best_baseline(found) for workload, found in rows.items()}
     for name in POLICIES:
@@ -203,7 +203,7 @@ def policy_table(rows: dict[str, Medians]) -> Table:
 
 
 def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
-    """A goal a row, a workload a column."""
+    """Make a table with a row per goal and a column per workload."""
     made = table("GOAL OF OURS", *rows, right=tuple(rows))
     for goals in zip(*(verdicts(regime, found) for found in rows.values()), strict=True):
         title = f"{goals[0].goal} {goals[0].bound}"
@@ -212,7 +212,7 @@ def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
 
 
 def goal_cell(verdict: Verdict) -> Text:
-    """The measured ratio, and whether it meets the goal."""
+    """Format the measured ratio and whether it meets the goal."""
     if not verdict.binding:
         mark = "met" if verdict.is_met else "no"
         return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else WAITING)
@@ -221,5 +221,5 @@ def goal_cell(verdict: Verdict) -> Text:
 
 
 def seconds(ms: int) -> str:
-    """For a person."""
+    """Format a duration in seconds."""
     return f"{ms / 1000:,.1f} s"

@@ -1,4 +1,4 @@
-"""`orion replay step`: through a log by hand, forwards and backwards."""
+"""`orion replay step`: step through a log by hand, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HELP = """\
 """
 READS = {"nodes": view_models.node_rows, "ps": view_models.ps_rows, "models": view_models.model_rows}
 MAX_STEPS, DIGITS = 1_000_000, 9
-"""So many commits at once, and so many digits of what was asked."""
+"""The most commits of one command, and the most digits that are read of its number."""
 
 
 async def run(*, at: str | None, file: str | None, common: CommonOptions) -> int:
@@ -44,24 +44,24 @@ async def run(*, at: str | None, file: str | None, common: CommonOptions) -> int
 
 
 class Session:
-    """Commands of a person, and what they are shown."""
+    """Reads the commands of a person and prints the answers."""
 
     def __init__(self, stepper: Stepper, last: int) -> None:
         self.stepper, self.last = stepper, last
 
     def write(self, text: str) -> None:
-        """Onto stdout, at once."""
+        """Write to stdout and flush."""
         sys.stdout.write(text)
         sys.stdout.flush()
 
     def ask(self) -> str | None:
-        """The next command; None to leave."""
+        """Return the next command; None to leave."""
         self.write(f"{self.stepper.position}/{self.last}> ")
         line = sys.stdin.readline()
         return None if not line or line.strip() in ("q", "quit", "exit") else line
 
     async def obey(self, command: str) -> None:
-        """Do what a line says."""
+        """Execute one command."""
         word, _, rest = command.partition(" ")
         if word in ("", "n"):
             await self.move(1)
@@ -84,7 +84,7 @@ class Session:
             self.write(HELP if word in ("?", "h", "help") else f"{command}: no such command\n{HELP}")
 
     async def move(self, steps: int) -> None:
-        """So many commits; then show the last one."""
+        """Move by so many commits and show the last one."""
         step = self.stepper.forward if steps > 0 else self.stepper.back
         for _ in range(abs(steps)):
             if not await step():
@@ -93,7 +93,7 @@ class Session:
         self.show()
 
     async def seek(self, text: str) -> None:
-        """Forwards to a commit that holds a text, or any decision; where none does, it stays."""
+        """Move forwards to a commit that contains a text, or to any decision; stay if there is none."""
         start = self.stepper.position
         wanted = text.encode(errors="surrogateescape")
         while await self.stepper.forward():
@@ -105,7 +105,7 @@ class Session:
         self.write("none up to the log's end\n")
 
     def show(self) -> None:
-        """The commit that led here."""
+        """Print the commit that led to this position."""
         server_ms = self.stepper.state.grid.server_ms
         for position, raw in self.stepper.commit:
             line = Line(position, server_ms, decoded(position, raw))

@@ -1,4 +1,4 @@
-"""A story as lines of a terminal. Pure: what is said in which style, without colours of its own."""
+"""A story as lines for a terminal: texts and the names of their styles. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from orion_streams.model.text import WORD_FOR, duration, held_back, seconds, who
 from orion_streams.protocol.requests_replies import CODES
 
 FIRST, LAST = 2, 4
-"""Of many decisions so many are shown from the beginning and from the end."""
+"""How many decisions are shown from the beginning and from the end."""
 MAX_NODES = 12
-"""Of a decision, so many nodes."""
+"""How many nodes are shown of a decision."""
 INDENT = 19 * " "
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 GOOD, WAITING, BAD, DIM, BOLD, PLAIN = "green", "yellow", "red", "dim", "bold", ""
@@ -33,7 +33,7 @@ Chapter = tuple[Choice | None, list[Happening]]
 
 
 def page(story: Story, width: int) -> list[Row]:
-    """The whole screen."""
+    """Return all lines of the screen."""
     rows = [Row(each, headline_style(story)) for each in wrapped(headline(story), width, "  ")]
     rows += [Row(each, DIM) for line in asked(story) for each in wrapped(line, width, "  ")]
     middle = list(body(story, width))
@@ -46,7 +46,7 @@ def page(story: Story, width: int) -> list[Row]:
 
 
 def body(story: Story, width: int) -> Iterator[Row]:
-    """Decisions and what came of them; of many the first and the last ones."""
+    """Yield decisions and what followed from them; of many only the first and the last ones."""
     chapters = chapters_of(story)
     left_out = len(chapters) - 1 - FIRST - LAST
     for index, (choice, happenings) in enumerate(chapters):
@@ -61,13 +61,13 @@ def body(story: Story, width: int) -> Iterator[Row]:
 
 
 def wrapped(text: str, width: int, indent: str) -> list[str]:
-    """The text in lines of at most `width`; hard spaces do not break."""
+    """Wrap the text at `width`; hard spaces do not break."""
     lines = textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
     return [line.replace(HARD_SPACE, " ") for line in lines]
 
 
 def headline(story: Story) -> str:
-    """What became of it, in a sentence."""
+    """Describe the outcome in a sentence."""
     end, name = story.outcome, story.request
     match end.state:
         case "done":
@@ -92,19 +92,19 @@ def headline(story: Story) -> str:
 
 
 def deadline(story: Story) -> str:
-    """How much time is left."""
+    """Say how much time is left."""
     left_ms = story.deadline_in_ms or 0
     return f"; it expires in {seconds(left_ms)}" if left_ms > 0 else "; its deadline has passed"
 
 
 def headline_style(story: Story) -> str:
-    """Green for an answer, red for none."""
+    """Return green for an answer, red for none, yellow while it is open."""
     states = {"done": GOOD, "error": BAD, "expired": BAD, "rejected": BAD}
     return f"{BOLD} {states.get(story.outcome.state, WAITING)}"
 
 
 def asked(story: Story) -> Iterator[str]:
-    """What was asked for, and when."""
+    """Yield what was requested, and when."""
     request = story.accepted
     if request is not None:
         parts = [
@@ -130,14 +130,14 @@ def asked(story: Story) -> Iterator[str]:
 
 
 def clock(server_ms: int | None) -> str:
-    """The server's time on this machine's clock."""
+    """Format the server's time in the local time zone."""
     if not server_ms:
         return "at an unknown time"
     return datetime.fromtimestamp(server_ms / 1000).isoformat(" ", "milliseconds")
 
 
 def chapters_of(story: Story) -> list[Chapter]:
-    """Each decision with what happened until the next one; the first chapter has none."""
+    """Group the events after each decision; the first chapter has no decision."""
     chapters: list[Chapter] = [(None, [])]
     waiting = list(story.happenings)
     for choice in story.decisions:
@@ -149,7 +149,7 @@ def chapters_of(story: Story) -> list[Chapter]:
 
 
 def decision(choice: Choice, width: int) -> Iterator[Row]:
-    """A decision: where to or what for, then each node's verdict."""
+    """Yield a decision, then the verdict of each node."""
     if choice.kind == "routed":
         evicts = next((each.evicts for each in choice.verdicts if each.node == choice.node), ())
         what = f"attempt {choice.attempt} goes to {choice.node}"
@@ -167,12 +167,12 @@ def decision(choice: Choice, width: int) -> Iterator[Row]:
 
 
 def when(after_ms: int, position: int) -> str:
-    """The time since acceptance and the position in the log, in columns."""
+    """Format the time since acceptance and the position as columns."""
     return f"{'+' + duration(after_ms):>8} {position:>8}  ".replace(" ", HARD_SPACE)
 
 
 def verdicts_of(verdicts: Sequence[Verdict], chosen: str, width: int) -> Iterator[Row]:
-    """A line per node: the chosen one first, then by cost, then the filtered ones."""
+    """Yield a line per node: the chosen one first, then by cost, then the filtered ones."""
     ranked = sorted(
         verdicts,
         key=lambda each: (
@@ -196,7 +196,7 @@ def verdicts_of(verdicts: Sequence[Verdict], chosen: str, width: int) -> Iterato
 
 
 def verdict(found: Verdict) -> str:
-    """Why a node was filtered, or its cost as a sum of the terms that are not 0."""
+    """Say why a node was filtered, or list the terms of its cost that are not 0."""
     if found.filter:
         return held_back(found)
     terms = []
@@ -210,7 +210,7 @@ def verdict(found: Verdict) -> str:
 
 
 def gathered(happenings: Sequence[Happening]) -> Iterator[Row]:
-    """A line per happening; resends in a row are counted."""
+    """Yield a line per event; count consecutive resends."""
     resent = 0
     for index, each in enumerate(happenings):
         if isinstance(each.event, ev.RequestAccepted | ev.RequestRejected | ev.InputRejected):
@@ -225,7 +225,7 @@ def gathered(happenings: Sequence[Happening]) -> Iterator[Row]:
 
 
 def happened(event: ev.AnyEvent, times: int) -> Row:
-    """What an event means for its request."""
+    """Describe an event and its style."""
     match event:
         case ev.RequestStarted():
             return Row(f"attempt {event.attempt} started")
@@ -256,7 +256,7 @@ def happened(event: ev.AnyEvent, times: int) -> Row:
 
 
 def timing(steps: Sequence[Step]) -> Iterator[str]:
-    """Expected against measured."""
+    """Yield the lines of expected and measured durations."""
     if not steps:
         return
     widths = [max(len(each.name), 7) for each in steps]
@@ -267,12 +267,12 @@ def timing(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def known(ms: int | None) -> str:
-    """A duration, if it is known."""
+    """Format a duration; "?" if it is unknown."""
     return "?" if ms is None else duration(ms)
 
 
 def look(found: Look, width: int) -> Iterator[Row]:
-    """What routing says now, or said at the end."""
+    """Yield what routing decides now, or decided at the end."""
     at = "now" if found.at == "now" else "at the end"
     match found.kind:
         case "routed":

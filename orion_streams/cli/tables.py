@@ -19,7 +19,7 @@ from orion_streams.model.text import degrees, duration, gigabytes, percent, seco
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
 ROOMY = 110
-"""From so many columns on there is room for what can be had elsewhere, too."""
+"""The width from which less important columns are shown."""
 
 
 def show(what: str, found: Any, config: Config) -> None:
@@ -39,13 +39,13 @@ def show(what: str, found: Any, config: Config) -> None:
 
 
 def make_console(stderr: bool = False) -> Console:
-    """The terminal; whatever a client or model is called is shown as it is."""
+    """Return a console that prints the names of clients and models without interpreting them."""
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED_WIDTH
     return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
-    """A plain table; the columns that are `whole` never wrap."""
+    """Make a plain table; the columns in `whole` never wrap."""
     made = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     for name in columns:
         made.add_column(
@@ -58,13 +58,13 @@ def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
 
 
 def show_nodes(console: Console, found: list[NodeRow], config: Config) -> None:
-    """`orion nodes`."""
+    """Print `orion nodes`."""
     roles = {name: node.role for name, node in config.nodes.items()} if console.width >= ROOMY else {}
     console.print(nodes_table(found, roles))
 
 
 def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:
-    """All nodes, with their roles if there is room for them."""
+    """Make the table of nodes, with their roles if there are any."""
     figures = ("TEMP", "RAM", "CPU", "SLOTS", "HEARD")
     made = table(
         "NODE", "STATE", "TEMP", "RAM", "CPU", "SLOTS", "IN MEMORY", "HEARD", *(["ROLE"] if roles else []),
@@ -87,14 +87,14 @@ def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:
 
 
 def slots_of(row: NodeRow) -> str:
-    """What it runs, of how much it may run now."""
+    """Format the runs of a node and how many it may run now."""
     if not row.inference:
         return ""
     return f"{row.in_hand} of {row.open_slots}" if row.open_slots else f"{row.in_hand}, no more"
 
 
 def node_state(row: NodeRow) -> Text:
-    """The state with its numbers: "hot: 76.1 °C > 75.0 °C"."""
+    """Format the state with its figures: "hot: 76.1 °C > 75.0 °C"."""
     match row.state:
         case "available":
             return available(row)
@@ -116,7 +116,7 @@ def node_state(row: NodeRow) -> Text:
 
 
 def available(row: NodeRow) -> Text:
-    """It takes work, and what still holds some of it back."""
+    """Format an available node with what still limits it."""
     if row.breaker == "probing":
         return Text("available: breaker probing", style=WAITING)
     if row.breaker == "ramp":
@@ -128,14 +128,14 @@ def available(row: NodeRow) -> Text:
 
 
 def against(row: NodeRow, unit: Callable[[int], str]) -> str:
-    """A value and the mark that it is measured by."""
+    """Format a value and its mark."""
     if row.value > row.limit:
         return f"{unit(row.value)} > {unit(row.limit)}"
     return f"{unit(row.value)}, soon back"
 
 
 def models_table(found: list[ModelRow]) -> Table:
-    """`orion models`."""
+    """Make the table of `orion models`."""
     made = table(
         "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "DIGEST",
         right=("ON DISK", "IN MEMORY", "CONTEXT"),
@@ -153,7 +153,7 @@ def models_table(found: list[ModelRow]) -> Table:
 
 
 def show_ps(console: Console, found: PsRows) -> None:
-    """`orion ps`."""
+    """Print `orion ps`."""
     if found.requests:
         console.print(requests_table(found.requests))
     else:
@@ -164,7 +164,7 @@ def show_ps(console: Console, found: PsRows) -> None:
 
 
 def requests_table(found: list[RequestRow]) -> Table:
-    """Open requests."""
+    """Make the table of open requests."""
     made = table("CLIENT", "ID", "MODEL", "STATE", "NODE", "ATTEMPT", "AGE", right=("ATTEMPT", "AGE"))
     for row in found:
         style = GOOD if row.state == "running" else WAITING
@@ -176,7 +176,7 @@ def requests_table(found: list[RequestRow]) -> Table:
 
 
 def waiting(row: RequestRow) -> str:
-    """What it waits for: a busy node, or any node at all."""
+    """Say what a request waits for: a busy node, or any node that could take it."""
     if row.waiting_for:
         return f"waiting for {row.waiting_for}"
     why = ", ".join(f"{node}: {reason}" for node, reason in row.reasons.items() if reason != "role")
@@ -184,7 +184,7 @@ def waiting(row: RequestRow) -> str:
 
 
 def resident_table(found: list[ResidentRow]) -> Table:
-    """Models in memory."""
+    """Make the table of models in memory."""
     made = table("NODE", "IN MEMORY", "SIZE", "CONTEXT", "RUNNING", right=("SIZE", "CONTEXT", "RUNNING"))
     for row in found:
         size = f"{row.resident_mb} MB"
@@ -193,7 +193,7 @@ def resident_table(found: list[ResidentRow]) -> Table:
 
 
 def show_plan(console: Console, found: PlanRows) -> None:
-    """`orion plan`."""
+    """Print `orion plan`."""
     if found.placements:
         console.print(plan_table(found.placements))
     else:
@@ -207,7 +207,7 @@ def show_plan(console: Console, found: PlanRows) -> None:
 
 
 def plan_table(found: list[Placement]) -> Table:
-    """A line for each model that has a place, or is in memory without one."""
+    """Make the table of models that have a place in the plan, or are in memory without one."""
     made = table(
         "NODE", "MODEL", "ACTION", "SIZE", "SAVES", "REASON",
         right=("SIZE", "SAVES"), whole=("NODE", "ACTION", "SIZE", "SAVES"),
@@ -226,7 +226,7 @@ def plan_table(found: list[Placement]) -> Table:
 
 
 def plan_memory(found: list[PlanNode]) -> Table:
-    """What the plan takes of each node's memory, and what is taken now."""
+    """Make the table of each node's memory: planned, and taken now."""
     figures = ("PLANNED FOR MODELS", "USED OR PROMISED NOW")
     made = table("NODE", *figures, right=figures)
     for row in found:
@@ -238,7 +238,7 @@ def plan_memory(found: list[PlanNode]) -> Table:
 
 
 def plan_demand(found: PlanRows) -> str:
-    """The demand behind it."""
+    """Describe the demand behind the plan."""
     if not found.demand:
         return "no demand is known yet: no model was asked for of late"
     total = sum(found.demand.values())

@@ -1,4 +1,4 @@
-"""`orion log tail` of a file: its last events."""
+"""`orion log tail --file`: the last events of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orion_streams.replay.source import FileSource
 
 
 async def run(*, file: str, count: int, common: CommonOptions) -> int:
-    """Show the last events of a file. Raises ConfigError, LogError."""
+    """Print the last events of a file. Raises ConfigError, LogError."""
     found: deque[tuple[int, int, bytes]] = deque(maxlen=count)
     server_ms = 0
     async with log_sources.source(file, common.redis_url, common.config_path) as log:

@@ -1,4 +1,4 @@
-"""`orion test`: the test suite of the checkout that this installation comes from."""
+"""`orion test`: the test suite of the checkout of this installation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile")
 
 
 def run(arguments: list[str]) -> int:
-    """Become pytest; all tests, unless some are named, are spread over a few processes. Raises ConfigError
-    where there is no checkout or no pytest."""
+    """Replace this process with pytest, on several processes unless tests are named. Raises ConfigError if
+    there is no checkout or no pytest."""
     root = checkout("test")
     if find_spec("pytest") is None:
         raise ConfigError(f"pytest is not installed: {sys.executable} -m pip install -e '{root}[dev]'")

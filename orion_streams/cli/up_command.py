@@ -1,4 +1,4 @@
-"""`orion up`: a grid, or this machine's part of it, until Ctrl-C."""
+"""`orion up`: run a grid, or the part of it on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from orion_streams.errors import BackendError
 from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
 
 LOOK_S = 1.0
-"""How often the embedded server is looked at."""
+"""The interval between checks of the embedded server."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Runnable(Protocol):
-    """What `orion up` runs."""
+    """A grid that `orion up` can run."""
 
     redis_url: str
 
@@ -45,12 +45,12 @@ async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOp
 
 
 def remark(name: str, line: str) -> None:
-    """What a process says, or what happened to it."""
+    """Print a line of a process, or about it."""
     tell(f"{name}: {line}")
 
 
 async def serve(grid: Runnable, announce: Any, note: Any) -> int:
-    """Run it until a signal, which may also come while it starts. Further signals are not heard."""
+    """Run the grid until a signal, which may come while it starts. Ignore further signals."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for each in SIGNALS:
         loop.add_signal_handler(each, asked.set)
@@ -74,17 +74,17 @@ async def serve(grid: Runnable, announce: Any, note: Any) -> int:
 
 
 def note_simulated(grid: SimulatedGrid) -> grid_discovery.Running:
-    """How other commands find it."""
+    """Make the note by which other commands find a simulated grid."""
     return grid_discovery.Running(os.getpid(), grid.redis_url, str(grid.config_path), simulated=True)
 
 
 def note_local(local: LocalRoles) -> grid_discovery.Running:
-    """The same, for the roles of this machine."""
+    """Make the note by which other commands find this machine's roles."""
     return grid_discovery.Running(os.getpid(), local.redis_url, local.config_file, simulated=False)
 
 
 def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
-    """Say that everything is ready, that it is simulated, and what to do now."""
+    """Announce that the simulated grid is ready, and what to do next."""
     models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
     if as_json:
         nodes = [
@@ -104,7 +104,7 @@ def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
 
 
 def ready_local(local: LocalRoles, as_json: bool) -> None:
-    """Say what runs here."""
+    """Announce what runs on this machine, and what to do next."""
     if as_json:
         return write_json(
             {
@@ -125,7 +125,7 @@ def ready_local(local: LocalRoles, as_json: bool) -> None:
 
 
 def hints(url: str, prefix: str, model: str) -> str:
-    """Lines to paste. A password, if there is one, goes into REDISCLI_AUTH."""
+    """Return commands to paste. redis-cli reads a password from REDISCLI_AUTH."""
     url, question = shown(url), '"Why is the sky blue?"'
     by_hand = (
         f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "

@@ -1,4 +1,4 @@
-"""`orion replay`: every decision in a log, recomputed."""
+"""`orion replay`: recompute every decision in a log."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from orion_streams.model.state import Grid
 from orion_streams.replay.verify import Divergence, Report, verify
 
 SAMPLE_EVENTS = 20_000
-"""So many are decoded once more, to say what decoding alone would take."""
+"""How many events are decoded a second time, to measure decoding alone."""
 
 
 class Replayed(Struct, frozen=True):
-    """What `orion replay --json` says. `decode_ratio`: events a second, as a share of what decoding alone
-    comes to here."""
+    """The object of `orion replay --json`. `decode_ratio`: the speed of replay as a share of the speed of
+    decoding alone on this machine."""
 
     events: int
     decisions: int
@@ -39,14 +39,14 @@ class Replayed(Struct, frozen=True):
 
 
 class Watch:
-    """Measures the decoding alone of the first stretches."""
+    """Measures how long the first SAMPLE_EVENTS take to decode."""
 
     def __init__(self) -> None:
         self.decoded = 0
         self.decoding_s = 0.0
 
     def see(self, stretch: Stretch) -> None:
-        """Decode it once more, if it is an early one."""
+        """Decode an early stretch once more, with the clock running."""
         if self.decoded < SAMPLE_EVENTS:
             began_s = time.perf_counter()
             for _, raw in stretch.rows:
@@ -56,7 +56,8 @@ class Watch:
 
 
 async def run(*, file: str | None, common: CommonOptions) -> int:
-    """Verify a log. Exit 4 when a recorded decision is not the recomputed one. Raises LogError."""
+    """Verify a log. Return EXIT_DIVERGED if a recorded decision differs from the recomputed one. Raises
+    LogError."""
     watch = Watch()
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()
@@ -78,7 +79,7 @@ async def run(*, file: str | None, common: CommonOptions) -> int:
 
 
 def replayed(report: Report, took_s: float, watch: Watch) -> Replayed:
-    """The report with how fast it was made."""
+    """Combine the report with the measured speed."""
     pace = report.events / max(took_s, 1e-9)
     decoding = watch.decoded / max(watch.decoding_s, 1e-9)
     return Replayed(
@@ -87,7 +88,7 @@ def replayed(report: Report, took_s: float, watch: Watch) -> Replayed:
 
 
 def show(done: Replayed) -> None:
-    """The outcome for a person."""
+    """Print the result."""
     differ = done.diverged or "none"
     sys.stdout.write(f"{done.decisions} decisions recomputed from {done.events} events: {differ} differ\n")
     plural = "" if done.snapshots == 1 else "s"
@@ -106,7 +107,7 @@ def show(done: Replayed) -> None:
 
 
 def show_state(state: dict[str, Any]) -> None:
-    """Nodes and open requests of a grid."""
+    """Print nodes and open requests of a grid to stderr."""
     from orion_streams.cli import tables, view_models  # noqa: PLC0415 - rich only where something is drawn
 
     grid = msgspec.convert(state, Grid)

@@ -1,4 +1,4 @@
-"""What the reads show, as plain rows: the same data for tables and for --json. Pure."""
+"""The rows of the reads, for tables and for --json. Pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from orion_streams.protocol.ingest import runner_options
 
 
 class NodeRow(Struct, frozen=True):
-    """A node as routing sees it. `state`: available, no_inference, no_models, or the filter that holds it
-    back whatever is asked of it, with the `value` that tripped it and its `limit`.
+    """A node as routing sees it. `state`: available, no_inference, no_models, or the filter that excludes
+    it for every request, with the `value` that tripped it and its `limit`.
 
-    `derated`: it counts as slower, as it nears the mark. `open_slots`: how many runs it may hold now.
-    `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was ordered
-    to load. `heard_ms_ago` is None for one never heard of."""
+    `derated`: it counts as slower because it is near the mark. `open_slots`: the runs that it may hold now.
+    `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was told to
+    load. `heard_ms_ago`: None if it was never heard from.
+    """
 
     node: str
     inference: bool
@@ -53,8 +54,8 @@ class NodeRow(Struct, frozen=True):
 
 
 class ModelRow(Struct, frozen=True):
-    """A model on a node. `size_mb` on disk, `resident_mb` in memory; `num_ctx` what its runner was asked
-    for (0: not known), `context_length` what Ollama says."""
+    """A model on a node. `size_mb` on disk, `resident_mb` in memory. `num_ctx`: the context its runner was
+    asked for (0: unknown); `context_length`: what Ollama reports."""
 
     model: str
     node: str
@@ -68,8 +69,8 @@ class ModelRow(Struct, frozen=True):
 
 
 class RequestRow(Struct, frozen=True):
-    """An open request. While it waits, `waiting` is busy or no_node, `waiting_for` the node that it waits
-    for, `reasons` why which node does not take it."""
+    """An open request. While it waits: `waiting` is busy or no_node, `waiting_for` the node it waits for,
+    and `reasons` maps each excluded node to its filter."""
 
     client: str
     id: str
@@ -89,7 +90,7 @@ class RequestRow(Struct, frozen=True):
 
 
 class ResidentRow(Struct, frozen=True):
-    """A model in a node's memory, and how many runs of it the node holds."""
+    """A model in the memory of a node, and how many of its runs the node holds."""
 
     node: str
     model: str
@@ -106,12 +107,12 @@ class PsRows(Struct, frozen=True):
 
 
 def node_rows(grid: Grid) -> list[NodeRow]:
-    """All nodes by name, at the grid's `at_ms`."""
+    """List all nodes by name, at the grid's `at_ms`."""
     return [node_row(grid, node) for _, node in sorted(grid.nodes.items())]
 
 
 def node_row(grid: Grid, node: Node) -> NodeRow:
-    """One node."""
+    """Make the row of one node."""
     found = standing(grid, node, grid.policy)
     takes_inference = node.rules.takes_inference
     breaker, left_ms = breaker_of(grid, node)
@@ -144,7 +145,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
 
 
 def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
-    """The state of a node's breaker, and for how many ms it is still open."""
+    """Return the state of a node's breaker, and how many ms it stays open."""
     if node.opened_ms is None:
         return ("closed" if node.ramp is None else "ramp"), 0
     left_ms = node.opened_ms + node.open_ms - grid.at_ms
@@ -156,8 +157,8 @@ NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")
 
 
 def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """What routing finds on this node, whatever is asked of it: available only where some model's requests
-    pass all its filters."""
+    """Return the verdict of routing on a node, whatever the request. A node is available only if requests
+    for one of its models pass all filters."""
     name, heard_ms = node.rules.name, node.heard_ms
     if heard_ms is None:
         return Verdict(node=name, filter=Filter.SILENT)
@@ -174,8 +175,8 @@ def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
 
 
 def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """The verdict on the smallest installed model that no filter holds back, else on the smallest of all;
-    no_models without any."""
+    """Return the verdict for the smallest installed model that passes all filters, else for the smallest of
+    all; no_models if there is none."""
     alone = replace(grid, nodes={node.rules.name: node})
     verdicts = [
         route(alone, any_request(grid, model)).verdicts[0]
@@ -186,7 +187,8 @@ def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
 
 
 def with_mark(found: Verdict, policy: Policy) -> Verdict:
-    """The mark that was passed: the upper one while it is, then the lower one, until the node is back."""
+    """Set the limit to the upper mark while it is exceeded, then to the lower mark until the node
+    returns."""
     marks = {
         "hot": (policy.temp_max_mc, policy.temp_return_mc),
         "ram": (policy.ram_max_permille, policy.ram_return_permille),
@@ -196,7 +198,7 @@ def with_mark(found: Verdict, policy: Policy) -> Verdict:
 
 
 def any_request(grid: Grid, model: str) -> Request:
-    """The least that can be asked of this model, on its usual runner."""
+    """Make the smallest request for this model, with its usual runner."""
     num_ctx, runner = runner_options(grid, model, {})
     return Request(
         entry_id="",
@@ -218,12 +220,12 @@ def any_request(grid: Grid, model: str) -> Request:
 
 
 def model_rows(grid: Grid) -> list[ModelRow]:
-    """One row per (model, node), by model."""
+    """List a row per (model, node), by model."""
     return sorted(of_nodes(grid), key=lambda row: (row.model, row.node))
 
 
 def of_nodes(grid: Grid) -> Iterator[ModelRow]:
-    """Everything installed or resident anywhere."""
+    """Yield a row for every model installed or resident on any node."""
     for name, node in grid.nodes.items():
         for model in {**node.installed, **node.resident}:
             on_disk, in_memory = node.installed.get(model), node.resident.get(model)
@@ -241,7 +243,7 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
 
 
 def ps_rows(grid: Grid) -> PsRows:
-    """Open requests, the oldest first, and what is in memory."""
+    """List open requests, the oldest first, and the models in memory."""
     waiting = sorted(grid.open.items(), key=lambda item: item[1].accepted)
     resident = [
         ResidentRow(
@@ -260,7 +262,7 @@ def ps_rows(grid: Grid) -> PsRows:
 
 
 def request_row(grid: Grid, key: str, request: Request) -> RequestRow:
-    """One open request; for a waiting one routing is asked what it waits for."""
+    """Make the row of an open request; if it waits, ask routing what for."""
     client, _, request_id = key.partition("/")
     decision = None if request.work_id else route(grid, request)
     held_back = decision.verdicts if decision is not None else ()

@@ -1,5 +1,5 @@
-"""`orion replay whatif`: a recorded log under other rules: which decisions would change, and what the same
-workload comes to in the simulator."""
+"""`orion replay whatif`: a recorded log under other rules: the decisions that would change, and the same
+workload in the simulator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orion_streams.simulation.rerun.rerun_workload import Answered, rerun
 
 
 class WhatIfPass:
-    """Both questions, asked of a log in one pass."""
+    """Recomputes the decisions and collects the workload in one pass over a log."""
 
     def __init__(self, base: LoggedGrid, change: Change, simulate: bool = True) -> None:
         """`base` is the grid before the first entry that will be taken."""
@@ -32,11 +32,11 @@ class WhatIfPass:
 
     @property
     def state(self) -> LoggedGrid:
-        """What is folded so far; only to be looked at."""
+        """The grid folded so far; read-only."""
         return self._what_if.recorded
 
     def take(self, rows: Sequence[Row]) -> None:
-        """The next entries of the log. LogError, ConfigError as `WhatIf.take`."""
+        """Take the next entries of the log. Raises LogError, ConfigError as `WhatIf.take`."""
         self._what_if.take(rows)
         if self._gathering is not None:
             self._unverified += rows
@@ -45,7 +45,7 @@ class WhatIfPass:
             self._unverified = [row for row in self._unverified if row[0] > done]
 
     def finish(self) -> Answered:
-        """The answers. ConfigError when the change names a node that the log does not have."""
+        """Return the results. Raises ConfigError if the change names a node that the log does not have."""
         outcome = self._what_if.finish()
         if self._gathering is not None:
             self._gathering.take(self._unverified)
@@ -61,8 +61,8 @@ async def run(
     simulate: bool,
     common: CommonOptions,
 ) -> int:
-    """Ask both questions of a log, and show the answers. Raises LogError for one that is not what was
-    written, ConfigError for a change that makes no rules, BackendError."""
+    """Compute both results for a log and print them. Raises LogError for a damaged log, ConfigError for a
+    change that makes no valid rules, BackendError."""
     change = change_from(settings, without, policy)
     both: WhatIfPass | None = None
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
@@ -83,12 +83,13 @@ async def run(
 
 
 def change_from(settings: Sequence[str], without: Sequence[str], policy: str | None) -> Change:
-    """The change that the command line asks for; `policy` is another streams.toml. ConfigError."""
+    """Return the change that the command line describes; `policy` is another streams.toml. Raises
+    ConfigError."""
     return change_of(settings, without, parse(read_text(Path(policy)), policy) if policy else None)
 
 
 def show(found: Answered, change: Change, as_json: bool) -> None:
-    """One line of JSON, or the screen."""
+    """Print the results as one line of JSON, or as tables."""
     if as_json:
         write_json(found)
         return

@@ -1,4 +1,4 @@
-"""What would change under other rules, as tables in the terminal."""
+"""The results of what-if as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orion_streams.simulation.rerun.rerun_workload import Answered, Rerun
 
 WIDTH = 100
 MOST = 30
-"""So many changed decisions are shown; all are in --json."""
+"""How many changed decisions are shown; --json has all."""
 MOST_UNMEASURED = 6
 KINDS = {
     "route": "requests sent to a node",
@@ -38,7 +38,7 @@ KINDS = {
 
 
 def show(found: Answered, change: Change) -> None:
-    """The screen."""
+    """Print all parts of the screen."""
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
     console = Console(highlight=False, markup=False, emoji=False, width=width)
     for part in page(found, change):
@@ -46,7 +46,7 @@ def show(found: Answered, change: Change) -> None:
 
 
 def page(found: Answered, change: Change) -> Iterator[Table | Text]:
-    """All parts of the screen."""
+    """Yield all parts of the screen."""
     outcome = found.what_if
     yield Text(f"What if {asked(change)}: history as it was, each decision asked anew", style="bold")
     requests = f"{outcome.requests:,} requests, {outcome.requests_changed:,} of them decided otherwise"
@@ -72,7 +72,7 @@ def page(found: Answered, change: Change) -> Iterator[Table | Text]:
 
 
 def asked(change: Change) -> str:
-    """The change, as it was asked for."""
+    """Describe the change in the terms of the command line."""
     parts = ["the rules were those of another file"] if change.file is not None else []
     parts += [f"{each.path} were {each.text.partition('=')[2].strip()}" for each in change.settings]
     parts += [f"{name} took no requests" for name in change.without]
@@ -80,7 +80,7 @@ def asked(change: Change) -> str:
 
 
 def counts(outcome: Outcome) -> Table:
-    """How many decisions of each kind would change."""
+    """Make the table of changed decisions by kind."""
     made = table("DECISIONS", "ASKED", "CHANGED", right=("ASKED", "CHANGED"))
     for kind, name in KINDS.items():
         changed = outcome.changed.get(kind, 0)
@@ -91,7 +91,7 @@ def counts(outcome: Outcome) -> Table:
 
 
 def away_table(rows: Sequence[NodeAway]) -> Table:
-    """How often and how long nodes are out by their marks."""
+    """Make the table of how often and how long nodes are out by their marks."""
     right = ("BACKED OFF", "WOULD", "FOR", "WOULD BE FOR")
     made = table("NODE", *right, right=right)
     for each in rows:
@@ -101,7 +101,7 @@ def away_table(rows: Sequence[NodeAway]) -> Table:
 
 
 def decisions_table(rows: Sequence[Changed]) -> Table:
-    """A changed decision a row."""
+    """Make the table of changed decisions."""
     whole = ("POSITION", "TIME")
     made = table(
         "POSITION", "TIME", "ABOUT", "RECORDED", "WOULD BE", "TURNED BY", right=("POSITION",), whole=whole
@@ -116,7 +116,7 @@ def decisions_table(rows: Sequence[Changed]) -> Table:
 
 
 def answer(found: Answer) -> str:
-    """An answer for a person."""
+    """Describe a decision."""
     match found.kind:
         case "routed":
             return found.node + (f", unloads {', '.join(found.evicts)}" if found.evicts else "")
@@ -137,7 +137,7 @@ def answer(found: Answer) -> str:
 
 
 def term(found: Term) -> str:
-    """What turned a decision, for a person."""
+    """Describe the term that turned a decision."""
     match found.kind:
         case "filter":
             return f"{found.node}: {obstacle(found)}"
@@ -158,7 +158,7 @@ def term(found: Term) -> str:
 
 
 def obstacle(found: Term) -> str:
-    """A filter, or why an attempt is given up, with its figures."""
+    """Describe a filter, or why an attempt is given up, with its figures."""
     units: dict[str, Callable[[int], str]] = {"critical": degrees, "overdue": seconds, "gone": str}
     match found.name:
         case "removed" | "added":
@@ -177,11 +177,8 @@ def obstacle(found: Term) -> str:
             )
 
 
-# the second answer
-
-
 def simulated(found: Rerun) -> Iterator[Table | Text]:
-    """The same workload in the simulator, and how far to trust it."""
+    """Yield the results of the simulator, and how far to trust them."""
     yield Text(
         f"SIMULATED: the same {found.requests:,} requests within {seconds(found.span_ms)}, on machines as "
         f"fast and full as the log shows them, health every {found.health_ms / 1000:g} s",
@@ -205,7 +202,7 @@ def simulated(found: Rerun) -> Iterator[Table | Text]:
 
 
 def figures_table(found: Rerun) -> Table:
-    """Recorded, simulated as it was, simulated with the change."""
+    """Make the table of figures: recorded, simulated unchanged, simulated with the change."""
     columns = ("AS RECORDED", "SIMULATED AS IT WAS", "SIMULATED CHANGED", "CHANGE")
     made = table("FIGURE", *columns, right=columns)
     sides = (found.recorded, found.simulated_as_it_was, found.simulated_changed)
@@ -241,12 +238,12 @@ COUNTS: tuple[tuple[str, Callable[[Figures], int]], ...] = (
 
 
 def change_in(before: int, after: int) -> str:
-    """In per cent; nothing where there is nothing to compare with."""
+    """Format the change in per cent; empty if `before` is 0."""
     return f"{(after - before) * 100 / before:+.0f} %" if before else ""
 
 
 def trust(found: Rerun) -> str:
-    """The simulator against the log: how far its figures can be believed."""
+    """Compare the simulator with the log, to show how far its figures can be trusted."""
     was, now = found.recorded, found.simulated_as_it_was
     parts = [
         f"{name} {seconds(value(now))} for {seconds(value(was))}{off(value(was), value(now))}"
@@ -258,12 +255,12 @@ def trust(found: Rerun) -> str:
 
 
 def off(recorded: int, found: int) -> str:
-    """By how much it is off."""
+    """Format the deviation of the simulator from the log."""
     return f" ({change_in(recorded, found)})" if recorded else ""
 
 
 def warming(heat: Heat) -> str:
-    """How a machine's temperatures were taken."""
+    """Describe the thermal model of a machine and where it comes from."""
     ambients = [mc for _, mc in heat.ambient]
     ambient = degrees(min(ambients)) + (f" to {degrees(max(ambients))}" if len(set(ambients)) > 1 else "")
     curve = f"at rest {ambient}, {degrees(heat.rise_mc)} more under load, time constant {heat.tau_s:.0f} s"

@@ -1,1 +1,1 @@
-"""The side of a client of the grid."""
+"""The client of the grid, async and blocking."""

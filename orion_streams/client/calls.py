@@ -1,11 +1,11 @@
-"""What can be asked and what is heard of it, without I/O: fields to entries, replies to events.
+"""Requests and replies on the client's side, without I/O: fields to entries, replies to events.
 
-RequestError            a request without an answer
+RequestError                 a request without an answer
 ├── RequestFailedError       the grid cannot answer it; `code` says why
-├── RequestRejectedError     it was never accepted, its id stays unused; `code` says why
+├── RequestRejectedError     the grid did not accept it, and its id stays unused; `code` says why
 ├── RequestExpiredError      its deadline passed
 ├── RequestCancelledError    it was cancelled
-└── RequestTimeoutError      nothing was heard though its deadline is long over: the grid stands still
+└── RequestTimeoutError      no reply arrived until well after its deadline: the grid stands still
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orion_streams.protocol.requests_replies import Reply, RequestEntry
 
 
 class RequestError(OrionError):
-    """A request without an answer: its `id`, a stable `code` and a sentence."""
+    """A request that got no answer: its `id`, a stable `code`, and a message for a person."""
 
     def __init__(self, request_id: str, code: str, message: str = "") -> None:
         super().__init__(": ".join(part for part in (request_id, code, message) if part))
@@ -55,21 +55,21 @@ ERRORS: dict[str, type[RequestError]] = {
 
 
 class Piece(Struct, frozen=True):
-    """The next text of an answer in the making."""
+    """The next piece of an answer's text."""
 
     text: str
     attempt: int = 1
 
 
 class Restarted(Struct, frozen=True):
-    """Another attempt begins: all pieces so far are void."""
+    """A new attempt begins: discard all pieces received so far."""
 
     attempt: int
     node: str = ""
 
 
 class Answer(Struct, frozen=True):
-    """A done reply; its fields are those of the contract, JSON decoded."""
+    """A `done` reply. The fields are those of the contract, with JSON decoded."""
 
     id: str
     text: str
@@ -96,7 +96,8 @@ Many = TypeVar("Many")
 
 
 class Fields(TypedDict, total=False):
-    """What may go with a request. `timeout_s` (600) becomes its deadline; the rest is the contract's."""
+    """Optional fields of a request. `timeout_s` (default 600) becomes its deadline; docs/CONTRACT.md
+    describes the others."""
 
     id: str
     timeout_s: float
@@ -112,7 +113,8 @@ class Fields(TypedDict, total=False):
 
 
 class RequestMethods(ABC, Generic[One, Many]):
-    """What can be asked. All of it raises RequestError by kind, or BackendError if Redis stays away."""
+    """The methods that send a request. All raise a subclass of RequestError, or BackendError if Redis stays
+    unreachable."""
 
     @abstractmethod
     def _answer(self, content: Mapping[str, Any], fields: Fields) -> One: ...
@@ -121,29 +123,31 @@ class RequestMethods(ABC, Generic[One, Many]):
     def _events(self, content: Mapping[str, Any], fields: Fields) -> Many: ...
 
     def generate(self, model: str, prompt: str, **fields: Unpack[Fields]) -> One:
-        """The answer to a prompt."""
+        """Return the answer to a prompt."""
         return self._answer({"kind": "generate", "model": model, "prompt": prompt}, fields)
 
     def chat(self, model: str, messages: Messages, **fields: Unpack[Fields]) -> One:
-        """The answer in a chat."""
+        """Return the next message of a chat."""
         return self._answer({"kind": "chat", "model": model, "messages": messages}, fields)
 
     def embed(self, model: str, texts: Sequence[str], **fields: Unpack[Fields]) -> One:
-        """An answer with one of `vectors` per text."""
+        """Return an answer with one of its `vectors` per text."""
         return self._answer({"kind": "embed", "model": model, "input": list(texts)}, fields)
 
     def stream(self, model: str, ask: str | Messages, **fields: Unpack[Fields]) -> Many:
-        """A prompt's or a chat's answer as it comes: Piece and Restarted, at the end the Answer."""
+        """Yield the answer to a prompt or chat as it is generated: Piece and Restarted events, then the
+        Answer."""
         content = {"prompt": ask} if isinstance(ask, str) else {"messages": ask}
         return self._events({"model": model, "stream": True, **content}, fields)
 
     def new_id(self) -> str:
-        """An id that nobody else uses."""
+        """Return an unused id."""
         return uuid.uuid4().hex
 
 
 def request_entry(values: Mapping[str, Any]) -> dict[str, str]:
-    """Fields as the wire has them: text as it is, all else as JSON. TypeError for a name that is none."""
+    """Encode fields for the wire: strings as they are, everything else as JSON. Raises TypeError for an
+    unknown field."""
     unknown = [name for name in values if name not in RequestEntry.__struct_fields__]
     if unknown:
         raise TypeError(f"a request has no such field: {', '.join(unknown)}")
@@ -155,7 +159,7 @@ def request_entry(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_reply(fields: Mapping[bytes, bytes]) -> Reply:
-    """An entry of the reply stream. BackendError if it is none."""
+    """Decode an entry of the reply stream. Raises BackendError if it is malformed."""
     try:
         values = {name.decode(): value.decode() for name, value in fields.items()}
         return msgspec.convert(values, Reply, strict=False)
@@ -164,7 +168,7 @@ def read_reply(fields: Mapping[bytes, bytes]) -> Reply:
 
 
 def conclude(reply: Reply) -> Answer:
-    """The answer of a terminal reply, or the RequestError that it stands for."""
+    """Return the answer of a terminal reply, or raise the RequestError that it stands for."""
     if reply.kind in ERRORS:
         raise ERRORS[reply.kind](reply.id, reply.code or reply.kind, reply.message)
     values = {name: getattr(reply, name) for name in Answer.__struct_fields__}
@@ -174,7 +178,7 @@ def conclude(reply: Reply) -> Answer:
 
 
 class Call:
-    """A request in flight, and what was heard of it but not taken yet: a restart, a text, the end."""
+    """A request in flight, and the events received for it but not yet taken: a restart, text, the end."""
 
     def __init__(self, entry: dict[str, str]) -> None:
         self.entry = entry
@@ -185,8 +189,9 @@ class Call:
         self._texts: list[str] = []
 
     def hear(self, reply: Reply) -> None:
-        """Take a reply in. Tokens out of turn are dropped: resent, or their attempt's beginning was
-        missed. A cancel that arrived before its request is no end."""
+        """Process a reply. Tokens out of sequence are dropped: they were resent, or the beginning of
+        their attempt was missed. `rejected` with code `unknown_id` is not an end: a cancel overtook its
+        request."""
         match reply.kind:
             case "token":
                 if reply.seq == 1:
@@ -207,8 +212,8 @@ class Call:
                 self.finish(reply)
 
     def _compare(self, reply: Reply) -> None:
-        """A server that lost its tail may bring an attempt that nobody announces, under a number that was
-        there before: its work id tells that it is another one."""
+        """Restart if the work id differs from that of the tokens so far. A server that lost its tail may
+        start another attempt without announcing it, under an attempt number that was used before."""
         if self._fence and reply.work_id != self._fence:
             self._restart(reply)
 
@@ -218,12 +223,12 @@ class Call:
         self.news.set()
 
     def finish(self, end: Reply | Exception) -> None:
-        """The first end counts."""
+        """Set the end, unless there is one already."""
         self.end = self.end or end
         self.news.set()
 
     def take(self) -> Iterator[Piece | Restarted]:
-        """What is new."""
+        """Yield the new events and remove them."""
         self.news.clear()
         restarted, self._restarted = self._restarted, None
         texts, self._texts = self._texts, []

@@ -8,13 +8,13 @@
             case Restarted(): print("\\n(from the beginning)")
             case Answer(): print(f"\\n{event.tokens} tokens on {event.node}")
 
-The pieces since the last `Restarted` are always a beginning of one attempt's text: halves of two attempts
-never meet, and a slow reader gets larger pieces. The `Answer` comes last and is whole.
+The pieces since the last `Restarted` are always the beginning of the text of one attempt; pieces of two
+attempts are never mixed. A slow reader gets larger pieces. The `Answer` comes last, with the whole text.
 
-A request is sent again under the same id when the connection breaks: the grid answers an id once. Replies
-are read from a position noted before the first send, so none is missed. Under an `id` of your own another
-process may ask again and gets the same answer; a request whose id was made up here is cancelled when its
-caller leaves (leave a stream early by its `aclose()`, or `close()` of a blocking one).
+When the connection breaks, a request is sent again under the same id, which the grid answers once. Replies
+are read from a position noted before the first send, so none is missed. Another process that sends the
+same `id` gets the same answer. A request whose caller gave no `id` is cancelled when the caller abandons it
+(abandon a stream by its `aclose()`, or `close()` in the blocking client).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
-from redis.backoff import EqualJitterBackoff
+from redis.backoff import DecorrelatedJitterBackoff
 from redis.exceptions import RedisError
 
 from orion_streams.client import calls
@@ -41,17 +41,16 @@ log = logging.getLogger("orion.client")
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
 DEFAULT_TIMEOUT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
-MOST_DOUBLINGS = 16
-"""More would not lengthen the pause, and in the end overflow."""
 START = b"0-0"
 
 T = TypeVar("T")
 
 
 class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[AnswerEvent, None]]):
-    """One reader serves all requests in flight. Redis may be away for `give_up_s` at a time (BackendError
-    after that); `margin_s` past its deadline, a request that nobody ended raises RequestTimeoutError.
-    `duplicates` counts ends that came again because the server had lost its tail; they are dropped."""
+    """Async client; one reader task serves all requests in flight. Redis may be unreachable for `give_up_s`
+    at a time, then BackendError is raised. A request without an end `margin_s` after its deadline raises
+    RequestTimeoutError. `duplicates` counts terminal replies that were repeated because the server had lost
+    its tail; they are dropped."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
         self._resending: set[str] = set()
-        self._cuts = self.duplicates = 0  # cuts: those that the reader found
+        self._cuts = self.duplicates = 0  # cuts: lost connections that the reader noticed
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -87,11 +86,11 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         await self.close()
 
     async def cancel(self, request_id: str) -> None:
-        """Cancel a request. Who waits gets RequestCancelledError, unless the answer is faster."""
+        """Cancel a request. Its caller gets RequestCancelledError, unless the answer arrives first."""
         await self._send({"cancel": request_id})
 
     async def close(self) -> None:
-        """Let go of the server; cancels that are under way get a second."""
+        """Close the connection. Wait up to a second for cancels that are being sent."""
         if self._background:
             await asyncio.wait(self._background, timeout=1)
         tasks = {task for task in (*self._background, self._reader) if task is not None}
@@ -158,7 +157,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         return calls.conclude(calls.read_reply(rows[0][1]))
 
     async def _begin(self, call: Call) -> None:
-        """Send it, with a reader at work that began before."""
+        """Send the request; start the reader first, so that no reply is missed."""
         async with self._starting:
             if self._reader is None or self._reader.done():
                 self._position, self._last = await self._patiently(self._newest_reply)
@@ -170,9 +169,9 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             await self._patiently(lambda: self._redis.xadd(self._requests, entry))
 
     async def _read(self) -> None:
-        """Hand out replies while anybody waits. After a cut everything open is sent again: the server may
-        have lost what it had acknowledged, and an id that the grid knows starts nothing. If the last reply
-        is among what was lost, all are read again: with a clock that was put back, ids come again, too."""
+        """Dispatch replies while any request is in flight. After a cut send all open requests again: the
+        server may have lost what it acknowledged, and the grid ignores an id that it knows. If the last
+        reply itself was lost, read the stream from its start: after a clock change ids may repeat."""
         try:
             while self._calls:
                 cuts = self._cuts
@@ -186,12 +185,12 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
                     for request_id in self._calls.keys() - self._resending:
                         self._resending.add(request_id)
                         self._spawn(self._resend(request_id))
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # whatever it is, the callers must get it
             for call in self._calls.values():
                 call.finish(error)
 
     async def _resend(self, request_id: str) -> None:
-        """Send it once more; and again if a cut came meanwhile, before which it may have been lost."""
+        """Send a request again, and once more if another cut happened meanwhile, which may have lost it."""
         cuts = -1
         try:
             while (call := self._calls.get(request_id)) and call.end is None and cuts != self._cuts:
@@ -209,7 +208,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         return [row for _, rows in answer or () for row in rows]
 
     async def _stands(self) -> bool:
-        """Whether the last reply that was read is still what it was."""
+        """Return whether the last reply read is still in the stream, unchanged."""
         rows = await self._redis.xrange(self._replies, self._position, self._position)
         return self._position == START or rows == [(self._position, self._last)]
 
@@ -229,9 +228,10 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             self.duplicates += self._ended.get(request_id, entry_id) != entry_id
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask until Redis answers. A write may happen twice by this: only ids make that harmless."""
-        cancels, failures = cancel_requests(), 0
-        backoff = EqualJitterBackoff(LONGEST_PAUSE_S, FIRST_PAUSE_S)
+        """Retry until Redis answers. A write may happen twice; that is harmless because requests have ids.
+        Raises BackendError after `give_up_s`, or if Redis refuses the command."""
+        cancels, pause_s = cancel_requests(), 0.0
+        backoff = DecorrelatedJitterBackoff(cap=LONGEST_PAUSE_S, base=FIRST_PAUSE_S)
         clock = asyncio.get_running_loop().time
         give_up = clock() + self._give_up_s
         while True:
@@ -244,14 +244,13 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
                 what = in_short(error)
                 if not will_pass(error):
                     raise BackendError(f"redis refuses: {what}") from error
-                if failures == 0:
+                if pause_s == 0:
                     log.warning("redis is away (%s): trying for %g s", what, self._give_up_s)
                 self._cuts += asyncio.current_task() is self._reader
-                pause_s = backoff.compute(failures)
+                pause_s = backoff.compute(0)  # it ignores the count of failures
                 if clock() + pause_s > give_up:
                     raise BackendError(f"redis is away: {what}") from error
             await asyncio.sleep(pause_s)
-            failures = min(failures + 1, MOST_DOUBLINGS)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
@@ -266,7 +265,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
 
 
 class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
-    """The same, blocking, for any number of threads: an AsyncClient on an event loop of its own."""
+    """Blocking client for any number of threads: an AsyncClient on an event loop in a thread of its own."""
 
     def __init__(self, url: str, client: str = "brain", **settings: Any) -> None:
         self._inner = AsyncClient(url, client, **settings)
@@ -281,11 +280,11 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
         self.close()
 
     def cancel(self, request_id: str) -> None:
-        """Cancel a request. Who waits gets RequestCancelledError, unless the answer is faster."""
+        """Cancel a request. Its caller gets RequestCancelledError, unless the answer arrives first."""
         self._wait(self._inner.cancel(request_id))
 
     def close(self) -> None:
-        """Let go of the server and end the thread."""
+        """Close the connection and end the thread."""
         self._wait(self._inner.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -1,8 +1,8 @@
-"""`orion chaos`: real processes, real servers, real kills; whether the promises hold all the same.
+"""`orion chaos`: real processes, real servers, real kills, and whether every promise holds.
 
-Rounds on Valkey and, where it is installed, Redis, with the append-only file written always and every
-second. An observer of the raw streams counts, and a fresh process recomputes every decision. A promise that
-does not hold is named, and the command exits 1.
+The rounds run on Valkey and, if installed, on Redis, with fsync always and everysec. An observer of the raw
+streams counts, and a fresh process recomputes every decision. A broken promise is named, and the command
+exits 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.chaos.chaos_run import Round, Stage, Transcript, play
 
 ROUND_MINUTES = 2.5
 LONG_MINUTES, LONG_OUTAGE_S = 5.0, 65.0
-"""A long run takes the server away for more than a minute, once."""
+"""A run of at least LONG_MINUTES has one outage of the server of LONG_OUTAGE_S."""
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     log: str | None = None,
     json: bool = False,
 ) -> int:
-    """Break a grid for so many minutes. The exit code. Raises ConfigError, BackendError."""
+    """Break a grid for so many minutes and return the exit code. Raises ConfigError, BackendError."""
     stages = plan(minutes, seed, servers(server), fsync)
     chosen = checked(only)
     with said(log) as file:
@@ -51,7 +51,7 @@ def run(
 
 
 def said(path: str | None) -> AbstractContextManager[TextIO | None]:
-    """The file for what the processes say, if any. ConfigError when it cannot be written."""
+    """Open the file for the lines of the processes, if one is wanted. Raises ConfigError."""
     if path is None:
         return nullcontext()
     try:
@@ -63,7 +63,7 @@ def said(path: str | None) -> AbstractContextManager[TextIO | None]:
 async def play_all(
     stages: list[Stage], minutes: float, seed: int, only: frozenset[str], transcript: Transcript
 ) -> list[Round]:
-    """All rounds, one after the other."""
+    """Play all rounds, one after the other."""
     rounds: list[Round] = []
     for number, stage in enumerate(stages, start=1):
         place = f"{stage.server}, fsync {stage.fsync}, simulated Ollamas"
@@ -108,7 +108,7 @@ def plan(minutes: float, seed: int, binaries: Mapping[str, Path | None], fsync: 
 
 
 def checked(only: list[str]) -> frozenset[str]:
-    """Names of faults. ConfigError for one that is none."""
+    """Return the names of faults as a set. Raises ConfigError for an unknown one."""
     known = [fault.name for fault in FAULTS]
     for name in only:
         if name not in known:

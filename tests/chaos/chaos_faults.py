@@ -1,7 +1,7 @@
-"""Everything that is done to the grid, each with the promise that has to hold all the same.
+"""The faults of `orion chaos`, each with the promise that must hold all the same.
 
 A fault breaks something, holds it broken for a while, and mends it. Faults of one target never overlap;
-others do.
+faults of different targets do.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
 
 @dataclass
 class Scene:
-    """What a fault has to do with. `outage_s`: how long the server is away when it goes for the first time;
-    later it is SHORT_OUTAGE_S."""
+    """What faults act on. `outage_s`: the duration of the first outage of the server; later ones take
+    SHORT_OUTAGE_S."""
 
     grid: ChaosGrid
     observer: Observer
@@ -36,7 +36,7 @@ class Scene:
     kills: int = 0
 
     def count_kill(self) -> None:
-        """A kill counts only while requests are open."""
+        """Count a kill if any request is open."""
         self.kills += bool(self.observer.open())
 
 
@@ -45,7 +45,8 @@ Inject = Callable[[Scene, str], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`targets`: what it may be done to, one at a time; `share`: how often it comes among all others."""
+    """`targets`: what the fault may be done to, one at a time. `share`: its frequency relative to other
+    faults."""
 
     name: str
     promise: str
@@ -60,7 +61,7 @@ SERVER = ("server",)
 
 
 def node_of(target: str) -> str:
-    """The node that a target is on."""
+    """Return the node of a target."""
     return target.partition(" ")[2]
 
 
@@ -104,7 +105,7 @@ async def kill_server(scene: Scene, target: str) -> None:
 
 
 async def back(scene: Scene, after_s: float) -> None:
-    """Start the server again; the observer looks what it has lost."""
+    """Start the server again; the observer checks what it has lost."""
     await asyncio.sleep(after_s)
     await scene.grid.restart_server()
     await scene.observer.look_again()
@@ -131,7 +132,8 @@ async def server_out_of_memory(scene: Scene, target: str) -> None:
 
 
 async def disk_full(scene: Scene, target: str) -> None:
-    """With fsync always the server ends itself; else it refuses writes until there is room."""
+    """Fill the disk: with fsync always the server ends itself, else it refuses writes until there is
+    room."""
     scene.grid.limit_files(10_000)
     await asyncio.sleep(scene.rng.uniform(1.5, 2.5))
     if scene.grid.server_has_ended:
@@ -148,8 +150,8 @@ async def cut_connections(scene: Scene, target: str) -> None:
 
 
 async def lose_answers(scene: Scene, target: str) -> None:
-    """The command is carried out, its answer is lost: whoever sent it, a client, a router or an agent,
-    knows nothing."""
+    """Cut connections after a command was executed and before its answer: a client, a router and an agent
+    do not know whether it was."""
     proxies = scene.grid.proxies
     chosen = (*CLIENTS, scene.rng.choice(ROUTERS), scene.rng.choice(AGENTS))
     for name in chosen:
@@ -161,7 +163,8 @@ async def lose_answers(scene: Scene, target: str) -> None:
 
 
 async def part_node(scene: Scene, target: str) -> None:
-    """It works on unheard; what it says arrives when its attempts have long been given up."""
+    """Part a node from the server: it goes on working, and its results arrive long after its attempts were
+    given up."""
     proxy = scene.grid.proxies[target]
     proxy.part()
     await asyncio.sleep(scene.rng.uniform(4, 7))
@@ -194,7 +197,7 @@ async def poison(scene: Scene, target: str) -> None:
 
 
 async def forge_agent_entries(scene: Scene, target: str) -> None:
-    """Garbage on the streams of the robot's agent, as a broken one would write it."""
+    """Write garbage to the streams of the robot's agent, as a broken agent would."""
     prefix = scene.grid.config.prefix
     for stream in ("health:orion-edge", "results:orion-edge"):
         for head in (
@@ -207,14 +210,14 @@ async def forge_agent_entries(scene: Scene, target: str) -> None:
 
 
 async def drop_group(scene: Scene, target: str) -> None:
-    """The group that an agent reads its work through is gone; the router makes it anew."""
+    """Delete the consumer group through which an agent reads its work; the router creates it anew."""
     stream = scene.grid.config.key("work", node_of(target))
     await scene.grid.tell_server("XGROUP", "DESTROY", stream, "agent")
     await asyncio.sleep(1)
 
 
 def ollama(kind: str, times: int = 2) -> Inject:
-    """A misbehaviour of a simulated Ollama."""
+    """Return a fault that makes a simulated Ollama misbehave."""
 
     async def inject(scene: Scene, target: str) -> None:
         await scene.grid.fault(node_of(target), kind, times)
@@ -225,7 +228,7 @@ def ollama(kind: str, times: int = 2) -> Inject:
 
 
 async def overheat(scene: Scene, target: str) -> None:
-    """Above 85 °C in the middle of its work; it cools down by itself."""
+    """Heat a node above 85 °C while it works; then let it cool down."""
     await scene.grid.push(node_of(target), temp_mc=88_000)
     await asyncio.sleep(3)
     await scene.grid.push(node_of(target), temp_mc=50_000)
@@ -269,7 +272,7 @@ FAULTS = (
 
 
 async def mend(scene: Scene) -> None:
-    """Whatever was interrupted halfway: everything runs again."""
+    """Undo whatever a fault left broken, so that everything runs again."""
     grid = scene.grid
     grid.resume_server()
     if grid.server_has_ended or not grid.server.pid:

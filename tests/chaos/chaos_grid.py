@@ -1,4 +1,4 @@
-"""The grid that is broken: real processes, each with a proxy of its own between it and the server."""
+"""The grid of `orion chaos`: real processes, each with its own proxy between it and the server."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "retention": {"snapshot_events": 2_000, "replies_entries": 6_000},
 }
-"""A policy for machines that live faster. Replies and requests are trimmed while the load goes on."""
+"""A configuration for machines sped up. Replies and requests are trimmed while the load goes on."""
 
 
 def cast() -> tuple[SimulatedNode, ...]:
-    """The house's three nodes, quick, with two small models on the two that answer."""
+    """Return the house's three nodes, sped up, with two small models on those that answer."""
     return tuple(
         replace(
             node,
@@ -77,26 +77,27 @@ def cast() -> tuple[SimulatedNode, ...]:
 
 
 class ChaosGrid(SimulatedGrid):
-    """Two routers, three nodes, a server of a given make. `proxies`: by role or client. `clock_file`: what
-    the server's clock is moved by, where libfaketime is installed."""
+    """Two routers, three nodes, and a server. `proxies`: by role or client. `clock_file`: the offset of the
+    server's clock, if libfaketime is installed."""
 
     def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
         super().__init__(cast(), folder=folder, settings=settings, say=say, routers=len(ROUTERS))
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
-        library = faketime() if binary is None else None  # Debian's Redis and its malloc do not bear it
+        # libfaketime does not work with the malloc of Debian's Redis
+        library = faketime() if binary is None else None
         self.server = EmbeddedServer(
             folder / "redis", fsync, free_port(), binary, faked(library, self.clock_file)
         )
         self.can_move_clock = library is not None
 
     def url_for(self, role: str) -> str:
-        """Its proxy's address."""
+        """Return the address of the role's proxy."""
         return self.proxies[role].url
 
     async def stop(self) -> None:
-        """Everything, the proxies last."""
+        """Stop everything, the proxies last."""
         self.resume_server()
         for proxy in self.proxies.values():
             proxy.join()
@@ -115,31 +116,31 @@ class ChaosGrid(SimulatedGrid):
         return url
 
     async def kill_server(self) -> None:
-        """kill -9; `restart_server` brings it back with what its file holds."""
+        """Kill the server with SIGKILL; `restart_server` restores what its file holds."""
         await asyncio.to_thread(self.server.kill)
 
     async def restart_server(self) -> None:
-        """Start it again at the same address."""
+        """Start the server again at the same address."""
         await asyncio.to_thread(self.server.start)
 
     def hang_server(self) -> None:
-        """SIGSTOP."""
+        """Stop the server with SIGSTOP."""
         os.kill(self.server.pid, signal.SIGSTOP)
 
     def resume_server(self) -> None:
-        """SIGCONT."""
+        """Resume the server with SIGCONT."""
         with suppress(ProcessLookupError):
             if self.server.pid:
                 os.kill(self.server.pid, signal.SIGCONT)
 
     def move_clock(self, by_s: int) -> None:
-        """Set the server's clock so far off."""
+        """Set the offset of the server's clock."""
         fresh = self.clock_file.with_suffix(".new")
         fresh.write_text(f"{by_s:+d}\n", encoding="utf-8")
         fresh.replace(self.clock_file)
 
     def limit_files(self, more_bytes: int | None) -> None:
-        """Let the server's files grow by so much, as on a disk that is nearly full; None: without limit."""
+        """Let the server's files grow by so many bytes, as on a nearly full disk; None: without limit."""
         limit = resource.RLIM_INFINITY
         if more_bytes is not None:
             grown = [each.stat().st_size for each in self.server.data_dir.rglob("*.aof")]
@@ -147,7 +148,7 @@ class ChaosGrid(SimulatedGrid):
         resource.prlimit(self.server.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     async def tell_server(self, *command: Any) -> Any:
-        """One command, past all proxies."""
+        """Send one command to the server directly, without a proxy."""
         redis: Any = connect(self.redis_url, 5.0)
         try:
             return await redis.execute_command(*command)
@@ -156,7 +157,7 @@ class ChaosGrid(SimulatedGrid):
 
 
 def faked(library: Path | None, clock_file: Path) -> Mapping[str, str]:
-    """The environment of a server whose clock follows a file."""
+    """Return the environment of a server whose clock follows a file."""
     if library is None:
         return {}
     return {

@@ -1,6 +1,7 @@
-"""The Brain and its like: users that ask without pause, one by hand, a slow reader, a sender of poison.
+"""The clients of `orion chaos`: concurrent users, one that writes entries by hand, a slow reader, a sender
+of poison.
 
-`Load` remembers what each client was told, so that nobody has to believe the grid.
+`Load` records what each client was told, so that checks need not trust the grid.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ POISON: list[dict[str, str | bytes]] = [
     {"model": "gemma3:270m", "prompt": "x" * 1_200_000},
     {"nothing": "at all"},
 ]
-"""Each of them is answered by one `rejected` reply, under its entry's id or its own."""
+"""Each gets one `rejected` reply, under its own id or that of its entry."""
 
 
 class Load:
-    """Users of the grid. `told`: ends that a client heard of; `repeats`: ends it heard again and dropped by
-    the id; `texts`: the answers to each prompt, which are all the same where none was cut short."""
+    """Users of the grid. `told`: ends that clients received. `repeats`: repeated ends that were dropped by
+    their id. `texts`: the answers to each prompt, all alike unless one was cut short."""
 
     def __init__(self, rng: random.Random, models: list[str], tail_may_go: bool) -> None:
         self.rng, self.models, self.tail_may_go = rng, models, tail_may_go
@@ -52,7 +53,7 @@ class Load:
         self._brain: AsyncClient | None = None
 
     def start(self, brain_url: str, hand_url: str, slow_url: str, prefix: str, users: int) -> None:
-        """Begin to ask, `users` at a time and two by hand."""
+        """Start `users` users and two clients that write by hand."""
         self._brain = AsyncClient(brain_url, "brain", prefix=prefix)
         self._tasks = [asyncio.create_task(self._user(self._brain)) for _ in range(users)]
         for name, url, pause_s in (
@@ -62,7 +63,7 @@ class Load:
             self._tasks.append(asyncio.create_task(self._by_hand(name, url, prefix, pause_s)))
 
     async def stop(self, within_s: float) -> None:
-        """Ask no more and wait until everybody has heard the end of what was asked."""
+        """Send no more requests, and wait until all have ended."""
         self.stopping = True
         await asyncio.wait(self._tasks, timeout=within_s)
         await end_tasks(self._tasks)
@@ -104,7 +105,8 @@ class Load:
             await asyncio.sleep(self.rng.uniform(0.2, 0.8))
 
     async def _streamed(self, client: AsyncClient, model: str, prompt: str, fields: calls.Fields) -> str:
-        """The answer's text; the pieces since the last restart have to be its beginning."""
+        """Return the answer's text; record it as cut if the pieces since the last restart are not its
+        beginning."""
         pieces = ""
         async for event in client.stream(model, prompt, **fields):
             match event:
@@ -123,7 +125,7 @@ class Load:
         await client.cancel(name)
 
     async def _by_hand(self, client: str, url: str, prefix: str, pause_s: float) -> None:
-        """XADD and XREAD alone. What was acknowledged is sent again only where the server may lose it."""
+        """Use XADD and XREAD only. Send acknowledged requests again only if the server may lose them."""
         redis: Any = connect(url, 3.0)
         requests, replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
         open_ids: dict[str, bool] = {}  # whether it was acknowledged
@@ -155,7 +157,7 @@ class Load:
             open_ids.pop(name, None)
 
     def poison(self, url: str, prefix: str) -> None:
-        """Send something malformed, once per kind, in the background."""
+        """Send one malformed entry of each kind in the background."""
         self._poison_task = asyncio.create_task(self._send_poison(url, prefix))
 
     async def _send_poison(self, url: str, prefix: str) -> None:
@@ -168,7 +170,7 @@ class Load:
 
 
 async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel those that still run; raises what one of them met, other than that."""
+    """Cancel the tasks that still run. Raises the first exception of a task."""
     for task in tasks:
         task.cancel()
     for end in await asyncio.gather(*tasks, return_exceptions=True):
@@ -177,6 +179,6 @@ async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def read_some(redis: Any, stream: str, cursor: str) -> list[tuple[str, dict[bytes, bytes]]]:
-    """The next replies after a cursor, at most ten."""
+    """Return up to ten replies after a cursor."""
     answer = await redis.xread({stream: cursor}, count=10)
     return [(entry_id.decode(), fields) for _, rows in answer or () for entry_id, fields in rows]

@@ -1,4 +1,4 @@
-"""What a run of chaos came to: the keys of --json, and the table for a person."""
+"""The result of `orion chaos`: the keys of --json, and the table for a person."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.chaos.chaos_run import Round
 
 class Report(Struct):
     """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer;
-    `recovery_ms` by fault, the median and the 95th percentile.
-    `tail_repeats`: ends that clients dropped by their id, since a server had lost its acknowledged tail;
-    `gone`: acknowledged entries that a server lost. `broken`: promises that did not hold."""
+    `recovery_ms`: median and 95th percentile by fault. `tail_repeats`: ends that clients dropped by their
+    id because a server had lost its acknowledged tail. `gone`: acknowledged entries that a server lost.
+    `broken`: promises that did not hold."""
 
     seed: int
     minutes: float
@@ -73,7 +73,7 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
 
 
 def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
-    """All recoveries, by fault."""
+    """Collect all recovery times by fault."""
     found: dict[str, list[int]] = {}
     for each in rounds:
         for name, times in each.recovery_ms.items():
@@ -82,13 +82,13 @@ def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
 
 
 def both(times: list[int]) -> tuple[int | None, int | None]:
-    """Median and 95th percentile."""
+    """Return the median and the 95th percentile."""
     ordered = sorted(times)
     return (percentile(ordered, 50), percentile(ordered, 95)) if ordered else (None, None)
 
 
 def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Counts by name, together."""
+    """Add counts up by name."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
@@ -96,7 +96,7 @@ def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def show(report: Report) -> None:
-    """The outcome for a person."""
+    """Print the result."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
     for title in ("fault", "times", "recovery p50", "p95", "the promise"):
@@ -134,5 +134,5 @@ replay        {report.decisions} decisions recomputed, {report.diverged} differ"
 
 
 def in_seconds(ms: int | None) -> str:
-    """A time for a person."""
+    """Format a time in seconds."""
     return "-" if ms is None else f"{ms / 1000:.1f} s"

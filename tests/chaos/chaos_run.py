@@ -1,4 +1,4 @@
-"""One round of chaos: start a grid, break it for a while, mend it, let it rest, count."""
+"""One round of chaos: start a grid, break it for a while, mend it, let it rest, check the invariants."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Stage(Struct, frozen=True):
 
 
 class Round(Struct):
-    """What came of one round. `broken`: promises that did not hold, in words; `recovery_ms` by fault: from
-    its end to the next answer."""
+    """The result of a round. `broken`: promises that did not hold; `recovery_ms`: by fault, from its end to
+    the next answer."""
 
     server: str
     fsync: Fsync
@@ -84,7 +84,7 @@ class Round(Struct):
 
 
 class Done(Struct, frozen=True):
-    """A fault that was injected and mended, by this process's monotonic clock."""
+    """A fault that was injected and mended, in seconds of this process's monotonic clock."""
 
     name: str
     began_s: float
@@ -132,12 +132,12 @@ async def play(
 
 
 def models(grid: ChaosGrid) -> list[str]:
-    """What can be asked."""
+    """List the models of the grid."""
     return sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
 
 
 class Chaos:
-    """A round in the making."""
+    """Runs one round."""
 
     def __init__(
         self, scene: Scene, outcome: Round, only: frozenset[str], say: Callable[[str], None]
@@ -154,7 +154,7 @@ class Chaos:
             self._faults = [fault for fault in self._faults if fault not in impossible]
 
     async def run(self, seconds: float) -> Round:
-        """Break things for so long, then count."""
+        """Inject faults for so many seconds, then check."""
         scene, grid = self.scene, self.scene.grid
         brain, by_hand, slow = (grid.proxies[name].url for name in CLIENTS)
         scene.load.start(brain, by_hand, slow, grid.config.prefix, USERS)
@@ -187,7 +187,8 @@ class Chaos:
                 self._running.append(asyncio.create_task(self._inject(*chosen)))
 
     def _draw(self) -> tuple[Fault, str] | None:
-        """The next fault with a free target: each comes by its share before any comes again."""
+        """Draw the next fault with a free target, and a target. Each fault is drawn by its share before any
+        repeats."""
         if not self._deck:
             self._deck = [fault for fault in self._faults for _ in range(fault.share)]
             self.scene.rng.shuffle(self._deck)
@@ -262,18 +263,18 @@ class Chaos:
 
 
 def holds_up(outage: Done, fault: Done) -> bool:
-    """Whether the server was away when the fault was over: then nobody recovers before it is back."""
+    """Return whether the server was away when the fault ended: then recovery starts when it is back."""
     return outage.name in OUTAGES and outage.began_s < fault.ended_s < outage.ended_s
 
 
 def longest_gap_ms(answered_s: Iterable[float], began_s: float, ended_s: float) -> int:
-    """The longest time without an answer."""
+    """Return the longest time without an answer, in ms."""
     moments = [began_s, *(each for each in answered_s if began_s < each < ended_s), ended_s]
     return round(max(after - before for before, after in itertools.pairwise(moments)) * 1000)
 
 
 async def read_log(grid: ChaosGrid) -> list[LogRow]:
-    """The whole log."""
+    """Read the whole log."""
     redis: Any = connect(grid.redis_url)
     rows: list[LogRow] = []
     after = "-"
@@ -289,7 +290,7 @@ async def read_log(grid: ChaosGrid) -> list[LogRow]:
 
 
 async def kept(grid: ChaosGrid) -> str:
-    """Where the log is, in a file that outlives the round; or why it is not."""
+    """Export the log to a file that outlives the round; return where it is, or why it failed."""
     path = Path(tempfile.mkdtemp(prefix="orion-broken-")) / "log.jsonl.gz"
     async with connect(grid.redis_url) as redis:
         log = LiveSource(RedisLog(redis, grid.config.prefix), grid.config)
@@ -301,7 +302,7 @@ async def kept(grid: ChaosGrid) -> str:
 
 
 async def replay(grid: ChaosGrid) -> Replayed | str:
-    """Verify the log in a fresh process; what it said if it could not."""
+    """Verify the log in a fresh process. Return its report, or what it printed if it failed."""
     command = ("-m", "orion_streams.cli", "replay", "--json", "--redis", grid.redis_url)
     process = await asyncio.create_subprocess_exec(
         sys.executable,

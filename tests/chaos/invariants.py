@@ -1,6 +1,6 @@
-"""What has to hold, whatever was broken: pure checks of what the observer saw and the clients were told.
+"""The invariants, as pure checks of what the observer saw and the clients were told.
 
-Each answers with the cases where it does not hold, by name; no case is the promise kept.
+Each returns its violations; an empty list means that the invariant holds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from orion_streams.demo.observer import Asked, Name, Observer, Reply, Row, Run
 EDGE = "orion-edge"
 EXAMPLES = 5
 EXPIRES_NOT_BEFORE_S = 240.0
-"""Requests of the load have 300 s; whoever expires sooner, by this machine's clock, expired by a jump."""
+"""Requests of the load have 300 s; one that expires much sooner expired by a jump of the server's clock."""
 
 
 class LogRow(Struct, frozen=True):
-    """An entry of the log: its position, its bytes, and what they say."""
+    """An entry of the log: position, raw bytes, decoded event."""
 
     position: int
     raw: bytes
@@ -29,17 +29,17 @@ class LogRow(Struct, frozen=True):
 
 
 def lost(observer: Observer, told: set[Name], unconfirmed: list[str]) -> list[str]:
-    """Accepted, and no end for it: neither in the stream nor heard of by its client."""
+    """List accepted requests without an end, neither in the stream nor received by the client."""
     return [*named(observer.open() - told), *unconfirmed]
 
 
 def duplicate_replies(observer: Observer) -> list[str]:
-    """More than one terminal reply."""
+    """List requests with more than one terminal reply."""
     return named(name for name, count in observer.ends.items() for _ in range(count - 1))
 
 
 def duplicate_dispatches(observer: Observer) -> list[str]:
-    """The same attempt handed out more than once."""
+    """List attempts that were handed out more than once."""
     runs = Counter((run.name, run.attempt) for run in seen(observer, Run))
     return [
         f"{'/'.join(name)} attempt {attempt}"
@@ -49,13 +49,13 @@ def duplicate_dispatches(observer: Observer) -> list[str]:
 
 
 def repeated_generations(observer: Observer) -> int:
-    """Runs beyond the first of each request: what crashes cost."""
+    """Count the runs beyond the first of each request: the cost of crashes."""
     runs = Counter(run.name for run in seen(observer, Run))
     return sum(count - 1 for count in runs.values())
 
 
 def stale_answers(observer: Observer) -> list[str]:
-    """Answers of an attempt that had been given up for another one."""
+    """List answers of an attempt that was given up for another one."""
     latest: dict[Name, int] = {}
     for run in seen(observer, Run):
         latest[run.name] = max(run.attempt, latest.get(run.name, 0))
@@ -67,7 +67,8 @@ def stale_answers(observer: Observer) -> list[str]:
 
 
 def glued_halves(observer: Observer) -> list[str]:
-    """Tokens that came twice, out of order or of two attempts mixed, or that are not what was answered."""
+    """List tokens that are repeated, out of order or of two attempts mixed, and tokens that are not a
+    beginning of the answer."""
     found: list[str] = []
     for stream, rows in observer.rows.items():
         if stream.startswith("replies:"):
@@ -76,7 +77,7 @@ def glued_halves(observer: Observer) -> list[str]:
 
 
 def glued(rows: Iterable[Row]) -> list[str]:
-    """The same, in one stream."""
+    """List the violations of `glued_halves` in one stream."""
     attempts: dict[Name, int] = {}
     pieces: dict[Name, list[str]] = {}
     found: list[str] = []
@@ -96,7 +97,7 @@ def glued(rows: Iterable[Row]) -> list[str]:
 
 
 def half_answers(texts: Mapping[tuple[str, str], Counter[str]]) -> list[str]:
-    """Answers to the same prompt of the same model that differ: one of them was cut short."""
+    """List prompts whose answers by the same model differ: one was cut short."""
     return [
         f"{model}: {len(answers)} answers to {prompt!r}"
         for (model, prompt), answers in sorted(texts.items())
@@ -105,7 +106,7 @@ def half_answers(texts: Mapping[tuple[str, str], Counter[str]]) -> list[str]:
 
 
 def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
-    """Malformed entries that got more than one rejected reply, or none."""
+    """List malformed entries that did not get exactly one `rejected` reply."""
     found = [
         f"{'/'.join(name)}: {count} replies" for name, count in observer.rejected.items() if count != 1
     ]
@@ -115,7 +116,7 @@ def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
 
 
 def expired_by_a_jump(observer: Observer) -> list[str]:
-    """Requests that expired long before their deadline."""
+    """List requests that expired long before their deadline."""
     asked = {row.name: row.seen_s for row in reversed(list(seen(observer, Asked)))}
     return named(
         reply.name
@@ -125,12 +126,12 @@ def expired_by_a_jump(observer: Observer) -> list[str]:
 
 
 def robot_worked(observer: Observer) -> list[str]:
-    """Runs that were handed to the robot."""
+    """List runs that were handed to the robot."""
     return named(run.name for run in seen(observer, Run) if run.node == EDGE)
 
 
 def log_gaps(rows: Iterable[LogRow]) -> list[str]:
-    """Positions that are missing, and heads whose running hash is not that of the log before them."""
+    """List missing positions, and heads whose running hash is not that of the log before them."""
     found, digest, expected = [], bytes(16), 1
     for row in rows:
         if row.position != expected:
@@ -143,7 +144,7 @@ def log_gaps(rows: Iterable[LogRow]) -> list[str]:
 
 
 def worked_while_backed_off(rows: Iterable[LogRow]) -> list[str]:
-    """Runs given to a node that had backed off, and nodes that returned before enough good samples."""
+    """List runs given to a node that had backed off, and returns before enough cool samples."""
     good: dict[str, int] = {}
     found, needed, mark = [], 0, 0
     for row in rows:
@@ -166,16 +167,16 @@ def worked_while_backed_off(rows: Iterable[LogRow]) -> list[str]:
 
 
 def seen(observer: Observer, kind: type[Any]) -> Iterable[Any]:
-    """All rows of a kind, stream by stream, each in order."""
+    """Yield all rows of a kind, stream by stream, in order."""
     return (row for rows in observer.rows.values() for row in rows.values() if isinstance(row, kind))
 
 
 def named(names: Iterable[Name]) -> list[str]:
-    """Requests as client/id, in order."""
+    """Format requests as sorted client/id."""
     return sorted("/".join(name) for name in names)
 
 
 def in_words(invariant: str, cases: list[str]) -> str:
-    """A broken promise with a few cases of it."""
+    """Name a broken invariant with up to EXAMPLES violations."""
     more = f" and {len(cases) - EXAMPLES} more" if len(cases) > EXAMPLES else ""
     return f"{invariant}: {', '.join(cases[:EXAMPLES])}{more}"

@@ -1,4 +1,4 @@
-"""A small TCP proxy before the server: cuts connections, swallows answers, parts a role from Redis."""
+"""A small TCP proxy in front of the server: cuts connections, swallows answers, parts a role from Redis."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ CHUNK = 65_536
 
 
 class Proxy:
-    """Passes bytes on to the server at `url`; clients connect to `self.url`, at an address of this machine.
+    """Forwards bytes to the server at `url`; clients connect to `self.url`, an address of this machine.
 
-    `lose_answers`: so many commands that hold `word` are still carried out, but their connection is cut
-    before the answer. While it is `parted` bytes wait on their way, as packets do that a network drops and
-    sends again: what was under way arrives late.
+    `lose_answers`: so many commands that contain `word` are executed, but their connection is cut before
+    the answer. While the proxy is parted, bytes wait, as packets that a network drops and resends: they
+    arrive late.
     """
 
     def __init__(self, url: str, host: str = "127.0.0.1") -> None:
@@ -43,7 +43,7 @@ class Proxy:
         self.url = "redis://{}:{}/0".format(*self._listener.sockets[0].getsockname())
 
     async def stop(self) -> None:
-        """Listen no more, and cut what there is."""
+        """Stop listening, and cut all connections."""
         if self._listener is None:
             return
         self._listener.close()
@@ -54,15 +54,15 @@ class Proxy:
         await self._listener.wait_closed()
 
     def part(self) -> None:
-        """From now on nothing gets through, and nobody is told."""
+        """Hold all bytes back from now on, without closing a connection."""
         self._passing.clear()
 
     def join(self) -> None:
-        """What waited goes on its way."""
+        """Forward what was held back, and go on."""
         self._passing.set()
 
     def cut(self) -> int:
-        """Cut every connection. How many there were."""
+        """Cut all connections and return how many there were."""
         count = len(self._writers) // 2
         for writer in self._writers:
             writer.transport.abort()

@@ -204,12 +204,15 @@ def test_a_reader_that_leaves_is_no_error(home: Path, grid_toml: Path) -> None:
     assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 
-def test_a_wheel_has_no_tests_to_run(orion: Orion, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`orion test` without the checkout says so."""
+@pytest.mark.parametrize("command", ["test", "chaos", "simulate --faults"])
+def test_without_a_checkout_a_command_says_that_it_needs_one(
+    orion: Orion, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """What only a checkout has ends with exit code 78 elsewhere, and one line that names the command."""
     monkeypatch.setattr("orion_streams.__file__", str(home / "orion_streams" / "__init__.py"))
-    code, _, err = orion("test")
-    assert code == 78
-    assert "installed without it" in err
+    code, out, err = orion(*command.split())
+    assert (code, out, err.count("\n")) == (78, "", 1)
+    assert f"run `./orion {command}` in one" in err
 
 
 def test_the_tests_run_with_pytests_exit_code(home: Path) -> None:

@@ -322,6 +322,7 @@ def test_the_package_is_light_and_its_names_are_there() -> None:
     code = "import sys, orion_streams; print('redis' in sys.modules or 'msgspec' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+    assert set(orion_streams.__all__) <= set(dir(orion_streams))
     assert all(getattr(orion_streams, name) is not None for name in orion_streams.__all__)
     with pytest.raises(AttributeError):
         _ = orion_streams.nothing

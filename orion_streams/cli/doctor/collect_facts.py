@@ -1,4 +1,5 @@
-"""Finds out what can be found out. It only reads; what it may not read, or cannot, others still can."""
+"""Collects the facts for `orion doctor`, read-only. A failed or forbidden check does not stop the
+others."""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ from orion_streams.runtime.connection import connect, in_short, is_untrusted, no
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
 LOOK_BACK = 20_000
-"""So many events are looked through for the moment when a node backed off."""
+"""How many events are searched for the moment when a node backed off."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class FactCollector:
-    """One look at a grid."""
+    """Collects the facts of one grid, once."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -45,7 +46,7 @@ class FactCollector:
         self.facts.database = self.redis.connection_pool.connection_kwargs.get("db") or 0
 
     async def look(self) -> Facts:
-        """Everything, one after the other; a server that does not answer is asked once."""
+        """Collect everything, one check after the other; stop asking a server that does not answer."""
         facts = self.facts
         try:
             for name, step in self.steps():
@@ -58,7 +59,7 @@ class FactCollector:
         return facts
 
     def steps(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        """What is asked of the server, by the name under which it is said if it fails."""
+        """List the checks of the server, by the name under which a failure is reported."""
         names = self.streams()
         return [
             ("PING", self.ping),
@@ -73,7 +74,7 @@ class FactCollector:
         ]
 
     async def tried(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
-        """Do one step; what stands in its way is noted."""
+        """Run one check and record its failure."""
         try:
             await step()
         except AuthenticationError as error:
@@ -91,7 +92,7 @@ class FactCollector:
                 self.facts.away = not_answering(error)
 
     def streams(self) -> list[str]:
-        """All keys of the grid, without the prefix."""
+        """List all keys of the grid, without the prefix."""
         per_node = [
             f"{kind}:{name}" for name in self.config.nodes for kind in ("health", "results", "work")
         ]
@@ -106,7 +107,7 @@ class FactCollector:
             began_s = time.perf_counter()
             try:
                 await self.redis.ping()
-            except ResponseError as error:  # it answers, which is what counts
+            except ResponseError as error:  # an error is an answer, too
                 if isinstance(error, AuthenticationError):
                     raise
             took_ms.append((time.perf_counter() - began_s) * 1000)
@@ -172,7 +173,7 @@ class FactCollector:
             self.facts.groups[name] = Group(pending[0]) if pending else None
 
     async def ollamas(self) -> None:
-        """Ask those that can be meant from here; one after the other would take long if all are away."""
+        """Ask the reachable Ollamas, concurrently: in sequence the timeouts would add up."""
         async with httpx.AsyncClient(timeout=OLLAMA_S, trust_env=False) as http:
             asked = {name: node for name, node in self.config.nodes.items() if is_reachable(name, node)}
             seen = await asyncio.gather(*(ask_ollama(http, node.ollama) for node in asked.values()))
@@ -192,7 +193,8 @@ class FactCollector:
 
 
 def is_reachable(name: str, node: NodeConfig) -> bool:
-    """Whether the URL means the node's Ollama from here, too: loopback is this machine's."""
+    """Return whether the URL leads to the node's Ollama from here: a loopback URL means this machine's
+    own."""
     if not node.ollama.startswith("http"):
         return False
     here = socket.gethostname().partition(".")[0] == name or node.simulated
@@ -200,7 +202,7 @@ def is_reachable(name: str, node: NodeConfig) -> bool:
 
 
 async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
-    """Its version and what it has in memory; never anything that loads a model."""
+    """Return the version of an Ollama and its models in memory, without loading any."""
     try:
         version = (await http.get(f"{url.rstrip('/')}/api/version")).raise_for_status()
         listed = (await http.get(f"{url.rstrip('/')}/api/ps")).raise_for_status()
@@ -213,8 +215,8 @@ async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
 
 
 async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) -> dict[str, int]:
-    """When each of these nodes last backed off, by the server's time, if that is not too long ago, and as
-    far back as the log can be read: a router may trim it meanwhile."""
+    """Return when each node last backed off, in the server's time, within the last LOOK_BACK events. Stop
+    where the log cannot be read: a router may trim it meanwhile."""
     found: dict[str, int] = {}
     end, oldest = last, max(first, last - LOOK_BACK, 1)
     while wanted - found.keys() and end >= oldest:

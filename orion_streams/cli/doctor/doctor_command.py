@@ -1,4 +1,4 @@
-"""The command: look, find, show, and end with the exit code that says how it stands."""
+"""`orion doctor`: collect facts, derive findings, print them, and return the exit code for the worst."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Diagnosis(Struct, frozen=True):
 
 
 async def run(*, common: CommonOptions) -> int:
-    """Look at the grid and say what was found. The exit code: 0 ok, 3 when anything is a warning or a
-    problem, 69 when Redis does not answer, 78 when it refuses this user. Raises BackendError,
+    """Print what is wrong with the grid. Return EXIT_OK, EXIT_DEGRADED for any warning or problem,
+    EXIT_NO_BACKEND if Redis does not answer, EXIT_BAD_CONFIG if it refuses this user. Raises BackendError,
     ConfigError."""
     facts = await FactCollector(grid_discovery.find(common.redis_url, common.config_path)).look()
     found = diagnose(facts)
@@ -48,7 +48,7 @@ async def run(*, common: CommonOptions) -> int:
 
 
 def diagnose(facts: Facts) -> Diagnosis:
-    """All findings, in the order of the request's way. Pure."""
+    """Derive all findings, in the order in which a request passes the parts. Pure."""
     found = list(server(facts))
     if not (facts.away or facts.refused):
         found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *requests(facts)]
@@ -58,7 +58,7 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 
 def unread(facts: Facts) -> Iterator[Finding]:
-    """What could not be looked at, and why."""
+    """Yield what could not be checked, and why."""
     for name, why in facts.failed.items():
         if "NOPERM" in why or "no permissions" in why:
             what = f"{name} was not looked at: this user may not ({why})"
@@ -70,7 +70,7 @@ def unread(facts: Facts) -> Iterator[Finding]:
 
 
 def show(console: Console, findings: list[Finding]) -> None:
-    """A line for each finding, and under it the one that mends it."""
+    """Print a line per finding, and below it the line that mends it."""
     wide = max((len(each.about) for each in findings), default=0)
     for each in findings:
         line = Text(f"{each.severity:<8}", style=STYLES[each.severity])

@@ -1,4 +1,4 @@
-"""What was found out about a grid, and what is said of it. Values only."""
+"""The facts about a grid and the findings derived from them. Values only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Severity = Literal["ok", "warning", "problem"]
 
 
 class Finding(Struct, frozen=True):
-    """One sentence about one thing; `mend`: the line that mends it, empty where there is nothing to do."""
+    """One sentence about one subject. `mend`: the line that mends it; empty if there is nothing to do."""
 
     severity: Severity
     about: str
@@ -23,8 +23,8 @@ class Finding(Struct, frozen=True):
 
 
 class Stream(Struct, frozen=True):
-    """A stream of the grid: its entries, its memory in bytes, the last id it ever gave. `kind`: its type,
-    "none" for one that is not there."""
+    """A stream: its entries, its memory in bytes, the last id it generated. `kind`: its type in Redis;
+    "none" if the key does not exist."""
 
     kind: str
     entries: int = 0
@@ -33,7 +33,7 @@ class Stream(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """The consumer group of a work stream: how much is delivered and not acknowledged."""
+    """The consumer group of a work stream. `pending`: entries delivered and not acknowledged."""
 
     pending: int
 
@@ -47,7 +47,7 @@ class Seen(Struct, frozen=True):
 
 
 class Kept(Struct, frozen=True):
-    """The router's archive as this machine sees it. `there`: the folder exists here."""
+    """The router's archive as seen from this machine. `there`: the folder exists here."""
 
     there: bool
     last: int = 0
@@ -55,14 +55,13 @@ class Kept(Struct, frozen=True):
 
 
 class Facts(Struct):
-    """Everything that could be found out; None, or no row, where it could not.
+    """All facts; None, or no row, where a fact is unknown.
 
-    `url`: the server's, without its password. `away`: why it does not answer; `refused`: why it takes not
-    this user at all; `failed`: by check, why it was not made. `info`: INFO. `clock_off_ms`: the server's
-    clock minus this machine's. `numbers`: the guard's commit number before and after everything else was
-    looked at. `waiting`: by input stream the id of the oldest entry that no router has taken.
-    `since_ms`: by node, the server's time when it last backed off. `silence_ms`: how long ago the last
-    logged commit was.
+    `url`: the server's, without its password. `away`: why it does not answer; `refused`: why it rejects
+    this user; `failed`: by check, why it could not be made. `info`: INFO. `clock_off_ms`: the server's
+    clock minus this machine's. `numbers`: the guard's commit number before and after all other checks.
+    `waiting`: by input stream, the id of the oldest entry that no router has taken. `since_ms`: by node,
+    the server's time when it last backed off. `silence_ms`: time since the last logged commit.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""What is found of nodes and requests. Pure."""
+"""Findings about nodes and requests. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ THROTTLED = {
     2: "throttled",
     3: "at the soft temperature limit",
 }
-"""Bits of vcgencmd get_throttled; sixteen higher they mean that it was so since boot."""
+"""Bits of `vcgencmd get_throttled`; 16 bits higher they say that it happened since boot."""
 NEAR_PERMILLE = 900
 SPARE_MB = 1_000
-"""What a machine may use beside policy.ram_system_mb before it is worth a word."""
+"""Memory that may be used beyond policy.ram_system_mb without a warning."""
 
 
 def nodes(facts: Facts) -> Iterator[Finding]:
-    """Findings about the nodes, by name."""
+    """Yield findings about the nodes, by name."""
     grid = facts.grid
     if grid is None:
         return
@@ -38,7 +38,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 
 def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
-    """Whether it takes work, and if not why, since when, and what brings it back."""
+    """Say whether a node takes work; if not, why, since when, and what brings it back."""
     agent = f"on {row.node}: orion agent --node {row.node} --redis {facts.url}"
     match row.state:
         case "available" | "no_inference":
@@ -63,7 +63,7 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
 
 
 def is_alive(facts: Facts, node: str) -> bool:
-    """Whether its agent wrote health of late, whoever may have read it."""
+    """Return whether its agent wrote health recently, read by a router or not."""
     stream = facts.streams.get(f"health:{node}")
     fresh_ms = facts.config.policy.stale_ms
     return stream is not None and facts.server_ms - parse_stream_id(stream.top)[0] <= fresh_ms
@@ -84,18 +84,18 @@ OTHERS = {
     ),
     "no_models": ("it has no model on disk", "on {node}: ollama pull MODEL"),
 }
-"""What somebody has to mend, by the filter that holds a node back."""
+"""What somebody has to mend, by filter: the problem and the remedy."""
 
 
 def running_well(row: NodeRow) -> str:
-    """A node that is as it should be."""
+    """Describe a healthy node."""
     heat = degrees(row.temp_mc)
     memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
     return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
 
 
 def backed_off(facts: Facts, row: NodeRow) -> Finding:
-    """A node that passed a mark: since when, and when it returns."""
+    """Describe a node that passed a mark: since when, and when it returns."""
     assert facts.grid is not None  # noqa: S101 - asked with a row of it
     policy = facts.grid.policy
     hot = row.state == "hot"
@@ -113,7 +113,7 @@ def backed_off(facts: Facts, row: NodeRow) -> Finding:
 
 
 def power(row: NodeRow) -> Iterator[Finding]:
-    """The bits of a Pi that is short of power or slowed down, now or since boot."""
+    """Yield a finding if a Pi is short of power or slowed down, now or since its boot."""
     now = [words for bit, words in THROTTLED.items() if row.throttled >> bit & 1]
     before = [words for bit, words in THROTTLED.items() if row.throttled >> (bit + 16) & 1]
     mend = "a power supply of 5 A, a shorter cable" if row.throttled & 0x10001 else "better cooling"
@@ -124,7 +124,8 @@ def power(row: NodeRow) -> Iterator[Finding]:
 
 
 def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
-    """Memory that is used while no model is listed: a killed Ollama leaves its model process behind."""
+    """Yield a finding if memory is used while no model is listed: a killed Ollama may leave its model
+    process behind."""
     smallest = min((each.size_mb for each in node.installed.values()), default=0)
     spare_mb = grid.policy.ram_system_mb + SPARE_MB + smallest
     if not smallest or row.resident or node.assignments or row.ram_used_mb <= spare_mb:
@@ -137,7 +138,7 @@ def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
 
 
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
-    """What its Ollama says to this machine."""
+    """Yield a finding if a node's Ollama does not answer from here."""
     seen = facts.ollamas.get(row.node)
     if seen is not None and seen.error and row.state != "inventory_unknown":
         what = f"its Ollama does not answer from here: {seen.error}"
@@ -145,7 +146,7 @@ def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
 
 
 def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
-    """Work that an agent had read and not ended when it went away."""
+    """Yield a finding if an agent went away with work that it had read and not ended."""
     group = facts.groups.get(f"work:{row.node}")
     if group is not None and group.pending and row.state in ("silent", "stale"):
         what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
@@ -153,7 +154,7 @@ def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
 
 
 def requests(facts: Facts) -> Iterator[Finding]:
-    """Findings about open requests."""
+    """Yield findings about open requests."""
     grid = facts.grid
     if grid is None:
         return
@@ -176,7 +177,7 @@ def requests(facts: Facts) -> Iterator[Finding]:
 
 
 def why(rows: list[RequestRow]) -> str:
-    """What holds each node back, over all of them."""
+    """List what excludes each node, over all these requests."""
     reasons = Counter((node, reason) for row in rows for node, reason in row.reasons.items())
     return ", ".join(
         f"{node} {reason.replace('_', ' ')}" for node, reason in sorted(reasons) if reason != "role"
@@ -184,7 +185,7 @@ def why(rows: list[RequestRow]) -> str:
 
 
 def crowded(grid: Grid, rows: list[RequestRow]) -> Iterator[Finding]:
-    """Clients with nearly as many open requests as they may have."""
+    """Yield clients that have nearly as many open requests as allowed."""
     for client, count in sorted(Counter(row.client for row in rows).items()):
         if count * 1000 >= NEAR_PERMILLE * grid.policy.max_open:
             what = f"client {client} has {count} of {grid.policy.max_open} open requests: more are rejected"

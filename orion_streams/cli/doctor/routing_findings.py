@@ -1,4 +1,4 @@
-"""What is found of the router, its log and its streams. Pure."""
+"""Findings about the router, its log and its streams. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from orion_streams.model.text import seconds
 
 ABOUT = "router"
 QUIET_MS = 5_000
-"""A router takes what waits at once; what is older was not taken."""
+"""A running router takes waiting entries at once; older ones mean that none runs."""
 STEPS = 2.5
-"""So many times retention.snapshot_events after the last snapshot, or the archive's end, there is none."""
+"""A snapshot, or the archive, is overdue after so many times retention.snapshot_events."""
 
 
 def router(facts: Facts) -> Iterator[Finding]:
-    """Findings about the router and the log."""
+    """Yield findings about the router and the log."""
     if "guard" in facts.failed or "log" in facts.failed:
         return
     if facts.last == 0 and facts.guard is not None and facts.guard.number:
@@ -39,12 +39,12 @@ def router(facts: Facts) -> Iterator[Finding]:
 
 
 def start(facts: Facts) -> str:
-    """The line that starts a router."""
+    """Return the line that starts a router."""
     return f"orion router --redis {facts.url}"
 
 
 def restore(facts: Facts) -> str:
-    """What to do about a log that is lost or damaged; a router that ends for that says the same."""
+    """Say how to recover from a lost or damaged log; a router that stops for that prints the same line."""
     redis = cli(facts)
     return (
         "stop all roles, then put back a copy of the server's data, or begin anew: "
@@ -53,7 +53,7 @@ def restore(facts: Facts) -> str:
 
 
 def commits(facts: Facts) -> Iterator[Finding]:
-    """Whether anybody commits: entries that wait while the number stands still mean that nobody does."""
+    """Yield whether a router commits: it does not if entries wait while the commit number stands still."""
     ages_ms = {
         stream: max(facts.server_ms - parse_stream_id(entry_id)[0], 0)
         for stream, entry_id in facts.waiting.items()
@@ -71,7 +71,7 @@ def commits(facts: Facts) -> Iterator[Finding]:
 
 
 def lost(facts: Facts) -> Iterator[Finding]:
-    """Whether guard, log and streams belong together."""
+    """Yield inconsistencies between guard, log and streams."""
     guard, prefix = facts.guard, facts.config.prefix
     if guard is None:
         return
@@ -92,7 +92,7 @@ def lost(facts: Facts) -> Iterator[Finding]:
 
 
 def revision(facts: Facts) -> Iterator[Finding]:
-    """The file's rules against the log's."""
+    """Yield how the rules of the file compare with those of the log."""
     config, grid, about = facts.config, facts.grid, "configuration"
     if grid is None:
         return
@@ -115,7 +115,7 @@ def revision(facts: Facts) -> Iterator[Finding]:
 
 
 def different_nodes(facts: Facts) -> str:
-    """Nodes that only one of file and log has."""
+    """List the nodes that only the file or only the log has."""
     assert facts.grid is not None  # noqa: S101 - asked by whoever has it
     file, log = set(facts.config.nodes), set(facts.grid.nodes)
     parts = [
@@ -127,7 +127,7 @@ def different_nodes(facts: Facts) -> str:
 
 
 def snapshots(facts: Facts) -> Iterator[Finding]:
-    """Whether the log is short enough to be loaded soon, and may be trimmed."""
+    """Yield a finding if snapshots are overdue: then loading is slow and nothing is trimmed."""
     if facts.snapshots is None:
         return
     newest = max(facts.snapshots, default=facts.first - 1)
@@ -138,7 +138,7 @@ def snapshots(facts: Facts) -> Iterator[Finding]:
 
 
 def archive(facts: Facts) -> Iterator[Finding]:
-    """Whether the log is archived before it is trimmed."""
+    """Yield findings about the archive: it must be ahead of trimming."""
     kept, folder = facts.archive, facts.config.retention.archive_dir
     if kept is None:
         return
@@ -159,7 +159,7 @@ def archive(facts: Facts) -> Iterator[Finding]:
 
 
 def streams(facts: Facts) -> Iterator[Finding]:
-    """Streams of another type or above what is kept, and groups that are missing."""
+    """Yield keys of the wrong type, streams above their limits, and missing groups."""
     config, prefix = facts.config, facts.config.prefix
     for name, stream in sorted(facts.streams.items()):
         wanted = "hash" if name == "guard" else "stream"
@@ -186,7 +186,7 @@ def streams(facts: Facts) -> Iterator[Finding]:
 
 
 def limits(facts: Facts) -> Iterator[tuple[str, int, str]]:
-    """Streams with the length from which it is worth a word, and what helps. Trimming is rough."""
+    """Yield the length from which a stream deserves a warning, and what helps. Trimming is approximate."""
     retention, policy = facts.config.retention, facts.config.policy
     reading = "the agents trim it as they write: is an old one running?"
     for name in facts.streams:

@@ -1,4 +1,4 @@
-"""What is found of the server: does it answer, will it keep the grid, is it quick. Pure."""
+"""Findings about the server: whether it answers, keeps the grid, and is fast. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW_PING_MS, SLOW_SCRIPT_MS = 50.0, 1.0
 
 
 def server(facts: Facts) -> Iterator[Finding]:
-    """Findings about the server."""
+    """Yield findings about the server."""
     if facts.refused:
         mend = "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL"
         yield Finding("problem", ABOUT, f"Redis at {facts.url} cannot be used so: {facts.refused}", mend)
@@ -37,7 +37,7 @@ def server(facts: Facts) -> Iterator[Finding]:
 
 
 def describe(facts: Facts) -> str:
-    """The server in a sentence."""
+    """Describe the server in a sentence."""
     info = facts.info
     name = (
         f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
@@ -49,13 +49,13 @@ def describe(facts: Facts) -> str:
 
 
 def keys_of(facts: Facts) -> int:
-    """How many keys the database has that the URL names."""
+    """Return the number of keys in the database that the URL names."""
     row: Any = facts.info.get(f"db{facts.database}", {})
     return int(row.get("keys", 0)) if isinstance(row, dict) else 0
 
 
 def standing(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
-    """Version, role, persistence and eviction: what a router refuses at its start."""
+    """Yield what makes a router refuse the server at its start: version, role, persistence, eviction."""
     complaint = weakness(info, allow_volatile=False)
     if complaint is not None:
         what, mend = complaint
@@ -66,7 +66,7 @@ def standing(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
 
 
 def persistence(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
-    """Whether its last writes to the disk went well."""
+    """Yield failures of its last writes to disk."""
     where = f"{cli(facts)} CONFIG GET dir; df -h; then the server's own log"
     if info.get("aof_enabled") and info.get("aof_last_write_status", "ok") != "ok":
         what = (
@@ -81,7 +81,7 @@ def persistence(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
 
 
 def memory(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
-    """How much room it has left, and whether keys were dropped for want of it."""
+    """Yield how much memory is left, and whether keys were evicted."""
     limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if limit:
         permille = used * 1000 // limit
@@ -97,7 +97,7 @@ def memory(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
 
 
 def clock(facts: Facts) -> Iterator[Finding]:
-    """Its clock against this machine's: no decision depends on it, but people read times."""
+    """Yield a large offset from this machine's clock: no decision depends on it, but people read times."""
     if facts.clock_off_ms is not None and abs(facts.clock_off_ms) > CLOCK_OFF_MS:
         way = "ahead of" if facts.clock_off_ms > 0 else "behind"
         what = f"its clock is {seconds(abs(facts.clock_off_ms))} {way} this machine's"
@@ -105,7 +105,7 @@ def clock(facts: Facts) -> Iterator[Finding]:
 
 
 def pace(facts: Facts) -> Iterator[Finding]:
-    """How long a round trip takes, and how long the router's script holds it."""
+    """Yield a slow round trip, or a slow script of the router."""
     if facts.ping_ms is not None and facts.ping_ms > SLOW_PING_MS:
         what = f"a PING takes {facts.ping_ms:.0f} ms"
         yield Finding("warning", ABOUT, what, f"{cli(facts)} --latency; {cli(facts)} SLOWLOG GET 10")
@@ -116,5 +116,5 @@ def pace(facts: Facts) -> Iterator[Finding]:
 
 
 def cli(facts: Facts) -> str:
-    """redis-cli on this server."""
+    """Return the redis-cli command for this server."""
     return f"redis-cli -u {facts.url}"
