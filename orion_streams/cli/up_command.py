@@ -37,7 +37,7 @@ async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOp
     """Start the grid, announce it, wait for a signal, and stop in order. Raise what starting raises."""
     as_json = common.as_json
     if simulated:
-        grid = SimulatedGrid(port=port, remark=remark)
+        grid = SimulatedGrid(redis=port, remark=remark)
         return await serve(grid, lambda: ready_simulated(grid, as_json), lambda: note_simulated(grid))
     config = configuration.load(common.config_path, common.redis_url)
     local = LocalRoles(config, common.config_path or "", roles=roles, port=port, say=remark)

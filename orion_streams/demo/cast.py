@@ -1,4 +1,4 @@
-"""The demo's nodes and policy: Pis that live faster, so that a story fits into a minute."""
+"""The demo's nodes and policy: faster than real Pis, so that the story fits into a minute."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from orion_streams.demo.simulated_grid import GEMMA, LLAMA, SimulatedNode, three
 from orion_streams.simulation.machine_spec import EngineName, ModelSpec
 
 OTHER = ModelSpec(name="other:270m", size_mb=GEMMA.size_mb)
-"""A second name for the real engine, which has one set of weights."""
+"""A second model name for the llama engine, which has one set of weights."""
 
 
 def models_of(engine: EngineName) -> tuple[ModelSpec, ModelSpec]:
-    """The light model of tier 1 and the heavy one of tier 2."""
+    """Return the light model of tier 1 and the heavy one of tier 2."""
     return (GEMMA, OTHER if engine == "llama" else LLAMA)
 
 
 def cast_of(engine: EngineName) -> tuple[SimulatedNode, ...]:
-    """Both models on both inference nodes. Time runs 15 times as fast in the thermal model."""
+    """Return three nodes with both models on both inference nodes, and a 15 times faster thermal model."""
     return tuple(
         replace(
             node,
@@ -38,8 +38,8 @@ def cast_of(engine: EngineName) -> tuple[SimulatedNode, ...]:
 
 
 def settings(real: bool) -> dict[str, dict[str, Any]]:
-    """A policy for such nodes: two health entries a second, and priors of their speed. Real inference keeps
-    a small machine so busy that silence needs more patience."""
+    """Return a policy for such nodes: two samples a second, and priors of their speed. `real`: inference
+    keeps a small machine so busy that health may come late."""
     return {
         "policy": {
             "stale_ms": 5_000 if real else 2_000,

@@ -1,7 +1,7 @@
-"""`orion demo`: the grid's story in under a minute, with real processes around simulated Ollamas.
+"""`orion demo`: a grid in under a minute, with real processes around simulated Ollamas.
 
-Whatever it claims at the end is counted by an observer of the raw streams and recomputed from the log by a
-fresh process. Any broken promise makes it exit 1.
+Its claims are counted by an observer of the raw streams and recomputed from the log by a fresh process. Any
+broken promise makes it exit 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from orion_streams.demo.cast import cast_of, settings
 from orion_streams.demo.demo_story import Story
-from orion_streams.demo.demo_summary import Summary, broken_promises, show, summarize
+from orion_streams.demo.demo_summary import Summary, show, summarize
 from orion_streams.demo.observer import Observer
 from orion_streams.demo.screen import Screen
 from orion_streams.demo.simulated_grid import SimulatedGrid
@@ -30,8 +30,8 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 async def run(real: bool = False, json: bool = False) -> int:
-    """Play it. With `json` the summary is one line of data and everything else goes to stderr. SIGTERM
-    ends it as cleanly as Ctrl-C."""
+    """Play the demo and return the exit code. `json`: print the summary as one line of data, everything
+    else to stderr. SIGTERM ends it as cleanly as Ctrl-C."""
     playing = asyncio.current_task()
     if playing is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel, SIGTERM)
@@ -51,11 +51,11 @@ async def run(real: bool = False, json: bool = False) -> int:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     else:
         show(summary)
-    return EXIT_FAILED if broken_promises(summary) else EXIT_OK
+    return EXIT_FAILED if summary.broken_promises else EXIT_OK
 
 
 async def play(grid: SimulatedGrid, screen: Screen, began_s: float) -> Summary:
-    """The story, and what came of it."""
+    """Play the story and summarize it."""
     redis = connect(grid.redis_url)
     config = grid.config
     store = RedisLog(redis, config.prefix)

@@ -1,4 +1,4 @@
-"""What happens in the demo, act by act. Each act waits for what it tells, read from the log."""
+"""The acts of the demo. Each act waits until the log shows what it tells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Condition = Callable[[Grid], bool]
 
 
 class Story:
-    """Sends the requests and pushes the machines. `sent` counts the requests so far, `total` all."""
+    """Sends the requests and pushes the machines. `sent`: requests so far, `total`: all."""
 
     def __init__(self, grid: SimulatedGrid, screen: Screen) -> None:
         self.grid, self.screen = grid, screen
@@ -34,7 +34,7 @@ class Story:
         self._client = AsyncClient(grid.redis_url, prefix=grid.config.prefix)
 
     async def tell(self) -> None:
-        """All acts. Raises BackendError when something that should happen does not."""
+        """Play all acts. Raises BackendError when something does not happen in time."""
         try:
             await self.warm()
             await self.heat()
@@ -44,13 +44,14 @@ class Story:
             await self._client.close()
 
     async def warm(self) -> None:
-        """Two models, two tiers: after one load each, every request finds its model in memory."""
+        """Use two models on two tiers: after one load each, every request finds its model in memory."""
         self.screen.act("1. Sticky: a model that is in memory is used where it is")
         for _ in range(4):
             await asyncio.gather(self.ask(self.light, 1), self.ask(self.heavy, 2), self.ask(self.light, 1))
 
     async def heat(self) -> None:
-        """orion-worker heats up under load; its waiting work flows to orion-master; it comes back."""
+        """Heat orion-worker under load until its waiting work moves to orion-master; let it cool and
+        return."""
         self.screen.act("2. Heat: orion-worker gets hot while work is waiting for it")
         await self.grid.push(WORKER, ambient_mc=68_000, temp_mc=74_500)
         work = [asyncio.create_task(self.ask(self.heavy, 2)) for _ in range(12)]
@@ -66,8 +67,8 @@ class Story:
         self.screen.say("orion-worker stayed below 70 °C for three samples: it is back")
 
     async def memory(self) -> None:
-        """Something else fills orion-master's memory beyond 90 %: it unloads its idle models, the least
-        recently used first, until there is room."""
+        """Fill orion-master's memory beyond 90 %, so that it unloads idle models, the least recently used
+        first."""
         self.screen.act("3. Memory: another program fills orion-master beyond 90 %")
         grid = await self.grid.wait_for(lambda grid: bool(grid.nodes[MASTER].resident), ACT_S)
         master = grid.nodes[MASTER]
@@ -91,7 +92,7 @@ class Story:
         await self.grid.push(MASTER, extra_ram_mb=0)
 
     async def crash(self) -> None:
-        """orion-worker's agent is killed in the middle of an answer."""
+        """Kill orion-worker's agent in the middle of an answer."""
         self.screen.act("4. Crash: orion-worker's agent is killed (-9) in the middle of an answer")
         work = [asyncio.create_task(self.ask(self.heavy, 2, long=True)) for _ in range(2)]
         work += [asyncio.create_task(self.ask(self.light, 1)) for _ in range(8)]
@@ -105,17 +106,17 @@ class Story:
         )
 
     async def ask(self, model: str, tier: int, long: bool = False) -> Answer:
-        """One request of the Brain."""
+        """Send one request and await its answer."""
         self.sent += 1
         options = {"num_predict": self.tokens * (3 if long else 1), "seed": SEED, "temperature": 0}
         prompt = f"Question {self.sent}: why is the sky blue?"
         return await self._client.generate(model, prompt, tier=tier, options=options)
 
     async def until(self, condition: Condition, what: str) -> None:
-        """Wait until the log's head satisfies a condition."""
+        """Wait until the grid satisfies a condition. Raises BackendError."""
         await self.grid.wait_for(condition, ACT_S, what)
 
 
 def runs_on(node: str) -> Condition:
-    """Whether a request runs on the node."""
+    """Return the condition that a request runs on the node."""
     return lambda grid: any(row.node == node and row.started for row in grid.open.values())

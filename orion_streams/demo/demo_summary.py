@@ -1,4 +1,4 @@
-"""What came of the demo: counts of the observer, the log's own figures, and the promises."""
+"""Summarize the demo: counts of the observer, figures of the log, and the promises."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EDGE = "orion-edge"
 
 
 class Summary(Struct):
-    """The keys of `orion demo --json`. `sticky_hits` and `cold_loads` count answers whose model was in
-    memory when they were routed, or was not."""
+    """The keys of `orion demo --json`. `sticky_hits` and `cold_loads`: answers whose model was, or was not,
+    in memory when they were routed."""
 
     engine: str
     requests: int
@@ -40,7 +40,7 @@ class Summary(Struct):
 def summarize(
     history: list[ev.AnyEvent], story: Story, tally: Tally, report: Report, seconds: float
 ) -> Summary:
-    """Put the counts together and hold them against the promises."""
+    """Combine the counts and check the promises."""
     answers = [event for event in history if isinstance(event, ev.RequestCompleted)]
     summary = Summary(
         engine=", ".join(sorted({story.grid.engines[name] for name in (MASTER, WORKER)})),
@@ -65,8 +65,8 @@ def summarize(
     return summary
 
 
-def broken_promises(summary: Summary, edge_dispatches: int = 0) -> list[str]:
-    """Each promise that does not hold, as a sentence."""
+def broken_promises(summary: Summary, edge_dispatches: int) -> list[str]:
+    """List each promise that does not hold, as a sentence."""
     kept = {
         "every request was answered": summary.answered == summary.requests and summary.lost == 0,
         "no request was answered twice": summary.duplicate_replies == 0,
@@ -81,13 +81,11 @@ def broken_promises(summary: Summary, edge_dispatches: int = 0) -> list[str]:
         "the killed agent's request was answered elsewhere": summary.rerouted > 0,
         "warm models were used": summary.sticky_hits > summary.cold_loads,
     }
-    return [
-        *dict.fromkeys([*summary.broken_promises, *(name for name, holds in kept.items() if not holds)])
-    ]
+    return [name for name, holds in kept.items() if not holds]
 
 
 def show(summary: Summary) -> None:
-    """A summary that a newcomer understands."""
+    """Print the summary."""
     console = Console()
     table = Table(show_header=False, box=None, padding=(0, 2))
     split = ", ".join(f"{count} by {name}" for name, count in summary.by_node.items())

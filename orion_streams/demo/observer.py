@@ -1,8 +1,8 @@
-"""An observer of the raw streams: what was asked, handed out and answered.
+"""Observe the raw streams of a grid: requests, runs and replies.
 
-It shares no code with what it watches: stream names and field names are all it knows. It reads while the
-grid runs, since requests and work are trimmed. Where a server comes back without its tail, `look_again`
-forgets what is no longer there.
+It shares no code with the grid: it knows only names of streams and fields. It reads while the grid runs,
+since requests and work are trimmed. When a server lost its tail, `look_again` forgets what is no longer
+there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -21,21 +21,21 @@ TERMINAL = ("done", "error", "expired", "cancelled")
 COUNT = 500
 BLOCK_MS = 200
 TAIL_S = 30.0
-"""A server loses less than this of what it had acknowledged."""
+"""A server that comes back has lost less than this."""
 
 Name = tuple[str, str]
 """(client, id) of a request."""
 
 
 class Asked(Struct, frozen=True):
-    """An entry of `requests:*` that is no cancel."""
+    """A request: an entry of `requests:*` that is no cancel."""
 
     name: Name
     seen_s: float
 
 
 class Run(Struct, frozen=True):
-    """A run in `work:*`."""
+    """A run: an entry of `work:*`."""
 
     node: str
     name: Name
@@ -43,7 +43,7 @@ class Run(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """An entry of `replies:*`."""
+    """A reply: an entry of `replies:*`."""
 
     name: Name
     kind: str
@@ -56,10 +56,11 @@ class Reply(Struct, frozen=True):
 
 
 Row = Asked | Run | Reply | None
+R = TypeVar("R", Asked, Run, Reply)
 
 
 class Tally(Struct):
-    """What the streams show. `by_node` counts answers, `dispatched` runs handed to nodes."""
+    """Counts of what the streams hold. `by_node`: answers, `dispatched`: runs, both by node."""
 
     requests: int
     answered: int
@@ -72,8 +73,9 @@ class Tally(Struct):
 
 
 class Observer:
-    """Reads `requests:*`, `replies:*` and `work:*` from their beginning, while the grid runs. `rows` holds
-    what it saw of each stream, by entry id; `gone` counts acknowledged entries that a server lost."""
+    """Reads `requests:*`, `replies:*` and `work:*` from their beginning, while the grid runs. `rows`: what
+    it read, by stream and entry id; `gone`: number of entries that a server lost; `answered_s`: when it
+    read each done reply, in seconds of this process's monotonic clock."""
 
     def __init__(self, redis: Any, prefix: str, clients: list[str], nodes: list[str]) -> None:
         self._redis = redis
@@ -92,14 +94,13 @@ class Observer:
         self.rejected: Counter[Name] = Counter()
         self.gone = 0
         self.answered_s: list[float] = []
-        """When each done reply was seen, by this process's monotonic clock."""
 
     def start(self) -> None:
-        """Watch in the background."""
+        """Read in the background."""
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> Tally:
-        """Read to the end of all streams; what they show."""
+        """Read to the end of all streams and return the counts."""
         while self._task is not None and not self._task.done():
             self._task.cancel()  # Python 3.11 loses one that comes as a read ends
             await asyncio.wait([self._task], timeout=0.2)
@@ -108,58 +109,57 @@ class Observer:
         return self.tally()
 
     def answered_so_far(self) -> int:
-        """Requests with a terminal reply."""
+        """Return the number of requests with a terminal reply."""
         return len(self.ends)
 
     def open(self) -> set[Name]:
-        """Requests without an end at this moment, as far as was read."""
+        """Return the requests that have no end yet, as far as was read."""
         return self.asked - self.ends.keys() - self.rejected.keys()
 
     def tally(self) -> Tally:
-        """The counts at this moment."""
-        seen = [row for rows in self.rows.values() for row in rows.values()]
-        runs = Counter((run.name, run.attempt) for run in seen if isinstance(run, Run))
-        replies = [row for row in seen if isinstance(row, Reply)]
+        """Return the counts so far."""
+        runs, replies = self.seen(Run), self.seen(Reply)
         return Tally(
             requests=len(self.asked),
             answered=len(self.ends),
             lost=len(self.open()),
-            duplicate_replies=sum(count - 1 for count in self.ends.values()),
-            duplicate_dispatches=sum(count - 1 for count in runs.values()),
+            duplicate_replies=self.ends.total() - len(self.ends),
+            duplicate_dispatches=len(runs) - len({(run.name, run.attempt) for run in runs}),
             rerouted=len({row.name for row in replies if row.kind == "restarted"}),
             by_node=counted(row.node or row.kind for row in replies if row.kind in TERMINAL),
-            dispatched=counted(run.node for run in seen if isinstance(run, Run)),
+            dispatched=counted(run.node for run in runs),
         )
 
+    def seen(self, kind: type[R]) -> list[R]:
+        """Return all rows of a kind, stream by stream, each in order."""
+        return [row for rows in self.rows.values() for row in rows.values() if isinstance(row, kind)]
+
     async def look_again(self) -> int:
-        """After a server came back: forget what it no longer has, or has otherwise: with a clock
-        that was put back ids may be given once more. How many entries those were."""
+        """Forget entries that a server lost, or holds with other fields: after a clock that was put back,
+        ids may be used again. Return their number."""
         async with self._reading:
             since_s = time.monotonic() - TAIL_S
-            recent = [each for each in self._recent if each[0] >= since_s]
+            self._recent = [each for each in self._recent if each[0] >= since_s]
             lost = 0
             for stream in self.rows:
-                held = {entry_id: print_ for _, where, entry_id, print_ in recent if where == stream}
-                lost += await self._forget_lost(stream, held)
-            self._recent = recent
+                known = {entry_id: print_ for _, where, entry_id, print_ in self._recent if where == stream}
+                lost += await self._forget_lost(stream, known)
             self.gone += lost
             return lost
 
-    async def _forget_lost(self, stream: str, held: dict[str, int]) -> int:
-        key = self._prefix + stream
-        first = await self._redis.xrange(key, count=1)
-        floor = order(first[0][0].decode()) if first else (0, 0)
-        there: dict[str, int] = {}
-        if held:
-            rows = await self._redis.xrange(key, min=min(held, key=order))
-            there = {entry_id.decode(): print_of(fields) for entry_id, fields in rows}
-        lost = [each for each, was in held.items() if there.get(each) != was and order(each) >= floor]
+    async def _forget_lost(self, stream: str, known: dict[str, int]) -> int:
+        key, cursor = self._prefix + stream, order(self._cursors[stream])
+        first, last = await self._redis.xrange(key, count=1), await self._redis.xrevrange(key, count=1)
+        floor, top = (order(rows[0][0].decode()) if rows else (0, 0) for rows in (first, last))
+        held: dict[str, int] = {}
+        if known:
+            rows = await self._redis.xrange(key, min=min(known, key=order))
+            held = {entry_id.decode(): print_of(fields) for entry_id, fields in rows}
+        lost = [each for each, was in known.items() if held.get(each) != was and order(each) >= floor]
         for entry_id in lost:
             self._count(self.rows[stream].pop(entry_id, None), -1)
-        last = await self._redis.xrevrange(key, count=1)
-        top = last[0][0].decode() if last else "0-0"
-        end = min(order(top), *(order(each) for each in lost), order(self._cursors[stream]))
-        if end < order(self._cursors[stream]):
+        end = min([top, cursor, *map(order, lost)])
+        if end < cursor:  # read on from what is left: the server goes on from there
             before = [each for each in self.rows[stream] if order(each) <= end]
             self._cursors[stream] = max(before, key=order, default="0-0")
         return len(lost)
@@ -183,7 +183,7 @@ class Observer:
                 for raw_id, fields in entries:
                     entry_id = raw_id.decode()
                     if entry_id in self.rows[stream]:
-                        continue  # read again, since one before it was another
+                        continue  # read again: the cursor was put back
                     row = read_row(stream, entry_id, fields, now_s)
                     self.rows[stream][entry_id] = row
                     self._recent.append((now_s, stream, entry_id, print_of(fields)))
@@ -193,7 +193,7 @@ class Observer:
     def _count(self, row: Row, by: int) -> None:
         match row:
             case Asked(name=name):
-                self.asked.add(name)  # what was asked once stays asked: its client resends it
+                self.asked.add(name)  # also when it is lost: its client sends it again
             case Reply(name=name, kind="rejected"):
                 self.rejected[name] += by
             case Reply(name=name, kind=kind) if kind in TERMINAL:
@@ -206,7 +206,7 @@ class Observer:
 
 
 def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: float) -> Row:
-    """An entry as what it is; None for what nobody counts."""
+    """Convert an entry; None if it is not counted."""
     kind, _, owner = stream.partition(":")
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     if kind == "requests" and "cancel" not in text:
@@ -232,16 +232,16 @@ def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: floa
 
 
 def print_of(fields: dict[bytes, bytes]) -> int:
-    """Tells an entry from another one under its id, within this process."""
+    """Hash the fields of an entry, to tell it from another one with the same id within this process."""
     return hash(tuple(fields.items()))
 
 
 def order(entry_id: str) -> tuple[int, int]:
-    """What an entry's id sorts by."""
+    """Return the sort key of an entry id."""
     ms, _, n = entry_id.partition("-")
     return int(ms), int(n or 0)
 
 
 def counted(values: Any) -> dict[str, int]:
-    """How often each comes, by name."""
+    """Count equal values, sorted by value."""
     return dict(sorted(Counter(values).items()))

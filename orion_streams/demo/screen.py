@@ -1,4 +1,4 @@
-"""The demo's live view: the node-state table and a progress bar, read from the log like anybody's."""
+"""The demo's live view: the node-state table and a progress bar, drawn from the log."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ HISTORY = (ev.RequestRouted, ev.RequestCompleted, ev.NodeBackedOff, ev.NodeRetur
 
 
 class Screen:
-    """A live table on a terminal; plain lines where the output goes elsewhere. `history` collects the
-    decisions and outcomes that passed by."""
+    """A live table on a terminal, plain lines elsewhere. `history`: the decisions and outcomes so far."""
 
     def __init__(self, stderr: bool, engine: str) -> None:
         self.console = Console(stderr=stderr)
@@ -33,7 +32,6 @@ class Screen:
         self.history: list[ev.AnyEvent] = []
         self._grid = Grid()
         self._answers: dict[str, int] = {}
-        self._caption = ""
         self._progress = Progress(
             TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
@@ -55,15 +53,15 @@ class Screen:
             self._live.stop()
 
     def act(self, title: str) -> None:
-        """A new act begins."""
+        """Print the title of an act."""
         self.console.print(Text(title, style="bold"))
 
     def say(self, line: str) -> None:
-        """A line of the story."""
+        """Print a line of the story."""
         self.console.print(f"   {line}", highlight=False, soft_wrap=True)
 
     async def follow(self, store: RedisLog, observer: Observer, total: int) -> None:
-        """Fold the log as it grows and draw what it says, with the progress towards `total` answers."""
+        """Fold the log as it grows; draw the nodes and the progress towards `total` answers."""
         while True:
             rows = await store.events(self._grid.position, 1000)
             for _, raw in rows:

@@ -1,7 +1,7 @@
-"""A whole grid on this machine, of real processes around simulated Ollamas.
+"""Run a whole grid on this machine: real processes around simulated Ollamas.
 
-Embedded server, simulated nodes, router and agents, in a folder of their own. `orion up --simulated`, the
-demo and the chaos tests stand on it.
+An embedded server, simulated nodes, routers and agents, in a folder of their own. `orion up --simulated`,
+the demo and the chaos tests use it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ EMBEDDER = ModelSpec(
 
 
 class SimulatedNode(Struct, frozen=True):
-    """A node of the grid: its table in streams.toml, and the machine that is simulated for it."""
+    """A node of the grid: its table in streams.toml, and the spec of its simulated machine."""
 
     name: str
     role: str
@@ -65,7 +65,7 @@ class SimulatedNode(Struct, frozen=True):
     inference: bool = True
 
     def table(self, url: str) -> dict[str, Any]:
-        """Its [nodes.NAME] table."""
+        """Return its [nodes.NAME] table."""
         return {
             "role": self.role,
             "inference": self.inference,
@@ -78,8 +78,8 @@ class SimulatedNode(Struct, frozen=True):
 
 
 def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
-    """The house's three Pis: gemma3:270m on two of them, a bigger model on the worker and one for
-    embeddings on the master, none on the edge. The llama engine has only gemma3:270m."""
+    """Return three Pis: gemma3:270m on two of them, a bigger model on the worker and one for embeddings on
+    the master, none on the edge. The llama engine has only gemma3:270m."""
     bigger, embedder = ((LLAMA,), (EMBEDDER,)) if engine == "synthetic" else ((), ())
     master = NodeSpec(
         "orion-master", ram_total_mb=16_384, disk_mb_per_s=400, engine=engine, models=(GEMMA, *embedder)
@@ -94,12 +94,15 @@ def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
 
 
 class SimulatedGrid:
-    """Use it as an async context manager, or `start` and `stop` it.
+    """A grid of processes. Use it as an async context manager, or call `start` and `stop`.
 
     `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
-    processes print, `remark` what happens to them unasked. Without a `folder` it makes a temporary one,
-    gone when it stops. With a `redis_url` it lives on that server instead of an embedded one.
+    processes print, `remark` what happens to them unasked, such as a restart. Without a `folder` it makes a
+    temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
+    (0: any free port).
     """
+
+    router_count = 1
 
     def __init__(
         self,
@@ -109,18 +112,16 @@ class SimulatedGrid:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         say: Say = silent,
         remark: Say = silent,
-        port: int = 0,
-        routers: int = 1,
-        redis_url: str = "",
+        redis: str | int = 0,
     ) -> None:
         self.nodes = {node.name: node for node in (nodes or three_nodes())}
-        self.redis_url = redis_url
+        self.redis_url, self._port = (redis, 0) if isinstance(redis, str) else ("", redis)
         self.node_urls: dict[str, str] = {}
         self.engines: dict[str, str] = {}
         self.routers: list[Child] = []
         self.agents: dict[str, Child] = {}
         self.ollamas: dict[str, Child] = {}
-        self._settings, self._port, self._router_count = settings or {}, port, routers
+        self._settings = settings or {}
         self._say, self._remark = say, remark
         self._server: EmbeddedServer | None = None
         self._temporary = folder is None
@@ -128,19 +129,19 @@ class SimulatedGrid:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
+        """Return the folder of its files."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="orion-grid-"))
         return self._folder
 
     @property
     def config_path(self) -> Path:
-        """Its streams.toml."""
+        """Return the path of its streams.toml."""
         return self.folder / "streams.toml"
 
     @property
     def config(self) -> Config:
-        """Its configuration, as its processes read it."""
+        """Read its configuration, as its processes do."""
         return configuration.parse(configuration.read_text(self.config_path), str(self.config_path))
 
     async def __aenter__(self) -> Self:
@@ -156,14 +157,14 @@ class SimulatedGrid:
         await self.stop()
 
     async def start(self) -> None:
-        """Start everything and wait until the router knows all nodes. Raises BackendError; then nothing
-        is left behind."""
+        """Start everything and wait until the router knows all nodes. Raises BackendError, after stopping
+        what was started."""
         try:
             if not self.redis_url:
                 self.redis_url = await self._start_server()
             await asyncio.gather(*(self.start_ollama(name) for name in self.nodes))
             self.config_path.write_text(self._toml(), encoding="utf-8")
-            for number in range(1, self._router_count + 1):
+            for number in range(1, self.router_count + 1):
                 self.routers.append(self._role(f"router {number}" if number > 1 else "router", "router"))
             for name in self.nodes:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
@@ -174,7 +175,7 @@ class SimulatedGrid:
             raise
 
     async def stop(self) -> None:
-        """Agents, router, nodes, server, in this order and each within GRACE_S."""
+        """Stop agents, routers, nodes and the server, in this order, each within GRACE_S."""
         await stop_all(list(self.agents.values()), GRACE_S)
         await stop_all(self.routers, GRACE_S)
         await stop_all(list(self.ollamas.values()), GRACE_S)
@@ -186,7 +187,7 @@ class SimulatedGrid:
 
     @property
     def server_has_ended(self) -> bool:
-        """Whether the embedded server ended by itself."""
+        """Tell whether the embedded server ended by itself."""
         return self._server is not None and self._server.has_ended
 
     async def start_agent(self, name: str) -> None:
@@ -223,17 +224,18 @@ class SimulatedGrid:
         await self.ollamas[name].kill()
 
     async def push(self, name: str, **readings: int) -> dict[str, Any]:
-        """Set a machine's temp_mc, ambient_mc or extra_ram_mb. Its sensors as they are then."""
+        """Set a machine's temp_mc, ambient_mc or extra_ram_mb; return its sensors."""
         return await self._control(name, "set", readings)
 
     async def fault(self, name: str, kind: str, times: int = 1, ms: int = 1000) -> None:
-        """Arm a misbehaviour of a node's Ollama; see simulation/ollama/faults.py."""
+        """Arm a fault of a node's Ollama, see ollama_faults.py."""
         await self._control(name, "fault", {"kind": kind, "times": times, "ms": ms})
 
     async def wait_for(
         self, condition: Callable[[Grid], bool], timeout_s: float, what: str = "all nodes are known"
     ) -> Grid:
-        """Wait until the log's head satisfies a condition; the grid there. Raises BackendError."""
+        """Wait until the grid satisfies a condition, and return it. Raises BackendError after
+        `timeout_s`."""
         redis = connect(self.redis_url)
         store = RedisLog(redis, self.config.prefix)
         try:
@@ -247,7 +249,7 @@ class SimulatedGrid:
             await redis.aclose()
 
     def all_known(self, grid: Grid) -> bool:
-        """Every node was heard from, and the inventory of those that answer requests is known."""
+        """Tell whether every node was heard from, and the inventory of those with inference is known."""
         return len(grid.nodes) == len(self.nodes) and all(
             node.heard_ms is not None and (node.inventory_known or not node.rules.inference)
             for node in grid.nodes.values()
@@ -265,11 +267,11 @@ class SimulatedGrid:
             return msgspec.json.decode(answer.content, type=dict[str, Any])
 
     def url_for(self, role: str) -> str:
-        """Where a role finds Redis."""
+        """Return the URL of Redis for a role."""
         return self.redis_url
 
     def command(self, process: str, argv: tuple[str, ...]) -> tuple[str, ...]:
-        """What starts a process."""
+        """Return the command line that starts a process."""
         return argv
 
     def _role(self, name: str, *arguments: str) -> Child:
@@ -290,6 +292,6 @@ class SimulatedGrid:
 
 
 def toml_table(name: str, values: Mapping[str, Any]) -> str:
-    """A TOML table of strings, numbers, booleans and lists of them, which TOML writes as JSON does."""
+    """Format a TOML table of strings, numbers, booleans and lists, which TOML writes as JSON does."""
     rows = (f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
     return f"\n[{name}]\n" + "".join(rows)

@@ -80,9 +80,11 @@ class ChaosGrid(SimulatedGrid):
     """Two routers, three nodes, and a server. `proxies`: by role or client. `clock_file`: the offset of the
     server's clock, if libfaketime is installed."""
 
+    router_count = len(ROUTERS)
+
     def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
-        super().__init__(cast(), folder=folder, settings=settings, say=say, routers=len(ROUTERS))
+        super().__init__(cast(), folder=folder, settings=settings, say=say)
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         # libfaketime does not work with the malloc of Debian's Redis

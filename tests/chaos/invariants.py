@@ -40,7 +40,7 @@ def duplicate_replies(observer: Observer) -> list[str]:
 
 def duplicate_dispatches(observer: Observer) -> list[str]:
     """List attempts that were handed out more than once."""
-    runs = Counter((run.name, run.attempt) for run in seen(observer, Run))
+    runs = Counter((run.name, run.attempt) for run in observer.seen(Run))
     return [
         f"{'/'.join(name)} attempt {attempt}"
         for (name, attempt), count in sorted(runs.items())
@@ -50,18 +50,18 @@ def duplicate_dispatches(observer: Observer) -> list[str]:
 
 def repeated_generations(observer: Observer) -> int:
     """Count the runs beyond the first of each request: the cost of crashes."""
-    runs = Counter(run.name for run in seen(observer, Run))
+    runs = Counter(run.name for run in observer.seen(Run))
     return sum(count - 1 for count in runs.values())
 
 
 def stale_answers(observer: Observer) -> list[str]:
     """List answers of an attempt that was given up for another one."""
     latest: dict[Name, int] = {}
-    for run in seen(observer, Run):
+    for run in observer.seen(Run):
         latest[run.name] = max(run.attempt, latest.get(run.name, 0))
     return named(
         reply.name
-        for reply in seen(observer, Reply)
+        for reply in observer.seen(Reply)
         if reply.kind == "done" and reply.attempt != latest.get(reply.name, reply.attempt)
     )
 
@@ -117,17 +117,17 @@ def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
 
 def expired_by_a_jump(observer: Observer) -> list[str]:
     """List requests that expired long before their deadline."""
-    asked = {row.name: row.seen_s for row in reversed(list(seen(observer, Asked)))}
+    asked = {row.name: row.seen_s for row in reversed(list(observer.seen(Asked)))}
     return named(
         reply.name
-        for reply in seen(observer, Reply)
+        for reply in observer.seen(Reply)
         if reply.kind == "expired" and reply.seen_s - asked.get(reply.name, 0) < EXPIRES_NOT_BEFORE_S
     )
 
 
 def robot_worked(observer: Observer) -> list[str]:
     """List runs that were handed to the robot."""
-    return named(run.name for run in seen(observer, Run) if run.node == EDGE)
+    return named(run.name for run in observer.seen(Run) if run.node == EDGE)
 
 
 def log_gaps(rows: Iterable[LogRow]) -> list[str]:
@@ -164,11 +164,6 @@ def worked_while_backed_off(rows: Iterable[LogRow]) -> list[str]:
             case "request.routed" if node in good:
                 found.append(f"{event['request']} to {node} at {row.position}")
     return found
-
-
-def seen(observer: Observer, kind: type[Any]) -> Iterable[Any]:
-    """Yield all rows of a kind, stream by stream, in order."""
-    return (row for rows in observer.rows.values() for row in rows.values() if isinstance(row, kind))
 
 
 def named(names: Iterable[Name]) -> list[str]:

@@ -151,7 +151,7 @@ async def under_load(house: House) -> AsyncIterator[Grid]:
         lines.append(f"{name}: {line}")
 
     async with (
-        SimulatedGrid(nodes, redis_url=house.url, say=say, remark=say) as grid,
+        SimulatedGrid(nodes, redis=house.url, say=say, remark=say) as grid,
         AsyncClient(house.url) as client,
     ):
         yield Grid(house, grid, client, lines)

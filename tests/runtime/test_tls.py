@@ -79,7 +79,7 @@ async def test_a_request_goes_all_the_way_over_tls(mutual: Secure) -> None:
     quick = {"decode_tokens_per_s": 0.0, "prefill_tokens_per_s": 0.0, "disk_mb_per_s": 0.0}
     nodes = [replace(node, spec=replace(node.spec, **quick)) for node in three_nodes()]
     async with (
-        SimulatedGrid(nodes, redis_url=with_tls(url, ca, cert, key)) as grid,
+        SimulatedGrid(nodes, redis=with_tls(url, ca, cert, key)) as grid,
         AsyncClient(url, tls_ca_file=ca, tls_cert_file=cert, tls_key_file=key) as client,
     ):
         answer = await client.generate("gemma3:270m", "Is it safe?")
