@@ -1,4 +1,4 @@
-"""The processes: a Faust app per role, and the one place that wires each."""
+"""Wire each role as a Faust app, and run it as a process."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from orion_streams.runtime.faust_redis import (
 log = logging.getLogger("orion")
 
 KEEP_EVERY_S, KEEP_FIRST_S = 10.0, 1.0
-"""The first round comes early: else cuts that come often would put all rounds off."""
+"""The first round of retention comes early, or frequent outages would postpone it for ever."""
 FOLLOW_BLOCK_MS = 1000
 
 
 def router_app(config: Config) -> App:
-    """The router as a Faust app: one task for the loop, a timer for snapshots and trimming."""
+    """Return the router as a Faust app with one task."""
     app = App("orion-router")
     redis = connect(config.redis.url)
     store = RedisLog(redis, config.prefix)
@@ -66,8 +66,8 @@ def router_app(config: Config) -> App:
 
 
 async def lead(router: Router, config: Config, back: Callable[[], None] = lambda: None) -> None:
-    """Start from the log, then reconcile for ever. Raises RedisError when the server goes away: whoever
-    repeats this starts from the log again. `back` is called as long as the server takes commits."""
+    """Load the grid, then reconcile until cancelled. Raise RedisError when the server goes away; calling
+    again loads the grid again. `back` is called as long as the server takes commits."""
     await router.start()
     await router.make_groups()
     await router.look_for_losses()
@@ -82,36 +82,41 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
             continue
         if loop.time() >= keep_s:
             await router.make_groups()
-            await router.look_for_losses()  # before anything is trimmed by cursors of what is gone
+            await router.look_for_losses()  # before trimming by the cursors of a deleted stream
             await router.retention.keep(router.state, router.guard)
             keep_s = loop.time() + KEEP_EVERY_S
         block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
         if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
-            back()  # reads alone say nothing of a server that refuses writes
+            back()  # a server that refuses writes still answers reads
 
 
 def agent_app(config: Config, node: str) -> App:
-    """A node's agent as a Faust app: an agent on the work channel, a timer for health."""
-    table = config.node(node)
+    """Return a node's agent as a Faust app that reports health and, with inference, takes work."""
+    table, keep = config.node(node), config.retention
     app = App(f"orion-agent-{node}")
     redis, blocking = connect(config.redis.url), connect(config.redis.url)
-    kept = config.retention.results_entries
-    results = ResultWriter(redis, config.key("results", node), kept, app.outages)
-    backend = make_backend(table, config)
-    channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
-    worker = Worker(config, node, channel, results, backend) if table.inference else None
-    residency = Residency(backend, config.limits.inventory_ms) if table.inference else None
+    results = ResultWriter(redis, config.key("results", node), keep.results_entries, app.outages)
+    backend, sensors = make_backend(table, config), make_sensors(table)
     beats = StreamChannel(
-        app,
-        redis=redis,
-        key=config.key("health", node),
-        keep_entries=config.retention.health_entries,
+        app, redis=redis, key=config.key("health", node), keep_entries=keep.health_entries
     )
-    sensors = make_sensors(table)
-    health = Health(beats, sensors, residency, worker, results)
+    if table.inference:
+        channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
+        worker = Worker(config, node, channel, results, backend)
+        residency = Residency(backend, config.limits.inventory_ms)
+        health = Health(beats, sensors, residency, worker, results)
+        app.closers += [residency.close, worker.stop]
+
+        @app.task
+        async def write_results() -> None:
+            await end_on_error(app, results.run)
+
+        take_work(app, channel, worker, residency, config.redis.block_ms)
+    else:
+        health = Health(beats, sensors, None, None, results)
 
     @app.timer(interval=config.limits.health_ms / 1000, on_leader=False)
-    async def beat() -> None:
+    async def report_health() -> None:
         try:
             await health.beat()
         except (RedisError, OSError) as error:
@@ -122,46 +127,44 @@ def agent_app(config: Config, node: str) -> App:
         else:
             app.outages.worked("health")
 
-    if worker is not None and residency is not None:
-        app.closers += [residency.close, worker.stop]
-
-        @app.agent(channel)
-        async def work(items: faust.StreamT[Any]) -> None:
-            async for item in items:
-                await worker.handle(item)
-
-        @app.task
-        async def write_results() -> None:
-            await end_on_error(app, results.run)
-
-        async def catch_up() -> None:
-            residency.tell_anew()  # health may have missed the cut, and the server lost the last list
-            await worker.catch_up()
-
-        @app.task
-        async def feed() -> None:
-            block_ms = config.redis.block_ms
-            feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.drained)
-            await app.add_runtime_dependency(feeder)
-
     app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]
     return app
 
 
+def take_work(
+    app: App, channel: StreamChannel, worker: Worker, residency: Residency, block_ms: int
+) -> None:
+    """Read the work channel, and give each item to the worker."""
+
+    @app.agent(channel)
+    async def work(items: faust.StreamT[Any]) -> None:
+        async for item in items:
+            await worker.handle(item)
+
+    async def catch_up() -> None:
+        residency.tell_anew()  # an outage may have lost the last list that health reported
+        await worker.catch_up()
+
+    @app.task
+    async def feed() -> None:
+        feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.drained)
+        await app.add_runtime_dependency(feeder)
+
+
 def make_backend(table: NodeConfig, config: Config) -> Backend:
-    """Ollama, or the echo of `echo://`."""
+    """Return the node's Ollama, or an echo for `echo:` URLs."""
     if table.ollama.startswith("echo:"):
         return Echo()
     return Ollama(table, config.limits.num_predict_max)
 
 
 def make_sensors(table: NodeConfig) -> Sensors:
-    """This machine's, unless the node is a simulated one."""
+    """Return this machine's sensors, or those of a simulated node."""
     return SimulatedMachine(table.ollama) if table.simulated else Machine()
 
 
 async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
-    """Do it; an error that waiting cannot mend ends the process with one line and its exit code."""
+    """Do the work; end the process with one line and an exit code for an error that waiting cannot mend."""
     try:
         await work()
     except OrionError as error:
@@ -171,8 +174,8 @@ async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def lock_node(config: Config, node: str) -> IO[str]:
-    """Keep a second agent of the same node and grid away from this machine. ConfigError if there is one.
-    The lock is held as long as the file stays open."""
+    """Lock this node of this grid on this machine until the file is closed. Raise ConfigError if another
+    agent holds the lock."""
     grid = hashlib.blake2b(f"{shown(config.redis.url)} {config.prefix}".encode(), digest_size=8).hexdigest()
     path = Path(tempfile.gettempdir()) / f"orion-agent-{os.getuid()}-{node}-{grid}.lock"
     try:
@@ -188,12 +191,12 @@ def lock_node(config: Config, node: str) -> IO[str]:
 
 
 def run_router(config: Config) -> int:
-    """Run the router until a signal. The exit code. Raises ConfigError."""
+    """Run the router until a signal. Return the exit code. Raise ConfigError."""
     return run(router_app(config))
 
 
 def run_agent(config: Config, node: str) -> int:
-    """Run a node's agent until a signal. The exit code. Raises ConfigError."""
+    """Run a node's agent until a signal. Return the exit code. Raise ConfigError."""
     if config.node(node).inference and socket.gethostname().partition(".")[0] == ROBOT:
         raise ConfigError(f"this is {ROBOT}, the robot: it never runs inference, not even as {node}")
     with lock_node(config, node):
@@ -201,14 +204,14 @@ def run_agent(config: Config, node: str) -> int:
 
 
 class Foreground(faust.Worker):
-    """Faust's worker, which ends as soon as all is done: mode would sleep for a second more."""
+    """Faust's worker without the second that mode sleeps after everything has stopped."""
 
     async def _sentinel_task(self) -> None:
         return
 
 
 def run(app: App) -> int:
-    """Run a Faust app in the foreground, with clean stops on SIGINT and SIGTERM. Raises ConfigError."""
+    """Run a Faust app in the foreground until a signal. Return the exit code. Raise ConfigError."""
     log_to_stderr(log_level())
     worker = Foreground(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.spinner = None  # it writes to stdout
@@ -221,7 +224,7 @@ def run(app: App) -> int:
 
 
 def log_to_stderr(level: str) -> None:
-    """Our own log lines from `level` on; of the libraries only what is wrong. Raises ConfigError."""
+    """Log our own lines from `level` on, and warnings of libraries. Raise ConfigError for no such level."""
     try:
         logging.basicConfig(
             level=level.upper(),
@@ -230,6 +233,13 @@ def log_to_stderr(level: str) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"ORION_LOG: {error}: expected debug, info, warning or error") from error
-    for noisy in ("faust", "mode", "orion_streams", "httpx", "httpcore", "asyncio"):  # ours is "orion"
+    for noisy in (
+        "faust",
+        "mode",
+        "orion_streams",
+        "httpx",
+        "httpcore",
+        "asyncio",
+    ):  # our own loggers are under "orion"
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # a late timer is no news on a busy Pi
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # timers are late on a busy Pi

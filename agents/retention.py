@@ -9,11 +9,10 @@ from pathlib import Path
 from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.eventlog.archive import archive_next
-from orion_streams.eventlog.loader import END, position_at, save_verified
+from orion_streams.eventlog.loader import END, position_at, save_verified, take_snapshot
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
-from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 
@@ -64,10 +63,11 @@ class Retention:
         if await self.store.first_position() <= 1:
             return
         self.begin_anew()
-        position = state.grid.position
-        await self.store.save_snapshot(Snapshot(position, state.digest.hex(), encode_grid(state.grid)))
-        log.error("all snapshots were deleted: the state at position %d is kept, unverified", position)
-        self._snapshot_position = position
+        await self.store.save_snapshot(take_snapshot(state))
+        self._snapshot_position = state.grid.position
+        log.error(
+            "all snapshots were deleted: the state at position %d is kept, unverified", state.grid.position
+        )
 
     async def snapshot(self, state: LoggedGrid) -> None:
         """Take a snapshot every `snapshot_events`, and verify it against the log before it is kept."""
@@ -76,12 +76,9 @@ class Retention:
         if not self._snapshot_position:
             kept = await self.store.snapshot_before(END)
             self._snapshot_position = kept.position if kept is not None else 0
-        position = state.grid.position
-        if position - self._snapshot_position < self.config.retention.snapshot_events:
-            return
-        taken = Snapshot(position, state.digest.hex(), encode_grid(state.grid))
-        self._snapshot_position = position
-        self.verify(taken)
+        if state.grid.position - self._snapshot_position >= self.config.retention.snapshot_events:
+            self._snapshot_position = state.grid.position
+            self.verify(take_snapshot(state))
 
     def verify(self, taken: Snapshot) -> None:
         """Verify and keep a snapshot in the background."""

@@ -14,7 +14,7 @@ from orion_streams.model.commit import Guard, Snapshot
 from orion_streams.model.snapshot import decode_grid, encode_grid
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
-from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain, not_as_written
+from orion_streams.protocol.commit_builder import LoggedGrid, chain, not_as_written
 
 CHUNK = 500
 END = 2**62
@@ -77,7 +77,7 @@ async def load_from(store: Log, first: int, until: int | None) -> LoggedGrid:
     snapshot = await store.snapshot_before(end)
     while snapshot is not None and snapshot.position >= first - 1:
         if await goes_on_from(store, snapshot.position, snapshot.digest):  # not if its tail was lost
-            state = LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+            state = from_snapshot(snapshot)
             break
         snapshot = await store.snapshot_before(snapshot.position - 1)
     if first > state.grid.position + 1:
@@ -128,19 +128,27 @@ async def catch_up(store: Log, state: LoggedGrid) -> LoggedGrid:
     return state
 
 
+def take_snapshot(state: LoggedGrid) -> Snapshot:
+    """Return a snapshot of a state."""
+    return Snapshot(state.grid.position, state.digest.hex(), encode_grid(state.grid))
+
+
+def from_snapshot(snapshot: Snapshot) -> LoggedGrid:
+    """Return the state that a snapshot holds."""
+    return LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+
+
 async def save_verified(store: Log, snapshot: Snapshot) -> None:
     """Save a snapshot if folding the log from the one before it gives the same bytes, else raise LogError.
     Drop it if the server has lost that part of the log meanwhile."""
     before = await store.snapshot_before(END)
-    base = LoggedGrid(Grid(), GENESIS)
-    if before is not None:
-        base = LoggedGrid(decode_grid(before.grid), bytes.fromhex(before.digest))
+    base = from_snapshot(before) if before is not None else LoggedGrid(Grid())
     if base.grid.position >= snapshot.position:
         return
     if await store.last_position() < snapshot.position:
         return
     await extend(store, base, snapshot.position)
-    if encode_grid(base.grid) != snapshot.grid or base.digest.hex() != snapshot.digest:
+    if take_snapshot(base) != snapshot:
         raise LogError(f"the snapshot at position {snapshot.position} is not what the log before it gives")
     await store.save_snapshot(snapshot)
 

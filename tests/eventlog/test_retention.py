@@ -15,7 +15,7 @@ from orion_streams.agents.retention import GRACE_MS
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.errors import LogError
-from orion_streams.eventlog.loader import fold_raw, load, save_verified
+from orion_streams.eventlog.loader import fold_raw, load, save_verified, take_snapshot
 from orion_streams.model.commit import Snapshot
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid, parse_stream_id
@@ -90,7 +90,7 @@ async def test_a_wrong_snapshot_is_not_kept(store: Store, config: Config) -> Non
     await Agent(store, WORKER).beat()
     await settle(router)
     state = router.state
-    good = Snapshot(state.grid.position, state.digest.hex(), encode_grid(state.grid))
+    good = take_snapshot(state)
     other_grid = structs.replace(state.grid, at_ms=state.grid.at_ms + 1)
     for wrong in (
         structs.replace(good, grid=encode_grid(other_grid)),
@@ -320,9 +320,7 @@ async def test_a_log_may_be_trimmed_while_it_is_read(
     await Agent(store, WORKER).beat()
     await settle(router)
     state, reader = router.state, store.another()
-    await save_verified(
-        store.log, Snapshot(state.grid.position, state.digest.hex(), encode_grid(state.grid))
-    )
+    await save_verified(store.log, take_snapshot(state))
     read, early = reader.snapshot_before, [True]
 
     async def before(position: int) -> Snapshot | None:
