@@ -12,7 +12,7 @@ from orion_streams.model.usage import Usage
 
 
 class Answer:
-    """All of an answer so far. `usage` comes with the last chunk; `passed_on` counts pieces."""
+    """All of an answer so far. `usage` comes with the last chunk."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -20,7 +20,6 @@ class Answer:
         self.tool_calls: list[object] = []
         self.vectors = b""
         self.bytes = 0
-        self.passed_on = 0
         self.usage: Usage | None = None
         self._sent = 0
 

@@ -104,7 +104,7 @@ def agent_app(config: Config, node: str) -> App:
         channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
         worker = Worker(config, node, channel, results, backend)
         residency = Residency(backend, config.limits.inventory_ms)
-        health = Health(beats, sensors, residency, worker, results)
+        health = Health(beats, sensors, residency, worker.core, results)
         app.closers += [residency.close, worker.stop]
 
         @app.task
@@ -147,7 +147,7 @@ def take_work(
 
     @app.task
     async def feed() -> None:
-        feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.drained)
+        feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.core.drained)
         await app.add_runtime_dependency(feeder)
 
 

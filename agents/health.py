@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from orion_streams.agents.backend import Backend
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.sensors import Sensors
-from orion_streams.agents.worker import Worker
+from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from orion_streams.runtime.faust_redis import StreamChannel
@@ -90,20 +90,20 @@ class Health:
         channel: StreamChannel,
         sensors: Sensors,
         residency: Residency | None,
-        worker: Worker | None,
+        core: WorkerCore | None,
         results: ResultWriter | None,
     ) -> None:
         self._channel = channel
         self._sensors, self._residency = sensors, residency
-        self._worker, self._results = worker, results
+        self._core, self._results = core, results
         self._boot = secrets.token_hex(4)
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
         """Take a sample and write it. What was read and written is noted before it is sampled, so that
         nothing newer is claimed. Raises RedisError; no sensors, no entry: the node goes stale."""
-        worker, results = self._worker, self._results
-        work_read = worker.work_read if worker else ""
+        core, results = self._core, self._results
+        work_read = core.work_read if core else ""
         results_written = results.last_id if results else ""
         now_s = time.monotonic()
         try:
@@ -118,7 +118,7 @@ class Health:
             await self._residency.look(now_s)
             self._compare(self._residency.resident)
             digest, inventory = self._residency.to_tell(now_s)
-            broken = worker.broken if worker else set()
+            broken = core.broken if core else set()
             resident = tuple(row for row in self._residency.resident if row.name not in broken)
         head = agent_entries.HealthHead(
             boot=self._boot,
@@ -127,7 +127,7 @@ class Health:
             resident=resident,
             inventory_digest=digest,
             inventory=inventory,
-            in_hand=tuple(worker.in_hand) if worker else (),
+            in_hand=core.in_hand if core else (),
             work_read=work_read,
             results_written=results_written,
         )

@@ -1,250 +1,150 @@
-"""A node's worker: runs what the router sends, streams what comes back, and says how it ended.
+"""A node's worker: performs the effects of agents/worker_core.py on Redis and on the node's backend.
 
-Every run and every load ends in exactly one result, completed or failed, and is acknowledged after that.
-Success is a `done` chunk only. What was delivered to an agent that died is reported `agent_restarted`,
-never run again; what comes to the same agent twice, as its server lost its tail, ends once more as it did.
-Room is made before it is taken: runs and loads begin when every unload that was read before them has been
-carried out, or has failed.
+Success is a `done` chunk only. Whatever else goes wrong, the router gets a result.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
-import msgspec
 from redis.exceptions import RedisError
 
 from orion_streams.agents.answer import Answer, Repeater
 from orion_streams.agents.backend import Backend, RunFailedError
+from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.results import ResultWriter
+from orion_streams.agents.worker_core import (
+    CANCELLED,
+    CATCH_UP_COUNT,
+    Acknowledge,
+    Begin,
+    Done,
+    Effect,
+    Stop,
+    WorkerCore,
+    Write,
+)
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
 from orion_streams.model.usage import Usage
-from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol import requests_replies
+from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.runtime.faust_redis import Item, StreamChannel
 
 log = logging.getLogger("orion.agent")
 
-CATCH_UP_COUNT = 1000
 STOP_STEP_S = 0.2
-CANCELLED = "cancelled by the router"
-SEEN = 2 * CATCH_UP_COUNT
-"""Work entries that are known again when they come once more."""
-REMEMBERED, REMEMBERED_BYTES = 16, 8 * 2**20
-"""Ends that may have to be written again; of one that is older it is said that it was lost."""
-WORK, CANCEL = (b'{"op":"run"', b'{"op":"load"', b'{"op":"unload"'), b'{"op":"cancel"'
-Outcome = tuple[agent_entries.ResultHead, dict[str, bytes]]
-Tasks = Collection[asyncio.Task[None]]
+Outcome = Done | RunFailedError
 
 
 class Worker:
-    """Runs of one node, at most `slots` at a time; loads and unloads beside them."""
+    """One node's core with its channel, its results and its backend. Each job has one task at a time: the
+    one that carries it out, then the one that writes its result."""
 
     def __init__(
         self, config: Config, node: str, channel: StreamChannel, results: ResultWriter, backend: Backend
     ) -> None:
-        self.config, self.node = config, node
+        self.config = config
         self.channel, self.results, self.backend = channel, results, backend
-        self.in_hand: dict[str, asyncio.Task[None] | None] = {}  # None: not to be cancelled (yet, any more)
-        self.work_read = ""
-        self.broken: set[str] = set()
-        self._withdrawn: set[str] = set()
-        self._seen: dict[str, bytes] = {}
-        self._begun: set[str] = set()  # of what is in hand
-        self._ends: dict[str, Outcome] = {}
-        self._ends_bytes = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unloads: set[asyncio.Task[None]] = set()
-        self._restarted = True
-        self._slots = asyncio.Semaphore(config.node(node).slots)
+        self.core = WorkerCore(config.node(node).slots, backend.engine)
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
 
     def noticed(self, item: Item) -> None:
-        """An item was read: from now on health lists it, unless it is a cancel. Work whose cancel was read
-        before it has begun does not begin."""
-        raw = item.fields.get(b"head", b"")
-        if self._seen.get(item.id) == raw:  # by its content: a server that lost its tail gives ids again
-            return
-        self.remember(item.id, raw)
-        if raw.startswith(WORK):
-            self.in_hand.setdefault(item.id, None)
-        elif raw.startswith(CANCEL) and (head := decode(item)) is not None:
-            self.withdraw(head.work_id)
-
-    def drained(self, work_id: str) -> None:
-        """Nothing waits, and nothing up to this id ever comes: what was sent before its group was lost and
-        made anew counts as read, and is missed."""
-        self.work_read = work_id or self.work_read
-
-    def remember(self, work_id: str, head: bytes) -> None:
-        """It was read."""
-        self.work_read = work_id
-        self._seen[work_id] = head
-        if len(self._seen) > SEEN:
-            del self._seen[next(iter(self._seen))]
-
-    def withdraw(self, work_id: str) -> None:
-        """Whatever ends this work, if it is still in hand, it was cancelled."""
-        if work_id in self.in_hand:
-            self._withdrawn.add(work_id)
-
-    async def catch_up(self) -> None:
-        """Read the stream to its end before anything runs. What was delivered before is pending: by a
-        former process it may have run, so it failed; otherwise nobody saw it yet, or its end was lost."""
-        self.channel.settled.clear()  # what they acknowledge may be lost: it is seen below
-        known = set(self.in_hand)  # before the read: some may end meanwhile
-        pending = [
-            item for item in await self.channel.read("0", CATCH_UP_COUNT, None) if item.id not in known
-        ]
-        if self._restarted:
-            for item in pending:
-                await self.report_restart(item)
-            self._restarted, pending = False, []
-        waiting = pending + await self.channel.read(">", CATCH_UP_COUNT, None)
-        for item in waiting:
-            self.noticed(item)
-        for item in waiting:
-            await self.handle(item)
-
-    async def report_restart(self, item: Item) -> None:
-        """End what a former process of this agent left behind."""
-        self.remember(item.id, item.fields.get(b"head", b""))
-        head = decode(item)
-        if head is not None and head.op in ("run", "load"):
-            error = RunFailedError("agent_restarted", "node", "the agent of this node was restarted")
-            await self.results.write(*self.failed(head, item.id, error))
-        await item.ack()
-
-    async def end_again(self, item: Item) -> None:
-        """Say once more how it ended, if it did."""
-        if item.id in self.in_hand:
-            return  # its one end acknowledges all copies
-        head = decode(item)
-        if head is not None and head.op in ("run", "load"):
-            what = "the server lost what this node had said of it"
-            lost = RunFailedError("agent_restarted", "node", what)
-            await self.results.write(*(self._ends.get(item.id) or self.failed(head, item.id, lost)))
-        await item.ack()
-
-    def keep_end(self, work_id: str, outcome: Outcome) -> None:
-        """It may have to be written again."""
-        if work_id in self._ends:
-            self._ends_bytes -= size_of(self._ends.pop(work_id))
-        self._ends[work_id] = outcome
-        self._ends_bytes += size_of(outcome)
-        while len(self._ends) > REMEMBERED or self._ends_bytes > REMEMBERED_BYTES:
-            self._ends_bytes -= size_of(self._ends.pop(next(iter(self._ends))))
+        """Note an entry the moment it is read: from now on health lists it."""
+        self.perform(self.core.notice(item.id, item.fields))
 
     async def handle(self, item: Item) -> None:
-        """Dispatch an item; work goes on in a task of its own."""
-        head = decode(item)
-        if head is None:
-            log.error("work entry %s cannot be read: left out", item.id)
-            self.in_hand.pop(item.id, None)
-            await item.ack()
-        elif head.op == "cancel":
-            self.withdraw(head.work_id)
-            task = self.in_hand.get(head.work_id)
-            if task is not None:
-                task.cancel()
-            await item.ack()
-        elif item.id in self.in_hand and item.id not in self._begun:
-            self.begin(head, item)
-        else:
-            await self.end_again(item)
+        """Take up an entry that was noticed; work goes on in a task of its own."""
+        self.perform(self.core.take(item.id, item.fields))
 
-    def begin(self, head: agent_entries.WorkHead, item: Item) -> None:
-        """Start the task of a run, a load or an unload."""
-        self._begun.add(item.id)
-        room = () if head.op == "unload" else tuple(self._unloads)
-        task = asyncio.create_task(self.work(head, item, room))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        if head.op == "unload":
-            self._unloads.add(task)
-            task.add_done_callback(self._unloads.discard)
+    async def catch_up(self) -> None:
+        """Read the stream to its end before anything new runs, at the start and after every cut."""
+        self.channel.settled.clear()  # what they acknowledge may be lost: it is seen below
+        known = set(self.core.jobs)  # before the read: some may end meanwhile
+        pending = await self.channel.read("0", CATCH_UP_COUNT, None)
+        unseen, effects = self.core.catch_up([(item.id, item.fields) for item in pending], known)
+        self.perform(effects)
+        new = await self.channel.read(">", CATCH_UP_COUNT, None)
+        self.perform(self.core.receive([*unseen, *((item.id, item.fields) for item in new)]))
 
-    async def work(self, head: agent_entries.WorkHead, item: Item, room: Tasks) -> None:
-        """One run, load or unload, from its turn to its end. Of an unload there is no result."""
-        # from here on it can be cancelled: a task that has not begun would end without a result
-        self.in_hand[item.id] = None if item.id in self._withdrawn else asyncio.current_task()
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the core asks for; what takes time goes on in a task."""
+        for effect in effects:
+            match effect:
+                case Begin(job):
+                    work = self._run(job) if job.head.op == "run" else self._set_loaded(job)
+                    self._start(job.work_id, work, partial(self._ended, job))
+                case Stop(work_id):
+                    self._tasks[work_id].cancel()
+                case Write(job, result):
+                    if result.head.op == "failed":  # its message may quote the request
+                        log.info("%s failed: %s", named(job.head), result.head.code)
+                    written = self.results.write(result.head, result.body)
+                    self._start(job.work_id, written, partial(self._written, job))
+                case Acknowledge(work_id, unreadable):
+                    if unreadable:
+                        log.error("work entry %s cannot be read: left out", work_id)
+                    self.channel.settle(work_id)
+
+    def _start(
+        self, work_id: str, work: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], None]
+    ) -> None:
+        task = self._tasks[work_id] = asyncio.create_task(work)
+        task.add_done_callback(then)
+
+    def _ended(self, job: Job, task: asyncio.Task[Done]) -> None:
+        """Tell the core how a job came out, also one that was cancelled before its task had begun."""
+        del self._tasks[job.work_id]
+        if task.cancelled() and job.phase is not Phase.STOPPING:
+            return  # the agent stops: the entry stays pending, and the next start reports it
+        self.core.engine = self.backend.engine
+        self.perform(self.core.ended(job.work_id, outcome_of(job.head, task)))
+
+    def _written(self, job: Job, task: asyncio.Task[None]) -> None:
+        """Tell the core that a result is in the stream."""
+        del self._tasks[job.work_id]
+        if not task.cancelled():
+            task.result()
+            self.perform(self.core.written(job.work_id))
+
+    async def _run(self, job: Job) -> Done:
+        """Run a request. While the answer grows it is said that it runs, and tokens are passed on, joined
+        for `token_flush_ms`; one that is ready sooner is announced by its end alone. Raises
+        RunFailedError."""
         try:
-            outcome = await self.outcome(head, item, room)
-            self.in_hand[item.id] = None  # from here on it has its end: a cancel comes too late
-            if head.op != "unload":
-                self.keep_end(item.id, outcome)
-                await self.results.write(*outcome)
-            await item.ack()
-        finally:
-            self.in_hand.pop(item.id, None)
-            self._begun.discard(item.id)
-            self._withdrawn.discard(item.id)
-
-    async def outcome(self, head: agent_entries.WorkHead, item: Item, room: Tasks) -> Outcome:
-        """How it ends, once the unloads that make `room` have ended. CancelledError when the agent stops:
-        the entry stays pending, and the next start reports it."""
-        try:
-            if item.id in self._withdrawn:
-                raise RunFailedError("cancelled", "ours", CANCELLED)
-            await ended(room)
-            outcome = await (self.attempt if head.op == "run" else self.set_loaded)(head, item)
-        except asyncio.CancelledError:
-            if item.id not in self._withdrawn:
-                raise
-            return self.failed(head, item.id, RunFailedError("cancelled", "ours", CANCELLED))
-        except RunFailedError as error:
-            if error.breaks_model and head.op != "unload":
-                self.broken.add(head.model)
-            return self.failed(head, item.id, error)
-        except Exception as error:  # whatever it is, the router must not wait for a result
-            log.error("%s: %s", named(head), type(error).__name__)
-            what = f"the agent failed: {type(error).__name__}"
-            return self.failed(head, item.id, RunFailedError("agent_error", "ours", what))
-        self.broken.discard(head.model)
-        return outcome
-
-    async def attempt(self, head: agent_entries.WorkHead, item: Item) -> Outcome:
-        """Wait for a slot and run it. Raises RunFailedError."""
-        try:
-            fields = requests_replies.decode_fields(item.fields)
-            entry = requests_replies.parse_request(fields)
+            entry = requests_replies.parse_request(requests_replies.decode_fields(job.fields))
         except ContractError as error:
             raise RunFailedError("refused", "request", str(error)) from error
-        async with self._slots:
-            answer = await self.answered(head, item.id, entry)
-        return self.completed(head, item.id, answer), answer.body()
-
-    async def answered(
-        self, head: agent_entries.WorkHead, work_id: str, entry: requests_replies.RequestEntry
-    ) -> Answer:
-        """The whole answer. While it grows it is said that it runs, and tokens are passed on, joined for
-        `token_flush_ms`; one that is ready sooner is announced by its end alone."""
         answer = Answer()
-        started = False
+        has_started = False
 
         async def pass_on() -> None:
-            nonlocal started
-            if not started:
-                started = True
-                log.debug("%s runs on %s", named(head), head.model)
-                await self.results.write(self.result("started", head, work_id))
+            nonlocal has_started
+            self.core.engine = self.backend.engine
+            if not has_started:
+                has_started = True
+                log.debug("%s runs on %s", named(job.head), job.head.model)
+                started = self.core.started(job)
+                await self.results.write(started.head, started.body)
             if entry.stream:
-                await self.pass_on(head, work_id, answer)
+                await self._pass_on(job, answer)
 
         passing = Repeater(pass_on, self.config.limits.token_flush_ms / 1000)
         try:
-            await self.consume(head, entry, answer)
+            usage = await self._consume(job.head, entry, answer)
         finally:
             await passing.close()
         if entry.stream:
-            await self.pass_on(head, work_id, answer)
-        return answer
+            await self._pass_on(job, answer)
+        log.debug("%s done: %d tokens in %d ms", named(job.head), usage.tokens, usage.total_ms)
+        return Done(usage, answer.body())
 
-    async def consume(
-        self, head: agent_entries.WorkHead, entry: requests_replies.RequestEntry, answer: Answer
-    ) -> None:
+    async def _consume(self, head: WorkHead, entry: requests_replies.RequestEntry, answer: Answer) -> Usage:
         """Take the answer in, within all deadlines. Raises RunFailedError."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
@@ -263,6 +163,7 @@ class Worker:
                         raise RunFailedError("answer_too_large", "request", what)
                     patience_ms = limits.inter_token_ms
                     limit.reschedule(min(now() + patience_ms / 1000, overdue_s))
+                return answer.usage
         except TimeoutError:
             if now() < overdue_s:
                 what = f"Ollama said nothing for {patience_ms} ms"
@@ -271,16 +172,15 @@ class Worker:
         finally:
             await stream.aclose()  # closing the connection cancels the run
 
-    async def pass_on(self, head: agent_entries.WorkHead, work_id: str, answer: Answer) -> None:
+    async def _pass_on(self, job: Job, answer: Answer) -> None:
         """Write the text that has come since, if any."""
-        piece = answer.unsent()
-        if piece:
-            answer.passed_on += 1
-            result = self.result("tokens", head, work_id, seq=answer.passed_on)
-            await self.results.write(result, {"text": piece.encode()})
+        if piece := answer.unsent():
+            tokens = self.core.passed_on(job, piece.encode())
+            await self.results.write(tokens.head, tokens.body)
 
-    async def set_loaded(self, head: agent_entries.WorkHead, item: Item) -> Outcome:
-        """Load or unload a model, which takes no slot. Return how long it took. Raises RunFailedError."""
+    async def _set_loaded(self, job: Job) -> Done:
+        """Load or unload a model, within its deadline. Raises RunFailedError."""
+        head = job.head
         limit_ms, now = self.config.limits.load_deadline_ms, asyncio.get_running_loop().time
         began_s = now()
         try:
@@ -294,61 +194,34 @@ class Worker:
             raise RunFailedError("load_overdue", "node", what, breaks_model=True) from None
         took_ms = round((now() - began_s) * 1000)
         log.info("%s took %d ms", named(head), took_ms)
-        result = self.result("completed", head, item.id)
-        usage = Usage(load_ms=took_ms, total_ms=took_ms)
-        return msgspec.structs.replace(result, **usage.fields()), {}
-
-    def failed(self, head: agent_entries.WorkHead, work_id: str, error: RunFailedError) -> Outcome:
-        """A failed result. Its message may quote the request, so the log gets the code alone."""
-        log.info("%s failed: %s", named(head), error.code)
-        result = msgspec.structs.replace(
-            self.result("failed", head, work_id), code=error.code, blame=error.blame
-        )
-        return result, {"message": str(error).encode()}
-
-    def completed(
-        self, head: agent_entries.WorkHead, work_id: str, answer: Answer
-    ) -> agent_entries.ResultHead:
-        """The head of a completed result."""
-        usage = answer.usage or Usage()
-        log.debug("%s done: %d tokens in %d ms", named(head), usage.tokens, usage.total_ms)
-        return msgspec.structs.replace(self.result("completed", head, work_id), **usage.fields())
-
-    def result(
-        self, op: agent_entries.ResultOp, head: agent_entries.WorkHead, work_id: str, seq: int = 0
-    ) -> agent_entries.ResultHead:
-        """A result's head."""
-        return agent_entries.ResultHead(op, head.request, head.attempt, work_id, seq, self.backend.engine)
+        return Done(Usage(load_ms=took_ms, total_ms=took_ms))
 
     async def stop(self) -> None:
         """Let go of what runs: it stays pending and is reported at the next start."""
         while self._tasks:
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()  # once more if the first found it waiting for Redis
-            await asyncio.wait(self._tasks, timeout=STOP_STEP_S)
+            await asyncio.wait(self._tasks.values(), timeout=STOP_STEP_S)
         with suppress(RedisError, OSError):  # else the next start reports them, which changes nothing
             await self.channel.acknowledge()
 
 
-async def ended(tasks: Tasks) -> None:
-    """Return when none of them goes on, whatever became of it."""
-    if tasks:
-        await asyncio.wait(tasks)
+def outcome_of(head: WorkHead, task: asyncio.Task[Done]) -> Outcome:
+    """Read how the task of a job came out. Whatever went wrong, the router must not wait for a result."""
+    if task.cancelled():
+        return CANCELLED
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if not isinstance(error, RunFailedError):
+        log.error("%s: %s", named(head), type(error).__name__)
+        what = f"the agent failed: {type(error).__name__}"
+        error = RunFailedError("agent_error", "ours", what)
+    if head.op == "unload":  # it has no result that would be logged
+        log.info("%s failed: %s", named(head), error.code)
+    return error
 
 
-def size_of(outcome: Outcome) -> int:
-    """About how many bytes of memory an end takes."""
-    return sum(len(value) for value in outcome[1].values())
-
-
-def named(head: agent_entries.WorkHead) -> str:
-    """Work as the log calls it."""
+def named(head: WorkHead) -> str:
+    """Name work in the log."""
     return f"{head.request} attempt {head.attempt}" if head.op == "run" else f"{head.op} of {head.model}"
-
-
-def decode(item: Item) -> agent_entries.WorkHead | None:
-    """The head of a work entry; None when it is none."""
-    try:
-        return agent_entries.decode_work(item.fields.get(b"head", b""))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None

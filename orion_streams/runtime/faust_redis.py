@@ -1,8 +1,8 @@
 """Redis Streams for Faust: an app without Kafka, and a channel over a stream.
 
 Faust's own transports are Kafka only. A `StreamChannel` is an ordinary `faust.Channel`: send is XADD, and
-a `Feeder` service reads a consumer group into it, so plain `@app.agent` functions consume a stream. Items
-carry their own `ack()`: Faust would acknowledge also what a handler failed on.
+a `Feeder` service reads a consumer group into it, so plain `@app.agent` functions consume a stream. Whoever
+has done an item's work settles it: Faust would acknowledge also what a handler failed on.
 """
 
 from __future__ import annotations
@@ -94,11 +94,10 @@ class App(faust.App):
 
 
 class Item(Struct, frozen=True):
-    """An entry of a consumer group. Whoever has done its work awaits `ack()`."""
+    """An entry of a consumer group. Whoever has done its work settles it."""
 
     id: str
     fields: dict[bytes, bytes]
-    ack: Callable[[], Awaitable[None]]
 
 
 class StreamChannel(faust.Channel[Any]):
@@ -119,13 +118,9 @@ class StreamChannel(faust.Channel[Any]):
         """XADD the fields of `value`, keeping about `keep_entries`. The entry's id."""
         return await self.redis.xadd(self.key_name, value, maxlen=self.keep_entries, approximate=True)
 
-    def item(self, entry_id: bytes, fields: dict[bytes, bytes]) -> Item:
-        """An entry with its acknowledgement, which goes along with the next read: a round trip less."""
-
-        async def ack() -> None:
-            self.settled[entry_id] = None
-
-        return Item(entry_id.decode(), fields, ack)
+    def settle(self, entry_id: str) -> None:
+        """Acknowledge an entry along with the next read: a round trip less."""
+        self.settled[entry_id.encode()] = None
 
     async def read(self, after: str, count: int, block_ms: int | None) -> list[Item]:
         """Entries of the group: after ">" the new ones, after "0" those not acknowledged yet."""
@@ -142,7 +137,7 @@ class StreamChannel(faust.Channel[Any]):
                 raise answer
         self._forget(settled)
         rows = answers[-1][0][1] if answers[-1] else []
-        return [self.item(entry_id, as_dict(parts)) for entry_id, parts in rows]
+        return [Item(entry_id.decode(), as_dict(parts)) for entry_id, parts in rows]
 
     async def delivered(self) -> str:
         """How far the group has read, or was made to begin: nothing up to there is handed out any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from orion_streams.runtime.connection import connect, in_short, will_pass
 from orion_streams.runtime.faust_redis import App, Feeder, Item, StreamChannel, refused, supervised
 from tests.helpers import eventually
 
-Handler = Callable[[Item], Awaitable[None]]
+Handler = Callable[[Item], None]
 
 
 class Stream:
@@ -58,7 +58,7 @@ async def stream(valkey_url: str, prefix: str) -> AsyncIterator[Stream]:
 
 @asynccontextmanager
 async def consuming(stream: Stream, handler: Handler) -> AsyncIterator[App]:
-    """An app whose one agent hands every item to `handler`."""
+    """An app whose one agent hands every item to `handler`, and settles it after that."""
     redis: Any = connect(stream.url)
     app = App("test")
     app.stopper = lambda: None
@@ -67,7 +67,8 @@ async def consuming(stream: Stream, handler: Handler) -> AsyncIterator[App]:
     @app.agent(channel)
     async def consume(items: Any) -> None:
         async for item in items:
-            await handler(item)
+            handler(item)
+            channel.settle(item.id)
 
     async def nothing() -> None:
         """Nothing to catch up with."""
@@ -90,9 +91,8 @@ async def test_every_entry_comes_once_and_is_acknowledged(stream: Stream) -> Non
     await stream.make()
     seen = []
 
-    async def handle(item: Item) -> None:
+    def handle(item: Item) -> None:
         seen.append(item.id)
-        await item.ack()
 
     before = await stream.add(300)
     async with consuming(stream, handle):
@@ -110,11 +110,10 @@ async def test_an_exception_leaves_just_that_entry_pending(
     ids = await stream.add(20)
     seen = []
 
-    async def handle(item: Item) -> None:
+    def handle(item: Item) -> None:
         seen.append(item.id)
         if item.id == ids[7]:
             raise ValueError("bad entry")
-        await item.ack()
 
     async with consuming(stream, handle):
         await stream.settled([ids[7]])
@@ -141,10 +140,7 @@ async def test_without_its_group_it_waits_for_the_router(
     async def said() -> bool:
         return f"no stream {stream.key}: waiting for the router" in caplog.text
 
-    async def handle(item: Item) -> None:
-        await item.ack()
-
-    async with consuming(stream, handle):
+    async with consuming(stream, lambda item: None):
         await eventually(said, "that it waits")
         await stream.make()
         await stream.add(3)
@@ -160,10 +156,7 @@ async def test_a_stream_deleted_under_a_read_is_said(
     async def said() -> bool:
         return f"no stream {stream.key}: waiting for the router" in caplog.text
 
-    async def handle(item: Item) -> None:
-        await item.ack()
-
-    async with consuming(stream, handle) as app:
+    async with consuming(stream, lambda item: None) as app:
         await stream.add(1)
         await stream.settled([])
         await stream.redis.delete(stream.key)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec import structs
 
-from orion_streams.agents import worker as worker_module
-from orion_streams.agents.backend import Echo
 from orion_streams.agents.ollama_backend import Ollama
-from orion_streams.agents.worker import Worker
+from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.demo.ollama import serve
 from orion_streams.protocol import agent_entries, requests_replies
-from orion_streams.runtime.faust_redis import Item
-from tests.agents.agent_bench import MODEL, NODE, QUICK, SKILLED, Bench, elsewhere, limited, running
+from tests.agents.agent_bench import MODEL, QUICK, SKILLED, Bench, elsewhere, limited, running
+from tests.cluster.removing import without
 from tests.helpers import eventually
 
 COLD_MS = 500
@@ -187,16 +185,6 @@ async def test_a_load_cancelled_in_the_backlog_never_reaches_ollama(bench: Bench
         await bench.healthy(resident((SKILLED, 4096)), "only the other")
 
 
-def test_work_is_in_hand_from_the_moment_it_is_read(bench: Bench) -> None:
-    """Runs, loads and unloads, before anything was done with them; a cancel is not."""
-    worker = Worker(bench.config, NODE, cast(Any, None), cast(Any, None), Echo())
-    for number, op in enumerate(("run", "load", "unload", "cancel"), 1):
-        head = agent_entries.WorkHead(cast(Any, op), model=MODEL, options=PINNED, work_id="1-9")
-        worker.noticed(Item(f"1-{number}", {b"head": agent_entries.encode_head(head)}, cast(Any, None)))
-    assert list(worker.in_hand) == ["1-1", "1-2", "1-3"]
-    assert worker.work_read == "1-4"
-
-
 async def test_a_load_takes_no_slot(agent: Bench) -> None:
     """While a run has the only slot, a load of another model is done."""
     held = await agent.hanging()
@@ -276,10 +264,7 @@ async def test_control_without_the_wait_it_overtakes(
 ) -> None:
     """Negative control of the test above."""
 
-    async def no_wait(tasks: object) -> None:
-        """Room is not waited for."""
-
-    monkeypatch.setattr(worker_module, "ended", no_wait)
+    without(monkeypatch, WorkerCore, "_begin", "has_room and", "True and")
     unload = await agent.work("unload", model=SKILLED)
     work_id = await (agent.run() if op == "run" else agent.load())
     assert (await agent.ended(work_id)).head.op == "completed"

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 
 import pytest
 from msgspec import structs
 
-from orion_streams.agents import worker as worker_module
-from orion_streams.agents.results import ResultWriter
-from orion_streams.agents.worker import Worker
+from orion_streams.agents import worker_core
 from orion_streams.demo.ollama import serve
-from orion_streams.protocol import agent_entries
-from orion_streams.runtime.faust_redis import App, StreamChannel
 from tests.agents.agent_bench import NODE, QUICK, Bench, Result, running
-from tests.crash.roles import Ollama
 from tests.helpers import eventually
 
 Saved = dict[str, bytes | None]
@@ -51,15 +45,6 @@ async def lose_since(bench: Bench, saved: Saved, cut: bool = True) -> None:
         await at_once.execute()
 
 
-async def becomes(holds: Callable[[], bool]) -> None:
-    """Wait for it, while the loop goes on."""
-
-    async def asked() -> bool:
-        return holds()
-
-    await eventually(asked, "the worker's turn")
-
-
 async def ends(bench: Bench, work_id: str) -> list[Result]:
     """The ends of a run, once there is one and it is acknowledged."""
 
@@ -81,7 +66,7 @@ async def test_an_end_that_was_lost_is_written_again(
 ) -> None:
     """The end of a run was acknowledged and is gone: it comes again as it was, and nothing runs anew. An
     agent that remembers none (the control) can only say that it is lost."""
-    monkeypatch.setattr(worker_module, "REMEMBERED", 16 if remembers else 0)
+    monkeypatch.setattr(worker_core, "REMEMBERED", 16 if remembers else 0)
     async with running(slow.config):
         work_id = await slow.run()
         await slow.said(work_id, "tokens")
@@ -108,59 +93,6 @@ async def test_a_run_that_is_delivered_twice_runs_once(slow: Bench, cut: bool) -
         assert {each.head.op for each in await ends(slow, work_id)} == {"completed"}
         assert await begun(slow, work_id) == 0
         assert (await ends(slow, await slow.run("next")))[0].head.op == "completed"
-
-
-@asynccontextmanager
-async def by_hand(bench: Bench, ollama: Ollama) -> AsyncIterator[Worker]:
-    """A worker whose items are handed to it by the test."""
-    results = ResultWriter(bench.redis, f"{bench.prefix}results:{NODE}", 1_000)
-    channel = StreamChannel(App("by-hand"), redis=bench.redis, key=f"{bench.prefix}work:{NODE}")
-    worker = Worker(bench.config, NODE, channel, results, ollama)
-    writing = asyncio.create_task(results.run())
-    yield worker
-    await worker.stop()
-    writing.cancel()
-
-
-@pytest.mark.parametrize("first", [0, 1])
-async def test_of_many_copies_of_a_run_one_begins(slow: Bench, first: int) -> None:
-    """A run is read again and again, as the server lost its tail: the copy that is handled first begins,
-    the others do not, neither while it runs nor after its end."""
-    ollama = Ollama()
-    ollama.hold.clear()
-    async with by_hand(slow, ollama) as worker:
-        await slow.run()
-        [item] = await worker.channel.read(">", 10, None)
-        copies = [structs.replace(item) for _ in range(4)]
-        for copy in copies[: first + 1]:
-            worker.noticed(copy)
-        await worker.handle(copies.pop(first))
-        for copy in copies:
-            worker.noticed(copy)
-        last = copies.pop()
-        for copy in copies:
-            await worker.handle(copy)
-        await becomes(lambda: ollama.runs > 0)
-        ollama.hold.set()
-        await becomes(lambda: not worker.in_hand)
-        await worker.handle(last)
-        assert ollama.runs == 1
-        assert [each.head.op for each in await slow.ends(item.id)] == ["completed", "completed"]
-
-
-async def test_kept_ends_are_bounded_by_bytes(slow: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends are kept up to a number and up to a size, the newest ones; one that is larger alone is not."""
-    monkeypatch.setattr(worker_module, "REMEMBERED_BYTES", 100)
-    async with by_hand(slow, Ollama()) as worker:
-        head = agent_entries.ResultHead("completed", "brain/q", 1, "1-0")
-        for number in range(5):
-            worker.keep_end(f"{number}-0", (head, {"text": b"x" * 40}))
-        worker.keep_end("4-0", (head, {"text": b"y" * 40}))
-        assert list(worker._ends) == ["3-0", "4-0"]
-        worker.keep_end("5-0", (head, {"text": b"x" * 101}))
-        assert list(worker._ends) == []
-        worker.keep_end("6-0", (head, {"text": b"x" * 100}))
-        assert list(worker._ends) == ["6-0"]
 
 
 async def test_an_end_that_is_not_acknowledged_yet_is_written_again(slow: Bench) -> None:

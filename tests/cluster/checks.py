@@ -46,7 +46,7 @@ def unrest(cluster: Cluster) -> str:
     open_calls = [f"{each.name}/{key}" for each in cluster.clients for key in each.open]
     if open_calls:
         return f"{len(open_calls)} requests have no end, e.g. {open_calls[0]}"
-    in_hand = [f"{each.name} {key}" for each in cluster.agents for key in each.in_hand]
+    in_hand = [f"{each.name} {key}" for each in cluster.agents for key in each.core.jobs]
     if in_hand:
         return f"still in hand: {in_hand[0]}"
     unread = [each for each in cluster.inputs() if cluster.cursor(each) != cluster.server._tops.get(each)]

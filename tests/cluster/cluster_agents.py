@@ -1,18 +1,31 @@
-"""Agents: small ones that follow the protocol of the real ones, entry for entry.
+"""Agents: the product's worker core on the virtual clock and a simulated Ollama.
 
-Work comes through a consumer group; what was delivered to an agent that died is reported as restarted;
-results go out in order and are sent again after an unknown outcome; health is complete.
+Around it stand a reader, a writer and health, small ones that follow the protocol of the real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import replace
-
+from orion_streams.agents.backend import RunFailedError
+from orion_streams.agents.job import Job, Phase
+from orion_streams.agents.worker_core import (
+    CANCELLED,
+    CATCH_UP_COUNT,
+    Acknowledge,
+    Begin,
+    Done,
+    Effect,
+    Entry,
+    Result,
+    Stop,
+    WorkerCore,
+    Write,
+)
 from orion_streams.config import Config
+from orion_streams.model.usage import Usage
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from tests.cluster.cluster_faults import RATES
@@ -21,31 +34,20 @@ from tests.cluster.cluster_machine import Machine
 from tests.cluster.cluster_server import Item, Line, Server
 from tests.cluster.world_clock import Reader, World
 
-CATCH_UP_COUNT, COUNT, BATCH = 1_000, 64, 64
-SEEN, REMEMBERED = 2_000, 16
+COUNT, BATCH = 64, 64
 BLOCK_MS, PAUSE_MS, WAKE_MS = 2_000, 200, 3
 UNLOAD_MS = 60
 FULL_LIST_EVERY_MS = 60_000
 FAILURES = {
-    "error": ("ollama_error", "node"),
-    "busy": ("ollama_busy", "node"),
-    "away": ("ollama_unreachable", "node"),
-    "cut": ("no_done", "node"),
-    "hang": ("overdue", "node"),
-    "refused": ("refused", "request"),
+    "error": RunFailedError("ollama_error", "node", "scripted"),
+    "busy": RunFailedError("ollama_busy", "node", "scripted"),
+    "away": RunFailedError("ollama_unreachable", "node", "scripted"),
+    "cut": RunFailedError("no_done", "node", "scripted"),
+    "hang": RunFailedError("overdue", "node", "scripted"),
+    "refused": RunFailedError("refused", "request", "scripted"),
 }
-
-
-class Job(Struct, eq=False):
-    """A run, load or unload in hand. `is_over`: its end is on its way, a cancel comes too late."""
-
-    work_id: str
-    head: agent_entries.WorkHead
-    streams: bool = False
-    refused: bool = False
-    running: bool = False
-    is_over: bool = False
-    said: int = 0
+MISSING = RunFailedError("model_missing", "node", "scripted")
+LOADED = Done(Usage(load_ms=50, total_ms=50))
 
 
 class Agent:
@@ -71,19 +73,12 @@ class Agent:
         """A new process: it remembers nothing."""
         self.is_alive = True
         self.boots += 1
-        self.work_read = self.last_result = ""
-        self.in_hand: dict[str, Job] = {}
-        self._withdrawn: set[str] = set()
-        self._reporting: set[str] = set()
-        self._seen: dict[str, bytes] = {}
-        self._ends: dict[str, tuple[agent_entries.ResultHead, dict[str, bytes]]] = {}
-        self._queue: list[Job] = []
-        self._running = 0
-        self._unloading = 0
+        self.core = WorkerCore(self.rules.slots)
+        self.last_result = ""
         self._acks: list[str] = []
         self._waiting: list[tuple[dict[str, bytes], Callable[[], None]]] = []
         self._is_sending = False
-        self._behind = self._restarted = True
+        self._behind = True
         self._told, self._told_ms = "", 0
         if self.rules.inference:
             self._reader.start()
@@ -109,7 +104,9 @@ class Agent:
         """What was read and written is noted before the machine is looked at: nothing newer is claimed."""
         self._after(HEALTH_MS, self._beat)
         slow = self.rng.random() < 0.05
-        self._after(self.rng.randint(100, 900) if slow else 2, self._look, self.work_read, self.last_result)
+        self._after(
+            self.rng.randint(100, 900) if slow else 2, self._look, self.core.work_read, self.last_result
+        )
 
     def _look(self, work_read: str, results_written: str) -> None:
         machine = self.machine
@@ -126,7 +123,7 @@ class Agent:
             resident=machine.rows() if known else (),
             inventory_digest=digest,
             inventory=inventory,
-            in_hand=tuple(self.in_hand),
+            in_hand=self.core.in_hand,
             work_read=work_read,
             results_written=results_written,
         )
@@ -147,7 +144,7 @@ class Agent:
     # work
 
     def _read(self) -> None:
-        known, behind = {*self.in_hand, *self._reporting}, self._behind
+        known, behind = set(self.core.jobs), self._behind
         if behind:
             self._acks.clear()  # what they acknowledge may be lost: it is seen again
         acks = list(self._acks)
@@ -164,200 +161,91 @@ class Agent:
             return
         del self._acks[:acks]
         pending, new = answer
+        entries: list[Entry] = [*new]
         if self._behind:
-            pending = [item for item in pending if item[0] not in known]
-            if self._restarted:
-                for work_id, fields in pending:
-                    self._report_restart(work_id, fields)
-                pending = []
-            self._behind = self._restarted = False
-        items = pending + new
-        again = [each for each, fields in items if self._seen.get(each) == fields.get(b"head", b"")]
-        fresh = [item for item in items if item[0] not in again]
-        jobs = [(work_id, fields, self._noticed(work_id, fields)) for work_id, fields in fresh]
-        for work_id, fields, head in jobs:
-            self._handle(work_id, fields, head)
-        for work_id in again:
-            self._end_again(work_id)
-        self._reader.done(bool(items))
+            self._behind = False
+            unseen, effects = self.core.catch_up(pending, known)
+            self.perform(effects)
+            entries = [*unseen, *new]
+        self.perform(self.core.receive(entries))
+        self._reader.done(bool(entries))
 
-    def _end_again(self, work_id: str) -> None:
-        """The server lost its tail, and what was read comes once more: so does its end."""
-        if work_id in self.in_hand:
-            return
-        head = agent_entries.decode_work(self._seen[work_id]) if self._seen[work_id] else None
-        if head is None or head.op not in ("run", "load"):
-            self._acks.append(work_id)
-            return
-        lost = agent_entries.ResultHead("failed", head.request, head.attempt, work_id)
-        lost = replace(lost, code="agent_restarted", blame="node")
-        result, body = self._ends.get(work_id) or (lost, {})
-        self._reporting.add(work_id)
-        self._say(result, body, lambda: self._reported(work_id))
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Do what the core asks for, in virtual time."""
+        for effect in effects:
+            match effect:
+                case Begin(job):
+                    self._begin(job)
+                case Stop(work_id):
+                    self.perform(self.core.ended(work_id, CANCELLED))
+                case Write(job, result):
+                    self._say(result, partial(self._written, job.work_id))
+                case Acknowledge(work_id):
+                    self._acks.append(work_id)
 
-    def _noticed(self, work_id: str, fields: dict[bytes, bytes]) -> agent_entries.WorkHead | None:
-        self._remember(work_id, fields.get(b"head", b""))
-        if not fields:
-            return None  # trimmed away under its group
-        head = agent_entries.decode_work(fields[b"head"])
-        if head.op == "cancel":
-            if head.work_id in self.in_hand:
-                self._withdrawn.add(head.work_id)
-        else:
-            self.in_hand.setdefault(work_id, Job(work_id, head))
-        return head
+    def _written(self, work_id: str) -> None:
+        self.perform(self.core.written(work_id))
 
-    def _remember(self, work_id: str, head: bytes) -> None:
-        self.work_read = work_id
-        self._seen[work_id] = head
-        if len(self._seen) > SEEN:
-            del self._seen[next(iter(self._seen))]
+    def _ended(self, job: Job, outcome: Done | RunFailedError) -> None:
+        if job.phase is Phase.RUNNING:
+            self.perform(self.core.ended(job.work_id, outcome))
 
-    def _report_restart(self, work_id: str, fields: dict[bytes, bytes]) -> None:
-        self._remember(work_id, fields.get(b"head", b""))
-        head = agent_entries.decode_work(fields[b"head"]) if fields else None
-        if head is None or head.op not in ("run", "load"):
-            self._acks.append(work_id)
-            return
-        result = agent_entries.ResultHead("failed", head.request, head.attempt, work_id)
-        result = replace(result, code="agent_restarted", blame="node")
-        self._reporting.add(work_id)
-        self._say(result, {}, lambda: self._reported(work_id))
+    # Ollama
 
-    def _reported(self, work_id: str) -> None:
-        self._reporting.remove(work_id)
-        self._acks.append(work_id)
-
-    def _handle(
-        self, work_id: str, fields: dict[bytes, bytes], head: agent_entries.WorkHead | None
-    ) -> None:
-        if head is None or head.op == "cancel":
-            job = self.in_hand.get(head.work_id) if head is not None else None
-            if job is not None:
-                self._cancel(job)
-            self._acks.append(work_id)
-            return
-        job = self.in_hand[work_id]
-        job.streams = fields.get(b"stream") == b"1"
-        job.refused = fields.get(b"system") == b"refuse"
-        if work_id in self._withdrawn:
-            self._fail(job, "cancelled", "ours")
-        elif head.op == "unload":
-            self._unloading += 1
-            self._after(UNLOAD_MS, self._unloaded, job)
-        elif head.op == "load":
-            self._after(self._load(job), self._complete, job)
-        else:
-            self._queue.append(job)
-            self._pump()
+    def _begin(self, job: Job) -> None:
+        match job.head.op:
+            case "unload":
+                self._after(UNLOAD_MS, self._unloaded, job)
+            case "load":
+                self._after(self._load(job), self._ended, job, LOADED)
+            case _:
+                self._run(job)
 
     def _load(self, job: Job) -> int:
         return self.machine.load_ms(job.head.model, job.head.options.get("num_ctx", 0))
 
     def _unloaded(self, job: Job) -> None:
         self.machine.resident.pop(job.head.model, None)
-        self._unloading -= 1
-        self._settle(job)
-        self._pump()
+        self._ended(job, Done())
 
-    def _cancel(self, job: Job) -> None:
-        if job.is_over or job.head.op == "unload":
-            return
-        if job in self._queue:
-            self._queue.remove(job)
-        self._fail(job, "cancelled", "ours")
-
-    # runs
-
-    def _pump(self) -> None:
-        while self._queue and self._running < self.rules.slots and not self._unloading:
-            job = self._queue.pop(0)
-            job.running = True
-            self._running += 1
-            self._begin(job)
-
-    def _begin(self, job: Job) -> None:
+    def _run(self, job: Job) -> None:
         self.began(job.work_id)
-        failing = "refused" if job.refused else self.machine.failing
+        failing = "refused" if job.fields.get(b"system") == b"refuse" else self.machine.failing
         if job.head.model not in self.machine.installed:
-            self._after(5, self._fail, job, "model_missing", "node")
+            self._after(5, self._ended, job, MISSING)
             return
         if failing in ("error", "busy", "away", "refused"):
-            self._after(5, self._fail, job, *FAILURES[failing])
+            self._after(5, self._ended, job, FAILURES[failing])
             return
-        load_ms = self._load(job)
-        self._after(load_ms + 30, self._started, job)
+        first_ms = self._load(job) + 30
+        self._after(first_ms, self._started, job)
         if failing == "hang":
-            self._after(self.config.policy.attempt_deadline_ms, self._fail, job, *FAILURES[failing])
+            self._after(self.config.policy.attempt_deadline_ms, self._ended, job, FAILURES[failing])
             return
         step_ms = self.rng.randint(10, 150)
-        for n in range(1, len(pieces_of(job.head.request, job.work_id)) + 1):
+        pieces = pieces_of(job.head.request, job.work_id)
+        for n, piece in enumerate(pieces, start=1):
             if n == 2 and failing == "cut":
-                self._after(load_ms + 30 + n * step_ms, self._fail, job, *FAILURES[failing])
+                self._after(first_ms + n * step_ms, self._ended, job, FAILURES[failing])
                 return
-            if job.streams:
-                self._after(load_ms + 30 + n * step_ms, self._pass_on, job, n)
-        self._after(load_ms + 31 + n * step_ms, self._complete, job)
+            if job.fields.get(b"stream") == b"1":
+                self._after(first_ms + n * step_ms, self._pass_on, job, piece)
+        usage = Usage(len(pieces), prompt_tokens=5, prefill_ms=5, decode_ms=50, total_ms=60)
+        answer = Done(usage, {"text": b"".join(pieces)})
+        self._after(first_ms + 1 + len(pieces) * step_ms, self._ended, job, answer)
 
     def _started(self, job: Job) -> None:
-        if not job.is_over:
-            self._say(
-                agent_entries.ResultHead("started", job.head.request, job.head.attempt, job.work_id),
-                {},
-                _nothing,
-            )
+        if job.phase is Phase.RUNNING:
+            self._say(self.core.started(job), _nothing)
 
-    def _pass_on(self, job: Job, seq: int) -> None:
-        if not job.is_over:
-            result = agent_entries.ResultHead(
-                "tokens", job.head.request, job.head.attempt, job.work_id, seq
-            )
-            piece = pieces_of(job.head.request, job.work_id)[seq - 1]
-            self._say(result, {"text": piece}, _nothing)
-
-    def _complete(self, job: Job) -> None:
-        if job.is_over:
-            return
-        result = agent_entries.ResultHead("completed", job.head.request, job.head.attempt, job.work_id)
-        if job.head.op == "load":
-            self._end(job, replace(result, load_ms=50, total_ms=50), {})
-            return
-        pieces = pieces_of(job.head.request, job.work_id)
-        counts = {
-            "tokens": len(pieces),
-            "prompt_tokens": 5,
-            "prefill_ms": 5,
-            "decode_ms": 50,
-            "total_ms": 60,
-        }
-        self._end(job, replace(result, **counts), {"text": b"".join(pieces)})
-
-    def _fail(self, job: Job, code: str, blame: str) -> None:
-        if not job.is_over:
-            result = agent_entries.ResultHead("failed", job.head.request, job.head.attempt, job.work_id)
-            self._end(job, replace(result, code=code, blame=blame), {"message": b"it failed"})
-
-    def _end(self, job: Job, result: agent_entries.ResultHead, body: dict[str, bytes]) -> None:
-        job.is_over = True
-        if job.running:
-            self._running -= 1
-        self._ends[job.work_id] = result, body
-        if len(self._ends) > REMEMBERED:
-            del self._ends[next(iter(self._ends))]
-        self._say(result, body, lambda: self._settle(job))
-        self._pump()
-
-    def _settle(self, job: Job) -> None:
-        self.in_hand.pop(job.work_id, None)
-        self._withdrawn.discard(job.work_id)
-        self._acks.append(job.work_id)
+    def _pass_on(self, job: Job, piece: bytes) -> None:
+        if job.phase is Phase.RUNNING:
+            self._say(self.core.passed_on(job, piece), _nothing)
 
     # results
 
-    def _say(
-        self, head: agent_entries.ResultHead, body: dict[str, bytes], then: Callable[[], None]
-    ) -> None:
-        self._waiting.append(({"head": agent_entries.encode_head(head), **body}, then))
+    def _say(self, result: Result, then: Callable[[], None]) -> None:
+        self._waiting.append(({"head": agent_entries.encode_head(result.head), **result.body}, then))
         if not self._is_sending:
             self._is_sending = True
             self._after(0, self._send)

@@ -108,7 +108,7 @@ class Cluster:
     def _rests(self) -> bool:
         """Whether nothing is open, in hand or unread, and a router knows it."""
         return (
-            not any(agent.in_hand or not agent.is_alive for agent in self.agents)
+            not any(agent.core.jobs or not agent.is_alive for agent in self.agents)
             and all(self.cursor(stream) == self.server._tops.get(stream) for stream in self.inputs())
             and any(self.is_settled(router) for router in self.routers)
         )

@@ -20,12 +20,13 @@ from orion_streams import projections
 from orion_streams.agents import router as router_module
 from orion_streams.agents.retention import Retention
 from orion_streams.agents.router import Router
+from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.config import Config
 from orion_streams.decider import decide
 from orion_streams.eventlog.memory_log import MemoryLog
 from orion_streams.model import policy
 from orion_streams.protocol import commit_builder, ingest
-from tests.cluster import cluster_agents, cluster_grid, cluster_house
+from tests.cluster import cluster_grid, cluster_house
 from tests.cluster.removing import breaks, broken, without
 from tests.cluster.world_clock import World
 
@@ -210,7 +211,6 @@ def test_without_its_filters_the_robot_gets_work(monkeypatch: Patch) -> None:
 
 def test_an_agent_that_forgets_what_it_reported_runs_it(monkeypatch: Patch) -> None:
     """After a restart and a cut: what was reported as restarted comes once more, and must not begin."""
-    part = 'self._remember(work_id, fields.get(b"head", b""))'
-    without(monkeypatch, cluster_agents.Agent, "_report_restart", part, "pass")
+    without(monkeypatch, WorkerCore, "catch_up", "self._remember(work_id, raw)", "pass")
     faults = "cut_agent cut_client cut_router kill_agent"
     assert breaks("no_attempt_runs_twice", faults, 2_000)

@@ -15,7 +15,7 @@ from tests.cluster.cluster_faults import KINDS, swarm
 from tests.cluster.cluster_grid import run_one
 from tests.cluster.run_cluster import Job, command_of, jobs, reported, run_all
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ZEROS = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diverged")
 
 
@@ -63,8 +63,8 @@ def test_a_lost_tail_is_counted() -> None:
 
 SCRIPT = """
 import hashlib, msgspec
-from orion_streams.simulation.cluster.cluster import run_one
-from orion_streams.simulation.cluster.faults import KINDS
+from tests.cluster.cluster_grid import run_one
+from tests.cluster.cluster_faults import KINDS
 print(hashlib.sha256(msgspec.json.encode(run_one(4711, 300, frozenset(KINDS)))).hexdigest())
 """
 

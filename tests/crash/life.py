@@ -149,7 +149,7 @@ class Life:
         """The same, whether anything was ever asked or not."""
         grid = self.router.router.state.grid
         node = grid.nodes.get(NODE)
-        if grid.open or node is None or node.assignments or self.agent.worker.in_hand:
+        if grid.open or node is None or node.assignments or self.agent.worker.core.in_hand:
             return False
         try:
             pending = await self.redis.xpending(f"{self.config.prefix}work:{NODE}", GROUP)

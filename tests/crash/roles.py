@@ -155,9 +155,9 @@ class AgentRole(Role):
         channel.handler = self.worker.handle
         beats = StreamChannel(app, redis=redis, key=key("health", NODE), keep_entries=1000)
         self.residency = Residency(ollama, config.limits.inventory_ms)
-        told = self._catch_up, self.worker.noticed, self.worker.drained
+        told = self._catch_up, self.worker.noticed, self.worker.core.drained
         self.feeder = Feeder(channel, config.redis.block_ms, *told)
-        self.health = Health(beats, Cool(), self.residency, self.worker, self.results)
+        self.health = Health(beats, Cool(), self.residency, self.worker.core, self.results)
         self.main = [self.start(each) for each in (self.results.run(), self._beat(), self._feed())]
 
     async def _catch_up(self) -> None:
@@ -185,10 +185,8 @@ class AgentRole(Role):
         asyncio.get_running_loop().call_soon(self._withdraw)
 
     def _withdraw(self) -> None:
-        for work_id, task in self.worker.in_hand.items():
-            self.worker.withdraw(work_id)
-            if task is not None:
-                task.cancel()
+        for work_id in self.worker.core.in_hand:
+            self.worker.perform(self.worker.core.cancel(work_id))
 
     async def ended(self) -> None:
         await super().ended()

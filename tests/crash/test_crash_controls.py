@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from orion_streams.agents.worker import Worker
+from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.commit import GROUP, Commit
 from orion_streams.runtime.faust_redis import App
@@ -54,13 +54,13 @@ async def test_a_run_that_is_repeated_is_noticed(
 ) -> None:
     """An agent that runs again what its former process had in hand: pieces of two runs in one attempt, or
     one begun twice."""
-    begin = Worker.__init__
+    begin = WorkerCore.__init__
 
     def forgetful(self: Any, *parts: Any) -> None:
         begin(self, *parts)
-        self._restarted = False
+        self.restarted = False
 
-    monkeypatch.setattr(Worker, "__init__", forgetful)
+    monkeypatch.setattr(WorkerCore, "__init__", forgetful)
     with pytest.raises(AssertionError, match=BROKEN):
         await sweeps(exact_url, app, "agent")
 
@@ -88,7 +88,7 @@ async def test_an_agent_that_misses_nothing_is_noticed(
     """An agent that does not say how far its group goes: a run that was lost with the group before it was
     read takes its slot for ever, and its request has no end."""
     monkeypatch.setattr("orion_streams.agents.apps.KEEP_EVERY_S", 0.0)
-    monkeypatch.setattr(Worker, "drained", lambda self, work_id: None)
+    monkeypatch.setattr(WorkerCore, "drained", lambda self, work_id: None)
     life = Life(exact_url, prefix, Plan("answered"), app)
     with mortality():
         await life.ask()
