@@ -15,7 +15,6 @@ from orion_streams.demo.ollama import serve
 from orion_streams.protocol import agent_entries, requests_replies
 from tests.agents.agent_bench import MODEL, QUICK, SKILLED, Bench, elsewhere, limited, running
 from tests.cluster.removing import without
-from tests.helpers import eventually
 
 COLD_MS = 500
 """What a load of MODEL takes on a slow disk."""
@@ -135,16 +134,6 @@ async def test_a_load_has_a_deadline(stuck: Bench) -> None:
         await stuck.healthy(lambda head: head.in_hand == (), "nothing in hand")
 
 
-async def test_a_load_brings_a_broken_model_back(agent: Bench) -> None:
-    """What Ollama lists after a crash is not believed until a load succeeds."""
-    await agent.ended(await agent.run())
-    await agent.fault("error_line")
-    await agent.ended(await agent.run())
-    await agent.healthy(resident(), "it counts as gone")
-    await agent.ended(await agent.load())
-    await agent.healthy(resident((MODEL, 4096)), "it is back")
-
-
 async def test_a_model_whose_load_is_overdue_counts_as_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,34 +162,6 @@ async def test_a_load_in_hand_is_listed_and_can_be_cancelled(stuck: Bench) -> No
         await stuck.idle()
         await stuck.healthy(lambda head: head.in_hand == (), "nothing in hand")
         assert len(await stuck.results()) == 1
-
-
-async def test_a_load_cancelled_in_the_backlog_never_reaches_ollama(bench: Bench) -> None:
-    """Load and cancel both wait when the agent starts: cancelled, and the model is not there."""
-    load = await bench.load()
-    await bench.cancel(load)
-    async with running(bench.config):
-        assert (await bench.ended(load)).head.code == "cancelled"
-        await bench.ended(await bench.load(SKILLED))
-        await bench.healthy(resident((SKILLED, 4096)), "only the other")
-
-
-async def test_a_load_takes_no_slot(agent: Bench) -> None:
-    """While a run has the only slot, a load of another model is done."""
-    held = await agent.hanging()
-    assert (await agent.ended(await agent.load(SKILLED))).head.op == "completed"
-    assert await agent.ends(held) == []
-
-
-async def test_a_run_does_not_wait_for_a_load_of_another_model(slow: Bench) -> None:
-    """A resident model answers while another is being loaded."""
-    async with running(slow.config):
-        await slow.ended(await slow.run(pinned=PINNED))
-        load = await slow.load(SKILLED)
-        end = await slow.ended(await slow.run(pinned=PINNED))
-        assert end.head.op == "completed"
-        assert await slow.ends(load) == []
-        assert (await slow.ended(load)).head.op == "completed"
 
 
 class Held:
@@ -274,17 +235,6 @@ async def test_control_without_the_wait_it_overtakes(
     await agent.idle()
 
 
-async def test_what_waits_for_an_unload_can_be_cancelled(agent: Bench, held: Held) -> None:
-    """It ends at once and never reaches Ollama; the unload goes on."""
-    unload, work_id = await after_unload(agent, "run")
-    await agent.cancel(work_id)
-    assert (await agent.ended(work_id)).head.code == "cancelled"
-    assert await agent.pending() == [unload]
-    held.go.set()
-    await agent.idle()
-    assert held.done == ["unload"]
-
-
 async def test_an_unload_that_hangs_blocks_nothing_for_ever(bench: Bench, held: Held) -> None:
     """After `load_deadline_ms` it is over, without a result, and what waited begins; its model is still
     there for all that is known. The loads before it have the same deadline, on a slow machine, too."""
@@ -299,15 +249,6 @@ async def test_an_unload_that_hangs_blocks_nothing_for_ever(bench: Bench, held: 
     assert len(await bench.ends()) == 2
 
 
-async def test_an_unload_can_be_cancelled(agent: Bench, held: Held) -> None:
-    """It is acknowledged without a result, and what waited begins."""
-    unload, work_id = await after_unload(agent, "run")
-    await agent.cancel(unload)
-    assert (await agent.ended(work_id)).head.op == "completed"
-    await agent.idle()
-    assert held.done == ["run"]
-
-
 async def test_an_unload_that_fails_strangely_blocks_nothing(
     agent: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,18 +261,3 @@ async def test_an_unload_that_fails_strangely_blocks_nothing(
     await agent.work("unload", model=MODEL)
     assert (await agent.ended(await agent.run())).head.op == "completed"
     await agent.idle()
-
-
-async def test_unloads_do_not_wait_for_each_other(agent: Bench, held: Held) -> None:
-    """Two that hang are both begun, and cost their deadline once; what follows waits for both."""
-    for model in (MODEL, SKILLED):
-        await agent.work("unload", model=model)
-    run = await agent.run()
-
-    async def both_begun() -> bool:
-        return held.begun == 2
-
-    await eventually(both_begun, "both unloads")
-    held.go.set()
-    assert (await agent.ended(run)).head.op == "completed"
-    assert held.done == ["unload", "unload", "run"]

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec import structs
 
-from orion_streams.agents import worker_core
 from orion_streams.demo.ollama import serve
 from tests.agents.agent_bench import NODE, QUICK, Bench, Result, running
 from tests.helpers import eventually
@@ -32,16 +31,15 @@ async def save(bench: Bench) -> Saved:
     return {key: await bench.redis.dump(key) for key in keys}
 
 
-async def lose_since(bench: Bench, saved: Saved, cut: bool = True) -> None:
-    """As if a replica had taken over that knew no more; `cut`: connections break, as they do then."""
+async def lose_since(bench: Bench, saved: Saved) -> None:
+    """As if a replica had taken over that knew no more: connections break."""
     async with bench.redis.pipeline(transaction=True) as at_once:
         for key, value in saved.items():
             if value is None:
                 at_once.delete(key)
             else:
                 at_once.restore(key, 0, value, replace=True)
-        if cut:
-            at_once.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        at_once.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         await at_once.execute()
 
 
@@ -60,13 +58,8 @@ async def begun(bench: Bench, work_id: str) -> int:
     return [each.head.op for each in await bench.results(work_id)].count("started")
 
 
-@pytest.mark.parametrize("remembers", [True, False])
-async def test_an_end_that_was_lost_is_written_again(
-    slow: Bench, monkeypatch: pytest.MonkeyPatch, remembers: bool
-) -> None:
-    """The end of a run was acknowledged and is gone: it comes again as it was, and nothing runs anew. An
-    agent that remembers none (the control) can only say that it is lost."""
-    monkeypatch.setattr(worker_core, "REMEMBERED", 16 if remembers else 0)
+async def test_an_end_that_was_lost_is_written_again(slow: Bench) -> None:
+    """The end of a run was acknowledged and is gone: it comes again as it was, and nothing runs anew."""
     async with running(slow.config):
         work_id = await slow.run()
         await slow.said(work_id, "tokens")
@@ -75,21 +68,17 @@ async def test_an_end_that_was_lost_is_written_again(
         await lose_since(slow, saved)
         again = (await ends(slow, work_id))[0]
         assert await begun(slow, work_id) == 1
-    if remembers:
-        assert (again.head, again.text) == (first.head, first.text)
-    else:
-        assert (again.head.op, again.head.code, again.head.blame) == ("failed", "agent_restarted", "node")
+    assert (again.head, again.text) == (first.head, first.text)
 
 
-@pytest.mark.parametrize("cut", [True, False])
-async def test_a_run_that_is_delivered_twice_runs_once(slow: Bench, cut: bool) -> None:
+async def test_a_run_that_is_delivered_twice_runs_once(slow: Bench) -> None:
     """The server forgot that it had delivered a run, which goes on: it is not begun again, and its one end
-    acknowledges it; also where no connection broke."""
+    acknowledges it."""
     work_id = await slow.run()
     saved = await save(slow)
     async with running(slow.config):
         await slow.said(work_id, "tokens")
-        await lose_since(slow, saved, cut)
+        await lose_since(slow, saved)
         assert {each.head.op for each in await ends(slow, work_id)} == {"completed"}
         assert await begun(slow, work_id) == 0
         assert (await ends(slow, await slow.run("next")))[0].head.op == "completed"

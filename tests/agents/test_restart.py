@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agents.agent_bench import MODEL, Bench, agent_process, elsewhere, limited, running
+from tests.agents.agent_bench import Bench, agent_process, elsewhere, limited, running
 
 SECRET = "marzipan-4711"
 """Stands in every prompt here and must stand in no log."""
@@ -50,22 +50,6 @@ async def test_a_pending_run_is_reported_before_ollama_is_back(bench: Bench) -> 
     await bench.redis.xreadgroup("agent", "agent", {f"{bench.prefix}work:n1": ">"})
     async with running(elsewhere(bench.config, "http://127.0.0.1:9")):
         assert (await bench.ended(held)).head.code == "agent_restarted"
-
-
-async def test_a_pending_load_is_reported_and_not_repeated(bench: Bench) -> None:
-    """A load that a former process had in hand failed `agent_restarted`; an unload is only acknowledged."""
-    held = await bench.load()
-    unload = await bench.work("unload", model=MODEL)
-    await bench.redis.xreadgroup("agent", "agent", {f"{bench.prefix}work:n1": ">"})
-    assert await bench.pending() == [held, unload]
-    async with running(bench.config):
-        end = await bench.ended(held)
-        assert (end.head.op, end.head.code, end.head.blame) == ("failed", "agent_restarted", "node")
-        assert (end.head.request, end.head.attempt) == ("", 0)
-        await bench.idle()
-        head = await bench.healthy(lambda head: head.results_written == end.id, "its health")
-        assert (head.in_hand, head.resident, head.work_read) == ((), (), unload)
-    assert [each.id for each in await bench.results()] == [end.id]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

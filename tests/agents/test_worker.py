@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 
+from orion_streams.agents.results import ResultWriter
+from orion_streams.agents.worker import Worker
 from orion_streams.demo.ollama import RunningNode
-from tests.agents.agent_bench import MODEL, SKILLED, Bench, elsewhere, limited, running
+from orion_streams.runtime.faust_redis import App, StreamChannel
+from tests.agents.agent_bench import MODEL, NODE, SKILLED, Bench, elsewhere, limited, running
+from tests.crash.roles import Ollama
 from tests.helpers import eventually
 
 TOOL = {
@@ -221,63 +226,30 @@ async def test_no_more_runs_than_slots(bench: Bench) -> None:
     assert max(seen) <= 2
 
 
-async def test_a_run_that_waits_for_its_slot_can_be_cancelled(agent: Bench) -> None:
-    """It never reaches Ollama, and the one that has the slot goes on."""
-    holder = await agent.hanging()
-    waiting = await agent.run("waits")
-    listed = await agent.healthy(lambda head: waiting in head.in_hand, "it is in hand")
-    assert listed.in_hand == (holder, waiting)
-    await agent.cancel(waiting)
-    assert (await agent.ended(waiting)).head.code == "cancelled"
-    assert await agent.ends(holder) == []
-    assert agent.node.machine.active == 1
+async def test_a_run_cancelled_before_its_task_has_begun_has_its_end(bench: Bench) -> None:
+    """Run and cancel are read one after the other before the event loop turns: the end is written, and the
+    backend never hears of the run."""
+    ollama, key = Ollama(), f"{bench.prefix}work:{NODE}"
+    results = ResultWriter(bench.redis, f"{bench.prefix}results:{NODE}", 1_000)
+    channel = StreamChannel(App("by-hand"), redis=bench.redis, key=key)
+    worker = Worker(bench.config, NODE, channel, results, ollama)
+    work_id = await bench.run()
+    await bench.cancel(work_id)
+    run, cancel = await channel.read(">", 10, None)
+    writing = asyncio.create_task(results.run())
+    for item in (run, cancel):
+        worker.noticed(item)
+        await worker.handle(item)
 
+    async def over() -> bool:
+        return not worker.core.jobs
 
-async def test_a_cancel_read_together_with_its_run_stops_it(agent: Bench) -> None:
-    """Run and cancel in one transaction: one end, cancelled, nothing in hand afterwards."""
-    for number in range(10):
-        pipe = agent.redis.pipeline(transaction=True)
-        key = f"{agent.prefix}work:n1"
-        fields = {"model": MODEL, "prompt": "x"}
-        run_id, cancel_id = f"{9_000_000_000_000 + number}-1", f"{9_000_000_000_000 + number}-2"
-        head = {"op": "run", "request": f"brain/q{number}", "attempt": 1, "model": MODEL}
-        pipe.xadd(key, {"head": msgspec.json.encode(head), **fields}, id=run_id)
-        pipe.xadd(key, {"head": msgspec.json.encode({"op": "cancel", "work_id": run_id})}, id=cancel_id)
-        await pipe.execute()
-        assert (await agent.ended(run_id)).head.code == "cancelled"
-    await agent.idle()
-    await agent.healthy(lambda head: head.in_hand == (), "nothing in hand")
-
-
-async def test_a_cancel_after_the_end_changes_nothing(agent: Bench) -> None:
-    """A run has one end: a cancel that comes late is acknowledged and forgotten."""
-    work_id = await agent.run()
-    await agent.ended(work_id)
-    await agent.cancel(work_id)
-    await agent.cancel("1-1")
-    await agent.idle()
-    assert [each.head.op for each in await agent.ends()] == ["completed"]
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"nothing": "here"},
-        {"head": ""},
-        {"head": b"\xff\xfe"},
-        {"head": "[" * 5000},
-        {"head": '{"op":"dance"}'},
-        {"head": '{"op":"run","attempt":-1}'},
-        {"head": '{"op":"run","request":' + "9" * 400 + "}"},
-        {"head": b'{"op":"run","request":"\xff"}'},
-    ],
-)
-async def test_work_that_cannot_be_read_is_left_out(agent: Bench, fields: dict[str, str]) -> None:
-    """A malformed entry is acknowledged, held by nobody, and the next run is answered."""
-    await agent.raw(fields)
-    assert (await agent.ended(await agent.run())).head.op == "completed"
-    await agent.idle()
-    await agent.healthy(lambda head: head.in_hand == (), "nothing in hand")
+    await eventually(over, "the end")
+    assert [each.head.code for each in await bench.ends(work_id)] == ["cancelled"]
+    assert ollama.runs == 0
+    await worker.stop()
+    assert await bench.pending() == []
+    writing.cancel()
 
 
 async def test_a_run_whose_body_is_broken_is_refused(agent: Bench) -> None:

@@ -38,6 +38,10 @@ SCRIPTS = {
         done 2                            -> ack 2
         written 1                         -> ack 1
     """,
+    "a run does not wait for a load": """
+        read 1 load                       -> begin 1
+        read 2 run                        -> begin 2
+    """,
     "runs take turns in one slot, in the order of reading; loads take none": """
         read 1 run, 2 run, 3 load, 4 run  -> begin 1, begin 3
         done 3                            -> write 3 completed
@@ -50,6 +54,17 @@ SCRIPTS = {
         read 5 load                       ->
         done 1                            -> ack 1, begin 2, begin 3
         fail 4 load_overdue               -> ack 4, begin 5
+    """,
+    "unloads do not wait for each other, and what follows waits for all": """
+        read 1 unload, 2 unload, 3 run    -> begin 1, begin 2
+        done 2                            -> ack 2
+        fail 1 load_overdue               -> ack 1, begin 3
+    """,
+    "what waits for an unload is cancelled at once, and the unload goes on": """
+        read 1 unload, 2 run, 3 load      -> begin 1
+        read 4 cancel 2                   -> write 2 failed cancelled, ack 4
+        read 5 cancel 3                   -> write 3 failed cancelled, ack 5
+        done 1                            -> ack 1
     """,
     "an unload does not wait for what was read before it": """
         read 1 run, 2 unload, 3 run       -> begin 1, begin 2
@@ -329,22 +344,43 @@ def test_a_broken_model_counts_as_gone_until_something_works_with_it(op: str, br
 
 
 def test_what_was_read_is_said_and_what_never_comes_counts_as_read() -> None:
-    """`work_read` is the last entry read, whatever it was; it moves on where a group was made anew, and
-    stays where there is no group."""
+    """`work_read` is the last entry read, whatever it was, also of a former process; it moves on where a
+    group was made anew, and stays where there is no group."""
     stage, seen = Stage(), []
-    core = stage.core
-    for words in ("1 run", "2 junk", "3 cancel 1", "1 run"):
-        stage.hear(f"read {words}")
-        seen.append(core.work_read)
+    for step in ("pending 1 run", "read 2 junk", "read 3 cancel 1", "read 2 junk"):
+        stage.hear(step)
+        seen.append(stage.core.work_read)
     assert seen == ["1-0", "2-0", "3-0", "3-0"]
-    core.drained("9-1")
-    core.drained("")
-    assert core.work_read == "9-1"
+    stage.core.drained("9-1")
+    stage.core.drained("")
+    assert stage.core.work_read == "9-1"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"op":"dance"}',
+        b'{"op":"run","attempt":-1}',
+        b'{"op":"run","request":' + b"9" * 400 + b"}",
+        b'{"op":"run","request":"\xff"}',
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_left_out(head: bytes) -> None:
+    """It is in nobody's hand, is acknowledged, and counts as read; also when it comes again."""
+    core = Stage().core
+    for _ in range(2):
+        assert core.notice("1-0", {b"head": head}) == []
+        assert core.in_hand == ()
+        assert core.take("1-0", {b"head": head}) == [Acknowledge("1-0", unreadable=True)]
+    assert core.work_read == "1-0"
 
 
 def test_remembered_ends_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest are kept, up to both bounds; one that is larger alone is not; one that is written again
-    pushes none out."""
+    """The newest are kept, up to both bounds; one that is larger alone is not. What is not remembered ends
+    as lost when it comes again, and pushes none out."""
     monkeypatch.setattr(worker_core, "REMEMBERED", 3)
     monkeypatch.setattr(worker_core, "REMEMBERED_BYTES", 100)
     stage = Stage()
@@ -357,7 +393,7 @@ def test_remembered_ends_are_bounded_in_number_and_bytes(monkeypatch: pytest.Mon
         return [each.removesuffix("-0") for each in stage.core._ends]
 
     assert [kept(number, 1) for number in range(1, 5)][-1] == ["2", "3", "4"]
-    stage.hear("read 1 run")
+    assert stage.hear("read 1 run") == "write 1 failed agent_restarted"
     assert list(stage.core._ends) == ["2-0", "3-0", "4-0"]
     assert kept(5, 98) == ["3", "4", "5"]
     assert kept(6, 2) == ["5", "6"]
