@@ -293,7 +293,7 @@ NODE_RULES: tuple[tuple[str, Callable[[str, NodeConfig], bool], str], ...] = (
         f"{ROBOT} is the robot and never runs inference; set inference = false",
     ),
 )
-"""The same for each node with inference; the key continues `nodes.NAME`."""
+"""Rules of each node with inference; the key continues `nodes.NAME`."""
 
 
 def contradictions(config: Config) -> list[str]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from orion_streams.bench.bench_rows import Row, tidy
 from orion_streams.decider.decide import decide
 from orion_streams.decider.route import Route, route
@@ -25,6 +27,20 @@ REPEATS, LOOPS = 30, 500
 REQUESTS = 3_000
 MANY = 1_000
 SIMULATED = 20_000
+COOL = ev.NodeSampled(
+    node="", boot="boot", sampled_ms=0, temp_mc=50_000, ram_used_mb=2_000, ram_total_mb=8_192,
+    cpu_permille=100, inventory_known=True,
+)  # fmt: skip
+ACCEPTED = ev.RequestAccepted(
+    request="", entry_id="1-0", kind=RequestKind.GENERATE, model=MODEL, deadline_ms=600_000,
+    body_bytes=400, prompt_tokens=100,
+)  # fmt: skip
+ROUTED = ev.RequestRouted(request="", attempt=1, node="", policy_id="bench", position=0, verdicts=())
+COMPLETED = ev.RequestCompleted(
+    request="", attempt=1, node="", work_id="", tokens=20, prompt_tokens=100, load_ms=0, prefill_ms=500,
+    decode_ms=4_000, total_ms=4_500,
+)  # fmt: skip
+"""Events of a cool node, and of a request of ordinary size."""
 
 
 def three_nodes() -> Grid:
@@ -40,78 +56,20 @@ def house(names: Sequence[str], loaded: bool = True) -> Grid:
     apply(grid, ev.Committed(number=1, server_ms=1_000, inputs=0, decided=True, hash=""))
     apply(grid, ev.PolicyChanged(1, "bench", Policy(), rules))
     for n, name in enumerate(names):
-        apply(grid, sample(name))
+        apply(grid, replace(COOL, node=name))
         apply(grid, ev.ModelInstalled(name, MODEL, "digest", SIZE_MB))
         if loaded:
             apply(grid, ev.ModelLoaded(name, MODEL, "digest", SIZE_MB, 4096))
         for key in (f"brain/done-{n}", f"brain/held-{n}"):
-            apply(grid, accepted(key))
-            apply(grid, routed(key, name, f"1 {key}", 0, ()))
+            apply(grid, replace(ACCEPTED, request=key))
+            apply(grid, replace(ROUTED, request=key, node=name, work_id=f"1 {key}"))
         done = f"brain/done-{n}"
-        apply(grid, completed(done, name, f"1 {done}"))
+        apply(grid, replace(COMPLETED, request=done, node=name, work_id=f"1 {done}"))
         if not loaded:
             apply(grid, ev.AttemptEnded(f"brain/held-{n}", 1, name, f"1 brain/held-{n}", "cancelled"))
             apply(grid, ev.ModelUnloaded(name, MODEL))
-    apply(grid, accepted("brain/waiting"))
+    apply(grid, replace(ACCEPTED, request="brain/waiting"))
     return grid
-
-
-def sample(name: str) -> ev.NodeSampled:
-    """Make a sample of a cool node."""
-    return ev.NodeSampled(
-        node=name,
-        boot="boot",
-        sampled_ms=0,
-        temp_mc=50_000,
-        ram_used_mb=2_000,
-        ram_total_mb=8_192,
-        cpu_permille=100,
-        inventory_known=True,
-    )
-
-
-def accepted(key: str) -> ev.RequestAccepted:
-    """Make the event that accepts a request of ordinary size."""
-    return ev.RequestAccepted(
-        request=key,
-        entry_id="1-0",
-        kind=RequestKind.GENERATE,
-        model=MODEL,
-        deadline_ms=600_000,
-        body_bytes=400,
-        prompt_tokens=100,
-    )
-
-
-def routed(
-    key: str, node: str, work_id: str, position: int, verdicts: tuple[ev.Verdict, ...]
-) -> ev.RequestRouted:
-    """Make the event that routes a request."""
-    return ev.RequestRouted(
-        request=key,
-        attempt=1,
-        node=node,
-        policy_id="bench",
-        position=position,
-        verdicts=verdicts,
-        work_id=work_id,
-    )
-
-
-def completed(key: str, node: str, work_id: str) -> ev.RequestCompleted:
-    """Make the event that completes a request of ordinary length."""
-    return ev.RequestCompleted(
-        request=key,
-        attempt=1,
-        node=node,
-        work_id=work_id,
-        tokens=20,
-        prompt_tokens=100,
-        load_ms=0,
-        prefill_ms=500,
-        decode_ms=4_000,
-        total_ms=4_500,
-    )
 
 
 def route_us() -> Row:
@@ -166,11 +124,11 @@ def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
     state = LoggedGrid(grid)
     verdicts = route(grid, grid.open["brain/waiting"]).verdicts
     for n in range(REQUESTS):
-        key, work_id = f"brain/{n}", f"2-{n}"
+        key, place = f"brain/{n}", {"node": NODES[1], "work_id": f"2-{n}"}
         made: list[ev.AnyEvent] = [
-            accepted(key),
-            routed(key, NODES[1], work_id, grid.position, verdicts),
-            completed(key, NODES[1], work_id),
+            replace(ACCEPTED, request=key),
+            replace(ROUTED, request=key, position=grid.position, verdicts=verdicts, **place),
+            replace(COMPLETED, request=key, **place),
         ]
         head = ev.Committed(
             number=n + 2, server_ms=1_000 + n, inputs=1, decided=True, hash=state.digest.hex()

@@ -33,7 +33,7 @@ class Timing(Struct, frozen=True):
         return len(self.latencies_s) / self.seconds
 
 
-class Load:
+class StreamsLoad:
     """Requests with the same content through one pair of streams."""
 
     def __init__(self, url: str, requests: str, replies: str, content: Mapping[str, str]) -> None:

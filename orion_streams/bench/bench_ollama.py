@@ -13,7 +13,7 @@ from orion_streams.bench.bench_load import Timing
 from orion_streams.errors import BackendError
 
 
-class Direct:
+class HttpLoad:
     """An httpx client of one node, set up as in the agent."""
 
     def __init__(self, url: str, content: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +31,8 @@ from orion_streams.bench.bench_grid import (
     SLOTS,
     BenchGrid,
 )
-from orion_streams.bench.bench_load import Load, Timing
-from orion_streams.bench.bench_ollama import Direct
+from orion_streams.bench.bench_load import StreamsLoad, Timing
+from orion_streams.bench.bench_ollama import HttpLoad
 from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
 from orion_streams.errors import EXIT_OK
 from orion_streams.runtime.connection import end_if_cancelled
@@ -55,7 +55,7 @@ class Plan(Struct, frozen=True):
     idle_s: float = 8.0
 
 
-class Loaded(Protocol):
+class LoadGenerator(Protocol):
     """Anything that can be loaded with requests."""
 
     async def run(self, seconds: float, at_a_time: int) -> Timing: ...
@@ -108,9 +108,8 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
 async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:
     """Measure the grid with a backend that answers at once, against the bare relay."""
     content = {"model": ECHO_MODEL, "prompt": "hello", "stream": "0"}
-    key = grid.config.key
-    relay = Load(grid.url, RELAY_STREAMS[0], RELAY_STREAMS[-1], content)
-    product = Load(grid.url, key("requests", CLIENT), key("replies", CLIENT), content)
+    relay = StreamsLoad(grid.url, RELAY_STREAMS[0], RELAY_STREAMS[-1], content)
+    product = through_grid(grid, content)
     try:
         return await take_turns("streams", product, relay, plan.streams_rounds, plan.turn_s)
     finally:
@@ -121,15 +120,9 @@ async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:
 async def http_path(grid: BenchGrid, plan: Plan) -> list[Row]:
     """Measure the grid with a node that answers over HTTP at once, against requests without the grid."""
     content = {"model": HTTP_MODEL, "prompt": "hello"}
+    direct = HttpLoad(grid.ollama_url, {**content, "options": OPTIONS})
     options = msgspec.json.encode(OPTIONS).decode()
-    key = grid.config.key
-    direct = Direct(grid.ollama_url, {**content, "options": OPTIONS})
-    product = Load(
-        grid.url,
-        key("requests", CLIENT),
-        key("replies", CLIENT),
-        {**content, "options": options, "stream": "0"},
-    )
+    product = through_grid(grid, {**content, "options": options, "stream": "0"})
     try:
         return await take_turns("http", product, direct, plan.http_rounds, plan.turn_s)
     finally:
@@ -137,7 +130,15 @@ async def http_path(grid: BenchGrid, plan: Plan) -> list[Row]:
         await product.close()
 
 
-async def take_turns(name: str, product: Loaded, floor: Loaded, rounds: int, turn_s: float) -> list[Row]:
+def through_grid(grid: BenchGrid, content: Mapping[str, str]) -> StreamsLoad:
+    """Make the load of a client of the grid."""
+    key = grid.config.key
+    return StreamsLoad(grid.url, key("requests", CLIENT), key("replies", CLIENT), content)
+
+
+async def take_turns(
+    name: str, product: LoadGenerator, floor: LoadGenerator, rounds: int, turn_s: float
+) -> list[Row]:
     """Measure floor and product in turns, with one request in flight and with SLOTS. Discard a first round,
     which warms up."""
     p50: list[tuple[float, float]] = []

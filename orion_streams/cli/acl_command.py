@@ -32,7 +32,7 @@ FORGETS = (
 ANOTHER = "name an administrator in the URL (--redis redis://NAME@HOST:PORT/DB)"
 
 
-class Row(Struct, frozen=True):
+class UserRow(Struct, frozen=True):
     """A user, its role, and the arguments of ACL SETUSER after the name."""
 
     user: str
@@ -40,10 +40,10 @@ class Row(Struct, frozen=True):
     rules: list[str]
 
 
-class Report(Struct, frozen=True):
+class AclReport(Struct, frozen=True):
     """What was printed or applied. `saved`: the users are in the server's ACL file."""
 
-    users: list[Row]
+    users: list[UserRow]
     applied: bool = False
     default_disabled: bool = False
     saved: bool = False
@@ -66,11 +66,11 @@ async def run(
     )
     users = acl.chosen(config, names)
     hashes = password_hashes(passwords, users)
-    rows = [Row(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
+    rows = [UserRow(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
     if apply:
         report = await apply_all(config, rows, disable_default, tell if common.as_json else write)
     else:
-        report = Report(rows)
+        report = AclReport(rows)
         if not hashes:
             tell(NO_PASSWORDS)
     if common.as_json:
@@ -86,7 +86,7 @@ def write(line: str) -> None:
     sys.stdout.flush()
 
 
-def show(rows: list[Row], aclfile: bool) -> None:
+def show(rows: list[UserRow], aclfile: bool) -> None:
     """Print lines that redis-cli or an aclfile takes unchanged; the last one disables the default user."""
     for row in rows:
         rules = row.rules if aclfile else [f'"{each}"' if " " in each else each for each in row.rules]
@@ -126,8 +126,8 @@ def password(folder: Path, name: str) -> str:
 
 
 async def apply_all(
-    config: Config, rows: list[Row], disable_default: bool, say: Callable[[str], None]
-) -> Report:
+    config: Config, rows: list[UserRow], disable_default: bool, say: Callable[[str], None]
+) -> AclReport:
     """Set each user and verify it on the server. Nothing is changed if the default user could not be
     enabled again. Raises ConfigError if the server refuses, OrionError if it stores other rules."""
     redis: Any = connect(config.redis.url)
@@ -145,7 +145,7 @@ async def apply_all(
         else:
             tell(OPEN)
         saved = await save(redis)
-        return Report(rows, applied=True, default_disabled=disable_default, saved=saved)
+        return AclReport(rows, applied=True, default_disabled=disable_default, saved=saved)
     except (AuthenticationError, NoPermissionError) as error:
         raise ConfigError(
             f"Redis at {place(redis)} lets this user set no ACL ({error}): {ANOTHER}"

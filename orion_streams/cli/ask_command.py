@@ -81,7 +81,7 @@ async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: F
                     case Answer():
                         answer, shown = event, True
                 sys.stdout.flush()
-    finally:  # also before the line that says why it ended too soon
+    finally:  # an error is reported on a line of its own
         sys.stdout.write("\n" if shown else "")
         sys.stdout.flush()
     if answer is None:

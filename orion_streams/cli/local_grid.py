@@ -70,7 +70,7 @@ class LocalRoles:
             await asyncio.to_thread(self._server.stop)
 
     async def _start_children(self) -> None:
-        # not among the arguments, as it may hold a password; and no other one: the embedded server has none
+        # The URL may hold a password, so it is no argument; no other password may apply to its server.
         env = {"ORION_REDIS_URL": self.redis_url, "ORION_REDIS_PASSWORD": ""}
         for role in self.roles:
             name, _, node = role.partition(":")

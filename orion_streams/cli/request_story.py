@@ -40,7 +40,7 @@ class Happening(Struct, frozen=True):
     event: ev.AnyEvent
 
 
-class Outcome(Struct, frozen=True):
+class RequestOutcome(Struct, frozen=True):
     """The state of the request: done, error, expired, cancelled or rejected; while it is open waiting,
     assigned or running. `code` of an error or rejection; `node` that answered or has it now; `position` of
     the end, 0 while it is open; `after_ms`: when it ended, or its age."""
@@ -85,7 +85,7 @@ class Story(Struct, frozen=True):
     decisions: list[Choice]
     happenings: list[Happening]
     timing: list[Step]
-    outcome: Outcome
+    outcome: RequestOutcome
     deadline_in_ms: int | None = None
     look: Look | None = None
 
@@ -130,26 +130,26 @@ def split(lines: Sequence[Line], began_ms: int) -> tuple[list[Choice], list[Happ
     return decisions, happenings
 
 
-def outcome_of(row: Request | None, happenings: Sequence[Happening], grid: Grid) -> Outcome:
+def outcome_of(row: Request | None, happenings: Sequence[Happening], grid: Grid) -> RequestOutcome:
     """Return how the request ended, or its current state."""
     if row is not None:
-        return Outcome(state_of(row), node=row.node, after_ms=max(grid.at_ms - row.accepted_ms, 0))
+        return RequestOutcome(state_of(row), node=row.node, after_ms=max(grid.at_ms - row.accepted_ms, 0))
     for each in reversed(happenings):
         position, after_ms = each.position, each.after_ms
         match each.event:
             case ev.RequestCompleted():
-                return Outcome("done", "", each.event.node, position, after_ms)
+                return RequestOutcome("done", "", each.event.node, position, after_ms)
             case ev.RequestFailed():
-                return Outcome("error", each.event.code, "", position, after_ms)
+                return RequestOutcome("error", each.event.code, "", position, after_ms)
             case ev.RequestExpired():
-                return Outcome("expired", "", "", position, after_ms)
+                return RequestOutcome("expired", "", "", position, after_ms)
             case ev.RequestCancelled():
-                return Outcome("cancelled", "", "", position, after_ms)
+                return RequestOutcome("cancelled", "", "", position, after_ms)
             case ev.RequestRejected() | ev.InputRejected():
-                return Outcome("rejected", each.event.code, "", position, after_ms)
+                return RequestOutcome("rejected", each.event.code, "", position, after_ms)
             case _:
                 continue
-    return Outcome("unknown")
+    return RequestOutcome("unknown")
 
 
 def timing(lines: Sequence[Line]) -> list[Step]:

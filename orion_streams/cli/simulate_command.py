@@ -39,7 +39,7 @@ LONG = 5_000
 """A single run of more requests shows its progress."""
 
 
-class Options(Struct, frozen=True, kw_only=True):
+class SimulateOptions(Struct, frozen=True, kw_only=True):
     """The options of `orion simulate`; None where one is not given. `seeds` counts with `compare` only."""
 
     compare: bool
@@ -58,7 +58,7 @@ class Options(Struct, frozen=True, kw_only=True):
 def run(**given: Any) -> int:
     """Simulate as the options say and show the results. Return EXIT_FAILED if a request was rejected, which
     no policy may cause."""
-    options = Options(**given)
+    options = SimulateOptions(**given)
     check("--workload", options.workload, WORKLOADS)
     check("--regime", options.regime, REGIMES)
     check("--policy", options.policy, POLICIES)
@@ -99,7 +99,7 @@ def single(job: Job) -> Result:
         return run_job(job, advance)
 
 
-def compared(job: Job, options: Options) -> list[Result]:
+def compared(job: Job, options: SimulateOptions) -> list[Result]:
     """Run every policy on the same traces, in the chosen regime and workload or in all."""
     regimes = (options.regime,) if options.regime else REGIMES
     workloads = (options.workload,) if options.workload else WORKLOADS

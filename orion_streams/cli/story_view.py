@@ -22,7 +22,7 @@ HARD_SPACE = "\N{NO-BREAK SPACE}"
 GOOD, WAITING, BAD, DIM, BOLD, PLAIN = "green", "yellow", "red", "dim", "bold", ""
 
 
-class Row(NamedTuple):
+class StyledLine(NamedTuple):
     """A line and its style."""
 
     text: str
@@ -32,32 +32,32 @@ class Row(NamedTuple):
 Chapter = tuple[Choice | None, list[Happening]]
 
 
-def page(story: Story, width: int) -> list[Row]:
+def page(story: Story, width: int) -> list[StyledLine]:
     """Return all lines of the screen."""
-    rows = [Row(each, headline_style(story)) for each in wrapped(headline(story), width, "  ")]
-    rows += [Row(each, DIM) for line in asked(story) for each in wrapped(line, width, "  ")]
+    rows = [StyledLine(each, headline_style(story)) for each in wrapped(headline(story), width, "  ")]
+    rows += [StyledLine(each, DIM) for line in asked(story) for each in wrapped(line, width, "  ")]
     middle = list(body(story, width))
     if middle:
-        rows += [Row(""), Row(f"{'AFTER':>8} {'POSITION':>8}", DIM), *middle]
-    rows += [Row(f"  {each}") for each in timing(story.timing)]
+        rows += [StyledLine(""), StyledLine(f"{'AFTER':>8} {'POSITION':>8}", DIM), *middle]
+    rows += [StyledLine(f"  {each}") for each in timing(story.timing)]
     if story.look is not None:
-        rows += [Row(""), *look(story.look, width)]
+        rows += [StyledLine(""), *look(story.look, width)]
     return rows
 
 
-def body(story: Story, width: int) -> Iterator[Row]:
+def body(story: Story, width: int) -> Iterator[StyledLine]:
     """Yield decisions and what followed from them; of many only the first and the last ones."""
     chapters = chapters_of(story)
     left_out = len(chapters) - 1 - FIRST - LAST
     for index, (choice, happenings) in enumerate(chapters):
         if left_out > 0 and FIRST < index <= FIRST + left_out:
             if index == FIRST + 1:
-                yield Row(f"{INDENT}… {left_out} decisions are left out; --json has them all", DIM)
+                yield StyledLine(f"{INDENT}… {left_out} decisions are left out; --json has them all", DIM)
             continue
         if choice is not None:
             yield from decision(choice, width)
         for line in gathered(happenings):
-            yield from (Row(each, line.style) for each in wrapped(line.text, width, INDENT))
+            yield from (StyledLine(each, line.style) for each in wrapped(line.text, width, INDENT))
 
 
 def wrapped(text: str, width: int, indent: str) -> list[str]:
@@ -148,7 +148,7 @@ def chapters_of(story: Story) -> list[Chapter]:
     return chapters
 
 
-def decision(choice: Choice, width: int) -> Iterator[Row]:
+def decision(choice: Choice, width: int) -> Iterator[StyledLine]:
     """Yield a decision, then the verdict of each node."""
     if choice.kind == "routed":
         evicts = next((each.evicts for each in choice.verdicts if each.node == choice.node), ())
@@ -162,7 +162,7 @@ def decision(choice: Choice, width: int) -> Iterator[Row]:
             else "waits, as no node can take it"
         )
     lines = wrapped(when(choice.after_ms, choice.position) + what, width, INDENT)
-    yield from (Row(line, BOLD) for line in lines)
+    yield from (StyledLine(line, BOLD) for line in lines)
     yield from verdicts_of(choice.verdicts, choice.node, width)
 
 
@@ -171,7 +171,7 @@ def when(after_ms: int, position: int) -> str:
     return f"{'+' + duration(after_ms):>8} {position:>8}  ".replace(" ", HARD_SPACE)
 
 
-def verdicts_of(verdicts: Sequence[Verdict], chosen: str, width: int) -> Iterator[Row]:
+def verdicts_of(verdicts: Sequence[Verdict], chosen: str, width: int) -> Iterator[StyledLine]:
     """Yield a line per node: the chosen one first, then by cost, then the filtered ones."""
     ranked = sorted(
         verdicts,
@@ -190,9 +190,9 @@ def verdicts_of(verdicts: Sequence[Verdict], chosen: str, width: int) -> Iterato
         total = f"{'' if each.filter else duration(each.cost_ms):>7} ".replace(" ", HARD_SPACE)
         lines = wrapped(start + total + verdict(each), width, (len(start + total) + 2) * " ")
         style = GOOD if each.node == chosen else DIM if each.filter == "role" else PLAIN
-        yield from (Row(line, style) for line in lines)
+        yield from (StyledLine(line, style) for line in lines)
     if len(ranked) > MAX_NODES:
-        yield Row(f"    … and {len(ranked) - MAX_NODES} more nodes; --json has them all", DIM)
+        yield StyledLine(f"    … and {len(ranked) - MAX_NODES} more nodes; --json has them all", DIM)
 
 
 def verdict(found: Verdict) -> str:
@@ -209,50 +209,54 @@ def verdict(found: Verdict) -> str:
     return "= " + (" ".join(terms).removeprefix(f"+{HARD_SPACE}") or "nothing to do") + evicts
 
 
-def gathered(happenings: Sequence[Happening]) -> Iterator[Row]:
+def gathered(happenings: Sequence[Happening]) -> Iterator[StyledLine]:
     """Yield a line per event; count consecutive resends."""
     resent = 0
     for index, each in enumerate(happenings):
         if isinstance(each.event, ev.RequestAccepted | ev.RequestRejected | ev.InputRejected):
-            continue  # the screen begins with it
+            continue  # the screen begins with these
         if isinstance(each.event, ev.RequestResent):
             resent += 1
             if index + 1 < len(happenings) and isinstance(happenings[index + 1].event, ev.RequestResent):
                 continue
         text, style = happened(each.event, resent)
         resent = 0
-        yield Row(when(each.after_ms, each.position) + text, style)
+        yield StyledLine(when(each.after_ms, each.position) + text, style)
 
 
-def happened(event: ev.AnyEvent, times: int) -> Row:
+def happened(event: ev.AnyEvent, times: int) -> StyledLine:
     """Describe an event and its style."""
     match event:
         case ev.RequestStarted():
-            return Row(f"attempt {event.attempt} started")
+            return StyledLine(f"attempt {event.attempt} started")
         case ev.AttemptFailed():
             fault = whose_fault(event.blame)
-            return Row(f"attempt {event.attempt} failed on {event.node}: {event.code}, {fault}", BAD)
+            return StyledLine(f"attempt {event.attempt} failed on {event.node}: {event.code}, {fault}", BAD)
         case ev.AttemptAbandoned():
             why = f"{event.reason}, {why_abandoned(event.reason)}"
-            return Row(f"attempt {event.attempt} on {event.node} was given up: {why}", BAD)
+            return StyledLine(f"attempt {event.attempt} on {event.node} was given up: {why}", BAD)
         case ev.AttemptEnded():
-            return Row(f"attempt {event.attempt} left its slot on {event.node}: {event.outcome}", DIM)
+            return StyledLine(
+                f"attempt {event.attempt} left its slot on {event.node}: {event.outcome}", DIM
+            )
         case ev.BodyLost():
-            return Row("its entry is gone from the stream: it can no longer be run", BAD)
+            return StyledLine("its entry is gone from the stream: it can no longer be run", BAD)
         case ev.RequestResent():
-            return Row(f"sent again{f' {times} times' if times > 1 else ''}; nothing started anew", DIM)
+            return StyledLine(
+                f"sent again{f' {times} times' if times > 1 else ''}; nothing started anew", DIM
+            )
         case ev.RequestCompleted():
             model = "model loaded for it" if event.cold else "model in memory"
             tokens = f"{event.tokens} tokens ({event.done_reason}), prompt of {event.prompt_tokens}"
-            return Row(f"answered: {tokens}, {model}", GOOD)
+            return StyledLine(f"answered: {tokens}, {model}", GOOD)
         case ev.RequestFailed():
-            return Row(f"ended as an error: {event.code}", BAD)
+            return StyledLine(f"ended as an error: {event.code}", BAD)
         case ev.RequestExpired():
-            return Row("expired: its deadline passed", BAD)
+            return StyledLine("expired: its deadline passed", BAD)
         case ev.RequestCancelled():
-            return Row("cancelled by its client", WAITING)
+            return StyledLine("cancelled by its client", WAITING)
         case _:
-            return Row(str(event.__struct_config__.tag))
+            return StyledLine(str(event.__struct_config__.tag))
 
 
 def timing(steps: Sequence[Step]) -> Iterator[str]:
@@ -271,7 +275,7 @@ def known(ms: int | None) -> str:
     return "?" if ms is None else duration(ms)
 
 
-def look(found: Look, width: int) -> Iterator[Row]:
+def look(found: Look, width: int) -> Iterator[StyledLine]:
     """Yield what routing decides now, or decided at the end."""
     at = "now" if found.at == "now" else "at the end"
     match found.kind:
@@ -284,5 +288,5 @@ def look(found: Look, width: int) -> Iterator[Row]:
                 f"waits for {found.node}, which cannot begin yet" if found.node else "no node can take it"
             )
     behind = f", behind {found.ahead} other{'s' * (found.ahead > 1)}" if found.ahead else ""
-    yield from (Row(line, BOLD) for line in wrapped(f"{at}: {what}{behind}", width, "  "))
+    yield from (StyledLine(line, BOLD) for line in wrapped(f"{at}: {what}{behind}", width, "  "))
     yield from verdicts_of(found.verdicts, found.node, width)

@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from orion_streams import config as configuration
-from orion_streams.cli import grid_discovery
+from orion_streams.cli.grid_discovery import Running, noted
 from orion_streams.cli.local_grid import LocalRoles
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
@@ -33,15 +34,22 @@ class Runnable(Protocol):
     async def stop(self) -> None: ...
 
 
+class Ready(NamedTuple):
+    """The announcement of a grid: its note for other commands, further keys of --json, and the text."""
+
+    note: Running
+    more: dict[str, Any]
+    text: str
+
+
 async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOptions) -> int:
     """Start the grid, announce it, wait for a signal, and stop in order. Raise what starting raises."""
-    as_json = common.as_json
     if simulated:
         grid = SimulatedGrid(redis=port, remark=remark)
-        return await serve(grid, lambda: ready_simulated(grid, as_json), lambda: note_simulated(grid))
+        return await serve(grid, lambda: ready_simulated(grid), common.as_json)
     config = configuration.load(common.config_path, common.redis_url)
     local = LocalRoles(config, common.config_path or "", roles=roles, port=port, say=remark)
-    return await serve(local, lambda: ready_local(local, as_json), lambda: note_local(local))
+    return await serve(local, lambda: ready_local(local), common.as_json)
 
 
 def remark(name: str, line: str) -> None:
@@ -49,7 +57,7 @@ def remark(name: str, line: str) -> None:
     tell(f"{name}: {line}")
 
 
-async def serve(grid: Runnable, announce: Any, note: Any) -> int:
+async def serve(grid: Runnable, announcement: Callable[[], Ready], as_json: bool) -> int:
     """Run the grid until a signal, which may come while it starts. Ignore further signals."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for each in SIGNALS:
@@ -63,8 +71,9 @@ async def serve(grid: Runnable, announce: Any, note: Any) -> int:
         return 0
     await starting
     try:
-        with grid_discovery.noted(note()):
-            announce()
+        ready = announcement()
+        with noted(ready.note):
+            announce(ready, as_json)
             while not (await asyncio.wait({stopped}, timeout=LOOK_S))[0]:
                 if grid.server_has_ended:
                     raise BackendError("the embedded server ended by itself: start it all again")
@@ -73,55 +82,44 @@ async def serve(grid: Runnable, announce: Any, note: Any) -> int:
     return 0
 
 
-def note_simulated(grid: SimulatedGrid) -> grid_discovery.Running:
-    """Make the note by which other commands find a simulated grid."""
-    return grid_discovery.Running(os.getpid(), grid.redis_url, str(grid.config_path), simulated=True)
-
-
-def note_local(local: LocalRoles) -> grid_discovery.Running:
-    """Make the note by which other commands find this machine's roles."""
-    return grid_discovery.Running(os.getpid(), local.redis_url, local.config_file, simulated=False)
-
-
-def ready_simulated(grid: SimulatedGrid, as_json: bool) -> None:
-    """Announce that the simulated grid is ready, and what to do next."""
-    models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
+def announce(ready: Ready, as_json: bool) -> None:
+    """Print that the grid is ready, and what to do next."""
+    url, simulated, config = shown(ready.note.redis_url), ready.note.simulated, ready.note.config
     if as_json:
-        nodes = [
-            {"node": name, "url": url, "engine": grid.engines[name], "models": names}
-            for name, url in grid.node_urls.items()
-            if (names := [model.name for model in grid.nodes[name].spec.models]) is not None
-        ]
-        data = {"redis_url": shown(grid.redis_url), "simulated": True, "config": str(grid.config_path)}
-        return write_json({**data, "models": models, "nodes": nodes})
+        write_json({"redis_url": url, "simulated": simulated, "config": config, **ready.more})
+    else:
+        sys.stdout.write(ready.text)
+        sys.stdout.flush()
+
+
+def ready_simulated(grid: SimulatedGrid) -> Ready:
+    """Make the announcement of a simulated grid."""
+    models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
+    nodes = [
+        {
+            "node": name,
+            "url": url,
+            "engine": grid.engines[name],
+            "models": [model.name for model in grid.nodes[name].spec.models],
+        }
+        for name, url in grid.node_urls.items()
+    ]
     engines = ", ".join(sorted(set(grid.engines.values())))
-    sys.stdout.write(
+    text = (
         f"The grid is up: a router, and {len(grid.nodes)} SIMULATED nodes (engine: {engines}) with "
         f"{' and '.join(models)}.\n" + hints(grid.redis_url, "orion:", models[0])
     )
-    sys.stdout.flush()
-    return None
+    note = Running(os.getpid(), grid.redis_url, str(grid.config_path), simulated=True)
+    return Ready(note, {"models": models, "nodes": nodes}, text)
 
 
-def ready_local(local: LocalRoles, as_json: bool) -> None:
-    """Announce what runs on this machine, and what to do next."""
-    if as_json:
-        return write_json(
-            {
-                "redis_url": shown(local.redis_url),
-                "simulated": False,
-                "config": local.config_file,
-                "roles": local.roles,
-                "models": local.models,
-            }
-        )
+def ready_local(local: LocalRoles) -> Ready:
+    """Make the announcement of the roles of this machine."""
     model = local.models[0] if local.models else "MODEL"
-    sys.stdout.write(
-        f"Up on this machine: {', '.join(local.roles)}.\n"
-        + hints(local.redis_url, local.config.prefix, model)
-    )
-    sys.stdout.flush()
-    return None
+    text = f"Up on this machine: {', '.join(local.roles)}.\n"
+    text += hints(local.redis_url, local.config.prefix, model)
+    note = Running(os.getpid(), local.redis_url, local.config_file, simulated=False)
+    return Ready(note, {"roles": local.roles, "models": local.models}, text)
 
 
 def hints(url: str, prefix: str, model: str) -> str:

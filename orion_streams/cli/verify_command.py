@@ -17,6 +17,7 @@ from orion_streams.eventlog.jsonl import Stretch
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
+from orion_streams.replay.compare_states import plain
 from orion_streams.replay.verify import Divergence, Report, verify
 
 SAMPLE_EVENTS = 20_000
@@ -72,7 +73,7 @@ async def run(*, file: str | None, common: CommonOptions) -> int:
             took_s = time.perf_counter() - began_s - watch.decoding_s
     done = replayed(report, took_s, watch)
     if common.as_json:
-        write_json(done)
+        write_json(as_data(done))
     else:
         show(done)
     return EXIT_DIVERGED if report.diverged else EXIT_OK
@@ -85,6 +86,15 @@ def replayed(report: Report, took_s: float, watch: Watch) -> Replayed:
     return Replayed(
         **structs.asdict(report), events_per_s=round(pace), decode_ratio=round(pace / decoding, 4)
     )
+
+
+def as_data(done: Replayed) -> Replayed:
+    """Return the result with a state that JSON can hold: its keys are strings."""
+    first = done.first_divergence
+    if first is None:
+        return done
+    state = {name: plain(row) if isinstance(row, dict) else row for name, row in first.state.items()}
+    return structs.replace(done, first_divergence=structs.replace(first, state=state))
 
 
 def show(done: Replayed) -> None:

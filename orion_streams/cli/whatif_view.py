@@ -214,8 +214,8 @@ def figures_table(found: Rerun) -> Table:
         *(f"{seconds(each.hot_ms)} > {degrees(each.mark_mc)}" for each in sides),
         "",
     )
-    for name, count in COUNTS:
-        numbers = [count(each) for each in sides]
+    for name in ("cold loads", "answered", "expired", "failed", "cancelled"):
+        numbers = [getattr(each, name.replace(" ", "_")) for each in sides]
         made.add_row(name, *(f"{n:,}" for n in numbers), f"{numbers[2] - numbers[1]:+,}")
     for node in sorted({name for each in sides for name in each.by_node}):
         numbers = [each.by_node.get(node, 0) for each in sides]
@@ -227,13 +227,6 @@ VALUES: tuple[tuple[str, Callable[[Figures], int]], ...] = (
     ("time to answer, p50", lambda each: each.p50_ms),
     ("time to answer, p95", lambda each: each.p95_ms),
     ("time to answer, longest", lambda each: each.max_ms),
-)
-COUNTS: tuple[tuple[str, Callable[[Figures], int]], ...] = (
-    ("cold loads", lambda each: each.cold_loads),
-    ("answered", lambda each: each.answered),
-    ("expired", lambda each: each.expired),
-    ("failed", lambda each: each.failed),
-    ("cancelled", lambda each: each.cancelled),
 )
 
 

@@ -103,7 +103,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     async def _answer(self, content: Mapping[str, Any], fields: Fields) -> Answer:
         async for event in self._events({"stream": False, **content}, fields):
             last = event
-        assert isinstance(last, Answer)  # noqa: S101 - or it had raised
+        assert isinstance(last, Answer)  # noqa: S101 - else an error was raised
         return last
 
     async def _events(

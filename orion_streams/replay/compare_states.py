@@ -29,8 +29,14 @@ def changes(before: Grid, after: Grid) -> list[Change]:
         found += walk(name, getattr(before, name), getattr(after, name))
     found += walk("policy", rules_in_force(before), rules_in_force(after))
     for table in TABLES:
-        found += walk(table, to_builtins(getattr(before, table)), to_builtins(getattr(after, table)))
+        found += walk(table, plain(getattr(before, table)), plain(getattr(after, table)))
     return [*found, *walk("closed", ends(before), ends(after))]
+
+
+def plain(table: Mapping[Any, Any]) -> dict[str, Any]:
+    """Convert a table of the grid to builtins; keys of several parts are joined with spaces."""
+    rows = to_builtins(table).items()
+    return {key if isinstance(key, str) else " ".join(map(str, key)): row for key, row in rows}
 
 
 def rules_in_force(grid: Grid) -> Any:

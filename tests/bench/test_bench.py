@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from orion_streams.bench.bench_load import Load, check
+from orion_streams.bench.bench_load import StreamsLoad, check
 from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
 from orion_streams.bench.bench_run import Plan, measure
 from orion_streams.bench.relay import hand_on, pairs
@@ -56,7 +56,7 @@ async def test_a_load_times_every_request_through_a_relay_process(valkey_url: st
     argv = (sys.executable, "-m", "orion_streams.bench.relay", valkey_url, one, two)
     relay = Child("relay", argv, announces=True)
     redis: Any = connect(valkey_url)
-    load = Load(valkey_url, one, two, {"prompt": "hello"})
+    load = StreamsLoad(valkey_url, one, two, {"prompt": "hello"})
     await relay.start()
     try:
         timing = await load.run(0.05, at_a_time=4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError
 from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
-from tests.chaos.chaos_load import Load
+from tests.chaos.chaos_load import ChaosClients
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
 
@@ -30,7 +30,7 @@ class Scene:
 
     grid: ChaosGrid
     observer: Observer
-    load: Load
+    load: ChaosClients
     rng: random.Random
     outage_s: float
     kills: int = 0
@@ -165,24 +165,23 @@ async def lose_answers(scene: Scene, target: str) -> None:
 async def part_node(scene: Scene, target: str) -> None:
     """Part a node from the server: it goes on working, and its results arrive long after its attempts were
     given up."""
-    proxy = scene.grid.proxies[target]
-    proxy.part()
-    await asyncio.sleep(scene.rng.uniform(4, 7))
-    proxy.join()
+    await part(scene, [target], scene.rng.uniform(4, 7))
 
 
 async def part_router(scene: Scene, target: str) -> None:
-    proxy = scene.grid.proxies[scene.rng.choice(ROUTERS)]
-    proxy.part()
-    await asyncio.sleep(scene.rng.uniform(2, 4))
-    proxy.join()
+    await part(scene, [scene.rng.choice(ROUTERS)], scene.rng.uniform(2, 4))
 
 
 async def part_clients(scene: Scene, target: str) -> None:
-    for name in CLIENTS:
+    await part(scene, CLIENTS, scene.rng.uniform(1, 2))
+
+
+async def part(scene: Scene, names: Sequence[str], seconds: float) -> None:
+    """Part these roles or clients from the server for so many seconds."""
+    for name in names:
         scene.grid.proxies[name].part()
-    await asyncio.sleep(scene.rng.uniform(1, 2))
-    for name in CLIENTS:
+    await asyncio.sleep(seconds)
+    for name in names:
         scene.grid.proxies[name].join()
 
 

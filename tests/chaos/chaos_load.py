@@ -1,7 +1,7 @@
 """The clients of `orion chaos`: concurrent users, one that writes entries by hand, a slow reader, a sender
 of poison.
 
-`Load` records what each client was told, so that checks need not trust the grid.
+`ChaosClients` records what each client was told, so that checks need not trust the grid.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POISON: list[dict[str, str | bytes]] = [
 """Each gets one `rejected` reply, under its own id or that of its entry."""
 
 
-class Load:
+class ChaosClients:
     """Users of the grid. `told`: ends that clients received. `repeats`: repeated ends that were dropped by
     their id. `texts`: the answers to each prompt, all alike unless one was cut short."""
 

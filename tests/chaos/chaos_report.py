@@ -14,7 +14,7 @@ from tests.chaos.chaos_faults import FAULTS
 from tests.chaos.chaos_run import Round
 
 
-class Report(Struct):
+class ChaosReport(Struct):
     """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer;
     `recovery_ms`: median and 95th percentile by fault. `tail_repeats`: ends that clients dropped by their
     id because a server had lost its acknowledged tail. `gone`: acknowledged entries that a server lost.
@@ -52,11 +52,11 @@ SUMMED = (
 )  # fmt: skip
 
 
-def summarize(seed: int, minutes: float, rounds: list[Round]) -> Report:
+def summarize(seed: int, minutes: float, rounds: list[Round]) -> ChaosReport:
     """Add the rounds up."""
     recoveries = by_fault(rounds)
     p50, p95 = both([ms for times in recoveries.values() for ms in times])
-    return Report(
+    return ChaosReport(
         seed=seed,
         minutes=minutes,
         servers=[each.place for each in rounds],
@@ -95,7 +95,7 @@ def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def show(report: Report) -> None:
+def show(report: ChaosReport) -> None:
     """Print the result."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)

@@ -32,7 +32,7 @@ from orion_streams.runtime.embedded_server import Fsync
 from tests.chaos import invariants
 from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend
 from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
-from tests.chaos.chaos_load import Load, end_tasks
+from tests.chaos.chaos_load import ChaosClients, end_tasks
 from tests.chaos.invariants import LogRow
 
 USERS = 24
@@ -124,7 +124,9 @@ async def play(
     try:
         async with grid, connect(grid.redis_url) as redis:
             observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
-            scene = Scene(grid, observer, Load(rng, models(grid), fsync == "everysec"), rng, outage_s)
+            scene = Scene(
+                grid, observer, ChaosClients(rng, models(grid), fsync == "everysec"), rng, outage_s
+            )
             observer.start()
             return await Chaos(scene, Round(stage.server, fsync), only, transcript.say).run(seconds)
     finally:
@@ -176,9 +178,8 @@ class Chaos:
 
     async def _break_things(self, until_s: float) -> None:
         share = sum(fault.share for fault in self._faults) / sum(fault.share for fault in FAULTS)
-        pause_s = 60 / max(
-            FAULTS_PER_MINUTE * share, LEAST_PER_MINUTE
-        )  # few faults come as often as in all
+        # one chosen fault comes as often as among all others, but not too rarely for a short run
+        pause_s = 60 / max(FAULTS_PER_MINUTE * share, LEAST_PER_MINUTE)
         while time.monotonic() < until_s:
             await asyncio.sleep(self.scene.rng.uniform(0.5, 1.5) * pause_s)
             await end_tasks([task for task in self._running if task.done()])
@@ -205,7 +206,9 @@ class Chaos:
         try:
             await fault.inject(self.scene, target)
         except (RedisError, OSError, BackendError, httpx.HTTPError) as error:
-            self._say(f"{fault.name} on {target} was no use: {type(error).__name__}")  # another came first
+            self._say(
+                f"{fault.name} on {target} was no use: {type(error).__name__}"
+            )  # another fault came first
             return
         finally:
             self._busy.discard(target)
@@ -240,10 +243,8 @@ class Chaos:
         }
         out.broken = [invariants.in_words(name, cases) for name, cases in checks.items() if cases]
         out.requests, out.answered, out.kills = requests, answered, scene.kills
-        out.lost = len(checks["lost"])
-        out.duplicate_replies = len(checks["duplicate_replies"])
-        out.duplicate_dispatches = len(checks["duplicate_dispatches"])
-        out.log_gaps = len(checks["log_gaps"])
+        for name in ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps"):
+            setattr(out, name, len(checks[name]))
         out.diverged = replayed.diverged
         out.repeated_generations = invariants.repeated_generations(observer)
         out.tail_repeats, out.gone = load.repeats, observer.gone

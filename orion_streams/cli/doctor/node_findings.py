@@ -96,7 +96,7 @@ def running_well(row: NodeRow) -> str:
 
 def backed_off(facts: Facts, row: NodeRow) -> Finding:
     """Describe a node that passed a mark: since when, and when it returns."""
-    assert facts.grid is not None  # noqa: S101 - asked with a row of it
+    assert facts.grid is not None  # noqa: S101 - it has the row
     policy = facts.grid.policy
     hot = row.state == "hot"
     now, mark, lower = (

@@ -76,7 +76,7 @@ def lost(facts: Facts) -> Iterator[Finding]:
     if guard is None:
         return
     number = facts.grid.number if facts.grid is not None else 0
-    if facts.numbers is not None and facts.numbers[1] < number:  # read after the grid, `guard` before it
+    if facts.numbers is not None and facts.numbers[1] < number:  # read after the grid; `guard` before
         what = (
             f"{prefix}guard is at commit {facts.numbers[1]}, {prefix}log at {number}: one of them was lost"
         )
@@ -116,7 +116,7 @@ def revision(facts: Facts) -> Iterator[Finding]:
 
 def different_nodes(facts: Facts) -> str:
     """List the nodes that only the file or only the log has."""
-    assert facts.grid is not None  # noqa: S101 - asked by whoever has it
+    assert facts.grid is not None  # noqa: S101 - called with a grid only
     file, log = set(facts.config.nodes), set(facts.grid.nodes)
     parts = [
         f"only {where} has {', '.join(sorted(names))}"
@@ -181,7 +181,7 @@ def streams(facts: Facts) -> Iterator[Finding]:
     for name, group in sorted(facts.groups.items()):
         if group is None and facts.last:
             what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
-            # made by hand, what its agent had not read would not be tried again: the router does both
+            # not by hand: the router also sends the work again that no agent had read
             yield Finding("problem", "streams", what, start(facts))
 
 
