@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from orion_streams.model.state import Grid, Speed
+from orion_streams.replay.compare_states import changes
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import TOML, environment
 
@@ -112,6 +114,12 @@ def test_the_difference_of_two_moments(orion: Orion, read: Read, recording: Path
     assert "heard_ms" not in out
     all_of_it = read("replay", "diff", heard, "end")["changes"]
     assert any(change["path"].endswith("heard_ms") for change in all_of_it)
+
+
+def test_a_key_of_several_parts_is_joined_with_spaces() -> None:
+    """Speeds are named by node and model, footprints by digest, context length and slots."""
+    found = changes(Grid(), Grid(speeds={("pi", "gemma3:270m"): Speed()}, footprints={("abc", 4096, 1): 7}))
+    assert [each.path for each in found] == ["speeds.pi gemma3:270m", "footprints.abc 4096 1"]
 
 
 def first_sample(read: Read) -> int:
