@@ -22,7 +22,7 @@ from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
-from orion_streams.agents.sensors import Machine, Sensors, SimulatedMachine
+from orion_streams.agents.sensors import LocalSensors, Sensors, SimulatedSensors
 from orion_streams.agents.worker import Worker
 from orion_streams.config import Config, NodeConfig, log_level
 from orion_streams.errors import ConfigError, OrionError
@@ -160,7 +160,7 @@ def make_backend(table: NodeConfig, config: Config) -> Backend:
 
 def make_sensors(table: NodeConfig) -> Sensors:
     """Return this machine's sensors, or those of a simulated node."""
-    return SimulatedMachine(table.ollama) if table.simulated else Machine()
+    return SimulatedSensors(table.ollama) if table.simulated else LocalSensors()
 
 
 async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""What a machine says of itself: temperature, memory, processor. A missing sensor is None, no guess."""
+"""Measure a machine: temperature, memory, processor. A missing sensor gives None, never a guess."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ MB = 1024 * 1024
 POSSIBLE_MC = (-60_000, 200_000)
 VCGENCMD_S = 1.0
 SELDOM = 5
-"""What is dear to ask (which processes there are, vcgencmd) is asked at every so many looks."""
+"""Expensive measurements (the list of processes, vcgencmd) are taken with one sample in so many."""
 
 
 class Sensors(Protocol):
-    """Where an agent's samples come from."""
+    """The source of an agent's samples."""
 
     async def sample(self) -> Sample: ...
 
     def look_again(self) -> None:
-        """Other models are in memory than before: nothing that was remembered goes into the next sample."""
+        """Remember nothing for the next sample: other models are in memory now."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Machine:
-    """The machine this process runs on: psutil, /sys thermal zones and, on a Pi, vcgencmd."""
+class LocalSensors:
+    """The machine of this process, by psutil, /sys thermal zones and, on a Pi, vcgencmd."""
 
     def __init__(self, thermal: Path = THERMAL) -> None:
         self._zone = cpu_zone(thermal)
@@ -48,7 +48,7 @@ class Machine:
         self._ollama: list[psutil.Process] = []
         self._throttled = self._looks = 0
         self._readable = True
-        psutil.cpu_percent()  # the first call has nothing to compare with
+        psutil.cpu_percent()  # the first call only sets the point to compare with
         if self._zone is None:
             log.warning("no CPU thermal zone under %s: this node's temperature is not known", thermal)
 
@@ -71,10 +71,10 @@ class Machine:
         self._looks = 0
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     def _temperature(self) -> int | None:
-        """None without a sensor; a sensor that fails is said once, until it works again."""
+        """Return the temperature, None without a sensor. Log a sensor's failure once until it works."""
         if self._zone is None:
             return None
         temp_mc = read_temperature(self._zone)
@@ -84,27 +84,27 @@ class Machine:
         return temp_mc
 
 
-class SimulatedMachine:
-    """The machine that a simulated node pretends to be."""
+class SimulatedSensors:
+    """The machine that a simulated node stands for."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.AsyncClient(base_url=url, timeout=2, trust_env=False)
 
     async def sample(self) -> Sample:
-        """Raises httpx.HTTPError while the simulated node is away."""
+        """Return the node's sample. Raise httpx.HTTPError while the simulated node is away."""
         answer = await self._http.get("/sim/sensors")
         answer.raise_for_status()
         return msgspec.json.decode(answer.content, type=Sample)
 
     def look_again(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: no sample depends on the one before."""
 
     async def close(self) -> None:
         await self._http.aclose()
 
 
 def cpu_zone(thermal: Path) -> Path | None:
-    """The `temp` file of the processor's thermal zone, by the zone's type."""
+    """Return the `temp` file of the processor's thermal zone, found by the zone's type."""
     types: dict[str, Path] = {}
     for zone in sorted(thermal.glob("thermal_zone*")):
         try:
@@ -115,7 +115,7 @@ def cpu_zone(thermal: Path) -> Path | None:
 
 
 def read_temperature(zone: Path) -> int | None:
-    """Milli-degrees Celsius; None where it cannot be read or no processor could have it."""
+    """Return milli-degrees Celsius; None if the file cannot be read or the value is impossible."""
     try:
         temp_mc = int(zone.read_text())
     except (OSError, ValueError):
@@ -124,22 +124,22 @@ def read_temperature(zone: Path) -> int | None:
 
 
 def ollama_processes() -> list[psutil.Process]:
-    """Ollama's server, and a process for each of its models."""
+    """Return the processes of Ollama: its server, and one for each model in memory."""
     return [each for each in psutil.process_iter(["name"]) if "ollama" in (each.info["name"] or "")]
 
 
 def mapped(processes: Iterable[psutil.Process]) -> int:
-    """Bytes of model files that these processes have mapped. The kernel counts such pages as free cache,
-    but a model that is used needs them. They grow while it loads, and Ollama lists it from the start."""
+    """Return the bytes of model files that these processes have mapped. The kernel counts these pages as
+    available, but a model in use needs them. They grow while it loads, though Ollama lists it at once."""
     total = 0
     for process in processes:
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # the process has ended
             total += getattr(process.memory_info(), "shared", 0)
     return total
 
 
 async def throttled(vcgencmd: str) -> int:
-    """The bits of `vcgencmd get_throttled`; 0 when it does not answer."""
+    """Return the bits of `vcgencmd get_throttled`; 0 if it does not answer."""
     try:
         process = await asyncio.create_subprocess_exec(
             vcgencmd, "get_throttled", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -1,1 +1,1 @@
-"""What processes run on: connections, Faust on Redis Streams, a server, child processes."""
+"""Connections, Faust on Redis Streams, the embedded server, child processes, access rights."""

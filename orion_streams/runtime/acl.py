@@ -1,8 +1,8 @@
-"""Who may do what on the server: one least-privilege user per role, as rules of ACL SETUSER. Pure.
+"""The server's users: one with least privilege per role, as rules of ACL SETUSER.
 
-Every stream has one writer, so a user is confined by the keys alone. A writer may shorten the stream that
-it writes (XADD with MAXLEN), and nobody else's: ACLs limit keys, not arguments. `reset` comes first: to
-apply the rules again changes nothing, and a user that could do more is narrowed.
+Every stream has one writer, so the keys alone confine a user. ACLs limit keys, not arguments, so a writer
+may also shorten its own stream (XADD with MAXLEN). The rules begin with `reset`: applying them again
+changes nothing, and a user with further rights loses them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ READ, WRITE, BOTH = "%R~", "%W~", "~"
 KINDS = ("requests", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
-"""How large a stream is and how far its group has read. XINFO STREAM would show two of its entries."""
+"""Commands for a stream's size and its group's progress. XINFO STREAM would show two entries."""
 
 
 class Grant(Struct, frozen=True):
-    """Commands, and the only keys (patterns with their permission) that they may touch."""
+    """Commands, and the keys (patterns with a permission) that they are limited to."""
 
     commands: tuple[str, ...]
     keys: tuple[str, ...] = ()
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """As ACL SETUSER takes them, one after the other."""
+        """The rules for ACL SETUSER."""
         return (*(f"+{command}" for command in self.commands), *self.keys)
 
 
 class User(Struct, frozen=True):
-    """A user of the server. `plain`: commands without keys; each further grant stands by itself."""
+    """A user of the server. `plain` grants commands without keys; each of `grants` is one selector."""
 
     name: str
     role: str
@@ -45,23 +45,23 @@ class User(Struct, frozen=True):
     grants: tuple[Grant, ...]
 
     def rules(self, password_hash: str = "") -> list[str]:
-        """The arguments of ACL SETUSER after the name. Without a password nobody can log in."""
+        """Return the arguments of ACL SETUSER after the name. Without a password nobody can log in."""
         password = (f"#{password_hash}",) if password_hash else ()
         return ["reset", "on", *password, *self.plain.rules, *(selector(each) for each in self.grants)]
 
 
 def selector(grant: Grant) -> str:
-    """A grant as one argument."""
+    """Return a grant as one argument of ACL SETUSER."""
     return f"({' '.join(grant.rules)})"
 
 
 def hashed(password: str) -> str:
-    """A password as the server keeps it."""
+    """Return a password's hash as ACL SETUSER takes it."""
     return hashlib.sha256(password.encode()).hexdigest()
 
 
 def users(config: Config) -> tuple[User, ...]:
-    """All users of a grid: its clients, its agents, the router, and two who only read."""
+    """Return all users of a grid: clients, agents, the router, a reader and an observer."""
     return (
         *(client(config, name) for name in config.clients.names),
         *(agent(config, name) for name in sorted(config.nodes)),
@@ -72,7 +72,7 @@ def users(config: Config) -> tuple[User, ...]:
 
 
 def chosen(config: Config, names: Iterable[str]) -> tuple[User, ...]:
-    """The users of these names, or all of them. ConfigError names the known ones."""
+    """Return the users of these names, or all if there are none. Raise ConfigError for an unknown name."""
     known = {user.name: user for user in users(config)}
     for name in names:
         if name not in known:
@@ -81,88 +81,90 @@ def chosen(config: Config, names: Iterable[str]) -> tuple[User, ...]:
 
 
 def client(config: Config, name: str) -> User:
-    """Writes its requests and reads its replies."""
+    """Return the user of a client: it writes its requests and reads its replies."""
     grants = (
-        Grant(("xadd",), keys(config, WRITE, f"requests:{name}")),
-        Grant(ENTRIES, keys(config, READ, f"replies:{name}")),
+        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}"])),
+        Grant(ENTRIES, keys(config, READ, [f"replies:{name}"])),
     )
     return User(user_name(config, "client", name), f"client {name}", plain(config), grants)
 
 
 def agent(config: Config, name: str) -> User:
-    """Takes its work, writes its health and results. The robot gets no work, so it writes health alone."""
-    beats = Grant(("xadd",), keys(config, WRITE, f"health:{name}"))
+    """Return the user of an agent: it reads its work and writes health and results. A node without
+    inference gets no work, so its agent writes health only."""
+    beats = Grant(("xadd",), keys(config, WRITE, [f"health:{name}"]))
     works = (
-        Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, f"work:{name}")),
-        Grant(("xack",), keys(config, WRITE, f"work:{name}")),
-        Grant(("xadd",), keys(config, WRITE, f"health:{name}", f"results:{name}")),
+        Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, [f"work:{name}"])),
+        Grant(("xack",), keys(config, WRITE, [f"work:{name}"])),
+        Grant(("xadd",), keys(config, WRITE, [f"health:{name}", f"results:{name}"])),
     )
     grants = works if config.nodes[name].inference else (beats,)
     return User(user_name(config, "agent", name), f"agent of {name}", plain(config), grants)
 
 
 def router(config: Config) -> User:
-    """Runs the commit script, reads all streams and trims them. A script runs with its caller's rights, so
-    no script can do more than this list."""
+    """Return the user of the router: it runs the commit script, reads all streams and trims them. A script
+    runs with its caller's rights, so none can do more than this."""
     outputs = ("work:*", "replies:*")
-    bodies = ("requests:*", "results:*")  # copied from: only EVALSHA itself asks for the right to write
+    bodies = ("requests:*", "results:*")  # only copied from, but EVALSHA requires write permission
     grants = (
-        Grant(("evalsha",), keys(config, BOTH, "guard", "log", *bodies, *outputs)),
+        Grant(("evalsha",), keys(config, BOTH, ["guard", "log", *bodies, *outputs])),
         Grant(
             ("hgetall", "hmget", *ENTRIES, "xlen", "type", "memory|usage", "xinfo|stream"),
-            keys(config, READ, "guard", "log", "snapshots", "health:*", *bodies, *outputs),
+            keys(config, READ, ["guard", "log", "snapshots", "health:*", *bodies, *outputs]),
         ),
-        Grant(("hset", "hdel"), keys(config, WRITE, "guard")),
-        Grant(("xadd",), keys(config, WRITE, "log", "snapshots", *outputs)),
-        Grant(("xtrim",), keys(config, WRITE, "log", "snapshots", "requests:*", *outputs)),
-        Grant(("xgroup|create",), keys(config, WRITE, "work:*")),
+        Grant(("hset", "hdel"), keys(config, WRITE, ["guard"])),
+        Grant(("xadd",), keys(config, WRITE, ["log", "snapshots", *outputs])),
+        Grant(("xtrim",), keys(config, WRITE, ["log", "snapshots", "requests:*", *outputs])),
+        Grant(("xgroup|create",), keys(config, WRITE, ["work:*"])),
     )
     more = ("info", "time", "script|load")
     return User(user_name(config, "router"), "router", plain(config, *more), grants)
 
 
 def reader(config: Config) -> User:
-    """Reads what the log tells and measures the rest: it sees no prompt and no answer."""
+    """Return a user that reads the log and measures the other streams, without prompts and answers."""
     bodies = ("requests:*", "replies:*", "work:*", "results:*")
     told = ("log", "snapshots", "health:*")
     grants = (
-        Grant(("hgetall", *MEASURES), keys(config, READ, "guard")),
-        Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, *told)),
-        Grant(MEASURES, keys(config, READ, *bodies)),
+        Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
+        Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, told)),
+        Grant(MEASURES, keys(config, READ, bodies)),
     )
     what = "reader of the log: nodes, ps, plan, explain, log, replay"
     return User(user_name(config, "reader"), what, plain(config, "info", "time"), grants)
 
 
 def observer(config: Config) -> User:
-    """Reads every stream, prompts and answers, too: XINFO tells a stream's end only with its last entry."""
+    """Return a user that reads every stream, with prompts and answers: XINFO STREAM shows a stream's end
+    only together with its last entry."""
     streams = ("log", "snapshots", *(f"{kind}:*" for kind in KINDS))
     grants = (
-        Grant(("hgetall", *MEASURES), keys(config, READ, "guard")),
-        Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, *streams)),
+        Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
+        Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, streams)),
     )
     what = "observer of all streams: doctor"
     return User(user_name(config, "observer"), what, plain(config, "info", "time"), grants)
 
 
 def plain(config: Config, *commands: str) -> Grant:
-    """What needs no key: to see that one is let in, and to get to the grid's database."""
+    """Return the commands without keys: PING, and SELECT if the grid is not in database 0."""
     return Grant(("ping", *(("select",) if needs_select(config.redis.url) else ()), *commands))
 
 
-def keys(config: Config, permission: str, *streams: str) -> tuple[str, ...]:
-    """Patterns of the grid's keys. Neither prefix nor names can hold a wildcard."""
+def keys(config: Config, permission: str, streams: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns of the grid's keys. Neither the prefix nor a name can hold a wildcard."""
     return tuple(f"{permission}{config.key(stream)}" for stream in streams)
 
 
 def user_name(config: Config, *parts: str) -> str:
-    """The prefix in letters, then the role: grids that share a server have users of their own."""
+    """Return a name from the prefix and these parts: grids on one server have users of their own."""
     grid = re.sub(r"[^\w-]+", "-", config.prefix).strip("-")
     return "-".join(part for part in (grid, *parts) if part)
 
 
 def needs_select(url: str) -> bool:
-    """Whether the grid lives in another database than 0."""
+    """Whether the grid is in another database than 0."""
     parts = urlsplit(url)
     path = "" if parts.scheme.endswith("unix") else parts.path.strip("/")
     if parts.scheme.endswith("+sentinel"):

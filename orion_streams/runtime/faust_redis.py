@@ -1,8 +1,8 @@
 """Redis Streams for Faust: an app without Kafka, and a channel over a stream.
 
-Faust's own transports are Kafka only. A `StreamChannel` is an ordinary `faust.Channel`: send is XADD, and
-a `Feeder` service reads a consumer group into it, so plain `@app.agent` functions consume a stream. Whoever
-has done an item's work settles it: Faust would acknowledge also what a handler failed on.
+Faust's own transport is Kafka. A `StreamChannel` is an ordinary `faust.Channel`: `send` is XADD, and a
+`Feeder` reads a consumer group into it, so that plain `@app.agent` functions consume a stream. An item's
+consumer settles it explicitly, since Faust would also acknowledge items whose handler failed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from orion_streams.runtime.connection import as_dict, ask, end_if_cancelled, in_
 log = logging.getLogger("orion.channels")
 
 STEADY_S = 10.0
-"""Work that went on for so long: after it the next pause is short again."""
+"""After work that ran for longer, the pauses between tries begin anew."""
 
 
 def refused(key: str, error: Exception) -> ConfigError:
-    """What Redis refuses for good, as the error that ends a process."""
+    """Return the error that ends a process when Redis refuses a command for good."""
     return ConfigError(f"{key}: Redis refuses: {in_short(error)}")
 
 
 class NoKafka(BootStrategy):
-    """Boots agents, timers and services, and nothing that talks to a broker."""
+    """Boot agents, timers and services, but nothing that talks to a broker."""
 
     enable_kafka = False
     enable_web = False
@@ -44,22 +44,22 @@ class NoKafka(BootStrategy):
 
 
 class NoConsumer:
-    """What Faust looks at of Kafka's consumer, which would bring a client, a thread and a loop."""
+    """The parts of Kafka's consumer that Faust reads; the real one brings a client, a thread and a loop."""
 
     def __init__(self) -> None:
         self.unacked: set[Any] = set()
         self._unacked_messages = self.unacked
 
     def assignment(self) -> tuple[()]:
-        """Nothing to stop."""
+        """Return no partitions."""
         return ()
 
 
 class App(faust.App):
-    """A Faust app that lives on Redis Streams. `closers` are awaited in order when all else has stopped."""
+    """A Faust app on Redis Streams. `closers` are awaited in order after everything else has stopped."""
 
     BootStrategy = NoKafka
-    mundane_level = "debug"  # mode says "Starting..." under each class's name
+    mundane_level = "debug"  # mode logs "Starting..." for each service
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
@@ -69,17 +69,17 @@ class App(faust.App):
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
 
     def end(self, error: OrionError) -> None:
-        """Waiting cannot mend it: end the process with this one line and its exit code."""
+        """End the process with one line and an exit code, for an error that waiting cannot mend."""
         if self.fatal is None:
             self.fatal = error
             log.critical("%s", error)
             self.stopper()
 
     async def on_first_start(self) -> None:
-        """Faust would make folders for tables, which nobody has, in the working directory."""
+        """Do not create Faust's folders for tables in the working directory."""
 
     async def on_start(self) -> None:
-        """Without Kafka's consumer nobody else opens the flow control, and channels would hang."""
+        """Open the flow control, as Kafka's consumer would: channels wait for it."""
         self.finalize()
         self.flow_control.resume()
 
@@ -87,43 +87,43 @@ class App(faust.App):
         return NoConsumer()
 
     async def on_shutdown(self) -> None:
-        """Close what the role has opened, in order: nobody uses it any more."""
+        """Close what the role has opened, in order."""
         await super().on_shutdown()
         for close in self.closers:
             await close()
 
 
 class Item(Struct, frozen=True):
-    """An entry of a consumer group. Whoever has done its work settles it."""
+    """An entry of a consumer group; its consumer settles it once its work is done."""
 
     id: str
     fields: dict[bytes, bytes]
 
 
 class StreamChannel(faust.Channel[Any]):
-    """A Faust channel over one Redis stream and, for reading, its consumer group of one."""
+    """A Faust channel over one Redis stream, read through a consumer group with one consumer."""
 
     def __init__(
         self, app: App, *, redis: Any, key: str, keep_entries: int | None = None, **options: Any
     ) -> None:
         super().__init__(app, **options)
         self.redis, self.key_name, self.keep_entries = redis, key, keep_entries
-        self.settled: dict[bytes, None] = {}  # done, to be acknowledged with the next read
+        self.settled: dict[bytes, None] = {}  # acknowledged with the next read
 
     def _clone_args(self) -> Mapping[str, Any]:
         own = {"redis": self.redis, "key": self.key_name, "keep_entries": self.keep_entries}
         return {**super()._clone_args(), **own}
 
     async def send(self, *, value: Any = None, **_: Any) -> Any:
-        """XADD the fields of `value`, keeping about `keep_entries`. The entry's id."""
+        """Append `value`'s fields with XADD, keeping about `keep_entries`. Return the entry's id."""
         return await self.redis.xadd(self.key_name, value, maxlen=self.keep_entries, approximate=True)
 
     def settle(self, entry_id: str) -> None:
-        """Acknowledge an entry along with the next read: a round trip less."""
+        """Acknowledge an entry with the next read, to save a round trip."""
         self.settled[entry_id.encode()] = None
 
     async def read(self, after: str, count: int, block_ms: int | None) -> list[Item]:
-        """Entries of the group: after ">" the new ones, after "0" those not acknowledged yet."""
+        """Read the group's entries: new ones after ">", those not yet acknowledged after "0"."""
         wait = () if block_ms is None else ("BLOCK", block_ms)
         commands: list[tuple[Any, ...]] = [
             ("XREADGROUP", "GROUP", GROUP, GROUP, "COUNT", count, *wait, "STREAMS", self.key_name, after)
@@ -140,14 +140,14 @@ class StreamChannel(faust.Channel[Any]):
         return [Item(entry_id.decode(), as_dict(parts)) for entry_id, parts in rows]
 
     async def delivered(self) -> str:
-        """How far the group has read, or was made to begin: nothing up to there is handed out any more."""
+        """Return the group's last delivered id: nothing up to it will be delivered as new."""
         groups = await self.redis.xinfo_groups(self.key_name)
         return next(
             (row["last-delivered-id"].decode() for row in groups if row["name"] == GROUP.encode()), ""
         )
 
     async def acknowledge(self) -> None:
-        """What is settled, at once: nothing more will be read."""
+        """Acknowledge settled items now, since no further read will."""
         if settled := list(self.settled):
             await self.redis.xack(self.key_name, GROUP, *settled)
             self._forget(settled)
@@ -158,11 +158,11 @@ class StreamChannel(faust.Channel[Any]):
 
 
 class Feeder(Service):
-    """Reads a channel's stream into the channel, for as long as the app runs.
+    """Read a channel's stream into the channel for as long as the app runs.
 
-    `catch_up` is awaited at the start and again after every cut, before anything new is read; `noticed` is
-    called with each new item the moment it is read, with all that were read together before any goes on;
-    `drained`, when nothing new comes, with the id up to which nothing ever will.
+    `catch_up` is awaited at the start and after each outage, before anything new is read. `noticed` is
+    called with every item of a read before the first of them is put into the channel. `drained` is called
+    after an empty read, with the id up to which nothing new can come.
     """
 
     COUNT: ClassVar[int] = 64
@@ -186,7 +186,7 @@ class Feeder(Service):
         app, backoff = cast(App, self.channel.app), reconnect_backoff()
         while not self.should_stop:
             if not self.channel.subscriber_count:
-                await self.sleep(0.01)  # nobody listens yet: a put would be dropped
+                await self.sleep(0.01)  # without a subscriber a put is dropped
                 continue
             try:
                 await self._pass_on()
@@ -212,7 +212,7 @@ class Feeder(Service):
             await self.channel.put(cast(Any, item))
 
     def _waits_for(self, error: Exception, outages: OutageLog) -> bool:
-        """Say why nothing comes; whether that may pass."""
+        """Log an error that may pass. Return whether it may."""
         words, key = in_short(error), self.channel.key_name
         if isinstance(error, ResponseError) and ("NOGROUP" in words or "no longer exists" in words):
             outages.failed("work", f"no stream {key}: waiting for the router to make it", f"stream {key}")
@@ -224,13 +224,13 @@ class Feeder(Service):
 
 
 def away(error: Exception) -> str:
-    """What is said while Redis is away."""
+    """Return the log line for an outage of Redis."""
     return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"
 
 
 async def supervised(name: str, work: Callable[[], Awaitable[None]], outages: OutageLog) -> None:
-    """Repeat a unit of work for ever; while Redis is away, wait with a growing pause. Work that goes on for
-    long tells `outages` itself when Redis is back."""
+    """Repeat a unit of work until cancelled, with growing pauses while Redis is away. Work that takes long
+    reports to `outages` itself that Redis is back."""
     loop, backoff = asyncio.get_running_loop(), reconnect_backoff()
     while True:
         end_if_cancelled()

@@ -33,11 +33,12 @@ A_FEW = 10
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses, and connections that give up on a hung server soon."""
+def impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Short pauses, and connections that give up soon where the server hangs."""
+    timeout_s = 0.15 if "hung" in request.node.name else 10.0
     monkeypatch.setattr(backoff, "LONGEST_S", 0.02)
     monkeypatch.setattr(backoff, "FIRST_S", 0.01)
-    monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, 0.15))
+    monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, timeout_s))
 
 
 @pytest.fixture

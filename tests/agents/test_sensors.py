@@ -17,7 +17,7 @@ from orion_streams.agents import health as health_module
 from orion_streams.agents import sensors
 from orion_streams.agents.backend import Echo
 from orion_streams.agents.health import Residency
-from orion_streams.agents.sensors import Machine, SimulatedMachine, cpu_zone, mapped, throttled
+from orion_streams.agents.sensors import LocalSensors, SimulatedSensors, cpu_zone, mapped, throttled
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from tests.agents.agent_bench import MODEL, SKILLED, Bench, elsewhere, running
@@ -37,14 +37,14 @@ async def test_the_processors_zone_is_found_by_its_type(tmp_path: Path, kind: st
     """Whatever its number, and whatever other chips are fitted."""
     zone(tmp_path, 0, "rtc-thermal", "20000")
     zone(tmp_path, 1, kind, "61234")
-    assert (await Machine(tmp_path).sample()).temp_mc == 61_234
+    assert (await LocalSensors(tmp_path).sample()).temp_mc == 61_234
 
 
 async def test_without_a_sensor_the_temperature_is_none_and_that_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No zone at all: None, never a guess, and one line for it."""
-    machine = Machine(tmp_path / "nothing")
+    machine = LocalSensors(tmp_path / "nothing")
     for _ in range(3):
         assert (await machine.sample()).temp_mc is None
     assert len([each for each in caplog.records if "not known" in each.message]) == 1
@@ -56,7 +56,7 @@ async def test_a_sensor_that_fails_is_none_and_said_once(
 ) -> None:
     """Nonsense, or what no processor can have: None and one line, until it works again."""
     folder = zone(tmp_path, 0, "cpu-thermal", temp)
-    machine = Machine(tmp_path)
+    machine = LocalSensors(tmp_path)
     for _ in range(3):
         assert (await machine.sample()).temp_mc is None
     assert len(caplog.records) == 1
@@ -87,7 +87,7 @@ async def test_throttle_bits_come_from_vcgencmd(tmp_path: Path, monkeypatch: pyt
     """Where vcgencmd exists, its bits are in the sample."""
     script(tmp_path, '[ "$1" = get_throttled ] && echo throttled=0x50005')
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert (await Machine(tmp_path).sample()).throttled == 0x50005
+    assert (await LocalSensors(tmp_path).sample()).throttled == 0x50005
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_a_models_mapped_memory_is_seen_at_once(
     memory = SimpleNamespace(total=8 * gigabyte, available=7 * gigabyte)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(psutil, "process_iter", lambda attrs: iter(found))
-    machine = Machine(tmp_path)
+    machine = LocalSensors(tmp_path)
 
     async def used_mb() -> int:
         return (await machine.sample()).ram_used_mb
@@ -158,7 +158,7 @@ async def test_sensors_look_again_when_other_models_are_in_memory(
 ) -> None:
     """Once for each change of what is resident, before the next sample, and not while it stays."""
     looks: list[str] = []
-    monkeypatch.setattr(SimulatedMachine, "look_again", lambda machine: looks.append("again"))
+    monkeypatch.setattr(SimulatedSensors, "look_again", lambda machine: looks.append("again"))
     async with running(bench.config):
         await bench.healthy(lambda head: True, "nothing is there")
         assert looks == []
