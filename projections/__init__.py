@@ -11,8 +11,7 @@ from typing import assert_never
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
-from orion_streams.model.vocabulary import Outcome
-from orion_streams.projections import breaker, models, nodes, requests, speeds
+from orion_streams.projections import attempts, breaker, models, nodes, requests, speeds
 
 
 def evolve(grid: Grid, event: ev.AnyEvent) -> Grid:
@@ -40,37 +39,36 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
             speeds.asked(grid, event)
             requests.accepted(grid, event)
         case ev.RequestRouted():
-            nodes.routed(grid, event)
-            requests.routed(grid, event)
+            attempts.routed(grid, event)
+            requests.moved(grid, event)
         case ev.RequestStarted():
-            nodes.started(grid, event)
-            requests.started(grid, event)
+            attempts.moved(grid, event)
+            requests.moved(grid, event)
         case ev.RequestCompleted():
             speeds.completed(grid, event)
             breaker.answered(grid, event)
             models.ran(grid, event)
-            nodes.released(grid, event.node, event.work_id)
-            requests.closed(grid, event, Outcome.DONE)
-        case ev.RequestDeferred():
-            requests.deferred(grid, event)
+            attempts.moved(grid, event)
+            requests.moved(grid, event)
         case ev.AttemptFailed():
             breaker.failed(grid, event)
-            nodes.attempt_failed(grid, event)
-            requests.attempt_failed(grid, event)
-        case ev.AttemptEnded():
-            nodes.released(grid, event.node, event.work_id)
+            nodes.unreachable(grid, event)
+            attempts.moved(grid, event)
+            requests.moved(grid, event)
         case ev.AttemptAbandoned():
             breaker.failed(grid, event)
-            nodes.abandoned(grid, event)
-            requests.abandoned(grid, event)
-        case ev.RequestFailed():
-            requests.closed(grid, event, Outcome.ERROR)
-        case ev.RequestExpired():
-            requests.closed(grid, event, Outcome.EXPIRED)
-        case ev.RequestCancelled():
-            requests.closed(grid, event, Outcome.CANCELLED)
-        case ev.BodyLost():
-            requests.body_lost(grid, event)
+            attempts.moved(grid, event)
+            requests.moved(grid, event)
+        case ev.AttemptEnded():
+            attempts.moved(grid, event)
+        case (
+            ev.RequestDeferred()
+            | ev.BodyLost()
+            | ev.RequestFailed()
+            | ev.RequestExpired()
+            | ev.RequestCancelled()
+        ):
+            requests.moved(grid, event)
         case ev.RepliesTrimmed():
             requests.replies_trimmed(grid, event)
         case ev.ModelLoaded():
@@ -80,11 +78,11 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
         case ev.UnloadOrdered():
             models.unload_ordered(grid, event)
         case ev.LoadOrdered():
-            models.load_ordered(grid, event)
+            attempts.load_ordered(grid, event)
         case ev.LoadEnded():
             speeds.loaded(grid, event)
             models.load_ended(grid, event)
-            nodes.released(grid, event.node, event.work_id)
+            attempts.moved(grid, event)
         case ev.ModelInstalled():
             models.installed(grid, event)
         case ev.ModelRemoved():

@@ -1,12 +1,8 @@
-"""What failures say of a node. A request counts once, however often it fails there. What may be the
-request's own fault counts only when another node has answered it: one that is refused alike everywhere, or
-again and again by the only node, says nothing about the nodes.
+"""A node's breaker, as a table that the fold obeys: what failures say of a node.
 
-state      event                                   next state
-closed     breaker_failures requests in a row fail  open, for open_ms (node.breaker_opened)
-open       open_ms pass                            probing: one run at a time
-probing    it fails                                open, for twice as long
-any        an answer                               closed (node.breaker_closed); slots open one by one
+A request counts once, however often it fails there. What may be the request's own fault counts only when
+another node has answered it: one that is refused alike everywhere, or again and again by the only node,
+says nothing about the nodes.
 """
 
 from __future__ import annotations
@@ -15,7 +11,31 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid, Node
-from orion_streams.model.vocabulary import AbandonReason, Blame, Code
+from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState, Code
+
+CLOSED, OPEN = BreakerState.CLOSED, BreakerState.OPEN
+PROBING, RAMP = BreakerState.PROBING, BreakerState.RAMP
+
+FAILURE, ANSWER = "a request fails", "a request is answered"
+TRANSITIONS: dict[str, tuple[tuple[BreakerState, ...], BreakerState | None]] = {
+    FAILURE: ((CLOSED, PROBING, RAMP), None),
+    "node.breaker_opened": ((CLOSED, PROBING, RAMP), OPEN),
+    "open_ms pass": ((OPEN,), PROBING),
+    ANSWER: ((CLOSED, OPEN, PROBING, RAMP), None),
+    "node.breaker_closed": ((OPEN, PROBING), RAMP),
+}
+"""By event: the states in which it counts, and the state after it (None: the same). Closed: all slots
+are open. Open: nothing is sent for `open_ms`. Probing: one run. Ramp: one run more with each answer,
+until all slots are open again. `breaker_failures` suspects in a row open it, one while it probes; an
+answer clears them."""
+
+
+def state_of(grid: Grid, node: Node) -> BreakerState:
+    """Return the state of the node's breaker."""
+    if node.opened_ms is not None:
+        return OPEN if grid.at_ms - node.opened_ms < node.open_ms else PROBING
+    return CLOSED if node.ramp is None else RAMP
+
 
 DOUBTFUL = Code.OLLAMA_ERROR
 """A refusal that may be the request's own fault."""
@@ -32,7 +52,7 @@ NOBODYS = (
 
 
 def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
-    """An attempt failed on the node, before the request remembers it."""
+    """Note that an attempt failed on the node, before the request remembers it."""
     key = event.request
     code, blame = (
         (event.code, event.blame) if isinstance(event, ev.AttemptFailed) else (event.reason, Blame.NODE)
@@ -45,14 +65,14 @@ def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
 
 
 def suspect(grid: Grid, node: Node, key: str) -> None:
-    """One more request failed here; an open breaker waits for its probe."""
-    waits = node.opened_ms is not None and grid.at_ms - node.opened_ms < node.open_ms
-    if key not in node.suspects and not waits and len(node.suspects) < grid.policy.breaker_failures:
+    """Count a request that failed here, once; an open breaker waits for its probe."""
+    counts = state_of(grid, node) in TRANSITIONS[FAILURE][0]
+    if counts and key not in node.suspects and len(node.suspects) < grid.policy.breaker_failures:
         grid.nodes[node.rules.name] = replace(node, suspects=(*node.suspects, key))
 
 
 def answered(grid: Grid, event: ev.RequestCompleted) -> None:
-    """An answer: this node works, and one that refused the request is to blame."""
+    """Note an answer: this node works, and one that refused the request is to blame."""
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
     if request is None or node is None:
         return
@@ -65,8 +85,8 @@ def answered(grid: Grid, event: ev.RequestCompleted) -> None:
 
 
 def ramp_after(node: Node) -> int | None:
-    """Answers since the breaker closed; None once all slots are open again. An open one notes 0: the
-    probe was answered."""
+    """Return the answers since the breaker closed; None once all slots are open again. An open one notes
+    0: the probe was answered."""
     if node.opened_ms is not None:
         return 0
     if node.ramp is None or node.ramp + 2 >= node.rules.slots:
@@ -75,7 +95,7 @@ def ramp_after(node: Node) -> int | None:
 
 
 def opened(grid: Grid, event: ev.BreakerOpened) -> None:
-    """From now on nothing, for `open_ms`."""
+    """Open it: nothing is sent for `open_ms`."""
     node = grid.nodes.get(event.node)
     if node is not None:
         grid.nodes[event.node] = replace(
@@ -84,7 +104,7 @@ def opened(grid: Grid, event: ev.BreakerOpened) -> None:
 
 
 def closed(grid: Grid, name: str) -> None:
-    """The node works again; it gets its slots back one by one."""
+    """Close it; the node gets its slots back one by one."""
     node = grid.nodes.get(name)
     if node is not None:
         ramp = 0 if node.rules.slots > 1 else None

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
-from orion_streams.model.state import Assignment, Grid, Installed, Load, Node, Resident
-from orion_streams.projections.nodes import shared
-
-T = TypeVar("T")
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident, without
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
@@ -70,29 +65,6 @@ def asked_of(node: Node, model: str, row: Resident) -> Resident:
         if held.model == model and held.num_ctx:
             return replace(row, num_ctx=held.num_ctx, runner=held.runner)
     return row
-
-
-def load_ordered(grid: Grid, event: ev.LoadOrdered) -> None:
-    """The node was told to load the model: its memory is set aside until that has ended."""
-    node = grid.nodes.get(event.node)
-    if node is None:
-        return
-    held = Load(
-        model=event.model,
-        run_ms=event.load_ms,
-        since_ms=grid.at_ms,
-        alone=not node.assignments,
-        reserve_mb=event.reserve_mb,
-        num_ctx=event.num_ctx,
-        runner=event.runner,
-    )
-    key = event.work_id or f"undecided load {event.model}"
-    grid.nodes[event.node] = replace(
-        node,
-        assignments={**shared(node), key: held},
-        used_ms={**node.used_ms, event.model: grid.at_ms},
-        load_failed_ms=without(node.load_failed_ms, event.model),
-    )
 
 
 def load_ended(grid: Grid, event: ev.LoadEnded) -> None:
@@ -165,8 +137,3 @@ def keep_resident(grid: Grid, node: Node, model: str, held: Assignment) -> Node:
     )
     grid.nodes[node.rules.name] = kept
     return kept
-
-
-def without(table: dict[str, T], name: str) -> dict[str, T]:
-    """The table without one of its names; the same one if it has none such."""
-    return {key: row for key, row in table.items() if key != name} if name in table else table

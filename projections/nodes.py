@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.marks import is_calm
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Assignment, Grid, Node, Run, parse_stream_id
-from orion_streams.model.vocabulary import AbandonReason, Code
+from orion_streams.model.state import Assignment, Grid, Node, parse_stream_id
+from orion_streams.model.vocabulary import Code
 
 
 def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
@@ -105,73 +105,9 @@ def returned(grid: Grid, event: ev.NodeReturned) -> None:
         grid.nodes[event.node] = replace(node, backed_off=(), calm_samples=0)
 
 
-def routed(grid: Grid, event: ev.RequestRouted) -> None:
-    """The attempt takes a slot from the moment of the decision."""
-    node, request = grid.nodes.get(event.node), grid.open.get(event.request)
-    if node is None or request is None:
-        return
-    chosen = next((each for each in event.verdicts if each.node == event.node), None)
-    held = Run(
-        request=event.request,
-        attempt=event.attempt,
-        model=request.model,
-        run_ms=chosen.run_ms if chosen else 0,
-        since_ms=grid.at_ms,
-        cold=chosen is not None and chosen.load_ms > 0,
-        alone=not node.assignments,
-        load_ms=chosen.load_ms if chosen else 0,
-        reserve_mb=chosen.reserve_mb if chosen else 0,
-        num_ctx=request.num_ctx,
-        runner=request.runner,
-        cached=chosen is not None and chosen.cached_ms > 0,
-    )
-    assignments = shared(node)
-    assignments[fence(event)] = held
-    used_ms = {**node.used_ms, request.model: grid.at_ms}
-    grid.nodes[event.node] = replace(node, assignments=assignments, used_ms=used_ms)
-
-
-def shared(node: Node) -> dict[str, Assignment]:
-    """Return what the node is assigned, none of it alone any more."""
-    return {work_id: replace(held, alone=False) for work_id, held in node.assignments.items()}
-
-
-def fence(event: ev.RequestRouted) -> str:
-    """The attempt's key; a decision that is not committed yet has no work id."""
-    return event.work_id or f"undecided {event.request}"
-
-
-def started(grid: Grid, event: ev.RequestStarted) -> None:
-    """The attempt runs: its time counts from here."""
-    request = grid.open.get(event.request)
-    node = grid.nodes.get(request.node) if request else None
-    held = node.assignments.get(event.work_id) if node else None
-    if request is None or node is None or not isinstance(held, Run):
-        return
-    since_ms = grid.at_ms - event.age_ms
-    assignments = {**node.assignments, event.work_id: replace(held, started=True, since_ms=since_ms)}
-    grid.nodes[request.node] = replace(node, assignments=assignments)
-
-
-def released(grid: Grid, name: str, work_id: str) -> None:
-    """The attempt's result came: its slot is free."""
-    node = grid.nodes.get(name)
-    if node is None or work_id not in node.assignments:
-        return
-    assignments = {key: held for key, held in node.assignments.items() if key != work_id}
-    grid.nodes[name] = replace(node, assignments=assignments)
-
-
-def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
-    """The slot is free. Where Ollama could not be reached, nothing is known of its models until health
-    says otherwise: a node that fails at once must not look free."""
-    released(grid, event.node, event.work_id)
+def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:
+    """Where Ollama could not be reached, forget what is known of its models until health tells: a node
+    that fails at once must not look free."""
     node = grid.nodes.get(event.node)
     if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)
-
-
-def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
-    """Only an attempt that is gone from its node frees the slot; any other may still be running."""
-    if event.reason == AbandonReason.GONE:
-        released(grid, event.node, event.work_id)

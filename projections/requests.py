@@ -1,23 +1,13 @@
-"""The life of a request: every accepted one reaches exactly one terminal state.
+"""The life of a request, as a table that the fold obeys: every accepted one reaches exactly one terminal
+state.
 
-state      event                        next state
--          request.accepted             waiting
-waiting    request.deferred             waiting
-waiting    request.routed               assigned
-assigned   request.started              running
-assigned   attempt.failed, .abandoned   waiting
-running    attempt.failed, .abandoned   waiting
-assigned   request.completed            closed: done
-running    request.completed            closed: done
-any open   request.failed               closed: error
-any open   request.expired              closed: expired
-any open   request.cancelled            closed: cancelled
-closed     (forgotten after dedupe_keep entries or dedupe_keep_ms)
+An event that the table does not have for a request's state changes nothing: history is never rejected.
 """
 
 from __future__ import annotations
 
 from itertools import islice, takewhile
+from typing import assert_never
 
 from msgspec.structs import replace
 
@@ -31,26 +21,54 @@ from orion_streams.model.state import (
     client_of,
     parse_stream_id,
 )
-from orion_streams.model.vocabulary import Blame, Outcome, WaitKind
-from orion_streams.projections.nodes import fence
+from orion_streams.model.vocabulary import Blame, Outcome, RequestState, WaitKind
+from orion_streams.projections.attempts import fence
 
-Terminal = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
+WAITING, ASSIGNED, RUNNING = RequestState.WAITING, RequestState.ASSIGNED, RequestState.RUNNING
+OPEN = (WAITING, ASSIGNED, RUNNING)
+
+LifeEvent = (
+    ev.RequestDeferred
+    | ev.RequestRouted
+    | ev.RequestStarted
+    | ev.AttemptFailed
+    | ev.AttemptAbandoned
+    | ev.BodyLost
+    | ev.RequestCompleted
+    | ev.RequestFailed
+    | ev.RequestExpired
+    | ev.RequestCancelled
+)
+TRANSITIONS: dict[type[LifeEvent], tuple[tuple[RequestState, ...], RequestState | None]] = {
+    ev.RequestDeferred: ((WAITING,), WAITING),
+    ev.RequestRouted: ((WAITING,), ASSIGNED),
+    ev.RequestStarted: ((ASSIGNED,), RUNNING),
+    ev.AttemptFailed: ((ASSIGNED, RUNNING), WAITING),
+    ev.AttemptAbandoned: ((ASSIGNED, RUNNING), WAITING),
+    ev.BodyLost: (OPEN, None),
+    ev.RequestCompleted: ((ASSIGNED, RUNNING), RequestState.DONE),
+    ev.RequestFailed: (OPEN, RequestState.ERROR),
+    ev.RequestExpired: (OPEN, RequestState.EXPIRED),
+    ev.RequestCancelled: (OPEN, RequestState.CANCELLED),
+}
+"""By event: the states in which it counts, and the state after it (None: the same). `request.accepted`
+opens a request as waiting; a terminal state is forgotten after `dedupe_keep` ends or `dedupe_keep_ms`."""
 
 
-def state_of(request: Request) -> str:
-    """The state in the table above."""
+def state_of(request: Request) -> RequestState:
+    """Return the state of an open request."""
     if not request.work_id:
-        return "waiting"
-    return "running" if request.started else "assigned"
+        return WAITING
+    return RUNNING if request.started else ASSIGNED
 
 
 def accepted(grid: Grid, event: ev.RequestAccepted) -> None:
-    """A new open request."""
+    """Open a request."""
     grid.open[event.request] = row_of(grid, event)
 
 
 def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
-    """The request's row; its deadline counts from when its entry was written."""
+    """Return the row of an accepted request; its deadline counts from when its entry was written."""
     began_ms = grid.at_ms - event.age_ms
     return Request(
         entry_id=event.entry_id,
@@ -71,63 +89,63 @@ def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
     )
 
 
-def routed(grid: Grid, event: ev.RequestRouted) -> None:
-    """The request has a current attempt."""
+def moved(grid: Grid, event: LifeEvent) -> None:
+    """Move a request to its next state, as the table says."""
     request = grid.open.get(event.request)
-    if request is not None:
-        grid.open[event.request] = replace(
-            request, attempt=event.attempt, node=event.node, work_id=fence(event), deferred=WaitKind.NONE
-        )
+    if request is None or not counts(request, event):
+        return
+    match event:
+        case ev.RequestDeferred():
+            row = replace(request, deferred=event.kind)
+        case ev.RequestRouted():
+            row = replace(
+                request,
+                attempt=event.attempt,
+                node=event.node,
+                work_id=fence(event),
+                deferred=WaitKind.NONE,
+            )
+        case ev.RequestStarted():
+            row = replace(request, started=True)
+        case ev.AttemptFailed():
+            row = waiting_again(request, Failure(event.node, event.code, event.blame, event.source))
+        case ev.AttemptAbandoned():
+            row = waiting_again(request, Failure(event.node, event.reason, Blame.NODE))
+        case ev.BodyLost():
+            row = replace(request, body_lost=True)
+        case ev.RequestCompleted() | ev.RequestFailed() | ev.RequestExpired() | ev.RequestCancelled():
+            close(grid, event)
+            return
+        case _:
+            assert_never(event)
+    grid.open[event.request] = row
 
 
-def started(grid: Grid, event: ev.RequestStarted) -> None:
-    """The current attempt runs."""
-    request = grid.open.get(event.request)
-    if request is not None and request.work_id == event.work_id:
-        grid.open[event.request] = replace(request, started=True)
-
-
-def deferred(grid: Grid, event: ev.RequestDeferred) -> None:
-    """It waits, and what kind of wait was written down."""
-    request = grid.open.get(event.request)
-    if request is not None:
-        grid.open[event.request] = replace(request, deferred=event.kind)
-
-
-def attempt_failed(grid: Grid, event: ev.AttemptFailed) -> None:
-    """Back to waiting, one failure richer."""
-    request = grid.open.get(event.request)
-    if request is not None and request.work_id == event.work_id:
-        failure = Failure(event.node, event.code, event.blame, event.source)
-        grid.open[event.request] = waiting_again(request, failure)
-
-
-def abandoned(grid: Grid, event: ev.AttemptAbandoned) -> None:
-    """Back to waiting, if it was the current attempt."""
-    request = grid.open.get(event.request)
-    if request is not None and request.work_id == event.work_id:
-        failure = Failure(event.node, event.reason, Blame.NODE)
-        grid.open[event.request] = waiting_again(request, failure)
+def counts(request: Request, event: LifeEvent) -> bool:
+    """Whether the table has the event for the request's state; what tells of an attempt must tell of
+    the current one."""
+    if isinstance(event, ev.RequestStarted | ev.AttemptFailed | ev.AttemptAbandoned):
+        is_current = event.work_id == request.work_id
+    else:
+        is_current = True
+    return is_current and state_of(request) in TRANSITIONS[type(event)][0]
 
 
 def waiting_again(request: Request, failure: Failure) -> Request:
-    """The request without a current attempt."""
+    """Return the request without a current attempt, one failure richer."""
     failures = (*request.failures, failure)[-MAX_FAILURES:]
     return replace(request, node="", work_id="", started=False, failures=failures)
 
 
-def body_lost(grid: Grid, event: ev.BodyLost) -> None:
-    """Its entry is gone: no further attempt is possible."""
-    request = grid.open.get(event.request)
-    if request is not None:
-        grid.open[event.request] = replace(request, body_lost=True)
-
-
-def closed(grid: Grid, event: Terminal, state: Outcome) -> None:
-    """The one terminal state."""
-    if grid.open.pop(event.request, None) is not None:
-        rows = grid.closed.setdefault(client_of(event.request), {})
-        rows[event.request] = Closed(state, event.reply_id, grid.at_ms)
+def close(
+    grid: Grid,
+    event: ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled,
+) -> None:
+    """Remember the terminal state and where its reply stands."""
+    del grid.open[event.request]
+    state = TRANSITIONS[type(event)][1]
+    rows = grid.closed.setdefault(client_of(event.request), {})
+    rows[event.request] = Closed(Outcome(str(state)), event.reply_id, grid.at_ms)
 
 
 def forget(grid: Grid) -> None:

@@ -15,7 +15,8 @@ from orion_streams.cli.outcome import tell
 from orion_streams.eventlog.loader import decoded
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
-from orion_streams.model.text import describe, tag
+from orion_streams.model.events import tag_of
+from orion_streams.model.text import describe
 from orion_streams.runtime.connection import end_if_cancelled
 
 CHUNK = 500
@@ -99,7 +100,7 @@ def as_data(line: Line) -> str:
 
 def as_text(line: Line, coloured: bool) -> str:
     """Format an event for a person: position, local time, kind, description."""
-    kind = tag(line.event)
+    kind = tag_of(line.event)
     when = datetime.fromtimestamp(line.server_ms / 1000).isoformat(" ", "milliseconds")
     start, stop = (COLOURS.get(kind, COLOURS.get(kind.partition(".")[0], "")), "\x1b[0m")
     if not coloured or not start:

@@ -12,9 +12,8 @@ from orion_streams.cli.log_view import Line
 from orion_streams.decider.queue import Queue
 from orion_streams.decider.route import Decision, Reject, Route, route
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
+from orion_streams.model.events import Verdict, tag_of
 from orion_streams.model.state import Grid, Request
-from orion_streams.model.text import tag
 from orion_streams.projections.requests import state_of
 
 
@@ -224,7 +223,7 @@ def as_data(story: Story) -> dict[str, Any]:
             "position": each.position,
             "server_ms": each.server_ms,
             "after_ms": each.after_ms,
-            "event": tag(each.event),
+            "event": tag_of(each.event),
             **asdict(each.event),
         }
         for each in story.happenings

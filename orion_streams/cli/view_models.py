@@ -13,7 +13,8 @@ from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Load, Node, Request, Run
-from orion_streams.model.vocabulary import Filter, RequestKind
+from orion_streams.model.vocabulary import BreakerState, Filter, RequestKind
+from orion_streams.projections import breaker
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol.ingest import runner_options
 
@@ -115,7 +116,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
     """Make the row of one node."""
     found = standing(grid, node, grid.policy)
     takes_inference = node.rules.takes_inference
-    breaker, left_ms = breaker_of(grid, node)
+    state, left_ms = breaker_of(grid, node)
     return NodeRow(
         node=node.rules.name,
         inference=takes_inference,
@@ -135,7 +136,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
         slots=node.rules.slots if takes_inference else 0,
         open_slots=open_slots(grid, node) if takes_inference else 0,
         in_hand=running(node),
-        breaker=breaker,
+        breaker=state,
         breaker_left_ms=left_ms,
         resident=sorted(node.resident),
         loading=sorted({held.model for held in node.assignments.values() if isinstance(held, Load)}),
@@ -145,11 +146,10 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
 
 
 def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
-    """Return the state of a node's breaker, and how many ms it stays open."""
-    if node.opened_ms is None:
-        return ("closed" if node.ramp is None else "ramp"), 0
-    left_ms = node.opened_ms + node.open_ms - grid.at_ms
-    return ("open", left_ms) if left_ms > 0 else ("probing", 0)
+    """Return the state of a node's breaker, and for how many ms it is still open."""
+    state = breaker.state_of(grid, node)
+    left_ms = (node.opened_ms or 0) + node.open_ms - grid.at_ms
+    return state, left_ms if state == BreakerState.OPEN else 0
 
 
 NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")

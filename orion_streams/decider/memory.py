@@ -16,7 +16,7 @@ from orion_streams.model.policy import NO_RULES, Policy
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class Room(Struct, frozen=True, kw_only=True, gc=False):
     """What a load finds on a node.
 
     `need_mb`: what it takes. `evicts`: the models that go for it. `wait_ms`: how long the youngest of
@@ -55,6 +55,8 @@ def capacity_mb(node: Node, policy: Policy) -> int:
 def committed_mb(grid: Grid, node: Node) -> int:
     """Return the memory that is used or promised. Models that were told to go count as gone for a
     while, and one that is loaded anew counts as what it will be."""
+    if not (node.resident or node.assignments):
+        return max(node.ram_used_mb, grid.policy.ram_system_mb)
     loads = pending_loads(grid, node)
     shown_mb = going_mb = 0
     promised_mb = sum(loads.values())
@@ -91,7 +93,10 @@ def weights(node: Node, model: str) -> str:
 
 def assigned_models(node: Node) -> set[str]:
     """Return the models of the node's assignments, each by name and by weights."""
-    return {key for held in node.assignments.values() for key in (held.model, weights(node, held.model))}
+    models = set()
+    for held in node.assignments.values():
+        models |= {held.model, weights(node, held.model)}
+    return models
 
 
 def unload_pending(grid: Grid, node: Node, model: str) -> bool:
@@ -106,7 +111,7 @@ def room(grid: Grid, node: Node, model: str, num_ctx: int, needed: Collection[st
     on_disk = node.installed[model]
     need_mb = footprint_mb(grid, node, on_disk, num_ctx)
     short_mb = need_mb + committed_mb(grid, node) - limit_mb(node, grid.policy)
-    busy = on_disk.digest in assigned_models(node)
+    busy = bool(node.assignments) and on_disk.digest in assigned_models(node)
     own = node.resident.get(model)
     if own is not None and not unload_pending(grid, node, model) and model not in pending_loads(grid, node):
         short_mb -= own.pending_mb or own.size_mb  # Ollama lets it end, then loads it anew

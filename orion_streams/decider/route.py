@@ -8,11 +8,13 @@ where that is faster.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from msgspec import Struct
 
 from orion_streams.decider.estimates import answer_tokens, demand_now, expected_load_ms, pace
 from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
-from orion_streams.decider.memory import Room, room, unload_pending, weights
+from orion_streams.decider.memory import room, unload_pending, weights
 from orion_streams.model.events import Verdict
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Run
 from orion_streams.model.vocabulary import Code, Filter, WaitKind
@@ -67,14 +69,19 @@ class Waiting(Struct):
 def route(grid: Grid, request: Request, waiting: Waiting | None = None) -> Decision:
     """Return where the request goes, in the light of what is served before it."""
     waiting, tokens = waiting or Waiting(), answer_tokens(grid, request)
-    verdicts = tuple(
+    verdicts = [
         first_filter(grid, node, request) or estimate(grid, node, request, tokens, waiting)
-        for _, node in sorted(grid.nodes.items())
-    )
+        for node in [grid.nodes[name] for name in sorted(grid.nodes)]
+    ]
+    return pick(tuple(verdicts))
+
+
+def pick(verdicts: tuple[Verdict, ...]) -> Decision:
+    """Return the decision for verdicts in the order of names: the least cost wins, the first of equals."""
     eligible = [verdict for verdict in verdicts if not verdict.filter]
     if not eligible:
         return unplaceable(verdicts)
-    best = min(eligible, key=lambda verdict: verdict.cost_ms)  # the first of equals, in the order of names
+    best = min(eligible, key=attrgetter("cost_ms"))
     if best.free_slots > 0:
         return Route(best.node, verdicts)
     return Wait(WaitKind.BUSY, best.node, verdicts)
@@ -102,13 +109,16 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
     prefill_us, decode_us = pace(grid, node, request.model, on_disk)
     prefill_ms, decode_ms = request.prompt_tokens * prefill_us // 1000, tokens * decode_us // 1000
     cached_ms = prefill_ms * policy.session_permille // 1000 if warm and is_cached(node, request) else 0
-    drain_ms = load.wait_ms + assigned_ms(grid, node, request.model, warm) + queued_ms(node, waiting, warm)
+    assigned_ms, runs = drain(grid, node, request.model, warm)
+    drain_ms = load.wait_ms + assigned_ms + queued_ms(node, waiting, warm)
     if node.forecast_mc > policy.temp_max_mc:  # it begins nothing before it has stopped warming up
         drain_ms += policy.slope_smoothing_ms
     heat_ms = (prefill_ms - cached_ms + decode_ms) * derating_permille(grid, node) // 1000
     spill_ms = policy.spill_ms if request.tier and request.tier not in node.rules.tiers else 0
-    retry_ms = policy.retry_ms * failed_here(request, name)
-    late_ms = max(grid.at_ms - (node.heard_ms or 0) - policy.fresh_ms, 0)
+    retry_ms = policy.retry_ms * failed_here(request, name) if request.failures else 0
+    prefetch = policy.prefetch if node.opened_ms is None else 0  # a probe is one run
+    age_ms = grid.at_ms - (node.heard_ms or 0)
+    late_ms = age_ms - policy.fresh_ms if age_ms > policy.fresh_ms else 0
     return Verdict(
         node=name,
         cost_ms=drain_ms + load.load_ms + load.evict_ms + prefill_ms - cached_ms + decode_ms
@@ -119,7 +129,7 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
         decode_ms=decode_ms,
         spill_ms=spill_ms,
         retry_ms=retry_ms,
-        free_slots=0 if load.later else free_slots(grid, node),
+        free_slots=0 if load.later else open_slots(grid, node) + prefetch - runs,
         evict_ms=load.evict_ms,
         cached_ms=cached_ms,
         heat_ms=heat_ms,
@@ -129,7 +139,7 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
     )  # fmt: skip
 
 
-class LoadCost(Struct, frozen=True, kw_only=True):
+class LoadCost(Struct, frozen=True, kw_only=True, gc=False):
     """What a request pays for a model that is not in memory: the load, and what that costs others. `later`:
     it cannot begin at once; `short_mb` > 0: there is no room for it."""
 
@@ -147,7 +157,8 @@ BEHIND_A_LOAD = LoadCost(later=True)
 
 
 def load_for(grid: Grid, node: Node, request: Request, on_disk: Installed, waiting: Waiting) -> LoadCost:
-    """Return the load that the request needs on this node: none if one is on its way for others."""
+    """Return the load that the request needs on this node: none if one is on its way for others. It costs
+    others `copy_loads` loads where it makes a further copy, and what each eviction loses."""
     model = request.model
     if is_coming(node, request):
         return NO_LOAD
@@ -157,9 +168,12 @@ def load_for(grid: Grid, node: Node, request: Request, on_disk: Installed, waiti
     if found.short_mb:
         return LoadCost(need_mb=found.need_mb, short_mb=found.short_mb)
     load_ms = expected_load_ms(grid, node, model, on_disk)
+    lost_ms = load_ms * grid.policy.copy_loads if copies(grid, model, waiting) else 0
+    for each in found.evicts:
+        lost_ms += loss_ms(grid, node, each, waiting)
     return LoadCost(
         load_ms=load_ms,
-        evict_ms=evict_ms(grid, node, model, load_ms, found, waiting),
+        evict_ms=lost_ms,
         need_mb=found.need_mb,
         evicts=found.evicts,
         wait_ms=found.wait_ms,
@@ -167,30 +181,22 @@ def load_for(grid: Grid, node: Node, request: Request, on_disk: Installed, waiti
     )
 
 
-def evict_ms(grid: Grid, node: Node, model: str, load_ms: int, found: Room, waiting: Waiting) -> int:
-    """Return what a load costs others: `copy_loads` loads for a further copy, and what each eviction
-    loses."""
-    copy_ms = load_ms * grid.policy.copy_loads if copies(grid, model, waiting) else 0
-    return copy_ms + sum(loss_ms(grid, node, each, waiting) for each in found.evicts)
-
-
 def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed) -> bool:
     """Whether a runner in memory serves the request and stays, maybe under another name of the same
     weights."""
-    return any(
-        row.is_runner(on_disk, request) and not unload_pending(grid, node, name)
-        for name, row in node.resident.items()
-    )
+    for name, row in node.resident.items():
+        if row.is_runner(on_disk, request) and not unload_pending(grid, node, name):
+            return True
+    return False
 
 
 def is_coming(node: Node, request: Request) -> bool:
     """Whether an assignment of the node brings the runner that the request needs."""
-    return any(
-        weights(node, held.model) == weights(node, request.model)
-        and held.num_ctx == request.num_ctx
-        and held.runner == request.runner
-        for held in node.assignments.values()
-    )
+    for held in node.assignments.values():
+        same_options = held.num_ctx == request.num_ctx and held.runner == request.runner
+        if same_options and weights(node, held.model) == weights(node, request.model):
+            return True
+    return False
 
 
 def is_cached(node: Node, request: Request) -> bool:
@@ -198,15 +204,16 @@ def is_cached(node: Node, request: Request) -> bool:
     return bool(request.session) and request.session in node.sessions.get(request.model, ())
 
 
-def assigned_ms(grid: Grid, node: Node, model: str, warm: bool) -> int:
-    """Return the expected ms until what the node is assigned is done. An ordered load of another model
-    does not keep a warm one waiting."""
-    total_ms = sum(
-        remaining_ms(grid, held)
-        for held in node.assignments.values()
-        if isinstance(held, Run) or not warm or held.model == model
-    )
-    return total_ms // node.rules.slots
+def drain(grid: Grid, node: Node, model: str, warm: bool) -> tuple[int, int]:
+    """Return the expected ms until what the node is assigned is done, and how many runs that is. An ordered
+    load of another model does not keep a warm one waiting."""
+    total_ms = runs = 0
+    for held in node.assignments.values():
+        is_run = isinstance(held, Run)
+        runs += is_run
+        if is_run or not warm or held.model == model:
+            total_ms += remaining_ms(grid, held)
+    return total_ms // node.rules.slots, runs
 
 
 def queued_ms(node: Node, waiting: Waiting, warm: bool) -> int:
@@ -226,13 +233,6 @@ def remaining_ms(grid: Grid, held: Assignment) -> int:
     return max(left_ms, held.run_ms * grid.policy.residual_permille // 1000, -left_ms)
 
 
-def free_slots(grid: Grid, node: Node) -> int:
-    """Return how many more runs the node may take now: its open slots, and `prefetch` unless its
-    breaker probes."""
-    prefetch = grid.policy.prefetch if node.opened_ms is None else 0
-    return open_slots(grid, node) + prefetch - running(node)
-
-
 def open_slots(grid: Grid, node: Node) -> int:
     """Return how many runs the node may hold: none more while it is about to pass the temperature mark,
     one while its breaker probes, one more with each answer after that, else all its slots."""
@@ -246,15 +246,17 @@ def open_slots(grid: Grid, node: Node) -> int:
 
 def running(node: Node) -> int:
     """Return how many runs the node holds; ordered loads take no slot."""
-    return sum(isinstance(held, Run) for held in node.assignments.values())
+    return len([held for held in node.assignments.values() if isinstance(held, Run)])
 
 
 def derating_permille(grid: Grid, node: Node) -> int:
     """Return how much slower work counts on a node that nears the mark: 0 at the lower mark,
     `derate_permille` where it is, or will soon be, at the upper one."""
     policy = grid.policy
+    if node.forecast_mc <= policy.temp_return_mc:
+        return 0
     above_mc = min(node.forecast_mc, policy.temp_max_mc) - policy.temp_return_mc
-    return policy.derate_permille * max(above_mc, 0) // (policy.temp_max_mc - policy.temp_return_mc)
+    return policy.derate_permille * above_mc // (policy.temp_max_mc - policy.temp_return_mc)
 
 
 def loss_ms(grid: Grid, node: Node, model: str, waiting: Waiting) -> int:
@@ -290,4 +292,4 @@ def is_fit(grid: Grid, node: Node) -> bool:
 
 def failed_here(request: Request, node: str) -> int:
     """Return how many attempts of this request failed on the node."""
-    return sum(failure.node == node for failure in request.failures)
+    return [failure.node for failure in request.failures].count(node)

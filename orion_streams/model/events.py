@@ -207,7 +207,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     runner: str = ""
 
 
-class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the decision found on one node: a filter with the value that tripped it and its limit, or
     the expected time to the finished answer, `cost_ms`, broken into terms (all ms).
 
@@ -403,6 +403,11 @@ AnyEvent = (
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def tag_of(event: Event) -> str:
+    """Return the event's name in the log."""
+    return str(event.__struct_config__.tag)
 
 
 def encode(event: Event) -> bytes:

@@ -6,11 +6,15 @@ All times are grid time in ms, a clock that only the log advances.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
 
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.vocabulary import Blame, Mark, Outcome, RequestKind, WaitKind
+
+T = TypeVar("T")
 
 
 class Installed(Struct, frozen=True):
@@ -266,3 +270,8 @@ def parse_stream_id(entry_id: str) -> tuple[int, int]:
     """Return a stream id "ms-n" as numbers that compare as Redis does; the empty id is before all."""
     ms, _, n = entry_id.partition("-")
     return (int(ms or 0), int(n or 0))
+
+
+def without(table: dict[str, T], name: str) -> dict[str, T]:
+    """Return the table without one of its names; the same one if it has none such."""
+    return {key: row for key, row in table.items() if key != name} if name in table else table

@@ -105,11 +105,6 @@ def duration(ms: int) -> str:
     return f"{ms} ms" if ms < 1000 else seconds(ms)
 
 
-def tag(event: ev.AnyEvent) -> str:
-    """The event's name in the log."""
-    return str(event.__struct_config__.tag)
-
-
 def describe(event: ev.AnyEvent) -> str:
     """What an event says, in a line. Whatever has no words of its own is shown field by field."""
     match event:

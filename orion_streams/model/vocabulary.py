@@ -88,6 +88,37 @@ class UnloadReason(OpenEnum):
     ROOM = "room"
 
 
+class RequestState(StrEnum):
+    """Where a request is: open in three states, closed in four."""
+
+    WAITING = "waiting"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    DONE = "done"
+    ERROR = "error"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class AttemptState(StrEnum):
+    """Where an assignment of a node is. A given up one takes its slot; its result changes nothing else."""
+
+    SENT = "sent"
+    RUNNING = "running"
+    LOADING = "loading"
+    GIVEN_UP = "given_up"
+    ENDED = "ended"
+
+
+class BreakerState(StrEnum):
+    """A node's breaker: how much it lets through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    PROBING = "probing"
+    RAMP = "ramp"
+
+
 class Outcome(OpenEnum):
     """How an accepted request ended: its terminal reply's kind."""
 

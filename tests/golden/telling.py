@@ -20,9 +20,9 @@ from msgspec import Struct
 from orion_streams.eventlog.jsonl import Row, Stretch
 from orion_streams.eventlog.loader import fold_each
 from orion_streams.model import events as ev
-from orion_streams.model.events import TERMS
+from orion_streams.model.events import TERMS, tag_of
 from orion_streams.model.snapshot import encode_grid
-from orion_streams.model.text import describe, held_back, tag, why_abandoned
+from orion_streams.model.text import describe, held_back, why_abandoned
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import FileSource
 from orion_streams.replay.verify import DECISIONS, Report, verify
@@ -95,7 +95,8 @@ def story(state: LoggedGrid, rows: Sequence[Row]) -> Iterator[str]:
         if undecided or isinstance(event, DECISIONS + ALSO_TOLD):
             server_s, grid_s = (f"{(now[n] - began[n]) / 1000:.3f}" for n in range(2))
             mark = "*" if isinstance(event, DECISIONS) else " "
-            yield f"{position:>5} {server_s:>9} {grid_s:>9} {mark} {tag(event):<20} {said(event)}".rstrip()
+            line = f"{position:>5} {server_s:>9} {grid_s:>9} {mark} {tag_of(event):<20} {said(event)}"
+            yield line.rstrip()
 
 
 def said(event: ev.AnyEvent) -> str:

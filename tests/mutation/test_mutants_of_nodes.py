@@ -232,7 +232,7 @@ def test_who_comes_second_is_not_alone_and_neither_is_the_first() -> None:
 
 def test_an_attempt_that_starts_counts_from_then() -> None:
     """The entry's age is taken off; other attempts and other fences change nothing."""
-    row = node("n", assignments={"5-1": holding(run_ms=7), "6-0": holding()})
+    row = node("n", assignments={"5-1": holding(request="brain/a", run_ms=7), "6-0": holding()})
     opened = {"brain/a": request(node="n", work_id="5-1")}
     event = ev.RequestStarted("brain/a", 1, "5-1", age_ms=40)
     started = replace(row.assignments["5-1"], started=True, since_ms=AT_MS - 40)
