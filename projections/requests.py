@@ -46,7 +46,7 @@ TRANSITIONS: dict[type[LifeEvent], tuple[tuple[RequestState, ...], RequestState 
     ev.AttemptFailed: ((ASSIGNED, RUNNING), WAITING),
     ev.AttemptAbandoned: ((ASSIGNED, RUNNING), WAITING),
     ev.BodyLost: (OPEN, None),
-    ev.RequestCompleted: ((ASSIGNED, RUNNING), RequestState.DONE),
+    ev.RequestCompleted: (OPEN, RequestState.DONE),
     ev.RequestFailed: (OPEN, RequestState.ERROR),
     ev.RequestExpired: (OPEN, RequestState.EXPIRED),
     ev.RequestCancelled: (OPEN, RequestState.CANCELLED),
