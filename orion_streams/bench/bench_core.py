@@ -19,7 +19,7 @@ from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import RequestKind
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import LoggedGrid, chain
-from orion_streams.simulation.run_workload import simulate
+from orion_streams.simulation.run_workload import Trial, simulate
 
 MODEL, SIZE_MB = "llama3.2:3b", 2019
 NODES = ("orion-master", "orion-spare", "orion-worker")
@@ -97,7 +97,7 @@ def route_us_per_node() -> list[Row]:
 def simulate_us() -> Row:
     """Measure a simulated request, in µs: its events folded, its decisions made, its machines advanced."""
     began = time.perf_counter()
-    simulate("decode-heavy", "steady", "ours", 1, requests=SIMULATED)
+    simulate(Trial("decode-heavy", "steady", "ours", 1, SIMULATED))
     return Row("simulate_us_per_request", tidy((time.perf_counter() - began) / SIMULATED * 1e6), "µs")
 
 

@@ -20,17 +20,15 @@ from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console, tabl
 from orion_streams.errors import EXIT_FAILED, EXIT_OK
 from orion_streams.simulation.baseline_policies import OURS, POLICIES
 from orion_streams.simulation.compare_policies import (
-    Job,
+    Goal,
     Medians,
-    Verdict,
     best_baseline,
-    jobs,
+    goals,
     medians,
     run_all,
-    run_job,
-    verdicts,
+    trials,
 )
-from orion_streams.simulation.run_workload import health_for
+from orion_streams.simulation.run_workload import Trial, health_for, simulate
 from orion_streams.simulation.simulation_results import Result
 from orion_streams.simulation.workloads import REGIMES, WORKLOADS
 
@@ -64,7 +62,7 @@ def run(**given: Any) -> int:
     check("--policy", options.policy, POLICIES)
     if options.compare and options.policy is not None:
         raise typer.BadParameter("--compare runs every policy: leave --policy out")
-    job = Job(
+    trial = Trial(
         regime=options.regime or REGIMES[0],
         workload=options.workload or WORKLOADS[0],
         policy=options.policy or OURS,
@@ -74,13 +72,13 @@ def run(**given: Any) -> int:
         health_ms=options.health_ms or 0,
         fifo=options.fifo,
     )
-    results = compared(job, options) if options.compare else [single(job)]
+    results = compared(trial, options) if options.compare else [single(trial)]
     if options.as_json:
         write_json(results)
     elif options.compare:
-        show_comparison(results, job, options.seeds)
+        show_comparison(results, trial, options.seeds)
     else:
-        show_single(results[0], job)
+        show_single(results[0], trial)
     rejected = sum(each.rejected for each in results)
     if rejected:
         tell(f"orion: {rejected} simulated requests were not answered")
@@ -93,17 +91,17 @@ def check(option: str, given: str | None, known: Sequence[str]) -> None:
         raise typer.BadParameter(f"{option}: no such name: {given} (known: {', '.join(known)})")
 
 
-def single(job: Job) -> Result:
-    """Run one job; show progress if it has more than LONG requests."""
-    with progress(job.requests if job.requests > LONG else 0, "requests") as advance:
-        return run_job(job, advance)
+def single(trial: Trial) -> Result:
+    """Run one trial; show progress if it has more than LONG requests."""
+    with progress(trial.requests if trial.requests > LONG else 0, "requests") as advance:
+        return simulate(trial, advance)
 
 
-def compared(job: Job, options: SimulateOptions) -> list[Result]:
+def compared(trial: Trial, options: SimulateOptions) -> list[Result]:
     """Run every policy on the same traces, in the chosen regime and workload or in all."""
     regimes = (options.regime,) if options.regime else REGIMES
     workloads = (options.workload,) if options.workload else WORKLOADS
-    work = jobs(job, regimes, workloads, range(job.seed, job.seed + options.seeds))
+    work = trials(trial, regimes, workloads, range(trial.seed, trial.seed + options.seeds))
     results: list[Result] = []
     with progress(len(work), "runs") as advance:
         for each in run_all(work):
@@ -143,11 +141,11 @@ def lines(total: int, what: str) -> Callable[[int], None]:
     return advance
 
 
-def show_single(result: Result, job: Job) -> None:
+def show_single(result: Result, trial: Trial) -> None:
     """Print the figures of one run."""
     made = table("FIGURE", "VALUE", right=("VALUE",))
     rows = (
-        ("answered", f"{job.requests - result.rejected:,} of {job.requests:,}"),
+        ("answered", f"{trial.requests - result.rejected:,} of {trial.requests:,}"),
         ("time to answer, p50", seconds(result.p50_ms)),
         ("time to answer, p95", seconds(result.p95_ms)),
         ("time to answer, longest", seconds(result.max_ms)),
@@ -158,22 +156,22 @@ def show_single(result: Result, job: Job) -> None:
         made.add_row(name, value)
     console = make_console()
     console.print(
-        f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {job.nodes} nodes, "
-        f"seed {result.seed}, health every {(job.health_ms or health_for(job.requests)) / 1000:g} s",
+        f"SIMULATED: {result.workload}, {result.regime}, policy {result.policy}, {trial.nodes} nodes, "
+        f"seed {result.seed}, health every {(trial.health_ms or health_for(trial.requests)) / 1000:g} s",
         soft_wrap=True,
     )
     console.print(made)
 
 
-def show_comparison(results: Sequence[Result], job: Job, seeds: int) -> None:
+def show_comparison(results: Sequence[Result], trial: Trial, seeds: int) -> None:
     """Print, for each regime, the p95 of each policy and whether ours meets its goals."""
     console = make_console()
     found = medians(results)
     over = "one seed" if seeds == 1 else f"median of {seeds} seeds"
     for regime in dict.fromkeys(each.regime for each in results):
         console.print(
-            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {job.requests} requests, "
-            f"{job.nodes} nodes",
+            f"SIMULATED, {regime}: p95 time to answer in s, {over}, {trial.requests} requests, "
+            f"{trial.nodes} nodes",
             soft_wrap=True,
         )
         rows = {workload: each for (of, workload), each in found.items() if of == regime}
@@ -205,19 +203,19 @@ def policy_table(rows: dict[str, Medians]) -> Table:
 def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
     """Make a table with a row per goal and a column per workload."""
     made = table("GOAL OF OURS", *rows, right=tuple(rows))
-    for goals in zip(*(verdicts(regime, found) for found in rows.values()), strict=True):
-        title = f"{goals[0].goal} {goals[0].bound}"
-        made.add_row(title if goals[0].binding else f"({title})", *(goal_cell(each) for each in goals))
+    for same in zip(*(goals(regime, found) for found in rows.values()), strict=True):
+        title = f"{same[0].name} {same[0].bound}"
+        made.add_row(title if same[0].binding else f"({title})", *(goal_cell(each) for each in same))
     return made
 
 
-def goal_cell(verdict: Verdict) -> Text:
+def goal_cell(goal: Goal) -> Text:
     """Format the measured ratio and whether it meets the goal."""
-    if not verdict.binding:
-        mark = "met" if verdict.is_met else "no"
-        return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else WAITING)
-    mark = "pass" if verdict.is_met else "OVER"
-    return Text(f"{verdict.measured:.2f} {mark}", style=GOOD if verdict.is_met else BAD)
+    if not goal.binding:
+        mark = "met" if goal.is_met else "no"
+        return Text(f"{goal.measured:.2f} {mark}", style=GOOD if goal.is_met else WAITING)
+    mark = "pass" if goal.is_met else "OVER"
+    return Text(f"{goal.measured:.2f} {mark}", style=GOOD if goal.is_met else BAD)
 
 
 def seconds(ms: int) -> str:

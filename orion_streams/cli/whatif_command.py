@@ -16,8 +16,8 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.rule_changes import Change, change_of
 from orion_streams.replay.source import placed
 from orion_streams.replay.whatif import Row, WhatIf
-from orion_streams.simulation.rerun.collect_workload import Gathering
-from orion_streams.simulation.rerun.rerun_workload import Answered, rerun
+from orion_streams.simulation.rerun.collect_workload import RecordedWorkload
+from orion_streams.simulation.rerun.rerun_workload import WhatIfResult, rerun
 
 
 class WhatIfPass:
@@ -27,7 +27,7 @@ class WhatIfPass:
         """`base` is the grid before the first entry that will be taken."""
         self._change = change
         self._what_if = WhatIf(base, change)
-        self._gathering = Gathering(base) if simulate else None
+        self._gathering = RecordedWorkload(base) if simulate else None
         self._unverified: list[Row] = []
 
     @property
@@ -44,12 +44,12 @@ class WhatIfPass:
             self._gathering.take([row for row in self._unverified if row[0] <= done])
             self._unverified = [row for row in self._unverified if row[0] > done]
 
-    def finish(self) -> Answered:
+    def finish(self) -> WhatIfResult:
         """Return the results. Raises ConfigError if the change names a node that the log does not have."""
         outcome = self._what_if.finish()
         if self._gathering is not None:
             self._gathering.take(self._unverified)
-        return Answered(outcome, rerun(self._gathering, self._change) if self._gathering else None)
+        return WhatIfResult(outcome, rerun(self._gathering, self._change) if self._gathering else None)
 
 
 async def run(
@@ -88,7 +88,7 @@ def change_from(settings: Sequence[str], without: Sequence[str], policy: str | N
     return change_of(settings, without, parse(read_text(Path(policy)), policy) if policy else None)
 
 
-def show(found: Answered, change: Change, as_json: bool) -> None:
+def show(found: WhatIfResult, change: Change, as_json: bool) -> None:
     """Print the results as one line of JSON, or as tables."""
     if as_json:
         write_json(found)

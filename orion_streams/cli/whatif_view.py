@@ -20,7 +20,7 @@ from orion_streams.replay.rule_changes import Change
 from orion_streams.replay.whatif import NodeAway, Outcome
 from orion_streams.simulation.rerun.collect_workload import Figures
 from orion_streams.simulation.rerun.recorded_heat import Heat
-from orion_streams.simulation.rerun.rerun_workload import Answered, Rerun
+from orion_streams.simulation.rerun.rerun_workload import Rerun, WhatIfResult
 
 WIDTH = 100
 MOST = 30
@@ -37,7 +37,7 @@ KINDS = {
 }
 
 
-def show(found: Answered, change: Change) -> None:
+def show(found: WhatIfResult, change: Change) -> None:
     """Print all parts of the screen."""
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
     console = Console(highlight=False, markup=False, emoji=False, width=width)
@@ -45,7 +45,7 @@ def show(found: Answered, change: Change) -> None:
         console.print(part)
 
 
-def page(found: Answered, change: Change) -> Iterator[Table | Text]:
+def page(found: WhatIfResult, change: Change) -> Iterator[Table | Text]:
     """Yield all parts of the screen."""
     outcome = found.what_if
     yield Text(f"What if {asked(change)}: history as it was, each decision asked anew", style="bold")

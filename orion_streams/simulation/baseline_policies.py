@@ -1,9 +1,9 @@
-"""Who chooses the node: ours, and what others would pick instead. Plain functions, never tuned down.
+"""The policies that are compared: ours, and baselines as plain functions.
 
-Every baseline asks the same questions about safety as ours does, and only a node that passes the same
-filters is chosen. It binds a request at once, whatever the node holds already, as a proxy in front of
-Ollama does: the request queues there. A model that is on its way into a node's memory counts as being
-there. Without an eligible node a request waits. Nobody sees an answer's length before it ends.
+Every baseline has the same safety questions as ours and chooses only nodes that pass the same filters. It
+assigns a request at once, however full the node is, as a proxy in front of Ollama does: the request queues
+there. A model that is being loaded counts as resident. Without an eligible node a request waits. No policy
+knows an answer's length before it ends.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from orion_streams.model.state import Grid, Request
 
 OURS, LOWER_BOUND = "ours", "lower-bound"
 Pick = Callable[[Grid, Request, list[str]], str]
-"""Chooses one of the eligible nodes, which are named in order."""
+"""Chooses one of the eligible nodes, given in order."""
 
 HOT, WARM, COLD, QUEUED = 50, 30, 10, -6
 WARM_MS = 30 * 60_000
-"""A model that was in a node's memory within this time is warm there."""
+"""A model that was resident within this time is warm."""
 
 
 def round_robin() -> Pick:
-    """The next one in turn."""
+    """Choose the next node in turn."""
     last = ""
 
     def pick(grid: Grid, request: Request, eligible: list[str]) -> str:
@@ -38,24 +38,24 @@ def round_robin() -> Pick:
 
 
 def least_connections(grid: Grid, request: Request, eligible: list[str]) -> str:
-    """The one with the fewest requests in hand."""
+    """Choose the node with the fewest assignments."""
     return min(eligible, key=lambda name: (len(grid.nodes[name].assignments), name))
 
 
 def at_random(seed: int) -> Pick:
-    """Any."""
+    """Choose at random."""
     dice = random.Random(seed)  # noqa: S311 - a simulation
     return lambda grid, request, eligible: dice.choice(eligible)
 
 
 def sticky_only(grid: Grid, request: Request, eligible: list[str]) -> str:
-    """One that has the model; among those, or where none has it, the one with the fewest in hand."""
+    """Choose a node that has the model, else any; of several the one with the fewest assignments."""
     having = [name for name in eligible if grid.nodes[name].has(request.model)]
     return least_connections(grid, request, having or eligible)
 
 
 def points() -> Pick:
-    """Hot +50, warm +30, cold +10, -6 per queued request."""
+    """Choose by points: hot +50, warm +30, cold +10, -6 per assignment."""
     seen_ms: dict[tuple[str, str], int] = {}
 
     def score(grid: Grid, name: str, model: str) -> int:
@@ -77,7 +77,7 @@ def points() -> Pick:
 
 
 def binding_at_once(pick: Pick) -> Question:
-    """The placements of a baseline."""
+    """Make the placements of a baseline."""
 
     def placements(grid: Grid) -> Iterator[ev.AnyEvent]:
         waiting = [(key, request) for key, request in grid.open.items() if not request.work_id]
@@ -110,7 +110,7 @@ POLICIES = (OURS, *BASELINES, LOWER_BOUND)
 
 
 def questions_of(name: str, seed: int) -> tuple[Question, ...]:
-    """What `decide` asks under this policy."""
+    """Return the questions of a policy for `decide`."""
     if name not in PICKS:
         return QUESTIONS
     placements = binding_at_once(PICKS[name](seed))

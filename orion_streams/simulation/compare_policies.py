@@ -1,11 +1,11 @@
-"""All policies on the same traces: medians over seeds, and the goals they are held to.
+"""Compare all policies on the same traces: medians over seeds, and the goals.
 
 The best baseline of a workload is the one with the least median p95; `lower-bound` is no baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from msgspec import Struct
@@ -13,25 +13,12 @@ from msgspec.structs import replace
 
 from orion_streams.simulation.baseline_policies import BASELINES, LOWER_BOUND, OURS, POLICIES
 from orion_streams.simulation.process_pool import spread
-from orion_streams.simulation.run_workload import simulate
+from orion_streams.simulation.run_workload import Trial, simulate
 from orion_streams.simulation.simulation_results import Result
 
 
-class Job(Struct, frozen=True):
-    """One run of a comparison."""
-
-    regime: str
-    workload: str
-    policy: str
-    seed: int
-    requests: int
-    nodes: int
-    health_ms: int
-    fifo: bool
-
-
 class Median(Struct, frozen=True):
-    """A policy's medians over the seeds of a workload; `rejected` is the sum."""
+    """Medians of a policy over the seeds of a workload; `rejected` is the sum."""
 
     p50_ms: float
     p95_ms: float
@@ -41,11 +28,11 @@ class Median(Struct, frozen=True):
     rejected: int
 
 
-class Verdict(Struct, frozen=True):
-    """A goal on one workload: what was measured against which bound. `binding`: it must be met; the
-    others are to strive for. `of`: whom ours is compared with."""
+class Goal(Struct, frozen=True, kw_only=True):
+    """A goal on one workload: what was measured, and its bound. `binding`: it must be met; others are aims.
+    `of`: the policy that ours is compared with."""
 
-    goal: str
+    name: str
     measured: float
     bound: str
     is_met: bool
@@ -56,8 +43,10 @@ class Verdict(Struct, frozen=True):
 Medians = dict[str, Median]
 
 
-def jobs(like: Job, regimes: Sequence[str], workloads: Sequence[str], seeds: Sequence[int]) -> list[Job]:
-    """List the runs of a comparison in the order of its results: `like`, with every policy and the given
+def trials(
+    like: Trial, regimes: Sequence[str], workloads: Sequence[str], seeds: Sequence[int]
+) -> list[Trial]:
+    """List the trials of a comparison in the order of its results: `like`, with every policy and the given
     regimes, workloads and seeds."""
     return [
         replace(like, regime=regime, workload=workload, policy=policy, seed=seed)
@@ -68,28 +57,13 @@ def jobs(like: Job, regimes: Sequence[str], workloads: Sequence[str], seeds: Seq
     ]
 
 
-def run_job(job: Job, progress: Callable[[int], None] | None = None) -> Result:
-    """Simulate one run; call `progress` with the requests that have ended."""
-    return simulate(
-        job.regime,
-        job.workload,
-        job.policy,
-        job.seed,
-        requests=job.requests,
-        nodes=job.nodes,
-        health_ms=job.health_ms,
-        fifo=job.fifo,
-        progress=progress,
-    )
-
-
-def run_all(work: Sequence[Job], processes: int = 0) -> Iterator[Result]:
-    """All runs, in their order; on every core (0), or on so many."""
-    return spread(run_job, work, processes)
+def run_all(work: Sequence[Trial], processes: int = 0) -> Iterator[Result]:
+    """Yield all results in the order of the trials; run on every core (0), or in `processes`."""
+    return spread(simulate, work, processes)
 
 
 def medians(results: Sequence[Result]) -> dict[tuple[str, str], Medians]:
-    """By regime and workload: each policy's medians, in the order of the results."""
+    """Return the medians of each policy by regime and workload, in the order of the results."""
     groups: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for each in results:
         groups.setdefault((each.regime, each.workload), {}).setdefault(each.policy, []).append(each)
@@ -100,7 +74,7 @@ def medians(results: Sequence[Result]) -> dict[tuple[str, str], Medians]:
 
 
 def median_of(rows: Sequence[Result]) -> Median:
-    """One policy over the seeds."""
+    """Compute the medians of one policy over the seeds."""
     return Median(
         p50_ms=median(each.p50_ms for each in rows),
         p95_ms=median(each.p95_ms for each in rows),
@@ -112,12 +86,12 @@ def median_of(rows: Sequence[Result]) -> Median:
 
 
 def best_baseline(found: Medians) -> str:
-    """The baseline with the least p95."""
+    """Return the baseline with the lowest p95."""
     return min(BASELINES, key=lambda name: found[name].p95_ms)
 
 
-def verdicts(regime: str, found: Medians) -> list[Verdict]:
-    """Ours against its goals."""
+def goals(regime: str, found: Medians) -> list[Goal]:
+    """Measure ours against its goals."""
     ours, best = found[OURS], best_baseline(found)
     rows = [
         at_most("p95", ours.p95_ms, found[best].p95_ms, 1.02, best, binding=True),
@@ -129,14 +103,30 @@ def verdicts(regime: str, found: Medians) -> list[Verdict]:
         rows.append(at_most("vs bound", ours.p95_ms, found[LOWER_BOUND].p95_ms, 1.06, LOWER_BOUND))
     else:
         times = found["round-robin"].p95_ms / max(ours.p95_ms, 1)
-        rows.append(Verdict("vs round-robin", times, "≥ 8", times >= 8, False, "round-robin"))
+        rows.append(
+            Goal(
+                name="vs round-robin",
+                measured=times,
+                bound="≥ 8",
+                is_met=times >= 8,
+                binding=False,
+                of="round-robin",
+            )
+        )
         rows.append(at_most("vs bound", ours.p95_ms, found[LOWER_BOUND].p95_ms, 1.2, LOWER_BOUND))
     return rows
 
 
 def at_most(
-    goal: str, ours: float, theirs: float, factor: float, of: str, *, binding: bool = False
-) -> Verdict:
-    """Ours is at most so many times theirs. Nothing against nothing is equal."""
+    name: str, ours: float, theirs: float, factor: float, of: str, *, binding: bool = False
+) -> Goal:
+    """Make the goal that ours is at most `factor` times theirs; 0 of 0 counts as equal."""
     measured = ours / theirs if theirs else (1.0 if not ours else float("inf"))
-    return Verdict(goal, measured, f"≤ {factor:g}", ours <= factor * theirs, binding, of)
+    return Goal(
+        name=name,
+        measured=measured,
+        bound=f"≤ {factor:g}",
+        is_met=ours <= factor * theirs,
+        binding=binding,
+        of=of,
+    )

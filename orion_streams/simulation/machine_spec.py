@@ -1,4 +1,4 @@
-"""What a simulated node is made of: plain frozen values, also readable from a JSON file.
+"""The specs of simulated nodes and their models, also readable from a JSON file.
 
 Units: MB are 10**6 bytes, rates are per second, `_mc` is milli-degrees Celsius, `_s` seconds.
 """
@@ -42,17 +42,17 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """The same on every node that has the same model."""
+        """Return the digest, equal on every node that has the same model."""
         return _sha256(f"manifest {self.name} {self.size_bytes} {self.quantization}")
 
     @property
     def blob(self) -> str:
-        """Digest of the weights alone."""
+        """Return the digest of the weights."""
         return _sha256(f"weights {self.name} {self.size_bytes} {self.quantization}")
 
     @property
     def modified_at_s(self) -> int:
-        """A made-up but lasting time of installation, in seconds since 1970."""
+        """Return a made-up but constant time of installation, in seconds since 1970."""
         return 1_767_225_600 + int(self.digest[:8], 16) % (180 * 86_400)
 
     @property
@@ -61,7 +61,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return round(float(self.parameter_size[:-1]) * scale)
 
     def resident_bytes(self, num_ctx: int) -> int:
-        """Memory the model takes once loaded with a context of `num_ctx` tokens."""
+        """Return the memory of the model when loaded with a context of `num_ctx` tokens."""
         return self.size_bytes + num_ctx * (self.size_bytes // _CONTEXT_SHARE) + _SCRATCH_BYTES
 
 
@@ -76,11 +76,11 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     The defaults are those of a Raspberry Pi 5 with 8 GB and an SD card. `prefill_tokens_per_s`
     and `decode_tokens_per_s` hold for a model of 1 GB; a model of s MB runs at rate * 1000 / s,
-    because reading the weights is what bounds a CPU (a Pi 5 decodes 3B, 8B and 13B in 4 bits at
+    because a CPU is bound by reading the weights (a Pi 5 decodes 3B, 8B and 13B in 4 bits at
     4.9, 2.2 and 1.4 tokens/s: 10 tokens/s per GB each time). Runs in progress share that speed.
-    A rate of 0 means at once: nothing sleeps. `unload_ms` passes between an unload's reply and
-    the unload. `places` is how many models may be resident, `slots` how many runs of one model
-    go on at a time, `heat_mc` by how much full load warms the machine in the end.
+    A rate of 0 takes no time. `unload_ms`: time from an unload's reply to the unload; `places`:
+    most resident models; `slots`: most runs of one model at a time; `heat_mc`: final rise of the
+    temperature under full load.
     """
 
     name: str = "node"
@@ -105,7 +105,7 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[ModelSpec, ...] = DEFAULT_MODELS
 
     def rate_for(self, model: ModelSpec, tokens_per_s: float) -> float:
-        """The rate `tokens_per_s`, given for 1 GB, on `model`; 0 stays 0."""
+        """Return the rate of a model, given that for 1 GB; 0 stays 0."""
         return tokens_per_s * 1000 / model.size_mb
 
 

@@ -1,10 +1,8 @@
-"""The simulated machine: temperature, memory and CPU of the computer a node runs on.
+"""Simulate the computer of a node in real time: temperature, memory and CPU.
 
-Temperature follows dT/dt = (ambient + load * heat - T) / tau. Its exact solution is computed when
-somebody asks, from the monotonic time that has passed: no task ticks.
+The temperature is computed when it is read, from the monotonic time since the last reading: no task ticks.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 import msgspec
 
 from orion_streams.simulation.machine_spec import NodeSpec
+from orion_streams.simulation.thermal_model import warm
 
 _IDLE_PERMILLE = 20
 _BUSY_PERMILLE = 970
@@ -26,19 +25,8 @@ class Sensors(msgspec.Struct, frozen=True):
     cpu_permille: int
 
 
-def warm(
-    temp_mc: float, *, load: float, elapsed_s: float, ambient_mc: float, heat_mc: float, tau_s: float
-) -> float:
-    """The temperature after `elapsed_s` seconds under a constant `load` (0 to 1).
-
-    It approaches ambient_mc + load * heat_mc monotonically, by a factor e per tau_s.
-    """
-    target_mc = ambient_mc + load * heat_mc
-    return target_mc + (temp_mc - target_mc) * math.exp(-elapsed_s / tau_s)
-
-
 class Machine:
-    """Heats while a run is active, cools otherwise; `resident` tells what models hold, in bytes."""
+    """Heats while a run is active, else cools. `resident` returns the bytes that models hold."""
 
     def __init__(
         self,
@@ -57,7 +45,7 @@ class Machine:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Counts as load while the block runs."""
+        """Count as load while the block runs."""
         self._advance()
         self.active += 1
         try:
@@ -68,7 +56,7 @@ class Machine:
 
     @property
     def free_bytes(self) -> int:
-        """Memory left for models, never below 0."""
+        """Return the memory left for models, never below 0."""
         used_mb = self._spec.base_ram_mb + self._extra_ram_mb
         return max(0, (self._spec.ram_total_mb - used_mb) * 1_000_000 - self._resident())
 
@@ -89,7 +77,7 @@ class Machine:
         ambient_mc: int | None = None,
         extra_ram_mb: int | None = None,
     ) -> None:
-        """Sets what is given; the temperature goes on from there by the same equation."""
+        """Set what is given; the temperature goes on from there."""
         self._advance()
         if temp_mc is not None:
             self._temp_mc = float(temp_mc)

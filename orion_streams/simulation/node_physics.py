@@ -1,13 +1,12 @@
-"""A simulated machine with its Ollama, on a virtual clock: memory, loads, a queue of its own, heat.
+"""Simulate a machine with its Ollama on a virtual clock: memory, loads, queue, heat.
 
-It treats everybody's requests as a real Ollama does (its queue serves models that are in memory first,
-and the oldest request of those). Its memory stays below the safety mark by itself: a load evicts idle
-models, those that were told to go first, then the least recently used. One load goes on at a time.
+It serves requests as a real Ollama does: first those whose model is in memory, the oldest first. Its memory
+stays below the safety mark: a load evicts idle models, first those ordered to unload, then the least
+recently used. One load runs at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -16,14 +15,14 @@ from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 from orion_streams.simulation.thermal_model import SLOW_FROM_MC, Thermals, speed_at
 
 LOADING_HEAT = 0.3
-"""Load on the machine, of 1, while it only reads weights from its disk."""
+"""Load on the machine (0 to 1) while it only reads weights from its disk."""
 CACHED_SHARE = 0.8
-"""Part of a prompt that its session's slot still knows."""
+"""Share of a prompt that is cached for its session."""
 NEVER = 1 << 62
 
 
 class Model:
-    """What a model takes: MB on disk and in memory."""
+    """A model with its sizes on disk and in memory, in MB."""
 
     __slots__ = ("digest", "name", "num_ctx", "resident_mb", "size_mb")
 
@@ -36,36 +35,48 @@ class Model:
 
 
 class Pace(Struct, frozen=True):
-    """How fast a machine is at a model, alone and cool: ms of a load, µs per token of prompt and answer."""
+    """Speed of a cool machine with one run of a model: ms of a load, µs per token of prompt and answer."""
 
     load_ms: int
     prefill_us: int
     decode_us: int
 
 
-class Run:
-    """One attempt of a request. Its length is known to the machine alone. Times in virtual ms."""
+class NodeSetup(Struct, frozen=True, kw_only=True):
+    """A machine at the beginning of a run: `models` on disk, `limit_mb` of memory in use at most. `paces`
+    by model, where they are measured; `resident`: models in memory; `temp_mc`: None means ambient;
+    `ambient`: temperature by time, where it is not the scenario's."""
 
-    __slots__ = (
-        "began_ms", "handed_ms", "left_ms", "load_ms", "model", "overhead_ms", "prefill_ms",
-        "prompt_tokens", "request", "session", "tokens", "work_id", "work_ms",
-    )  # fmt: skip
+    spec: NodeSpec
+    models: dict[str, Model]
+    limit_mb: int
+    paces: dict[str, Pace] = {}
+    resident: tuple[str, ...] = ()
+    temp_mc: int | None = None
+    ambient: tuple[tuple[int, int], ...] = ()
 
-    def __init__(
-        self, work_id: str, request: str, model: Model, asked: tuple[int, int, int], session: str
-    ) -> None:
-        """`asked`: prompt tokens, answer tokens, and the ms that a warm start takes."""
-        self.work_id = work_id
-        self.request = request
-        self.model = model
-        self.prompt_tokens, self.tokens, self.overhead_ms = asked
-        self.session = session
-        self.handed_ms = self.began_ms = self.load_ms = -1
-        self.prefill_ms = self.work_ms = self.left_ms = 0.0
+
+class Run(Struct, eq=False, kw_only=True):
+    """One attempt of a request. `tokens` of its answer are known to the machine alone; `overhead_ms`: what
+    a warm start takes; `handed_ms`, `began_ms`: virtual times."""
+
+    work_id: str
+    request: str
+    model: Model
+    prompt_tokens: int
+    tokens: int
+    overhead_ms: int
+    session: str = ""
+    handed_ms: int = -1
+    began_ms: int = -1
+    load_ms: int = -1
+    prefill_ms: float = 0.0
+    work_ms: float = 0.0
+    left_ms: float = 0.0
 
 
 class Listener(Protocol):
-    """Who hears of what happens on a machine."""
+    """Is told of what happens on a machine."""
 
     def run_started(self, node: VirtualNode, run: Run) -> None: ...
     def run_ended(self, node: VirtualNode, run: Run, now: int) -> None: ...
@@ -74,40 +85,35 @@ class Listener(Protocol):
     def load_ended(self, node: VirtualNode, work_id: str, model: Model, load_ms: int) -> None: ...
 
 
-class Load:
-    """A load in progress: of a run, or ordered (then it has a work id of its own)."""
+class Load(Struct, eq=False):
+    """A load in progress: of a `run`, or `ordered` by a work id of its own."""
 
-    __slots__ = ("began_ms", "ends_ms", "model", "ordered", "run")
-
-    def __init__(self, model: Model, began_ms: int, ends_ms: int, run: Run | None, ordered: str) -> None:
-        self.model, self.began_ms, self.ends_ms = model, began_ms, ends_ms
-        self.run, self.ordered = run, ordered
+    model: Model
+    began_ms: int
+    ends_ms: int
+    run: Run | None
+    ordered: str
 
 
 class VirtualNode:
-    """One machine. `hand`, `order_load`, `order_unload` and `cancel` are what its agent is told; `due` is
-    called at the time that `next_due` names."""
+    """One machine. Its agent calls `hand`, `order_load`, `order_unload` and `cancel`; the simulation calls
+    `due` at the time of `next_due`. `resident`: the time of last use of each model in memory; `version`
+    changes when `next_due` may."""
 
     def __init__(
-        self,
-        spec: NodeSpec,
-        limit_mb: int,
-        models: dict[str, Model],
-        listener: Listener,
-        all_warm: bool,
-        paces: Mapping[str, Pace] | None = None,
+        self, setup: NodeSetup, listener: Listener, *, all_warm: bool = False, fifo: bool = False
     ) -> None:
-        """`all_warm`: every model is in memory for nothing, and stays there (the lower bound). `paces` by
-        model: as measured, where the spec's rates do not say it."""
-        self.spec, self.name = spec, spec.name
-        self.room_mb = limit_mb - spec.base_ram_mb
-        self.all_warm = all_warm
-        self.fifo = False
+        """`all_warm`: every model is in memory, takes none, and stays there (the lower bound). `fifo`: the
+        queue is first in, first out."""
+        self.setup, self.spec, self.name = setup, setup.spec, setup.spec.name
+        self.room_mb = setup.limit_mb - setup.spec.base_ram_mb
+        self.all_warm, self.fifo = all_warm, fifo
         self.listener = listener
-        self.thermals = Thermals(spec)
-        self.resident: dict[str, int] = dict.fromkeys(models, 0) if all_warm else {}
-        self.models = models
-        self.paces = paces or {}
+        self.thermals = Thermals(setup.spec)
+        if setup.temp_mc is not None:
+            self.thermals.temp_mc = float(setup.temp_mc)
+        self.resident: dict[str, int] = dict.fromkeys(setup.models, 0) if all_warm else {}
+        self.models, self.paces = setup.models, setup.paces
         self.leaving: set[str] = set()
         self.prefixes: dict[str, str] = {}
         self.queue: list[Run] = []
@@ -119,13 +125,13 @@ class VirtualNode:
         self.seen_ms = 0
         self.work_read = ""
         self.version = 0
-        self.prefill_us = 1e6 / spec.prefill_tokens_per_s / 1000
-        self.decode_us = 1e6 / spec.decode_tokens_per_s / 1000
+        self.prefill_us = 1e6 / self.spec.prefill_tokens_per_s / 1000
+        self.decode_us = 1e6 / self.spec.decode_tokens_per_s / 1000
 
     # time
 
     def advance(self, now: int) -> None:
-        """Let time pass: heat, and work done by the runs, which share the speed."""
+        """Advance to `now`: heat, and the work of the runs, which share the speed."""
         elapsed_ms = now - self.seen_ms
         if elapsed_ms <= 0:
             return
@@ -139,7 +145,7 @@ class VirtualNode:
             self.thermals.advance(elapsed_ms, LOADING_HEAT if self.loading is not None else 0.0)
 
     def next_due(self) -> int:
-        """When something ends next, if the temperature stays as it is."""
+        """Return when something ends next, if the temperature stays as it is; NEVER if nothing does."""
         ends_ms = self.loading.ends_ms if self.loading is not None else NEVER
         if self.computing:
             least_ms = min([run.left_ms for run in self.computing]) * len(self.computing)
@@ -149,11 +155,11 @@ class VirtualNode:
 
     @property
     def is_slowed(self) -> bool:
-        """Whether its pace is changing with its temperature."""
+        """Tell whether the pace changes with the temperature."""
         return self.thermals.temp_mc > SLOW_FROM_MC - 2_000 and bool(self.computing)
 
     def due(self, now: int) -> None:
-        """End what has ended by now, and go on with what waits."""
+        """End what has ended by `now`, and start what waits."""
         self.advance(now)
         loading = self.loading
         if loading is not None and loading.ends_ms <= now:
@@ -167,10 +173,10 @@ class VirtualNode:
                 self.unload(run.model.name)
         self.settle(now)
 
-    # what the agent is told
+    # orders of the agent
 
     def hand(self, run: Run, now: int) -> None:
-        """An attempt arrives."""
+        """Take an attempt."""
         self.advance(now)
         run.handed_ms = now
         self.work_read = run.work_id
@@ -178,26 +184,26 @@ class VirtualNode:
         self.settle(now)
 
     def order_load(self, work_id: str, model: Model, now: int) -> None:
-        """An ordered load arrives."""
+        """Take an ordered load."""
         self.advance(now)
         self.work_read = work_id
         self.orders.append((work_id, model))
         self.settle(now)
 
     def order_unload(self, model: str) -> None:
-        """The model is to go: the unload itself comes a little later."""
+        """Mark a model as leaving; `finish_unload` follows a little later."""
         if model in self.resident and not self.all_warm:
             self.leaving.add(model)
 
     def finish_unload(self, model: str, now: int) -> None:
-        """The ordered unload takes place, unless the model is at work: then when that has ended."""
+        """Unload a leaving model, or let it go after its last run."""
         if model in self.leaving and not self.wanted(model):
             self.unload(model)
             self.advance(now)
             self.settle(now)
 
     def cancel(self, work_id: str, now: int) -> bool:
-        """Stop an attempt; whether it was here."""
+        """Stop an attempt; return whether it was here."""
         self.advance(now)
         for run in [*self.running, *self.queue]:
             if run.work_id == work_id:
@@ -211,7 +217,7 @@ class VirtualNode:
         return False
 
     def fail(self, now: int) -> list[str]:
-        """The machine is gone, and with it what it held: the work ids."""
+        """Lose all runs and models; return the work ids that were in hand."""
         self.advance(now)
         held = self.in_hand()
         self.queue, self.running, self.computing, self.orders = [], [], [], []
@@ -221,10 +227,10 @@ class VirtualNode:
             self.resident, self.leaving, self.prefixes = {}, set(), {}
         return held
 
-    # what it shows
+    # readings
 
     def in_hand(self) -> list[str]:
-        """The work ids of all attempts and ordered loads."""
+        """Return the work ids of all attempts and ordered loads."""
         held = [run.work_id for run in self.running]
         if self.queue:
             held += [run.work_id for run in self.queue]
@@ -235,7 +241,7 @@ class VirtualNode:
         return held
 
     def used_mb(self, now: int) -> int:
-        """Memory in use, with what a load has read so far."""
+        """Return the memory in use, including what a load has read so far."""
         if self.all_warm:
             return self.spec.base_ram_mb
         models, loading = self.models, self.loading
@@ -248,13 +254,13 @@ class VirtualNode:
     # inside
 
     def wanted(self, model: str) -> bool:
-        """Whether a run here needs the model, now or next."""
+        """Tell whether a running or queued run needs the model."""
         return any(run.model.name == model for run in self.running) or any(
             run.model.name == model for run in self.queue
         )
 
     def settle(self, now: int) -> None:
-        """Start whatever can start."""
+        """Start runs and loads that can start."""
         while self.queue and len(self.running) < self.spec.slots:
             run = self.next_run()
             name = run.model.name
@@ -283,17 +289,18 @@ class VirtualNode:
         self.version += 1
 
     def next_run(self) -> Run:
-        """The oldest request for a model in memory, else the oldest of all; `fifo`: always the oldest."""
+        """Return the oldest run whose model is in memory, else the oldest; with `fifo` always the
+        oldest."""
         queue, resident = self.queue, self.resident
         if self.fifo or queue[0].model.name in resident:
             return queue[0]
         return next((run for run in queue if run.model.name in resident), queue[0])
 
     def compute(self, run: Run, now: int) -> None:
-        """Prefill and decode begin."""
+        """Begin prefill and decode."""
         name, size_mb = run.model.name, run.model.size_mb
         self.resident[name] = now
-        self.leaving.discard(name)  # whoever asks for it keeps it
+        self.leaving.discard(name)  # a new run cancels the order
         cached = run.session and self.prefixes.get(name) == run.session
         share = 1.0 - CACHED_SHARE if cached else 1.0
         self.prefixes[name] = run.session
@@ -310,7 +317,7 @@ class VirtualNode:
         self.computing.append(run)
 
     def begin_load(self, model: Model, now: int, run: Run | None, ordered: str) -> None:
-        """The disk reads the weights."""
+        """Begin to read the weights from disk."""
         self.cold_loads += 1
         pace, rate = self.paces.get(model.name), self.spec.disk_mb_per_s
         usual_ms = round(model.size_mb * 1000 / rate) if rate else 0
@@ -318,7 +325,7 @@ class VirtualNode:
         self.loading = Load(model, now, now + max(reads_ms, 1), run, ordered)
 
     def end_load(self, load: Load, now: int) -> None:
-        """The model is in memory."""
+        """Complete a load."""
         self.loading = None
         self.resident[load.model.name] = now
         self.prefixes.pop(load.model.name, None)
@@ -329,20 +336,14 @@ class VirtualNode:
             self.listener.load_ended(self, load.ordered, load.model, now - load.began_ms)
 
     def make_room(self, model: Model) -> bool:
-        """Evict idle models until this one fits; evict nothing if it would not."""
+        """Evict idle models until this one fits, or none if it cannot; return whether it fits."""
         models = self.models
         short_mb = model.resident_mb + sum([models[name].resident_mb for name in self.resident])
         short_mb -= self.room_mb
         if short_mb <= 0:
             return True
-        busy = {run.model.name for run in self.running}
-        idle = [
-            (name not in self.leaving, used_ms, name)
-            for name, used_ms in self.resident.items()
-            if name not in busy
-        ]
         chosen = []
-        for _, _, name in sorted(idle):
+        for name in self.idle_models():
             if short_mb <= 0:
                 break
             chosen.append(name)
@@ -353,8 +354,14 @@ class VirtualNode:
             self.unload(name)
         return True
 
+    def idle_models(self) -> list[str]:
+        """List models without a run: first leaving ones, then the least recently used."""
+        busy = {run.model.name for run in self.running}
+        idle = [name for name in self.resident if name not in busy]
+        return sorted(idle, key=lambda name: (name not in self.leaving, self.resident[name], name))
+
     def unload(self, model: str) -> None:
-        """The model leaves the memory."""
+        """Remove a model from memory."""
         if self.all_warm:
             return
         del self.resident[model]

@@ -1,4 +1,4 @@
-"""Many runs that know nothing of each other, on every core."""
+"""Run independent work on every core."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Outcome = TypeVar("Outcome")
 
 
 def spread(run: Callable[[Work], Outcome], work: Sequence[Work], processes: int = 0) -> Iterator[Outcome]:
-    """All outcomes, in the order of the work; on every core (0), or on so many."""
+    """Yield the outcomes in the order of the work; run on every core (0), or in `processes`."""
     count = min(processes or os.cpu_count() or 1, len(work))
     if count <= 1:
         yield from map(run, work)
@@ -24,5 +24,5 @@ def spread(run: Callable[[Work], Outcome], work: Sequence[Work], processes: int 
 
 
 def leave_interrupts_to_parent() -> None:
-    """Ctrl-C ends the parent, which ends its children."""
+    """Ignore SIGINT: Ctrl-C ends the parent, which ends its children."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""One run from names: a workload in a regime, a policy, a seed."""
+"""Simulate one trial: a workload in a regime under a policy, with a seed."""
 
 from __future__ import annotations
 
@@ -6,49 +6,54 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.simulation.baseline_policies import LOWER_BOUND, questions_of
 from orion_streams.simulation.simulation_results import Result
 from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.virtual_house import usual_house
 from orion_streams.simulation.workloads import arrivals, scenario
 
 HEALTH_MS = 2_000
 MANY, MANY_HEALTH_MS = 10_000, 60_000
-"""Beyond so many requests health comes less often, unless it is said how often: samples would cost more
-than the requests."""
+"""Beyond MANY requests samples would cost more than the requests: the default is this instead."""
 
 
-def simulate(
-    regime: str,
-    workload: str,
-    policy: str,
-    seed: int,
-    *,
-    requests: int,
-    nodes: int = 3,
-    health_ms: int = 0,
-    fifo: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Result:
-    """Run it, and say what it came to. `health_ms` 0: as often as fits so many requests."""
-    scene = replace(scenario(regime, workload, requests, nodes), fifo=fifo)
+class Trial(Struct, frozen=True):
+    """One run. `health_ms`: time between samples, 0 for the default; `fifo`: see Scenario."""
+
+    regime: str
+    workload: str
+    policy: str
+    seed: int
+    requests: int
+    nodes: int = 3
+    health_ms: int = 0
+    fifo: bool = False
+
+
+def simulate(trial: Trial, progress: Callable[[int], None] | None = None) -> Result:
+    """Run a trial and return its figures; call `progress` with the number of answers, every 1,000."""
+    scene = scenario(trial.regime, trial.workload, trial.requests, trial.nodes)
+    scene = replace(scene, fifo=trial.fifo)
     engine = Engine(
         scene,
-        arrivals(scene, seed),
-        questions_of(policy, seed),
-        all_warm=policy == LOWER_BOUND,
-        health_ms=health_ms or health_for(requests),
+        arrivals(scene, trial.seed),
+        questions_of(trial.policy, trial.seed),
+        usual_house(scene, trial.health_ms or health_for(trial.requests)),
+        all_warm=trial.policy == LOWER_BOUND,
         progress=progress,
     )
     with uncollected():
         engine.run()
-    return engine.result(policy, seed)
+    return engine.result(trial.policy, trial.seed)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the cyclic collector: a run makes no cycles, and looking for them costs a tenth of it."""
+    """Disable the cyclic garbage collector: a run makes no cycles, and looking for them costs a tenth of
+    it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -59,5 +64,5 @@ def uncollected() -> Iterator[None]:
 
 
 def health_for(requests: int) -> int:
-    """The time between two health entries of a run of so many requests."""
+    """Return the default time between samples for a number of requests."""
     return HEALTH_MS if requests <= MANY else MANY_HEALTH_MS

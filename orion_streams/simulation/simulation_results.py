@@ -1,15 +1,15 @@
-"""What one simulated run comes to."""
+"""The figures of a simulated run."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 
-class Result(Struct, frozen=True):
-    """One run of a trace under a policy. Times to the answer in ms; `hot_ms` above 75 °C, all nodes."""
+class Result(Struct, frozen=True, kw_only=True):
+    """One run of a trace under a policy. `p50_ms`, `p95_ms`, `max_ms`: times to the answer; `hot_ms`: time
+    above 75 °C, summed over the nodes."""
 
     regime: str
     workload: str
@@ -24,10 +24,11 @@ class Result(Struct, frozen=True):
 
 
 def percentile(ordered: Sequence[int], per_cent: int) -> int:
-    """The least value that so many per cent are not above; 0 of nothing."""
+    """Return the nearest-rank percentile of sorted values; 0 if there are none."""
     return ordered[-(-len(ordered) * per_cent // 100) - 1] if ordered else 0
 
 
-def ordered(latencies_ms: array[int]) -> list[int]:
-    """From the quickest to the slowest."""
-    return sorted(latencies_ms)
+def percentiles(latencies_ms: Iterable[int]) -> dict[str, int]:
+    """Return p50_ms, p95_ms and max_ms."""
+    ordered = sorted(latencies_ms)
+    return {f"{name}_ms": percentile(ordered, n) for name, n in (("p50", 50), ("p95", 95), ("max", 100))}

@@ -1,6 +1,6 @@
-"""Heat and its cost: how warm a machine gets, how long it is above the mark, how much slower it works.
+"""Compute the heat of a machine: its temperature, its time above the mark, and how much slower it works.
 
-The temperature follows `ollama.machine.warm`, exactly, between two moments of constant load.
+The temperature follows dT/dt = (ambient + load * heat - T) / tau, solved exactly for a constant load.
 """
 
 from __future__ import annotations
@@ -8,18 +8,28 @@ from __future__ import annotations
 import math
 
 from orion_streams.simulation.machine_spec import NodeSpec
-from orion_streams.simulation.machine_state import warm
 
 HOT_MC = 75_000
-"""Time above this counts as hot, unless the rules have another mark for the safety backoff."""
+"""Time above this counts as hot, unless the policy has another mark."""
 SLOW_FROM_MC, SLOWEST_AT_MC, SLOWEST = 80_000, 85_000, 1 / 3
-"""A Pi slows down progressively between the two temperatures, to a third of its speed."""
+"""A Pi slows down linearly between the two temperatures, to a third of its speed."""
 STEP_MS = 1_000
-"""While a machine is slowed down, its speed counts as constant for so long."""
+"""While a machine is slowed down, its speed is constant in steps of this length."""
+
+
+def warm(
+    temp_mc: float, *, load: float, elapsed_s: float, ambient_mc: float, heat_mc: float, tau_s: float
+) -> float:
+    """Return the temperature after `elapsed_s` seconds under a constant `load` (0 to 1).
+
+    It approaches ambient_mc + load * heat_mc monotonically, by a factor e per tau_s.
+    """
+    target_mc = ambient_mc + load * heat_mc
+    return target_mc + (temp_mc - target_mc) * math.exp(-elapsed_s / tau_s)
 
 
 def speed_at(temp_mc: float) -> float:
-    """The share of full speed that a machine of this temperature works at."""
+    """Return the share of full speed at a temperature."""
     if temp_mc <= SLOW_FROM_MC:
         return 1.0
     share = min((temp_mc - SLOW_FROM_MC) / (SLOWEST_AT_MC - SLOW_FROM_MC), 1.0)
@@ -29,12 +39,13 @@ def speed_at(temp_mc: float) -> float:
 def hot_part_ms(
     before_mc: float,
     after_mc: float,
+    *,
     target_mc: float,
     tau_s: float,
     elapsed_ms: int,
     mark_mc: int = HOT_MC,
 ) -> float:
-    """How many of `elapsed_ms` were above the mark, on the way from `before_mc` to `after_mc`."""
+    """Return how many of `elapsed_ms` were above the mark, on the way from `before_mc` to `after_mc`."""
     if before_mc > mark_mc and after_mc > mark_mc:
         return elapsed_ms
     if before_mc <= mark_mc and after_mc <= mark_mc:
@@ -44,7 +55,7 @@ def hot_part_ms(
 
 
 class Thermals:
-    """One machine's temperature in milli-degrees, and the ms that it has been above `mark_mc`."""
+    """The temperature of one machine in milli-degrees, and its time above `mark_mc` in ms."""
 
     __slots__ = ("ambient_mc", "heat_mc", "hot_ms", "mark_mc", "tau_s", "temp_mc")
 
@@ -57,7 +68,7 @@ class Thermals:
         self.hot_ms = 0.0
 
     def advance(self, elapsed_ms: int, load: float) -> float:
-        """Let time pass under a constant load (0 to 1). How many ms of work at full speed that made."""
+        """Let time pass under a constant load (0 to 1); return the work done, in ms at full speed."""
         before_mc = self.temp_mc
         target_mc = self.ambient_mc + load * self.heat_mc
         if before_mc <= SLOW_FROM_MC and target_mc <= SLOW_FROM_MC:
@@ -73,7 +84,7 @@ class Thermals:
         return worked_ms
 
     def pass_time(self, elapsed_ms: int, load: float, target_mc: float) -> None:
-        """The new temperature, and the part of the time that was hot."""
+        """Update the temperature and the time above the mark."""
         before_mc = self.temp_mc
         self.temp_mc = warm(
             before_mc,
@@ -85,4 +96,11 @@ class Thermals:
         )
         mark_mc = self.mark_mc
         if before_mc > mark_mc or self.temp_mc > mark_mc:
-            self.hot_ms += hot_part_ms(before_mc, self.temp_mc, target_mc, self.tau_s, elapsed_ms, mark_mc)
+            self.hot_ms += hot_part_ms(
+                before_mc,
+                self.temp_mc,
+                target_mc=target_mc,
+                tau_s=self.tau_s,
+                elapsed_ms=elapsed_ms,
+                mark_mc=mark_mc,
+            )

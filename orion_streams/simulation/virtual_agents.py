@@ -1,4 +1,4 @@
-"""What the simulated agents tell the router: results, loads, health: inputs of the next commit."""
+"""Report results, loads and health of the simulated machines as inputs of the next commit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENDLESS_MB = 1 << 30
 
 
 class Reporter:
-    """Hears of everything on the machines, and knows the grid that it tells. `asked`: the requests that
-    have no answer yet; `latencies_ms`: the times to the answers; `answered`: how many by node."""
+    """Is told of everything on the machines, as their agents. `asked`: requests without an answer;
+    `latencies_ms`: times to the answers; `answered`: answers by node."""
 
     def __init__(self, all_warm: bool, progress: Callable[[int], None] | None, grid: Grid) -> None:
         self.grid = grid
@@ -31,7 +31,7 @@ class Reporter:
         self.boots: dict[str, int] = {}
 
     def sample(self, node: VirtualNode, now: int) -> ev.NodeSampled:
-        """The machine's health entry."""
+        """Return a sample of the machine."""
         return ev.NodeSampled(
             node=node.name,
             boot=f"boot-{self.boots[node.name]}",
@@ -45,13 +45,13 @@ class Reporter:
         )
 
     def run_started(self, node: VirtualNode, run: Run) -> None:
-        """An attempt began."""
+        """Report a start."""
         request = self.grid.open.get(run.request)
         if request is not None and request.work_id == run.work_id:
             self.inputs.append(ev.RequestStarted(run.request, request.attempt, run.work_id))
 
     def run_ended(self, node: VirtualNode, run: Run, now: int) -> None:
-        """An attempt was answered: the first answer of a request counts."""
+        """Report an answer; only the first one of a request completes it."""
         request = self.grid.open.get(run.request)
         held = self.attempt(node.name, run.work_id)
         if request is None or request.work_id != run.work_id or run.request not in self.asked:
@@ -87,22 +87,26 @@ class Reporter:
             self.inputs.append(ev.AttemptEnded(request, attempt, node, work_id, outcome))
 
     def model_loaded(self, node: VirtualNode, model: Model) -> None:
-        """A model is in memory."""
+        """Report a loaded model."""
         size_mb = 1 if self.all_warm else model.resident_mb
         self.inputs.append(ev.ModelLoaded(node.name, model.name, model.digest, size_mb, model.num_ctx))
 
     def model_unloaded(self, node: VirtualNode, model: str) -> None:
-        """A model left the memory."""
+        """Report an unloaded model."""
         self.inputs.append(ev.ModelUnloaded(node.name, model))
 
     def load_ended(self, node: VirtualNode, work_id: str, model: Model, load_ms: int) -> None:
-        """An ordered load is done."""
+        """Report the end of an ordered load."""
         held = self.held(node.name, work_id)
         alone = held is not None and held.alone
-        self.inputs.append(ev.LoadEnded(node.name, model.name, work_id, True, load_ms, alone))
+        self.inputs.append(
+            ev.LoadEnded(
+                node=node.name, model=model.name, work_id=work_id, ok=True, load_ms=load_ms, alone=alone
+            )
+        )
 
     def restarted(self, node: VirtualNode, lost: list[str]) -> None:
-        """The agent is back: what it had in hand failed, and nothing is in memory."""
+        """Report a restart: what the agent had in hand failed, and nothing is in memory."""
         for work_id in lost:
             held = self.attempt(node.name, work_id)
             if held is None:

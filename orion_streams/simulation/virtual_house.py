@@ -1,4 +1,4 @@
-"""The house of a run: its rules, what its machines have on disk, how fast they are, when one is away."""
+"""Describe the grid of a simulated run: rules, machines, and when one is away."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from msgspec import Struct, field
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
-from orion_streams.simulation.node_physics import Model, Pace
+from orion_streams.simulation.node_physics import Model, NodeSetup
 from orion_streams.simulation.workloads import LOSS, NUM_CTX, Scenario
 
 
 class Loss(Struct, frozen=True):
-    """A machine that is gone for a while, and comes back empty."""
+    """A machine is away from `from_ms` to `until_ms`, and comes back with nothing in memory."""
 
     node: str
     from_ms: int
@@ -20,24 +20,18 @@ class Loss(Struct, frozen=True):
 
 
 class House(Struct, frozen=True):
-    """`rules` with the times at which they come into force, the first at 0. By node: `models` on disk,
-    `limit_mb` of its memory, `paces` by model where they are known, `resident` models at the beginning and
-    `temp_mc` then, and the `ambient` temperature by time, where it is not the scenario's. `taught`: the
-    grid to begin with."""
+    """`rules` with the times at which they come into force, the first at 0; `health_ms`: time between
+    samples; `taught`: the grid at the beginning."""
 
     rules: tuple[tuple[int, ev.PolicyChanged], ...]
-    models: dict[str, dict[str, Model]]
-    limit_mb: dict[str, int]
+    nodes: dict[str, NodeSetup]
+    health_ms: int
     losses: tuple[Loss, ...] = ()
-    paces: dict[str, dict[str, Pace]] = {}
-    resident: dict[str, tuple[str, ...]] = {}
-    temp_mc: dict[str, int] = {}
-    ambient: dict[str, tuple[tuple[int, int], ...]] = {}
     taught: Grid = field(default_factory=Grid)
 
 
 def along(course: tuple[tuple[int, int], ...], at_ms: int) -> float:
-    """A value of a course at a time: on a straight line between two, before and after it as at its ends."""
+    """Interpolate a course linearly at a time; before and after it, return its first or last value."""
     (before_ms, before), *rest = course
     for after_ms, after in rest:
         if at_ms < after_ms:
@@ -48,8 +42,8 @@ def along(course: tuple[tuple[int, int], ...], at_ms: int) -> float:
 
 
 def policy_for(health_ms: int) -> Policy:
-    """The rules of every simulated grid: nothing is rejected, no clock jumps; the plan is looked at no more
-    often than health comes."""
+    """Return the policy of simulated grids: nothing is rejected, no clock jumps, and placement is planned
+    no more often than health comes."""
     return Policy(
         plan_every_ms=max(Policy().plan_every_ms, health_ms),
         stale_ms=max(6_000, 3 * health_ms),
@@ -67,7 +61,7 @@ def policy_for(health_ms: int) -> Policy:
 
 
 def usual_house(scene: Scenario, health_ms: int) -> House:
-    """The house of a scenario: every machine has every model; one may be lost for a while."""
+    """Return the house of a scenario: every machine has every model; one may be lost for a while."""
     policy = policy_for(health_ms)
     models = {each.name: Model(each, NUM_CTX) for each in scene.mix.models}
     share = policy.ram_max_permille - policy.ram_margin_permille
@@ -85,7 +79,10 @@ def usual_house(scene: Scenario, health_ms: int) -> House:
     times = (round(share * scene.span_ms) for share in LOSS)
     return House(
         rules=((0, ev.PolicyChanged(1, "simulated", policy, rules)),),
-        models={spec.name: models for spec in scene.nodes},
-        limit_mb={spec.name: spec.ram_total_mb * share // 1000 for spec in scene.nodes},
+        nodes={
+            spec.name: NodeSetup(spec=spec, models=models, limit_mb=spec.ram_total_mb * share // 1000)
+            for spec in scene.nodes
+        },
+        health_ms=health_ms,
         losses=(Loss(scene.lost, *times),) if scene.lost else (),
     )

@@ -1,8 +1,8 @@
-"""What is asked of which house: the trace of a seed, the same for every policy.
+"""Generate workloads: the trace of a seed, the same for every policy.
 
-Two regimes, which favour opposite policies. *decode-heavy*: long answers, NVMe disks, so loads are cheap
-beside answers. *load-heavy*: short answers, SD cards, models that do not all fit. The arrival rate follows
-from the service times with every model warm, so that the grid is as busy as UTILISATION says.
+Two regimes favour opposite policies. *decode-heavy*: long answers and NVMe disks, so loads are cheap
+compared with answers. *load-heavy*: short answers, SD cards, models that do not all fit. The arrival rate
+follows from the service times with every model warm, so that the grid is as busy as UTILISATION.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ WORKLOADS = ("steady", "bursty", "two-big", "hot-afternoon", "node-loss")
 UTILISATION = 0.67
 BURST = (10, 20)
 BURST_GAP_MS = 500
-"""Requests of one burst come so far apart, on average."""
+"""Mean time between the requests of a burst."""
 OVERHEAD_MS = (150, 270)
-"""What Ollama's `load_duration` says for a warm model."""
+"""Range of Ollama's `load_duration` for a warm model."""
 SESSIONS, SESSION_SHARE, TURN_SHARE = 6, 0.15, 0.6
-"""Open conversations per model; how many requests begin one; how many of the others go on with one."""
+"""Open sessions per model; share of requests that begin one; share of the others that continue one."""
 AFTERNOON_MC, AFTERNOON = 14_000, (0.25, 0.35, 0.65, 0.75)
-"""How much warmer it gets; when that begins, is there, ends, is over, as shares of the run."""
+"""How much warmer it gets; when the rise begins and ends, and the fall begins and ends, as shares of the
+run."""
 LOSS = (0.40, 0.55)
-"""When the worker goes silent and when it is back, as shares of the run."""
+"""When the worker is lost and when it is back, as shares of the run."""
 CROWDED_MB = 5_000
-"""Memory that something else takes of the master in two-big: two such models fit on no node."""
+"""Memory of the master taken by something else in two-big: two such models fit on no node."""
 NUM_CTX = 4_096
-"""Context length of every simulated runner, unless it is said."""
+"""Default context length of simulated runners."""
 AMBIENT_MC, HEAT_MC, TAU_S = 32_000, 37_000, 180.0
-"""At work all the time a machine ends at 69 °C, on a hot afternoon at 83 °C."""
+"""Under constant load a machine reaches 69 °C, on a hot afternoon 83 °C."""
 
 
-class Mix(Struct, frozen=True):
-    """What a regime's requests are like: models with their shares, lengths in tokens (log-normal answers,
+class Mix(Struct, frozen=True, kw_only=True):
+    """The requests of a regime: models with their shares, lengths in tokens (log-normal answers,
     log-uniform prompts)."""
 
-    models: tuple[ModelSpec, ...]
-    shares: tuple[float, ...]
-    answer_mean: int
-    answer_sigma: float
-    answer_max: int
-    prompt: tuple[int, int]
-    disk_mb_per_s: float
+    models: tuple[ModelSpec, ...] = ()
+    shares: tuple[float, ...] = ()
+    answer_mean: int = 0
+    answer_sigma: float = 0.0
+    answer_max: int = 0
+    prompt: tuple[int, int] = (0, 0)
+    disk_mb_per_s: float = 0.0
 
 
 class Arrival(Struct, frozen=True):
-    """One request of the trace. `overhead_ms`: what a warm start takes; `read_tokens`: what the machine
-    finds the prompt to be, where it is not what was expected; `cancel_ms`: when its client gives up."""
+    """One request of a trace. `overhead_ms`: what a warm start takes; `read_tokens`: the real length of the
+    prompt, if it is not `prompt_tokens`; `cancel_ms`: time until its client cancels."""
 
     at_ms: int
     model: str
@@ -74,8 +75,8 @@ class Arrival(Struct, frozen=True):
 
 
 class Scenario(Struct, frozen=True):
-    """A workload in a regime on a house. `span_ms`: when the last request is expected; `fifo`: the nodes'
-    own queues are first in, first out, which Ollama's is not."""
+    """A workload in a regime on some nodes. `gap_ms`: mean time between requests; `span_ms`: expected time
+    of the last one; `fifo`: the queues of the nodes are first in, first out, which Ollama's is not."""
 
     regime: str
     workload: str
@@ -89,27 +90,41 @@ class Scenario(Struct, frozen=True):
 
 
 def model(name: str, size_mb: int) -> ModelSpec:
-    """A model of the mix."""
+    """Make a model of a mix."""
     return ModelSpec(name=name, size_mb=size_mb)
 
 
 SMALL, THREE, EIGHT = model("gemma3:270m", 253), model("llama3.2:3b", 2_019), model("llama3.1:8b", 4_920)
 NINE, SEVEN, FOUR = model("qwen3:8b", 4_700), model("mistral:7b", 4_100), model("gemma3:4b", 3_300)
 MIXES = {
-    "decode-heavy": Mix((THREE, EIGHT, SMALL), (6, 3, 2), 220, 0.8, 2_048, (50, 500), 450.0),
+    "decode-heavy": Mix(
+        models=(THREE, EIGHT, SMALL),
+        shares=(6, 3, 2),
+        answer_mean=220,
+        answer_sigma=0.8,
+        answer_max=2_048,
+        prompt=(50, 500),
+        disk_mb_per_s=450.0,
+    ),
     "load-heavy": Mix(
-        (THREE, FOUR, EIGHT, SEVEN, NINE), (60, 30, 20, 15, 12), 25, 0.6, 200, (50, 200), 70.0
+        models=(THREE, FOUR, EIGHT, SEVEN, NINE),
+        shares=(60, 30, 20, 15, 12),
+        answer_mean=25,
+        answer_sigma=0.6,
+        answer_max=200,
+        prompt=(50, 200),
+        disk_mb_per_s=70.0,
     ),
 }
-BIG_TWO = ((EIGHT, NINE), (1, 1))
+BIG_TWO = (EIGHT, NINE)
 
 
 def scenario(regime: str, workload: str, requests: int, nodes: int) -> Scenario:
-    """The house and the mix, and how often somebody asks."""
+    """Return the nodes, the mix and the arrival rate of a workload."""
     mix = MIXES[regime]
     house = house_of(nodes, mix.disk_mb_per_s)
     if workload == "two-big":
-        mix = replace(mix, models=BIG_TWO[0], shares=BIG_TWO[1])
+        mix = replace(mix, models=BIG_TWO, shares=(1, 1))
         master = replace(house[0], base_ram_mb=house[0].base_ram_mb + CROWDED_MB)
         house = (master, *house[1:])
     workers = sum(node.name != ROBOT for node in house)
@@ -127,7 +142,7 @@ def scenario(regime: str, workload: str, requests: int, nodes: int) -> Scenario:
 
 
 def house_of(nodes: int, disk_mb_per_s: float) -> tuple[NodeSpec, ...]:
-    """The master, the worker, the robot, then further workers."""
+    """Return the master, the worker, the robot, then further workers."""
     names = ["orion-master", "orion-worker", ROBOT]
     names += [f"orion-worker-{n}" for n in range(2, nodes - 1)]
     ram = {"orion-master": 16_384, ROBOT: 4_096}
@@ -145,7 +160,7 @@ def house_of(nodes: int, disk_mb_per_s: float) -> tuple[NodeSpec, ...]:
 
 
 def service_ms(mix: Mix, node: NodeSpec) -> float:
-    """Mean time of a request on a node that has every model warm."""
+    """Return the mean time of a request on a node with every model warm."""
     low, high = mix.prompt
     prompt = (high - low) / math.log(high / low)
     rows = zip(mix.models, mix.shares, strict=True)
@@ -155,7 +170,7 @@ def service_ms(mix: Mix, node: NodeSpec) -> float:
 
 
 def arrivals(scene: Scenario, seed: int) -> Iterator[Arrival]:
-    """The trace, one request after the other."""
+    """Yield the requests of a trace."""
     rng = random.Random(f"{seed} {scene.regime} {scene.workload}")  # noqa: S311 - a simulation
     mix = scene.mix
     names = [each.name for each in mix.models]
@@ -166,17 +181,17 @@ def arrivals(scene: Scenario, seed: int) -> Iterator[Arrival]:
     for n, at_ms in enumerate(times(scene, rng)):
         name = rng.choices(names, cum_weights=weights)[0]
         yield Arrival(
-            at_ms,
-            name,
-            int(math.exp(rng.uniform(*logs))),
-            min(max(round(rng.lognormvariate(mu, mix.answer_sigma)), 1), mix.answer_max),
-            rng.randint(*OVERHEAD_MS),
-            session(talks[name], n, rng),
+            at_ms=at_ms,
+            model=name,
+            prompt_tokens=int(math.exp(rng.uniform(*logs))),
+            tokens=min(max(round(rng.lognormvariate(mu, mix.answer_sigma)), 1), mix.answer_max),
+            overhead_ms=rng.randint(*OVERHEAD_MS),
+            session=session(talks[name], n, rng),
         )
 
 
 def times(scene: Scenario, rng: random.Random) -> Iterator[int]:
-    """When requests come: at random, or in bursts with the same mean."""
+    """Yield arrival times: a Poisson process, or bursts with the same mean rate."""
     at_ms, gap_ms = 0.0, scene.gap_ms
     if scene.workload != "bursty":
         for _ in range(scene.requests):
@@ -194,7 +209,7 @@ def times(scene: Scenario, rng: random.Random) -> Iterator[int]:
 
 
 def session(talks: list[str], n: int, rng: random.Random) -> str:
-    """The conversation that a request belongs to, if to any."""
+    """Draw the session of a request; an empty string for none."""
     dice = rng.random()
     if dice < SESSION_SHARE:
         talks.append(f"talk-{n}")
@@ -206,7 +221,7 @@ def session(talks: list[str], n: int, rng: random.Random) -> str:
 
 
 def warmer_mc(scene: Scenario, at_ms: int) -> float:
-    """By how much the air is warmer than usual at that time."""
+    """Return by how much the air is warmer than usual at a time."""
     if scene.workload != "hot-afternoon":
         return 0.0
     begins, there, ends, over = (share * scene.span_ms for share in AFTERNOON)

@@ -18,7 +18,7 @@ from orion_streams.protocol.commit_builder import GENESIS
 from orion_streams.replay.decision_answers import KINDS
 from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
-from orion_streams.simulation.rerun.rerun_workload import Answered
+from orion_streams.simulation.rerun.rerun_workload import WhatIfResult
 from tests.replay.decided import Row, chunks, nothing, simulated
 
 HOTTER = change_of(["policy.temp_max_mc=71000", "policy.spill_ms=0"], ["orion-worker"])
@@ -30,7 +30,7 @@ def rows() -> list[Row]:
     return simulated("load-heavy", "hot-afternoon", 90).rows
 
 
-def answered(rows: list[Row], change: Any = HOTTER, simulate: bool = True) -> Answered:
+def answered(rows: list[Row], change: Any = HOTTER, simulate: bool = True) -> WhatIfResult:
     """Both questions, asked in one pass."""
     asking = WhatIfPass(nothing(), change, simulate)
     for stretch in chunks(rows, 500):

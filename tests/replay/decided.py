@@ -88,8 +88,7 @@ def simulated(regime: str, workload: str, requests: int, health_ms: int = 2_000,
         scene,
         iter(trace),
         questions_of(OURS, 3),
-        health_ms=health_ms,
-        house=structs.replace(house, rules=((at_ms, changed),)),
+        structs.replace(house, rules=((at_ms, changed),)),
     )
     engine.traced = trace
     engine.run()

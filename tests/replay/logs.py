@@ -14,6 +14,7 @@ from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
 from orion_streams.replay.incident import Collector, Incident
 from orion_streams.simulation.baseline_policies import questions_of
 from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.virtual_house import usual_house
 from orion_streams.simulation.workloads import arrivals, scenario
 
 Row = tuple[int, bytes]
@@ -140,7 +141,8 @@ def recorded(
 ) -> list[Row]:
     """The log of a simulated run."""
     scene = scenario(regime, workload, requests, nodes)
-    engine = Recorder(scene, arrivals(scene, seed), questions_of(policy, seed), health_ms=health_ms)
+    house = usual_house(scene, health_ms)
+    engine = Recorder(scene, arrivals(scene, seed), questions_of(policy, seed), house)
     engine.run()
     return engine.log.rows
 

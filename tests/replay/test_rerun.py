@@ -15,7 +15,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules
 from orion_streams.replay.rule_changes import Change, change_of
 from orion_streams.simulation.node_physics import NEVER
-from orion_streams.simulation.rerun.collect_workload import Gathering
+from orion_streams.simulation.rerun.collect_workload import RecordedWorkload
 from orion_streams.simulation.rerun.recorded_scene import heats, scene_of, unmeasured
 from orion_streams.simulation.rerun.rerun_workload import Rerun, rerun
 from orion_streams.simulation.virtual_grid import Engine
@@ -28,9 +28,9 @@ WORKER, MASTER = "orion-worker", "orion-master"
 AS_IT_WAS = Change()
 
 
-def gathered(rows: list[Row]) -> Gathering:
+def gathered(rows: list[Row]) -> RecordedWorkload:
     """What a log says, read in pieces."""
-    found = Gathering(nothing())
+    found = RecordedWorkload(nothing())
     for stretch in chunks(rows):
         found.take(stretch)
     return found
@@ -72,7 +72,7 @@ def test_slower_answers_in_the_log_are_slower_in_the_simulator() -> None:
 def test_the_same_log_gives_the_same_bytes() -> None:
     """Two runs have one outcome, however the log was cut; without a change both sides are equal."""
     rows = simulated("load-heavy", "bursty", 40).rows
-    whole = Gathering(nothing())
+    whole = RecordedWorkload(nothing())
     whole.take(rows)
     outcomes = [msgspec.json.encode(each) for each in (again(rows), rerun(whole, AS_IT_WAS))]
     assert outcomes[0] == outcomes[1]
@@ -115,7 +115,7 @@ def test_a_log_that_begins_in_the_middle_keeps_what_was_known() -> None:
     )
     base = nothing()
     fold_raw(base, rows[:cut])
-    found = Gathering(base)
+    found = RecordedWorkload(base)
     found.take(rows[cut:])
     assert 0 < len(found.asked) < 80 and len(found.rules) == 1
     assert found.taught.speeds == base.grid.speeds and found.taught.at_ms == 0
@@ -131,7 +131,7 @@ def test_a_log_that_begins_in_the_middle_keeps_what_was_known() -> None:
 def test_a_log_without_rules_cannot_be_run_again() -> None:
     """There is no house in it."""
     with pytest.raises(OrionError, match=r"no policy\.changed"):
-        rerun(Gathering(nothing()), AS_IT_WAS)
+        rerun(RecordedWorkload(nothing()), AS_IT_WAS)
 
 
 # what is taken from the log
@@ -148,17 +148,17 @@ def test_machines_are_as_the_log_shows_them() -> None:
         assert specs[name].ram_total_mb == real[name].ram_total_mb
         assert specs[name].base_ram_mb == real[name].base_ram_mb
     assert (specs[MASTER].slots, specs[WORKER].slots) == (2, 1)
-    assert {m.name: (m.digest, m.size_mb) for m in scene.house.models[WORKER].values()} == {
+    assert {m.name: (m.digest, m.size_mb) for m in scene.house.nodes[WORKER].models.values()} == {
         m.name: (m.digest, m.size_mb) for m in run.nodes[WORKER].models.values()
     }
     key, speed = next(iter(run.grid.speeds.items()))
     name, model = key
-    pace = scene.house.paces[name][model]
+    pace = scene.house.nodes[name].paces[model]
     assert (pace.prefill_us, pace.decode_us) == (speed.prefill_us_per_token, speed.decode_us_per_token)
     [loss] = scene.house.losses
     begun, ended = run.house.losses[0].from_ms, run.house.losses[0].until_ms
     assert (loss.node, loss.until_ms) == (WORKER, ended)
-    assert 0 <= begun - loss.from_ms <= run.health_ms
+    assert 0 <= begun - loss.from_ms <= run.house.health_ms
 
 
 def test_a_node_that_never_came_back_stays_away() -> None:
@@ -169,7 +169,7 @@ def test_a_node_that_never_came_back_stays_away() -> None:
         each for n, each in enumerate(events)
         if n < last or not (isinstance(each, ev.NodeSampled) and each.node == WORKER)
     ]  # fmt: skip
-    found = Gathering(nothing())
+    found = RecordedWorkload(nothing())
     found.take([(n, ev.encode(each)) for n, each in enumerate(gone, 1)])
     assert [(each.node, each.until_ms) for each in found.losses()] == [(WORKER, NEVER)]
     assert not gathered(chained(events)).losses()
@@ -220,8 +220,9 @@ def test_what_was_known_at_the_beginning_is_there() -> None:
     book.commit(ev.ModelLoaded(A, HEAVY, "d2", 2_400, 4_096))
     found = gathered(book.rows)
     house_of, specs = (scene := scene_of(found, AS_IT_WAS, heats(found))).house, scene.scenario.nodes
-    assert house_of.resident == {A: (MODEL,), "robot": ()}
-    assert house_of.temp_mc == {A: 50_000, "robot": 50_000}
+    setups = house_of.nodes
+    assert {name: each.resident for name, each in setups.items()} == {A: (MODEL,), "robot": ()}
+    assert {name: each.temp_mc for name, each in setups.items()} == {A: 50_000, "robot": 50_000}
     assert house_of.taught is found.taught
     assert {each.name: each.ambient_mc for each in specs} == {A: AMBIENT_MC, "robot": 50_000}
 
@@ -232,7 +233,7 @@ def test_a_course_of_temperatures_begins_anew_after_a_break() -> None:
     for passed_ms in (*[1_000] * 12, 40_000, *[1_000] * 6):
         beat(book, {A: 50_000}, passed_ms)
     book.commit(sample(A, boot="b2", sampled_ms=book.now_ms + 9_000))
-    points = gathered(book.rows).machines[A].points
+    points = gathered(book.rows).nodes[A].points
     assert [each.passed_ms for each in points] == [0, 5_000, 5_000, 0, 5_000, 0]
 
 
@@ -247,7 +248,7 @@ def test_rules_that_changed_in_the_log_change_in_the_simulator() -> None:
     scene = scene_of(found, change_of(["policy.spill_ms=4"]), {})
     assert [at_ms for at_ms, _ in scene.house.rules] == [0, found.asked[0].at_ms]
     assert [event.policy.spill_ms for _, event in scene.house.rules] == [4, 4]
-    engine = Engine(scene.scenario, iter(scene.trace), QUESTIONS, health_ms=1_000, house=scene.house)
+    engine = Engine(scene.scenario, iter(scene.trace), QUESTIONS, scene.house)
     engine.run()
     assert (engine.grid.revision, engine.policy.retry_ms) == (2, 5)
 
@@ -257,7 +258,7 @@ def test_what_has_no_end_gets_an_answer_of_the_usual_length() -> None:
     run = simulated("load-heavy", "steady", 40)
     events = [ev.decode(raw) for _, raw in run.rows]
     last = next(each for each in reversed(events) if isinstance(each, ev.RequestCompleted))
-    found = Gathering(nothing())
+    found = RecordedWorkload(nothing())
     for n, each in enumerate(events):
         if isinstance(each, ev.RequestAccepted) and each.request == last.request:
             found.take([(n, ev.encode(replace(each, num_predict=3)))])
@@ -288,7 +289,9 @@ def test_another_context_length_takes_another_place() -> None:
         scene_of(found, change_of(settings), {})
         for settings in ([], [f'models."{model}".num_ctx=16384'], ["policy.num_ctx=8192"])
     ]
-    sizes = [{each.name: each.resident_mb for each in s.house.models[MASTER].values()} for s in scenes]
+    sizes = [
+        {each.name: each.resident_mb for each in s.house.nodes[MASTER].models.values()} for s in scenes
+    ]
     assert sizes[0][model] < sizes[2][model] < sizes[1][model]
     assert sizes[0][other] == sizes[1][other] < sizes[2][other]
     asked = [{each.num_ctx for each in s.trace if each.model == model} for s in scenes]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.simulation.machine_state import Machine, warm
+from orion_streams.simulation.machine_state import Machine
+from orion_streams.simulation.thermal_model import warm
 from tests.simulated_ollama.conftest import INSTANT, client_of
 from tests.simulated_ollama.waiting import eventually
 

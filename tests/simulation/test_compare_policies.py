@@ -8,7 +8,8 @@ import pytest
 from orion_streams.cli.app import main
 from orion_streams.errors import EXIT_OK, EXIT_USAGE
 from orion_streams.simulation.baseline_policies import POLICIES
-from orion_streams.simulation.compare_policies import Job, best_baseline, jobs, medians, run_all, verdicts
+from orion_streams.simulation.compare_policies import best_baseline, goals, medians, run_all, trials
+from orion_streams.simulation.run_workload import Trial
 from orion_streams.simulation.simulation_results import Result, percentile
 
 KEYS = [
@@ -19,7 +20,18 @@ KEYS = [
 
 def result(policy: str, p95_ms: int, *, seed: int = 1, hot_ms: int = 0, max_ms: int = 100) -> Result:
     """A made-up outcome."""
-    return Result("load-heavy", "steady", policy, seed, 10, p95_ms, max_ms, 1, hot_ms, 0)
+    return Result(
+        regime="load-heavy",
+        workload="steady",
+        policy=policy,
+        seed=seed,
+        p50_ms=10,
+        p95_ms=p95_ms,
+        max_ms=max_ms,
+        cold_loads=1,
+        hot_ms=hot_ms,
+        rejected=0,
+    )
 
 
 def judged(ours: Result, *others: Result) -> dict[str, bool]:
@@ -27,7 +39,7 @@ def judged(ours: Result, *others: Result) -> dict[str, bool]:
     rows = {name: result(name, 10_000, hot_ms=10_000, max_ms=10_000) for name in POLICIES}
     rows |= {each.policy: each for each in (ours, *others)}
     found = medians(list(rows.values()))["load-heavy", "steady"]
-    return {each.goal: each.is_met for each in verdicts("load-heavy", found)}
+    return {each.name: each.is_met for each in goals("load-heavy", found)}
 
 
 def test_percentiles_are_values_that_occurred() -> None:
@@ -61,8 +73,8 @@ def test_the_median_of_the_seeds_counts() -> None:
 
 def test_several_processes_give_the_same_results_in_the_same_order() -> None:
     """Two cores find what one finds."""
-    like = Job("load-heavy", "steady", "ours", 1, requests=10, nodes=3, health_ms=2_000, fifo=False)
-    work = jobs(like, ["load-heavy"], ["steady"], [1, 2])
+    like = Trial("load-heavy", "steady", "ours", 1, requests=10)
+    work = trials(like, ["load-heavy"], ["steady"], [1, 2])
     assert list(run_all(work, 2)) == list(run_all(work, 1))
     assert [(each.policy, each.seed) for each in work[:3]] == [("ours", 1), ("ours", 2), ("round-robin", 1)]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
-from orion_streams.simulation.node_physics import NEVER, Model, Run, VirtualNode
+from orion_streams.simulation.node_physics import NEVER, Model, NodeSetup, Run, VirtualNode
 from orion_streams.simulation.thermal_model import Thermals, hot_part_ms, speed_at
 
 TAU_S = 100.0
@@ -53,12 +53,21 @@ def machine(
 ) -> tuple[VirtualNode, Witness]:
     """A node whose models may take limit_mb less 1,000."""
     witness = Witness()
-    return VirtualNode(spec, limit_mb, MODELS, witness, all_warm), witness
+    setup = NodeSetup(spec=spec, models=MODELS, limit_mb=limit_mb)
+    return VirtualNode(setup, witness, all_warm=all_warm), witness
 
 
 def run(work_id: str, model: str = "a", session: str = "") -> Run:
     """60 prompt tokens (1 s), 100 tokens (10 s), 200 ms of a warm start."""
-    return Run(work_id, f"brain/{work_id}", MODELS[model], (60, 100, 200), session)
+    return Run(
+        work_id=work_id,
+        request=f"brain/{work_id}",
+        model=MODELS[model],
+        prompt_tokens=60,
+        tokens=100,
+        overhead_ms=200,
+        session=session,
+    )
 
 
 def play(node: VirtualNode, until_ms: int = NEVER) -> None:
@@ -186,6 +195,11 @@ def test_temperature_follows_the_curve() -> None:
     assert thermals.temp_mc == pytest.approx(30_000 + 40_000 * (1 - 1 / math.e) / math.e)
 
 
+def hot_ms(before_mc: int, after_mc: int, target_mc: int, elapsed_ms: int) -> float:
+    """The hot part of some time."""
+    return hot_part_ms(before_mc, after_mc, target_mc=target_mc, tau_s=TAU_S, elapsed_ms=elapsed_ms)
+
+
 def test_hot_time_is_counted_from_the_crossing() -> None:
     """On the way from 70 to 80 °C half of the way is made after tau * ln 2; cooling is the mirror image."""
     crossing_ms = TAU_S * 1000 * math.log(2)
@@ -193,13 +207,13 @@ def test_hot_time_is_counted_from_the_crossing() -> None:
     thermals.ambient_mc, thermals.temp_mc = 40_000.0, 70_000.0
     thermals.pass_time(200_000, 1.0, 80_000.0)
     assert thermals.hot_ms == pytest.approx(200_000 - crossing_ms)
-    assert hot_part_ms(80_000, 71_000, 70_000, TAU_S, 200_000) == pytest.approx(crossing_ms)
+    assert hot_ms(80_000, 71_000, 70_000, 200_000) == pytest.approx(crossing_ms)
 
 
 def test_a_machine_at_the_mark_is_not_hot() -> None:
     """Up to 75.0 °C nothing counts: strictly above does."""
-    assert hot_part_ms(74_000, 75_000, 76_000, TAU_S, 1_000) == 0
-    assert hot_part_ms(75_001, 75_001, 75_001, TAU_S, 1_000) == 1_000
+    assert hot_ms(74_000, 75_000, 76_000, 1_000) == 0
+    assert hot_ms(75_001, 75_001, 75_001, 1_000) == 1_000
 
 
 def test_speed_falls_from_80_to_85_degrees() -> None:

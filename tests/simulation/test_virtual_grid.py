@@ -21,8 +21,9 @@ from orion_streams.simulation.baseline_policies import (
     round_robin,
 )
 from orion_streams.simulation.machine_spec import ModelSpec
-from orion_streams.simulation.run_workload import simulate
+from orion_streams.simulation.run_workload import Trial, simulate
 from orion_streams.simulation.virtual_grid import Engine
+from orion_streams.simulation.virtual_house import usual_house
 from orion_streams.simulation.workloads import (
     REGIMES,
     UTILISATION,
@@ -46,7 +47,8 @@ class Watched(Engine):
         self.completed: Counter[str] = Counter()
         questions = questions_of(policy, 7)
         self.deepest = 0
-        super().__init__(scene, self.noted(scene), questions, all_warm=policy == LOWER_BOUND)
+        house = usual_house(scene, 2_000)
+        super().__init__(scene, self.noted(scene), questions, house, all_warm=policy == LOWER_BOUND)
 
     def noted(self, scene: Scenario) -> Iterator[Arrival]:
         for each in arrivals(scene, 7):
@@ -79,7 +81,7 @@ def watched(regime: str, workload: str, policy: str, nodes: int = 3) -> Watched:
 def test_the_same_seed_gives_the_same_bytes(policy: str) -> None:
     """Two runs of a seed have one outcome; another seed has another."""
     outcomes = [
-        msgspec.json.encode(simulate("load-heavy", "bursty", policy, seed, requests=REQUESTS))
+        msgspec.json.encode(simulate(Trial("load-heavy", "bursty", policy, seed, REQUESTS)))
         for seed in (3, 3, 4)
     ]
     assert outcomes[0] == outcomes[1] != outcomes[2]
@@ -140,7 +142,7 @@ def test_round_robin_takes_turns() -> None:
 def test_hot_time_is_that_of_a_hot_afternoon() -> None:
     """The same run without the afternoon has no second above the mark."""
     hot, cool = (
-        simulate("decode-heavy", workload, "least-connections", 1, requests=REQUESTS).hot_ms
+        simulate(Trial("decode-heavy", workload, "least-connections", 1, REQUESTS)).hot_ms
         for workload in ("hot-afternoon", "steady")
     )
     assert hot > 60_000 and cool == 0
@@ -149,8 +151,8 @@ def test_hot_time_is_that_of_a_hot_afternoon() -> None:
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_lower_bound_never_loads(regime: str) -> None:
     """Every model is warm everywhere: no cold load, where a baseline has some."""
-    assert simulate(regime, "two-big", LOWER_BOUND, 1, requests=REQUESTS).cold_loads == 0
-    assert simulate(regime, "two-big", "points", 1, requests=REQUESTS).cold_loads > 0
+    assert simulate(Trial(regime, "two-big", LOWER_BOUND, 1, REQUESTS)).cold_loads == 0
+    assert simulate(Trial(regime, "two-big", "points", 1, REQUESTS)).cold_loads > 0
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

@@ -21,7 +21,7 @@ def engine_of(arrivals: list[Arrival], losses: tuple[Loss, ...] = (), nodes: int
     policy = Policy(num_ctx=NUM_CTX, stale_ms=6_000)
     rules = replace(house.rules[0][1], policy=policy)
     house = replace(house, rules=((0, rules),), losses=losses)
-    engine = Engine(scene, iter(arrivals), questions_of(OURS, 1), house=house)
+    engine = Engine(scene, iter(arrivals), questions_of(OURS, 1), house)
     engine.run()
     return engine
 

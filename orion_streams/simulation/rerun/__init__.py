@@ -1,5 +1,5 @@
-"""A recorded workload run again, on simulated machines that are as fast, as full and as warm as a log says.
+"""Run a recorded workload again, on simulated machines as fast, as full and as warm as the log shows.
 
-`gathering` reads the log, `heat` fits temperatures, `scene` builds the house, `running` lets it run. Every
-figure but those of the log itself is simulated.
+collect_workload reads the log, recorded_heat fits temperatures, recorded_scene builds the house,
+rerun_workload simulates it. All figures except the recorded ones are simulated.
 """

@@ -1,4 +1,4 @@
-"""What a log says of its workload and its machines. Pure: stretches go in, nothing is decided."""
+"""Collect the workload and the machines of a log. Pure; nothing is decided."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.rule_changes import rules_of
 from orion_streams.simulation.node_physics import LOADING_HEAT, NEVER
 from orion_streams.simulation.rerun.recorded_heat import Point
-from orion_streams.simulation.simulation_results import percentile
+from orion_streams.simulation.simulation_results import percentiles
 from orion_streams.simulation.virtual_house import Loss
 
 POINT_MS = 5_000
-"""Temperatures so far apart are enough to fit a curve to."""
+"""Time between the temperatures that a curve is fitted to."""
 BREAK_MS = 30_000
-"""After so long without a sample a new stretch of temperatures begins."""
+"""After so long without a sample a new series of temperatures begins."""
 
 
-class Figures(Struct, frozen=True):
-    """What became of the workload. Times to the answer in ms, `hot_ms` above `mark_mc` on all nodes
-    together. `cold_loads`: loads that were ordered, or that a run brought with it."""
+class Figures(Struct, frozen=True, kw_only=True):
+    """The outcome of a workload. `p50_ms`, `p95_ms`, `max_ms`: times to the answer; `hot_ms`: time above
+    `mark_mc`, summed over the nodes; `cold_loads`: loads that were ordered or part of a run."""
 
     answered: int
     p50_ms: int
@@ -41,9 +41,9 @@ class Figures(Struct, frozen=True):
     by_node: dict[str, int]
 
 
-class Asked(Struct):
+class RecordedRequest(Struct):
     """One accepted request. `tokens` of its answer and `read_tokens` of its prompt, as its node counted
-    them, once it was answered; `cancel_ms` after it came, if its client gave up."""
+    them; `cancel_ms`: time from its arrival to its cancel, if there was one."""
 
     at_ms: int
     event: ev.RequestAccepted
@@ -52,9 +52,9 @@ class Asked(Struct):
     cancel_ms: int = 0
 
 
-class Machine(Struct):
-    """One node. `least`: the fewest MB that models took, and the memory in use then; `points`: the course
-    of its temperature; `losses`: when it was not heard from."""
+class RecordedNode(Struct):
+    """One node. `least`: the fewest MB that models took, and the memory in use then; `points`: its
+    temperatures; `losses`: when it was silent."""
 
     ram_total_mb: int = 0
     least: tuple[int, int] = (NEVER, 0)
@@ -69,35 +69,35 @@ class Machine(Struct):
 
     @property
     def base_mb(self) -> int:
-        """Memory in use beside the models: a map of their weights may hide a part of it."""
+        """Return the memory in use without models. Memory-mapped weights may hide a part of theirs."""
         resident_mb, used_mb = self.least
         return max(used_mb - resident_mb, 0)
 
 
-class Gathering:
-    """Takes the log from `base` on, a stretch at a time. Times are ms of grid time since then, a clock that
-    no jump of the server's moves. Requests that were open at the beginning are left out."""
+class RecordedWorkload:
+    """The workload of a log from `base` on. Times are ms of grid time since then, which no jump of the
+    server's clock moves. Requests that were open at the beginning are left out."""
 
     def __init__(self, base: LoggedGrid) -> None:
         self.grid = base.grid.copy()
         self.began_ms, self.now = base.grid.at_ms, 0
         self.taught = taught(base.grid)
         self.rules = [(0, rules_of(base.grid))] if base.grid.revision else []
-        self.asked: list[Asked] = []
-        self.machines: dict[str, Machine] = {}
+        self.asked: list[RecordedRequest] = []
+        self.nodes: dict[str, RecordedNode] = {}
         self.installed: dict[str, dict[str, Installed]] = {
             name: dict(node.installed) for name, node in base.grid.nodes.items()
         }
         self.resident: dict[str, tuple[str, ...]] | None = None
         self.warm_ms: dict[str, list[int]] = {}
-        self._open: dict[str, Asked] = {}
+        self._open: dict[str, RecordedRequest] = {}
         self._latencies_ms: list[int] = []
         self._ended: Counter[str] = Counter()
         self._by_node: Counter[str] = Counter()
         self._cold_loads = self._hot_ms = 0
 
     def take(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        """The next entries of the log, which somebody else verifies."""
+        """Take the next rows of the log, without verifying them."""
         for _, raw in rows:
             event = ev.decode(raw)
             if isinstance(event, ev.Committed):
@@ -108,13 +108,10 @@ class Gathering:
                 apply(self.grid, event)
 
     def figures(self) -> Figures:
-        """What became of the requests, as recorded."""
-        ordered = sorted(self._latencies_ms)
+        """Return the recorded outcome."""
         return Figures(
-            answered=len(ordered),
-            p50_ms=percentile(ordered, 50),
-            p95_ms=percentile(ordered, 95),
-            max_ms=ordered[-1] if ordered else 0,
+            answered=len(self._latencies_ms),
+            **percentiles(self._latencies_ms),
             cold_loads=self._cold_loads,
             hot_ms=self._hot_ms,
             mark_mc=self.grid.policy.temp_max_mc,
@@ -125,9 +122,9 @@ class Gathering:
         )
 
     def losses(self) -> tuple[Loss, ...]:
-        """When which machine was away, the last ones until the end."""
+        """Return when nodes were silent; those that are at the end stay so."""
         stale_ms, found = self.grid.policy.stale_ms, []
-        for name, machine in sorted(self.machines.items()):
+        for name, machine in sorted(self.nodes.items()):
             found += machine.losses
             if self.now - machine.heard_ms > stale_ms:
                 found.append(Loss(name, machine.heard_ms, NEVER))
@@ -136,7 +133,7 @@ class Gathering:
     # one event
 
     def _note(self, event: ev.AnyEvent) -> None:
-        """What an event says, before it is folded."""
+        """Record what an event shows, before it is folded."""
         match event:
             case ev.NodeSampled():
                 self._sampled(event)
@@ -164,11 +161,11 @@ class Gathering:
     def _accepted(self, event: ev.RequestAccepted) -> None:
         if self.resident is None:
             self.resident = {name: tuple(node.resident) for name, node in self.grid.nodes.items()}
-        found = Asked(max(self.now - event.age_ms, 0), event)
+        found = RecordedRequest(max(self.now - event.age_ms, 0), event)
         self.asked.append(found)
         self._open[event.request] = found
 
-    def _end(self, request: str, how: str) -> Asked | None:
+    def _end(self, request: str, how: str) -> RecordedRequest | None:
         found = self._open.pop(request, None)
         if found is not None:
             self._ended[how] += 1
@@ -189,7 +186,7 @@ class Gathering:
         node = self.grid.nodes.get(event.node)
         if node is None:
             return
-        machine = self.machines.setdefault(event.node, Machine())
+        machine = self.nodes.setdefault(event.node, RecordedNode())
         heard_ms = max(self.now - event.age_ms, 0)
         away_ms = heard_ms - max(machine.heard_ms, 0)
         if away_ms > self.grid.policy.stale_ms:
@@ -203,8 +200,8 @@ class Gathering:
         if event.temp_mc is not None:
             self._warmed(machine, event, event.temp_mc, load_of(node, self.grid.at_ms))
 
-    def _warmed(self, machine: Machine, event: ev.NodeSampled, temp_mc: int, load: float) -> None:
-        """A point of the temperature's course, now and then; loads between are averaged."""
+    def _warmed(self, machine: RecordedNode, event: ev.NodeSampled, temp_mc: int, load: float) -> None:
+        """Add a temperature every POINT_MS, with the mean load since the last one."""
         passed_ms = event.sampled_ms - machine.sampled_ms
         if event.boot != machine.boot or not 0 < passed_ms <= BREAK_MS:
             machine.points.append(Point(self.now, 0, temp_mc, load))
@@ -222,7 +219,8 @@ class Gathering:
 
 
 def load_of(node: Node, at_ms: int) -> float:
-    """How hard a node works, 0 to 1, by what it holds: a run computes, unless its model is being loaded."""
+    """Return the load of a node (0 to 1) by its assignments: a run computes, unless its model is
+    loading."""
     load = 0.0
     for held in node.assignments.values():
         if isinstance(held, Load) or held.started:
@@ -232,7 +230,7 @@ def load_of(node: Node, at_ms: int) -> float:
 
 
 def taught(grid: Grid) -> Grid:
-    """A grid that knows nothing but what this one has learned, its clock at 0."""
+    """Return a grid with only what this one has learned, its clock at 0."""
     demand = {model: replace(row, at_ms=row.at_ms - grid.at_ms) for model, row in grid.demand.items()}
     return Grid(
         speeds=dict(grid.speeds),

@@ -1,10 +1,9 @@
-"""How a machine warms up, fitted to its samples: dT/dt = (ambient + load * rise - T) / tau.
+"""Fit the heat of a machine to its samples: dT/dt = (ambient + load * rise - T) / tau.
 
-For a given tau the temperature is linear in ambient and rise, so these come from least squares; tau is the
-one of a list that leaves the least error. Rise and tau are the machine's own and hold for the whole log;
-the air around it changes, so each stretch of ten minutes has an ambient of its own. What is compared is the
-course of the temperature from the beginning of a stretch on, not its steps: a sensor's steps are coarser
-than what happens in a second.
+For a given tau the temperature is linear in ambient and rise, so these follow from least squares; tau is
+the one of a list with the least error. Rise and tau belong to the machine and hold for the whole log; the
+air changes, so each stretch of ten minutes has its own ambient. The fit compares temperatures since the
+beginning of a stretch, not their differences: a sensor's resolution is coarser than the change in a second.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ TAUS_S = tuple(15.0 * 1.15**n for n in range(35))
 STRETCH_MS = 600_000
 LEAST_POINTS = 60
 LEAST_SPREAD = 0.01
-"""How far ambient and rise must be apart to be told: a machine that never rests shows no ambient."""
+"""Least share of variance that separates ambient and rise: a machine that never rests shows no ambient."""
 LEAST_RISE_MC, ROUGHEST_MC = 1_000, 1_500
 Course = tuple[tuple[int, int], ...]
 
 
 class Point(Struct, frozen=True):
-    """A temperature at `at_ms` of the log, `passed_ms` after the point before it, and the mean load (0 to
-    1) since then. `passed_ms` 0: what was before is not known."""
+    """A temperature at `at_ms` of the log, `passed_ms` after the last point, and the mean load (0 to 1)
+    since then. `passed_ms` 0: begins a new series."""
 
     at_ms: int
     passed_ms: int
@@ -37,10 +36,9 @@ class Point(Struct, frozen=True):
     load: float
 
 
-class Heat(Struct, frozen=True):
-    """The `ambient` temperature of a machine at rest, by time; what full load adds in the end, and the time
-    constant. `fitted` to so many `points`, which it misses by `error_mc` (root mean square); else the
-    simulator's usual values."""
+class Heat(Struct, frozen=True, kw_only=True):
+    """The `ambient` temperature of a machine by time, the rise under full load, and the time constant.
+    `fitted` to `points`, with a root mean square error of `error_mc`; else the simulator's usual values."""
 
     fitted: bool = False
     ambient: Course = ((0, AMBIENT_MC),)
@@ -51,12 +49,13 @@ class Heat(Struct, frozen=True):
 
     @property
     def ambient_mc(self) -> int:
-        """The middle one."""
+        """Return the median ambient temperature."""
         return median_low(mc for _, mc in self.ambient)
 
 
 class Sums:
-    """What least squares need of one stretch: how near its ambient (x) and its work (w) have come."""
+    """The sums of one stretch for least squares: x is the share of ambient, w the share of rise, y the
+    temperature."""
 
     __slots__ = ("at_ms", "count", "ww", "wy", "xw", "xx", "xy", "yy")
 
@@ -65,15 +64,15 @@ class Sums:
         self.xx = self.xw = self.ww = self.xy = self.wy = self.yy = 0.0
 
     def add(self, x: float, w: float, y: float) -> None:
-        """One temperature, less what is left of the first one."""
+        """Add a temperature y, less what is left of the first one."""
         self.count += 1
         self.xx, self.xw, self.ww = self.xx + x * x, self.xw + x * w, self.ww + w * w
         self.xy, self.wy, self.yy = self.xy + x * y, self.wy + w * y, self.yy + y * y
 
 
 def fit(points: Sequence[Point]) -> Heat:
-    """The best fit; the usual values where there are too few points, where load hardly changes, or where
-    no fit is good enough to be believed."""
+    """Return the best fit, or the usual values: with too few points, with a load that hardly changes, or
+    when no fit is good enough."""
     usual = Heat(points=len(points))
     if len(points) < LEAST_POINTS:
         return usual
@@ -88,7 +87,7 @@ def fit(points: Sequence[Point]) -> Heat:
 
 
 def sums_of(points: Sequence[Point], tau_s: float) -> list[Sums]:
-    """The sums of each stretch for this time constant."""
+    """Compute the sums of each stretch for a time constant."""
     found: list[Sums] = []
     first_mc, left, worked = 0.0, 1.0, 0.0
     for point in points:
@@ -104,7 +103,7 @@ def sums_of(points: Sequence[Point], tau_s: float) -> list[Sums]:
 
 
 def solve(stretches: Sequence[Sums], tau_s: float) -> Heat | None:
-    """One rise for all stretches, an ambient for each; None where the points do not tell them apart."""
+    """Solve for one rise and an ambient per stretch; None if the points do not separate them."""
     apart = sum(each.ww - each.xw * each.xw / each.xx for each in stretches)
     if apart <= LEAST_SPREAD * sum(each.ww for each in stretches):
         return None
@@ -116,4 +115,11 @@ def solve(stretches: Sequence[Sums], tau_s: float) -> Heat | None:
         error += each.yy - ambient * each.xy - rise * each.wy
     count = sum(each.count for each in stretches)
     error_mc = round(math.sqrt(max(error, 0.0) / count))
-    return Heat(True, tuple(course), round(rise), round(tau_s, 1), count, error_mc)
+    return Heat(
+        fitted=True,
+        ambient=tuple(course),
+        rise_mc=round(rise),
+        tau_s=round(tau_s, 1),
+        points=count,
+        error_mc=error_mc,
+    )

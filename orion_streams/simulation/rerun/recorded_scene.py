@@ -1,4 +1,4 @@
-"""The house of a log, as machines for the simulator, and its workload as a trace."""
+"""Convert the recorded machines and workload of a log to a house and a trace for the simulator."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Installed, Node
 from orion_streams.replay.rule_changes import Change
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
-from orion_streams.simulation.node_physics import Model, Pace
-from orion_streams.simulation.rerun.collect_workload import Asked, Gathering
+from orion_streams.simulation.node_physics import Model, NodeSetup, Pace
+from orion_streams.simulation.rerun.collect_workload import RecordedNode, RecordedRequest, RecordedWorkload
 from orion_streams.simulation.rerun.recorded_heat import Heat, fit
 from orion_streams.simulation.virtual_house import House
 from orion_streams.simulation.workloads import Arrival, Mix, Scenario
@@ -28,114 +28,120 @@ HEALTH_MS = 2_000
 
 
 class Scene(Struct, frozen=True):
-    """One run to be made."""
+    """A run for the simulator."""
 
     scenario: Scenario
     house: House
     trace: tuple[Arrival, ...]
-    health_ms: int
 
 
 class Unmeasured(Struct, frozen=True):
-    """What the log does not say of a model on a node: `what` is load, prefill or decode."""
+    """A speed of a model on a node that the log does not show: `what` is load, prefill or decode."""
 
     node: str
     model: str
     what: str
 
 
-def heats(found: Gathering) -> dict[str, Heat]:
-    """The warming of each machine that takes requests."""
+def heats(found: RecordedWorkload) -> dict[str, Heat]:
+    """Fit the heat of each node that takes requests."""
     return {
-        name: fit(machine.points)
-        for name, machine in sorted(found.machines.items())
+        name: fit(node.points)
+        for name, node in sorted(found.nodes.items())
         if name in found.grid.nodes and found.grid.nodes[name].rules.takes_inference
     }
 
 
-def scene_of(found: Gathering, change: Change, heat: dict[str, Heat]) -> Scene:
-    """The log's workload in its house, under changed rules. OrionError without any rules."""
+def scene_of(found: RecordedWorkload, change: Change, heat: dict[str, Heat]) -> Scene:
+    """Return the recorded workload in its house under changed rules. Raises OrionError without rules."""
     if not found.rules:
         raise OrionError("the log has no policy.changed: nothing can be run again")
-    rules = [(at_ms, change.of(event)) for at_ms, event in found.rules]
-    contexts = contexts_of(found, rules[-1][1])
-    slots = {each.name: each.slots for each in rules[-1][1].nodes}
-    rows = {
-        name: replace(row, rules=replace(row.rules, slots=slots.get(name, row.rules.slots)))
-        for name, row in found.grid.nodes.items()
-        if name in found.machines and found.machines[name].ram_total_mb
+    rules = tuple((at_ms if n else 0, change.of(event)) for n, (at_ms, event) in enumerate(found.rules))
+    last = rules[-1][1]
+    contexts = contexts_of(found, last)
+    trace = tuple(sorted(arrivals_of(found, contexts, last), key=lambda each: each.at_ms))
+    nodes = {
+        name: setup_of(found, name, last, contexts, heat.get(name))
+        for name, node in sorted(found.nodes.items())
+        if name in found.grid.nodes and node.ram_total_mb
     }
-    on_disk = {name: found.installed.get(name, {}) for name in rows}
-    models = {name: models_of(found, row, on_disk[name], contexts) for name, row in rows.items()}
     house = House(
-        rules=tuple((at_ms if n else 0, event) for n, (at_ms, event) in enumerate(rules)),
-        models=models,
-        limit_mb={name: found.machines[name].ram_total_mb for name in rows},
-        losses=tuple(each for each in found.losses() if each.node in rows),
-        paces={name: paces_of(found, row, on_disk[name]) for name, row in rows.items()},
-        resident={
-            name: tuple(model for model in (found.resident or {}).get(name, ()) if model in models[name])
-            for name in rows
-        },
-        ambient={name: each.ambient for name, each in heat.items() if name in rows},
-        temp_mc={name: temp for name in rows if (temp := found.machines[name].temp_mc) is not None},
+        rules=rules,
+        nodes=nodes,
+        health_ms=health_of([event for _, event in rules]),
+        losses=tuple(each for each in found.losses() if each.node in nodes),
         taught=found.taught,
     )
-    trace = tuple(sorted(arrivals_of(found, contexts, rules[-1][1]), key=lambda each: each.at_ms))
-    specs = tuple(spec_of(found, name, row, heat.get(name)) for name, row in sorted(rows.items()))
     scenario = Scenario(
         regime="recorded",
         workload="recorded",
         requests=len(trace),
-        mix=Mix((), (), 0, 0.0, 0, (0, 0), 0.0),
-        nodes=specs,
+        mix=Mix(),
+        nodes=tuple(each.spec for each in nodes.values()),
         gap_ms=0.0,
         span_ms=found.now,
     )
-    return Scene(scenario, house, trace, health_of([event for _, event in rules]))
+    return Scene(scenario, house, trace)
+
+
+def setup_of(
+    found: RecordedWorkload, name: str, rules: ev.PolicyChanged, contexts: dict[str, int], heat: Heat | None
+) -> NodeSetup:
+    """Return a machine as the log shows it, with the slots of the rules."""
+    node, recorded, on_disk = found.grid.nodes[name], found.nodes[name], found.installed.get(name, {})
+    slots = next((each.slots for each in rules.nodes if each.name == name), node.rules.slots)
+    node = replace(node, rules=replace(node.rules, slots=slots))
+    models = models_of(found, node, on_disk, contexts)
+    return NodeSetup(
+        spec=spec_of(recorded, node, heat or Heat()),
+        models=models,
+        limit_mb=recorded.ram_total_mb,
+        paces=paces_of(found, node, on_disk),
+        resident=tuple(model for model in (found.resident or {}).get(name, ()) if model in models),
+        temp_mc=recorded.temp_mc,
+        ambient=heat.ambient if heat is not None else (),
+    )
 
 
 def health_of(rules: list[ev.PolicyChanged]) -> int:
-    """How often simulated health comes: often enough that no node is stale and no time is forgotten."""
+    """Return the time between samples: short enough that no node is stale and no time is cut off."""
     bounds = [min(each.policy.stale_ms // 2, each.policy.max_step_ms) for each in rules]
     return max(min(HEALTH_MS, *bounds), 1)
 
 
-def spec_of(found: Gathering, name: str, row: Node, heat: Heat | None) -> NodeSpec:
-    """A machine. One without a fit of its own, or that never works, is as warm as it was at first."""
-    machine, heat = found.machines[name], heat or Heat()
-    rests = not row.rules.takes_inference
+def spec_of(recorded: RecordedNode, node: Node, heat: Heat) -> NodeSpec:
+    """Return the spec of a machine; one without inference stays at its first temperature."""
+    rests = not node.rules.takes_inference
     return NodeSpec(
-        name=name,
-        ram_total_mb=machine.ram_total_mb,
-        base_ram_mb=machine.base_mb,
-        slots=row.rules.slots,
-        ambient_mc=(machine.temp_mc or heat.ambient_mc) if rests else heat.ambient_mc,
+        name=node.rules.name,
+        ram_total_mb=recorded.ram_total_mb,
+        base_ram_mb=recorded.base_mb,
+        slots=node.rules.slots,
+        ambient_mc=(recorded.temp_mc or heat.ambient_mc) if rests else heat.ambient_mc,
         heat_mc=heat.rise_mc,
         tau_s=heat.tau_s,
     )
 
 
-def contexts_of(found: Gathering, rules: ev.PolicyChanged) -> dict[str, int]:
-    """The context length of each model's runner: the one that was asked for most, changed as the rules
-    are."""
+def contexts_of(found: RecordedWorkload, rules: ev.PolicyChanged) -> dict[str, int]:
+    """Return the context length of each model's runner: the most frequent one of its requests, changed as
+    the rules are."""
     asked: dict[str, Counter[int]] = {}
     for each in found.asked:
         asked.setdefault(each.event.model, Counter())[each.event.num_ctx] += 1
     before, contexts = found.rules[-1][1], {}
-    names = {model for models in found.installed.values() for model in models} | set(asked)
-    for model in sorted(names):
+    for model in sorted(set(asked).union(*found.installed.values())):
         was = before.models.get(model, NO_RULES).num_ctx or before.policy.num_ctx
-        usual = asked[model].most_common(1)[0][0] or was if model in asked else was
+        usual = (asked[model].most_common(1)[0][0] if model in asked else 0) or was
         pinned = rules.models.get(model, NO_RULES).num_ctx
         contexts[model] = pinned or (rules.policy.num_ctx if usual == was else usual)
     return contexts
 
 
 def models_of(
-    found: Gathering, row: Node, on_disk: dict[str, Installed], contexts: dict[str, int]
+    found: RecordedWorkload, row: Node, on_disk: dict[str, Installed], contexts: dict[str, int]
 ) -> dict[str, Model]:
-    """A node's models as its disk has them, with what their runners were seen to take, or would."""
+    """Return the models on a node's disk, with the memory that their runners took, or would take."""
     models = {}
     for name, each in sorted(on_disk.items()):
         model = Model(ModelSpec(name=name, size_mb=max(each.size_mb, 1)), contexts[name])
@@ -145,8 +151,8 @@ def models_of(
     return models
 
 
-def paces_of(found: Gathering, row: Node, on_disk: dict[str, Installed]) -> dict[str, Pace]:
-    """As the log taught it at its end, else what routing expects."""
+def paces_of(found: RecordedWorkload, row: Node, on_disk: dict[str, Installed]) -> dict[str, Pace]:
+    """Return the speeds that the log shows at its end, else those that routing expects."""
     return {
         model: Pace(
             expected_load_ms(found.grid, row, model, each),
@@ -156,8 +162,8 @@ def paces_of(found: Gathering, row: Node, on_disk: dict[str, Installed]) -> dict
     }
 
 
-def unmeasured(found: Gathering) -> Iterator[Unmeasured]:
-    """What was asked for, and is an expectation on some node rather than a measurement."""
+def unmeasured(found: RecordedWorkload) -> Iterator[Unmeasured]:
+    """Yield the speeds of requested models that are expected rather than measured."""
     asked = {each.event.model for each in found.asked}
     for name, row in sorted(found.grid.nodes.items()):
         for model in sorted(found.installed.get(name, {})):
@@ -171,8 +177,10 @@ def unmeasured(found: Gathering) -> Iterator[Unmeasured]:
                 yield from (Unmeasured(name, model, what) for what, known in figures.items() if not known)
 
 
-def arrivals_of(found: Gathering, contexts: dict[str, int], rules: ev.PolicyChanged) -> Iterator[Arrival]:
-    """The requests, as they came."""
+def arrivals_of(
+    found: RecordedWorkload, contexts: dict[str, int], rules: ev.PolicyChanged
+) -> Iterator[Arrival]:
+    """Yield the requests as they came."""
     warm_ms = {model: median_low(times) for model, times in found.warm_ms.items()}
     for each in found.asked:
         event = each.event
@@ -195,8 +203,8 @@ def arrivals_of(found: Gathering, contexts: dict[str, int], rules: ev.PolicyChan
         )
 
 
-def tokens_of(found: Gathering, asked: Asked) -> int:
-    """The answer's length, else what the model's answers were on average."""
+def tokens_of(found: RecordedWorkload, asked: RecordedRequest) -> int:
+    """Return the length of the answer, else the mean length of the model's answers."""
     event = asked.event
     if asked.tokens is not None:
         return asked.tokens
