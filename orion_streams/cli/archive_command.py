@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from msgspec import Struct
 from orion_streams.cli import grid_discovery, log_sources
 from orion_streams.cli.grid_discovery import opened
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import tell, write_json
+from orion_streams.cli.outcome import tell, write_result
 from orion_streams.errors import EXIT_DEGRADED, EXIT_OK, BackendError
 from orion_streams.eventlog.archive import Written, archive_next, segments
 from orion_streams.eventlog.redis_log import RedisLog
@@ -42,10 +41,7 @@ async def run(*, folder: str, common: CommonOptions) -> int:
     done = Archived(
         folder=folder, files=len(files), first=first, last=last, archived_to=reach, missing=missing
     )
-    if common.as_json:
-        write_json(done)
-    else:
-        sys.stdout.write(sentence(done) + "\n")
+    write_result(done, sentence(done), common.as_json)
     for gap in missing:
         tell(f"orion: the archive lacks positions {gap[0]} to {gap[1]}: they were trimmed before")
     return EXIT_DEGRADED if missing else EXIT_OK

@@ -12,7 +12,7 @@ from orion_streams import Answer, AsyncClient, Piece, Restarted
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import tell, write_json
+from orion_streams.cli.outcome import tell, write_result
 from orion_streams.cli.read_commands import look, warn
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
@@ -37,11 +37,7 @@ async def run(
             answer = await show_as_it_comes(client, model, text, fields)
         else:
             answer = await client.generate(model, text, **fields)
-            if common.as_json:
-                write_json(answer)
-            else:
-                sys.stdout.write(f"{answer.text}\n")
-                sys.stdout.flush()
+            write_result(answer, answer.text, common.as_json)
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
     tell(dim(f"why there: ./orion explain {answer.id}"))
     return 0

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from orion_streams.cli import log_sources
-from orion_streams.cli.log_view import CHUNK, Line
+from orion_streams.cli.log_lines import Line
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.read_commands import grid_at, warn
 from orion_streams.cli.request_story import Look, Story, as_data, look_at, story_of
 from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
 from orion_streams.eventlog.jsonl import Row, is_head
-from orion_streams.eventlog.loader import decoded
+from orion_streams.eventlog.loader import CHUNK, decoded
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid

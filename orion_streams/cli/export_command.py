@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from msgspec import Struct
 
 from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import write_json
+from orion_streams.cli.outcome import write_result
 from orion_streams.errors import ConfigError
-from orion_streams.replay.export import Moved, export
+from orion_streams.replay.export import export
 from orion_streams.replay.source import Source
 
 
@@ -48,7 +46,8 @@ async def run(
         with log_sources.progress("exporting", first, last) as see:
             moved = await export(log, path, first=first, last=last, see=see, force=force)
     done = Exported(target, moved.first, moved.last, moved.segments, path.stat().st_size)
-    say(done, common.as_json, f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {target}")
+    text = f"positions {moved.first} to {moved.last}, {done.bytes} bytes: {target}"
+    write_result(done, text, common.as_json)
     return 0
 
 
@@ -57,11 +56,3 @@ async def after(text: str, log: Source) -> int:
     date must lie within the log: one in the future would mean yesterday and export everything."""
     position = await log_sources.moment(text, log, clip=not log_sources.is_time_of_day(text))
     return position if text.isdecimal() else position + 1
-
-
-def say(done: Exported | Moved, as_json: bool, words: str) -> None:
-    """Print the result as data or as a sentence."""
-    if as_json:
-        write_json(done)
-    else:
-        sys.stdout.write(f"{words}\n")

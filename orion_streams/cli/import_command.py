@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orion_streams.cli import grid_discovery, log_sources
-from orion_streams.cli.export_command import say
 from orion_streams.cli.options import CommonOptions
+from orion_streams.cli.outcome import write_result
 from orion_streams.replay.export import bring_in
 from orion_streams.runtime.connection import connect
 
@@ -20,9 +20,9 @@ async def run(*, file: str, prefix: str | None, common: CommonOptions) -> int:
             moved = await bring_in(log, redis, prefix, see)
     finally:
         await redis.aclose()
-    words = (
+    text = (
         f"positions {moved.first} to {moved.last} are in {prefix}log, to be read with a streams.toml that "
         f'says prefix = "{prefix}": no router starts on it'
     )
-    say(moved, common.as_json, words)
+    write_result(moved, text, common.as_json)
     return 0

@@ -119,6 +119,4 @@ def tail(
 ) -> int:
     """The last events, and of a live log all that come, one a line."""
     common = CommonOptions(as_json, redis, config)
-    if file is not None:
-        return do("orion_streams.cli.tail_command", file=file, count=count, common=common)
-    return do("orion_streams.cli.log_view", follow=True, start=None, count=count, common=common)
+    return do("orion_streams.cli.log_view", follow=True, start=None, count=count, common=common, file=file)

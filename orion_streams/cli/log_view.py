@@ -1,39 +1,37 @@
-"""`orion log`: one event per line."""
+"""`orion log` and `orion log tail`: one event per line."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from datetime import datetime
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 
-from msgspec import Struct
-
-from orion_streams.cli import grid_discovery
+from orion_streams.cli import grid_discovery, log_sources
 from orion_streams.cli.grid_discovery import opened
+from orion_streams.cli.log_lines import Line, as_data, as_text
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell
-from orion_streams.eventlog.loader import decoded
+from orion_streams.eventlog.jsonl import is_head
+from orion_streams.eventlog.loader import CHUNK, decoded
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
-from orion_streams.model.events import tag_of
-from orion_streams.model.text import describe
+from orion_streams.replay.source import FileSource, Source
 from orion_streams.runtime.connection import end_if_cancelled
 
-CHUNK = 500
 LAST = 20
 BLOCK_MS = 1000
 
 
-class Line(Struct, frozen=True):
-    """An event, its position, and the server's time of its commit (0: unknown)."""
-
-    position: int
-    server_ms: int
-    event: ev.AnyEvent
-
-
-async def run(*, follow: bool, start: int | None, count: int | None, common: CommonOptions) -> int:
-    """Print events; with --json a list in one line or, with --follow, one object per line."""
+async def run(
+    *, follow: bool, start: int | None, count: int | None, common: CommonOptions, file: str | None = None
+) -> int:
+    """Print events of a live log: with --json a list in one line or, with `follow`, one object per line. Of
+    a file print the last `count` events. Raises BackendError, ConfigError, LogError."""
+    if file is not None:
+        async with log_sources.source(file, common.redis_url, common.config_path) as log:
+            for line in last_lines(log, count):
+                show(line, common.as_json)
+        return 0
     config = grid_discovery.find(common.redis_url, common.config_path)
     async with opened(config) as store:
         first, end = await bounds(store, start, count, follow)
@@ -42,11 +40,29 @@ async def run(*, follow: bool, start: int | None, count: int | None, common: Com
             sys.stdout.write(f"[{','.join([as_data(line) async for line in wanted])}]\n")
             return 0
         async for line in wanted:
-            sys.stdout.write(
-                (as_data(line) if common.as_json else as_text(line, sys.stdout.isatty())) + "\n"
-            )
-            sys.stdout.flush()
+            show(line, common.as_json)
     return 0
+
+
+def show(line: Line, as_json: bool) -> None:
+    """Print a line."""
+    sys.stdout.write((as_data(line) if as_json else as_text(line, sys.stdout.isatty())) + "\n")
+    sys.stdout.flush()
+
+
+def last_lines(log: Source, count: int | None) -> Iterator[Line]:
+    """Yield the last events of a file, all of which is verified. Raises LogError."""
+    assert isinstance(log, FileSource)  # noqa: S101 - the source was opened by the name of a file
+    found: deque[tuple[int, int, bytes]] = deque(maxlen=count)
+    server_ms = 0
+    for stretch in log.read(checked=True):
+        for position, raw in stretch.rows:
+            if is_head(raw):
+                head = decoded(position, raw)
+                server_ms = head.server_ms if isinstance(head, ev.Committed) else server_ms
+            found.append((position, server_ms, raw))
+    for position, server_ms, raw in found:
+        yield Line(position, server_ms, decoded(position, raw))
 
 
 async def bounds(
@@ -89,40 +105,3 @@ async def commit_time(store: RedisLog, position: int) -> int:
     after = max(position - CHUNK, await store.first_position(), 1) - 1
     heads = [decoded(at, raw) for at, raw in await store.events(after, position - after)]
     return next((head.server_ms for head in reversed(heads) if isinstance(head, ev.Committed)), 0)
-
-
-def as_data(line: Line) -> str:
-    """Format an event as JSON: position and time first, then its own fields."""
-    rest = ev.encode(line.event).decode()[1:]
-    time = "" if isinstance(line.event, ev.Committed) else f'"server_ms":{line.server_ms},'
-    return f'{{"position":{line.position},{time}{rest}'
-
-
-def as_text(line: Line, coloured: bool) -> str:
-    """Format an event for a person: position, local time, kind, description."""
-    kind = tag_of(line.event)
-    when = datetime.fromtimestamp(line.server_ms / 1000).isoformat(" ", "milliseconds")
-    start, stop = (COLOURS.get(kind, COLOURS.get(kind.partition(".")[0], "")), "\x1b[0m")
-    if not coloured or not start:
-        start = stop = ""
-    return f"{line.position:>7}  {when}  {start}{kind:<20}{stop} {describe(line.event)}"
-
-
-COLOURS = {
-    "committed": "\x1b[2m",
-    "node.sampled": "\x1b[2m",
-    "node.backed_off": "\x1b[31m",
-    "node.breaker_opened": "\x1b[31m",
-    "node": "\x1b[32m",
-    "model": "\x1b[36m",
-    "attempt": "\x1b[33m",
-    "request.routed": "\x1b[35m",
-    "request.completed": "\x1b[32m",
-    "request.failed": "\x1b[31m",
-    "request.rejected": "\x1b[31m",
-    "request.expired": "\x1b[31m",
-    "input": "\x1b[31m",
-    "request": "\x1b[34m",
-    "policy": "\x1b[1m",
-}
-"""By the name of the event, else by the part before its dot."""

@@ -32,6 +32,15 @@ def write_json(data: Any) -> None:
     sys.stdout.flush()
 
 
+def write_result(data: Any, text: str, as_json: bool) -> None:
+    """Write a result to stdout: as data, or as a text for a person."""
+    if as_json:
+        write_json(data)
+    else:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
 def outcome(work: Callable[[], int | None]) -> int:
     """Do the work and translate its result or exception into an exit code."""
     try:

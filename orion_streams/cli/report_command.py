@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,7 +9,7 @@ from msgspec.structs import replace
 
 from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import write_json
+from orion_streams.cli.outcome import write_result
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -42,11 +41,9 @@ async def run(*, file: str | None, target: str, force: bool, common: CommonOptio
         page.write(render(incident).encode())
     found = {kind: incident.found[kind] for kind in sorted({each.kind for each in incident.anomalies})}
     done = Reported(target, path.stat().st_size, incident.events, found)
-    if common.as_json:
-        write_json(done)
-    else:
-        told = ", ".join(f"{count} {kind}" for kind, count in done.anomalies.items()) or "nothing unusual"
-        sys.stdout.write(f"{target}: {done.events} events, {done.bytes} bytes; found: {told}\n")
+    told = ", ".join(f"{count} {kind}" for kind, count in done.anomalies.items()) or "nothing unusual"
+    text = f"{target}: {done.events} events, {done.bytes} bytes; found: {told}"
+    write_result(done, text, common.as_json)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from orion_streams.cli.log_view import Line
+from orion_streams.cli.log_lines import Line
 from orion_streams.decider.queue import Queue
 from orion_streams.decider.route import Decision, Reject, Route, route
 from orion_streams.model import events as ev

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from orion_streams.cli import log_sources, tables, view_models
-from orion_streams.cli.log_view import Line, as_text
+from orion_streams.cli.log_lines import Line, as_text
 from orion_streams.cli.options import CommonOptions
 from orion_streams.errors import ConfigError
 from orion_streams.eventlog.loader import decoded

@@ -27,7 +27,8 @@ def show(what: str, found: Any, config: Config) -> None:
     console = make_console()
     match what:
         case "nodes":
-            show_nodes(console, found, config)
+            roles = {name: node.role for name, node in config.nodes.items()}
+            console.print(nodes_table(found, roles if console.width >= ROOMY else {}))
         case "models":
             console.print(models_table(found))
         case "plan":
@@ -55,12 +56,6 @@ def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (
             no_wrap=name in whole,
         )
     return made
-
-
-def show_nodes(console: Console, found: list[NodeRow], config: Config) -> None:
-    """Print `orion nodes`."""
-    roles = {name: node.role for name, node in config.nodes.items()} if console.width >= ROOMY else {}
-    console.print(nodes_table(found, roles))
 
 
 def nodes_table(found: list[NodeRow], roles: Mapping[str, str]) -> Table:

@@ -13,7 +13,7 @@ import pytest
 from orion_streams.agents.router import Router
 from orion_streams.cli import explain_command
 from orion_streams.cli.explain_command import Search
-from orion_streams.cli.log_view import Line
+from orion_streams.cli.log_lines import Line
 from orion_streams.cli.request_story import Story, story_of
 from orion_streams.cli.story_view import page, verdict
 from orion_streams.config import Config, parse

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from orion_streams.cli import read_commands, tables, view_models
-from orion_streams.cli.log_view import COLOURS, Line, as_data, as_text
+from orion_streams.cli.log_lines import COLOURS, Line, as_data, as_text
 from orion_streams.config import Config
 from orion_streams.decider.route import route
 from orion_streams.model import events as ev
