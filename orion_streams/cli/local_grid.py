@@ -14,7 +14,8 @@ from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.state import Grid
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import EmbeddedServer, check_server, data_dir, wait_for_server
+from orion_streams.runtime.embedded_server import EmbeddedServer, data_dir
+from orion_streams.runtime.server_check import check_server, wait_for_server
 from orion_streams.runtime.supervisor import Child, Say, stop_all
 
 ROUTER, AGENT = "router", "agent:"

@@ -10,7 +10,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import wait_for_server
+from orion_streams.runtime.server_check import wait_for_server
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."

@@ -27,7 +27,6 @@ FORMAT = 1
 CHUNK = 1_000
 CHUNK_BYTES = 4_000_000
 """Of a stretch; its last row may exceed it."""
-BLOCK_BYTES = 200_000
 LINE_MAX_BYTES = 64_000_000
 SNAPSHOT_MAX_BYTES = 64_000_000
 """Of a grid, decompressed."""
@@ -161,43 +160,45 @@ def read(path: Path) -> Iterator[Stretch]:
     place have been yielded, so that a broken hash among them is found first.
     """
     header: Header | None = None
-    numbered = enumerate(lines(path), 1)
-    until = position = last_line = 0
-    for number, line in numbered:
-        header = read_header(line, f"{path}: line {number}", header)
+    following = lines(path)
+    until = position = number = 0
+    for line in following:
+        header = read_header(line, f"{path}: line {number + 1}", header)
         until = max(until, header.until, header.last)
-        position, last_line = yield from read_rows(path, header, number, numbered)
+        position = yield from read_rows(path, header, number + 1, following)
+        number += position - header.first + 2
     if header is None:
         raise LogError(f"{path}: line 1: it is empty")
     if position < until:
-        cut_off = f"it was cut off at position {position}, and goes to {until}"
-        raise LogError(f"{path}: line {last_line}: {cut_off}")
+        raise LogError(f"{path}: line {number}: it was cut off at position {position}, and goes to {until}")
 
 
 def read_rows(
-    path: Path, header: Header, header_line: int, numbered: Iterator[tuple[int, bytes]]
-) -> Generator[Stretch, None, tuple[int, int]]:
-    """Read the rows of the segment whose header is at `header_line`. Return the last position and its
-    line. Raise LogError for another header among them."""
+    path: Path, header: Header, header_line: int, following: Iterator[bytes]
+) -> Generator[Stretch, None, int]:
+    """Read the rows of a segment. Return their last position. Raise LogError for a header among them."""
     begins: Header | None = header
-    rows, size, position, number = list[Row](), 0, header.first - 1, header_line
-    for number, line in numbered:
-        if line.startswith(_HEADER):
-            if rows:
-                yield Stretch(rows, header=begins, file=str(path), line=number - len(rows))
-            goes = f"it comes after position {position}, and the segment goes to {header.last}"
-            raise LogError(f"{path}: line {number}: {goes}: something before it is missing")
+    rows, size, position, misplaced = list[Row](), 0, header.first - 1, False
+    first_line = header_line + 1
+    for line in following:
+        if misplaced := line.startswith(_HEADER):
+            break
         position, size = position + 1, size + len(line)
         rows.append((position, line))
-        ends = header if position == header.last else None
-        if ends is not None or len(rows) == CHUNK or size >= CHUNK_BYTES:
-            yield Stretch(rows, header=begins, ends=ends, file=str(path), line=number - len(rows) + 1)
-            rows, size, begins = [], 0, None
-        if ends is not None:
+        if position == header.last:
             break
+        if len(rows) == CHUNK or size >= CHUNK_BYTES:
+            yield Stretch(rows, header=begins, file=str(path), line=first_line)
+            first_line += len(rows)
+            rows, size, begins = [], 0, None
     if rows:
-        yield Stretch(rows, header=begins, file=str(path), line=number - len(rows) + 1)
-    return position, number
+        ends = header if position == header.last else None
+        yield Stretch(rows, header=begins, ends=ends, file=str(path), line=first_line)
+    if misplaced:
+        goes = f"it comes after position {position}, and the segment goes to {header.last}"
+        line_number = first_line + len(rows)
+        raise LogError(f"{path}: line {line_number}: {goes}: something before it is missing")
+    return position
 
 
 def checked(path: Path) -> Iterator[Stretch]:
@@ -256,23 +257,17 @@ def check_end(header: Header, end: Chain | LoggedGrid, where: str) -> None:
 
 def lines(path: Path) -> Generator[bytes, None, None]:
     """Yield the file's lines without line ends. Raise LogError with the line that cannot be read."""
-    number, rest = 1, bytearray()
+    number = 1
     try:
         with open_by_suffix(path) as file:
-            while block := file.read1(BLOCK_BYTES):
-                *whole, begun = block.split(b"\n")
-                if whole:
-                    whole[0] = bytes(rest) + whole[0]
-                    rest.clear()
-                rest += begun  # a bytearray: no copy of a long line for each of its blocks
-                for line in whole:
-                    check_length(line)
-                    yield line
-                    number += 1
-                if len(rest) > LINE_MAX_BYTES:
-                    check_length(rest)
-        if rest:
-            raise EOFError("the line has no end")
+            while line := file.readline(LINE_MAX_BYTES + 1):
+                if not line.endswith(b"\n"):
+                    fault = "is too long" if len(line) > LINE_MAX_BYTES else "has no end"
+                    raise EOFError(f"the line {fault}")
+                if line == b"\n":
+                    raise EOFError("the line is empty")
+                yield line[:-1]
+                number += 1
     except (OSError, EOFError, zlib.error) as error:
         raise LogError(f"{path}: line {number}: cannot be read: {why_unread(error)}") from error
 
@@ -282,12 +277,6 @@ def why_unread(error: Exception) -> str:
     if isinstance(error, gzip.BadGzipFile) and "gzipped" in str(error):
         return "it is not compressed, as the name says"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def check_length(line: bytes | bytearray) -> None:
-    """Raise EOFError for an empty line or one longer than LINE_MAX_BYTES."""
-    if not 0 < len(line) <= LINE_MAX_BYTES:
-        raise EOFError("the line is too long" if line else "the line is empty")
 
 
 def open_by_suffix(path: Path) -> BufferedReader | gzip.GzipFile:

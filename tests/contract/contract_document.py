@@ -27,27 +27,10 @@ from orion_streams.protocol.requests_replies import (
 DOCUMENT = Path(__file__).parents[2] / "docs" / "CONTRACT.md"
 TEMPLATE = Path(__file__).with_name("contract.template.md")
 
-WHAT_TO_DO = {
-    "bad_utf8": ("rejected", "Send UTF-8."),
-    "bad_id": ("rejected", "Choose another id. The reply stands under the entry's own id."),
-    "bad_field": ("rejected", "The message names the field and what was expected."),
-    "bad_json": ("rejected", "The message names the field and the place."),
-    "too_large": ("rejected", "Send less, or raise limits.entry_max_bytes."),
-    "unknown_model": ("rejected, error", "Install the model on a node with inference (`ollama pull`)."),
-    "model_too_large": ("rejected, error", "Ask for a shorter `num_ctx`, a smaller model or quantization."),
-    "unknown_id": ("rejected", "Nothing: it answers a `cancel`, never a request."),
-    "queue_full": ("rejected", "Send it again later; the id is still free."),
-    "refused": ("error", "Mend the request: a second node, or the only one twice, refused it alike."),
-    "attempts_exhausted": ("error", "Look at the nodes (`orion nodes`), then ask under a new id."),
-    "body_gone": ("error", "Ask under a new id; let nobody but the router trim `requests:*`."),
-    "answer_too_large": ("error", "Ask for less (`num_predict`), or raise limits.answer_max_bytes."),
-}
-"""Each code's reply kind and what its reader should do."""
-
 
 def document() -> str:
     """Return the text of docs/CONTRACT.md. KeyError for a placeholder that nothing fills."""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(numbers() | tables())
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(numbers() | CODES | tables())
 
 
 def numbers() -> dict[str, str]:
@@ -65,18 +48,13 @@ def numbers() -> dict[str, str]:
 
 
 def tables() -> dict[str, str]:
-    """Return the rows that are made from structs, kinds and codes, by name."""
+    """Return the rows that are made from structs and kinds, by name."""
     kinds = [f"| `{kind}` | {meaning} |" for kind, meaning in TERMINAL_KINDS.items()]
-    codes = [
-        f"| `{code}` | {WHAT_TO_DO[code][0]} | {meaning} | {WHAT_TO_DO[code][1]} |"
-        for code, meaning in CODES.items()
-    ]
     return {
         "request_fields": rows(RequestEntry, wire=True),
         "message_fields": rows(Message, wire=False),
         "reply_fields": rows(Reply, wire=False),
         "kinds": "\n".join(kinds),
-        "codes": "\n".join(codes),
     }
 
 

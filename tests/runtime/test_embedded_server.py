@@ -16,13 +16,8 @@ from redis.exceptions import RedisError
 from orion_streams.errors import BackendError, ConfigError
 from orion_streams.runtime import embedded_server as server_module
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import (
-    EmbeddedServer,
-    check_server,
-    data_dir,
-    free_port,
-    weakness,
-)
+from orion_streams.runtime.embedded_server import EmbeddedServer, data_dir, free_port
+from orion_streams.runtime.server_check import check_server, weakness
 from tests.helpers import eventually_true
 from tests.needs import REDIS_SERVER
 

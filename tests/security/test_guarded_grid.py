@@ -17,7 +17,7 @@ from orion_streams.demo.observer import Observer
 from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import check_server
+from orion_streams.runtime.server_check import check_server
 from tests.cli.run_cli import run
 from tests.conftest import SERVERS, ServerStore
 from tests.helpers import MODEL, Agent, ask, kinds, settle, snapshots

@@ -7,7 +7,7 @@ from typing import Any
 
 from orion_streams.cli.doctor.findings import Facts, Finding
 from orion_streams.model.text import percent, seconds
-from orion_streams.runtime.embedded_server import weakness
+from orion_streams.runtime.server_check import weakness
 
 ABOUT = "redis"
 TIGHT_PERMILLE, FULL_PERMILLE = 800, 950
