@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from orion_streams.agents.backend import Chunk
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 
 
 class Answer:

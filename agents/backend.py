@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from orion_streams.errors import OrionError
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 
 Blame = Literal["request", "node", "ours"]

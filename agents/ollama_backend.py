@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.config import NodeConfig
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.agent_entries import Amount, Word
 

@@ -26,7 +26,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid, parse_stream_id
-from orion_streams.protocol.commit_builder import GENESIS, Draft, LoggedGrid, is_token
+from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
 
 log = logging.getLogger("orion.router")
 
@@ -125,7 +125,7 @@ class Router:
         proposed = config.policy_id()
         while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
-            draft = Draft(self.state, self.guard, server_ms)
+            draft = CommitBuilder(self.state, self.guard, server_ms)
             draft.begin(decided=False)
             rules = (config.policy, config.rules(), config.model_rules())
             draft.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
@@ -169,7 +169,7 @@ class Router:
             await self.commit(draft)
         return draft is not None
 
-    def fold(self, inputs: Inputs, *, tick: bool, deciding: bool) -> Draft | None:
+    def fold(self, inputs: Inputs, *, tick: bool, deciding: bool) -> CommitBuilder | None:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
         is nothing to commit. Without events it only passes tokens on."""
         limits, policy = self.config.limits, self.state.grid.policy
@@ -177,7 +177,7 @@ class Router:
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
             return None
-        draft = Draft(self.state, self.guard, inputs.server_ms, inputs.drained)
+        draft = CommitBuilder(self.state, self.guard, inputs.server_ms, inputs.drained)
         if eventful:
             draft.begin(deciding)
         for event in own:
@@ -190,7 +190,7 @@ class Router:
         draft.mark_inputs()
         return draft
 
-    def answer(self, draft: Draft) -> None:
+    def answer(self, draft: CommitBuilder) -> None:
         """Add what `decide` finds missing in the grid."""
         answers = decide(self.state.grid)
         self._unfinished = bool(answers)
@@ -232,7 +232,7 @@ class Router:
         before = self._extents
         self._extents = await self.store.extents([*self.inputs.streams, *replies])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
-        draft = Draft(self.state, self.guard, self.state.grid.server_ms)
+        draft = CommitBuilder(self.state, self.guard, self.state.grid.server_ms)
         for name in lost:
             cursor = self.guard.cursors.get(name, "")
             log.error("%s", lost_stream(self.config.prefix, name, before[name].top, cursor))
@@ -241,7 +241,7 @@ class Router:
         if draft.moves:
             await self.commit(draft)
 
-    async def commit(self, draft: Draft) -> None:
+    async def commit(self, draft: CommitBuilder) -> None:
         """Write the commit. After a refusal load the grid again: the log says what holds."""
         commit, guard = draft.finish(self._token())
         try:

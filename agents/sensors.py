@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import psutil
 
-from orion_streams.model.sample import Sample
+from orion_streams.model.measured import Sample
 
 log = logging.getLogger("orion.agent")
 

@@ -31,7 +31,7 @@ from orion_streams.agents.worker_core import (
 )
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol import requests_replies
 from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.runtime.faust_redis import Item, StreamChannel

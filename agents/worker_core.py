@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from orion_streams.agents.backend import RunFailedError
 from orion_streams.agents.job import Input, Job, Phase
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol.agent_entries import ResultHead, ResultOp, WorkHead, decode_work
 
 CATCH_UP_COUNT = 1000

@@ -15,12 +15,12 @@ from orion_streams.projections import attempts, breaker, models, nodes, requests
 
 
 def evolve(grid: Grid, event: ev.AnyEvent) -> Grid:
-    """The grid after one event; the given one stays as it is."""
+    """Return the grid after one event; the given one stays as it is."""
     return fold(grid, (event,))
 
 
 def fold(grid: Grid, events: Iterable[ev.AnyEvent]) -> Grid:
-    """The grid after all events, in order; the given one stays as it is."""
+    """Return the grid after all events, in order; the given one stays as it is."""
     owned = grid.copy()
     for event in events:
         apply(owned, event)

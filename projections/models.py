@@ -10,7 +10,7 @@ from orion_streams.model.state import Assignment, Grid, Installed, Node, Residen
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
-    """The model is on the node's disk."""
+    """Note a model on the node's disk."""
     node = grid.nodes.get(event.node)
     if node is not None:
         row = Installed(event.digest, event.size_mb)
@@ -18,7 +18,7 @@ def installed(grid: Grid, event: ev.ModelInstalled) -> None:
 
 
 def removed(grid: Grid, event: ev.ModelRemoved) -> None:
-    """The model is no longer on the node's disk."""
+    """Forget a model that left the node's disk."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.installed:
         left = {name: row for name, row in node.installed.items() if name != event.model}
@@ -29,8 +29,8 @@ MAX_FOOTPRINTS = 256
 
 
 def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
-    """The model is in the node's memory. What our own runs know of its options stays, unless Ollama says
-    that it is another runner."""
+    """Note a model in the node's memory. What our own runs know of its options stays, unless Ollama
+    shows another runner."""
     node = grid.nodes.get(event.node)
     if node is None:
         return
@@ -60,7 +60,7 @@ def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
 
 
 def asked_of(node: Node, model: str, row: Resident) -> Resident:
-    """The options of the run, or ordered load, that has just brought the model."""
+    """Return the row with the options of the run, or ordered load, that has just brought the model."""
     for held in node.assignments.values():
         if held.model == model and held.num_ctx:
             return replace(row, num_ctx=held.num_ctx, runner=held.runner)
@@ -68,7 +68,8 @@ def asked_of(node: Node, model: str, row: Resident) -> Resident:
 
 
 def load_ended(grid: Grid, event: ev.LoadEnded) -> None:
-    """The model is in memory, sooner than health shows it; or it is not to be tried again for a while."""
+    """Note the loaded model, sooner than health shows it; or when the load failed, so that it is not
+    tried again at once."""
     node = grid.nodes.get(event.node)
     held = node.assignments.get(event.work_id) if node is not None else None
     if node is None or held is None:
@@ -81,7 +82,7 @@ def load_ended(grid: Grid, event: ev.LoadEnded) -> None:
 
 
 def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
-    """The node was told to let go of the model."""
+    """Note when the node was told to unload the model."""
     node = grid.nodes.get(event.node)
     if node is not None:
         ordered = {**node.unload_ordered_ms, event.model: grid.at_ms}
@@ -89,7 +90,7 @@ def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
 
 
 def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
-    """The model left the node's memory."""
+    """Forget a model that left the node's memory."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.resident:
         grid.nodes[event.node] = replace(
@@ -101,8 +102,8 @@ def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
 
 
 def ran(grid: Grid, event: ev.RequestCompleted) -> None:
-    """An answer shows that its model is in memory, sooner than the next health entry does, with which
-    options, and whose prompt its slot now holds."""
+    """Note what an answer shows, sooner than the next health entry: its model is in memory, with which
+    options, and whose prompt its slot holds."""
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
     if request is None or node is None:
         return
@@ -116,7 +117,7 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
 
 
 def keep_resident(grid: Grid, node: Node, model: str, held: Assignment) -> Node:
-    """The node's row with the model in memory, as this run or load has left it there."""
+    """Return the node with the model in memory, as this run or load has left it there."""
     row, on_disk = node.resident.get(model), node.installed.get(model)
     if on_disk is not None and (row is None or row.digest != on_disk.digest):
         row = Resident(

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.marks import is_calm
+from orion_streams.model.measured import Sample
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Assignment, Grid, Node, parse_stream_id
 from orion_streams.model.vocabulary import Code
@@ -23,7 +24,7 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
 
 
 def with_rules(before: dict[str, Node], rules: NodeRules) -> Node:
-    """The row of a node under new rules."""
+    """Return the row of a node under new rules."""
     known = before.get(rules.name)
     return Node(rules) if known is None else replace(known, rules=rules)
 
@@ -45,14 +46,10 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         boot=event.boot,
         boot_before=boot_before,
         two_agents_ms=two_agents_ms,
-        temp_mc=event.temp_mc,
         forecast_mc=forecast(event.temp_mc, slope_uc_per_s, grid.policy),
         slope_uc_per_s=slope_uc_per_s,
         sampled_ms=event.sampled_ms,
-        ram_used_mb=event.ram_used_mb,
-        ram_total_mb=event.ram_total_mb,
-        cpu_permille=event.cpu_permille,
-        throttled=event.throttled,
+        **Sample.of(event).fields(),
         calm_samples=node.calm_samples + 1 if is_calm(node, event, grid.policy) else 0,
         work_read=event.work_read,
         inventory_known=event.inventory_known,
@@ -61,8 +58,9 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
 
 
 def slope(node: Node, event: ev.NodeSampled, smoothing_ms: int) -> int:
-    """How fast the temperature rises, in millionths of a degree a second, smoothed over so many ms: a
-    sensor's steps must not look like a fire. Time is the sample's own: that of the log may stand still."""
+    """Return how fast the temperature rises, in millionths of a degree a second, smoothed over so many
+    ms: steps of a sensor must not look like a fire. Time is the sample's own, since the log's may stand
+    still."""
     passed_ms = event.sampled_ms - node.sampled_ms
     if event.boot != node.boot or event.temp_mc is None or node.temp_mc is None or passed_ms <= 0:
         return 0
@@ -72,8 +70,8 @@ def slope(node: Node, event: ev.NodeSampled, smoothing_ms: int) -> int:
 
 
 def forecast(temp_mc: int | None, slope_uc_per_s: int, policy: Policy) -> int:
-    """The temperature after the horizon, if it goes on rising so; at or below the lower mark, or falling,
-    it counts as it is: a cool machine may warm up as fast as it likes."""
+    """Return the temperature after the horizon if it goes on rising so. At or below `derate_from_mc`,
+    or while it falls, it counts as it is: a cool machine may warm up at any speed."""
     if temp_mc is None or temp_mc <= policy.derate_from_mc:
         return temp_mc or 0
     return temp_mc + max(slope_uc_per_s, 0) * policy.slope_horizon_ms // 1_000_000
@@ -99,15 +97,15 @@ def backed_off(grid: Grid, event: ev.NodeBackedOff) -> None:
 
 
 def returned(grid: Grid, event: ev.NodeReturned) -> None:
-    """The node is back from all marks."""
+    """Note that the node is back from all marks."""
     node = grid.nodes.get(event.node)
     if node is not None:
         grid.nodes[event.node] = replace(node, backed_off=(), calm_samples=0)
 
 
 def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:
-    """Where Ollama could not be reached, forget what is known of its models until health tells: a node
-    that fails at once must not look free."""
+    """Forget what is known of the models of a node whose Ollama was away: failing at once must not look
+    free."""
     node = grid.nodes.get(event.node)
     if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)

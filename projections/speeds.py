@@ -17,7 +17,7 @@ MEMORY = 16
 
 
 def asked(grid: Grid, event: ev.RequestAccepted) -> None:
-    """One more request for the model."""
+    """Count one more request for the model."""
     known, half_ms = grid.demand.get(event.model), grid.policy.demand_half_ms
     before = decayed(known, grid.at_ms, half_ms) if known is not None else 0
     grid.demand.pop(event.model, None)  # the table is in the order of asking
@@ -51,14 +51,15 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
 
 
 def longer(mean: Length, tokens: int) -> Length:
-    """The mean after one more answer; the prior counts as half an answer, the past as `MEMORY` at most."""
+    """Return the mean after one more answer. The prior counts as half an answer, the past as `MEMORY`
+    at most."""
     weight = min(2 * mean.answers + 1, 2 * MEMORY)
     milli = (weight * mean.milli + 2 * tokens * 1000) // (weight + 2)
     return Length(milli, min(mean.answers + 1, MEMORY))
 
 
 def loaded(grid: Grid, event: ev.LoadEnded) -> None:
-    """An ordered load ran on an idle node: the best lesson there is."""
+    """Learn from an ordered load that ran alone on its node."""
     if event.ok and event.alone and event.load_ms > 0:
         key = event.node, event.model
         known = grid.speeds.get(key, Speed())

@@ -37,8 +37,8 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
 
 
 def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
-    """A model that would not fit even alone; a runner in memory that serves the request shows that it
-    does."""
+    """Return the verdict on a model that would not fit even alone. A runner in memory that serves the
+    request shows that it fits."""
     on_disk = node.installed[request.model]
     need_mb = footprint_mb(grid, node, on_disk, request.num_ctx or grid.policy.num_ctx)
     limit_mb = capacity_mb(node, grid.policy)

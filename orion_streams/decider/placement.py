@@ -54,12 +54,12 @@ class Candidate(Struct, frozen=True):
 
 
 def demand_of(grid: Grid) -> dict[str, int]:
-    """Requests per model of late, in thousandths."""
+    """Return the recent requests per model, in thousandths."""
     return {model: milli for model in grid.demand if (milli := demand_now(grid, model))}
 
 
 def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
-    """What should be in memory on each node, and the reason, node by node, the most valuable first."""
+    """Return what should be in memory on each node and why, node by node, the most valuable first."""
     free_mb = {
         name: capacity_mb(node, grid.policy)
         for name, node in sorted(grid.nodes.items())
@@ -86,7 +86,7 @@ def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
 
 
 def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:
-    """The lines, those of models marked that go for the next load on their node."""
+    """Return the lines, with those models marked that go for the next load on their node."""
     goes_for: dict[tuple[str, str], str] = {}
     for each in placed:
         if each.action == "load" and not any(node == each.node for node, _ in goes_for):
@@ -101,13 +101,13 @@ def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:
 
 
 def context_of(grid: Grid, model: str) -> int:
-    """The context length that a model is loaded with unless a request asks for another."""
+    """Return the context length that a model is loaded with unless a request asks for another."""
     return grid.models.get(model, NO_RULES).num_ctx or grid.policy.num_ctx
 
 
 def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) -> list[Candidate]:
-    """Every model on every node's disk, or in its memory. Wherever it is, it saves its next request the
-    load on the node that would load it fastest."""
+    """Return every model on every node's disk or in its memory. Wherever it is placed, it saves its
+    next request the load on the node that loads it fastest."""
     total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes)
     found = []
     for name in nodes:
@@ -130,7 +130,7 @@ def is_there(node: Node, model: str, on_disk: Installed) -> bool:
 
 
 def quickest_loads(grid: Grid, nodes: Mapping[str, int]) -> dict[str, int]:
-    """The expected ms of a load, by model, on the node that is fastest at it."""
+    """Return the expected ms of a load, by model, on the node that loads it fastest."""
     quickest: dict[str, int] = {}
     for name in nodes:
         node = grid.nodes[name]
@@ -143,7 +143,7 @@ def quickest_loads(grid: Grid, nodes: Mapping[str, int]) -> dict[str, int]:
 def rank(
     each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]
 ) -> tuple[bool, int, str, str]:
-    """The order of choosing: pins, then worth; names decide between equals."""
+    """Return the order of choosing: pins, then worth; names decide between equals."""
     worth = worth_now(each, copies, demand)
     if each.resident:
         worth = worth * STAY_NUM // STAY_DEN + 1
@@ -151,7 +151,7 @@ def rank(
 
 
 def worth_now(each: Candidate, copies: Mapping[str, int], demand: Mapping[str, int]) -> int:
-    """µs per MB, given how many copies have a place already."""
+    """Return µs saved per MB, given how many copies have a place already."""
     further = copies.get(each.model, 0)
     if further and demand.get(each.model, 0) < COPY_MILLI:
         return 0
@@ -159,7 +159,7 @@ def worth_now(each: Candidate, copies: Mapping[str, int], demand: Mapping[str, i
 
 
 def chosen(each: Candidate, worth: int, copy: int) -> Placement:
-    """The line of a model that gets a place."""
+    """Return the line of a model that gets a place."""
     if each.pinned:
         why = "pinned here by streams.toml"
     else:
@@ -170,7 +170,7 @@ def chosen(each: Candidate, worth: int, copy: int) -> Placement:
 
 
 def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEvent]:
-    """The plan's next step on each node that is idle and well: one load, and what goes for it."""
+    """Yield the plan's next step on each node that is idle and fit: one load, and what goes for it."""
     wanted = {(each.node, each.model) for each in placements if each.action not in GOING}
     busy: set[str] = set()
     for each in placements:

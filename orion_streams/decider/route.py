@@ -88,7 +88,8 @@ def pick(verdicts: tuple[Verdict, ...]) -> Decision:
 
 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
-    """Every node is filtered: reject only if the known facts of every inference node say so for ever."""
+    """Decide when every node is filtered: reject only if known facts of every inference node say so for
+    ever."""
     filters = {verdict.filter for verdict in verdicts}
     if verdicts and filters <= NEVER:
         code = Code.MODEL_TOO_LARGE if Filter.TOO_LARGE in filters else Code.UNKNOWN_MODEL

@@ -238,7 +238,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def run_ms(self) -> int:
-        """Time the request itself takes on the node: load, prefill and decode, as hot as it is."""
+        """Return the time that the request itself takes on the node: load, prefill and decode, with
+        heat."""
         return self.load_ms + self.prefill_ms - self.cached_ms + self.decode_ms + self.heat_ms
 
 
@@ -411,12 +412,12 @@ def tag_of(event: Event) -> str:
 
 
 def encode(event: Event) -> bytes:
-    """One event as the JSON object that the log holds."""
+    """Return an event as the JSON object that the log holds."""
     return _encoder.encode(event)
 
 
 def decode(raw: bytes | str) -> AnyEvent:
-    """The event of a log entry; msgspec.DecodeError when it is none."""
+    """Return the event of a log entry. Raises msgspec.DecodeError when it is none."""
     try:
         return _decoder.decode(raw)
     except (UnicodeDecodeError, RecursionError) as error:

@@ -12,7 +12,7 @@ def footprint_key(digest: str, num_ctx: int, slots: int) -> FootprintKey:
 
 
 def decayed(demand: Demand, at_ms: int, half_ms: int) -> int:
-    """An exponential decay in integers: halved per `half_ms`, straight lines between."""
+    """Return the demand at a time: halved per `half_ms`, linear in between, in integers."""
     halves, rest_ms = divmod(max(at_ms - demand.at_ms, 0), half_ms)
     milli = demand.milli >> min(halves, 63)
     return milli - milli * rest_ms // (2 * half_ms)

@@ -34,6 +34,6 @@ def is_above(machine: Node | NodeSampled, permille: int) -> bool:
 
 
 def ram_permille(machine: Node | NodeSampled) -> int:
-    """Used memory in thousandths of all, rounded up, so that 900.1 never reads as 900."""
+    """Return used memory in thousandths of all, rounded up, so that 900.1 never reads as 900."""
     total_mb = machine.ram_total_mb
     return -(-machine.ram_used_mb * 1000 // total_mb) if total_mb else 0

@@ -114,7 +114,7 @@ class ModelRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     @property
     def runner(self) -> str:
-        """The pinned options beside num_ctx, as a runner's row names them."""
+        """Return the pinned options beside num_ctx, as a runner's row names them."""
         return f"num_thread={self.num_thread}" if self.num_thread else ""
 
 
@@ -123,7 +123,7 @@ NO_RULES = ModelRules()
 
 
 def full_model_name(model: str) -> str:
-    """Ollama's rule: a name without a tag means `:latest`."""
+    """Return the name with its tag: one without a tag means `:latest`, as in Ollama."""
     return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
 
 

@@ -37,7 +37,7 @@ def has_password(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL without its password."""
     found = _user_info(url)
     if found:
         user = f"{found[2]}@" if found[2] else ""
@@ -46,13 +46,13 @@ def shown(url: str) -> str:
 
 
 def with_password(url: str, password: str) -> str:
-    """The URL with this password, whatever stood there."""
+    """Return the URL with this password instead of its own."""
     scheme, user, rest = _taken_apart(shown(url))
     return f"{scheme}{user}:{quote(password, safe='')}@{rest}"
 
 
 def with_tls(url: str, ca_file: str, cert_file: str, key_file: str) -> str:
-    """The URL with the files of its TLS, if it is over TLS; what it names itself goes before."""
+    """Return a TLS URL with the files of its TLS; files that it names itself win."""
     if scheme_of(url) not in TLS:
         return url
     place, _, query = url.partition("?")
@@ -63,12 +63,12 @@ def with_tls(url: str, ca_file: str, cert_file: str, key_file: str) -> str:
 
 
 def scheme_of(url: str) -> str:
-    """What stands before ://."""
+    """Return what stands before `://`."""
     return url.partition("://")[0].lower()
 
 
 def sentinels(url: str) -> Sentinels:
-    """A sentinel URL taken apart. ValueError for one that is none."""
+    """Parse a sentinel URL. Raises ValueError for one that is none."""
     parts = urlsplit(url)
     user, _, places = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")

@@ -216,7 +216,7 @@ FootprintKey = tuple[str, int, int]
 
 
 def client_of(request: str) -> str:
-    """The client of a request's key "client/id"."""
+    """Return the client of a request's key "client/id"."""
     return request.partition("/")[0]
 
 
@@ -245,7 +245,7 @@ class Grid(Struct):
     demand: dict[str, Demand] = {}
 
     def copy(self) -> Grid:
-        """A working copy that its owner may fold into; the rows are shared."""
+        """Return a working copy that its owner may fold into; the rows are shared."""
         return msgspec.structs.replace(
             self,
             nodes=self.nodes.copy(),
@@ -258,11 +258,11 @@ class Grid(Struct):
         )
 
     def find_closed(self, request: str) -> Closed | None:
-        """The remembered end of a request, if it is remembered."""
+        """Return the remembered end of a request, or None."""
         return self.closed.get(client_of(request), {}).get(request)
 
     def draft(self) -> Grid:
-        """A working copy for `decide`, which neither asks for closed requests nor learns speeds."""
+        """Return a working copy for `decide`, which neither reads closed requests nor learns speeds."""
         return msgspec.structs.replace(self, nodes=self.nodes.copy(), open=self.open.copy(), closed={})
 
 

@@ -25,7 +25,7 @@ WITHOUT_FIGURES = {
 
 
 def held_back(found: Verdict) -> str:
-    """Why a node is filtered, with the value that tripped it and its limit."""
+    """Say why a node is filtered, with the value that tripped it and its limit."""
     value, limit = found.value, found.limit
     match found.filter:
         case "stale":
@@ -47,14 +47,14 @@ def held_back(found: Verdict) -> str:
 
 
 def against_limit(found: Verdict, what: str, unit: Callable[[int], str]) -> str:
-    """What is wrong, with its limit: to return that is the lower mark. A value that is not above it belongs
-    to a node that has backed off and was not calm for long enough yet."""
+    """Say what is wrong, with its limit. A value at or below the limit belongs to a node that backed
+    off and was not calm for long enough yet."""
     figures = f"{unit(found.value)}, limit {unit(found.limit)}"
     return f"{what}: {figures}" if found.value > found.limit else f"{what} of late, not calm yet: {figures}"
 
 
 def why_abandoned(reason: str) -> str:
-    """Why an attempt was given up."""
+    """Say why an attempt was abandoned."""
     return {
         "gone": "the node no longer has it",
         "silent": "the node is not heard from",
@@ -67,46 +67,46 @@ def why_abandoned(reason: str) -> str:
 
 
 def whose_fault(blame: str) -> str:
-    """Whom a failure is blamed on."""
+    """Say who is blamed for a failure."""
     return {"request": "the request's own fault", "node": "the node's fault", "ours": "nobody's fault"}.get(
         blame, blame
     )
 
 
 def degrees(temp_mc: int | None) -> str:
-    """Milli-degrees for a person."""
+    """Format milli-degrees."""
     return "no sensor" if temp_mc is None else f"{temp_mc / 1000:.1f} °C"
 
 
 def percent(permille: int) -> str:
-    """Thousandths for a person."""
+    """Format thousandths as per cent."""
     return f"{permille / 10:.1f} %"
 
 
 def ram(permille: int) -> str:
-    """A share of memory for a person."""
+    """Format a share of memory."""
     return f"{percent(permille)} RAM"
 
 
 def gigabytes(megabytes: int) -> str:
-    """MB for a person."""
+    """Format MB as GB."""
     return f"{megabytes / 1000:.1f}"
 
 
 def seconds(ms: int) -> str:
-    """A duration for a person, in seconds or more."""
+    """Format a duration in seconds or minutes."""
     if ms < 10_000:
         return f"{ms / 1000:.1f} s"
     return f"{ms // 1000} s" if ms < 600_000 else f"{ms // 60_000} min"
 
 
 def duration(ms: int) -> str:
-    """A duration for a person, short ones in ms."""
+    """Format a duration, short ones in ms."""
     return f"{ms} ms" if ms < 1000 else seconds(ms)
 
 
 def describe(event: ev.AnyEvent) -> str:
-    """What an event says, in a line. Whatever has no words of its own is shown field by field."""
+    """Describe an event in a line; one without words of its own field by field."""
     match event:
         case ev.Committed():
             return f"number {event.number}, {event.inputs} inputs" + (
@@ -130,7 +130,7 @@ def describe(event: ev.AnyEvent) -> str:
 
 
 def of_node(event: ev.AnyEvent) -> str:
-    """The same for what happens to a node and its models."""
+    """Describe an event of a node or its models in a line."""
     match event:
         case ev.NodeSampled():
             return sample(event)
@@ -154,7 +154,7 @@ def of_node(event: ev.AnyEvent) -> str:
 
 
 def sample(event: ev.NodeSampled) -> str:
-    """A health entry in a line."""
+    """Describe a health entry in a line."""
     heat = "no sensor" if event.temp_mc is None else f"{event.temp_mc / 1000:.1f} °C"
     return (
         f"{event.node} {heat}, {event.ram_used_mb} of {event.ram_total_mb} MB, "
@@ -163,11 +163,11 @@ def sample(event: ev.NodeSampled) -> str:
 
 
 def verdict(found: ev.Verdict) -> str:
-    """A verdict in a few words."""
+    """Describe a verdict in a few words."""
     return f"{found.node}: {found.filter or f'{found.cost_ms} ms'}"
 
 
 def fields(event: ev.AnyEvent) -> str:
-    """All fields that say something."""
+    """List all fields of an event that are not empty."""
     held = msgspec.to_builtins(event)
     return " ".join(f"{name}={value}" for name, value in held.items() if name != "event" and value != "")

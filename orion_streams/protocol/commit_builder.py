@@ -39,13 +39,12 @@ class LoggedGrid(Struct):
 
 
 def chain(digest: bytes, raw: bytes) -> bytes:
-    """The running hash after one more log entry."""
+    """Return the running hash after one more log entry."""
     return hashlib.blake2b(digest + raw, digest_size=16).digest()
 
 
 def not_as_written(confirmed: int, until: int, digest: bytes, named: str) -> str:
-    """What to say of entries beyond `confirmed`, of which the one at `until`, or a header after it, names
-    another running hash than theirs."""
+    """Say that the entries after `confirmed` up to `until` have another running hash than the log names."""
     return (
         f"what stands at positions {confirmed + 1} to {until} is not the log that was written (something "
         f"changed, missing, doubled or moved): its running hash is {digest.hex()}, and {named} is expected"
@@ -53,7 +52,7 @@ def not_as_written(confirmed: int, until: int, digest: bytes, named: str) -> str
 
 
 def is_token(raw: Raw) -> bool:
-    """Whether an entry only passes tokens on, as agents write them: no event will come of it."""
+    """Whether an entry only passes tokens on, as agents write them: it causes no event."""
     head = raw.fields.get(b"head", b"")
     if not raw.stream.startswith("results:") or not head.startswith(_TOKENS):
         return False
@@ -63,9 +62,9 @@ def is_token(raw: Raw) -> bool:
         return False
 
 
-class Draft:
-    """What one commit will write. It folds into `state.grid`, which the caller owns. `drained`: streams of
-    which, with what is taken, nothing is left: what an agent says of later entries was lost."""
+class CommitBuilder:
+    """Build one commit. Events are folded into `state.grid`, which the caller owns. `drained`: streams
+    in which nothing is left after what is taken; results of theirs that an agent names later were lost."""
 
     def __init__(
         self, state: LoggedGrid, guard: Guard, server_ms: int, drained: frozenset[str] = frozenset()
@@ -167,16 +166,16 @@ class Draft:
 
     @property
     def count(self) -> int:
-        """Events so far."""
+        """Return the number of events so far."""
         return len(self._events)
 
     def mark_inputs(self) -> None:
-        """Everything staged so far was input; what follows is answered."""
+        """Mark all events so far as inputs; what follows is decided."""
         if self._head is not None:
             self._head = structs.replace(self._head, inputs=len(self._events))
 
     def finish(self, token: str) -> tuple[Commit, Guard]:
-        """The commit, and the guard as it will be once the commit is written."""
+        """Return the commit, and the guard as it will be once the commit is written."""
         raws = [ev.encode(event) for event in (self._head, *self._events) if event is not None]
         for raw in raws:
             self.state.digest = chain(self.state.digest, raw)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from orion_streams.decider.route import Wait, route
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Body
+from orion_streams.model.measured import Usage
 from orion_streams.model.state import Grid, Request
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.ingest import Taken, Token
@@ -26,13 +27,14 @@ class Out(Struct, frozen=True):
 
 
 def split(request: str) -> tuple[str, str]:
-    """A request's key as (client, id)."""
+    """Split a request's key into client and id."""
     client, _, request_id = request.partition("/")
     return client, request_id
 
 
 def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) -> list[Out]:
-    """What goes out because of this event, which will stand at `position`. `taken`: the input behind it."""
+    """Return the entries that an event causes. It will stand at `position`; `taken` is the input behind
+    it."""
     match event:
         case ev.RequestRouted():
             return work(grid, event, position)
@@ -63,7 +65,7 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
 
 
 def token_reply(piece: Token, node: str) -> Out:
-    """A piece of an answer for the client's reply stream."""
+    """Return a piece of an answer for the client's reply stream."""
     client, request_id = split(piece.request)
     reply = Reply(
         id=request_id,
@@ -79,7 +81,7 @@ def token_reply(piece: Token, node: str) -> Out:
 
 
 def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
-    """The run for the node, with the request's body; a further attempt is announced to the client."""
+    """Return the run for the node, with the request's body. Announce a further attempt to the client."""
     request = grid.open[event.request]
     client, request_id = split(event.request)
     head = agent_entries.WorkHead(
@@ -115,7 +117,7 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
 
 
 def options(num_ctx: int, runner: str) -> dict[str, int]:
-    """The runner's options for Ollama, as a request's row names them."""
+    """Return the runner's options for Ollama, as a request's row names them."""
     named = {"num_ctx": num_ctx} if num_ctx else {}
     for each in runner.split():
         name, _, value = each.partition("=")
@@ -124,7 +126,7 @@ def options(num_ctx: int, runner: str) -> dict[str, int]:
 
 
 def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
-    """The whole answer."""
+    """Return the reply with the whole answer."""
     client, request_id = split(event.request)
     answer = taken.answer if taken is not None else {}
     reply = Reply(
@@ -135,13 +137,7 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
         node=event.node,
         engine=agent_entries.decode_result(answer[b"head"]).engine if answer else "",
         position=position,
-        prompt_tokens=event.prompt_tokens,
-        tokens=event.tokens,
-        load_ms=event.load_ms,
-        prefill_ms=event.prefill_ms,
-        decode_ms=event.decode_ms,
-        total_ms=event.total_ms,
-        done_reason=event.done_reason,
+        **Usage.of(event).fields(),
     )
     fields: dict[str, Any] = reply_fields(reply)
     for name in agent_entries.ANSWER_FIELDS:
@@ -153,7 +149,8 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
 
 
 def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
-    """The error reply; a node's own words, if any, are copied from its result, never through the log."""
+    """Return the error reply. A node's own words are copied from its result by the server, never
+    through the log."""
     client, request_id = split(event.request)
     failures = grid.open[event.request].failures
     last = failures[-1] if failures else None
@@ -168,14 +165,14 @@ def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
 
 
 def terminal(request: str, kind: str, position: int) -> Out:
-    """A terminal reply that says nothing more."""
+    """Return a terminal reply without details."""
     client, request_id = split(request)
     fields = reply_fields(Reply(id=request_id, kind=kind, position=position))
     return Out(f"replies:{client}", fields, stamp="reply_id")
 
 
 def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
-    """The deadline passed; the message says where the request was, or what it waited for."""
+    """Return the reply to a request past its deadline: where it was, or what it waited for."""
     client, request_id = split(event.request)
     message = f"The deadline passed while it {whereabouts(grid, grid.open[event.request])}."
     reply = Reply(id=request_id, kind="expired", message=message, position=position)
@@ -183,7 +180,7 @@ def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
 
 
 def whereabouts(grid: Grid, request: Request) -> str:
-    """Where an open request is, or why no node took it."""
+    """Say where an open request is, or why no node took it."""
     if request.work_id:
         return f"{'ran' if request.started else 'was about to run'} on {request.node}"
     decision = route(grid, request)
@@ -209,13 +206,14 @@ def withdraw(grid: Grid, event: ev.AttemptAbandoned) -> list[Out]:
 
 
 def cancel_run(node: str, request: str, attempt: int, work_id: str) -> Out:
-    """A cancel entry for the node's agent."""
+    """Return a cancel entry for the node's agent."""
     head = agent_entries.WorkHead("cancel", request, attempt, work_id=work_id)
     return Out(f"work:{node}", {"head": agent_entries.encode_head(head)})
 
 
 def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:
-    """A closed id came again: say how it ended and where that stands. An open one: nothing."""
+    """Answer a closed id that came again: how it ended, and where that reply stands. An open one gets
+    nothing."""
     closed = grid.find_closed(event.request)
     if closed is None:
         return []
@@ -227,7 +225,7 @@ def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:
 
 
 def rejected(event: ev.InputRejected | ev.RequestRejected, position: int, taken: Taken | None) -> list[Out]:
-    """One rejected reply, where a client is known to read it."""
+    """Return one rejected reply, where a client is known to read it."""
     source = event.stream if isinstance(event, ev.InputRejected) else f"requests:{event.request}"
     kind, _, rest = source.partition(":")
     if kind != "requests" or taken is None:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
+from orion_streams.model.measured import Sample, Usage
 from orion_streams.model.policy import NO_RULES, full_model_name
 from orion_streams.model.state import Grid, Node, Request, Run, parse_stream_id
 from orion_streams.model.vocabulary import Blame, RequestKind
@@ -36,7 +37,7 @@ class Entry(Struct, frozen=True):
 
     @property
     def stream(self) -> str:
-        """The stream's name without prefix."""
+        """Return the stream's name without prefix."""
         return f"{self.source}:{self.owner}"
 
 
@@ -72,11 +73,9 @@ def take(
     relayed: Mapping[str, int],
     answer_max_bytes: int,
 ) -> Taken:
-    """What the entry means to this grid.
-
-    `results_cursor`: the last entry taken of the node's results; `relayed`: the last token passed on of
-    each open attempt. An agent's entry is a head and at most an answer.
-    """
+    """Return what the entry means to this grid. `results_cursor`: the last entry taken of the node's
+    results. `relayed`: the last token passed on of each open attempt. An agent's entry is a head and at
+    most an answer."""
     match entry.source:
         case "requests":
             return take_request(grid, entry, entry_max_bytes)
@@ -89,7 +88,7 @@ def take(
 
 
 def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
-    """A request or a cancel of a client."""
+    """Take a request or a cancel of a client."""
     reply_to = requests_replies.request_id(entry.fields, entry.id)
     try:
         size = size_of(entry)
@@ -109,12 +108,12 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
 
 
 def size_of(entry: Entry) -> int:
-    """Bytes of names and values."""
+    """Return the bytes of an entry's names and values."""
     return sum(len(name) + len(value) for name, value in entry.fields.items())
 
 
 def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
-    """A cancel: open requests end, closed ones are known, others never were."""
+    """Take a cancel: end an open request, answer a closed one as known. Raises ContractError unknown_id."""
     if key in grid.open:
         return Taken((ev.RequestCancelled(key),), reply_to=reply_to)
     if grid.find_closed(key) is not None:
@@ -125,7 +124,7 @@ def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
 def admit(
     grid: Grid, entry: Entry, request: requests_replies.RequestEntry, size: int, reply_to: str
 ) -> Taken:
-    """A readable request: known, accepted or rejected."""
+    """Accept or reject a readable request, or answer it as known."""
     model = full_model_name(request.model)
     num_ctx, runner = runner_options(grid, model, request.options or {})
     key = f"{entry.owner}/{reply_to}"
@@ -165,7 +164,8 @@ def has_too_many(grid: Grid, client: str) -> bool:
 
 
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
-    """The code, and a sentence with the figures, when routing says that no node will ever take it."""
+    """Return the code and a sentence with figures when no node will ever take the request, else two
+    empty words."""
     fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
     if any(row is not None and row.serves(request) for row in fits):
         return "", ""  # it is in memory: nothing needs to be worked out
@@ -181,20 +181,21 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
 
 
 def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:
-    """The runner that the request needs: its context length, and the options beside it. What streams.toml
-    pins holds whatever a request asks for; a thread count that is not pinned is Ollama's own choice."""
+    """Return the runner that the request needs: its context length, and the options beside it. What
+    streams.toml pins holds whatever a request asks for; a thread count that is not pinned is Ollama's
+    choice."""
     rules = grid.models.get(model, NO_RULES)
     return rules.num_ctx or options.get("num_ctx") or grid.policy.num_ctx, rules.runner
 
 
 def num_predict(request: requests_replies.RequestEntry) -> int:
-    """The answer's limit in tokens that the options ask for; 0 for none."""
+    """Return the limit in tokens that the options ask for; 0 for none."""
     asked = (request.options or {}).get("num_predict")
     return asked if isinstance(asked, int) and 0 < asked < 1_000_000_000 else 0
 
 
 def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -> Taken:
-    """A node's complete health: the sample, and load/unload events derived from what changed."""
+    """Take a node's complete health: the sample, and loads and unloads derived from what changed."""
     if size_of(entry) > max_bytes:
         return unreadable(entry, "too_large")
     node = grid.nodes.get(entry.owner)
@@ -210,12 +211,8 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         node=entry.owner,
         boot=head.boot,
         sampled_ms=head.sampled_ms,
-        temp_mc=head.temp_mc,
-        ram_used_mb=head.ram_used_mb,
-        ram_total_mb=head.ram_total_mb,
-        cpu_permille=head.cpu_permille,
         age_ms=entry.age_ms,
-        throttled=head.throttled,
+        **Sample.of(head).fields(),
         work_read=head.work_read,
         in_hand=head.in_hand,
         settled=parse_stream_id(head.results_written) <= parse_stream_id(results_cursor),
@@ -225,19 +222,19 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
 
 
 def inventory_digest(models: tuple[agent_entries.InstalledModel, ...]) -> str:
-    """Names a list of installed models, in whatever order it comes."""
+    """Return a name for a list of installed models, in whatever order it comes."""
     rows = sorted(f"{row.name} {row.digest} {row.size_mb}" for row in models)
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
 
 
 def known_digest(node: Node) -> str:
-    """The digest of what the grid believes to be installed."""
+    """Return the digest of the models that the grid believes to be installed."""
     rows = (agent_entries.InstalledModel(n, row.digest, row.size_mb) for n, row in node.installed.items())
     return inventory_digest(tuple(rows))
 
 
 def inventory_changes(node: Node, name: str, head: agent_entries.HealthHead) -> list[ev.AnyEvent]:
-    """Installed and removed models, if the entry holds the list."""
+    """Return installed and removed models, if the entry holds the list."""
     if head.inventory is None:
         return []
     there = {row.name: row for row in head.inventory}
@@ -252,7 +249,7 @@ def inventory_changes(node: Node, name: str, head: agent_entries.HealthHead) -> 
 
 
 def residency_changes(node: Node, name: str, head: agent_entries.HealthHead) -> list[ev.AnyEvent]:
-    """Loaded and unloaded models. Another context length is another runner, so a new load."""
+    """Return loaded and unloaded models. Another context length is another runner, so a new load."""
     there = {row.name: row for row in head.resident}
     changes: list[ev.AnyEvent] = [
         ev.ModelUnloaded(name, model) for model in node.resident if model not in there
@@ -270,7 +267,7 @@ def residency_changes(node: Node, name: str, head: agent_entries.HealthHead) -> 
 
 
 def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes: int) -> Taken:
-    """What an agent says of an attempt. Only the current attempt, by its fence, moves its request."""
+    """Take an agent's result. Only that of the current attempt, by its fence, moves its request."""
     try:
         head = agent_entries.decode_result(entry.fields.get(b"head", b""))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -308,7 +305,7 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
 
 
 def take_load(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:
-    """The end of an ordered load, once."""
+    """Take the end of an ordered load, once."""
     known = grid.nodes.get(node)
     held = known.assignments.get(head.work_id) if known is not None else None
     if held is None or head.op not in ("completed", "failed"):
@@ -325,7 +322,7 @@ def take_load(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:
 
 
 def take_late_result(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:
-    """A result of an attempt that was given up: it only frees the slot, once."""
+    """Take a result of an attempt that was given up: it only frees the slot, once."""
     known = grid.nodes.get(node)
     over = head.op in ("completed", "failed")
     if not over or known is None or head.work_id not in known.assignments:
@@ -337,26 +334,23 @@ def take_late_result(grid: Grid, node: str, head: agent_entries.ResultHead) -> T
 def completion(
     grid: Grid, node: str, head: agent_entries.ResultHead, request: Request
 ) -> ev.RequestCompleted:
-    """The terminal event of an answer."""
+    """Return the terminal event of an answer."""
     known = grid.nodes.get(node)
     held = known.assignments.get(head.work_id) if known is not None else None
+    usage = Usage.of(head)
+    if not usage.done_reason:
+        usage = structs.replace(usage, done_reason="stop")
     return ev.RequestCompleted(
         request=head.request,
         attempt=request.attempt,
         node=node,
         work_id=head.work_id,
-        tokens=head.tokens,
-        prompt_tokens=head.prompt_tokens,
-        load_ms=head.load_ms,
-        prefill_ms=head.prefill_ms,
-        decode_ms=head.decode_ms,
-        total_ms=head.total_ms,
-        done_reason=head.done_reason or "stop",
+        **usage.fields(),
         cold=isinstance(held, Run) and held.cold,
         alone=held is not None and held.alone,
     )
 
 
 def unreadable(entry: Entry, code: str = "unreadable") -> Taken:
-    """An agent's entry that is not what the wire says."""
+    """Reject an agent's entry that cannot be read."""
     return Taken((ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=code),))

@@ -202,7 +202,7 @@ _encode = msgspec.json.encode
 
 
 def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """An entry's fields as text. Raises ContractError bad_utf8 or too_large."""
+    """Return an entry's fields as text. Raises ContractError bad_utf8 or too_large."""
     if len(fields) > MAX_FIELDS:
         raise ContractError("too_large", f"{len(fields)} fields; at most {MAX_FIELDS}")
     try:
@@ -212,7 +212,7 @@ def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
-    """The id to answer under, whatever else is wrong with the entry: its own, if it is usable."""
+    """Return the id to answer under, whatever else is wrong with the entry: its own, if it is usable."""
     raw = fields.get(b"cancel") or fields.get(b"id", b"")
     try:
         text = raw.decode()
@@ -227,7 +227,7 @@ def is_usable(request_id: str) -> bool:
 
 
 def parse_request(fields: Mapping[str, str]) -> RequestEntry:
-    """A request entry's fields, checked. Unknown fields are ignored. Raises ContractError."""
+    """Check a request entry's fields. Unknown fields are ignored. Raises ContractError."""
     values: dict[str, Any] = {}
     for name in RequestEntry.__struct_fields__:
         text = fields.get(name)
@@ -251,7 +251,8 @@ def parse_request(fields: Mapping[str, str]) -> RequestEntry:
 
 
 def parse_json(name: str, text: str) -> object:
-    """A JSON field, bounded in depth and in the size of its numbers. Raises ContractError bad_json."""
+    """Parse a JSON field, bounded in depth and in the size of its numbers. Raises ContractError
+    bad_json."""
     try:
         value = msgspec.json.decode(text)
         check_bounds(value, MAX_DEPTH)
@@ -263,7 +264,7 @@ def parse_json(name: str, text: str) -> object:
 
 
 def check_bounds(value: object, depth: int) -> None:
-    """ValueError for JSON nested deeper than `depth` or with an integer beyond 64 bits."""
+    """Check JSON for depth and 64-bit integers. Raises ValueError."""
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise ValueError("a number is too large")
@@ -275,7 +276,7 @@ def check_bounds(value: object, depth: int) -> None:
 
 
 def check_content(entry: RequestEntry) -> None:
-    """Each kind has its own content, and only that. Raises ContractError bad_field."""
+    """Check that the content fits the kind, and only that. Raises ContractError bad_field."""
     needs = {
         "generate": ("prompt",),
         "chat": ("messages",),
@@ -296,7 +297,7 @@ def check_content(entry: RequestEntry) -> None:
 
 
 def kind_of(entry: RequestEntry) -> Kind:
-    """The kind that was asked for, or that the content shows."""
+    """Return the kind that was asked for, or that the content shows."""
     if entry.kind is not None:
         return entry.kind
     if entry.messages is not None:
@@ -305,7 +306,7 @@ def kind_of(entry: RequestEntry) -> Kind:
 
 
 def reply_fields(reply: Reply) -> dict[str, str | int]:
-    """A reply as stream fields: what has nothing to say is left out."""
+    """Return a reply as stream fields, without those that hold nothing."""
     return {
         name: value
         for name in Reply.__struct_fields__

@@ -15,7 +15,7 @@ from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_backend import Ollama, request_body
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol.requests_replies import Message, RequestEntry
 from tests.agents.agent_bench import MODEL, QUICK, SKILLED
 

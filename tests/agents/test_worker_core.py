@@ -23,7 +23,7 @@ from orion_streams.agents.worker_core import (
     WorkerCore,
     Write,
 )
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol.agent_entries import WorkHead, encode_head
 
 SCRIPTS = {

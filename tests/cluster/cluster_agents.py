@@ -25,7 +25,7 @@ from orion_streams.agents.worker_core import (
     Write,
 )
 from orion_streams.config import Config
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from tests.cluster.cluster_faults import RATES

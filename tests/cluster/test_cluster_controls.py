@@ -122,7 +122,7 @@ def test_without_backoff_hot_nodes_get_work(monkeypatch: Patch) -> None:
     ("owner", "name", "part", "instead"),
     [
         (projections, "advance", "min(max(step_ms, 0), grid.policy.max_step_ms)", "max(step_ms, 0)"),
-        (commit_builder.Draft, "take", "if age_max_ms is not None:", "if False:"),
+        (commit_builder.CommitBuilder, "take", "if age_max_ms is not None:", "if False:"),
     ],
     ids=["step", "age"],
 )

@@ -23,8 +23,7 @@ from orion_streams.agents.router import Router
 from orion_streams.agents.worker import Worker
 from orion_streams.config import Config
 from orion_streams.eventlog.redis_log import RedisLog
-from orion_streams.model.sample import Sample
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Sample, Usage
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, end_if_cancelled

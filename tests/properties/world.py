@@ -19,7 +19,7 @@ from orion_streams.model.state import Grid, Node, Request
 from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel, WorkHead
-from orion_streams.protocol.commit_builder import Draft, LoggedGrid
+from orion_streams.protocol.commit_builder import CommitBuilder, LoggedGrid
 from orion_streams.protocol.ingest import inventory_digest
 from tests.grids import LIBRARY, POLICY
 from tests.properties.laws import ROUNDS, TERMINAL, check
@@ -220,7 +220,7 @@ class World:
     def change(self, policy: Policy, rules: Sequence[NodeRules], models: dict[str, ModelRules]) -> None:
         """New rules come into force."""
         revision = self.grid.revision + 1
-        draft = Draft(self.state, self.guard, self.now_ms)
+        draft = CommitBuilder(self.state, self.guard, self.now_ms)
         draft.begin(decided=False)
         draft.stage(ev.PolicyChanged(revision, f"p{revision}", policy, tuple(rules), models))
         draft.mark_inputs()
@@ -229,7 +229,7 @@ class World:
     def commit(self, passed_ms: int = 10) -> tuple[ev.AnyEvent, ...]:
         """One commit of all that waits; what was answered."""
         self.now_ms += passed_ms
-        draft = Draft(self.state, self.guard, self.now_ms)
+        draft = CommitBuilder(self.state, self.guard, self.now_ms)
         draft.begin(decided=True)
         for raw in self._waiting:
             draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000)
@@ -254,7 +254,7 @@ class World:
             answers += more
         raise AssertionError(f"no fixed point: {answers[-3:]}")
 
-    def finish(self, draft: Draft) -> None:
+    def finish(self, draft: CommitBuilder) -> None:
         """What was committed reaches the log, the agents and the clients."""
         commit, self.guard = draft.finish("token")
         events = [ev.decode(raw) for raw in commit.events]
