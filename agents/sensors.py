@@ -34,7 +34,6 @@ class Sensors(Protocol):
 
     def look_again(self) -> None:
         """Remember nothing for the next sample: other models are in memory now."""
-        ...
 
     async def close(self) -> None: ...
 

@@ -30,7 +30,6 @@ Fsync = Literal["everysec", "always"]
 READY_S, STOP_S, HANDOVER_S, POLL_S = 120.0, 30.0, 30.0, 0.01
 TELL_AGAIN_S = 1.0
 PORT_TRIES = 5
-_LOG_TAIL_BYTES = 2000
 
 _GUARD = """
 trap '' XFSZ
@@ -287,7 +286,7 @@ def why(said: str, port: int, log_path: Path) -> str:
 def last_line(path: Path) -> str:
     """Return the last line that the server logged."""
     try:
-        lines = path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").split("\n")
+        said = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        lines = []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        said = ""
+    return said.rpartition("\n")[2].strip() or "it said nothing"
