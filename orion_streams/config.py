@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -195,6 +195,16 @@ def sentinel_password() -> str | None:
 def log_level() -> str:
     """Return the log level of the processes of a grid: ORION_LOG, by default info."""
     return os.environ.get("ORION_LOG", "info")
+
+
+def child_environment(own: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of a child process: this process's, with variables of its own."""
+    return {**os.environ, **(own or {})}
+
+
+def user_folder(variable: str, default: str | Path) -> Path:
+    """Return the folder for our files that an XDG variable names, else the one in `default`."""
+    return Path(os.environ.get(variable) or default).expanduser() / "orion-streams"
 
 
 def read_password(path: Path) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams import config as configuration
-from orion_streams.config import Config, with_url
+from orion_streams.config import Config, user_folder, with_url
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
@@ -58,8 +58,7 @@ async def opened(config: Config) -> AsyncIterator[RedisLog]:
 
 def note_path() -> Path:
     """Return the path of the note: in $XDG_RUNTIME_DIR, else in the data folder."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return (Path(runtime) / "orion-streams" if runtime else data_dir("")) / "up.json"
+    return user_folder("XDG_RUNTIME_DIR", data_dir("").parent) / "up.json"
 
 
 def running_here() -> Running | None:

@@ -7,13 +7,13 @@ broken promise makes it exit 1.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
 
 import msgspec
 
+from orion_streams.config import child_environment
 from orion_streams.demo.cast import cast_of, settings
 from orion_streams.demo.demo_story import Story
 from orion_streams.demo.demo_summary import Summary, show, summarize
@@ -84,7 +84,7 @@ async def recompute(grid: SimulatedGrid) -> Report:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *(*command, "--config", str(grid.config_path)),
-        env={**os.environ, "ORION_REDIS_PASSWORD": ""},  # the grid's own server has none
+        env=child_environment({"ORION_REDIS_PASSWORD": ""}),  # the grid's own server has none
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()

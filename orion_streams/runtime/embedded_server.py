@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from orion_streams.config import child_environment, user_folder
 from orion_streams.errors import BackendError, ConfigError
 
 Fsync = Literal["everysec", "always"]
@@ -81,7 +82,7 @@ class EmbeddedServer:
         self.data_dir = data_dir.absolute()
         self.fsync, self.port = fsync, port
         self._wanted_port, self._binary = port, binary
-        self._env = {**os.environ, **(env or {})}
+        self._env = child_environment(env)
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = self._lock = -1
         self._server_pid = 0
@@ -218,8 +219,7 @@ def data_dir(configured: str) -> Path:
     """Return the embedded server's folder: `redis.data_dir`, else $XDG_DATA_HOME/orion-streams."""
     if configured:
         return Path(configured).expanduser()
-    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(home).expanduser() / "orion-streams"
+    return user_folder("XDG_DATA_HOME", "~/.local/share")
 
 
 def packaged_binary() -> Path:

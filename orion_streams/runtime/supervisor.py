@@ -19,6 +19,7 @@ from contextlib import suppress
 import msgspec
 from redis.backoff import DecorrelatedJitterBackoff
 
+from orion_streams.config import child_environment
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_USAGE, BackendError
 
 FIRST_S, LONGEST_S = 0.5, 30.0
@@ -61,7 +62,7 @@ class Child:
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.restarts = 0
         self.gave_up = False
-        self._env = {**os.environ, **(env or {})}
+        self._env = child_environment(env)
         self._announces, self._say, self._remark = announces, say, remark
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []

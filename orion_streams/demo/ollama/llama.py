@@ -18,6 +18,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+from orion_streams.config import user_folder
 from orion_streams.demo.ollama.engine import (
     DoneReason,
     Event,
@@ -86,7 +87,7 @@ class LlamaEngine:
 
 def weights_file(package: Any) -> Path:
     """Joins the chunks of the weights into one file in the user's cache, once, and returns it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orion-streams"
+    cache = user_folder("XDG_CACHE_HOME", "~/.cache")
     target = cache / str(package.MODEL_NAME)
     size = sum(path.stat().st_size for path in package.chunk_paths())
     if target.exists() and target.stat().st_size == size:
