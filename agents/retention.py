@@ -223,11 +223,7 @@ class Retention:
         takes twice `log_keep_mb`."""
         if wanted <= self._archived or size <= 2 * self.config.retention.log_keep_mb * 1_000_000:
             return min(wanted, self._archived)
-        log.error(
-            "the log takes %d MB: it is trimmed to position %d, archived only to %d (%s)",
-            size // 1_000_000,
-            wanted,
-            self._archived,
-            self._archive_fault or "the archive is too slow",
-        )
+        message = "the log takes %d MB: it is trimmed to position %d, archived only to %d (%s)"
+        why = self._archive_fault or "the archive is too slow"
+        log.error(message, size // 1_000_000, wanted, self._archived, why)
         return wanted

@@ -94,9 +94,8 @@ class Router:
         holds = await still_holds(self.store, self.state, before.position, before.digest)
         if holds and self.guard.number >= before.number:
             return True
-        log.warning(
-            "the server lost its tail: %s", lost(before, self._last_commit, holds, self.config.prefix)
-        )
+        what = lost(before, self._last_commit, holds, self.config.prefix)
+        log.warning("the server lost its tail: %s", what)
         self.retention.begin_anew()
         self._gone.clear()
         self._extents.clear()
@@ -125,19 +124,16 @@ class Router:
         proposed = config.policy_id()
         while config.revision > self.state.grid.revision:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
-            draft = CommitBuilder(self.state, self.guard, server_ms)
-            draft.begin(decided=False)
+            builder = CommitBuilder(self.state, self.guard, server_ms)
+            builder.begin(decided=False)
             rules = (config.policy, config.rules(), config.model_rules())
-            draft.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
-            draft.mark_inputs()
-            await self.commit(draft)
+            builder.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
+            builder.mark_inputs()
+            await self.commit(builder)
         grid = self.state.grid
         if config.revision < grid.revision:
-            log.warning(
-                "the log has revision %d, streams.toml only %d: the log's rules hold",
-                grid.revision,
-                config.revision,
-            )
+            older = "the log has revision %d, streams.toml only %d: the log's rules hold"
+            log.warning(older, grid.revision, config.revision)
         elif proposed != grid.policy_id:
             raise ConfigError(
                 f"revision: {config.revision} is in the log with other rules ({grid.policy_id}; the "
@@ -153,21 +149,21 @@ class Router:
             await self.start()  # what was read may be outdated
             return True
         tick = unanswered or self.tick_is_due(inputs.server_ms)  # tokens alone must not stop the clock
-        draft = self.fold(inputs, tick=tick, deciding=True)
-        if draft is None:
+        builder = self.fold(inputs, tick=tick, deciding=True)
+        if builder is None:
             return False
-        if draft.decides:
-            self.answer(draft)
-        await self.commit(draft)
+        if builder.decides:
+            self.answer(builder)
+        await self.commit(builder)
         return True
 
     async def take_backlog(self) -> bool:
         """Fold and commit results and health that wait, without deciding. Return whether any waited."""
         inputs = await self.inputs.read(self.inputs.of_nodes, self.guard, 0)
-        draft = self.fold(inputs, tick=False, deciding=False)
-        if draft is not None:
-            await self.commit(draft)
-        return draft is not None
+        builder = self.fold(inputs, tick=False, deciding=False)
+        if builder is not None:
+            await self.commit(builder)
+        return builder is not None
 
     def fold(self, inputs: Inputs, *, tick: bool, deciding: bool) -> CommitBuilder | None:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
@@ -177,25 +173,25 @@ class Router:
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
             return None
-        draft = CommitBuilder(self.state, self.guard, inputs.server_ms, inputs.drained)
+        builder = CommitBuilder(self.state, self.guard, inputs.server_ms, inputs.drained)
         if eventful:
-            draft.begin(deciding)
+            builder.begin(deciding)
         for event in own:
-            draft.stage(event)
+            builder.stage(event)
         age_max_ms = policy.max_step_ms if deciding else None
         for raw in inputs.entries:
-            if draft.bytes > policy.max_bytes or draft.count > MAX_COMMIT_EVENTS:
+            if builder.bytes > policy.max_bytes or builder.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            draft.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes)
-        draft.mark_inputs()
-        return draft
+            builder.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes)
+        builder.mark_inputs()
+        return builder
 
-    def answer(self, draft: CommitBuilder) -> None:
+    def answer(self, builder: CommitBuilder) -> None:
         """Add what `decide` finds missing in the grid."""
         answers = decide(self.state.grid)
         self._unfinished = bool(answers)
         for answer in answers:
-            draft.stage(answer)
+            builder.stage(answer)
 
     def tick_is_due(self, server_ms: int) -> bool:
         """Whether a commit is due for the time alone: something in the grid depends on it."""
@@ -232,18 +228,18 @@ class Router:
         before = self._extents
         self._extents = await self.store.extents([*self.inputs.streams, *replies])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
-        draft = CommitBuilder(self.state, self.guard, self.state.grid.server_ms)
+        builder = CommitBuilder(self.state, self.guard, self.state.grid.server_ms)
         for name in lost:
             cursor = self.guard.cursors.get(name, "")
             log.error("%s", lost_stream(self.config.prefix, name, before[name].top, cursor))
             if parse_stream_id(cursor) > parse_stream_id(self._extents[name].top):
-                draft.begin_again(name)
-        if draft.moves:
-            await self.commit(draft)
+                builder.begin_again(name)
+        if builder.moves:
+            await self.commit(builder)
 
-    async def commit(self, draft: CommitBuilder) -> None:
+    async def commit(self, builder: CommitBuilder) -> None:
         """Write the commit. After a refusal load the grid again: the log says what holds."""
-        commit, guard = draft.finish(self._token())
+        commit, guard = builder.finish(self._token())
         try:
             await self.store.commit(commit)
         except CommitConflictError as conflict:

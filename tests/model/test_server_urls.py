@@ -30,7 +30,7 @@ WITHOUT = [
 
 @pytest.mark.parametrize("url", WITH)
 def test_a_password_is_found_and_not_shown(url: str) -> None:
-    """Wherever in a URL a password stands, it is found, and what is shown has none of it."""
+    """A password is found wherever in a URL it stands, and the printed form lacks it."""
     assert server_urls.has_password(url)
     assert MARK not in server_urls.shown(url)
     assert not server_urls.has_password(server_urls.shown(url))
@@ -38,14 +38,14 @@ def test_a_password_is_found_and_not_shown(url: str) -> None:
 
 @pytest.mark.parametrize("url", WITHOUT)
 def test_a_url_without_password_is_shown_as_it_is(url: str) -> None:
-    """Nothing is found where nothing is, and only an empty password goes."""
+    """A URL without a password has none; its printed form differs only by an empty password."""
     assert not server_urls.has_password(url)
     assert server_urls.shown(url) == url.replace("u:@", "u@")
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "redis://u@h:1/0", "redis://u:old@h:1/0"])
 def test_a_password_goes_into_a_url(url: str) -> None:
-    """Whatever it contains, redis-py reads back the same password; it replaces another one."""
+    """A password replaces the one in the URL, and redis-py reads it back, whatever it contains."""
     password = "a/b@c:d ?#%"
     held = connect(server_urls.with_password(url, password)).connection_pool.connection_kwargs
     assert (held["password"], held["host"], held["port"]) == (password, "h", 1)
@@ -53,7 +53,7 @@ def test_a_password_goes_into_a_url(url: str) -> None:
 
 
 def test_tls_files_go_into_a_url_over_tls_only() -> None:
-    """What the URL names itself goes before; without TLS nothing is added; the host name is checked."""
+    """TLS files in the URL win over those configured; without TLS none is added; host names are checked."""
     files = ("/ca", "/cert", "/key")
     assert server_urls.with_tls("redis://h", *files) == "redis://h"
     full = server_urls.with_tls("rediss://h?ssl_ca_certs=/own", *files)
@@ -62,7 +62,7 @@ def test_tls_files_go_into_a_url_over_tls_only() -> None:
 
 
 def test_a_sentinel_url_is_taken_apart() -> None:
-    """Hosts with ports, the service, and the primary's own URL with user, database and options."""
+    """A sentinel URL gives hosts with ports, the service, and the primary's own URL with its options."""
     found = server_urls.sentinels("redis+sentinel://u:p@a:1,b,[::1]:3/house/2?socket_keepalive=1")
     assert found.hosts == (("a", 1), ("b", 26_379), ("::1", 3))
     assert found.service == "house"
@@ -101,7 +101,7 @@ def test_a_sentinel_url_connects_to_the_primary(scheme: str, monkeypatch: pytest
     ],
 )
 def test_a_url_that_is_none_is_not_repeated(url: str) -> None:
-    """ConfigError says what was expected, and never quotes what came: it may hold a password."""
+    """ConfigError says what was expected, and never quotes the URL, which may hold a password."""
     with pytest.raises(ConfigError) as caught:
         connect(url)
     assert "redis+sentinel://HOST" in str(caught.value)

@@ -67,7 +67,7 @@ def own(folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_it_runs_as_a_grid_needs_it(tmp_path: Path, binary: str | None) -> None:
-    """It keeps an append-only file, evicts nothing, listens on loopback only, and passes its own check."""
+    """The server keeps an append-only file, evicts nothing, listens on loopback only, passes the check."""
     with EmbeddedServer(tmp_path / "data", "always", binary=Path(binary) if binary else None) as server:
         redis: Any = connect(server.url)
         wanted = {
@@ -86,7 +86,7 @@ async def test_it_runs_as_a_grid_needs_it(tmp_path: Path, binary: str | None) ->
 
 
 def test_what_was_written_survives_a_restart(tmp_path: Path) -> None:
-    """A second start on the same folder has the first one's data, also with odd names in the path."""
+    """A second start on the same folder has the data of the first, whatever characters the path has."""
     folder = tmp_path / 'a "quoted" folder'
     with EmbeddedServer(folder) as server, client(server.url) as redis:
         entry_id = redis.xadd("s", {"field": b"\x00\xff"})
@@ -95,7 +95,7 @@ def test_what_was_written_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_given_port_is_taken_or_refused(tmp_path: Path) -> None:
-    """A port that is wished for is the one; if somebody has it, the start says so and what to do."""
+    """The server takes the port asked for; if it is in use, the error says so and what to do."""
     port = free_port()
     with EmbeddedServer(tmp_path / "one", port=port) as server:
         assert server.url == f"redis://127.0.0.1:{port}/0"
@@ -105,7 +105,7 @@ def test_a_given_port_is_taken_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_free_port_that_is_gone_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody was faster at the port that was found free: another one is taken."""
+    """If another process takes the free port first, the server takes another one."""
     with EmbeddedServer(tmp_path / "one") as first:
         ports = iter([first.port, first.port, free_port()])
         monkeypatch.setattr(server_module, "free_port", lambda: next(ports))
@@ -115,7 +115,7 @@ def test_a_free_port_that_is_gone_is_replaced(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """A binary that ends at once is an error that says where to look; the folder can be used again."""
+    """A binary that ends at once is an error that names the log file; the folder can be used again."""
     with pytest.raises(BackendError, match=r"did not start: .*server\.log"):
         EmbeddedServer(tmp_path, binary=Path("/bin/false")).start()
     with EmbeddedServer(tmp_path) as server:
@@ -123,7 +123,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_stopping_twice_changes_nothing(tmp_path: Path) -> None:
-    """A stop without a server is idle, and the same object can be started again."""
+    """A stop without a server does nothing, and the same object can be started again."""
     server = EmbeddedServer(tmp_path)
     server.stop()
     server.start()
@@ -134,7 +134,7 @@ def test_stopping_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_one_folder_has_one_server(tmp_path: Path) -> None:
-    """A second server on the same folder is refused, naming the owner; the first goes on."""
+    """A second server on the same folder is refused and told the owner; the first one goes on."""
     with EmbeddedServer(tmp_path) as server:
         with pytest.raises(ConfigError, match=f"already has a server, started by process {os.getpid()}"):
             EmbeddedServer(tmp_path).start()
@@ -142,7 +142,7 @@ def test_one_folder_has_one_server(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A data_dir below a file is a mistake in the configuration."""
+    """A data_dir below a file is a ConfigError."""
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"redis\.data_dir: .*file/data cannot be used"):
         EmbeddedServer(tmp_path / "file" / "data").start()
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_it_ends_with_its_owner(tmp_path: Path, how: signal.Signals) -> None:
-    """The owner is killed: the server is gone soon, with its data kept and the folder free again."""
+    """When its owner is killed the server ends soon, keeps its data and frees the folder."""
     with own(tmp_path) as owner:
         assert owner.stdout is not None
         url = owner.stdout.readline().strip()
@@ -164,7 +164,7 @@ def test_it_ends_with_its_owner(tmp_path: Path, how: signal.Signals) -> None:
 
 
 def test_an_interrupt_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
-    """SIGINT to the owner's process group: the server answers until the owner stops it."""
+    """After SIGINT to the owner's process group the server answers until the owner stops it."""
     with own(tmp_path) as owner:
         assert owner.stdout is not None
         assert owner.stdin is not None
@@ -179,7 +179,7 @@ def test_an_interrupt_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_a_server_that_loses_data_is_refused(tmp_path: Path, binary: str | None) -> None:
-    """No append-only file, or eviction: refused with a line that, run as it is, mends it."""
+    """A server without append-only file, or that evicts, is refused with a command that mends it."""
     with EmbeddedServer(tmp_path, binary=Path(binary) if binary else None) as server:
         redis: Any = connect(server.url)
         for wrong, key, value, mended in (
@@ -209,7 +209,7 @@ async def test_a_server_that_loses_data_is_refused(tmp_path: Path, binary: str |
 
 
 async def test_volatile_is_allowed_on_demand(tmp_path: Path) -> None:
-    """Who says so may run without an append-only file."""
+    """With allow_volatile a server without an append-only file is accepted."""
     with EmbeddedServer(tmp_path) as server:
         redis: Any = connect(server.url)
         await redis.config_set("appendonly", "no")
@@ -218,7 +218,7 @@ async def test_volatile_is_allowed_on_demand(tmp_path: Path) -> None:
 
 
 async def test_a_read_only_replica_is_refused(tmp_path: Path) -> None:
-    """A replica takes no writes: the message names its master."""
+    """A read-only replica is refused, and the message names its master."""
     with EmbeddedServer(tmp_path / "a") as master, EmbeddedServer(tmp_path / "b") as server:
         redis: Any = connect(server.url)
         await redis.replicaof("127.0.0.1", str(master.port))
@@ -228,7 +228,7 @@ async def test_a_read_only_replica_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_forbids_config_is_checked_all_the_same(tmp_path: Path) -> None:
-    """An ACL user that may ask INFO alone gets the verdict; one that may not ask is told so."""
+    """An ACL user with INFO alone can be checked; one without it is refused with the reason."""
     with EmbeddedServer(tmp_path) as server:
         admin: Any = connect(server.url)
         await admin.execute_command("ACL", "SETUSER", "asks", "on", "nopass", "+info")
@@ -244,7 +244,7 @@ async def test_a_server_that_forbids_config_is_checked_all_the_same(tmp_path: Pa
 
 
 async def test_what_waiting_cannot_mend_is_bad_configuration(tmp_path: Path) -> None:
-    """A database that the server does not have stays away for good: exit code 78, not 69."""
+    """A database that the server does not have is a ConfigError, exit code 78, not 69."""
     with EmbeddedServer(tmp_path) as server:
         redis = connect(server.url.removesuffix("/0") + "/99")
         with pytest.raises(ConfigError, match=r"refuses: .*out of range") as caught:
@@ -254,7 +254,7 @@ async def test_what_waiting_cannot_mend_is_bad_configuration(tmp_path: Path) -> 
 
 
 async def test_no_server_is_a_backend_error() -> None:
-    """Nobody listens there: one sentence, exit code 69."""
+    """A port where nobody listens is a BackendError of one sentence, exit code 69."""
     redis = connect(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(BackendError, match="does not answer") as caught:
         await check_server(redis)
@@ -286,7 +286,7 @@ GOOD = {
     ],
 )
 def test_what_is_asked_of_a_server(changes: dict[str, Any], complaint: str | None) -> None:
-    """Version 7.0, an append-only file, no eviction under a limit, and that it takes writes."""
+    """A server needs version 7.0, an append-only file, no eviction under a limit, and to take writes."""
     found = weakness(GOOD | changes, allow_volatile=False)
     assert (found is None) == (complaint is None)
     if found is not None:
@@ -295,7 +295,7 @@ def test_what_is_asked_of_a_server(changes: dict[str, Any], complaint: str | Non
 
 
 def test_where_the_data_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """redis.data_dir, else below $XDG_DATA_HOME, else below ~/.local/share."""
+    """The folder is redis.data_dir, else below $XDG_DATA_HOME, else below ~/.local/share."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", "/xdg")
     assert data_dir("~/here") == tmp_path / "here"
