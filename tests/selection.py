@@ -85,7 +85,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def again(report: Any, config: pytest.Config) -> list[str]:
     """What should hold, what was seen, and the command that shows it again."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    seen = str(getattr(crash, "message", None) or report.longrepr).strip().partition("\n")[0]
+    seen = (getattr(crash, "message", "") or str(report.longrepr).strip().rpartition("\n")[2]).partition(
+        "\n"
+    )[0]
     words = ["./orion", "test", report.nodeid]
     if config.option.all:
         words.append("--all")

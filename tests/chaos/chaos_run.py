@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from orion_streams.config import Config
 from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError, LogError
 from orion_streams.eventlog.redis_log import RedisLog
@@ -168,7 +169,7 @@ class Chaos:
         ended_s = time.monotonic()
         await scene.load.stop(REST_S)
         tally = await scene.observer.stop()
-        rows = await read_log(grid)
+        rows = await read_log(grid.redis_url, grid.config)
         replayed = await replay(grid)
         self._count(tally.requests, tally.answered, rows, replayed)
         self._time(began_s, ended_s)
@@ -222,25 +223,8 @@ class Chaos:
             diverged, replayed = [replayed], Replayed(diverged=1)
         else:
             diverged = [str(replayed.first_divergence)] * replayed.diverged
-        observer, load = scene.observer, scene.load
-        always = out.fsync == "always"
-        checks = {
-            "lost": invariants.lost(observer, set() if always else load.told, load.gave_up),
-            "duplicate_replies": invariants.duplicate_replies(observer),
-            "duplicate_dispatches": invariants.duplicate_dispatches(observer),
-            "stale_answers": invariants.stale_answers(observer),
-            "glued_halves": invariants.glued_halves(observer),
-            "half_answers": invariants.half_answers(load.texts),
-            "unrefused_poison": invariants.unrefused_poison(
-                observer, 0 if observer.gone else load.poisoned
-            ),
-            "expired_by_a_jump": invariants.expired_by_a_jump(observer),
-            "robot_worked": invariants.robot_worked(observer),
-            "log_gaps": invariants.log_gaps(rows),
-            "worked_while_backed_off": invariants.worked_while_backed_off(rows),
-            "diverged": diverged,
-            "acknowledged_but_gone": [f"{observer.gone} entries"] if always and observer.gone else [],
-        }
+        observer, load, always = scene.observer, scene.load, out.fsync == "always"
+        checks = broken_promises(observer, load, rows, always=always) | {"diverged": diverged}
         out.broken = [invariants.in_words(name, cases) for name, cases in checks.items() if cases]
         out.requests, out.answered, out.kills = requests, answered, scene.kills
         for name in ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps"):
@@ -263,6 +247,28 @@ class Chaos:
         self.outcome.longest_silence_ms = longest_gap_ms(answered_s, began_s, ended_s)
 
 
+def broken_promises(
+    observer: Observer, load: Load, rows: list[LogRow], *, always: bool
+) -> dict[str, list[str]]:
+    """Every promise, with the cases in which it does not hold. `always`: each write is on the disk before
+    it is acknowledged, so that none may be lost."""
+    told, poisoned = (set() if always else load.told), (0 if observer.gone else load.poisoned)
+    return {
+        "lost": invariants.lost(observer, told, load.gave_up),
+        "duplicate_replies": invariants.duplicate_replies(observer),
+        "duplicate_dispatches": invariants.duplicate_dispatches(observer),
+        "stale_answers": invariants.stale_answers(observer),
+        "glued_halves": invariants.glued_halves(observer),
+        "half_answers": invariants.half_answers(load.texts),
+        "unrefused_poison": invariants.unrefused_poison(observer, poisoned),
+        "expired_by_a_jump": invariants.expired_by_a_jump(observer),
+        "robot_worked": invariants.robot_worked(observer),
+        "log_gaps": invariants.log_gaps(rows),
+        "worked_while_backed_off": invariants.worked_while_backed_off(rows),
+        "acknowledged_but_gone": [f"{observer.gone} entries"] if always and observer.gone else [],
+    }
+
+
 def holds_up(outage: Done, fault: Done) -> bool:
     """Return whether the server was away when the fault ended: then recovery starts when it is back."""
     return outage.name in OUTAGES and outage.began_s < fault.ended_s < outage.ended_s
@@ -274,13 +280,13 @@ def longest_gap_ms(answered_s: Iterable[float], began_s: float, ended_s: float) 
     return round(max(after - before for before, after in itertools.pairwise(moments)) * 1000)
 
 
-async def read_log(grid: ChaosGrid) -> list[LogRow]:
+async def read_log(url: str, config: Config) -> list[LogRow]:
     """Read the whole log."""
-    redis: Any = connect(grid.redis_url)
+    redis: Any = connect(url)
     rows: list[LogRow] = []
     after = "-"
     try:
-        while page := await redis.xrange(grid.config.key("log"), min=after, count=PAGE):
+        while page := await redis.xrange(config.key("log"), min=after, count=PAGE):
             for entry_id, fields in page:
                 raw = fields[b"event"]
                 rows.append(LogRow(int(entry_id.partition(b"-")[0]), raw, json.loads(raw)))
