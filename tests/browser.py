@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 from tests.needs import CHROMIUM
 
 FLAGS = (
@@ -70,7 +70,7 @@ class Page:
         self._number += 1
         answer = self._calls[self._number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
-        said = await asyncio.wait_for(answer, 60)
+        said = await asyncio.wait_for(answer, WAIT_S)
         assert "error" not in said, f"{method}: {said['error']}"
         return dict(said["result"])
 
@@ -87,7 +87,7 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme, calm])
         self._loaded.clear()
         await self.call("Page.navigate", url=path.as_uri())
-        await asyncio.wait_for(self._loaded.wait(), 60)
+        await asyncio.wait_for(self._loaded.wait(), WAIT_S)
         await self.settled()
 
     async def settled(self) -> None:
@@ -159,7 +159,7 @@ async def browser(folder: Path) -> AsyncIterator[Page]:
     finally:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 30)
+        await asyncio.wait_for(process.wait(), WAIT_S)
 
 
 async def devtools_port(path: Path) -> int:
@@ -168,7 +168,7 @@ async def devtools_port(path: Path) -> int:
     async def is_there() -> bool:
         return "\n" in written(path)
 
-    await eventually(is_there, "the browser listens", within_s=60)
+    await eventually(is_there, "the browser listens")
     return int(written(path).partition("\n")[0])
 
 

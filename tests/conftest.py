@@ -157,6 +157,12 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def everything(pytestconfig: pytest.Config) -> bool:
+    """Whether --all was said: then a sweep leaves nothing out."""
+    return bool(pytestconfig.option.all)
+
+
+@pytest.fixture
 def prefix() -> str:
     """A prefix that no other test has."""
     return f"t{uuid4().hex[:12]}:"

@@ -24,32 +24,34 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.ingest import inventory_digest
 
 POLL_S = 0.01
+WAIT_S = 120.0
+"""The bound of every wait for a condition: it only ends what will never come."""
 MODEL = "llama3.2:3b"
 TERMINAL_REPLIES = ("done", "error", "expired", "cancelled")
 Fields = dict[bytes, bytes]
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: float = 10.0) -> None:
-    """Return as soon as `holds` says yes; AssertionError with `what` after `within_s`."""
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Return as soon as `holds` says yes; AssertionError with `what` if it never does."""
     never = asyncio.Event()
-    for _ in range(int(within_s / POLL_S)):
+    for _ in range(int(WAIT_S / POLL_S)):
         if await holds():
             return
         try:
             await asyncio.wait_for(never.wait(), POLL_S)
         except TimeoutError:
             continue
-    raise AssertionError(f"not within {within_s} s: {what}")
+    raise AssertionError(f"not within {WAIT_S:.0f} s: {what}")
 
 
-def eventually_true(holds: Callable[[], bool], what: str, within_s: float = 10.0) -> None:
+def eventually_true(holds: Callable[[], bool], what: str) -> None:
     """`eventually` where no event loop runs."""
     never = threading.Event()
-    for _ in range(int(within_s / POLL_S)):
+    for _ in range(int(WAIT_S / POLL_S)):
         if holds():
             return
         never.wait(POLL_S)
-    raise AssertionError(f"not within {within_s} s: {what}")
+    raise AssertionError(f"not within {WAIT_S:.0f} s: {what}")
 
 
 class Store(Protocol):

@@ -22,7 +22,7 @@ from orion_streams.model.commit import GROUP
 from orion_streams.protocol import agent_entries
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.faust_redis import App
-from tests.helpers import Fields, eventually
+from tests.helpers import WAIT_S, Fields, eventually
 
 ROOT = Path(__file__).parents[2]
 NODE, MODEL, SKILLED = "n1", "gemma3:270m", "skilled:1b"
@@ -169,18 +169,18 @@ class Bench:
         """The terminal results."""
         return [each for each in await self.results(work_id) if each.head.op in ("completed", "failed")]
 
-    async def ended(self, work_id: str, within_s: float = 10.0) -> Result:
+    async def ended(self, work_id: str) -> Result:
         """The one end of a run, once it is there and acknowledged."""
-        [end] = await self.all_ends(work_id, within_s)
+        [end] = await self.all_ends(work_id)
         return end
 
-    async def all_ends(self, work_id: str, within_s: float = 10.0) -> list[Result]:
+    async def all_ends(self, work_id: str) -> list[Result]:
         """The same; where an acknowledgement was lost, it may be said again."""
 
         async def over() -> bool:
             return bool(await self.ends(work_id)) and work_id not in await self.pending()
 
-        await eventually(over, f"the end of {work_id}", within_s)
+        await eventually(over, f"the end of {work_id}")
         return await self.ends(work_id)
 
     async def said(self, work_id: str, op: str) -> None:
@@ -306,7 +306,7 @@ class Process:
         async def there() -> bool:
             return words in self.log()
 
-        await eventually(there, f"{words!r} in the log", 20.0)
+        await eventually(there, f"{words!r} in the log")
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -320,7 +320,7 @@ class Process:
     async def ended(self) -> int:
         """Its exit code."""
         assert self._process is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             return await self._process.wait()
 
 

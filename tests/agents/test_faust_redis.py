@@ -15,7 +15,7 @@ from orion_streams.model.commit import GROUP
 from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, in_short, will_pass
 from orion_streams.runtime.faust_redis import App, Feeder, Item, StreamChannel, refused, supervised
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 
 Handler = Callable[[Item], None]
 
@@ -179,7 +179,7 @@ async def test_supervised_work_is_repeated_while_redis_is_away() -> None:
         raise failures.pop(0) if failures else ResponseError("WRONGTYPE key")
 
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             await supervised("test", work, OutageLog(logging.getLogger("test")))
     assert failures == []
 

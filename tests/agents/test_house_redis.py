@@ -111,7 +111,7 @@ async def lived(bench: Bench, home: Path) -> None:
         async def kept() -> bool:
             return len(await bench.redis.xrange(f"{PREFIX}snapshots")) == 2
 
-        await eventually(kept, "two snapshots", 20.0)
+        await eventually(kept, "two snapshots")
         common = CommonOptions(True, None, str(config))
         for what in read_commands.MAKERS:
             assert await read_commands.run(what=what, common=common) == 0

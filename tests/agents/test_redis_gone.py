@@ -86,7 +86,7 @@ async def tried(app: App, times: int) -> int:
     async def often() -> bool:
         return app.outages.tries >= times
 
-    await eventually(often, f"{times} tries", 60.0)
+    await eventually(often, f"{times} tries")
     return len(asyncio.all_tasks())
 
 

@@ -29,7 +29,7 @@ async def answered(bench: Bench, *request_ids: str) -> None:
         kinds = [(row[b"id"].decode(), row[b"kind"].decode()) for _, row in rows]
         return sorted(kinds) == sorted((each, "done") for each in request_ids)
 
-    await eventually(all_there, f"one answer each for {request_ids}", 20.0)
+    await eventually(all_there, f"one answer each for {request_ids}")
 
 
 async def test_a_killed_router_goes_on_where_it_was(bench: Bench, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class Chaos:
 
 
 def broken_promises(
-    observer: Observer, load: Load, rows: list[LogRow], *, always: bool
+    observer: Observer, load: ChaosClients, rows: list[LogRow], *, always: bool
 ) -> dict[str, list[str]]:
     """Every promise, with the cases in which it does not hold. `always`: each write is on the disk before
     it is acknowledged, so that none may be lost."""

@@ -38,14 +38,12 @@ def chaos(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=150,
         check=False,
     )
     assert done.stdout, done.stderr
     return done.returncode, msgspec.json.decode(done.stdout), done.stderr
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("server", "fsync"),
     [("valkey", "everysec"), pytest.param("redis", "always", marks=pytest.mark.everything)],

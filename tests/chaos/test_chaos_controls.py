@@ -17,12 +17,12 @@ from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.demo.observer import Observer
 from orion_streams.demo.ollama import serve
 from orion_streams.eventlog import redis_log
-from orion_streams.model.usage import Usage
+from orion_streams.model.measured import Usage
 from orion_streams.protocol import ingest
 from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running
 from tests.agents.test_redis_gone import routing
 from tests.chaos import chaos_command
-from tests.chaos.chaos_load import Load
+from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.chaos_run import Round, Stage, broken_promises, read_log
 from tests.cli.conftest import Orion
 from tests.cluster.removing import without
@@ -40,7 +40,7 @@ class Scene:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.observer = Observer(bench.redis, bench.prefix, ["brain"], [NODE])
-        self.load = Load(random.Random(1), [MODEL], tail_may_go=False)
+        self.load = ChaosClients(random.Random(1), [MODEL], tail_may_go=False)
 
     async def ask(self) -> None:
         """Ask the same once more, and keep the answer."""

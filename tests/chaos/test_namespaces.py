@@ -23,7 +23,7 @@ from orion_streams.runtime.connection import connect
 from tests.chaos import invariants
 from tests.chaos.chaos_grid import SETTINGS, cast
 from tests.chaos.proxy import Proxy
-from tests.helpers import history
+from tests.helpers import WAIT_S, history
 from tests.needs import namespaces
 
 WORKER, MASTER = "orion-worker", "orion-master"
@@ -111,9 +111,9 @@ async def test_a_node_behind_a_broken_link(link: None, tmp_path: Path) -> None:
             asyncio.ensure_future(client.generate("gemma3:270m", f"room {n}", options=options))
             for n in range(6)
         ]
-        await grid.wait_for(runs_on_both, 20, "work on both nodes")
+        await grid.wait_for(runs_on_both, WAIT_S, "work on both nodes")
         ip("link", "set", OUTER, "down")
-        await grid.wait_for(moved, 20, "the worker's attempts are given up")
+        await grid.wait_for(moved, WAIT_S, "the worker's attempts are given up")
         ip("link", "set", OUTER, "up")
         answers = await asyncio.gather(*asks)
         await grid.wait_for(

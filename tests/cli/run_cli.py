@@ -18,7 +18,7 @@ from orion_streams.config import Config, parse
 from orion_streams.protocol import agent_entries
 from orion_streams.runtime.connection import connect
 from tests.conftest import ServerStore
-from tests.helpers import Agent, settle
+from tests.helpers import WAIT_S, Agent, settle
 
 ROOT = Path(__file__).parents[2]
 MODEL, OTHER = "gemma3:270m", "llama3.2:3b"
@@ -60,9 +60,9 @@ def start(home: Path, *words: str, **more: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], within_s: float = 30.0) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Its exit code, stdout and stderr."""
-    out, err = process.communicate(timeout=within_s)
+    out, err = process.communicate(timeout=WAIT_S)
     return process.returncode, out, err
 
 

@@ -239,7 +239,7 @@ async def test_a_running_grid_is_ok_until_its_router_dies(
                     found = await looked(bench.config)
                     return found.severity == "ok"
 
-                await eventually(well, "that nothing is wrong", 20.0)
+                await eventually(well, "that nothing is wrong")
                 await router.kill()
 
             async def found_dead() -> bool:
@@ -247,9 +247,9 @@ async def test_a_running_grid_is_ok_until_its_router_dies(
                 wrong = [each for each in found.findings if each.severity != "ok"]
                 return [each.about for each in wrong] == ["router"] and "nobody commits" in wrong[0].what
 
-            await eventually(found_dead, "that nobody commits", 30.0)
+            await eventually(found_dead, "that nobody commits")
             async with process(tmp_path, bench, "router"):
-                await eventually(well, "that it mends itself", 20.0)
+                await eventually(well, "that it mends itself")
         await bench.close()
 
 

@@ -16,6 +16,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.runtime.embedded_server import free_port
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import environment, finish, run, start
+from tests.helpers import WAIT_S
 
 READS = (
     ["nodes"],
@@ -198,7 +199,7 @@ def test_a_reader_that_leaves_is_no_error(home: Path, grid_toml: Path) -> None:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WAIT_S,
         check=True,
     )
     assert (ended.stdout, ended.stderr) == ("0\n", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.run_cli import ROOT
-from tests.helpers import eventually_true
+from tests.helpers import WAIT_S, eventually_true
 
 TOOLS = (
     "sh",
@@ -85,7 +85,7 @@ class Checkout:
     def run(self, *words: str, script: Path | None = None, **env: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         process = self.start(*words, script=script, **env)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=WAIT_S)
         return process.returncode, out, err
 
 
@@ -111,7 +111,7 @@ def test_every_shell_takes_it(checkout: Checkout, shell: list[str]) -> None:
     env = {"PATH": str(checkout.bin), "PIP_LOG": str(checkout.pip_log)}
     words = [str(shutil.which(shell[0])), *shell[1:], str(checkout.script), "x"]
     for _ in range(2):
-        ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=20, check=True)
+        ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=WAIT_S, check=True)
         assert ended.stdout.splitlines()[0] == "ran x"
     assert len(checkout.installs) == 1
 
@@ -160,7 +160,7 @@ def test_a_half_done_installation_is_redone(checkout: Checkout) -> None:
 def test_two_at_once_install_once(checkout: Checkout) -> None:
     """The second waits for the first, and then has nothing to do."""
     both = [checkout.start("x", PIP_TAKES="1") for _ in range(2)]
-    ends = [each.communicate(timeout=20) for each in both]
+    ends = [each.communicate(timeout=WAIT_S) for each in both]
     assert [each.returncode for each in both] == [0, 0]
     assert len(checkout.installs) == 1
     assert any("waiting for another set-up" in err for _, err in ends)
@@ -187,7 +187,7 @@ def test_a_signal_reaches_the_program(checkout: Checkout) -> None:
     assert process.stdout.readline() == "ran wait\n"
     assert int(process.stdout.readline()) == process.pid
     process.terminate()
-    assert process.wait(timeout=20) == -signal.SIGTERM
+    assert process.wait(timeout=WAIT_S) == -signal.SIGTERM
     process.communicate()
 
 

@@ -20,7 +20,7 @@ from orion_streams.model.vocabulary import Mark
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from orion_streams.simulation.machine_spec import NodeSpec
 from tests.cli.run_cli import MODEL, TOML, descendants, finish, gone, run, start, words_of
-from tests.helpers import eventually_true
+from tests.helpers import WAIT_S, eventually_true
 
 
 class Up:
@@ -221,15 +221,15 @@ async def test_heat_and_a_killed_agent_are_seen(tmp_path: Path) -> None:
         [SimulatedNode("solo", "all of it", spec)], folder=tmp_path, settings=settings
     ) as grid:
         await grid.push("solo", temp_mc=90_000)
-        await grid.wait_for(lambda seen: seen.nodes["solo"].backed_off == (Mark.HOT,), 10)
+        await grid.wait_for(lambda seen: seen.nodes["solo"].backed_off == (Mark.HOT,), WAIT_S)
         agent = grid.agents["solo"]
-        boot = (await grid.wait_for(lambda seen: True, 10)).nodes["solo"].boot
+        boot = (await grid.wait_for(lambda seen: True, WAIT_S)).nodes["solo"].boot
         pid = agent.pid
         await grid.kill_agent("solo")
         assert agent.pid is None
         await grid.start_agent("solo")
         assert agent.pid != pid
-        await grid.wait_for(lambda seen: seen.nodes["solo"].boot != boot, 20)
+        await grid.wait_for(lambda seen: seen.nodes["solo"].boot != boot, WAIT_S)
         children = [agent, *grid.ollamas.values(), *grid.routers]
         below = [psutil.Process(child.pid) for child in children if child.pid is not None]
     assert len(below) == 3

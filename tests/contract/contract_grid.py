@@ -21,6 +21,7 @@ from orion_streams.model import events as ev
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from orion_streams.runtime.connection import connect
+from tests.helpers import WAIT_S
 
 T = TypeVar("T")
 MODEL = "gemma3:270m"
@@ -242,16 +243,16 @@ class Grid:
             await self.router.cycle(block_ms=200)
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], what: str, within_s: float = 15.0) -> T:
+async def eventually(ask: Callable[[], Awaitable[T]], what: str) -> T:
     """The first true answer; AssertionError with `what` if none comes."""
     never = asyncio.Event()
     with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(WAIT_S):
             while not (answer := await ask()):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(never.wait(), 0.01)
             return answer
-    raise AssertionError(f"not within {within_s} s: {what}")
+    raise AssertionError(f"not within {WAIT_S:.0f} s: {what}")
 
 
 @asynccontextmanager

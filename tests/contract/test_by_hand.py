@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.contract.contract_grid import running
+from tests.helpers import WAIT_S
 
 ASK = b'XADD orion:requests:brain * id q1 model gemma3:270m prompt "Why is the sky blue?"\r\n'
 LISTEN = b"XREAD BLOCK 0 STREAMS orion:replies:brain 0\r\n"
@@ -18,7 +19,7 @@ class Hand:
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=20)
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=WAIT_S)
         self.lines = self.socket.makefile("rb")
 
     def say(self, line: bytes) -> Any:

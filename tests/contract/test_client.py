@@ -30,6 +30,7 @@ from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
 from orion_streams.protocol.requests_replies import Reply
 from tests.contract.contract_grid import MODEL, Run, connected, count, eventually, running, silence
+from tests.helpers import WAIT_S
 
 
 async def test_a_prompt_is_answered_whole(valkey_url: str, prefix: str) -> None:
@@ -165,7 +166,7 @@ async def test_cancel_ends_a_request_that_runs(valkey_url: str, prefix: str) -> 
         await client.cancel("c1")
         with pytest.raises(RequestCancelledError):
             await asked
-        await asyncio.wait_for(grid.runs[0].cancelled.wait(), 15)
+        await asyncio.wait_for(grid.runs[0].cancelled.wait(), WAIT_S)
 
 
 @pytest.mark.parametrize("how", ["task", "stream"])

@@ -39,7 +39,6 @@ token_flush_ms = 1
 snapshot_events = {snapshot_events}
 log_keep_ms = {log_keep_ms}
 """
-BOUND_S = 10.0
 ID = "q1"
 
 
@@ -101,7 +100,7 @@ class Life:
         async def held() -> bool:
             return bool(self.router.router.state.grid.nodes[NODE].assignments)
 
-        await eventually(held, f"{request_id} is handed out", BOUND_S)
+        await eventually(held, f"{request_id} is handed out")
 
     async def hear(self, beats: int) -> None:
         """So many health entries, until the router has taken them."""
@@ -113,7 +112,7 @@ class Life:
             cursor = self.router.router.guard.cursors.get(f"health:{NODE}", "")
             return parse_stream_id(cursor) >= parse_stream_id(last)
 
-        await eventually(heard, "the router has taken all health", BOUND_S)
+        await eventually(heard, "the router has taken all health")
 
     async def ends(self, request_id: str = ID) -> list[dict[str, str]]:
         """The terminal replies to a request."""
@@ -127,7 +126,7 @@ class Life:
             rows = await replies(self.store)
             return any(row["id"] == request_id and row["kind"] == "token" for row in rows)
 
-        await eventually(there, f"a token of {request_id}", BOUND_S)
+        await eventually(there, f"a token of {request_id}")
 
     async def told(self) -> list[tuple[str, str]]:
         """Kind and text of all replies."""
@@ -172,11 +171,11 @@ class Life:
     async def come_to_rest(self) -> None:
         """Wait for the end of all work; then the agent falls silent, the router takes
         what is left, and falls silent, too."""
-        await eventually(self.rests, "rest", BOUND_S)
+        await eventually(self.rests, "rest")
         await self.agent.bury()
         for _ in range(2):  # the server's turn after the next: what the agent had sent is taken in
             await self.redis.ping()
-        await eventually(self.reads_no_more, "all inputs taken", BOUND_S)
+        await eventually(self.reads_no_more, "all inputs taken")
         await self.router.bury()
 
     async def let_go(self) -> None:
@@ -288,7 +287,7 @@ async def run_to_rest(life: Life, struck: Role, victim: str, how: str) -> None:
     async def over() -> bool:
         return struck.struck.is_set() or await life.rests()
 
-    await eventually(over, "rest", BOUND_S)
+    await eventually(over, "rest")
     struck.at = 0
     if struck.struck.is_set() and how != "withdraw":
         if how == "stop":

@@ -29,9 +29,10 @@ from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.faust_redis import App, Feeder, StreamChannel, supervised
 from tests.crash.mortal import Mortal
+from tests.helpers import WAIT_S
 
 NODE, MODEL = "n1", "gemma3:270m"
-HEALTH_S, WORD_S, STOP_S = 0.01, 0.003, 3.0
+HEALTH_S, WORD_S = 0.01, 0.003
 WORDS = ("one", "two", "three")
 ROW = agent_entries.InstalledModel(MODEL, "sha256:stand-in", 300)
 
@@ -121,7 +122,7 @@ class Role(Mortal):
 
     async def ended(self) -> None:
         """Wait until the main tasks are over. AssertionError for one that goes on, or ended by an error."""
-        _, going_on = await asyncio.wait(self.main, timeout=STOP_S)
+        _, going_on = await asyncio.wait(self.main, timeout=WAIT_S)
         assert not going_on, f"a cancel at point {self.at} was lost: {going_on}"
         for task in self.main:
             assert task.cancelled() or task.exception() is None, task
@@ -189,6 +190,6 @@ class AgentRole(Role):
 
     async def ended(self) -> None:
         await super().ended()
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(WAIT_S):
             await self.residency.close()
             await self.worker.stop()

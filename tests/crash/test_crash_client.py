@@ -12,10 +12,10 @@ import pytest
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.protocol.agent_entries import decode_work
 from orion_streams.runtime.faust_redis import App
-from tests.crash.life import BOUND_S, Life, Plan
+from tests.crash.life import Life, Plan
 from tests.crash.mortal import Mortal, mortality
 from tests.crash.roles import MODEL, NODE
-from tests.helpers import eventually, replies
+from tests.helpers import WAIT_S, eventually, replies
 
 FEWEST_POINTS, ENOUGH = 8, 3
 Ask = Callable[[AsyncClient], Awaitable[None]]
@@ -43,14 +43,14 @@ async def cancelled_at(life: Life, ask: Ask, at: int) -> bool:
 
         task = caller.start(call())
         caller.strike = task.cancel
-        done, _ = await asyncio.wait({task}, timeout=BOUND_S)
+        done, _ = await asyncio.wait({task}, timeout=WAIT_S)
         assert done, f"the caller goes on after a cancel at await {at}"
         assert task.cancelled() or task.exception() is None
         assert task.cancelled() == caller.struck.is_set()
     own = life.router.tasks | life.agent.tasks
     left = asyncio.all_tasks() - before - own
     assert not left, f"tasks left after a cancel at await {at}: {left}"
-    await eventually(life.idles, f"rest after a cancel at await {at}", BOUND_S)
+    await eventually(life.idles, f"rest after a cancel at await {at}")
     return caller.struck.is_set()
 
 

@@ -1,7 +1,11 @@
-"""Each guard that the lives of this folder rely on is removed, and the same lives must notice."""
+"""Each guard that the lives of this folder rely on is removed at the very moment that it is for, and the
+promise breaks; with the guard the same life keeps it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,77 +13,129 @@ from msgspec import structs
 
 from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.eventlog.redis_log import RedisLog
-from orion_streams.model.commit import GROUP, Commit
+from orion_streams.model.commit import GROUP, RELAYED, Commit
 from orion_streams.runtime.faust_redis import App
-from tests.crash.life import BOUND_S, Life, Plan
+from tests.crash.life import Life, Plan, assert_no_attempt_twice, assert_promise
 from tests.crash.mortal import mortality
 from tests.crash.roles import NODE
-from tests.crash.test_points import sweep
-from tests.helpers import eventually
+from tests.helpers import assert_consistent, eventually
 
-BROKEN = r"rest|differ|missing or come twice|not the answer|live state|of two runs|ran twice|begun twice"
-"""The invariants of a life by their words; which of them shows first is a matter of moments."""
+BOTH = pytest.mark.parametrize("guarded", [True, False])
 
 
-async def sweeps(url: str, app: App, victim: str) -> None:
-    """Lives with a kill at every await, again and again: a gap of one await may pass without harm."""
-    for _ in range(10):
-        await sweep(url, app, Plan("answered"), victim, "kill")
+@asynccontextmanager
+async def held(url: str, prefix: str, app: App) -> AsyncIterator[Life]:
+    """A life whose request was sent, and whose answer stops after two words until `ollama.hold` is set."""
+    life = Life(url, prefix, Plan("answered"), app)
+    life.ollama.hold.clear()
+    with mortality():
+        try:
+            await life.ask()
+            yield life
+        finally:
+            await life.close()
 
 
-async def test_a_commit_in_two_parts_is_noticed(
-    exact_url: str, app: App, monkeypatch: pytest.MonkeyPatch
+def dies_in_a_commit(
+    patch: pytest.MonkeyPatch, life: Life, which: Callable[[Commit], bool], part: Callable[[Commit], Commit]
 ) -> None:
-    """Events first, the entries that they cause after them: a router that dies in between breaks the
-    promise."""
+    """Let the router die when it has written that part of the first such commit."""
     whole = RedisLog.commit
 
-    async def in_parts(self: Any, commit: Commit) -> None:
-        await whole(self, structs.replace(commit, outs=()))
-        for out in commit.outs:
-            fields: dict[Any, Any] = dict(out.fields)
-            if body := out.body:
-                rows = await self._redis.xrange(self.key(body.stream), body.entry_id, body.entry_id)
-                fields |= {k: v for k, v in rows[0][1].items() if k.decode() in body.names}
-            await self._redis.xadd(self.key(out.stream), fields, id=out.id)
+    async def commit(self: RedisLog, wanted: Commit) -> None:
+        if life.router.struck.is_set() or len(life.graves) > 2 or not which(wanted):
+            await whole(self, wanted)
+            return
+        await whole(self, part(wanted))
+        life.router.struck.set()
+        life.router.die()
+        await asyncio.sleep(0)  # for ever
 
-    monkeypatch.setattr("tests.crash.life.BOUND_S", 1.0)
-    monkeypatch.setattr(RedisLog, "commit", in_parts)
-    with pytest.raises(AssertionError, match=BROKEN):
-        await sweeps(exact_url, app, "router")
+    patch.setattr(RedisLog, "commit", commit)
 
 
-async def test_a_run_that_is_repeated_is_noticed(
-    exact_url: str, app: App, monkeypatch: pytest.MonkeyPatch
+@BOTH
+async def test_a_commit_in_two_parts_is_noticed(
+    exact_url: str, app: App, prefix: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent that runs again what its former process had in hand: pieces of two runs in one attempt, or
-    one begun twice."""
+    """Events first, the entries that they cause after them: a router that dies in between has decided what
+    nobody ever hears of."""
+    async with held(exact_url, prefix, app) as life:
+        dies_in_a_commit(
+            monkeypatch,
+            life,
+            lambda commit: any(out.stream == f"work:{NODE}" for out in commit.outs),
+            lambda commit: commit if guarded else structs.replace(commit, outs=()),
+        )
+        router, _ = life.start_router(), life.start_agent()
+        await router.struck.wait()
+        life.start_router()
+        await eventually(life.caught_up, "the next router leads")
+        if guarded:
+            life.ollama.hold.set()
+            await life.come_to_rest()
+            await assert_promise(life)
+        else:
+            with pytest.raises(AssertionError, match="dispatches differ"):
+                await assert_consistent(life.store)
+
+
+@BOTH
+async def test_a_cursor_outside_the_commit_is_noticed(
+    exact_url: str, app: App, prefix: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cursors and relayed tokens written after the commit, not with it: the router that follows one that
+    died in between passes tokens on twice."""
+    async with held(exact_url, prefix, app) as life:
+        dies_in_a_commit(
+            monkeypatch,
+            life,
+            lambda commit: any(name.startswith(RELAYED) for name in commit.set),
+            lambda commit: commit if guarded else structs.replace(commit, set={}),
+        )
+        router, _ = life.start_router(), life.start_agent()
+        await router.struck.wait()
+        life.start_router()
+        life.ollama.hold.set()
+        await life.come_to_rest()
+        if guarded:
+            await assert_promise(life)
+        else:
+            with pytest.raises(AssertionError, match="missing or come twice"):
+                await assert_promise(life)
+
+
+@BOTH
+async def test_a_run_that_is_repeated_is_noticed(
+    exact_url: str, app: App, prefix: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that runs again what its former process had in hand begins one attempt twice."""
     begin = WorkerCore.__init__
 
     def forgetful(self: Any, *parts: Any) -> None:
         begin(self, *parts)
         self.restarted = False
 
-    monkeypatch.setattr(WorkerCore, "__init__", forgetful)
-    with pytest.raises(AssertionError, match=BROKEN):
-        await sweeps(exact_url, app, "agent")
+    async with held(exact_url, prefix, app) as life:
+        life.start_router()
+        life.start_agent()
+        await life.token()
+        life.agent.die()
+        if not guarded:
+            monkeypatch.setattr(WorkerCore, "__init__", forgetful)
+        life.ollama.hold.set()
+        life.start_agent()
+        if guarded:
+            await life.come_to_rest()
+            await assert_promise(life)
+        else:
 
+            async def once_more() -> bool:
+                return life.ollama.runs == 2
 
-async def test_a_cursor_outside_the_commit_is_noticed(
-    exact_url: str, app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cursors and relayed tokens written after the commit, not with it: a router that dies in between
-    passes tokens on twice."""
-    whole = RedisLog.commit
-
-    async def in_parts(self: Any, commit: Commit) -> None:
-        await whole(self, structs.replace(commit, set={}))
-        if commit.set:
-            await self._redis.hset(self.key("guard"), mapping=commit.set)
-
-    monkeypatch.setattr(RedisLog, "commit", in_parts)
-    with pytest.raises(AssertionError, match=BROKEN):
-        await sweeps(exact_url, app, "router")
+            await eventually(once_more, "the run once more")
+            with pytest.raises(AssertionError, match=r"(ran|begun) twice"):
+                await assert_no_attempt_twice(life, lost=False)
 
 
 async def test_an_agent_that_misses_nothing_is_noticed(
@@ -94,7 +150,7 @@ async def test_an_agent_that_misses_nothing_is_noticed(
         await life.ask()
         life.start_router()
         life.start_agent()
-        await eventually(life.rests, "the answer", BOUND_S)
+        await eventually(life.rests, "the answer")
         await life.agent.bury()
         await life.hand_out("q2")
         await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
@@ -102,7 +158,7 @@ async def test_an_agent_that_misses_nothing_is_noticed(
         async def made_anew() -> bool:
             return bool(await life.redis.xinfo_groups(f"{prefix}work:{NODE}"))
 
-        await eventually(made_anew, "the group is made anew", BOUND_S)
+        await eventually(made_anew, "the group is made anew")
         life.start_agent()
         await life.hear(20)  # with the guard three of them give it up
         assert list(life.router.router.state.grid.nodes[NODE].assignments)
@@ -126,7 +182,7 @@ async def test_a_group_made_from_the_beginning_is_noticed(
         await life.ask()
         life.start_router()
         life.start_agent()
-        await eventually(life.rests, "the answer", BOUND_S)
+        await eventually(life.rests, "the answer")
         await life.agent.bury()
         await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
         life.start_agent()
@@ -134,5 +190,5 @@ async def test_a_group_made_from_the_beginning_is_noticed(
         async def again() -> bool:
             return life.ollama.runs == 2
 
-        await eventually(again, "the old run once more", BOUND_S)
+        await eventually(again, "the old run once more")
         await life.close()

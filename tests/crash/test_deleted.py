@@ -28,8 +28,6 @@ from tests.crash.roles import NODE
 from tests.eventlog.driving import running as leading
 from tests.helpers import Agent, Store, eventually, settle
 
-BOUND_S = 10.0
-
 
 @pytest.fixture
 async def life(
@@ -42,7 +40,7 @@ async def life(
         await opened.ask()
         opened.start_router()
         opened.start_agent()
-        await eventually(opened.rests, "the first answer", BOUND_S)
+        await eventually(opened.rests, "the first answer")
         yield opened
         await opened.close()
 
@@ -59,7 +57,7 @@ async def ended(life: Life, request_id: str) -> list[dict[str, str]]:
     async def there() -> bool:
         return bool(await life.ends(request_id))
 
-    await eventually(there, f"the end of {request_id}", BOUND_S)
+    await eventually(there, f"the end of {request_id}")
     ends = await life.ends(request_id)
     assert [row["kind"] for row in ends] == ["done"]
     return ends
@@ -71,7 +69,7 @@ async def said(caplog: pytest.LogCaptureFixture, words: str, count: int = 1) -> 
     async def there() -> bool:
         return any(words in line for line in caplog.messages)
 
-    await eventually(there, f"{words!r} in the log", BOUND_S)
+    await eventually(there, f"{words!r} in the log")
     assert len([line for line in caplog.messages if words in line]) == count, caplog.messages
 
 
@@ -155,7 +153,7 @@ async def test_an_open_request_whose_entry_is_deleted_still_ends(life: Life) -> 
     async def there() -> bool:
         return bool(await life.ends("q3"))
 
-    await eventually(there, "the end of q3", BOUND_S)
+    await eventually(there, "the end of q3")
     assert [(row["kind"], row["code"]) for row in await life.ends("q3")] == [("error", "body_gone")]
 
 
@@ -230,7 +228,7 @@ async def test_a_running_answer_survives_the_loss_of_its_group(life: Life) -> No
         node = life.router.router.state.grid.nodes[NODE]
         return node.work_read == next(iter(node.assignments))
 
-    await eventually(read, "health says that the run was read", BOUND_S)
+    await eventually(read, "health says that the run was read")
     await life.redis.xgroup_destroy(f"{life.config.prefix}work:{NODE}", GROUP)
     life.ollama.hold.set()
     [end] = await ended(life, "q2")
@@ -258,14 +256,14 @@ async def test_deleted_snapshots_are_replaced(
         async def trimmed() -> bool:
             return await life.rests() and await life.store.log.first_position() > 1
 
-        await eventually(trimmed, "the log is trimmed", BOUND_S)
+        await eventually(trimmed, "the log is trimmed")
         await life.agent.bury()
-        await eventually(life.reads_no_more, "all inputs taken", BOUND_S)
+        await eventually(life.reads_no_more, "all inputs taken")
 
         async def kept() -> bool:
             return "verifying" not in life.router.router.retention._tasks
 
-        await eventually(kept, "no snapshot in the making", BOUND_S)
+        await eventually(kept, "no snapshot in the making")
         await life.store.drop("snapshots")
         await said(caplog, "all snapshots were deleted")
         await life.router.bury()

@@ -11,7 +11,7 @@ from orion_streams.model.commit import Expected, Extent, Raw, Snapshot
 from orion_streams.model.state import parse_stream_id
 from tests.conftest import ServerStore
 from tests.eventlog.committing import assert_refused, begin, next_commit
-from tests.helpers import Store, eventually, make_commit, snapshots
+from tests.helpers import WAIT_S, Store, eventually, make_commit, snapshots
 
 
 async def test_reads_give_entries_in_order_and_bounded(store: Store) -> None:
@@ -49,7 +49,7 @@ async def test_a_blocking_read_ends_with_the_entry(store: Store) -> None:
     await eventually(waits, "the reader waits")
     assert not reading.done()
     added = await store.add("health:n2", {"n": 1})
-    _, found = await asyncio.wait_for(reading, 5)
+    _, found = await asyncio.wait_for(reading, WAIT_S)
     assert found == [Raw("health:n2", added, {b"n": b"1"})]
 
 
@@ -64,7 +64,7 @@ async def test_a_commit_wakes_who_follows_the_log(store: Store) -> None:
 
     await eventually(waits, "the follower waits")
     await store.log.commit(next_commit(expected))
-    _, found = await asyncio.wait_for(reading, 5)
+    _, found = await asyncio.wait_for(reading, WAIT_S)
     assert found == [Raw("log", "3-0", {b"event": b"three"})]
 
 

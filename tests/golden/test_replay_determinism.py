@@ -16,6 +16,7 @@ import pytest
 from tests.golden.record import FOLDER, SUFFIX
 from tests.golden.telling import everything
 from tests.golden.test_golden import NAMES, path_of
+from tests.helpers import WAIT_S
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = [str(path_of(name).relative_to(ROOT)) for name in NAMES]
@@ -47,7 +48,13 @@ class Python(NamedTuple):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
         env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([self.packages] if self.packages else [])])
         done = subprocess.run(
-            [self.path, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60
+            [self.path, *words],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WAIT_S,
         )
         assert done.returncode == 0, f"{self.path}: {done.stderr}"
         return done.stdout
@@ -98,7 +105,7 @@ def with_msgspec(path: str, folder: Path) -> Python:
     asked = ("--no-deps", "--only-binary=:all:", "--retries=0", "--timeout=5")
     words = [path, "-m", "pip", "install", "-q", *asked, "--target", str(folder)]
     subprocess.run(
-        [*words, f"msgspec=={msgspec.__version__}"], capture_output=True, check=False, timeout=60
+        [*words, f"msgspec=={msgspec.__version__}"], capture_output=True, check=False, timeout=WAIT_S
     )
     return Python(path, str(folder))
 
@@ -109,6 +116,7 @@ def test_the_hash_seed_does_not_matter(expected: str, hash_seed: str) -> None:
     assert THIS.run("-m", "tests.golden.telling", *RECORDINGS, hash_seed=hash_seed) == expected
 
 
+@pytest.mark.everything
 def test_the_version_of_python_does_not_matter(expected: str, others: list[Python]) -> None:
     """All that are installed here tell the same; this one is among them."""
     told = {}

@@ -132,7 +132,7 @@ class House:
         try:
             for each in (self.primary, self.replica, *self.sentinels):
                 each.start()
-            eventually_true(self.complete, "three sentinels that know each other and the replica", 30.0)
+            eventually_true(self.complete, "three sentinels that know each other and the replica")
         except BaseException:
             self.stop()
             raise

@@ -69,7 +69,7 @@ class Load:
                     task.result()
             return len(self.answered) >= wanted
 
-        await eventually(there, f"{count} more answers", TIMEOUT_S)
+        await eventually(there, f"{count} more answers")
 
     async def end(self) -> None:
         """Ask nothing new; everything asked is answered, or this raises."""
@@ -90,7 +90,7 @@ class Grid:
         async def over() -> bool:
             return self.house.taken_over()
 
-        await eventually(over, "the take-over", 30.0)
+        await eventually(over, "the take-over")
         return set(self.load.answered)
 
     @asynccontextmanager
@@ -105,7 +105,7 @@ class Grid:
             return any(line.startswith("router 2") and "leading" in line for line in self.lines)
 
         try:
-            await eventually(leads, "a second router", 30.0)
+            await eventually(leads, "a second router")
             yield child
         finally:
             await child.stop()
@@ -183,7 +183,7 @@ async def test_the_grid_goes_on_when_the_primary_hangs(house: House, tmp_path: P
         async def demoted() -> bool:
             return bool(house.primary.redis.info("replication")["role"] == "slave")
 
-        await eventually(demoted, "the old primary is a replica", 30.0)
+        await eventually(demoted, "the old primary is a replica")
         await grid.load.more(5)
         await grid.load.end()
         await grid.check(tmp_path, before)
@@ -259,6 +259,6 @@ async def test_servers_and_sentinels_may_ask_for_passwords(
             except RedisConnectionError:
                 return False
 
-        await eventually(written, "a write to the new primary", 30.0)
+        await eventually(written, "a write to the new primary")
         assert house.replica.redis.get("written") == b"after"
         await redis.aclose()

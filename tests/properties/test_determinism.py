@@ -20,6 +20,7 @@ from orion_streams.decider.placement import demand_of, plan
 from orion_streams.decider.route import route
 from orion_streams.model.snapshot import decode_grid, encode_grid
 from orion_streams.model.state import Grid, Request
+from tests.helpers import WAIT_S
 from tests.properties import strategies as make
 from tests.properties.decisions import GOLDEN, lines
 
@@ -32,7 +33,7 @@ def of_a_process(python: str, hash_seed: str, *arguments: str) -> list[str]:
     command = [python, "-m", "tests.properties.decisions", *arguments]
     env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=60
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=WAIT_S
     )
     return done.stdout.splitlines()
 
@@ -109,5 +110,5 @@ def test_a_decision_by_hash_order_would_show() -> None:
     for hash_seed in range(8):
         env = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
         command = [sys.executable, "-S", "-c", code]
-        seen.add(subprocess.run(command, env=env, capture_output=True, check=True, timeout=60).stdout)
+        seen.add(subprocess.run(command, env=env, capture_output=True, check=True, timeout=WAIT_S).stdout)
     assert len(seen) > 1

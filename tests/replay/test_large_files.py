@@ -87,7 +87,6 @@ def write(path: Path, count: int) -> int:
         ("verify", "log.jsonl.gz", 500_000 if NIGHTLY else 100_000),
     ],
 )
-@pytest.mark.timeout(600 if NIGHTLY else 120)
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, what: str, name: str, count: int) -> None:
     """Read, verified and folded: beyond what a small file takes there are a few MB, whatever its size."""
     grown, size = growth(READ, tmp_path, name, count, what)

@@ -18,7 +18,7 @@ from orion_streams.runtime import embedded_server as server_module
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer, data_dir, free_port
 from orion_streams.runtime.server_check import check_server, weakness
-from tests.helpers import eventually_true
+from tests.helpers import WAIT_S, eventually_true
 from tests.needs import REDIS_SERVER
 
 OWNER = """
@@ -42,7 +42,7 @@ BINARIES = [
 
 def client(url: str) -> Any:
     """A blocking client."""
-    return Redis.from_url(url, socket_timeout=5)
+    return Redis.from_url(url, socket_timeout=WAIT_S)
 
 
 def answers(url: str) -> bool:

@@ -74,7 +74,7 @@ class Watched:
             found.extend(kind for kind in mine if kind in kinds)
             return bool(found)
 
-        await eventually(there, f"{request_id}: {kinds}", 30.0)
+        await eventually(there, f"{request_id}: {kinds}")
         return found[0]
 
     async def ended(self, request_id: str) -> str:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from orion_streams.demo.ollama import NodeSpec, serve
+from tests.helpers import WAIT_S
 
 INSTANT = NodeSpec(disk_mb_per_s=0, prefill_tokens_per_s=0, decode_tokens_per_s=0, unload_ms=50)
 
@@ -17,7 +18,7 @@ async def client_of(spec: NodeSpec) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         serve(spec) as node,
         # Plain HTTP: reading the certificates would take longer than most tests.
-        httpx.AsyncClient(base_url=node.url, timeout=20, verify=False) as client,
+        httpx.AsyncClient(base_url=node.url, timeout=WAIT_S, verify=False) as client,
     ):
         yield client
 

@@ -11,10 +11,10 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from orion_streams.demo.ollama import NodeSpec, RealEngineMissingError, serve
+from tests.helpers import eventually
 from tests.needs import REAL_ENGINE
 from tests.simulated_ollama.conftest import client_of
 from tests.simulated_ollama.recorded_contract import Exchange, by_name, differences, recorded, send
-from tests.simulated_ollama.waiting import eventually
 
 needs_llama = pytest.mark.everything(REAL_ENGINE)
 # Loading takes a second or two: one node serves all tests.

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orion_streams.demo.ollama import ModelSpec, NodeSpec
+from tests.helpers import eventually
 from tests.needs import REAL_URL
 from tests.simulated_ollama.conftest import INSTANT, client_of
 from tests.simulated_ollama.recorded_contract import (
@@ -21,7 +22,6 @@ from tests.simulated_ollama.recorded_contract import (
     replay,
     send,
 )
-from tests.simulated_ollama.waiting import eventually
 
 needs_real = pytest.mark.everything(REAL_URL is not None)
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from tests.helpers import eventually
 from tests.simulated_ollama.conftest import INSTANT, client_of
-from tests.simulated_ollama.waiting import eventually
 
 CRASH = "an error was encountered while running the model: unexpected EOF"
 REQUEST = {"model": "gemma3:270m", "prompt": "hello"}

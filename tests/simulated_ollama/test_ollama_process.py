@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 import orion_streams
 from orion_streams.demo.ollama import NodeSpec
+from tests.helpers import WAIT_S, eventually
 from tests.simulated_ollama.conftest import INSTANT
-from tests.simulated_ollama.waiting import eventually
 
 ROOT = Path(orion_streams.__path__[0]).parent
 COMMAND = [sys.executable, "-m", "orion_streams.demo.ollama", "--spec"]
@@ -57,7 +57,7 @@ def test_a_process_says_where_it_is_and_stops_cleanly(spec_file: Path, sign: int
         line = ready(process)
         version = httpx.get(f"{line['url']}/api/version").json()
         process.send_signal(sign)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=WAIT_S)
     assert line == {"url": line["url"], "engine": "synthetic", "simulated": True}
     assert version == {"version": "0.24.0"}
     assert (process.returncode, out, err) == (0, "", "")
@@ -74,14 +74,14 @@ def test_a_stop_midway_ends_the_stream(spec_file: Path, sign: int, clean: bool) 
     with started(*COMMAND, spec_file) as process:
         url = ready(process)["url"] + "/api/generate"
         try:
-            with httpx.stream("POST", url, json=body, timeout=10) as answer:
+            with httpx.stream("POST", url, json=body, timeout=WAIT_S) as answer:
                 for line in answer.iter_lines():
                     lines.append(json.loads(line))
                     if len(lines) == 2:
                         process.send_signal(sign)
         except httpx.RemoteProtocolError:
             broken = True
-        process.wait(timeout=10)
+        process.wait(timeout=WAIT_S)
     assert broken is not clean
     assert [line["done"] for line in lines] == [False] * len(lines)
 
@@ -121,7 +121,7 @@ def test_a_bad_spec_is_refused(tmp_path: Path, content: str, complaint: str) -> 
     path = tmp_path / "bad.json"
     path.write_text(content)
     done = subprocess.run(
-        [*COMMAND, path], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20
+        [*COMMAND, path], capture_output=True, text=True, cwd=ROOT, check=False, timeout=WAIT_S
     )
     assert (done.returncode, done.stdout) == (78, "")
     assert complaint in done.stderr
@@ -134,7 +134,7 @@ def test_a_taken_port_is_an_error_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         path.write_bytes(msgspec.json.encode(replace(INSTANT, port=taken.getsockname()[1])))
         done = subprocess.run(
-            [*COMMAND, path], capture_output=True, text=True, cwd=ROOT, check=False, timeout=20
+            [*COMMAND, path], capture_output=True, text=True, cwd=ROOT, check=False, timeout=WAIT_S
         )
     assert (done.returncode, done.stdout) == (1, "")
     assert "address already in use" in done.stderr

@@ -14,8 +14,8 @@ from orion_streams.demo.ollama.answer_lines import Call, answer, gathered
 from orion_streams.demo.ollama.engine import Job, RunnerOptions, Sampling
 from orion_streams.demo.ollama.runner import Runner, Scheduler, Slots
 from orion_streams.demo.ollama.simulated_node import Node
+from tests.helpers import eventually
 from tests.simulated_ollama.conftest import INSTANT, client_of
-from tests.simulated_ollama.waiting import eventually
 
 HASTY = httpx.Timeout(10, read=0.1)
 SMALL = tuple(ModelSpec(name=f"m{n}:1b", size_mb=100) for n in range(4))

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from orion_streams.simulation.machine_state import Machine
 from orion_streams.simulation.thermal_model import warm
+from tests.helpers import eventually
 from tests.simulated_ollama.conftest import INSTANT, client_of
-from tests.simulated_ollama.waiting import eventually
 
 temperatures = st.floats(-20_000, 120_000)
 seconds = st.floats(0, 10_000)
