@@ -94,7 +94,7 @@ def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - o
         case ev.BreakerOpened():
             breaker.opened(grid, event)
         case ev.BreakerClosed():
-            breaker.closed(grid, event.node)
+            breaker.closed(grid, event)
         case ev.PolicyChanged():
             nodes.policy_changed(grid, event)
         case ev.InputRejected() | ev.RequestRejected() | ev.RequestResent():

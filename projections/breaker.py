@@ -51,6 +51,11 @@ NOBODYS = (
 """Ends of attempts that other filters look after, or that we brought about."""
 
 
+def counts(grid: Grid, node: Node, event: str) -> bool:
+    """Whether the table has the event for the state of the node's breaker."""
+    return state_of(grid, node) in TRANSITIONS[event][0]
+
+
 def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
     """Note that an attempt failed on the node, before the request remembers it."""
     key = event.request
@@ -66,8 +71,8 @@ def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
 
 def suspect(grid: Grid, node: Node, key: str) -> None:
     """Count a request that failed here, once; an open breaker waits for its probe."""
-    counts = state_of(grid, node) in TRANSITIONS[FAILURE][0]
-    if counts and key not in node.suspects and len(node.suspects) < grid.policy.breaker_failures:
+    known = key in node.suspects or len(node.suspects) >= grid.policy.breaker_failures
+    if counts(grid, node, FAILURE) and not known:
         grid.nodes[node.rules.name] = replace(node, suspects=(*node.suspects, key))
 
 
@@ -97,15 +102,15 @@ def ramp_after(node: Node) -> int | None:
 def opened(grid: Grid, event: ev.BreakerOpened) -> None:
     """Open it: nothing is sent for `open_ms`."""
     node = grid.nodes.get(event.node)
-    if node is not None:
+    if node is not None and counts(grid, node, ev.tag_of(event)):
         grid.nodes[event.node] = replace(
             node, opened_ms=grid.at_ms, open_ms=event.open_ms, trips=node.trips + 1, suspects=(), ramp=None
         )
 
 
-def closed(grid: Grid, name: str) -> None:
+def closed(grid: Grid, event: ev.BreakerClosed) -> None:
     """Close it; the node gets its slots back one by one."""
-    node = grid.nodes.get(name)
-    if node is not None:
+    node = grid.nodes.get(event.node)
+    if node is not None and counts(grid, node, ev.tag_of(event)):
         ramp = 0 if node.rules.slots > 1 else None
-        grid.nodes[name] = replace(node, opened_ms=None, open_ms=0, trips=0, suspects=(), ramp=ramp)
+        grid.nodes[event.node] = replace(node, opened_ms=None, open_ms=0, trips=0, suspects=(), ramp=ramp)

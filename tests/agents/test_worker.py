@@ -14,7 +14,7 @@ from orion_streams.agents.worker import Worker
 from orion_streams.demo.ollama import RunningNode
 from orion_streams.runtime.faust_redis import App, StreamChannel
 from tests.agents.agent_bench import MODEL, NODE, SKILLED, Bench, elsewhere, limited, running
-from tests.crash.roles import Ollama
+from tests.crash.crash_roles import Ollama
 from tests.helpers import eventually
 
 TOOL = {

@@ -21,7 +21,7 @@ from orion_streams.replay.verify import verify
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.faust_redis import App
 from tests.conftest import ServerStore
-from tests.crash.roles import MODEL, NODE, WORDS, AgentRole, Ollama, Role, RouterRole
+from tests.crash.crash_roles import MODEL, NODE, WORDS, AgentRole, Ollama, Role, RouterRole
 from tests.helpers import TERMINAL_REPLIES, assert_consistent, eventually, folded, replies
 
 TOML = """

@@ -12,9 +12,9 @@ import pytest
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.protocol.agent_entries import decode_work
 from orion_streams.runtime.faust_redis import App
+from tests.crash.crash_roles import MODEL, NODE
 from tests.crash.life import Life, Plan
 from tests.crash.mortal import Mortal, mortality
-from tests.crash.roles import MODEL, NODE
 from tests.helpers import WAIT_S, eventually, replies
 
 FEWEST_POINTS, ENOUGH = 8, 3

@@ -15,9 +15,9 @@ from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.commit import GROUP, RELAYED, Commit
 from orion_streams.runtime.faust_redis import App
+from tests.crash.crash_roles import NODE
 from tests.crash.life import Life, Plan, assert_no_attempt_twice, assert_promise
 from tests.crash.mortal import mortality
-from tests.crash.roles import NODE
 from tests.helpers import assert_consistent, eventually
 
 BOTH = pytest.mark.parametrize("guarded", [True, False])

@@ -22,9 +22,9 @@ from orion_streams.runtime.faust_redis import App
 from tests.agents.agent_bench import Bench, process, running
 from tests.agents.test_router_app import answered
 from tests.agents.test_router_app import ask as ask_bench
+from tests.crash.crash_roles import NODE
 from tests.crash.life import Life, Plan
 from tests.crash.mortal import mortality
-from tests.crash.roles import NODE
 from tests.eventlog.driving import running as leading
 from tests.helpers import Agent, Store, eventually, settle
 

@@ -20,9 +20,9 @@ from orion_streams.errors import LogError
 from orion_streams.runtime.faust_redis import App
 from tests.conftest import SERVERS
 from tests.crash.aof import Own, command_ends, copy_cut, file_of
+from tests.crash.crash_roles import MODEL, WORDS
 from tests.crash.life import ID, Life, Plan, assert_promise
 from tests.crash.mortal import all_of, mortality
-from tests.crash.roles import MODEL, WORDS
 from tests.helpers import WAIT_S, eventually
 from tests.needs import REDIS_SERVER
 
