@@ -11,11 +11,12 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
 from orion_streams.config import parse, read_text
 from orion_streams.errors import EXIT_OK, LogError
+from orion_streams.eventlog.jsonl import Row
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.rule_changes import Change, change_of
 from orion_streams.replay.source import placed
-from orion_streams.replay.whatif import Row, WhatIf
+from orion_streams.replay.whatif import WhatIf
 from orion_streams.simulation.rerun.collect_workload import RecordedWorkload
 from orion_streams.simulation.rerun.rerun_workload import WhatIfResult, rerun
 
@@ -27,7 +28,7 @@ class WhatIfPass:
         """`base` is the grid before the first entry that will be taken."""
         self._change = change
         self._what_if = WhatIf(base, change)
-        self._gathering = RecordedWorkload(base) if simulate else None
+        self._workload = RecordedWorkload(base) if simulate else None
         self._unverified: list[Row] = []
 
     @property
@@ -38,18 +39,18 @@ class WhatIfPass:
     def take(self, rows: Sequence[Row]) -> None:
         """Take the next entries of the log. Raises LogError, ConfigError as `WhatIf.take`."""
         self._what_if.take(rows)
-        if self._gathering is not None:
+        if self._workload is not None:
             self._unverified += rows
             done = self.state.grid.position
-            self._gathering.take([row for row in self._unverified if row[0] <= done])
+            self._workload.take([row for row in self._unverified if row[0] <= done])
             self._unverified = [row for row in self._unverified if row[0] > done]
 
     def finish(self) -> WhatIfResult:
         """Return the results. Raises ConfigError if the change names a node that the log does not have."""
         outcome = self._what_if.finish()
-        if self._gathering is not None:
-            self._gathering.take(self._unverified)
-        return WhatIfResult(outcome, rerun(self._gathering, self._change) if self._gathering else None)
+        if self._workload is not None:
+            self._workload.take(self._unverified)
+        return WhatIfResult(outcome, rerun(self._workload, self._change) if self._workload else None)
 
 
 async def run(

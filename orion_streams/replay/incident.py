@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from orion_streams.eventlog.jsonl import Row
 from orion_streams.eventlog.loader import fold_each
 from orion_streams.model import events as ev
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -24,8 +25,6 @@ from orion_streams.replay.incident_facts import (
 )
 from orion_streams.replay.node_timeline import MAX_POINTS, NodeRow, NodeTimeline
 from orion_streams.replay.request_timeline import RequestTimeline
-
-Row = tuple[int, bytes]
 
 
 class Counts(Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from orion_streams.decider.decide import QUESTIONS, Question, decide
-from orion_streams.eventlog.jsonl import is_head
+from orion_streams.eventlog.jsonl import Row, is_head
 from orion_streams.eventlog.loader import decoded, fold_raw
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
@@ -45,8 +45,6 @@ from orion_streams.replay.compare_decisions import Boundary, Changed, Comparison
 from orion_streams.replay.decision_answers import KINDS, SAFETY, Side, answers_of
 from orion_streams.replay.rule_changes import Change, check_names, notes_on, rules_of
 from orion_streams.replay.verify import is_judged, shape
-
-Row = tuple[int, bytes]
 
 
 class Away(Struct):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import msgspec
 
 from orion_streams.simulation.machine_spec import NodeSpec
-from orion_streams.simulation.thermal_model import warm
+from orion_streams.simulation.thermal_model import Thermals
 
 _IDLE_PERMILLE = 20
 _BUSY_PERMILLE = 970
@@ -37,9 +37,8 @@ class Machine:
         self._spec = spec
         self._resident = resident
         self._clock = clock
-        self._seen_at = clock()
-        self._temp_mc = float(spec.ambient_mc)
-        self._ambient_mc = spec.ambient_mc
+        self._seen_s = clock()
+        self._thermals = Thermals(spec)
         self._extra_ram_mb = 0
         self.active = 0
 
@@ -64,7 +63,7 @@ class Machine:
         self._advance()
         total_mb = self._spec.ram_total_mb
         return Sensors(
-            temp_mc=round(self._temp_mc),
+            temp_mc=round(self._thermals.temp_mc),
             ram_used_mb=total_mb - self.free_bytes // 1_000_000,
             ram_total_mb=total_mb,
             cpu_permille=_BUSY_PERMILLE if self.active else _IDLE_PERMILLE,
@@ -80,20 +79,13 @@ class Machine:
         """Set what is given; the temperature goes on from there."""
         self._advance()
         if temp_mc is not None:
-            self._temp_mc = float(temp_mc)
+            self._thermals.temp_mc = float(temp_mc)
         if ambient_mc is not None:
-            self._ambient_mc = ambient_mc
+            self._thermals.ambient_mc = float(ambient_mc)
         if extra_ram_mb is not None:
             self._extra_ram_mb = extra_ram_mb
 
     def _advance(self) -> None:
-        now = self._clock()
-        self._temp_mc = warm(
-            self._temp_mc,
-            load=1.0 if self.active else 0.0,
-            elapsed_s=(now - self._seen_at) * self._spec.time_scale,
-            ambient_mc=self._ambient_mc,
-            heat_mc=self._spec.heat_mc,
-            tau_s=self._spec.tau_s,
-        )
-        self._seen_at = now
+        before_s, self._seen_s = self._seen_s, self._clock()
+        elapsed_ms = (self._seen_s - before_s) * 1000 * self._spec.time_scale
+        self._thermals.pass_time(elapsed_ms, 1.0 if self.active else 0.0)

@@ -42,7 +42,7 @@ def hot_part_ms(
     *,
     target_mc: float,
     tau_s: float,
-    elapsed_ms: int,
+    elapsed_ms: float,
     mark_mc: int = HOT_MC,
 ) -> float:
     """Return how many of `elapsed_ms` were above the mark, on the way from `before_mc` to `after_mc`."""
@@ -69,21 +69,19 @@ class Thermals:
 
     def advance(self, elapsed_ms: int, load: float) -> float:
         """Let time pass under a constant load (0 to 1); return the work done, in ms at full speed."""
-        before_mc = self.temp_mc
-        target_mc = self.ambient_mc + load * self.heat_mc
-        if before_mc <= SLOW_FROM_MC and target_mc <= SLOW_FROM_MC:
-            self.pass_time(elapsed_ms, load, target_mc)
+        if max(self.temp_mc, self.ambient_mc + load * self.heat_mc) <= SLOW_FROM_MC:
+            self.pass_time(elapsed_ms, load)
             return float(elapsed_ms)
         worked_ms, left_ms = 0.0, elapsed_ms
         while left_ms > 0:
             step_ms = min(left_ms, STEP_MS)
             began_mc = self.temp_mc
-            self.pass_time(step_ms, load, target_mc)
+            self.pass_time(step_ms, load)
             worked_ms += step_ms * speed_at((began_mc + self.temp_mc) / 2)
             left_ms -= step_ms
         return worked_ms
 
-    def pass_time(self, elapsed_ms: int, load: float, target_mc: float) -> None:
+    def pass_time(self, elapsed_ms: float, load: float) -> None:
         """Update the temperature and the time above the mark."""
         before_mc = self.temp_mc
         self.temp_mc = warm(
@@ -99,7 +97,7 @@ class Thermals:
             self.hot_ms += hot_part_ms(
                 before_mc,
                 self.temp_mc,
-                target_mc=target_mc,
+                target_mc=self.ambient_mc + load * self.heat_mc,
                 tau_s=self.tau_s,
                 elapsed_ms=elapsed_ms,
                 mark_mc=mark_mc,

@@ -22,7 +22,7 @@ def course(
     for n in range(1, 120 * len(ambient)):
         thermals.ambient_mc = ambient[n // 120]
         before = next(load) if load is not None else float(n // 24 % 2)
-        thermals.pass_time(5_000, before, thermals.ambient_mc + before * rise_mc)
+        thermals.pass_time(5_000, before)
         points.append(Point(n * 5_000, 5_000, round(thermals.temp_mc / 100) * 100, before))
     return points
 

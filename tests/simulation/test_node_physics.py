@@ -205,7 +205,7 @@ def test_hot_time_is_counted_from_the_crossing() -> None:
     crossing_ms = TAU_S * 1000 * math.log(2)
     thermals = Thermals(SPEC)
     thermals.ambient_mc, thermals.temp_mc = 40_000.0, 70_000.0
-    thermals.pass_time(200_000, 1.0, 80_000.0)
+    thermals.pass_time(200_000, 1.0)
     assert thermals.hot_ms == pytest.approx(200_000 - crossing_ms)
     assert hot_ms(80_000, 71_000, 70_000, 200_000) == pytest.approx(crossing_ms)
 

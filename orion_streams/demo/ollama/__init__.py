@@ -1,4 +1,4 @@
-"""Simulated Ollama nodes: Ollama's HTTP API without Ollama, on a simulated machine.
+"""Simulate Ollama nodes: Ollama's HTTP API on a simulated machine.
 
 `async with serve(NodeSpec(...)) as node:` runs one inside this process, at `node.url`;
 `python -m orion_streams.demo.ollama --spec FILE.json` runs one as a process.

@@ -1,4 +1,4 @@
-"""One simulated node as a process.
+"""Run one simulated node as a process.
 
 Prints one line of JSON on stdout when it answers, and runs until SIGTERM or SIGINT, or until the
 process that started it is gone. Exit codes: 0 stopped, 1 cannot run, 2 usage, 78 bad spec.
@@ -33,7 +33,7 @@ async def _run(spec: NodeSpec) -> None:
 
 
 async def _until_orphaned(parent: int, stop: asyncio.Event) -> None:
-    """Polls, because the kernel's own notice comes already when the starting thread ends."""
+    """Poll for the parent's end: the kernel's notice would come when only the starting thread ends."""
     while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells of a parent's end
         await asyncio.sleep(_PARENT_POLL_S)
     stop.set()

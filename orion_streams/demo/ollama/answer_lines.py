@@ -1,4 +1,4 @@
-"""From a call to the lines of its answer: what generate and chat have in common, and /v1 wraps."""
+"""Run a call and yield the lines of its answer: shared by generate and chat, wrapped by /v1."""
 
 import asyncio
 import time
@@ -29,14 +29,12 @@ _MIDWAY: tuple[FaultKind, ...] = ("error_line", "end_without_done", "hang")
 
 
 class ConnectionDroppedError(Exception):
-    """The connection is to be closed without a response."""
+    """The connection must be closed without a response."""
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A request that passed its checks. Without a job it only loads, or unloads, the model.
-
-    `name` is the model as the caller wrote it; `refusal` is one that comes after the load.
-    """
+    """A checked request. Without a `job` it only loads, or with `unload` unloads, the model. `name`: the
+    model as the caller wrote it; `refusal`: raised after the load."""
 
     name: str
     model: ModelSpec
@@ -50,7 +48,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Durations in nanoseconds. What is 0 is left out: so `eval_duration`, for a single token."""
+    """Durations in nanoseconds. Zeros are left out, such as `eval_duration` of a single token."""
 
     total_duration: int = 0
     load_duration: int = 0
@@ -75,7 +73,7 @@ class Line(msgspec.Struct):
 
 
 class _Stopwatch:
-    """When an answer reached its stages, in nanoseconds of one clock."""
+    """The times of an answer's stages, in nanoseconds of one clock."""
 
     def __init__(self) -> None:
         now = time.perf_counter_ns()
@@ -95,10 +93,9 @@ class _Stopwatch:
 
 
 async def answer(node: Node, call: Call) -> AsyncGenerator[Line, None]:
-    """The lines of an answer, as they come.
+    """Yield the lines of an answer. A stop of the node ends it early, without a done line.
 
-    Raises Refusal, also midway, and ConnectionDroppedError. A polite stop of the node ends it
-    early, without a line that is done.
+    Raises Refusal, also midway, and ConnectionDroppedError.
     """
     watch = _Stopwatch()
     if call.unload:
@@ -129,8 +126,8 @@ def not_found(name: str) -> Refusal:
 
 
 def fail_at_once(node: Node, missing: Refusal) -> None:
-    """Commits the misbehaviours that need no model. Raises Refusal, `missing` for one that is to be
-    gone, or ConnectionDroppedError."""
+    """Apply the armed faults that need no model. Raises Refusal (`missing` for not_found) or
+    ConnectionDroppedError."""
     fault = node.faults.take(_AT_ONCE)
     if fault is not None and fault.kind == "busy":
         raise Refusal(503, BUSY)
@@ -199,7 +196,7 @@ def _events(node: Node, job: Job, runner: Runner) -> AsyncGenerator[Event, None]
 
 
 async def gathered(lines: AsyncGenerator[Line, None]) -> Line:
-    """The answer in one piece; not done if it ended early."""
+    """Join the lines to one; it is not done if they ended early."""
     parts = [line async for line in lines]
     last = parts[-1] if parts else Line(time.time_ns())
     return msgspec.structs.replace(

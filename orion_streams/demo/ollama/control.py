@@ -1,6 +1,6 @@
-"""`/sim/…`: the simulation's own controls, clearly outside of Ollama's API.
+"""`/sim/…`: controls of the simulation, outside of Ollama's API.
 
-GET /sim/sensors reads the machine, POST /sim/set pushes it, POST /sim/fault arms a misbehaviour.
+GET /sim/sensors reads the machine, POST /sim/set changes it, POST /sim/fault arms a fault.
 """
 
 from typing import TypeVar
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to set: temperatures in milli-degrees Celsius, memory in MB of 10**6 bytes."""
+    """Values to set: temperatures in milli-degrees Celsius, memory in MB of 10**6 bytes."""
 
     temp_mc: int | None = None
     ambient_mc: int | None = None
@@ -26,7 +26,7 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Control:
-    """Bad requests are refused with 400 and a sentence."""
+    """Handlers; bad requests raise Refusal 400."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -35,13 +35,13 @@ class Control:
         return self._reading()
 
     async def set(self, request: web.Request) -> web.Response:
-        """Answers with the sensors as they are then."""
+        """Change the machine; answer with its sensors."""
         push = _read(await request.read(), Push)
         self._node.machine.push(**msgspec.structs.asdict(push))
         return self._reading()
 
     async def fault(self, request: web.Request) -> web.Response:
-        """Answers with everything that is armed."""
+        """Arm a fault; answer with all armed ones."""
         self._node.faults.arm(_read(await request.read(), Fault))
         return json_response({"armed": self._node.faults.armed()})
 

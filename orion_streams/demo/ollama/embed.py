@@ -30,7 +30,7 @@ class Embedded(msgspec.Struct):
 
 
 async def embed(node: Node, body: JsonObject) -> web.Response:
-    """Raises Refusal and ConnectionDroppedError."""
+    """Answer `/api/embed`. Raises Refusal and ConnectionDroppedError."""
     texts = validate.embed_inputs(body)
     done = await embedded(node, body, texts)
     shown: JsonObject = {"model": body["model"], "embeddings": done.vectors}
@@ -44,7 +44,7 @@ async def embed(node: Node, body: JsonObject) -> web.Response:
 
 
 async def embeddings(node: Node, body: JsonObject) -> web.Response:
-    """One prompt, one vector; what the model refuses is always a 500 here."""
+    """Answer `/api/embeddings`: one prompt, one vector. A Refusal of the model is always a 500 here."""
     name = body.get("model", "")
     model = resolve(node, name, empty=Refusal(400, "model is required"), missing=_try_pulling(name))
     prompt = body.get("prompt", "")
@@ -56,7 +56,7 @@ async def embeddings(node: Node, body: JsonObject) -> web.Response:
 
 
 async def embedded(node: Node, body: JsonObject, texts: list[str]) -> Embedded:
-    """The texts as vectors, in their order."""
+    """Embed texts. Raises Refusal and ConnectionDroppedError."""
     name = body["model"]
     model = resolve(node, name, empty=not_found(name), missing=_try_pulling(name))
     return await _embedded(node, model, body, texts)
@@ -108,7 +108,7 @@ async def _fail_midway(node: Node, runner: Runner) -> None:
 
 
 def _shortened(vector: list[float], dimensions: int) -> list[float]:
-    """The first `dimensions` of a vector, brought to length 1 again."""
+    """Return the first `dimensions` of a vector, normalized to length 1."""
     if not 0 < dimensions < len(vector):
         return vector
     head = vector[:dimensions]

@@ -1,4 +1,4 @@
-"""What makes the tokens: the protocol between the server and an engine, and its vocabulary.
+"""The protocol between the server and an engine that makes tokens.
 
 A run is a stream of events: one `Prefilled`, then `Piece`s, then one `Finished`. An engine refuses
 a job by raising `Refusal` before the first event; cancelling the iteration cancels the run.
@@ -20,10 +20,8 @@ T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """A request answered by an error: an HTTP status and the sentence that explains it.
-
-    `late` is one that comes from the model itself, when an answer may already have begun.
-    """
+    """A request is answered by an error: an HTTP status and a message. `late`: it comes from the model
+    itself, when an answer may have begun."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -33,7 +31,7 @@ class Refusal(Exception):
 
 
 class RunnerOptions(msgspec.Struct, frozen=True):
-    """The options a model is loaded with. Other values mean another load."""
+    """The options a model is loaded with; other values mean another load."""
 
     num_ctx: int = DEFAULT_NUM_CTX
     num_batch: int = 512
@@ -44,7 +42,7 @@ class RunnerOptions(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """The options of one run. A `num_predict` below 1 means until the model ends by itself."""
+    """The options of one run. `num_predict` below 1: until the model ends by itself."""
 
     num_predict: int = -1
     seed: int = -1
@@ -80,13 +78,13 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Prefilled(msgspec.Struct, frozen=True):
-    """The prompt has been read: its length in tokens, after any cut."""
+    """The prompt was read; its length in tokens, after truncation."""
 
     tokens: int
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A token that became visible: of the answer, of the thinking, or a whole tool call."""
+    """A visible token: of the answer or the thinking, or a whole tool call."""
 
     text: str = ""
     thinking: str = ""
@@ -95,7 +93,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The end of a run; `tokens` counts all that were made, visible or not."""
+    """The end of a run. `tokens`: all that were generated, visible or not."""
 
     reason: DoneReason
     tokens: int
@@ -110,20 +108,20 @@ class LoadedModel(Protocol):
     def run(self, job: Job) -> AsyncGenerator[Event, None]: ...
 
     async def embed(self, text: str, *, truncate: bool) -> tuple[list[float], int]:
-        """The vector, of length 1, and how many tokens were read."""
+        """Return the vector, of length 1, and the number of tokens read."""
         ...
 
     async def tokenize(self, text: str) -> list[int]:
-        """Token ids, without one for the beginning."""
+        """Return token ids, without one for the beginning."""
         ...
 
     async def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         ...
 
 
 class Engine(Protocol):
-    """Loads models. `inspect` is what every request costs before it is queued."""
+    """Loads models. `inspect` takes the time that every request costs before it is queued."""
 
     @property
     def name(self) -> Literal["synthetic", "llama"]: ...
@@ -134,14 +132,14 @@ class Engine(Protocol):
 
 
 def context_size(model: ModelSpec, options: RunnerOptions) -> int:
-    """Tokens of context a runner gets: what was asked for, within what the model can do."""
+    """Return the context length of a runner: as requested, at most that of the model."""
     return min(options.num_ctx, model.context_length)
 
 
 def fitted_prompt(tokens: Sequence[T], num_ctx: int, *, truncate: bool) -> Sequence[T]:
-    """The prompt as it fits: its beginning of 5 tokens and its end, or a refusal.
+    """Truncate a prompt to its first 5 tokens and its end, or raise Refusal 400.
 
-    A server cuts silently: a caller sees it only in `prompt_eval_count` being `num_ctx`.
+    Truncation is silent: a caller sees it only in `prompt_eval_count` being `num_ctx`.
     """
     if len(tokens) <= num_ctx:
         return tokens

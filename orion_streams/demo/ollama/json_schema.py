@@ -1,8 +1,7 @@
-"""JSON on demand: a value that satisfies a JSON schema, drawn from a seeded generator.
+"""Draw a value that satisfies a JSON schema from a seeded generator.
 
-Covers what people send to a language model: objects, arrays, strings, numbers, booleans, null,
-`enum`, `const`, `anyOf`/`oneOf`/`allOf`, and `$ref` into the schema itself. Keywords that it does
-not know (`pattern`, `format`, …) are ignored, as they are by most grammars.
+Supports objects, arrays, strings, numbers, booleans, null, `enum`, `const`, `anyOf`/`oneOf`/`allOf`, and
+`$ref` into the schema itself; ignores other keywords (`pattern`, `format`, …), as most grammars do.
 """
 
 import math
@@ -20,12 +19,12 @@ _MAX_TEXT = 1_000
 
 
 def sample(schema: object, rng: random.Random) -> object:
-    """A value for `schema`; an empty or unreadable schema gets an empty object."""
+    """Draw a value for `schema`; an empty object for an empty or unreadable schema."""
     return _value(schema, schema, rng, 0)
 
 
 def anything(rng: random.Random) -> JsonObject:
-    """A small object, for a caller who asked for JSON of no particular shape."""
+    """Draw a small object, for JSON without a schema."""
     keys = rng.sample(["name", "count", "items", "ok", "note"], k=rng.randint(1, 3))
     return {key: rng.choice([rng.randint(0, 99), True, "signal", ["a", "b"]]) for key in keys}
 
@@ -40,7 +39,7 @@ def _value(schema: object, root: object, rng: random.Random, depth: int) -> obje
         return rng.choice(node["enum"])
     for keyword in ("anyOf", "oneOf", "allOf"):
         if node.get(keyword):
-            # The deeper, the more the last branch pays: unions tend to end with null.
+            # Far down take the last branch: unions tend to end with null.
             branch = -1 if depth > _MAX_DEPTH else 0
             return _value(node[keyword][branch], root, rng, depth + 1)
     return _of_type(_type_of(node), node, root, rng, depth)
@@ -91,14 +90,14 @@ def _text(node: JsonObject, rng: random.Random) -> str:
 
 
 def _bounds(node: JsonObject, step: float) -> tuple[float, float]:
-    """The least and the greatest number allowed; `step` keeps off an exclusive bound."""
+    """Return the least and the greatest allowed number; `step`: distance from an exclusive bound."""
     low = node.get("minimum", node["exclusiveMinimum"] + step if "exclusiveMinimum" in node else 0)
     high = node.get("maximum", node["exclusiveMaximum"] - step if "exclusiveMaximum" in node else low + 100)
     return (low if low <= high else high), high
 
 
 def _resolved(schema: object, root: object) -> JsonObject:
-    """The schema as an object, with a local `$ref` followed once."""
+    """Return the schema as an object, with a local `$ref` resolved once."""
     node: Any = schema if isinstance(schema, dict) else {}
     reference = node.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#"):

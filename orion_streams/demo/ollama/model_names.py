@@ -21,7 +21,7 @@ class ModelName(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> "ModelName":
-        """Any text; whether it makes sense is told by `valid`."""
+        """Parse any text; `valid` tells whether it is a name."""
         name, tag = text.strip(), "latest"
         if name.rfind(":") > name.rfind("/"):
             name, _, tag = name.rpartition(":")
@@ -44,12 +44,12 @@ class ModelName(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What two names of the same model have in common: case does not count."""
+        """Return the key of a model, which ignores case."""
         return self.host.lower(), self.namespace.lower(), self.model.lower(), self.tag.lower()
 
     @property
     def shortest(self) -> str:
-        """As listed: without a default host or namespace, always with the tag."""
+        """Return the name as listed: without default host and namespace, with the tag."""
         if self.host != _DEFAULT_HOST:
             return f"{self.host}/{self.namespaced}"
         return f"{self.model}:{self.tag}" if self.namespace == _DEFAULT_NAMESPACE else self.namespaced

@@ -1,4 +1,4 @@
-"""`/api/generate` and `/api/chat`: from a request body to a call, and how its answer is written."""
+"""`/api/generate` and `/api/chat`: convert a request body to a call, and write its answer."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ _NO_IMAGES = (
 
 
 class NativeDialect:
-    """Lines of JSON, or one object."""
+    """Writes lines of JSON, or one object."""
 
     stream_type = "application/x-ndjson"
 
@@ -48,7 +48,7 @@ class NativeDialect:
 
 
 def rendered(style: Style, name: str, line: Line) -> JsonObject:
-    """A line as the native API writes it: these keys, in this order, empty ones left out."""
+    """Convert a line to the keys of the native API, in its order, without empty ones."""
     shown: JsonObject = {"model": name, "created_at": golang.timestamp(line.created_ns)}
     if style == "generate":
         shown["response"] = line.text
@@ -77,7 +77,8 @@ def _put(target: JsonObject, key: str, value: object) -> None:
 
 
 def resolve(node: Node, name: str, *, empty: Refusal, missing: Refusal) -> ModelSpec:
-    """The installed model of that name; raises `empty`, `missing`, or 400 for no name at all."""
+    """Return the installed model of a name. Raises `empty`, `missing`, or Refusal 400 for an invalid
+    name."""
     if not name.strip():
         raise empty
     parsed = ModelName.parse(name)
@@ -90,7 +91,7 @@ def resolve(node: Node, name: str, *, empty: Refusal, missing: Refusal) -> Model
 
 
 def generate_call(node: Node, body: JsonObject) -> Call:
-    """A checked generate request. The checks come in the order of the real server's."""
+    """Check a generate request, in the order of the real server. Raises Refusal."""
     validate.check_logprobs(body)
     name = body["model"]
     model = resolve(node, name, empty=not_found(name), missing=not_found(name))
@@ -114,7 +115,7 @@ def generate_call(node: Node, body: JsonObject) -> Call:
 
 
 def chat_call(node: Node, body: JsonObject) -> Call:
-    """A checked chat request."""
+    """Check a chat request. Raises Refusal."""
     validate.check_logprobs(body)
     name = body["model"]
     required = Refusal(400, "model is required")
@@ -128,9 +129,9 @@ def chat_call(node: Node, body: JsonObject) -> Call:
     call, sampling = _loading(body, model)
     if not messages:
         return call
-    # Messages of unknown roles are dropped; what is left may be empty, and is answered all the same.
+    # Messages of unknown roles are dropped; an empty rest is answered all the same.
     said = [m.get("content", "") for m in messages if m.get("role", "").lower() in _SPEAKERS]
-    # Whoever brings a tool's result wants words, not the next call.
+    # The result of a tool is answered with text, not with another call.
     tools = () if messages[-1].get("role", "").lower() == "tool" else body["tools"]
     job = replace(_job(body, _joined(*said), sampling, think=think), tools=tuple(tools))
     images = any(message.get("images") for message in messages)
@@ -142,7 +143,7 @@ def _joined(*parts: str) -> str:
 
 
 def _loading(body: JsonObject, model: ModelSpec) -> tuple[Call, Sampling]:
-    """A call that only loads, and the options of a run that it may get."""
+    """Return a call that only loads, and the sampling options of the body."""
     runner_options, sampling = validate.options(body)
     keep_s = body.get("keep_alive")
     call = Call(body["model"], model, body.get("stream", True), keep_s, runner_options)
@@ -164,7 +165,7 @@ def _job(body: JsonObject, prompt: str, sampling: Sampling, *, think: bool) -> J
 
 
 def _refused_later(call: Call, body: JsonObject, *, images: bool) -> Call:
-    """The call with what is wrong with it, of the kind that is only said once it is loaded."""
+    """Add the refusals that the real server raises only after the load."""
     _, refusal = validate.format_or_refusal(body)
     if refusal is None and images and "vision" not in call.model.capabilities:
         refusal = Refusal(500, _NO_IMAGES)

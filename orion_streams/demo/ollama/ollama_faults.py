@@ -1,4 +1,4 @@
-"""Misbehaviour on demand: every way in which a real server was seen to fail, armed one by one."""
+"""Faults on demand: the ways in which a real server was seen to fail, armed one by one."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Container
@@ -12,13 +12,13 @@ from orion_streams.demo.ollama.runner import Runner
 
 FaultKind = Literal["error_line", "end_without_done", "hang", "busy", "not_found", "slow_unload_ms", "kill"]
 
-# How many tokens a failing answer tells before it fails.
+# Tokens of a failing answer before it fails.
 _TOLD = 3
 CRASH = "an error was encountered while running the model: unexpected EOF"
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do wrong the next `times` times; 0 disarms.
+    """A fault for the next `times` times; 0 disarms it.
 
     - `error_line`: the model process dies after some tokens: an error line under status 200, or a
       500 when not streamed. `/api/ps` goes on listing the model; the next request loads it anew.
@@ -36,7 +36,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Faults:
-    """What is armed, in the order in which it was."""
+    """The armed faults, in order."""
 
     def __init__(self) -> None:
         self._armed: dict[FaultKind, Fault] = {}
@@ -47,11 +47,11 @@ class Faults:
             self._armed[fault.kind] = fault
 
     def armed(self) -> dict[FaultKind, int]:
-        """How many times each is still due."""
+        """Return how many times each is still due."""
         return {kind: fault.times for kind, fault in self._armed.items()}
 
     def take(self, kinds: Container[FaultKind]) -> Fault | None:
-        """Uses up one misbehaviour of these kinds, the one armed first."""
+        """Use up one fault of these kinds, the one armed first."""
         for kind, fault in self._armed.items():
             if kind in kinds:
                 left = msgspec.structs.replace(fault, times=fault.times - 1)
@@ -66,7 +66,7 @@ class Faults:
 async def spoiled(
     events: AsyncGenerator[Event, None], kind: FaultKind, runner: Runner
 ) -> AsyncGenerator[Event, None]:
-    """A run that goes wrong after some tokens, at the latest where it would have ended well."""
+    """Let a run fail after _TOLD tokens, or at its end if that is earlier."""
     told = 0
     async with aclosing(events):
         async for event in events:

@@ -1,4 +1,4 @@
-"""A simulated node as a server: its routes, what goes for all of them, and `serve`."""
+"""Serve a simulated node: its routes, middlewares, and `serve`."""
 
 import asyncio
 import ipaddress
@@ -38,7 +38,7 @@ class RunningNode:
 
 @asynccontextmanager
 async def serve(spec: NodeSpec) -> AsyncIterator[RunningNode]:
-    """Runs a node inside this process until the block ends, then stops it politely.
+    """Run a node inside this process until the block ends, then stop it.
 
     Raises RealEngineMissingError, and OSError when the port is taken.
     """
@@ -117,7 +117,7 @@ async def _say_simulated(_: web.Request, response: web.StreamResponse) -> None:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refusals, and paths and methods that do not exist, in the words of the real server."""
+    """Answer refusals and unknown paths and methods as the real server does."""
     try:
         return await handler(request)
     except Refusal as refusal:
@@ -143,7 +143,7 @@ def _plain(status: int, text: str, **headers: str) -> web.Response:
 
 
 def _tracking(node: Node) -> Middleware:
-    """Lets a polite stop find what is being answered."""
+    """Track the tasks that answer, for a stop."""
 
     @web.middleware
     async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -154,10 +154,7 @@ def _tracking(node: Node) -> Middleware:
 
 
 def _only_local_hosts(bound_to: str) -> Middleware:
-    """Refuses foreign Host headers while the node listens to this machine alone.
-
-    So no page in a browser can reach it through a name that it makes point here.
-    """
+    """Refuse foreign Host headers while the node listens on loopback only: against DNS rebinding."""
     guarded = bound_to in {"localhost", "127.0.0.1", "::1"}
 
     @web.middleware

@@ -1,4 +1,4 @@
-"""How /v1 writes the native API's answers: OpenAI's chat and completions, whole and as events."""
+"""Write answers as OpenAI's chat and completions, whole and as events."""
 
 import base64
 import struct
@@ -16,14 +16,14 @@ _KINDS = {400: "invalid_request_error", 404: "not_found_error"}
 
 
 def error(refusal: Refusal, *, wrapped: bool) -> web.Response:
-    """An error object; one that the native API gave is `wrapped`, which shows in two details."""
+    """Make an error object; `wrapped`: the error of the native API, which shows in two details."""
     kind = _KINDS.get(refusal.status, "api_error")
     value = {"error": {"message": refusal.message, "type": kind, "param": None, "code": None}}
     return json_response(value, refusal.status, charset=not wrapped, newline=wrapped)
 
 
 class OpenAIDialect:
-    """Server-sent events, or one object. `chat` tells the two endpoints apart."""
+    """Writes server-sent events, or one object. `chat`: chat completions, else text completions."""
 
     stream_type = "text/event-stream"
 
@@ -45,7 +45,7 @@ class OpenAIDialect:
         return b"".join(written)
 
     def broken(self, message: str) -> bytes:
-        """The real server reads its own error line as an empty answer of a model without name."""
+        """Write an empty answer of a model without name, as the real server does for its own error line."""
         empty = Line(time.time_ns())
         return _event(self._chunk("", [self._choice(empty, "delta")]))
 
@@ -110,7 +110,7 @@ class OpenAIDialect:
 
 
 def tool_call(call: JsonObject) -> JsonObject:
-    """A tool call whose arguments are a string of JSON."""
+    """Convert a tool call; its arguments become a string of JSON."""
     function = call["function"]
     arguments = golang.encode(function["arguments"]).decode()
     return {
@@ -122,7 +122,7 @@ def tool_call(call: JsonObject) -> JsonObject:
 
 
 def made_up_number(below: int) -> int:
-    """For ids, which are short and may repeat."""
+    """Make a number for an id, which may repeat."""
     return time.perf_counter_ns() % below
 
 
@@ -140,7 +140,7 @@ def _usage(line: Line) -> JsonObject:
 
 
 def embedding_list(name: str, done: Embedded, *, packed: bool) -> web.Response:
-    """Vectors as lists, or `packed`: base64 of their little-endian 32-bit floats."""
+    """Write vectors as lists, or `packed` as base64 of little-endian 32-bit floats."""
     data = [
         {"object": "embedding", "embedding": _packed(v) if packed else v, "index": index}
         for index, v in enumerate(done.vectors)

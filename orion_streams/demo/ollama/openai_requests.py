@@ -1,4 +1,4 @@
-"""What /v1 asks for, put as requests of the native API: a body that `native` understands.
+"""Convert requests under /v1 to bodies of the native API.
 
 All functions raise Refusal 400 for what they cannot read.
 """
@@ -32,7 +32,7 @@ _EFFORTS = ("high", "medium", "low", "max", "none")
 
 
 def chat_request(raw: bytes) -> tuple[JsonObject, bool]:
-    """The native chat request, and whether usage is to be told at the end of a stream."""
+    """Return the native chat request, and whether a stream ends with the usage."""
     body = _checked(raw, "openai.ChatCompletionRequest", _CHAT)
     messages = body.get("messages")
     if not messages:
@@ -50,7 +50,7 @@ def chat_request(raw: bytes) -> tuple[JsonObject, bool]:
 
 
 def completion_request(raw: bytes) -> tuple[JsonObject, bool]:
-    """The native generate request, and whether usage is to be told at the end of a stream."""
+    """Return the native generate request, and whether a stream ends with the usage."""
     body = _checked(raw, "openai.CompletionRequest", _COMPLETION)
     top = body.get("logprobs", 0)
     native = {
@@ -64,7 +64,7 @@ def completion_request(raw: bytes) -> tuple[JsonObject, bool]:
 
 
 def embeddings_request(raw: bytes) -> tuple[JsonObject, bool]:
-    """The native embed request, and whether vectors are to be packed."""
+    """Return the native embed request, and whether vectors are packed."""
     body = _checked(raw, "openai.EmbedRequest", _EMBED)
     encoding = body.get("encoding_format", "")
     if encoding and encoding.lower() not in {"float", "base64"}:
@@ -81,7 +81,7 @@ def embeddings_request(raw: bytes) -> tuple[JsonObject, bool]:
 
 
 def native_messages(message: Any) -> list[JsonObject]:
-    """A message whose content is a text, or a list of parts that become a message each."""
+    """Convert a message with a text; each part of a list becomes a message."""
     if not isinstance(message, dict):
         raise Refusal(400, "invalid message format")
     role = message.get("role", "")

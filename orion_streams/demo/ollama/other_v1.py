@@ -1,4 +1,4 @@
-"""`/v1/responses` and `/v1/messages`: texts, whole; their event streams and tools are not simulated."""
+"""`/v1/responses` and `/v1/messages`: whole texts only, without event streams and tools."""
 
 import time
 from typing import Any
@@ -37,7 +37,7 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 
 
 def responses_request(raw: bytes) -> tuple[JsonObject, JsonObject]:
-    """The native chat request, and the body it came from. Raises Refusal 400."""
+    """Return the native chat request, and the body. Raises Refusal 400."""
     decoded = golang.decode(raw, when_empty="EOF")
     body = golang.check_types(decoded, "openai.ResponsesRequest", _RESPONSES)
     options = {"temperature": body.get("temperature", 1.0)}
@@ -55,7 +55,7 @@ def responses_request(raw: bytes) -> tuple[JsonObject, JsonObject]:
 
 
 def messages_request(raw: bytes) -> JsonObject:
-    """The native chat request. Raises Refusal 400."""
+    """Return the native chat request. Raises Refusal 400."""
     decoded = golang.decode(raw, when_empty="EOF")
     body = golang.check_types(decoded, "anthropic.MessagesRequest", _MESSAGES)
     if not body.get("model"):
@@ -91,7 +91,7 @@ def _native(body: JsonObject, messages: list[JsonObject], options: JsonObject) -
 
 
 class ResponsesDialect:
-    """One object with everything that was asked for in it."""
+    """Writes OpenAI's response object, with the request in it."""
 
     def __init__(self, name: str, body: JsonObject) -> None:
         self._name = name
@@ -166,7 +166,7 @@ def _responses_usage(line: Line) -> JsonObject:
 
 
 class MessagesDialect:
-    """Anthropic's form of an answer and of an error."""
+    """Writes Anthropic's answers and errors."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -196,7 +196,7 @@ class MessagesDialect:
 
 
 def messages_error(refusal: Refusal, *, wrapped: bool) -> web.Response:
-    """Anthropic's error object."""
+    """Make Anthropic's error object."""
     kind = _KINDS.get(refusal.status, "api_error")
     value = {
         "type": "error",

@@ -1,4 +1,4 @@
-"""The routes that run a model, native and under /v1."""
+"""The routes that run a model: native ones, and those under /v1."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from orion_streams.demo.ollama.write_json import reply, reply_whole
 class Routes:
     """One handler for each route.
 
-    A refusal raised here is answered by the middleware in the plain form of its API; what the
-    native API refuses under /v1 is wrapped, which a client sees in the content type.
+    The middleware answers a Refusal raised here in the plain form of its API; one of the native API
+    under /v1 is wrapped, which a client sees in the content type.
     """
 
     def __init__(self, node: Node) -> None:

@@ -1,14 +1,14 @@
-"""Which models are in memory, and who may use them: loads, evictions, expiry, and the queue.
+"""Schedule the models in memory: loads, evictions, expiry, and the queue.
 
 Theory of operation, after Ollama's own scheduler:
 
-- A request for a resident model takes it at once, whoever else waits: so a busy model starves a
-  request for another one. Anything else enters a bounded queue ("server busy" beyond it).
-- One worker empties that queue, one request at a time: it reloads a model whose runner options
-  differ, makes room by unloading, and loads. Meanwhile the others wait.
-- A model in use is never unloaded; who wants it gone waits until it is idle.
-- A crashed model stays listed until somebody needs it again.
-- Within a model, a free slot goes to any of the waiting runs: not first in, first out.
+- A request for a resident model takes it at once: so a busy model starves requests for another one.
+  Others enter a bounded queue ("server busy" beyond it).
+- One worker serves that queue, one request at a time: it reloads a model whose runner options differ, makes
+  room by unloading, and loads. Meanwhile the others wait.
+- A model in use is never unloaded; an unload waits until it is idle.
+- A crashed model stays listed until the next request for it.
+- A free slot of a model goes to a random one of the waiting runs.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
 class Slots:
-    """So many runs at a time. Who gets a freed slot is drawn by lot."""
+    """Limits runs to `count` at a time; a freed slot goes to a random one that waits."""
 
     def __init__(self, count: int, rng: random.Random) -> None:
         self._free = count
@@ -66,7 +66,7 @@ class Slots:
 
 
 class Runner:
-    """A resident model with its slots, its users and its time to live."""
+    """A resident model with its slots, its number of users and its expiry."""
 
     def __init__(self, model: ModelSpec, options: RunnerOptions, loaded: LoadedModel, slots: Slots) -> None:
         self.model = model
@@ -97,7 +97,7 @@ class Runner:
 
 
 class _Pending:
-    """A request in the queue, and the runner it will get."""
+    """A queued request, and the future of its runner."""
 
     def __init__(self, model: ModelSpec, options: RunnerOptions, keep_s: float | None) -> None:
         self.model = model
@@ -107,7 +107,7 @@ class _Pending:
 
 
 class Scheduler:
-    """See the module. `unload_s` tells how long the next unload takes, in seconds."""
+    """See the module. `unload_s` returns the duration of the next unload in seconds."""
 
     def __init__(
         self, spec: NodeSpec, engine: Engine, machine: Machine, unload_s: Callable[[], float]
@@ -123,22 +123,22 @@ class Scheduler:
         self._worker = asyncio.create_task(self._serve_pending())
 
     def resident(self) -> list[Runner]:
-        """Every listed model, crashed ones included, the one that stays longest first."""
+        """Return every listed model, also crashed ones, the last to expire first."""
         return sorted(self._resident.values(), key=self.expires_at_s, reverse=True)
 
     def resident_bytes(self) -> int:
-        """Memory that models hold; a crashed one holds none."""
+        """Return the memory that models hold; a crashed one holds none."""
         return sum(r.resident_bytes for r in self._resident.values() if not r.crashed)
 
     def expires_at_s(self, runner: Runner) -> float:
-        """When the model goes, in seconds since 1970; while it is new or busy, an estimate."""
+        """Return when the model expires, in seconds since 1970; an estimate while it is new or busy."""
         return runner.expires_at_s or time.time() + runner.keep_s
 
     @asynccontextmanager
     async def lease(
         self, model: ModelSpec, options: RunnerOptions, keep_s: float | None
     ) -> AsyncIterator[Runner]:
-        """The model in memory, loaded with `options`, for as long as the block runs.
+        """Keep the model in memory, loaded with `options`, while the block runs.
 
         Raises Refusal 503 when the queue is full and 500 when the model does not fit.
         """
@@ -153,14 +153,14 @@ class Scheduler:
             self._give_back(runner)
 
     def expire(self, model: ModelSpec) -> None:
-        """Unloads the model as soon as it is idle; the reply to the caller does not wait."""
+        """Unload the model as soon as it is idle, without waiting for it."""
         runner = self._resident.get(model.digest)
         if runner is not None:
             runner.expires_at_s = time.time()
             self._evict(runner)
 
     async def close(self) -> None:
-        """Stops everything and unloads all models."""
+        """Stop everything and unload all models."""
         tasks = [self._worker, *(r.unloading for r in self._resident.values() if r.unloading)]
         for task in tasks:
             task.cancel()
@@ -179,7 +179,7 @@ class Scheduler:
         try:
             return await request.granted
         except asyncio.CancelledError:
-            # Granted and cancelled in the same moment: nobody will use what was taken.
+            # Granted and cancelled at the same moment: give it back.
             granted = request.granted
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 self._give_back(granted.result())
@@ -193,7 +193,7 @@ class Scheduler:
             try:
                 runner = await self._provide(request)
             except Exception as error:
-                # It is that request's failure: the next one still wants to be served.
+                # Only this request failed: go on with the next one.
                 if not request.granted.done():
                     request.granted.set_exception(error)
                 continue
@@ -208,7 +208,7 @@ class Scheduler:
             request.granted.set_result(runner)
 
     async def _provide(self, request: _Pending) -> Runner | None:
-        """Makes the wanted model resident; None when nobody wants it any more."""
+        """Make the requested model resident; return None when its request is gone."""
         while not request.granted.done():
             runner = self._resident.get(request.model.digest)
             if runner is not None and not runner.must_reload(request.options):
@@ -220,7 +220,8 @@ class Scheduler:
         return None
 
     def _victim(self, request: _Pending) -> Runner | None:
-        """Who must go so that the model fits: an idle one, the shortest stay, then by name."""
+        """Choose the model to unload: idle ones first, then by shortest keep-alive and name; None if there
+        is room. Raises Refusal 500 when it cannot fit."""
         candidates = sorted(self._resident.values(), key=lambda r: (r.users > 0, r.keep_s, r.model.name))
         wanted = request.model.resident_bytes(context_size(request.model, request.options))
         if len(candidates) < self._spec.places and wanted <= self._machine.free_bytes:
@@ -269,7 +270,7 @@ class Scheduler:
             runner.timer = loop.call_later(runner.keep_s, self._evict, runner)
 
     def _evict(self, runner: Runner) -> asyncio.Task[None]:
-        """Starts unloading, once; the task ends when the model is gone."""
+        """Start the unload, once; the task ends when the model is unloaded."""
         runner.stop_timer()
         if runner.unloading is None:
             runner.unloading = asyncio.create_task(self._unload(runner))
@@ -288,11 +289,11 @@ class Scheduler:
 
 
 async def _either(task: asyncio.Future[Any], granted: asyncio.Future[Runner]) -> None:
-    """Waits for the task, or until the caller has gone; neither is cancelled."""
+    """Wait for the task or the end of the request; cancel neither."""
     await asyncio.wait({task, granted}, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _human(size: int) -> str:
-    """A size as Ollama prints it."""
+    """Format a size as Ollama does."""
     exponent = min(3, int(math.log(size, 1024))) if size else 0
     return f"{size / 1024**exponent:.1f} {('B', 'KiB', 'MiB', 'GiB')[exponent]}"

@@ -1,4 +1,4 @@
-"""A simulated node: its parts, wired."""
+"""Wire the parts of a simulated node."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from orion_streams.simulation.machine_state import Machine
 
 
 class Node:
-    """Made inside a running event loop; `close` stops it.
+    """A node; create it inside a running event loop, `close` stops it.
 
     Raises RealEngineMissingError when the llama engine is wanted and not installed.
     """
@@ -35,12 +35,12 @@ class Node:
         return self.installed.get(name.key)
 
     def track(self, task: asyncio.Task[Any]) -> None:
-        """Makes `stop_answers` end what this task is answering."""
+        """Let `stop_answers` end the answer of this task."""
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
     def stop_answers(self) -> None:
-        """Ends every answer where it is, as a polite stop does: cleanly, without `done: true`."""
+        """End every answer where it is: cleanly, without `done: true`."""
         self.stopping = True
         for task in self._answering:
             task.cancel()

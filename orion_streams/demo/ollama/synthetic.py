@@ -1,7 +1,7 @@
-"""The synthetic engine: no model, only its behaviour in time and in form.
+"""The synthetic engine: the timing and form of a model, without a model.
 
 Text is a pure function of model, prompt, and (unless the temperature is 0) seed and temperature;
-`num_predict` and `stop` only cut it. Times follow the node's rates; a rate of 0 takes no time.
+`num_predict` and `stop` only truncate it. Times follow the node's rates; a rate of 0 takes no time.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class SyntheticEngine:
 
 
 class SyntheticModel:
-    """A loaded model: it remembers its last prompt, whose repetition needs no second prefill."""
+    """A loaded model. It caches its last prompt: a common prefix takes no prefill."""
 
     def __init__(self, spec: NodeSpec, machine: Machine, model: ModelSpec, num_ctx: int) -> None:
         self._machine = machine
@@ -80,7 +80,7 @@ class SyntheticModel:
                 await self._decode()
             first = False
             yield piece
-        # What a stop sequence or a tool call hides was decoded all the same.
+        # Tokens hidden by a stop sequence or a tool call are decoded, too.
         for _ in range(answer.tokens - len(answer.pieces)):
             await self._decode()
         yield Finished(answer.reason, answer.tokens)
@@ -99,7 +99,7 @@ class SyntheticModel:
         self._cached = []
 
     async def _prefill(self, tokens: list[str], *, truncate: bool) -> int:
-        """Reads the prompt and returns its length; only what follows the cached part takes time."""
+        """Read the prompt and return its length; the cached prefix takes no time."""
         prompt = list(fitted_prompt(tokens, self._num_ctx, truncate=truncate))
         known = 0
         for old, new in zip(self._cached, prompt, strict=False):
@@ -114,7 +114,7 @@ class SyntheticModel:
         await _take(self._share(), self._decode_rate)
 
     def _share(self) -> int:
-        """How many runs divide the machine's speed among them."""
+        """Return how many runs share the machine's speed."""
         return max(1, self._machine.active)
 
     def _rng(self, job: Job) -> random.Random:
@@ -129,7 +129,7 @@ class _Answer(msgspec.Struct):
 
 
 async def _take(amount: float, rate: float) -> None:
-    """Waits for `amount` at `rate` per second, or not at all when the rate is 0."""
+    """Sleep for `amount` at `rate` per second; not at all if the rate is 0."""
     if rate:
         await asyncio.sleep(amount / rate)
 
@@ -146,7 +146,7 @@ def _prompt_tokens(job: Job) -> list[str]:
 
 
 def _answer(job: Job, rng: random.Random, room: int | None) -> _Answer:
-    """What will be said: thinking, then a tool call or a text, within `room` tokens."""
+    """Make an answer: thinking, then a tool call or a text, within `room` tokens."""
     limit = _least(job.sampling.num_predict if job.sampling.num_predict > 0 else None, room)
     thoughts = prose(rng)[:_THOUGHT_TOKENS][:limit] if job.think else []
     pieces = [Piece(thinking=thought) for thought in thoughts]

@@ -1,4 +1,4 @@
-"""The synthetic engine's language: a tokenizer, and answers drawn from a seed.
+"""The text of the synthetic engine: a tokenizer, and answers drawn from a seed.
 
 The tokenizer splits as Gemma's does on plain English: a word with the space before it, and every
 digit, sign and further space by itself. So the token counts of short prompts come out as recorded.
@@ -31,10 +31,8 @@ _ANSWER_TOKENS = (64, 192)
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """An answer as it will be told: the visible text of each token, how it ends, its real length.
-
-    `tokens` can exceed the pieces: a stop sequence is made but not shown.
-    """
+    """An answer: the visible text of each token, its end, and its length in `tokens`, which can exceed the
+    pieces: a stop sequence is generated but not shown."""
 
     pieces: tuple[str, ...]
     reason: DoneReason
@@ -42,7 +40,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 def seeded(*parts: object) -> random.Random:
-    """A generator that depends on the parts alone, the same in every process."""
+    """Return a generator that depends on the parts only, equal in every process."""
     digest = hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), digest_size=8).digest()
     # Reproducible text is the aim here, not secrecy.
     return random.Random(digest)  # noqa: S311
@@ -58,7 +56,7 @@ def token_id(token: str) -> int:
 
 
 def prose(rng: random.Random) -> list[str]:
-    """A whole answer, as tokens: a few sentences of known words."""
+    """Draw the tokens of a whole answer: a few sentences."""
     length = rng.randrange(*_ANSWER_TOKENS)
     tokens: list[str] = []
     while len(tokens) < length:
@@ -73,7 +71,7 @@ def _sentence(rng: random.Random, *, first: bool) -> list[str]:
 
 
 def cut(tokens: Sequence[str], stops: Sequence[str], limit: int | None) -> Cut:
-    """Ends an answer at its first stop sequence, after `limit` tokens, or by itself."""
+    """End an answer at its first stop sequence, after `limit` tokens, or by itself."""
     whole = tokens if limit is None else tokens[:limit]
     text = "".join(whole)
     stop_at = min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=None)
@@ -84,7 +82,7 @@ def cut(tokens: Sequence[str], stops: Sequence[str], limit: int | None) -> Cut:
 
 
 def _cut_at(tokens: Sequence[str], visible: int, made: int) -> Cut:
-    """Shows the first `visible` characters of tokens that were made up to character `made`."""
+    """Show the first `visible` characters of the tokens up to character `made`."""
     pieces: list[str] = []
     position = count = 0
     for token in tokens:
@@ -99,7 +97,7 @@ def _cut_at(tokens: Sequence[str], visible: int, made: int) -> Cut:
 
 
 def logprob(rng: random.Random, token: str, top: int) -> JsonObject:
-    """The made-up log probability of a token, with the `top` likeliest beside it."""
+    """Draw the log probability of a token, with the `top` likeliest ones."""
     chosen = _entry(token, -rng.uniform(0.01, 1.5))
     if not top:
         return chosen

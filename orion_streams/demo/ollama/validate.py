@@ -1,4 +1,4 @@
-"""Requests as the server reads them: every way in which one can be wrong, and what it then says."""
+"""Validate requests as the server does, with its errors. All functions raise Refusal."""
 
 from typing import Any
 
@@ -67,18 +67,18 @@ _THINK_LEVELS = ("high", "medium", "low", "max")
 
 
 def read(raw: bytes) -> Any:
-    """The JSON value in a body."""
+    """Decode the JSON value of a body."""
     return golang.decode(raw, when_empty="missing request body")
 
 
 def generate_request(decoded: Any) -> JsonObject:
-    """A generate request whose fields have the right types."""
+    """Check the types of a generate request."""
     body = golang.check_types(decoded, "api.GenerateRequest", _GENERATE)
     return _checked_think(_completed(body))
 
 
 def chat_request(decoded: Any) -> JsonObject:
-    """A chat request whose fields, messages and tools have the right types."""
+    """Check the types of a chat request, its messages and tools."""
     body = golang.check_types(decoded, "api.ChatRequest", _CHAT)
     messages, tools = body.get("messages", []), body.get("tools", [])
     body["messages"] = [golang.check_types(m, "api.Alias", _MESSAGE) for m in messages]
@@ -87,23 +87,23 @@ def chat_request(decoded: Any) -> JsonObject:
 
 
 def embed_request(decoded: Any) -> JsonObject:
-    """An embed request whose fields have the right types."""
+    """Check the types of an embed request."""
     return _completed(golang.check_types(decoded, "api.EmbedRequest", _EMBED))
 
 
 def embedding_request(decoded: Any) -> JsonObject:
-    """A request of the older embeddings API whose fields have the right types."""
+    """Check the types of a request of the older embeddings API."""
     return _completed(golang.check_types(decoded, "api.EmbeddingRequest", _EMBEDDING))
 
 
 def named_request(decoded: Any, struct: str) -> str:
-    """The name in a request that has nothing else: `model`, or `name` as it used to be."""
+    """Return the only field of a request: `model`, or its older key `name`."""
     body = golang.check_types(decoded, struct, _NAMED)
     return str(body.get("model") or body.get("name") or "")
 
 
 def embed_inputs(body: JsonObject) -> list[str]:
-    """The texts to embed: one string, or a list of strings."""
+    """Return the texts to embed: one string, or a list of strings."""
     wanted = body.get("input")
     if wanted is None or wanted == "":
         return []
@@ -115,10 +115,8 @@ def embed_inputs(body: JsonObject) -> list[str]:
 
 
 def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
-    """The options, in two parts: what a model is loaded with, and how a run draws its tokens.
-
-    Unknown ones are ignored. Raises Refusal 500 (sic) for one of the wrong type.
-    """
+    """Split the options into those of the runner and those of sampling; ignore unknown ones. Raises Refusal
+    500 (sic) for one of the wrong type."""
     given: JsonObject = body.get("options", {})
     known = _RUNNER_TYPES | _SAMPLING_TYPES
     cast = {
@@ -136,7 +134,7 @@ def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
 
 
 def format_or_refusal(body: JsonObject) -> tuple[Any, Refusal | None]:
-    """The wanted format, or the refusal of it, which comes only once the model is loaded."""
+    """Return the format, or its refusal, which is raised only after the load."""
     wanted = body.get("format")
     if wanted is None or wanted == "":
         return None, None
@@ -153,7 +151,8 @@ def check_logprobs(body: JsonObject) -> None:
 
 
 def thinks(body: JsonObject, model: ModelSpec) -> bool:
-    """Whether the model is to think: by default where it can. Raises Refusal 400 if it cannot."""
+    """Tell whether the model thinks: by default if it can. Raises Refusal 400 if it is asked to and
+    cannot."""
     think = body.get("think")
     if "thinking" in model.capabilities:
         return think is not False
@@ -163,7 +162,7 @@ def thinks(body: JsonObject, model: ModelSpec) -> bool:
 
 
 def check_capabilities(body: JsonObject, model: ModelSpec, verb: str, *needed: str) -> None:
-    """Raises Refusal 400 when the model lacks what the request needs."""
+    """Raise Refusal 400 when the model lacks a needed capability."""
     if "completion" not in model.capabilities:
         raise Refusal(400, f'"{body["model"]}" does not support {verb}')
     missing = [need for need in needed if need not in model.capabilities]
@@ -181,7 +180,7 @@ def _checked_think(body: JsonObject) -> JsonObject:
 
 
 def _completed(body: JsonObject) -> JsonObject:
-    """The body with a `model`, and `keep_alive`, if there, in seconds: below 0 means for ever."""
+    """Add an empty `model`, and convert `keep_alive` to seconds; below 0 means forever."""
     body = {"model": "", **body}
     if "keep_alive" not in body:
         return body

@@ -1,4 +1,4 @@
-"""How answers get onto the wire, whatever their dialect."""
+"""Write answers to the wire, in any dialect."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,7 +13,7 @@ from orion_streams.demo.ollama.simulated_node import Node
 
 
 class Dialect(Protocol):
-    """How one API writes a whole answer and a refusal."""
+    """Writes a whole answer and a refusal of one API."""
 
     def whole(self, line: Line) -> web.Response: ...
 
@@ -21,7 +21,7 @@ class Dialect(Protocol):
 
 
 class StreamDialect(Dialect, Protocol):
-    """How one API also writes a line of an answer, and an error in the midst of it."""
+    """Also writes a line of an answer, and an error in the middle of it."""
 
     stream_type: str
 
@@ -33,14 +33,14 @@ class StreamDialect(Dialect, Protocol):
 def json_response(
     value: object, status: int = 200, *, charset: bool = True, newline: bool = False
 ) -> web.Response:
-    """JSON with the content type and the last byte as the real server has them there."""
+    """Make a JSON response with the content type and the last byte of the real server."""
     body = golang.encode(value) + (b"\n" if newline else b"")
     kind = "application/json; charset=utf-8" if charset else "application/json"
     return web.Response(body=body, status=status, headers={"Content-Type": kind})
 
 
 async def reply(request: web.Request, node: Node, call: Call, dialect: StreamDialect) -> web.StreamResponse:
-    """Runs the call and writes its answer. Raises ConnectionDroppedError."""
+    """Run a call and write its answer. Raises ConnectionDroppedError."""
     if not call.stream or call.job is None:
         return await reply_whole(node, call, dialect)
     try:
@@ -51,7 +51,7 @@ async def reply(request: web.Request, node: Node, call: Call, dialect: StreamDia
 
 
 async def reply_whole(node: Node, call: Call, dialect: Dialect) -> web.Response:
-    """Runs the call and answers in one piece. Raises ConnectionDroppedError."""
+    """Run a call and answer in one piece. Raises ConnectionDroppedError."""
     try:
         async with aclosing(answer(node, call)) as lines:
             return dialect.whole(await gathered(lines))
@@ -62,7 +62,7 @@ async def reply_whole(node: Node, call: Call, dialect: Dialect) -> web.Response:
 async def _stream(
     request: web.Request, lines: AsyncGenerator[Line, None], dialect: StreamDialect
 ) -> web.StreamResponse:
-    """Raises a Refusal that comes before the first line; a later one is written as a line."""
+    """Stream lines. Raises a Refusal that comes before the first one; a later one is written as a line."""
     first = await anext(lines, None)
     response = web.StreamResponse(headers={"Content-Type": dialect.stream_type})
     await response.prepare(request)
