@@ -142,7 +142,7 @@ def take_work(
             await worker.handle(item)
 
     async def catch_up() -> None:
-        residency.tell_anew()  # an outage may have lost the last list that health reported
+        residency.news.tell_anew()  # an outage may have lost the last list that health reported
         await worker.catch_up()
 
     @app.task

@@ -25,21 +25,45 @@ FULL_LIST_EVERY_S = 60.0
 PATIENCE_S = 1.0
 
 
+class InventoryNews:
+    """Tells which models are installed: all of them on change and every minute, else their digest."""
+
+    def __init__(self) -> None:
+        self._told, self._told_s = "", float("-inf")
+
+    def tell_anew(self) -> None:
+        """List all models in the next entry: the last list may be lost."""
+        self._told = ""
+
+    def to_tell(
+        self, installed: tuple[agent_entries.InstalledModel, ...] | None, now_s: float
+    ) -> tuple[str, tuple[agent_entries.InstalledModel, ...] | None]:
+        """Return the list's digest, and the list itself if it is due; neither while it is not known."""
+        if installed is None:
+            self._told = ""
+            return "", None
+        digest = inventory_digest(installed)
+        if digest == self._told and now_s - self._told_s < FULL_LIST_EVERY_S:
+            return digest, None
+        self._told, self._told_s = digest, now_s
+        return digest, installed
+
+
 class Residency:
-    """What Ollama has on disk and in memory, looked at now and then; unknown while it does not answer."""
+    """Looks now and then what Ollama has on disk and in memory; unknown while it does not answer."""
 
     def __init__(self, backend: Backend, inventory_ms: int) -> None:
         self._backend, self._pause_s = backend, inventory_ms / 1000
-        self._looked_s = self._told_s = float("-inf")
-        self._told = ""
+        self._looked_s = float("-inf")
         self._silent = False
+        self.news = InventoryNews()
         self._looking: asyncio.Task[None] | None = None
         self.installed: tuple[agent_entries.InstalledModel, ...] | None = None
         self.resident: tuple[agent_entries.ResidentModel, ...] = ()
 
     async def look(self, now_s: float) -> None:
-        """Ask Ollama; memory each time, the disk every `inventory_ms`. One that hangs is not waited for:
-        the node's health must not grow stale with it."""
+        """Ask Ollama for what is in memory, and every `inventory_ms` for what is on disk. Wait PATIENCE_S
+        at most: the node's health must not grow stale with an Ollama that hangs."""
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(now_s))
         await asyncio.wait({self._looking}, timeout=PATIENCE_S)
@@ -60,30 +84,15 @@ class Residency:
                 log.warning("Ollama does not answer (%s): its models are unknown", what)
             self.installed, self.resident, self._silent = None, (), True
 
-    def tell_anew(self) -> None:
-        """The next entry holds the whole list: the last one may be lost."""
-        self._told = ""
-
     async def close(self) -> None:
-        """Look no further."""
+        """Stop looking."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait({self._looking})
 
-    def to_tell(self, now_s: float) -> tuple[str, tuple[agent_entries.InstalledModel, ...] | None]:
-        """The inventory's digest, and the list itself on change and every minute."""
-        if self.installed is None:
-            self._told = ""
-            return "", None
-        digest = inventory_digest(self.installed)
-        if digest == self._told and now_s - self._told_s < FULL_LIST_EVERY_S:
-            return digest, None
-        self._told, self._told_s = digest, now_s
-        return digest, self.installed
-
 
 class Health:
-    """Writes the health entries of one node. A new boot id each start shows a second agent."""
+    """Writes the health entries of one node, with a new boot id each start, which shows a second agent."""
 
     def __init__(
         self,
@@ -100,8 +109,9 @@ class Health:
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
-        """Take a sample and write it. What was read and written is noted before it is sampled, so that
-        nothing newer is claimed. Raises RedisError; no sensors, no entry: the node goes stale."""
+        """Take a sample and write it; without sensors write nothing, so that the node goes stale. Note what
+        was read and written before the sample is taken, so that nothing newer is claimed. Raises RedisError
+        and OSError."""
         core, results = self._core, self._results
         work_read = core.work_read if core else ""
         results_written = results.last_id if results else ""
@@ -117,14 +127,13 @@ class Health:
         if self._residency is not None:
             await self._residency.look(now_s)
             self._compare(self._residency.resident)
-            digest, inventory = self._residency.to_tell(now_s)
-            broken = core.broken if core else set()
-            resident = tuple(row for row in self._residency.resident if row.name not in broken)
+            digest, inventory = self._residency.news.to_tell(self._residency.installed, now_s)
+            resident = self._residency.resident
         head = agent_entries.HealthHead(
             boot=self._boot,
             sampled_ms=int(now_s * 1000),
             **sample.fields(),
-            resident=resident,
+            resident=core.working(resident) if core else resident,
             inventory_digest=digest,
             inventory=inventory,
             in_hand=core.in_hand if core else (),
@@ -135,11 +144,11 @@ class Health:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})
         except (RedisError, OSError):
             if self._residency is not None:
-                self._residency.tell_anew()
+                self._residency.news.tell_anew()
             raise
 
     def _compare(self, resident: tuple[agent_entries.ResidentModel, ...]) -> None:
-        """A model that came or went takes or leaves memory that the next sample must show."""
+        """Let the sensors look again when a model came or went: the next sample must show its memory."""
         there = frozenset(resident)
         if there != self._there:
             self._there = there

@@ -24,7 +24,7 @@ from msgspec import Struct
 from orion_streams.agents.backend import RunFailedError
 from orion_streams.agents.job import Input, Job, Phase
 from orion_streams.model.measured import Usage
-from orion_streams.protocol.agent_entries import ResultHead, ResultOp, WorkHead, decode_work
+from orion_streams.protocol.agent_entries import ResidentModel, ResultHead, ResultOp, WorkHead, decode_work
 
 CATCH_UP_COUNT = 1000
 SEEN = 2 * CATCH_UP_COUNT
@@ -104,6 +104,10 @@ class WorkerCore:
     def in_hand(self) -> tuple[str, ...]:
         """The work ids that health lists, in the order in which they were read."""
         return tuple(each.work_id for each in self.jobs.values() if each.phase is not Phase.REPORTED)
+
+    def working(self, resident: Iterable[ResidentModel]) -> tuple[ResidentModel, ...]:
+        """Leave out the models that the backend lists as resident, but that are broken."""
+        return tuple(row for row in resident if row.name not in self.broken)
 
     # entries
 

@@ -220,7 +220,7 @@ async def test_the_inventory_is_listed_every_minute() -> None:
     told = []
     for now_s in (0.0, 1.0, 59.0, 60.0, 61.0, 120.0):
         await residency.look(now_s)
-        told.append(residency.to_tell(now_s)[1] is not None)
+        told.append(residency.news.to_tell(residency.installed, now_s)[1] is not None)
     assert told == [True, False, False, True, False, True]
 
 
@@ -252,5 +252,5 @@ async def test_an_ollama_that_hangs_does_not_hold_up_health(monkeypatch: pytest.
     first = residency._looking
     await residency.look(1.0)
     assert residency._looking is first
-    assert residency.to_tell(1.0) == ("", None)
+    assert residency.news.to_tell(residency.installed, 1.0) == ("", None)
     await residency.close()

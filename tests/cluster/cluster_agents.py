@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from orion_streams.agents.backend import RunFailedError
+from orion_streams.agents.health import InventoryNews
 from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.worker_core import (
     CANCELLED,
@@ -27,7 +28,6 @@ from orion_streams.agents.worker_core import (
 from orion_streams.config import Config
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import inventory_digest
 from tests.cluster.cluster_faults import RATES
 from tests.cluster.cluster_house import HEALTH_MS, pieces_of
 from tests.cluster.cluster_machine import Machine
@@ -37,12 +37,11 @@ from tests.cluster.world_clock import Reader, World
 COUNT, BATCH = 64, 64
 BLOCK_MS, PAUSE_MS, WAKE_MS = 2_000, 200, 3
 UNLOAD_MS = 60
-FULL_LIST_EVERY_MS = 60_000
 FAILURES = {
-    "error": RunFailedError("ollama_error", "node", "scripted"),
+    "error": RunFailedError("ollama_error", "node", "scripted", breaks_model=True),
     "busy": RunFailedError("ollama_busy", "node", "scripted"),
     "away": RunFailedError("ollama_unreachable", "node", "scripted"),
-    "cut": RunFailedError("no_done", "node", "scripted"),
+    "cut": RunFailedError("no_done", "node", "scripted", breaks_model=True),
     "hang": RunFailedError("overdue", "node", "scripted"),
     "refused": RunFailedError("refused", "request", "scripted"),
 }
@@ -79,7 +78,7 @@ class Agent:
         self._waiting: list[tuple[dict[str, bytes], Callable[[], None]]] = []
         self._is_sending = False
         self._behind = True
-        self._told, self._told_ms = "", 0
+        self._news = InventoryNews()
         if self.rules.inference:
             self._reader.start()
         self._beat()
@@ -112,7 +111,8 @@ class Agent:
         machine = self.machine
         machine.look()
         known = machine.failing != "away"  # the robot has an Ollama, too: it tempts
-        digest, inventory = self._to_tell() if known else ("", None)
+        installed = tuple(machine.installed.values()) if known else None
+        digest, inventory = self._news.to_tell(installed, self.world.now_ms / 1000)
         head = agent_entries.HealthHead(
             boot=f"{self.name} {self.boots}",
             sampled_ms=self.world.now_ms,
@@ -120,7 +120,7 @@ class Agent:
             ram_used_mb=machine.ram_used_mb,
             ram_total_mb=machine.ram_total_mb,
             cpu_permille=100,
-            resident=machine.rows() if known else (),
+            resident=self.core.working(machine.rows()) if known else (),
             inventory_digest=digest,
             inventory=inventory,
             in_hand=self.core.in_hand,
@@ -131,21 +131,18 @@ class Agent:
         if self.line.strikes("malformed_health", RATES.malformed_health):
             raw = self.rng.choice((b"", b"\xff", raw[:-9], b"[" * 5_000))
         keep = self.config.retention.health_entries
-        self.line.ask(lambda: self.server.put(f"health:{self.name}", {"head": raw}, keep), _ignore, True)
+        self.line.ask(lambda: self.server.put(f"health:{self.name}", {"head": raw}, keep), self._told, True)
 
-    def _to_tell(self) -> tuple[str, tuple[agent_entries.InstalledModel, ...] | None]:
-        rows = tuple(self.machine.installed.values())
-        digest, now_ms = inventory_digest(rows), self.world.now_ms
-        if digest == self._told and now_ms - self._told_ms < FULL_LIST_EVERY_MS:
-            return digest, None
-        self._told, self._told_ms = digest, now_ms
-        return digest, rows
+    def _told(self, entry_id: str | None) -> None:
+        if entry_id is None:
+            self._news.tell_anew()
 
     # work
 
     def _read(self) -> None:
         known, behind = set(self.core.jobs), self._behind
         if behind:
+            self._news.tell_anew()
             self._acks.clear()  # what they acknowledge may be lost: it is seen again
         acks = list(self._acks)
         count = CATCH_UP_COUNT if behind else COUNT
@@ -271,10 +268,6 @@ class Agent:
             self._send()
         else:
             self._is_sending = False
-
-
-def _ignore(answer: object) -> None:
-    """A health entry that is lost heals with the next."""
 
 
 def _nothing() -> None:

@@ -161,7 +161,7 @@ class AgentRole(Role):
         self.main = [self.start(each) for each in (self.results.run(), self._beat(), self._feed())]
 
     async def _catch_up(self) -> None:
-        self.residency.tell_anew()
+        self.residency.news.tell_anew()
         await self.worker.catch_up()
 
     async def _beat(self) -> None:
