@@ -1,4 +1,4 @@
-"""An answer as it grows, and the passing on of its tokens."""
+"""An answer as it grows, and a timer that passes its tokens on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orion_streams.model.measured import Usage
 
 
 class Answer:
-    """All of an answer so far. `usage` comes with the last chunk."""
+    """Collects an answer. `bytes`: its size so far; `usage` comes with the last chunk."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -24,7 +24,7 @@ class Answer:
         self._sent = 0
 
     def add(self, chunk: Chunk) -> None:
-        """Take a piece."""
+        """Append a piece."""
         if chunk.text:
             self.texts.append(chunk.text)
         if chunk.thinking:
@@ -37,13 +37,13 @@ class Answer:
         self.usage = chunk.usage
 
     def unsent(self) -> str:
-        """The text that was not passed on yet; from here on it counts as passed on."""
+        """Return the text that came since the last call."""
         piece = "".join(self.texts[self._sent :])
         self._sent = len(self.texts)
         return piece
 
     def body(self) -> dict[str, bytes]:
-        """The fields of a completed result."""
+        """Return the fields of a completed result."""
         fields = {
             "text": "".join(self.texts).encode(),
             "thinking": "".join(self.thinking).encode(),
@@ -54,7 +54,7 @@ class Answer:
 
 
 class Repeater:
-    """Awaits `work` every `pause_s`, never twice at once. A run that ends sooner costs one timer."""
+    """Awaits `work` every `pause_s`, first after one pause, never twice at once."""
 
     def __init__(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         self._work, self._pause_s = work, pause_s
@@ -72,7 +72,7 @@ class Repeater:
             self._timer = self._loop.call_later(self._pause_s, self._start)
 
     async def close(self) -> None:
-        """No further round; one that has begun comes to its end."""
+        """Begin no further round, and wait for one that has begun."""
         self._closed = True
         self._timer.cancel()
         if self._task is not None:

@@ -1,4 +1,4 @@
-"""What runs a request on a node: what every such thing can do, and an echo, for measuring everything
+"""What a backend, which runs requests on a node, must be able to do; and an echo that measures the grid
 around it. A failure carries its blame: the request's own, the node's, or ours."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Blame = Literal["request", "node", "ours"]
 
 
 class RunFailedError(OrionError):
-    """A run that did not answer. `breaks_model`: whatever Ollama lists, the model is not in memory."""
+    """A run, load or unload failed. `breaks_model`: the model is not in memory, whatever is listed."""
 
     def __init__(self, code: str, blame: Blame, message: str, breaks_model: bool = False) -> None:
         super().__init__(message)
@@ -34,10 +34,10 @@ class Chunk(Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """What an agent needs of whatever runs models."""
+    """What an agent needs of whatever runs its models."""
 
     engine: str
-    """What answers, for the replies; known for sure once a run has begun."""
+    """What answers, for the replies; it may change with the next run."""
 
     def run(
         self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
@@ -60,7 +60,7 @@ class Backend(Protocol):
 
 
 class Echo:
-    """Answers at once, inside the agent: what is left to measure is the grid itself."""
+    """Answers at once, inside the agent: what is left to measure is the grid."""
 
     engine = "simulated (echo)"
 
@@ -71,10 +71,10 @@ class Echo:
         yield Chunk(usage=Usage(tokens=1, prompt_tokens=1, done_reason="stop"))
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
-        """Everything is always loaded."""
+        """Do nothing: everything is always loaded."""
 
     async def unload(self, model: str) -> None:
-        """The same."""
+        """Do nothing: everything stays loaded."""
 
     async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
         return (agent_entries.InstalledModel("echo:latest", "echo", 1),)
@@ -83,4 +83,4 @@ class Echo:
         return (agent_entries.ResidentModel("echo:latest", "echo", 1),)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

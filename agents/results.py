@@ -22,8 +22,8 @@ Waiting = tuple[dict[str, bytes], "asyncio.Future[None]"]
 
 
 class ResultWriter:
-    """One writer per agent. Whatever waits goes out in one round trip; after a lost answer it is sent
-    again, which the router takes for what it is. Callers wait, so memory stays bounded."""
+    """Writes what waits in one round trip, and again after a lost answer: the router recognises repeats.
+    One per agent. Callers wait, so memory stays bounded. `last_id`: the last entry known to be written."""
 
     def __init__(self, redis: Any, key: str, keep_entries: int, outages: OutageLog | None = None) -> None:
         self._redis, self._key, self._keep = redis, key, keep_entries
@@ -32,7 +32,7 @@ class ResultWriter:
         self.last_id = ""
 
     async def write(self, head: agent_entries.ResultHead, body: dict[str, bytes] | None = None) -> None:
-        """Return once the entry is in the stream."""
+        """Queue an entry, and return once it is in the stream."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._queue.put(({"head": agent_entries.encode_head(head), **(body or {})}, written))
         await written
@@ -69,7 +69,7 @@ class ResultWriter:
             await asyncio.sleep(backoff.compute(0))
 
     async def _add(self, batch: list[Waiting]) -> list[Any]:
-        """One round trip. The answers, errors among them."""
+        """Add all entries in one round trip. Return the answers, errors among them."""
         head = ("XADD", self._key, "MAXLEN", "~", self._keep, "*")
         return await ask(
             self._redis,

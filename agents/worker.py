@@ -43,8 +43,8 @@ Outcome = Done | RunFailedError
 
 
 class Worker:
-    """One node's core with its channel, its results and its backend. Each job has one task at a time: the
-    one that carries it out, then the one that writes its result."""
+    """Drives one node's core with a channel, a result writer and a backend. Each job has one task at a
+    time: the one that carries it out, then the one that writes its result."""
 
     def __init__(
         self, config: Config, node: str, channel: StreamChannel, results: ResultWriter, backend: Backend
@@ -73,7 +73,7 @@ class Worker:
         self.perform(self.core.receive([*unseen, *((item.id, item.fields) for item in new)]))
 
     def perform(self, effects: Iterable[Effect]) -> None:
-        """Do what the core asks for; what takes time goes on in a task."""
+        """Do what the core asks for, in order; start a task for what takes time."""
         for effect in effects:
             match effect:
                 case Begin(job):
@@ -113,9 +113,8 @@ class Worker:
             self.perform(self.core.written(job.work_id))
 
     async def _run(self, job: Job) -> Done:
-        """Run a request. While the answer grows it is said that it runs, and tokens are passed on, joined
-        for `token_flush_ms`; one that is ready sooner is announced by its end alone. Raises
-        RunFailedError."""
+        """Run a request. While the answer grows say that it runs and pass on its tokens, joined for
+        `token_flush_ms`; announce one that is ready sooner by its end alone. Raises RunFailedError."""
         try:
             entry = requests_replies.parse_request(requests_replies.decode_fields(job.fields))
         except ContractError as error:

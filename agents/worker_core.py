@@ -102,7 +102,7 @@ class WorkerCore:
 
     @property
     def in_hand(self) -> tuple[str, ...]:
-        """The work ids that health lists, in the order in which they were read."""
+        """Return the work ids that health lists, in the order in which they were read."""
         return tuple(each.work_id for each in self.jobs.values() if each.phase is not Phase.REPORTED)
 
     def working(self, resident: Iterable[ResidentModel]) -> tuple[ResidentModel, ...]:
@@ -166,8 +166,8 @@ class WorkerCore:
         return [Stop(work_id)] if job.phase is Phase.STOPPING else self._end(job, CANCELLED)
 
     def drained(self, work_id: str) -> None:
-        """Nothing waits, and nothing up to this id ever comes: what was sent before its group was lost and
-        made anew counts as read, so that the router misses it."""
+        """Count everything up to this id as read: nothing waits, and what was sent before its group was
+        lost and made anew never comes. The router then misses it and tries again."""
         self.work_read = work_id or self.work_read
 
     # what becomes of it
@@ -192,7 +192,7 @@ class WorkerCore:
         return self._end(job, outcome)
 
     def written(self, work_id: str) -> list[Effect]:
-        """A job's result is in the stream: only now may its entry be acknowledged."""
+        """Let go of a job whose result is in the stream: only now may its entry be acknowledged."""
         self.jobs[work_id].advance(Input.WRITTEN)
         del self.jobs[work_id]
         return [Acknowledge(work_id)]
@@ -225,8 +225,7 @@ class WorkerCore:
         return [Write(job, result), *self._begin()]
 
     def _report(self, work_id: str, raw: bytes, given: Input) -> list[Effect]:
-        """Write the end of a run or load that is over; anything else needs no more than its
-        acknowledgement."""
+        """Write the end of a run or load that is over; only acknowledge anything else."""
         head = decode(raw)
         if head is None or head.op not in ("run", "load"):
             return [Acknowledge(work_id, unreadable=head is None)]

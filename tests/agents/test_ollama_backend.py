@@ -12,7 +12,8 @@ import pytest
 from msgspec import structs
 
 from orion_streams.agents.backend import Chunk, RunFailedError
-from orion_streams.agents.ollama_backend import Ollama, request_body
+from orion_streams.agents.ollama_backend import Ollama
+from orion_streams.agents.ollama_format import request_body
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
 from orion_streams.model.measured import Usage
