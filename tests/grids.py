@@ -17,6 +17,10 @@ MODEL, TWIN = "gemma3:270m", "gemma3:latest"
 HEAVY, BIG = "llama3.2:3b", "llama2:13b"
 AT_MS = 1_005_000
 FENCE = "9-0"
+LIMITS: dict[str, Any] = {
+    "results_cursor": "0-0", "relayed": {}, "entry_max_bytes": 1_100_000, "answer_max_bytes": 4_000_000
+}  # fmt: skip
+"""What `ingest.take` is told beside an entry."""
 LIBRARY = {
     MODEL: Installed("a", 253),
     TWIN: Installed("a", 253),

@@ -55,7 +55,7 @@ def safety(grid: Grid) -> Iterator[ev.AnyEvent]:
             and Mark.HOT not in node.backed_off
         ):
             yield ev.NodeBackedOff(name, Mark.HOT, node.temp_mc, policy.temp_max_mc)
-        if marks.is_full(node, policy) and Mark.RAM not in node.backed_off:
+        if marks.is_fuller(node, policy.ram_max_permille) and Mark.RAM not in node.backed_off:
             yield ev.NodeBackedOff(name, Mark.RAM, marks.ram_permille(node), policy.ram_max_permille)
 
 

@@ -19,8 +19,8 @@ def speed_of(grid: Grid, node: Node, model: str) -> Speed:
 
 def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed) -> int:
     """Return the time of a load on this node: as measured, else by what its disk is said to read."""
-    us_per_mb = node.rules.load_us_per_mb or grid.policy.load_us_per_mb
-    return speed_of(grid, node, model).load_ms or on_disk.size_mb * us_per_mb // 1000
+    learned_ms = speed_of(grid, node, model).load_ms
+    return learned_ms or on_disk.size_mb * (node.rules.load_us_per_mb or grid.policy.load_us_per_mb) // 1000
 
 
 def demand_now(grid: Grid, model: str) -> int:

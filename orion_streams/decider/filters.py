@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orion_streams.decider.memory import capacity_mb, footprint_mb
 from orion_streams.model.events import Verdict
-from orion_streams.model.marks import is_full, is_hot, ram_permille
+from orion_streams.model.marks import is_fuller, is_hot, ram_permille
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import BreakerState, Filter, Mark
 from orion_streams.projections import breaker
@@ -54,7 +54,7 @@ def node_filter(grid: Grid, node: Node) -> Verdict | None:
         return Verdict(node=name, filter=Filter.TWO_AGENTS)
     if node.temp_mc is None and node.rules.temperature_sensor:
         return Verdict(node=name, filter=Filter.NO_TEMPERATURE)
-    if node.backed_off or is_hot(node.temp_mc, policy) or is_full(node, policy):
+    if node.backed_off or is_hot(node.temp_mc, policy) or is_fuller(node, policy.ram_max_permille):
         return unsafe(grid, node)
     if node.opened_ms is not None and breaker.state_of(grid, node) == BreakerState.OPEN:
         open_ms = grid.at_ms - node.opened_ms

@@ -78,7 +78,7 @@ def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
             placed.append(chosen(best, worth, copies[best.model]))
         elif best.resident:
             why = "others save more in its place" if worth else "asked for too seldom of late"
-            placed.append(Placement(best.node, best.model, "leave", best.size_mb, worth, why))
+            placed.append(line_of(best, "leave", worth, why))
     rows = make_room(grid, placed)
     return tuple(
         sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
@@ -118,7 +118,7 @@ def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) 
             resident = is_there(node, model, on_disk)
             worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
             if worth or resident or pinned:
-                found.append(Candidate(worth, name, model, size_mb, pinned, resident))
+                found.append(Candidate(worth, name, model, size_mb, pinned=pinned, resident=resident))
     return found
 
 
@@ -165,8 +165,12 @@ def chosen(each: Candidate, worth: int, copy: int) -> Placement:
     else:
         why = f"saves {worth} µs of loading per MB and request"
         why += f", copy {copy} of it" if copy > 1 else ""
-    action = "keep" if each.resident else "load"
-    return Placement(each.node, each.model, action, each.size_mb, worth, why)
+    return line_of(each, "keep" if each.resident else "load", worth, why)
+
+
+def line_of(each: Candidate, action: str, worth: int, reason: str) -> Placement:
+    """Return a line of the plan for a candidate."""
+    return Placement(each.node, each.model, action, each.size_mb, saved_us_per_mb=worth, reason=reason)
 
 
 def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEvent]:

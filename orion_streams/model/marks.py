@@ -14,22 +14,17 @@ def is_hot(temp_mc: int | None, policy: Policy) -> bool:
     return temp_mc is not None and temp_mc > policy.temp_max_mc
 
 
-def is_full(machine: Node | NodeSampled, policy: Policy) -> bool:
-    """Whether used memory is strictly above `ram_max_permille` of all."""
-    return is_above(machine, policy.ram_max_permille)
-
-
 def is_calm(node: Node, sample: NodeSampled, policy: Policy) -> bool:
     """Whether a sample speaks for the node's return: at or below the lower mark of each that the node
     passed, not above the upper mark of the other. No reading is calm only where no sensor is."""
     limit_mc = policy.temp_return_mc if Mark.HOT in node.backed_off else policy.temp_max_mc
     permille = policy.ram_return_permille if Mark.RAM in node.backed_off else policy.ram_max_permille
     cool = not node.rules.temperature_sensor if sample.temp_mc is None else sample.temp_mc <= limit_mc
-    return cool and not is_above(sample, permille)
+    return cool and not is_fuller(sample, permille)
 
 
-def is_above(machine: Node | NodeSampled, permille: int) -> bool:
-    """Whether used memory is strictly above a share of all, in thousandths."""
+def is_fuller(machine: Node | NodeSampled, permille: int) -> bool:
+    """Whether used memory is strictly above a mark, in thousandths of all."""
     return machine.ram_used_mb * 1000 > permille * machine.ram_total_mb
 
 

@@ -112,10 +112,10 @@ class CommitBuilder:
         taken = take(
             self.grid,
             entry,
-            entry_max_bytes,
-            self._taken_up_to(f"results:{owner}"),
-            self._guard.relayed | self._relayed,
-            answer_max_bytes,
+            results_cursor=self._taken_up_to(f"results:{owner}"),
+            relayed=self._guard.relayed | self._relayed,
+            entry_max_bytes=entry_max_bytes,
+            answer_max_bytes=answer_max_bytes,
         )
         self._cursors[raw.stream] = raw.id
         for event in taken.events:

@@ -68,9 +68,10 @@ NOTHING = Taken()
 def take(
     grid: Grid,
     entry: Entry,
-    entry_max_bytes: int,
+    *,
     results_cursor: str,
     relayed: Mapping[str, int],
+    entry_max_bytes: int,
     answer_max_bytes: int,
 ) -> Taken:
     """Return what the entry means to this grid. `results_cursor`: the last entry taken of the node's

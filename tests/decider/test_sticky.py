@@ -20,6 +20,7 @@ from tests.grids import (
     FENCE,
     HEAVY,
     LIBRARY,
+    LIMITS,
     MODEL,
     TWIN,
     fails,
@@ -93,7 +94,7 @@ def test_what_is_being_loaded_is_not_loaded_twice() -> None:
 def take_request(some: Grid, options: str) -> ev.RequestAccepted:
     """What a request with these options is accepted as."""
     fields = {b"id": b"q", b"model": MODEL.encode(), b"prompt": b"p", b"options": options.encode()}
-    [event] = take(some, Entry("requests", "brain", "5-0", fields), 1_100_000, "0-0", {}, 4_000_000).events
+    [event] = take(some, Entry("requests", "brain", "5-0", fields), **LIMITS).events
     assert isinstance(event, ev.RequestAccepted)
     return event
 
@@ -122,9 +123,7 @@ def test_pinned_options_override_what_a_request_asks_for(
 def test_a_context_length_that_is_none_is_rejected(num_ctx: str) -> None:
     """Nobody's context is changed silently: what is no length gets one clear reply."""
     fields = {b"model": MODEL.encode(), b"prompt": b"p", b"options": b'{"num_ctx": %s}' % num_ctx.encode()}
-    taken = take(
-        grid(node("n")), Entry("requests", "brain", "5-0", fields), 1_100_000, "0-0", {}, 4_000_000
-    )
+    taken = take(grid(node("n")), Entry("requests", "brain", "5-0", fields), **LIMITS)
     [event] = taken.events
     assert isinstance(event, ev.InputRejected)
     assert (event.code, taken.message) == (

@@ -21,6 +21,7 @@ from tests.grids import (
     BIG,
     HEAVY,
     LIBRARY,
+    LIMITS,
     MEMORY,
     MODEL,
     TWIN,
@@ -171,7 +172,7 @@ def asking(some: Grid, model: str = BIG, **fields: str) -> Taken:
         name.encode(): value.encode()
         for name, value in {"id": "q", "model": model, "prompt": "p", **fields}.items()
     }
-    return take(some, Entry("requests", "brain", "5-0", raw), 1_100_000, "0-0", {}, 4_000_000)
+    return take(some, Entry("requests", "brain", "5-0", raw), **LIMITS)
 
 
 def small(name: str, **values: Any) -> Any:

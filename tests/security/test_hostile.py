@@ -88,8 +88,8 @@ async def test_without_the_owners_check_the_forged_answer_would_count(
 ) -> None:
     """Negative control: a router that trusts what an entry says of its node passes the forged answer on."""
 
-    def trusting(grid: Grid, entry: Entry, *more: Any) -> Taken:
-        return take(grid, structs.replace(entry, owner=MASTER), *more)
+    def trusting(grid: Grid, entry: Entry, **more: Any) -> Taken:
+        return take(grid, structs.replace(entry, owner=MASTER), **more)
 
     victim = await Victim(store, config).begin()
     monkeypatch.setattr("orion_streams.protocol.commit_builder.take", trusting)
