@@ -48,27 +48,32 @@ class NodeTimeline:
         self._configured(grid, now)
         for name, node in grid.nodes.items():
             if node.backed_off:
-                self._backs_off(name, now)
+                self._backs_off(self.rows[name], now)
             if node.opened_ms is not None:
-                self._trips(name, now, 0, node.open_ms)
+                self._opens(self.rows[name], now, 0, node.open_ms)
 
     def take(self, grid: Grid, event: ev.AnyEvent, now: Moment) -> None:
-        """Follow an event that was folded; ignore those that are not about a node."""
+        """Follow an event that was folded; ignore those that are not about a known node."""
+        row = self.rows.get(getattr(event, "node", ""))
         match event:
-            case ev.NodeSampled():
-                self._sampled(grid, event, now)
-            case ev.ModelLoaded() | ev.ModelUnloaded() | ev.LoadEnded() | ev.RequestCompleted():
-                self._models_of(grid, event.node, now)
-            case ev.NodeBackedOff():
-                self._backed_off(event, now)
-            case ev.NodeReturned():
-                self._returned(event.node, now)
-            case ev.BreakerOpened():
-                self._opened(event, now)
-            case ev.BreakerClosed():
-                self._closed(event.node, now)
             case ev.PolicyChanged():
                 self._configured(grid, now)
+            case _ if row is None:
+                pass
+            case ev.NodeSampled():
+                self._sampled(grid, row, event, now)
+            case ev.ModelLoaded() | ev.ModelUnloaded() | ev.LoadEnded() | ev.RequestCompleted():
+                self._models_of(grid, row, now)
+            case ev.NodeBackedOff():
+                backoff = row.backoff or self._backs_off(row, now)
+                backoff.passed.append(Passed(event.reason, event.value, event.mark))
+            case ev.NodeReturned() if row.backoff is not None:
+                row.backoff.end, row.backoff = now, None
+            case ev.BreakerOpened():  # also one that opens again when its probe failed
+                self._closes(row, now)
+                self._opens(row, now, event.failures, event.open_ms)
+            case ev.BreakerClosed():
+                self._closes(row, now)
             case _:
                 pass
 
@@ -85,7 +90,7 @@ class NodeTimeline:
             if row.gone:
                 row.gone, row.known_ms = False, grid.at_ms
         for name, row in self.rows.items():
-            self._models_of(grid, name, now)
+            self._models_of(grid, row, now)
             if name not in grid.nodes:
                 self._leaves(row, now)
 
@@ -96,10 +101,10 @@ class NodeTimeline:
                 span.end = now
         row.backoff = row.trip = row.silence = row.heard = None
 
-    def _sampled(self, grid: Grid, event: ev.NodeSampled, now: Moment) -> None:
+    def _sampled(self, grid: Grid, row: NodeRow, event: ev.NodeSampled, now: Moment) -> None:
         """Record a sample, at the time when it was taken."""
-        row, node = self.rows.get(event.node), grid.nodes.get(event.node)
-        if row is None or node is None:
+        node = grid.nodes.get(row.name)
+        if node is None:
             return
         before_ms = row.heard.ms if row.heard is not None else self.start.ms
         row.heard = Moment(max(now.ms - event.age_ms, before_ms), now.position)
@@ -120,11 +125,9 @@ class NodeTimeline:
                 row.silence = Silence(begin=begin, node=name, limit_ms=limit_ms, first=first)
                 self.silences.append(row.silence)
 
-    def _models_of(self, grid: Grid, name: str, now: Moment) -> None:
+    def _models_of(self, grid: Grid, row: NodeRow, now: Moment) -> None:
         """Compare the models in the node's memory with those that were there."""
-        row, node = self.rows.get(name), grid.nodes.get(name)
-        if row is None:
-            return
+        node = grid.nodes.get(row.name)
         resident = node.resident if node is not None else {}
         if not row.stays and not resident:
             return
@@ -133,40 +136,19 @@ class NodeTimeline:
                 stay.end = now
                 del row.stays[model]
         for model in resident.keys() - row.stays.keys():
-            stay = Stay(begin=now, node=name, model=model)
+            stay = Stay(begin=now, node=row.name, model=model)
             row.stays[model] = (resident[model].since_ms, stay)
             self.stays.append(stay)
 
-    def _backed_off(self, event: ev.NodeBackedOff, now: Moment) -> None:
-        """Record the mark that a node exceeded."""
-        if event.node not in self.rows:
-            return
-        backoff = self.rows[event.node].backoff or self._backs_off(event.node, now)
-        backoff.passed.append(Passed(event.reason, event.value, event.mark))
+    def _backs_off(self, row: NodeRow, now: Moment) -> Backoff:
+        row.backoff = Backoff(begin=now, node=row.name, passed=[])
+        self.backoffs.append(row.backoff)
+        return row.backoff
 
-    def _backs_off(self, name: str, now: Moment) -> Backoff:
-        backoff = self.rows[name].backoff = Backoff(begin=now, node=name, passed=[])
-        self.backoffs.append(backoff)
-        return backoff
+    def _opens(self, row: NodeRow, now: Moment, failures: int, open_ms: int) -> None:
+        row.trip = Trip(begin=now, node=row.name, failures=failures, open_ms=open_ms)
+        self.trips.append(row.trip)
 
-    def _returned(self, name: str, now: Moment) -> None:
-        """End the backoff of a node."""
-        row = self.rows.get(name)
-        if row is not None and row.backoff is not None:
-            row.backoff.end, row.backoff = now, None
-
-    def _opened(self, event: ev.BreakerOpened, now: Moment) -> None:
-        """Record an opened breaker, also one that opened again when its probe failed."""
-        if event.node in self.rows:
-            self._closed(event.node, now)
-            self._trips(event.node, now, event.failures, event.open_ms)
-
-    def _trips(self, name: str, now: Moment, failures: int, open_ms: int) -> None:
-        trip = self.rows[name].trip = Trip(begin=now, node=name, failures=failures, open_ms=open_ms)
-        self.trips.append(trip)
-
-    def _closed(self, name: str, now: Moment) -> None:
-        """End the span of an open breaker."""
-        row = self.rows.get(name)
-        if row is not None and row.trip is not None:
+    def _closes(self, row: NodeRow, now: Moment) -> None:
+        if row.trip is not None:
             row.trip.end, row.trip = now, None

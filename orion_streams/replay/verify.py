@@ -172,8 +172,8 @@ class Verifier:
 
 
 def is_judged(grid: Grid) -> bool:
-    """Whether this program made the decisions that follow, so that it can judge them: its deciding code has
-    the version that the log names."""
+    """Tell whether this program can judge the next decisions: its decider has the version that the log
+    names."""
     return grid.decider == DECIDER
 
 

@@ -28,16 +28,15 @@ class Median(Struct, frozen=True):
     rejected: int
 
 
-class Goal(Struct, frozen=True, kw_only=True):
-    """A goal on one workload: what was measured, and its bound. `binding`: it must be met; others are aims.
-    `of`: the policy that ours is compared with."""
+class Goal(Struct, frozen=True):
+    """A goal on one workload: what was measured, and its bound. `binding`: it must be met; others are
+    aims."""
 
     name: str
     measured: float
     bound: str
     is_met: bool
-    binding: bool
-    of: str
+    binding: bool = False
 
 
 Medians = dict[str, Median]
@@ -92,41 +91,23 @@ def best_baseline(found: Medians) -> str:
 
 def goals(regime: str, found: Medians) -> list[Goal]:
     """Measure ours against its goals."""
-    ours, best = found[OURS], best_baseline(found)
+    ours, best, bound = found[OURS], found[best_baseline(found)], found[LOWER_BOUND]
     rows = [
-        at_most("p95", ours.p95_ms, found[best].p95_ms, 1.02, best, binding=True),
-        at_most("hot", ours.hot_ms, found[best].hot_ms, 1.1, best, binding=True),
-        at_most("longest", ours.max_ms, found[best].max_ms, 1.1, best, binding=True),
+        at_most("p95", ours.p95_ms, best.p95_ms, 1.02, binding=True),
+        at_most("hot", ours.hot_ms, best.hot_ms, 1.1, binding=True),
+        at_most("longest", ours.max_ms, best.max_ms, 1.1, binding=True),
     ]
     if regime == "decode-heavy":
-        rows.append(at_most("vs points", ours.p95_ms, found["points"].p95_ms, 0.85, "points"))
-        rows.append(at_most("vs bound", ours.p95_ms, found[LOWER_BOUND].p95_ms, 1.06, LOWER_BOUND))
+        rows.append(at_most("vs points", ours.p95_ms, found["points"].p95_ms, 0.85))
+        rows.append(at_most("vs bound", ours.p95_ms, bound.p95_ms, 1.06))
     else:
         times = found["round-robin"].p95_ms / max(ours.p95_ms, 1)
-        rows.append(
-            Goal(
-                name="vs round-robin",
-                measured=times,
-                bound="≥ 8",
-                is_met=times >= 8,
-                binding=False,
-                of="round-robin",
-            )
-        )
-        rows.append(at_most("vs bound", ours.p95_ms, found[LOWER_BOUND].p95_ms, 1.2, LOWER_BOUND))
+        rows.append(Goal("vs round-robin", times, "≥ 8", times >= 8))
+        rows.append(at_most("vs bound", ours.p95_ms, bound.p95_ms, 1.2))
     return rows
 
 
-def at_most(
-    name: str, ours: float, theirs: float, factor: float, of: str, *, binding: bool = False
-) -> Goal:
+def at_most(name: str, ours: float, theirs: float, factor: float, *, binding: bool = False) -> Goal:
     """Make the goal that ours is at most `factor` times theirs; 0 of 0 counts as equal."""
     measured = ours / theirs if theirs else (1.0 if not ours else float("inf"))
-    return Goal(
-        name=name,
-        measured=measured,
-        bound=f"≤ {factor:g}",
-        is_met=ours <= factor * theirs,
-        binding=binding,
-        of=of,
-    )
+    return Goal(name, measured, f"≤ {factor:g}", ours <= factor * theirs, binding)

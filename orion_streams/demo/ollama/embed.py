@@ -46,7 +46,7 @@ async def embed(node: Node, body: JsonObject) -> web.Response:
 async def embeddings(node: Node, body: JsonObject) -> web.Response:
     """Answer `/api/embeddings`: one prompt, one vector. A Refusal of the model is always a 500 here."""
     name = body.get("model", "")
-    model = resolve(node, name, empty=Refusal(400, "model is required"), missing=_try_pulling(name))
+    model = resolve(node, name, missing=_try_pulling(name))
     prompt = body.get("prompt", "")
     try:
         done = await _embedded(node, model, body, [prompt] if prompt else [])

@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from orion_streams.demo.ollama import golang, validate
-from orion_streams.demo.ollama.answer_lines import not_found
 from orion_streams.demo.ollama.engine import JsonObject, Refusal
 from orion_streams.demo.ollama.model_names import ModelName
 from orion_streams.demo.ollama.native_api import resolve
@@ -63,8 +62,7 @@ class Listing:
 
     async def show(self, request: web.Request) -> web.Response:
         name = validate.named_request(validate.read(await request.read()), "api.ShowRequest")
-        required = Refusal(400, "model is required")
-        model = resolve(self._node, name, empty=required, missing=not_found(name))
+        model = resolve(self._node, name)
         return json_response(_shown(model))
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -73,8 +71,7 @@ class Listing:
         parsed = ModelName.parse(name)
         if name and not parsed.valid:
             raise Refusal(400, f'name "{name}" is invalid')
-        required = Refusal(400, "model is required")
-        resolve(self._node, name, empty=required, missing=not_found(name))
+        resolve(self._node, name)
         del self._node.installed[parsed.key]
         return web.Response()
 
@@ -85,8 +82,7 @@ class Listing:
 
     async def v1_model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        required = Refusal(400, "model is required")
-        model = resolve(self._node, name, empty=required, missing=not_found(name))
+        model = resolve(self._node, name)
         return json_response(_v1_model(name, model), charset=False, newline=True)
 
     def _newest_first(self) -> list[ModelSpec]:

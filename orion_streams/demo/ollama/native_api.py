@@ -76,17 +76,19 @@ def _put(target: JsonObject, key: str, value: object) -> None:
         target[key] = value
 
 
-def resolve(node: Node, name: str, *, empty: Refusal, missing: Refusal) -> ModelSpec:
-    """Return the installed model of a name. Raises `empty`, `missing`, or Refusal 400 for an invalid
-    name."""
+def resolve(
+    node: Node, name: str, *, empty: Refusal | None = None, missing: Refusal | None = None
+) -> ModelSpec:
+    """Return the installed model of a name. Raises `empty` without a name, `missing` without such a model,
+    or Refusal 400 for an invalid name."""
     if not name.strip():
-        raise empty
+        raise empty or Refusal(400, "model is required")
     parsed = ModelName.parse(name)
     if not parsed.valid:
         raise Refusal(400, "invalid model name")
     model = node.find(parsed)
     if model is None:
-        raise missing
+        raise missing or not_found(name)
     return model
 
 
@@ -94,7 +96,7 @@ def generate_call(node: Node, body: JsonObject) -> Call:
     """Check a generate request, in the order of the real server. Raises Refusal."""
     validate.check_logprobs(body)
     name = body["model"]
-    model = resolve(node, name, empty=not_found(name), missing=not_found(name))
+    model = resolve(node, name, empty=not_found(name))
     prompt: str = body.get("prompt", "")
     if not prompt and body.get("keep_alive") == 0:
         return Call(name, model, unload=True)
@@ -118,8 +120,7 @@ def chat_call(node: Node, body: JsonObject) -> Call:
     """Check a chat request. Raises Refusal."""
     validate.check_logprobs(body)
     name = body["model"]
-    required = Refusal(400, "model is required")
-    model = resolve(node, name, empty=required, missing=not_found(name))
+    model = resolve(node, name)
     messages: list[JsonObject] = body["messages"]
     if not messages and body.get("keep_alive") == 0:
         return Call(name, model, unload=True)

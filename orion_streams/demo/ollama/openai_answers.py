@@ -73,24 +73,10 @@ class OpenAIDialect:
         return [chunk]
 
     def _chunk(self, name: str, choices: list[JsonObject]) -> JsonObject:
-        now = int(time.time())
-        if self._chat:
-            return {
-                "id": self._id,
-                "object": "chat.completion.chunk",
-                "created": now,
-                "model": name,
-                "system_fingerprint": "fp_ollama",
-                "choices": choices,
-            }
-        return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": now,
-            "choices": choices,
-            "model": name,
-            "system_fingerprint": "fp_ollama",
-        }
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        chunk: JsonObject = {"id": self._id, "object": kind, "created": int(time.time())}
+        made, by = {"choices": choices}, {"model": name, "system_fingerprint": "fp_ollama"}
+        return {**chunk, **by, **made} if self._chat else {**chunk, **made, **by}
 
     def _choice(self, line: Line, key: str) -> JsonObject:
         reason = line.done_reason or None

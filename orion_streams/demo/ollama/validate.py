@@ -40,29 +40,11 @@ _EMBED = {
 _EMBEDDING = {"model": "string", "prompt": "string", "options": "map[string]interface {}"}
 _NAMED = {"model": "string", "name": "string"}
 
-_RUNNER_TYPES = {
-    "num_ctx": "integer",
-    "num_batch": "integer",
-    "num_gpu": "integer",
-    "main_gpu": "integer",
-    "use_mmap": "boolean",
-    "num_thread": "integer",
-}
-_SAMPLING_TYPES = {
-    "num_keep": "integer",
-    "seed": "integer",
-    "num_predict": "integer",
-    "top_k": "integer",
-    "top_p": "float32",
-    "min_p": "float32",
-    "typical_p": "float32",
-    "repeat_last_n": "integer",
-    "temperature": "float32",
-    "repeat_penalty": "float32",
-    "presence_penalty": "float32",
-    "frequency_penalty": "float32",
-    "stop": "array",
-}
+_NAMES = {int: "integer", float: "float32", bool | None: "boolean", tuple[str, ...]: "array"}
+_RUNNER_TYPES, _SAMPLING_TYPES = (
+    {field.name: _NAMES[field.type] for field in msgspec.structs.fields(struct)}
+    for struct in (RunnerOptions, Sampling)
+)
 _THINK_LEVELS = ("high", "medium", "low", "max")
 
 
@@ -128,8 +110,7 @@ def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
     runner["num_ctx"] = max(4, runner.get("num_ctx", DEFAULT_NUM_CTX))
     if runner.get("num_gpu", -1) < 0:
         runner["num_gpu"] = -1
-    fields = Sampling.__struct_fields__
-    sampling = {key: value for key, value in cast.items() if key in fields}
+    sampling = {key: value for key, value in cast.items() if key in _SAMPLING_TYPES}
     return RunnerOptions(**runner), Sampling(**sampling)
 
 
