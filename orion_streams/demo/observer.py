@@ -27,7 +27,7 @@ Name = tuple[str, str]
 """(client, id) of a request."""
 
 
-class Asked(Struct, frozen=True):
+class Request(Struct, frozen=True):
     """A request: an entry of `requests:*` that is no cancel."""
 
     name: Name
@@ -55,8 +55,8 @@ class Reply(Struct, frozen=True):
     seen_s: float
 
 
-Row = Asked | Run | Reply | None
-R = TypeVar("R", Asked, Run, Reply)
+Row = Request | Run | Reply | None
+R = TypeVar("R", Request, Run, Reply)
 
 
 class Tally(Struct):
@@ -192,7 +192,7 @@ class Observer:
 
     def _count(self, row: Row, by: int) -> None:
         match row:
-            case Asked(name=name):
+            case Request(name=name):
                 self.asked.add(name)  # also when it is lost: its client sends it again
             case Reply(name=name, kind="rejected"):
                 self.rejected[name] += by
@@ -210,7 +210,7 @@ def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: floa
     kind, _, owner = stream.partition(":")
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     if kind == "requests" and "cancel" not in text:
-        return Asked((owner, text.get("id") or entry_id), now_s)
+        return Request((owner, text.get("id") or entry_id), now_s)
     if kind == "work":
         with suppress(ValueError):
             head = json.loads(text.get("head", ""))

@@ -7,22 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import msgspec
-
+from orion_streams.model.measured import Sample
 from orion_streams.simulation.machine_spec import NodeSpec
 from orion_streams.simulation.thermal_model import Thermals
 
 _IDLE_PERMILLE = 20
 _BUSY_PERMILLE = 970
-
-
-class Sensors(msgspec.Struct, frozen=True):
-    """A reading: milli-degrees Celsius, MB of 10**6 bytes, thousandths of all cores."""
-
-    temp_mc: int
-    ram_used_mb: int
-    ram_total_mb: int
-    cpu_permille: int
 
 
 class Machine:
@@ -59,10 +49,11 @@ class Machine:
         used_mb = self._spec.base_ram_mb + self._extra_ram_mb
         return max(0, (self._spec.ram_total_mb - used_mb) * 1_000_000 - self._resident())
 
-    def sensors(self) -> Sensors:
+    def sensors(self) -> Sample:
+        """Read the machine."""
         self._advance()
         total_mb = self._spec.ram_total_mb
-        return Sensors(
+        return Sample(
             temp_mc=round(self._thermals.temp_mc),
             ram_used_mb=total_mb - self.free_bytes // 1_000_000,
             ram_total_mb=total_mb,

@@ -11,49 +11,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 from orion_streams.simulation.thermal_model import SLOW_FROM_MC, Thermals, speed_at
+from orion_streams.simulation.virtual_house import Model, NodeSetup
 
 LOADING_HEAT = 0.3
 """Load on the machine (0 to 1) while it only reads weights from its disk."""
 CACHED_SHARE = 0.8
 """Share of a prompt that is cached for its session."""
 NEVER = 1 << 62
-
-
-class Model:
-    """A model with its sizes on disk and in memory, in MB."""
-
-    __slots__ = ("digest", "name", "num_ctx", "resident_mb", "size_mb")
-
-    def __init__(self, spec: ModelSpec, num_ctx: int) -> None:
-        self.name = spec.name
-        self.digest = spec.digest
-        self.size_mb = round(spec.size_mb)
-        self.num_ctx = num_ctx
-        self.resident_mb = -(-spec.resident_bytes(num_ctx) // 1_000_000)
-
-
-class Pace(Struct, frozen=True):
-    """Speed of a cool machine with one run of a model: ms of a load, µs per token of prompt and answer."""
-
-    load_ms: int
-    prefill_us: int
-    decode_us: int
-
-
-class NodeSetup(Struct, frozen=True, kw_only=True):
-    """A machine at the beginning of a run: `models` on disk, `limit_mb` of memory in use at most. `paces`
-    by model, where they are measured; `resident`: models in memory; `temp_mc`: None means ambient;
-    `ambient`: temperature by time, where it is not the scenario's."""
-
-    spec: NodeSpec
-    models: dict[str, Model]
-    limit_mb: int
-    paces: dict[str, Pace] = {}
-    resident: tuple[str, ...] = ()
-    temp_mc: int | None = None
-    ambient: tuple[tuple[int, int], ...] = ()
 
 
 class Run(Struct, eq=False, kw_only=True):

@@ -10,7 +10,8 @@ from orion_streams.model import events as ev
 from orion_streams.model.state import Assignment, Grid
 from orion_streams.model.state import Run as Assigned
 from orion_streams.model.vocabulary import Blame
-from orion_streams.simulation.node_physics import Model, Run, VirtualNode
+from orion_streams.simulation.node_physics import Run, VirtualNode
+from orion_streams.simulation.virtual_house import Model
 from orion_streams.simulation.workloads import Arrival
 
 ENDLESS_MB = 1 << 30

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from orion_streams.demo.observer import Asked, Name, Observer, Reply, Row, Run
+from orion_streams.demo.observer import Name, Observer, Reply, Request, Row, Run
 
 EDGE = "orion-edge"
 EXAMPLES = 5
@@ -117,7 +117,7 @@ def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
 
 def expired_by_a_jump(observer: Observer) -> list[str]:
     """List requests that expired long before their deadline."""
-    asked = {row.name: row.seen_s for row in reversed(list(observer.seen(Asked)))}
+    asked = {row.name: row.seen_s for row in reversed(list(observer.seen(Request)))}
     return named(
         reply.name
         for reply in observer.seen(Reply)

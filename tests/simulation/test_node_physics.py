@@ -7,8 +7,9 @@ import math
 import pytest
 
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
-from orion_streams.simulation.node_physics import NEVER, Model, NodeSetup, Run, VirtualNode
+from orion_streams.simulation.node_physics import NEVER, Run, VirtualNode
 from orion_streams.simulation.thermal_model import Thermals, hot_part_ms, speed_at
+from orion_streams.simulation.virtual_house import Model, NodeSetup
 
 TAU_S = 100.0
 SPEC = NodeSpec(

@@ -18,10 +18,9 @@ from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Installed, Node
 from orion_streams.replay.rule_changes import Change
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
-from orion_streams.simulation.node_physics import Model, NodeSetup, Pace
 from orion_streams.simulation.rerun.collect_workload import RecordedNode, RecordedRequest, RecordedWorkload
 from orion_streams.simulation.rerun.recorded_heat import Heat, fit
-from orion_streams.simulation.virtual_house import House
+from orion_streams.simulation.virtual_house import House, Model, NodeSetup, Pace
 from orion_streams.simulation.workloads import Arrival, Mix, Scenario
 
 HEALTH_MS = 2_000
