@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
+import sys
 import textwrap
 from collections.abc import Generator
 from typing import Any
@@ -24,7 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse --all where something is missing; give all of the run's properties one seed."""
+    """Refuse --all where something is missing; give all of the run's properties one seed. Bytecode is kept:
+    hundreds of processes import the same modules."""
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if hasattr(config, "workerinput"):
         return
     if config.option.all and (packages := needs.missing()):

@@ -88,9 +88,9 @@ def demo(
     return do("orion_streams.demo.demo_command", real=real, json=as_json)
 
 
-@command("test", "test tests/cli -k json", settings={"ignore_unknown_options": True})
+@command("test", "test --all", "test tests/cli -k json", settings={"ignore_unknown_options": True})
 def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to pytest.")] = None) -> int:
-    """Run the test suite of this checkout."""
+    """Run the tests of this checkout: a quick selection, or --all of them."""
     return do("orion_streams.cli.test_command", arguments=arguments or [])
 
 

@@ -14,6 +14,7 @@ from redis import Redis
 from orion_streams.config import load
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_NO_BACKEND, ConfigError
 from orion_streams.runtime.embedded_server import EmbeddedServer
+from tests.cli.conftest import Orion
 from tests.cli.run_cli import TOML, descendants, finish, prepared, run, start
 from tests.cli.test_up import LOCAL, Up
 
@@ -57,9 +58,9 @@ def as_boss(server: EmbeddedServer, secret: str = "") -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_password_on_a_command_line_is_refused(home: Path, command: str) -> None:
+def test_a_password_on_a_command_line_is_refused(orion: Orion, command: str) -> None:
     """Exit 78 and one line that says where it belongs, without it: argv is seen by everybody."""
-    code, out, err = run(home, *command.split(), "--redis", f"redis://boss:{MARK}@127.0.0.1:1/0")
+    code, out, err = orion(*command.split(), "--redis", f"redis://boss:{MARK}@127.0.0.1:1/0")
     assert (code, out, err.count("\n")) == (EXIT_BAD_CONFIG, "", 1)
     assert "ORION_REDIS_PASSWORD" in err
     assert "redis.password_file" in err
@@ -67,16 +68,18 @@ def test_a_password_on_a_command_line_is_refused(home: Path, command: str) -> No
 
 
 @pytest.mark.parametrize("how", ["environment", "file", "url in the file", "url in the environment"])
-def test_where_a_password_may_come_from(home: Path, guarded: EmbeddedServer, how: str) -> None:
+def test_where_a_password_may_come_from(
+    home: Path, orion: Orion, guarded: EmbeddedServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ORION_REDIS_PASSWORD, redis.password_file, and either URL open the same door; without any it stays
     shut, and the line says where one belongs."""
-    secret, env = home / "secret", {}
+    secret = home / "secret"
     write_toml(home, as_boss(guarded))
-    code, _, err = run(home, "nodes")
+    code, _, err = orion("nodes")
     assert (code, "ORION_REDIS_PASSWORD" in err) == (EXIT_BAD_CONFIG, True)
     match how:
         case "environment":
-            env["ORION_REDIS_PASSWORD"] = MARK
+            monkeypatch.setenv("ORION_REDIS_PASSWORD", MARK)
         case "file":
             secret.touch(mode=0o600)
             secret.write_text(MARK + "\n")
@@ -84,8 +87,8 @@ def test_where_a_password_may_come_from(home: Path, guarded: EmbeddedServer, how
         case "url in the file":
             write_toml(home, as_boss(guarded, MARK))
         case _:
-            env["ORION_REDIS_URL"] = as_boss(guarded, MARK)
-    code, out, err = run(home, "nodes", "--json", **env)
+            monkeypatch.setenv("ORION_REDIS_URL", as_boss(guarded, MARK))
+    code, out, err = orion("nodes", "--json")
     assert (code, MARK in out + err) == (0, False)
 
 
@@ -174,7 +177,18 @@ def test_the_hints_show_no_password(home: Path, guarded: EmbeddedServer) -> None
     assert MARK not in said + out + err
 
 
-@pytest.mark.parametrize("command", ["nodes", "router", "agent --node master", "ask Why? --model m"])
+@pytest.mark.parametrize("command", ["nodes", "ask Why? --model m"])
+def test_a_wrong_password_is_refused_by_commands(
+    orion: Orion, home: Path, guarded: EmbeddedServer, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 78; the line does not hold it."""
+    write_toml(home, as_boss(guarded, f"wrong-{MARK}"))
+    monkeypatch.setenv("ORION_LOG", "debug")
+    code, out, err = orion(*command.split())
+    assert (code, MARK in out + err) == (EXIT_BAD_CONFIG, False)
+
+
+@pytest.mark.parametrize("command", ["router", "agent --node master"])
 def test_a_wrong_password_is_refused_and_not_shown(
     home: Path, guarded: EmbeddedServer, command: str
 ) -> None:
@@ -188,9 +202,12 @@ def test_a_wrong_password_is_refused_and_not_shown(
     "place", ["boss:{}@127.0.0.1:1/0", "boss:{}/slash@127.0.0.1:1/0", "boss:{}@[::1/0"]
 )
 @pytest.mark.parametrize("command", ["nodes", "ps", "ask Why? --model m"])
-def test_a_server_that_is_away_shows_no_password(home: Path, command: str, place: str) -> None:
+def test_a_server_that_is_away_shows_no_password(
+    orion: Orion, command: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody listens there, or the URL is none: the line names the place at most."""
-    code, out, err = run(home, *command.split(), ORION_REDIS_URL="redis://" + place.format(MARK))
+    monkeypatch.setenv("ORION_REDIS_URL", "redis://" + place.format(MARK))
+    code, out, err = orion(*command.split())
     assert code in (EXIT_NO_BACKEND, EXIT_BAD_CONFIG)
     assert (MARK in out + err, "Traceback" in err) == (False, False)
 

@@ -12,6 +12,7 @@ from orion_streams import AsyncClient
 from orion_streams.client import streams_client
 from orion_streams.demo.ollama import serve
 from orion_streams.errors import BackendError
+from orion_streams.runtime import backoff
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from tests.agents.agent_bench import MODEL, QUICK, Bench, running
 from tests.agents.test_redis_gone import routing
@@ -25,7 +26,8 @@ async def test_requests_outlive_a_server_that_is_away(
 ) -> None:
     """The server is killed under open requests, and more are asked while it is away: through many failed
     tries all are kept; when it is back each has exactly one end, under the id it was asked with."""
-    monkeypatch.setattr(streams_client, "FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(streams_client, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(backoff, "LONGEST_S", 0.1)
     slow = structs.replace(QUICK, decode_tokens_per_s=100.0)
     with EmbeddedServer(tmp_path / "data", fsync="always") as server:
         async with serve(slow) as node:

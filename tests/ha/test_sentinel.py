@@ -142,10 +142,11 @@ class Grid:
 
 @asynccontextmanager
 async def under_load(house: House) -> AsyncIterator[Grid]:
-    """Router and three agents behind the sentinels, with quick nodes, while clients ask."""
+    """Router and agent behind the sentinels, with a quick node, while clients ask."""
     lines: list[str] = []
     quick = {"decode_tokens_per_s": 100.0, "prefill_tokens_per_s": 0.0, "disk_mb_per_s": 0.0}
-    nodes = [replace(node, spec=replace(node.spec, **quick)) for node in three_nodes()]
+    master, _, _ = three_nodes()
+    nodes = [replace(master, spec=replace(master.spec, slots=ASKING, **quick))]
 
     def say(name: str, line: str) -> None:
         lines.append(f"{name}: {line}")
