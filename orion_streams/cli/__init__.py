@@ -11,20 +11,15 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `errors.py` lists them."""
+    """Run one process or command and return its exit code; `errors.py` lists them."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(words)
+        if words and words[0] in ("router", "agent"):
+            from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - without typer and rich
+
+            return run_role(words)
+        from orion_streams.cli.app import main as run_command  # noqa: PLC0415 - with them
+
+        return run_command(words)
     except KeyboardInterrupt:  # while something was still being imported
         return 130
-
-
-def run(words: Sequence[str]) -> int:
-    """Dispatch to the processes or to the commands."""
-    if words and words[0] in ("router", "agent"):
-        from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - without typer and rich
-
-        return run_role(words)
-    from orion_streams.cli.app import main as run_command  # noqa: PLC0415 - with them
-
-    return run_command(words)

@@ -156,11 +156,8 @@ def decision(choice: Choice, width: int) -> Iterator[StyledLine]:
         what += f", which unloads {', '.join(evicts)} for it" if evicts else ""
         what += "; the client is told that it begins anew" if choice.attempt > 1 else ""
     else:
-        what = (
-            f"waits for {choice.node}, which cannot begin yet"
-            if choice.node
-            else "waits, as no node can take it"
-        )
+        place = f" for {choice.node}, which cannot begin yet"
+        what = f"waits{place if choice.node else ', as no node can take it'}"
     lines = wrapped(when(choice.after_ms, choice.position) + what, width, INDENT)
     yield from (StyledLine(line, BOLD) for line in lines)
     yield from verdicts_of(choice.verdicts, choice.node, width)

@@ -56,10 +56,8 @@ class ChaosClients:
         """Start `users` users and two clients that write by hand."""
         self._brain = AsyncClient(brain_url, "brain", prefix=prefix)
         self._tasks = [asyncio.create_task(self._user(self._brain)) for _ in range(users)]
-        for name, url, pause_s in (
-            ("gateway", hand_url, READ_PAUSE_S),
-            ("cli", slow_url, 20 * READ_PAUSE_S),
-        ):
+        hands = (("gateway", hand_url, READ_PAUSE_S), ("cli", slow_url, 20 * READ_PAUSE_S))
+        for name, url, pause_s in hands:
             self._tasks.append(asyncio.create_task(self._by_hand(name, url, prefix, pause_s)))
 
     async def stop(self, within_s: float) -> None:

@@ -125,9 +125,8 @@ async def play(
     try:
         async with grid, connect(grid.redis_url) as redis:
             observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
-            scene = Scene(
-                grid, observer, ChaosClients(rng, models(grid), fsync == "everysec"), rng, outage_s
-            )
+            clients = ChaosClients(rng, models(grid), fsync == "everysec")
+            scene = Scene(grid, observer, clients, rng, outage_s)
             observer.start()
             return await Chaos(scene, Round(stage.server, fsync), only, transcript.say).run(seconds)
     finally:
@@ -150,11 +149,11 @@ class Chaos:
         self._busy: set[str] = set()
         self._running: list[asyncio.Task[None]] = []
         self._deck: list[Fault] = []
-        self._faults = [fault for fault in FAULTS if not only or fault.name in only]
-        if not scene.grid.can_move_clock:
-            impossible = [fault for fault in self._faults if fault.name == "move_clock"]
-            self.outcome.impossible = [fault.name for fault in impossible]
-            self._faults = [fault for fault in self._faults if fault not in impossible]
+        names = {fault.name for fault in FAULTS if not only or fault.name in only}
+        if not scene.grid.can_move_clock and "move_clock" in names:
+            names.remove("move_clock")
+            self.outcome.impossible = ["move_clock"]
+        self._faults = [fault for fault in FAULTS if fault.name in names]
 
     async def run(self, seconds: float) -> Round:
         """Inject faults for so many seconds, then check."""
@@ -310,15 +309,10 @@ async def kept(grid: ChaosGrid) -> str:
 
 async def replay(grid: ChaosGrid) -> Replayed | str:
     """Verify the log in a fresh process. Return its report, or what it printed if it failed."""
-    command = ("-m", "orion_streams.cli", "replay", "--json", "--redis", grid.redis_url)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        "--config",
-        str(grid.config_path),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    where = ("--redis", grid.redis_url, "--config", str(grid.config_path))
+    command = (sys.executable, "-m", "orion_streams.cli", "replay", "--json", *where)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     async with asyncio.timeout(REPLAY_S):
         out, said = await process.communicate()
     try:

@@ -102,6 +102,7 @@ class FactCollector:
         return ["guard", "log", "snapshots", *per_node, *per_client]
 
     async def ping(self) -> None:
+        """Measure the median round trip."""
         took_ms = []
         for _ in range(PINGS):
             began_s = time.perf_counter()
@@ -143,6 +144,7 @@ class FactCollector:
         self.facts.snapshots = tuple(each.position for each in (newest, older) if each is not None)
 
     async def grid(self) -> None:
+        """Load the grid, with its clock moved on to now."""
         facts = self.facts
         if not facts.last:
             return
@@ -154,6 +156,7 @@ class FactCollector:
         facts.since_ms = await backed_off_since(self.store, grid.position, facts.first, wanted)
 
     async def stream(self, name: str) -> None:
+        """Look at one key: its type and size, its oldest waiting entry, its group."""
         key, kind = self.store.key(name), ""
         kind = (await self.redis.type(key)).decode()
         if kind != "stream":
@@ -180,6 +183,7 @@ class FactCollector:
         self.facts.ollamas = dict(zip(asked, seen, strict=True))
 
     def archive(self) -> None:
+        """Look how far the archive reaches, if there is one."""
         folder = self.config.retention.archive_dir
         if not folder:
             return
