@@ -84,6 +84,7 @@ async def test_sensors_say_that_they_are_simulated(client: httpx.AsyncClient) ->
         "ram_used_mb": 900,
         "ram_total_mb": 8_192,
         "cpu_permille": 20,
+        "throttled": 0,
     }
 
 
