@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from orion_streams.errors import LogError
 from orion_streams.model import events as ev
@@ -14,11 +13,9 @@ from orion_streams.model.state import Grid
 from orion_streams.projections import apply
 from orion_streams.protocol.commit_builder import LoggedGrid, chain
 from orion_streams.replay.verify import Verifier
-from tests.cluster.checks import Found
+from tests.cluster.cluster_grid import Cluster
+from tests.cluster.found import Found
 from tests.cluster.journal import Step
-
-if TYPE_CHECKING:
-    from tests.cluster.cluster_grid import Cluster
 
 REPLAYED_EVERY = 4
 """Every so manieth seed's decisions are all made again: it costs as much as making them."""
@@ -29,8 +26,8 @@ TERMINAL = (ev.RequestCompleted, ev.RequestFailed, ev.RequestExpired, ev.Request
 
 
 class Safety:
-    """A node's availability by its samples alone: out strictly above a mark, back at or below the lower
-    ones for some samples in a row."""
+    """Follows each node's availability by its samples alone: out strictly above a mark, back at or below
+    the lower ones for some samples in a row."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -39,7 +36,7 @@ class Safety:
         self.last: dict[str, ev.NodeSampled] = {}
 
     def sampled(self, event: ev.NodeSampled) -> None:
-        """One more sample."""
+        """Take a sample."""
         policy, passed = self.policy, self.passed.get(event.node, set())
         temp_mc = policy.temp_return_mc if "hot" in passed else policy.temp_max_mc
         permille = policy.ram_return_permille if "ram" in passed else policy.ram_max_permille
@@ -49,7 +46,7 @@ class Safety:
         self.last[event.node] = event
 
     def decided(self) -> None:
-        """The router thinks: whoever is above a mark now is out."""
+        """Take out whoever is above a mark now: the router has decided."""
         for name, event in self.last.items():
             passed = self.passed.setdefault(name, set())
             hot = (event.temp_mc or 0) > self.policy.temp_max_mc and "hot" not in passed
@@ -61,7 +58,7 @@ class Safety:
 
 
 class LogWatcher:
-    """Goes through the events in order."""
+    """Checks the events in order."""
 
     def __init__(self, policy: Policy, found: Found, counted: tuple[str, ...]) -> None:
         """`counted`: the inputs of whose entries each is an event."""
@@ -73,7 +70,7 @@ class LogWatcher:
         self.ended: set[str] = set()
 
     def watch(self, events: list[ev.AnyEvent], inputs: int, step: Step) -> None:
-        """One commit."""
+        """Check a commit."""
         if step.overlooked:
             self.found.breaks("health_is_read_first", f"{step.overlooked} got work, its health unread")
         taken = Counter(kind_of(event) for event in events[1 : 1 + inputs])
@@ -93,7 +90,7 @@ class LogWatcher:
             self.on_event(event)
 
     def on_event(self, event: ev.AnyEvent) -> None:
-        """One event."""
+        """Check an event."""
         found = self.found
         match event:
             case ev.NodeSampled():
@@ -119,7 +116,7 @@ class LogWatcher:
                 self.open.discard(event.request)
 
     def on_routed(self, event: ev.RequestRouted) -> None:
-        """A dispatch as the log has it."""
+        """Check a dispatch: only to a node that is not out and has the model."""
         if self.safety.passed.get(event.node):
             self.found.breaks(
                 "backed_off_never_routed", f"{event.request} went to {event.node}, which is out"
@@ -129,7 +126,7 @@ class LogWatcher:
             self.found.breaks("model_absent_never_dispatched", f"{event.node} does not have {model}")
 
     def on_return(self, node: str) -> None:
-        """A node is back."""
+        """Check that a node returns after calm samples only."""
         calm = self.safety.calm.get(node, 0)
         if calm < self.safety.policy.return_samples:
             self.found.breaks("no_flapping", f"{node} returned after {calm} calm samples in a row")
@@ -138,7 +135,7 @@ class LogWatcher:
 
 
 def kind_of(event: ev.AnyEvent) -> str:
-    """Which input an event comes from."""
+    """Name the input that an event comes from."""
     if isinstance(event, FROM_REQUESTS):
         return "requests"
     if isinstance(event, ev.NodeSampled):
@@ -147,7 +144,7 @@ def kind_of(event: ev.AnyEvent) -> str:
 
 
 def check(cluster: Cluster, found: Found) -> None:
-    """All of them."""
+    """Check all invariants of the log."""
     journal = cluster.server.journal
     counted = ("requests",) if cluster.world.happened["deleted_stream"] else ("requests", "health")
     watcher = LogWatcher(cluster.config.policy, found, counted)
@@ -182,7 +179,7 @@ def check(cluster: Cluster, found: Found) -> None:
 
 
 def fold(state: LoggedGrid, commit: list[tuple[int, bytes]], events: list[ev.AnyEvent]) -> None:
-    """As fold_raw, of events that were decoded before."""
+    """Fold a commit whose events were decoded before."""
     for (position, raw), event in zip(commit, events, strict=True):
         if isinstance(event, ev.Committed) and event.hash != state.digest.hex():
             raise LogError(f"the log before position {position} is not the one that was written")
@@ -191,7 +188,7 @@ def fold(state: LoggedGrid, commit: list[tuple[int, bytes]], events: list[ev.Any
 
 
 def check_state(cluster: Cluster, found: Found, state: LoggedGrid) -> None:
-    """The fold of the whole log is what a router at its head holds."""
+    """Check that the fold of the whole log is what a router at its head holds."""
     live = [each.router for each in cluster.routers if each.router is not None and cluster.is_settled(each)]
     for router in live:
         if encode_grid(router.state.grid) != encode_grid(state.grid) or router.state.digest != state.digest:
@@ -206,7 +203,7 @@ def check_state(cluster: Cluster, found: Found, state: LoggedGrid) -> None:
 
 
 def check_bounds(cluster: Cluster, found: Found) -> None:
-    """No stream grows beyond what retention allows."""
+    """Check that no stream is longer than retention allows."""
     if "trimming" not in cluster.world.faults:
         return
     keep = cluster.config.retention

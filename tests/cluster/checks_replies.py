@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import parse_stream_id
 from orion_streams.protocol import agent_entries
-from tests.cluster.checks import Found
+from tests.cluster.cluster_grid import Cluster
 from tests.cluster.cluster_house import EDGE, pieces_of, prompt_of
+from tests.cluster.found import Found
 from tests.cluster.journal import Written
-
-if TYPE_CHECKING:
-    from tests.cluster.cluster_grid import Cluster
 
 TRIMMED = ev.RepliesTrimmed
 TERMINAL = (b"done", b"error", b"expired", b"cancelled")
 
 
 class Seen(Struct):
-    """What was seen of one request so far. `work_id` and `attempt` are the last dispatched ones,
+    """What was seen of a request so far. `work_id` and `attempt` are the last dispatched ones,
     `announced` the attempt that its reader knows of, `seq` the last token of it, `reply` the
     terminal reply."""
 
@@ -38,7 +35,7 @@ class Seen(Struct):
 
 
 class Watcher:
-    """Goes through the journal in order."""
+    """Checks the journal in order."""
 
     def __init__(self, cluster: Cluster, found: Found) -> None:
         self.found = found
@@ -55,7 +52,7 @@ class Watcher:
         self.slack_ms = cluster.config.policy.max_step_ms * (1 + faults["clock_jump"] + faults["lost_tail"])
 
     def watch(self, entry: Written) -> None:
-        """One entry more."""
+        """Check an entry."""
         kind, _, owner = entry.stream.partition(":")
         if entry.trimmed:
             self.trimmed[entry.id] = owner
@@ -67,7 +64,7 @@ class Watcher:
             self.on_reply(owner, entry)
 
     def on_request(self, client: str, entry: Written) -> None:
-        """Somebody asks, maybe again."""
+        """Note a request, maybe one that is sent again."""
         fields = entry.fields
         if b"cancel" in fields:
             return
@@ -79,7 +76,7 @@ class Watcher:
             self.seen[key].is_resent = True
 
     def on_work(self, node: str, entry: Written) -> None:
-        """A dispatch."""
+        """Check a dispatch: once per attempt, with its prompt, never to the robot."""
         found, head = self.found, agent_entries.decode_work(entry.fields[b"head"])
         if node == EDGE:
             found.breaks("robot_never", f"{head.op} {head.request or head.model} went to {node}")
@@ -100,17 +97,17 @@ class Watcher:
         seen.work_id, seen.attempt = entry.id, head.attempt
 
     def is_forgotten(self, key: str, seen: Seen) -> bool:
-        """Whether the log says that the id was forgotten, before its reply was to be trimmed."""
+        """Return whether the log says that the id was forgotten, before its reply was to be trimmed."""
         return parse_stream_id(seen.reply) < self.floors.get(key.partition("/")[0], (0, 0))
 
     def begin_anew(self, key: str, seen: Seen) -> None:
-        """An id that was answered comes to life again: allowed only once it was forgotten."""
+        """Check that an id which was answered runs again only once it was forgotten."""
         if not self.is_forgotten(key, seen):
             self.found.breaks("known_ids_start_nothing", f"{key} ran again though its reply stands")
         seen.reply, seen.attempt, seen.announced, seen.seq, seen.token_work_id = "", 0, 1, 0, ""
 
     def on_reply(self, client: str, entry: Written) -> None:
-        """A client is told something."""
+        """Check a reply."""
         fields, key = entry.fields, f"{client}/{entry.fields[b'id'].decode()}"
         kind = fields[b"kind"]
         seen = self.seen.get(key)
@@ -133,7 +130,7 @@ class Watcher:
                 self.found.breaks("windows_are_small", f"{key} was rejected as queue_full")
 
     def on_token(self, key: str, seen: Seen, fields: dict[bytes, bytes]) -> None:
-        """A piece of an answer."""
+        """Check a piece of an answer: in order, of the attempt that was announced last."""
         work_id, seq = fields[b"work_id"].decode(), int(fields[b"seq"])
         text = pieces_of(key, work_id)[seq - 1 : seq]
         if (
@@ -151,7 +148,7 @@ class Watcher:
         seen.seq = seq
 
     def on_end(self, key: str, seen: Seen, entry: Written, kind: bytes) -> None:
-        """A terminal reply."""
+        """Check a terminal reply: one, of the current attempt, and not before its deadline."""
         found, fields = self.found, entry.fields
         if seen.reply:
             if self.is_forgotten(key, seen):
@@ -176,7 +173,7 @@ class Watcher:
 
 
 def check(cluster: Cluster, found: Found) -> None:
-    """All of them."""
+    """Check all invariants of what clients and agents see."""
     watcher = Watcher(cluster, found)
     for entry in cluster.server.journal.entries:
         watcher.watch(entry)

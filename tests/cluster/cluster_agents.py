@@ -50,7 +50,7 @@ LOADED = Done(Usage(load_ms=50, total_ms=50))
 
 
 class Agent:
-    """One node's agent. `began` is told of each run that begins to generate."""
+    """One node's agent. `began` is called with each run that begins to generate."""
 
     def __init__(
         self, world: World, server: Server, config: Config, machine: Machine, began: Callable[[str], None]
@@ -69,7 +69,7 @@ class Agent:
     # life
 
     def start(self) -> None:
-        """A new process: it remembers nothing."""
+        """Start a process, which remembers nothing."""
         self.is_alive = True
         self.boots += 1
         self.core = WorkerCore(self.rules.slots)
@@ -84,7 +84,7 @@ class Agent:
         self._beat()
 
     def kill(self) -> None:
-        """The process ends; its Ollama lets go of what it ran."""
+        """End the process; its Ollama lets go of what it ran."""
         self.is_alive = False
         self.line.forget()
         self._reader.stop()
@@ -100,7 +100,7 @@ class Agent:
     # health
 
     def _beat(self) -> None:
-        """What was read and written is noted before the machine is looked at: nothing newer is claimed."""
+        """Note what was read and written before looking at the machine: nothing newer is claimed."""
         self._after(HEALTH_MS, self._beat)
         slow = self.rng.random() < 0.05
         self._after(
@@ -271,4 +271,4 @@ class Agent:
 
 
 def _nothing() -> None:
-    """Nobody waits for it."""
+    """Do nothing: nobody waits for it."""

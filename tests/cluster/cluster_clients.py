@@ -37,7 +37,7 @@ class Call(Struct):
 
 
 class Client:
-    """One client with so many requests to make; `is_finished` when all of them have their end."""
+    """A client with so many requests to make."""
 
     def __init__(self, world: World, server: Server, name: str, quota: int) -> None:
         self.world, self.server, self.name, self.quota = world, server, name, quota
@@ -58,12 +58,12 @@ class Client:
 
     @property
     def is_finished(self) -> bool:
-        """Whether everything was asked and has ended."""
+        """Return whether everything was asked and has ended."""
         return self.asked == self.quota and not self.open
 
     @property
     def has_asked(self) -> bool:
-        """Whether it has nothing new to ask."""
+        """Return whether it has nothing new to ask."""
         return self.asked == self.quota
 
     def start(self) -> None:
@@ -104,7 +104,7 @@ class Client:
         return fields
 
     def _send(self, fields: dict[str, Any]) -> None:
-        """Patiently: what may have arrived is sent again, under the same id."""
+        """Write a request until the server has it: send what may have arrived again, under the same id."""
 
         def sent(entry_id: str | None) -> None:
             if entry_id is None:
@@ -126,7 +126,7 @@ class Client:
         self.line.ask(lambda: (self._stands(), self.server._read(position, READ_COUNT)), self._on_replies)
 
     def _stands(self) -> bool:
-        """Whether the last reply that was read is still what it was."""
+        """Return whether the last reply that was read is still what it was."""
         held = self.server.streams.get(self.replies, {}).get(self._position)
         return self._position == "0-0" or held == self._last
 

@@ -55,7 +55,7 @@ KINDS = (*Rates.__struct_fields__, *STANDING)
 
 
 def swarm(seed: int) -> frozenset[str]:
-    """The faults of the run with this seed: a random subset, since many at once hide each other's marks."""
+    """Choose the faults of the run with this seed: a random subset, since many at once hide each other."""
     rng = Random(f"swarm {seed}")
     share = rng.choice((0.0, 0.1, 0.2, 0.3, 0.5, 0.8))
     return frozenset(kind for kind in KINDS if rng.random() < share)

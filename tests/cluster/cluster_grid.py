@@ -1,51 +1,23 @@
-"""One run: the cluster is wired, the faults strike, the world heals, and everything must come to rest."""
+"""The cluster: its server, routers, agents and clients, wired."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import logging
-import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-from msgspec import Struct
 
 from orion_streams.model.commit import CURSOR
-from tests.cluster.checks import Found, check
 from tests.cluster.cluster_agents import Agent
 from tests.cluster.cluster_clients import Client
-from tests.cluster.cluster_house import CLIENTS, DEADLINE_MS, configuration
+from tests.cluster.cluster_house import CLIENTS, configuration
 from tests.cluster.cluster_machine import Machine
 from tests.cluster.cluster_routers import RouterProcess
-from tests.cluster.cluster_server import Line, Server
-from tests.cluster.nemesis import Nemesis, accept_loss
+from tests.cluster.cluster_server import Line, Server, accept_loss
 from tests.cluster.world_clock import World
-
-LONGEST_MS = 3_600_000
-REST_MS = 2 * DEADLINE_MS + 60_000
-QUIET_MS = 2_500
-
-
-class Run(Struct):
-    """What one run came to: `found` by its checks, `faults` that happened, and what it took."""
-
-    seed: int
-    requests: int
-    found: Found
-    faults: dict[str, int]
-    recoveries: int
-    refusals: int
-    tail_repeats: int
-    virtual_ms: int
-    events: int
-    commits: int
-    log_digest: str
 
 
 class Cluster:
-    """Everything that takes part."""
+    """A server and everybody around it. `runs`: how often each work id began to generate; `refusals`: why
+    routers refused to start."""
 
     def __init__(self, seed: int, requests: int, faults: frozenset[str]) -> None:
         world = self.world = World(seed, faults)
@@ -80,49 +52,43 @@ class Cluster:
             accept_loss(self.server)
 
     def lines(self) -> Iterator[Line]:
-        """Everybody's way to the server."""
+        """Yield everybody's way to the server."""
         yield from (each.line for each in self.routers)
         yield from (each.line for each in self.agents)
         yield from (each.line for each in self.clients)
 
-    def run(self) -> bool:
-        """Let it happen; whether everything came to rest."""
+    def start(self) -> None:
+        """Start all processes."""
         for agent in self.agents:
             agent.start()
         for router in self.routers:
             router.boot()
         for client in self.clients:
             client.start()
-        nemesis = Nemesis(self)
-        world = self.world
-        world.run_until(lambda: all(each.has_asked for each in self.clients), LONGEST_MS)
-        nemesis.heal()
-        healed_ms = world.now_ms
-        if not world.run_until(self._is_done, healed_ms + REST_MS):
-            return False
-        return world.run_until(lambda: self._is_done() and self._rests(), healed_ms + 2 * REST_MS)
 
-    def _is_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Return whether every request has its end."""
         return all(each.is_finished for each in self.clients)
 
-    def _rests(self) -> bool:
-        """Whether nothing is open, in hand or unread, and a router knows it."""
+    def rests(self) -> bool:
+        """Return whether nothing is open, in hand or unread, and a router knows it."""
         return (
-            not any(agent.core.jobs or not agent.is_alive for agent in self.agents)
+            self.is_done()
+            and not any(agent.core.jobs or not agent.is_alive for agent in self.agents)
             and all(self.cursor(stream) == self.server._tops.get(stream) for stream in self.inputs())
             and any(self.is_settled(router) for router in self.routers)
         )
 
     def inputs(self) -> list[str]:
-        """The input streams that there are."""
+        """Return the names of the input streams that there are."""
         return [stream for stream in self.server.streams if stream.startswith(("req", "res", "hea"))]
 
     def cursor(self, stream: str) -> str:
-        """How far a stream was taken."""
+        """Return the id up to which the router has taken a stream."""
         return self.server.held.get(CURSOR + stream, "0-0")
 
     def is_settled(self, process: RouterProcess) -> bool:
-        """Whether this router is at the head of the log and has nothing open."""
+        """Return whether this router is at the head of the log and has nothing open."""
         router = process.router
         return (
             router is not None
@@ -130,45 +96,3 @@ class Cluster:
             and router.guard.number == int(self.server.held.get("number", 0))
             and not any(node.assignments for node in router.state.grid.nodes.values())
         )
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Without the cyclic collector and without the router's log lines."""
-    was_enabled, level = gc.isenabled(), logging.root.manager.disable
-    gc.disable()
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        if was_enabled:
-            gc.enable()
-
-
-def run_one(seed: int, requests: int, faults: frozenset[str]) -> Run:
-    """One run from its seed."""
-    with undisturbed():
-        cluster = Cluster(seed, requests, faults)
-        try:
-            found = check(cluster, cluster.run())
-        except Exception as error:  # whatever it is, it has a seed
-            found = Found()
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            found.breaks(
-                "nothing_crashes", f"{type(error).__name__}: {error} ({place.name}:{place.lineno})"
-            )
-    world, journal = cluster.world, cluster.server.journal
-    return Run(
-        seed=seed,
-        requests=requests,
-        found=found,
-        faults=dict(sorted(world.happened.items())),
-        recoveries=sum(each.starts for each in cluster.routers),
-        refusals=len(cluster.refusals),
-        tail_repeats=sum(each.tail_repeats for each in cluster.clients),
-        virtual_ms=world.now_ms,
-        events=len(journal.log),
-        commits=len(journal.steps),
-        log_digest=hashlib.blake2b(b"\n".join(journal.log), digest_size=16).hexdigest(),
-    )

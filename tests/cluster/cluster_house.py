@@ -22,7 +22,7 @@ HEALTH_MS = 1_000
 
 
 def configuration(world: World) -> Config:
-    """Quick nodes, short deadlines; small limits where trimming is what is tried."""
+    """Make a configuration: quick nodes, short deadlines, and small limits where trimming is tried."""
     slots = world.rng("slots").choice((6, 16, 16))
     trims = "trimming" in world.faults
     return Config(
@@ -55,11 +55,11 @@ def configuration(world: World) -> Config:
 
 
 def prompt_of(request: str) -> bytes:
-    """What "client/id" asked."""
+    """Return the prompt of a request, named "client/id"."""
     return f"What of {request}?".encode()
 
 
 def pieces_of(request: str, work_id: str) -> list[bytes]:
-    """The answer that one attempt gives, in pieces: no two attempts say the same."""
+    """Return the answer of an attempt in pieces: no two attempts say the same."""
     count = 1 + crc32(request.encode()) % 4
     return [f"{request} {work_id} {n}/{count}.".encode() for n in range(1, count + 1)]

@@ -50,7 +50,7 @@ class RouterProcess(Process):
         server.wakers.setdefault("inputs", []).append(lambda: self.wake(WAKE_MS))
 
     def boot(self) -> None:
-        """Start the process, with an empty memory."""
+        """Start a process with an empty memory."""
         self.start(self._live())
 
     def kill(self) -> None:

@@ -29,7 +29,7 @@ class Group(Struct):
 
 
 class Server(MemoryLog):
-    """One server. What is called here takes place at once; who calls it comes over a Line."""
+    """A server. Its calls take place at once; callers come over a Line."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.server_ms)
@@ -56,7 +56,7 @@ class Server(MemoryLog):
         return entry_id
 
     def put(self, stream: str, fields: Fields, keep: int = 0) -> str:
-        """XADD, with MAXLEN if `keep` is given. The entry's id."""
+        """XADD, with MAXLEN if `keep` is given. Return the entry's id."""
         entry_id = self._append(stream, fields)
         rows = self.streams[stream]
         while keep and len(rows) > keep:
@@ -68,7 +68,7 @@ class Server(MemoryLog):
         self._bytes[stream] -= sum(len(value) for value in gone.values())
 
     async def commit(self, commit: Commit) -> None:
-        """The compare-and-set, and what it took noted down."""
+        """Compare and set, and note in the journal what the commit took."""
         before = {stream: self.held.get(CURSOR + stream, "0-0") for stream in self._cursors_of(commit)}
         await super().commit(commit)
         self.journal.committed(commit, before)
@@ -92,7 +92,7 @@ class Server(MemoryLog):
         return True
 
     def delivered(self, stream: str, acks: list[str], behind: bool, count: int) -> tuple[list[Item], ...]:
-        """XACK and XREADGROUP: what is pending, if asked for, and what is new."""
+        """XACK and XREADGROUP. Return what is pending, if `behind`, and what is new."""
         group, rows = self.groups.get(stream), self.streams.get(stream, {})
         if group is None:
             return [], []
@@ -108,7 +108,7 @@ class Server(MemoryLog):
     # faults
 
     def mark(self) -> None:
-        """What is on disk from here on; whatever comes later may be lost."""
+        """Put everything on the disk; whatever comes later may be lost."""
         self._marked = (
             {stream: rows.copy() for stream, rows in self.streams.items()},
             self.held.copy(),
@@ -121,19 +121,28 @@ class Server(MemoryLog):
         self.journal.mark()
 
     def lose_tail(self) -> None:
-        """Go back to the mark: everything, as an append-only file that lacks its end."""
+        """Go back to the mark, as a server whose append-only file lacks its end."""
         self.streams, self.held, self._tops, self._snapshots, self.groups, self._bytes, self._counts = (
             self._marked
         )
         self.journal.lose_tail()
 
     def delete(self, stream: str) -> None:
-        """DEL: the entries, and the memory of the last id."""
+        """DEL a stream: its entries, and the memory of its last id."""
         self.streams.pop(stream, None)
         self._tops.pop(stream, None)
         self._bytes.pop(stream, None)
         self._counts.pop(stream, None)
         self.journal.deleted(stream)
+
+
+def accept_loss(server: Server) -> None:
+    """Set cursors back to the ends of their streams, as a router's error tells the owner to do."""
+    for name, cursor in server.held.items():
+        if name.startswith(CURSOR):
+            top = server._tops.get(name.removeprefix(CURSOR), "0-0")
+            if parse_stream_id(cursor) > parse_stream_id(top):
+                server.held[name] = top
 
 
 class Line:
@@ -149,37 +158,38 @@ class Line:
         self._lives = {False: server.life, True: server.life}
 
     def forget(self) -> None:
-        """Its process died: nobody hears the answers."""
+        """Let nobody hear the answers that are on their way: the process died."""
         self._generation += 1
 
     @property
     def is_broken(self) -> bool:
-        """Whether the next message will find that the server has died since the last one."""
+        """Return whether the next message will find that the server has died since the last one."""
         return self._lives[False] != self.server.life
 
     def delay(self) -> int:
-        """Time of one way, in ms."""
+        """Return the time of one way, in ms."""
         if self.strikes("delay", RATES.delay):
             return self._rng.randint(50, self.SLOWEST_MS)
         return 1
 
     def strikes(self, fault: str, rate: float) -> bool:
-        """Whether the fault happens to this message."""
+        """Return whether the fault happens to this message."""
         if fault in self.world.faults and not self.world.is_healed and self._rng.random() < rate:
             self.world.happened[fault] += 1
             return True
         return False
 
     def is_lost(self, writes: bool = False) -> bool:
-        """Whether a message does not arrive; the first one after the server's end finds the line broken.
-        Who reads and who writes have a connection each."""
+        """Return whether a message does not arrive. The first one after the server's end finds the line
+        broken; reads and writes have a connection each."""
         life, self._lives[writes] = self._lives[writes], self.server.life
         if self.is_cut or self.server.is_down or life != self.server.life:
             return True
         return self.strikes("lost_write", RATES.lost_write)
 
     def ask(self, act: Callable[[], Any], then: Callable[[Any], None], writes: bool = False) -> None:
-        """Have it done on the server, and hear of it: None is an error, after which nobody knows."""
+        """Have it done on the server, and call `then` with the answer; None is an error, after which nobody
+        knows whether it was done."""
         self.world.at(self.delay(), self._arrive, act, then, writes, self._generation)
 
     def _arrive(

@@ -17,7 +17,7 @@ ZEROS = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diver
 
 
 def run(*, requests: int | None, seed: int, only: str | None, as_json: bool) -> int:
-    """Run it and show it. The exit code: failed where an invariant broke."""
+    """Run it and show it. Return the exit code: failed where an invariant broke."""
     work = jobs(requests or REQUESTS, seed, chosen(only))
     report, broken = Report(), dict[str, tuple[Job, str]]()
     with progress(len(work), "runs") as advance:
@@ -39,7 +39,7 @@ def run(*, requests: int | None, seed: int, only: str | None, as_json: bool) -> 
 
 
 def chosen(only: str | None) -> frozenset[str] | None:
-    """The faults that --only names; "none" for none."""
+    """Read the faults that --only names, "none" for none; without --only return None."""
     if only is None:
         return None
     names = [name.strip() for name in only.split(",")] if only != "none" else []
@@ -49,13 +49,13 @@ def chosen(only: str | None) -> frozenset[str] | None:
 
 
 def shrunk(invariant: str, job: Job) -> Job:
-    """The smallest run found that breaks the invariant."""
+    """Find a small run that breaks the invariant."""
     tell(f"orion: {invariant} broke with seed {job.seed}: looking for a smaller run")
     return Shrinker(lambda each: invariant in run_job(each).found.broken).shrink(job)
 
 
 def show(report: Report) -> None:
-    """The counts, and the faults behind them."""
+    """Print the counts, and the faults behind them."""
     console = make_console()
     console.print(
         f"SIMULATED: {report.requests:,} requests in {report.runs:,} runs, {report.virtual_s:,} s of "

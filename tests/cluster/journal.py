@@ -31,7 +31,7 @@ class Step(Struct, frozen=True):
 
 
 class Journal:
-    """What survives of the history, and what a lost tail took away."""
+    """Records what survives of the history, and what a lost tail took away."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -44,7 +44,7 @@ class Journal:
         self._marked = (0, 0, 0)
 
     def appended(self, stream: str, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        """An entry was written."""
+        """Note an entry that was written."""
         if stream == "log":
             self.log.append(fields[b"event"])
             return
@@ -56,12 +56,12 @@ class Journal:
         places[entry_id] = len(places)
 
     def trimmed(self, stream: str, entry_id: str) -> None:
-        """An entry of a reply stream went: what it answered may be forgotten."""
+        """Note an entry of a reply stream that was trimmed: what it answered may be forgotten."""
         if stream.startswith("replies:"):
             self.entries.append(Written(stream, entry_id, {}, self._world.now_ms, True))
 
     def committed(self, commit: Commit, before: dict[str, str]) -> None:
-        """A commit moved cursors from where they stood `before`."""
+        """Note a commit, which moved cursors from where they stood `before`."""
         taken = {
             stream: self._place[stream].get(commit.set[CURSOR + stream], 0)
             - self._place[stream].get(cursor, 0)
@@ -75,7 +75,7 @@ class Journal:
         self.steps.append(Step(len(commit.events), taken, self._overlooked(commit)))
 
     def _overlooked(self, commit: Commit) -> str:
-        """A node that gets work while its health waits to be read for too long."""
+        """Return a node that gets work though its health has waited to be read for too long."""
         for out in commit.outs:
             kind, _, node = out.stream.partition(":")
             if kind == "work" and out.body is not None:
@@ -85,11 +85,11 @@ class Journal:
         return ""
 
     def mark(self) -> None:
-        """What was written until now stays."""
+        """Keep what was written until now, whatever is lost later."""
         self._marked = (len(self.log), len(self.entries), len(self.steps))
 
     def lose_tail(self) -> None:
-        """What was written since the mark never was."""
+        """Forget what was written since the mark."""
         log, entries, steps = self._marked
         gone = self.entries[entries:]
         del self.log[log:], self.entries[entries:], self.steps[steps:]
@@ -100,10 +100,10 @@ class Journal:
         self.lost += [each for each in gone if not each.trimmed]
 
     def deleted(self, stream: str) -> None:
-        """A stream was deleted: what was not taken of it is lost, and places begin anew."""
+        """Count places anew in a stream that was deleted: what was not taken of it is lost."""
         self._place[stream] = {"0-0": 0}
         self._unread.pop(stream.partition(":")[2], None)
 
     def counts(self) -> tuple[int, int]:
-        """Entries that survive, and those that were lost."""
+        """Count entries that survive, and those that were lost."""
         return len(self.entries), len(self.lost)

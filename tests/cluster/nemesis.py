@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from orion_streams.model.commit import CURSOR
 from orion_streams.model.state import parse_stream_id
 from tests.cluster.cluster_faults import BY_THEMSELVES, RATES
+from tests.cluster.cluster_grid import Cluster
 from tests.cluster.cluster_house import MODELS
-from tests.cluster.cluster_server import Line, Server
-
-if TYPE_CHECKING:
-    from tests.cluster.cluster_grid import Cluster
+from tests.cluster.cluster_server import Line
 
 AT_FULL_RATE = 3
 """Of more kinds than these each comes more seldom: a grid that never gets to work proves little."""
@@ -45,7 +42,7 @@ class Nemesis:
             self.world.happened[kind] += 1
 
     def heal(self) -> None:
-        """No more faults: everybody and everything is back."""
+        """End all faults: everybody and everything is back."""
         self.world.is_healed = True
         cluster = self.cluster
         for line in cluster.lines():
@@ -146,7 +143,7 @@ class Nemesis:
         self._go_away(self._span(3_000))
 
     def _deleted_stream(self) -> bool:
-        """Somebody deletes the health of a node, and the server forgets how far its ids had come."""
+        """Delete the health of a node, so that the server forgets how far its ids had come."""
         if self._away:
             return False
         self.cluster.server.delete(f"health:{self.rng.choice(self.cluster.machines).name}")
@@ -154,13 +151,13 @@ class Nemesis:
         return True
 
     def _start_routers_anew(self) -> None:
-        """The owner wonders why a node is silent."""
+        """Start all routers anew, as an owner does who wonders why a node is silent."""
         for router in self.cluster.routers:
             router.kill()
             router.boot()
 
     def _deleted_body(self) -> bool:
-        """Somebody deletes a request that was taken: it cannot run any more, and has to end."""
+        """Delete a request that was taken: it cannot run any more, and has to end."""
         server = self.cluster.server
         stream = self.rng.choice(self.cluster.clients).requests
         cursor = parse_stream_id(server.held.get(CURSOR + stream, "0-0"))
@@ -212,12 +209,3 @@ class Nemesis:
 
     def _ollama_cut(self) -> bool:
         return self._sicken("cut")
-
-
-def accept_loss(server: Server) -> None:
-    """What the error of a cursor beyond its stream's end tells the owner to do."""
-    for name, cursor in server.held.items():
-        if name.startswith(CURSOR):
-            top = server._tops.get(name.removeprefix(CURSOR), "0-0")
-            if parse_stream_id(cursor) > parse_stream_id(top):
-                server.held[name] = top

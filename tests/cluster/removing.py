@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster_grid import run_one
+from tests.cluster.one_run import run_one
 
 MANY = 80
 
@@ -17,7 +17,7 @@ MANY = 80
 def without(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str, instead: str, *more: tuple[str, str]
 ) -> None:
-    """Change a function of a module or class by its source; each part must be there."""
+    """Replace parts of the source of a module's or class's function; each part must be there."""
     function = getattr(owner, name)
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in ((part, instead), *more):
@@ -30,7 +30,7 @@ def without(
 
 
 def broken(faults: str, seeds: range, requests: int = 200) -> dict[str, str]:
-    """The invariants that broke in these runs, with what broke them first."""
+    """Return the invariants that broke in these runs, with what broke them first."""
     found: dict[str, str] = {}
     for seed in seeds:
         for name, what in run_one(seed, requests, frozenset(faults.split())).found.broken.items():
@@ -39,5 +39,5 @@ def broken(faults: str, seeds: range, requests: int = 200) -> dict[str, str]:
 
 
 def breaks(invariant: str, faults: str, requests: int = 200) -> bool:
-    """Whether one of MANY runs breaks the invariant; the first that does is the last one."""
+    """Return whether one of MANY runs breaks the invariant; stop at the first that does."""
     return any(invariant in broken(faults, range(seed, seed + 1), requests) for seed in range(1, MANY))

@@ -9,14 +9,14 @@ from msgspec import Struct
 
 from orion_streams.simulation.process_pool import spread
 from tests.cluster.cluster_faults import swarm
-from tests.cluster.cluster_grid import Run, run_one
+from tests.cluster.one_run import Run, run_one
 
 RUN_REQUESTS = 2_000
 """Requests of one run: a failure is to be small."""
 
 
 class Job(Struct, frozen=True):
-    """One run to be made."""
+    """A run to be made."""
 
     seed: int
     requests: int
@@ -33,7 +33,7 @@ class Broken(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What all runs came to. Everything but `requests` to `answered`, and what faults bring about by
+    """The sum of all runs. Everything but `requests` to `answered`, and what faults bring about by
     themselves, is to be zero: `lost`, `duplicate_replies`, `duplicate_dispatches`, `log_gaps`, `diverged`.
     `tail_repeats` and `repeated_generations` come with a server that loses its tail."""
 
@@ -57,7 +57,7 @@ class Report(Struct):
     broken: list[Broken] = []
 
     def add(self, run: Run) -> None:
-        """One run more."""
+        """Add a run."""
         found = run.found
         self.requests += run.requests
         self.runs += 1
@@ -73,7 +73,7 @@ class Report(Struct):
 
 
 def jobs(requests: int, seed: int, only: frozenset[str] | None) -> list[Job]:
-    """Runs with seeds in a row; their faults by the seed, unless `only` names them."""
+    """Plan runs with seeds in a row; the seed chooses the faults, unless `only` names them."""
     return [
         Job(seed + n, min(RUN_REQUESTS, requests - begun), swarm(seed + n) if only is None else only)
         for n, begun in enumerate(range(0, requests, RUN_REQUESTS))
@@ -81,23 +81,23 @@ def jobs(requests: int, seed: int, only: frozenset[str] | None) -> list[Job]:
 
 
 def run_job(job: Job) -> Run:
-    """One run."""
+    """Make a run."""
     return run_one(job.seed, job.requests, job.faults)
 
 
 def run_all(work: Sequence[Job], processes: int = 0) -> Iterator[Run]:
-    """All runs, in their order; on every core (0), or on so many."""
+    """Make all runs on every core (0), or on so many; yield them in their order."""
     return spread(run_job, work, processes)
 
 
 def command_of(job: Job) -> str:
-    """What shows this run again."""
+    """Return the command that shows this run again."""
     only = ",".join(sorted(job.faults)) or "none"
     return f"orion simulate --faults --requests {job.requests} --seed {job.seed} --only {only}"
 
 
 def reported(runs: Iterable[Run]) -> Report:
-    """All of them in one."""
+    """Sum up runs."""
     report = Report()
     for run in runs:
         report.add(run)

@@ -16,14 +16,14 @@ Breaks = Callable[[Job], bool]
 
 
 class Shrinker:
-    """`breaks`: whether a run breaks the invariant in question."""
+    """Finds a smaller run that breaks the same invariant, as `breaks` says, within MOST_RUNS runs."""
 
     def __init__(self, breaks: Breaks) -> None:
         self._breaks = breaks
         self.runs = 0
 
     def shrink(self, job: Job) -> Job:
-        """The smallest that was found."""
+        """Return the smallest run that was found."""
         while True:
             smaller = self._fewer_requests(self._fewer_faults(job))
             if smaller == job or self.runs >= MOST_RUNS:
@@ -35,7 +35,7 @@ class Shrinker:
         return self.runs <= MOST_RUNS and self._breaks(job)
 
     def _fewer_faults(self, job: Job) -> Job:
-        """Half of them at once, then one by one."""
+        """Leave out half of the faults at once, then one by one."""
         kinds = sorted(job.faults)
         for part in (kinds[: len(kinds) // 2], kinds[len(kinds) // 2 :]):
             half = replace(job, faults=frozenset(part))
@@ -48,7 +48,7 @@ class Shrinker:
         return job
 
     def _fewer_requests(self, job: Job) -> Job:
-        """Half of them as long as that breaks, then a quarter less, a tenth less, one less."""
+        """Halve the requests as long as that breaks, then try a quarter less, a tenth less, one less."""
         for share in (2, 4, 10, 1_000_000):
             while job.requests > 1:
                 fewer = replace(job, requests=job.requests - max(job.requests // share, 1))

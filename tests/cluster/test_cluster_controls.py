@@ -41,7 +41,7 @@ CALM = "node.calm_samples >= policy.return_samples"
 
 
 def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
-    """Simulated houses with other limits."""
+    """Simulate houses with other limits."""
 
     def changed(world: World) -> Config:
         usual = cluster_house.configuration(world)
@@ -51,7 +51,7 @@ def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
 
 
 def with_safety(monkeypatch: Patch, part: str, instead: str) -> None:
-    """Another question about safety."""
+    """Ask another question about safety."""
     without(monkeypatch, decide, "safety", part, instead)
     monkeypatch.setattr(decide, "QUESTIONS", (decide.safety, *decide.QUESTIONS[1:]))
 
@@ -151,7 +151,7 @@ def test_without_the_cursor_check_a_stream_is_never_read_again(monkeypatch: Patc
     """Cursors beyond the end: after a deleted stream and a clock that was put back, nobody reads it."""
 
     async def nothing(*arguments: object) -> None:
-        """No check."""
+        """Check nothing."""
 
     monkeypatch.setattr(router_module, "check_cursors", nothing)
     assert breaks("comes_to_rest", "deleted_stream clock_jump")
@@ -192,7 +192,7 @@ def test_without_trimming_streams_grow(monkeypatch: Patch) -> None:
     """Bounds: a router that keeps no house lets its streams grow."""
 
     async def nothing(*arguments: object) -> None:
-        """No trims."""
+        """Trim nothing."""
 
     monkeypatch.setattr(Retention, "keep", nothing)
     assert breaks("streams_are_bounded", "trimming", 2_000)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.cluster.cluster_faults import KINDS, swarm
-from tests.cluster.cluster_grid import run_one
+from tests.cluster.one_run import run_one
 from tests.cluster.run_cluster import Job, command_of, jobs, reported, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_a_lost_tail_is_counted() -> None:
 
 SCRIPT = """
 import hashlib, msgspec
-from tests.cluster.cluster_grid import run_one
+from tests.cluster.one_run import run_one
 from tests.cluster.cluster_faults import KINDS
 print(hashlib.sha256(msgspec.json.encode(run_one(4711, 300, frozenset(KINDS)))).hexdigest())
 """

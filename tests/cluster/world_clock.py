@@ -14,8 +14,8 @@ LOOK_MS = 40
 
 
 class World:
-    """The heap of what is to happen. `now_ms` is true time, `server_ms` the server's clock, which may
-    jump. `happened` counts faults by name."""
+    """Virtual time: a heap of what is to happen. `now_ms`: true time; the server's clock may jump away from
+    it. `happened`: how often each fault did."""
 
     def __init__(self, seed: int, faults: frozenset[str]) -> None:
         self.seed, self.faults = seed, faults
@@ -26,20 +26,20 @@ class World:
         self._sequence = 0
 
     def rng(self, name: str) -> Random:
-        """A source of chance of one's own, so that one fault less does not shuffle all others."""
+        """Return a source of chance of its own, so that one fault less does not shuffle all others."""
         return Random(f"{self.seed} {name}")
 
     def server_ms(self) -> int:
-        """The server's clock."""
+        """Return the server's clock."""
         return EPOCH_MS + self.now_ms + self.clock_off_ms
 
     def at(self, delay_ms: int, act: Callable[..., None], *arguments: Any) -> None:
-        """Something is to happen after so many ms."""
+        """Schedule a call in so many ms."""
         self._sequence += 1
         heappush(self._heap, (self.now_ms + delay_ms, self._sequence, act, arguments))
 
     def run_until(self, is_over: Callable[[], bool], limit_ms: int) -> bool:
-        """Let things happen until it is over; whether it was before `limit_ms`."""
+        """Let things happen until `is_over`. Return whether that was before `limit_ms`."""
         heap, look_ms = self._heap, self.now_ms
         while heap and heap[0][0] <= limit_ms:
             if self.now_ms >= look_ms:
@@ -72,7 +72,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether it runs."""
         return self._work is not None
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -88,7 +88,7 @@ class Process:
             work.close()
 
     def wake(self, delay_ms: int) -> None:
-        """Something came; it matters only to one that waits for news."""
+        """Go on, if it waits for news, in so many ms."""
         if self._wakeable:
             self._go_on(delay_ms)
 
@@ -120,7 +120,7 @@ class Reader:
         self._due_ms = self._turn = 0
 
     def start(self) -> None:
-        """Read now, whatever was under way."""
+        """Read now, and forget a read that is under way."""
         self.stop()
         self._within(0)
 
@@ -131,19 +131,19 @@ class Reader:
         self._is_reading = self._again = False
 
     def wake(self) -> None:
-        """Something came."""
+        """Read soon: something came."""
         if self._is_reading:
             self._again = True
         elif self._due_ms:
             self._within(self._wake_ms)
 
     def done(self, found: bool) -> None:
-        """The read ended well."""
+        """Take note that a read ended well, and plan the next one."""
         again, self._is_reading, self._again = self._again, False, False
         self._within(1 if found or again else self._block_ms)
 
     def failed(self, pause_ms: int) -> None:
-        """The read did not end well."""
+        """Take note that a read failed, and plan the next one after a pause."""
         self._is_reading = self._again = False
         self._within(pause_ms)
 
@@ -162,7 +162,7 @@ class Reader:
 
 
 def finish(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that waits for nobody to its end; its result."""
+    """Run a coroutine that waits for nobody to its end. Return its result."""
     while True:
         try:
             work.send(None)

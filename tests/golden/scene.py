@@ -15,8 +15,9 @@ from msgspec import structs
 from orion_streams.errors import CommitConflictError
 from orion_streams.model.commit import Commit, Snapshot
 from tests.cluster.cluster_agents import Agent
-from tests.cluster.cluster_grid import Cluster, undisturbed
+from tests.cluster.cluster_grid import Cluster
 from tests.cluster.cluster_routers import RouterProcess
+from tests.cluster.one_run import undisturbed
 
 MASTER, WORKER, EDGE = "orion-master", "orion-worker", "orion-edge"
 SMALL, MIDDLE, BIG = "gemma3:270m", "qwen3:0.6b", "llama3.2:3b"

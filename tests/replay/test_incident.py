@@ -20,7 +20,8 @@ from orion_streams.replay.incident import Collector, Incident, collect
 from orion_streams.replay.incident_facts import Kept
 from orion_streams.replay.page_data import MAX_NODES, pack
 from orion_streams.replay.render_page import render
-from tests.cluster.cluster_grid import Cluster, undisturbed
+from tests.cluster.cluster_grid import Cluster
+from tests.cluster.one_run import run_to_rest, undisturbed
 from tests.conftest import MemoryStore
 from tests.grids import fails
 from tests.helpers import Agent, ask, settle
@@ -61,7 +62,7 @@ def faulty(seed: int) -> list[Row]:
     """The log of a simulated cluster in which things go wrong."""
     with undisturbed():
         cluster = Cluster(seed, 200, FAULTS)
-        assert cluster.run()
+        assert run_to_rest(cluster)
     return list(enumerate(cluster.server.journal.log, 1))
 
 

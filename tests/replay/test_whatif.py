@@ -17,7 +17,8 @@ from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.cluster.cluster_faults import swarm
-from tests.cluster.cluster_grid import Cluster, undisturbed
+from tests.cluster.cluster_grid import Cluster
+from tests.cluster.one_run import run_to_rest, undisturbed
 from tests.properties import histories
 from tests.properties.strategies import FEW
 from tests.replay.asking import AS_IT_WAS, asked, wide
@@ -45,7 +46,7 @@ def test_the_same_rules_change_nothing_under_faults(seed: int) -> None:
     """The same on logs of a whole cluster whose parts are killed, cut and misled."""
     with undisturbed():
         cluster = Cluster(seed, 120, swarm(seed))
-        cluster.run()
+        run_to_rest(cluster)
     rows = list(enumerate(cluster.server.journal.log, 1))
     outcome = asked(rows, AS_IT_WAS)
     assert sum(outcome.asked.values()) > 100
