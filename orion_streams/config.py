@@ -309,7 +309,6 @@ NODE_RULES: tuple[tuple[str, Callable[[str, NodeConfig], bool], str], ...] = (
 def contradictions(config: Config) -> list[str]:
     """List what is wrong with values that are valid one by one, as `key: what was expected`."""
     inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
-    tiers = {tier for node in inference.values() for tier in node.tiers}
     found = [
         f"policy.{key}: expected {relation} policy.{other}"
         for key, relation, other in POLICY_ORDER
@@ -322,15 +321,20 @@ def contradictions(config: Config) -> list[str]:
         for key, holds, expected in NODE_RULES
         if not holds(name, node)
     ]
-    found += [
+    return found + missing_nodes(config, inference)
+
+
+def missing_nodes(config: Config, inference: Mapping[str, NodeConfig]) -> list[str]:
+    """List the tiers and the places that no node with inference has."""
+    tiers = {tier for node in inference.values() for tier in node.tiers}
+    found = [
         f"policy.spill_forbidden: no inference node has tier {tier}, nobody could answer it"
         for tier in config.policy.spill_forbidden
         if tier not in tiers
     ]
-    found += [
+    return found + [
         f"models.{name}.resident_on: '{place}' is no inference node"
         for name, model in sorted(config.models.items())
         for place in model.resident_on
         if place not in inference
     ]
-    return found

@@ -181,7 +181,7 @@ async def administrators(redis: Any) -> Any:
     """Yield the users, except default, that can log in and may enable default again."""
     for raw in await redis.execute_command("ACL", "USERS"):
         user = pairs(await redis.execute_command("ACL", "GETUSER", raw))
-        may = await redis.execute_command("ACL", "DRYRUN", raw, "ACL", "SETUSER", "default", "on")
+        may = await redis.acl_dryrun(raw, "ACL", "SETUSER", "default", "on")
         can_log_in = b"on" in user[b"flags"] and (user[b"passwords"] or b"nopass" in user[b"flags"])
         if raw != b"default" and can_log_in and may == b"OK":
             yield raw.decode()
