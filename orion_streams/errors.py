@@ -5,7 +5,7 @@ OrionError
 ├── BackendError        Redis or Ollama cannot be reached (exit 69)
 ├── ContractError       a client's entry breaks the contract: answered with one `rejected` reply
 └── LogError            the log or its cursors are not what was written: a lost tail, a gap (exit 1)
-    ├── CommitConflictError  somebody else committed first: fold to the head and decide again
+    ├── CommitConflictError  another router committed first: fold its commit and decide again
     └── BodyGoneError        a prompt to be copied is no longer in its stream
 """
 

@@ -83,7 +83,7 @@ class BenchGrid:
         return child
 
     async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
-        """Wait until the grid at the head of the log satisfies a condition. Raises BackendError after
+        """Wait until the grid at the end of the log satisfies a condition. Raises BackendError after
         READY_S."""
         redis = connect(self.url)
         store = RedisLog(redis, self.config.prefix)

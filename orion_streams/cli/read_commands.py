@@ -22,7 +22,7 @@ QUIET_MS = 10_000
 
 
 class Now(Struct, frozen=True):
-    """The grid at the head of the log with its clock moved on to now, so that old data counts as stale.
+    """The grid at the end of the log with its clock moved on to now, so that old data counts as stale.
     `silence_ms`: time since the last commit, by the server's clock."""
 
     grid: Grid

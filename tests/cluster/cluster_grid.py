@@ -88,7 +88,7 @@ class Cluster:
         return self.server.held.get(CURSOR + stream, "0-0")
 
     def is_settled(self, process: RouterProcess) -> bool:
-        """Return whether this router is at the head of the log and has nothing open."""
+        """Return whether this router is at the end of the log and has nothing open."""
         router = process.router
         return (
             router is not None

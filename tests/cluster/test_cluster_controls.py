@@ -1,14 +1,14 @@
 """Negative controls: with a guard taken out, the simulation under faults names the invariant that breaks.
 
 What no run notices stands elsewhere: the token alone and the position alone matter to a process that
-sleeps through the loss of a tail, or to a log that is lost by itself (tests/log/test_controls.py); here
-everybody finds his connection broken, and everything is lost together. Nor does any run need `gone_samples`
-beyond one, or the wait for settled results: agents list work until its result is written, and the router
-reads results before health. These two are a second line of defence. So are an agent that tells an end once
-more (tests/agents/test_lost_tail.py) and a client that looks whether its last reply still stands
-(tests/contract/test_client_failover.py): a router that lives on gives out no id twice. A router whose grid
-is older than its guard would trim bodies that are needed; since a log is read again when it changed under
-the reader, no run needs the second look.
+sleeps through the loss of a tail, or to a log that is lost by itself
+(tests/eventlog/test_commit_controls.py); here everybody finds his connection broken, and everything is
+lost together. Nor does any run need `gone_samples` beyond one, or the wait for settled results: agents
+list work until its result is written, and the router reads results before health. These two are a second
+line of defence. So are an agent that tells an end once more (tests/agents/test_lost_tail.py) and a client
+that looks whether its last reply still stands (tests/contract/test_client_failover.py): a router that
+lives on gives out no id twice. A router whose grid is older than its guard would trim bodies that are
+needed; since a log is read again when it changed under the reader, no run needs the second look.
 """
 
 from __future__ import annotations

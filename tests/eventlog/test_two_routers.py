@@ -177,7 +177,7 @@ class Overtaken:
 
 
 async def test_the_grid_is_not_older_than_the_guard(store: Store, config: Config) -> None:
-    """What another router takes while this one folds to the head is in its grid, too: it trims requests
+    """What another router takes while this one folds to the end is in its grid, too: it trims requests
     below the guard's cursors, and must know those that are open."""
     agent = Agent(store, WORKER)
     first = await running(store, config, agent)
