@@ -12,15 +12,16 @@ from orion_streams.model.vocabulary import RequestKind
 UNMEASURED = Speed()
 
 
-def speed_of(grid: Grid, node: Node, model: str) -> Speed:
-    """Return what completions taught about a model on a node."""
-    return grid.speeds.get((node.rules.name, model), UNMEASURED)
-
-
-def expected_load_ms(grid: Grid, node: Node, model: str, on_disk: Installed) -> int:
-    """Return the time of a load on this node: as measured, else by what its disk is said to read."""
-    learned_ms = speed_of(grid, node, model).load_ms
-    return learned_ms or on_disk.size_mb * (node.rules.load_us_per_mb or grid.policy.load_us_per_mb) // 1000
+def expected_speed(grid: Grid, node: Node, model: str, on_disk: Installed) -> Speed:
+    """Return how fast the node loads, reads and writes with the model: as answers taught it, else by the
+    priors for its weights."""
+    learned, rules, policy = grid.speeds.get((node.rules.name, model), UNMEASURED), node.rules, grid.policy
+    mb = on_disk.size_mb
+    return Speed(
+        learned.load_ms or mb * (rules.load_us_per_mb or policy.load_us_per_mb) // 1000,
+        learned.prefill_us_per_token or mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
+        learned.decode_us_per_token or mb * (rules.decode_us_per_mb or policy.decode_us_per_mb),
+    )
 
 
 def demand_now(grid: Grid, model: str) -> int:
@@ -31,23 +32,14 @@ def demand_now(grid: Grid, model: str) -> int:
 
 def best_pace(grid: Grid, model: str) -> tuple[int, int]:
     """Return µs per token of prompt and of answer, on the fastest node that has the model on disk."""
-    paces = [
-        pace(grid, node, model, on_disk)
+    speeds = [
+        expected_speed(grid, node, model, on_disk)
         for node in grid.nodes.values()
         if node.rules.takes_inference and (on_disk := node.installed.get(model)) is not None
     ]
-    return min(paces, key=lambda each: (each[1], each[0]), default=(0, 0))
-
-
-def pace(grid: Grid, node: Node, model: str, on_disk: Installed) -> tuple[int, int]:
-    """Return µs per token of prompt and of answer on a node: as measured, else by the size of the
-    weights."""
-    speed, rules, policy = speed_of(grid, node, model), node.rules, grid.policy
-    return (
-        speed.prefill_us_per_token
-        or on_disk.size_mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
-        speed.decode_us_per_token or on_disk.size_mb * (rules.decode_us_per_mb or policy.decode_us_per_mb),
-    )
+    paces = [(each.decode_us_per_token, each.prefill_us_per_token) for each in speeds]
+    decode_us, prefill_us = min(paces, default=(0, 0))
+    return prefill_us, decode_us
 
 
 def answer_tokens(grid: Grid, request: Request) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.decider.estimates import demand_now, expected_load_ms
+from orion_streams.decider.estimates import demand_now, expected_speed
 from orion_streams.decider.filters import is_heard, node_filter
 from orion_streams.decider.memory import capacity_mb, footprint_mb, room
 from orion_streams.model import events as ev
@@ -135,7 +135,7 @@ def quickest_loads(grid: Grid, nodes: Mapping[str, int]) -> dict[str, int]:
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in node.installed.items():
-            load_ms = expected_load_ms(grid, node, model, on_disk)
+            load_ms = expected_speed(grid, node, model, on_disk).load_ms
             quickest[model] = min(load_ms, quickest.get(model, load_ms))
     return quickest
 
@@ -198,7 +198,7 @@ def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEve
             model=each.model,
             num_ctx=num_ctx,
             runner=grid.models.get(each.model, NO_RULES).runner,
-            load_ms=expected_load_ms(grid, node, each.model, node.installed[each.model]),
+            load_ms=expected_speed(grid, node, each.model, node.installed[each.model]).load_ms,
             reserve_mb=found.need_mb,
         )
 

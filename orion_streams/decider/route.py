@@ -12,7 +12,7 @@ from operator import attrgetter
 
 from msgspec import Struct
 
-from orion_streams.decider.estimates import answer_tokens, demand_now, expected_load_ms, pace
+from orion_streams.decider.estimates import answer_tokens, demand_now, expected_speed
 from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
 from orion_streams.decider.memory import room, unload_pending, weights
 from orion_streams.model.events import Verdict
@@ -103,12 +103,13 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
     room."""
     name, policy, on_disk = node.rules.name, grid.policy, node.installed[request.model]
     warm = finds_runner(grid, node, request, on_disk)
-    load = NO_LOAD if warm else load_for(grid, node, request, on_disk, waiting)
+    speed = expected_speed(grid, node, request.model, on_disk)
+    load = NO_LOAD if warm else load_for(grid, node, request, speed.load_ms, waiting)
     if load.short_mb:
         need_mb = load.need_mb
         return Verdict(node=name, filter=Filter.MEMORY, value=need_mb, limit=need_mb - load.short_mb)
-    prefill_us, decode_us = pace(grid, node, request.model, on_disk)
-    prefill_ms, decode_ms = request.prompt_tokens * prefill_us // 1000, tokens * decode_us // 1000
+    prefill_ms = request.prompt_tokens * speed.prefill_us_per_token // 1000
+    decode_ms = tokens * speed.decode_us_per_token // 1000
     cached_ms = prefill_ms * policy.session_permille // 1000 if warm and is_cached(node, request) else 0
     assigned_ms, runs = drain(grid, node, request.model, warm)
     drain_ms = load.wait_ms + assigned_ms + queued_ms(node, waiting, warm)
@@ -157,9 +158,10 @@ NO_LOAD = LoadCost()
 BEHIND_A_LOAD = LoadCost(later=True)
 
 
-def load_for(grid: Grid, node: Node, request: Request, on_disk: Installed, waiting: Waiting) -> LoadCost:
-    """Return the load that the request needs on this node: none if one is on its way for others. It costs
-    others `copy_loads` loads where it makes a further copy, and what each eviction loses."""
+def load_for(grid: Grid, node: Node, request: Request, load_ms: int, waiting: Waiting) -> LoadCost:
+    """Return what the load of `load_ms` costs that the request needs on this node; nothing if one is on its
+    way for others. It costs others `copy_loads` loads where it makes a further copy, and what each eviction
+    loses."""
     model = request.model
     if is_coming(node, request):
         return NO_LOAD
@@ -168,7 +170,6 @@ def load_for(grid: Grid, node: Node, request: Request, on_disk: Installed, waiti
     found = room(grid, node, model, request.num_ctx or grid.policy.num_ctx, waiting.models)
     if found.short_mb:
         return LoadCost(need_mb=found.need_mb, short_mb=found.short_mb)
-    load_ms = expected_load_ms(grid, node, model, on_disk)
     lost_ms = load_ms * grid.policy.copy_loads if copies(grid, model, waiting) else 0
     for each in found.evicts:
         lost_ms += loss_ms(grid, node, each, waiting)
@@ -269,7 +270,7 @@ def loss_ms(grid: Grid, node: Node, model: str, waiting: Waiting) -> int:
     window_ms = max(min(policy.demand_half_ms * 1443 // 1000, grid.at_ms), 1)  # of an average: half / ln 2
     expected_milli = demand_now(grid, model) * policy.evict_horizon_ms // window_ms
     needed_milli = max(expected_milli, 1000 if model in waiting.models else 0)
-    lost_ms = expected_load_ms(grid, node, model, on_disk) * needed_milli // 1000
+    lost_ms = expected_speed(grid, node, model, on_disk).load_ms * needed_milli // 1000
     return lost_ms // 2 if copies(grid, model, waiting) > 1 else lost_ms
 
 

@@ -187,7 +187,7 @@ class Closed(Struct, frozen=True):
     closed_ms: int
 
 
-class Speed(Struct, frozen=True):
+class Speed(Struct, frozen=True, gc=False):
     """What completions taught about a model on a node; 0 means nothing yet. Integer moving averages."""
 
     load_ms: int = 0

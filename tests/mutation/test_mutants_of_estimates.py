@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.decider.estimates import answer_tokens, best_pace, demand_now, expected_load_ms
+from orion_streams.decider.estimates import answer_tokens, best_pace, demand_now, expected_speed
 from orion_streams.model.learned import decayed
 from orion_streams.model.policy import ROBOT, ModelRules, NodeRules
 from orion_streams.model.state import Demand, Length, Speed
@@ -18,10 +18,10 @@ def test_a_load_is_expected_as_measured_else_by_the_disk() -> None:
     """On this node, of this model."""
     row = node("n")
     speeds = {("n", HEAVY): Speed(77), ("m", MODEL): Speed(88)}
-    assert expected_load_ms(grid(row, speeds=speeds), row, HEAVY, LIBRARY[HEAVY]) == 77
-    assert expected_load_ms(grid(row, speeds=speeds), row, MODEL, LIBRARY[MODEL]) == 4_301
+    assert expected_speed(grid(row, speeds=speeds), row, HEAVY, LIBRARY[HEAVY]).load_ms == 77
+    assert expected_speed(grid(row, speeds=speeds), row, MODEL, LIBRARY[MODEL]).load_ms == 4_301
     slow = replace(row, rules=NodeRules("n", load_us_per_mb=10_003))
-    assert expected_load_ms(grid(slow), slow, MODEL, LIBRARY[MODEL]) == 2_530
+    assert expected_speed(grid(slow), slow, MODEL, LIBRARY[MODEL]).load_ms == 2_530
 
 
 @pytest.mark.parametrize(

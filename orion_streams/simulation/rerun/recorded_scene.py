@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from statistics import median_low
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
-from orion_streams.decider.estimates import UNMEASURED, expected_load_ms, pace
+from orion_streams.decider.estimates import UNMEASURED, expected_speed
 from orion_streams.decider.memory import footprint_mb
 from orion_streams.errors import OrionError
 from orion_streams.model import events as ev
@@ -153,10 +153,7 @@ def models_of(
 def paces_of(found: RecordedWorkload, row: Node, on_disk: dict[str, Installed]) -> dict[str, Pace]:
     """Return the speeds that the log shows at its end, else those that routing expects."""
     return {
-        model: Pace(
-            expected_load_ms(found.grid, row, model, each),
-            *pace(found.grid, row, model, each),
-        )
+        model: Pace(*astuple(expected_speed(found.grid, row, model, each)))
         for model, each in on_disk.items()
     }
 
