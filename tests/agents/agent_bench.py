@@ -63,14 +63,14 @@ ollama = ""
 
 
 def toml(url: str, prefix: str, ollama: str, revision: int = 1, simulated: bool = True) -> str:
-    """A small grid's streams.toml."""
+    """Return a small grid's streams.toml."""
     return TOML.format(
         url=url, prefix=prefix, ollama=ollama, revision=revision, simulated=str(simulated).lower()
     )
 
 
 def limited(config: Config, slots: int = 1, attempt_ms: int = 0, **limits: int) -> Config:
-    """The same grid with other limits."""
+    """Return the same grid with other limits."""
     node = structs.replace(config.nodes[NODE], slots=slots)
     policy = config.policy
     if attempt_ms:
@@ -84,7 +84,7 @@ def limited(config: Config, slots: int = 1, attempt_ms: int = 0, **limits: int) 
 
 
 def elsewhere(config: Config, ollama: str, simulated: bool = True) -> Config:
-    """The same grid with the node's Ollama at another URL."""
+    """Return the same grid with the node's Ollama at another URL."""
     node = structs.replace(config.nodes[NODE], ollama=ollama, simulated=simulated)
     return structs.replace(config, nodes={**config.nodes, NODE: node})
 
@@ -114,7 +114,7 @@ class Bench:
         self.config = parse(toml(url, prefix, node.url))
 
     async def prepare(self) -> None:
-        """What the router does before any work."""
+        """Make the work group, as the router does before any work."""
         await self.redis.xgroup_create(f"{self.prefix}work:{NODE}", GROUP, id="0", mkstream=True)
 
     async def close(self) -> None:
@@ -124,7 +124,7 @@ class Bench:
         await self.redis.aclose()
 
     async def work(self, op: str, body: Mapping[str, Any] | None = None, **head: Any) -> str:
-        """XADD an entry of the router; its id."""
+        """XADD an entry of the router. Return its id."""
         packed = agent_entries.encode_head(agent_entries.WorkHead(op, **head))  # type: ignore[arg-type]
         added = await self.redis.xadd(f"{self.prefix}work:{NODE}", {"head": packed, **(body or {})})
         return str(added.decode())
@@ -136,7 +136,7 @@ class Bench:
         pinned: Mapping[str, int] | None = None,
         **body: Any,
     ) -> str:
-        """Hand the node a run; `prompt` unless there is other content. The work id."""
+        """Hand the node a run, with a prompt unless there is other content. Return the work id."""
         fields = {
             name: value if isinstance(value, str | bytes | int) else msgspec.json.encode(value)
             for name, value in body.items()
@@ -148,34 +148,34 @@ class Bench:
         return await self.work("run", fields, **head)
 
     async def load(self, model: str = MODEL, pinned: Mapping[str, int] | None = None) -> str:
-        """Order a load. The work id."""
+        """Order a load. Return the work id."""
         return await self.work("load", model=model, options=dict(pinned or {}))
 
     async def cancel(self, work_id: str) -> str:
         return await self.work("cancel", work_id=work_id)
 
     async def raw(self, fields: Mapping[Any, Any]) -> str:
-        """Any entry."""
+        """XADD an entry with any fields. Return its id."""
         added = await self.redis.xadd(f"{self.prefix}work:{NODE}", fields)
         return str(added.decode())
 
     async def results(self, work_id: str = "") -> list[Result]:
-        """What the node said, of one run or of all."""
+        """Return what the node said, of one run or of all."""
         rows = await self.redis.xrange(f"{self.prefix}results:{NODE}")
         found = [Result(key.decode(), agent_entries.decode_result(row[b"head"]), row) for key, row in rows]
         return [each for each in found if not work_id or each.head.work_id == work_id]
 
     async def ends(self, work_id: str = "") -> list[Result]:
-        """The terminal results."""
+        """Return the terminal results."""
         return [each for each in await self.results(work_id) if each.head.op in ("completed", "failed")]
 
     async def ended(self, work_id: str) -> Result:
-        """The one end of a run, once it is there and acknowledged."""
+        """Wait for the one end of a run, written and acknowledged."""
         [end] = await self.all_ends(work_id)
         return end
 
     async def all_ends(self, work_id: str) -> list[Result]:
-        """The same; where an acknowledgement was lost, it may be said again."""
+        """Wait as `ended` does where the end may be written again, as an acknowledgement was lost."""
 
         async def over() -> bool:
             return bool(await self.ends(work_id)) and work_id not in await self.pending()
@@ -192,7 +192,7 @@ class Bench:
         await eventually(there, f"{op} of {work_id}")
 
     async def pending(self) -> list[str]:
-        """What is delivered and not acknowledged."""
+        """Return the ids that are delivered and not acknowledged."""
         rows = await self.redis.xpending_range(f"{self.prefix}work:{NODE}", GROUP, "-", "+", 1000)
         return [row["message_id"].decode() for row in rows]
 
@@ -206,12 +206,12 @@ class Bench:
         await eventually(done, "all work acknowledged")
 
     async def health(self, node: str = NODE) -> list[agent_entries.HealthHead]:
-        """All health entries, oldest first."""
+        """Return all health entries, oldest first."""
         rows = await self.redis.xrange(f"{self.prefix}health:{node}")
         return [agent_entries.decode_health(row[b"head"]) for _, row in rows]
 
     async def healthy(self, holds: Any, what: str, node: str = NODE) -> agent_entries.HealthHead:
-        """The first health entry from now on of which `holds` is true."""
+        """Wait for the first health entry from now on of which `holds` is true."""
         top = await self.redis.xrevrange(f"{self.prefix}health:{node}", count=1)
         after = f"({top[0][0].decode()}" if top else "-"
         found: list[agent_entries.HealthHead] = []
@@ -238,14 +238,14 @@ class Bench:
             assert answer.status_code == 200, answer.text
 
     async def hanging(self, request: str = "h", **body: Any) -> str:
-        """A run that says three tokens and then nothing more, as soon as it does so."""
+        """Hand the node a run that says three tokens and then nothing more, and wait until it does so."""
         await self.fault("hang")
         work_id = await self.run(request, **body)
         await self.said(work_id, "tokens")
         return work_id
 
     async def hanging_cancelled(self, **body: Any) -> str:
-        """The work id of a run that was cancelled while it ran."""
+        """Cancel a run while it runs. Return its work id."""
         work_id = await self.hanging(**body)
         await self.cancel(work_id)
         return work_id
@@ -253,7 +253,7 @@ class Bench:
 
 @asynccontextmanager
 async def running(config: Config, node: str = NODE) -> AsyncIterator[App]:
-    """The node's agent inside this process, without a Faust worker around it."""
+    """Run the node's agent inside this process, without a Faust worker around it."""
     app = apps.agent_app(config, node)
     app.stopper = lambda: None
     await app.start()
@@ -297,7 +297,7 @@ class Process:
         return self._process.pid
 
     def log(self) -> str:
-        """What it said on stderr."""
+        """Return what it said on stderr."""
         return self.err.read_text(errors="replace")
 
     async def logged(self, words: str) -> None:
@@ -312,25 +312,25 @@ class Process:
         os.kill(self.pid, number)
 
     async def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL, and wait until it is gone."""
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
 
     async def ended(self) -> int:
-        """Its exit code."""
+        """Wait for its end. Return its exit code."""
         assert self._process is not None
         async with asyncio.timeout(WAIT_S):
             return await self._process.wait()
 
 
 def agent_process(home: Path, bench: Bench, node: str = NODE, **env: str) -> Process:
-    """The node's agent as the command line starts it."""
+    """Start the node's agent as the command line does."""
     return process(home, bench, "agent", "--node", node, env=env)
 
 
 def process(home: Path, bench: Bench, *words: str, env: Mapping[str, str] | None = None) -> Process:
-    """A role of the bench's grid as a process."""
+    """Start a role of the bench's grid as a process."""
     config = home / "streams.toml"
     if not config.exists():
         config.write_text(toml(bench.url, bench.prefix, bench.node.url))

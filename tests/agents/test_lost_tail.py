@@ -26,13 +26,13 @@ async def slow(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
 
 
 async def save(bench: Bench) -> Saved:
-    """The node's streams, as a replica has them at this moment."""
+    """Copy the node's streams, as a replica has them at this moment."""
     keys = [f"{bench.prefix}{stream}:{NODE}" for stream in ("work", "results")]
     return {key: await bench.redis.dump(key) for key in keys}
 
 
 async def lose_since(bench: Bench, saved: Saved) -> None:
-    """As if a replica had taken over that knew no more: connections break."""
+    """Let a replica take over that knows no more: connections break."""
     async with bench.redis.pipeline(transaction=True) as at_once:
         for key, value in saved.items():
             if value is None:
@@ -44,7 +44,7 @@ async def lose_since(bench: Bench, saved: Saved) -> None:
 
 
 async def ends(bench: Bench, work_id: str) -> list[Result]:
-    """The ends of a run, once there is one and it is acknowledged."""
+    """Wait for an end of a run, acknowledged. Return all its ends."""
 
     async def over() -> bool:
         return bool(await bench.ends(work_id)) and work_id not in await bench.pending()
@@ -54,7 +54,7 @@ async def ends(bench: Bench, work_id: str) -> list[Result]:
 
 
 async def begun(bench: Bench, work_id: str) -> int:
-    """How often the stream says that it began."""
+    """Count how often the stream says that it began."""
     return [each.head.op for each in await bench.results(work_id)].count("started")
 
 
