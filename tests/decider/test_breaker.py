@@ -104,21 +104,16 @@ def test_three_different_requests_open_it(code: str) -> None:
     assert third.nodes["n"].open_ms == POLICY.breaker_open_ms
 
 
-@pytest.mark.parametrize("code", NOBODYS)
-def test_what_others_look_after_opens_nothing(code: str) -> None:
-    """Heat, silence, cancels and an Ollama that is away have filters of their own."""
+@pytest.mark.parametrize(
+    ("code", "blame"),
+    [*((code, "node") for code in NOBODYS), ("stream_cut", "request"), ("stream_cut", "ours")],
+)
+def test_what_is_not_the_nodes_fault_opens_nothing(code: str, blame: str) -> None:
+    """Neither what has a filter of its own (heat, silence, an Ollama that is away), nor a cancel, nor a
+    request refused for itself, nor our own mistake."""
     some = one_node()
     for n in range(9):
-        some = attempted(some, f"brain/{n}", "n", code)
-    assert not is_open(some)
-
-
-@pytest.mark.parametrize("blame", ["request", "ours"])
-def test_what_is_not_the_nodes_fault_opens_nothing(blame: str) -> None:
-    """However many requests are refused for themselves, or end by our own mistake."""
-    some = one_node()
-    for n in range(9):
-        some = attempted(some, f"brain/{n}", "n", "stream_cut", blame)
+        some = attempted(some, f"brain/{n}", "n", code, blame)
     assert not is_open(some)
 
 

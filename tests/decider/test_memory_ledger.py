@@ -15,7 +15,6 @@ from orion_streams.decider.memory import (
     footprint_mb,
     limit_mb,
     room,
-    unload_pending,
 )
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
@@ -129,13 +128,6 @@ def test_a_runner_that_is_loaded_anew_counts_as_what_it_will_be() -> None:
         assignments={"5-0": holding(reserve_mb=900, num_ctx=4_096)},
     )
     assert taken(gone) == taken(row)
-
-
-def test_an_order_to_go_holds_for_a_while() -> None:
-    """30 seconds after an unload was ordered and not seen, the model counts as there again."""
-    for age_ms, going in ((0, True), (30_000, True), (30_001, False)):
-        row = node("n", unload_ordered_ms={MODEL: AT_MS - age_ms})
-        assert unload_pending(grid(row), row, MODEL) == going
 
 
 def test_room_that_is_there_evicts_nothing() -> None:

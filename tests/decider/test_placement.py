@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.decider.decide import decide
 from orion_streams.decider.placement import Placement, demand_of, plan, work_of
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import Demand, Grid, Node, Resident
-from orion_streams.model.vocabulary import Mark
+from orion_streams.model.policy import ModelRules, NodeRules
+from orion_streams.model.state import Grid, Resident
 from orion_streams.projections import fold
 from tests.grids import (
     AT_MS,
@@ -26,11 +24,8 @@ from tests.grids import (
     edge,
     fails,
     grid,
-    holding,
     kinds,
-    loading,
     node,
-    request,
 )
 from tests.properties import strategies as make
 from tests.properties.laws import check
@@ -134,49 +129,10 @@ def test_pins_come_first() -> None:
     assert work(here, {HEAVY: 90_000}) == []
 
 
-UNKNOWN = [{"heard_ms": None}, {"heard_ms": AT_MS - 5_001}, {"inventory_known": False}, {"installed": {}}]
-
-
-@pytest.mark.parametrize("values", UNKNOWN)
-def test_a_node_of_which_nothing_is_known_is_not_planned_for(values: dict[str, Any]) -> None:
-    """Silent, stale or with an unknown inventory: no line is about it."""
-    assert planned(grid(node("n", **values)), ASKED) == ()
-
-
 def test_the_robot_is_not_planned_for() -> None:
     """Under any configuration: its memory is its own."""
     for inference in (True, False):
         assert planned(grid(edge(inference=inference)), ASKED) == ()
-
-
-@pytest.mark.parametrize(
-    ("values", "loads"),
-    [
-        ({}, True),
-        ({"temp_mc": 75_001, "forecast_mc": 75_001}, False),
-        ({"temp_mc": 70_001, "forecast_mc": 70_001}, False),
-        ({"temp_mc": 70_000, "forecast_mc": 70_000}, True),
-        ({"temp_mc": None}, False),
-        ({"ram_used_mb": 7_300}, False),
-        ({"backed_off": (Mark.HOT,)}, False),
-        ({"backed_off": (Mark.RAM,)}, False),
-        ({"opened_ms": AT_MS - 1, "open_ms": 15_000}, False),
-        ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, False),
-        ({"two_agents_ms": AT_MS}, False),
-        ({"heard_ms": AT_MS - 5_000}, True),
-        ({"assignments": {"5-0": holding()}}, False),
-        ({"assignments": {"5-0": loading(MODEL)}}, False),
-        ({"used_ms": {MODEL: AT_MS - 4_999}}, False),
-        ({"used_ms": {MODEL: AT_MS - 5_000}}, True),
-        ({"load_failed_ms": {HEAVY: AT_MS - 299_999}}, False),
-        ({"load_failed_ms": {HEAVY: AT_MS - 300_000}}, True),
-        ({"load_failed_ms": {MODEL: AT_MS}}, True),
-    ],
-)
-def test_only_an_idle_cool_and_sound_node_loads(values: dict[str, Any], loads: bool) -> None:
-    """Nothing is loaded on a node that is hot or about to be, full, busy, doubtful, or just failed to."""
-    answers = work(grid(node("n", **values)), {HEAVY: 5_000})
-    assert kinds(tuple(answers)) == (["model.load_ordered"] if loads else [])
 
 
 @pytest.mark.parametrize(("age_ms", "moves"), [(0, False), (29_999, False), (30_000, True)])
@@ -208,31 +164,6 @@ def test_a_load_brings_the_runner_that_requests_will_ask_for() -> None:
     assert ordered == ev.LoadOrdered("n", HEAVY, 8_192, "num_thread=3", 34_323, 2_019 + 330 + 204)
     [plain] = work(grid(node("n")), {HEAVY: 5_000})
     assert plain == ev.LoadOrdered("n", HEAVY, 4_096, "", 34_323, 2_019 + 165 + 204)
-
-
-def due(row: Node, before_ms: int = AT_MS - 6_000, **values: Any) -> Grid:
-    """A grid at the moment at which it plans."""
-    return grid(row, before_ms=before_ms, demand={HEAVY: Demand(5_000, AT_MS)}, **values)
-
-
-@pytest.mark.parametrize(
-    ("before_ms", "values", "plans"),
-    [
-        (AT_MS - 6_000, {}, True),
-        (AT_MS - 5_000, {}, False),
-        (AT_MS - 6_000, {"policy": Policy(plan_every_ms=0)}, False),
-        (AT_MS - 6_000, {"open_requests": {"brain/q": request(model="absent:1b")}}, False),
-        (AT_MS - 6_000, {"open_requests": {"brain/q": request(work_id="5-0", node="n")}}, True),
-    ],
-)
-def test_the_plan_is_carried_out_now_and_then_while_nobody_waits(
-    before_ms: int, values: dict[str, Any], plans: bool
-) -> None:
-    """Every plan_every_ms of grid time; who waits comes first."""
-    some = due(node("n", heard_ms=AT_MS), before_ms, **values)
-    if "brain/q" in some.open and not some.open["brain/q"].work_id:
-        some.nodes["silent"] = node("silent", heard_ms=None)
-    assert ("model.load_ordered" in kinds(decide(some))) == plans
 
 
 @make.MANY

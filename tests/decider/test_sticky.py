@@ -12,17 +12,13 @@ from msgspec.structs import replace
 from orion_streams.decider.route import Route, route
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules
-from orion_streams.model.state import Grid, Installed, Node, Request, Resident
-from orion_streams.projections import evolve, fold
+from orion_streams.model.state import Grid, Installed, Request, Resident
 from orion_streams.protocol.ingest import Entry, take
 from tests.grids import (
     AT_MS,
-    FENCE,
     HEAVY,
-    LIBRARY,
     LIMITS,
     MODEL,
-    TWIN,
     fails,
     grid,
     holding,
@@ -36,59 +32,10 @@ from tests.properties.world import World
 HERE = Resident("a", 477, 4_096, 4_096)
 
 
-def load_ms(row: Node, **values: Any) -> int:
-    """What the request would have to load on this node."""
-    decision = route(grid(row), request(**{"num_ctx": 4_096, **values}))
-    return verdict(decision, row.rules.name).load_ms
-
-
-@pytest.mark.parametrize(
-    ("row", "asked", "is_warm"),
-    [
-        (HERE, {}, True),
-        (HERE, {"num_ctx": 8_192}, False),
-        (HERE, {"runner": "num_thread=2"}, False),
-        (HERE, {"num_ctx": 0}, True),
-        (replace(HERE, runner="num_thread=2"), {"runner": "num_thread=2"}, True),
-        (replace(HERE, runner="num_thread=2"), {}, False),
-        (replace(HERE, num_ctx=0), {}, True),
-        (replace(HERE, num_ctx=0), {"num_ctx": 8_192}, False),
-        (replace(HERE, num_ctx=0, context_length=0), {"num_ctx": 8_192}, True),
-        (replace(HERE, num_ctx=8_192, context_length=4_096), {}, False),
-        (HERE, {"model": TWIN}, True),
-        (HERE, {"model": TWIN, "num_ctx": 8_192}, False),
-    ],
-)
-def test_a_runner_is_warm_for_what_it_was_loaded_with(
-    row: Resident, asked: dict[str, Any], is_warm: bool
-) -> None:
-    """Another context length or thread count is another runner; another name of the same weights is not."""
-    there = node("n", installed=LIBRARY, resident={MODEL: row})
-    assert load_ms(there, **asked) == (0 if is_warm else 4_301)
-
-
 def test_weights_that_were_pulled_anew_are_not_those_in_memory() -> None:
     """The name on disk means another file now: the runner of the old one serves nobody."""
     pulled = node("n", installed={MODEL: Installed("new", 253)}, resident={MODEL: HERE})
-    assert load_ms(pulled) == 4_301
-
-
-@pytest.mark.parametrize(("age_ms", "is_warm"), [(0, False), (30_000, False), (30_001, True)])
-def test_what_was_told_to_go_is_not_warm(age_ms: int, is_warm: bool) -> None:
-    """For half a minute an ordered unload counts as done; not seen by then, the model counts as there."""
-    for name in (MODEL, TWIN):
-        going = node(
-            "n", installed=LIBRARY, resident={MODEL: HERE}, unload_ordered_ms={MODEL: AT_MS - age_ms}
-        )
-        assert load_ms(going, model=name) == (0 if is_warm else 4_301)
-
-
-def test_what_is_being_loaded_is_not_loaded_twice() -> None:
-    """Who waits behind a run that brings the runner pays its drain; another runner has to be loaded."""
-    loading = node("n", slots=2, assignments={"5-0": holding(MODEL, 3_000, num_ctx=4_096)})
-    found = verdict(route(grid(loading), request(num_ctx=4_096)), "n")
-    assert (found.load_ms, found.drain_ms) == (0, 1_500)
-    assert load_ms(loading, num_ctx=8_192) == 4_301
+    assert verdict(route(grid(pulled), request(num_ctx=4_096)), "n").load_ms == 4_301
 
 
 def take_request(some: Grid, options: str) -> ev.RequestAccepted:
@@ -197,48 +144,6 @@ def test_a_prefix_is_worth_nothing_without_its_runner() -> None:
     assert larger.cached_ms == 0
     some.nodes["b"] = replace(some.nodes["b"], unload_ordered_ms={MODEL: AT_MS})
     assert verdict(route(some, request(**LONG)), "b").cached_ms == 0
-
-
-def answered(some: Grid, session: str) -> Grid:
-    """A request of this conversation was answered on `n`."""
-    key = f"brain/{session or 'nobody'}"
-    row = request(session=session, node="n", work_id=FENCE, attempt=1, num_ctx=4_096)
-    held = {FENCE: holding(request=key, num_ctx=4_096)}
-    some = replace(some, open={key: row}, nodes={"n": replace(some.nodes["n"], assignments=held)})
-    return evolve(some, ev.RequestCompleted(key, 1, "n", FENCE, 9, 9, 0, 9, 9, 9))
-
-
-@pytest.mark.parametrize(
-    ("slots", "asked", "kept"),
-    [
-        (1, ("s",), ("s",)),
-        (1, ("s", "t"), ("t",)),
-        (2, ("s", "t"), ("t", "s")),
-        (2, ("s", "t", "s"), ("s", "t")),
-        (2, ("s", "t", "u"), ("u", "t")),
-        (2, ("s", ""), ("", "s")),
-        (1, ("s", ""), ("",)),
-    ],
-)
-def test_each_slot_holds_the_prefix_of_its_latest_answer(
-    slots: int, asked: tuple[str, ...], kept: tuple[str, ...]
-) -> None:
-    """As many conversations as slots, the latest first; an answer without a session takes a slot, too."""
-    some = grid(node("n", slots=slots, resident={MODEL: HERE}))
-    for session in asked:
-        some = answered(some, session)
-    assert some.nodes["n"].sessions[MODEL] == kept
-
-
-@pytest.mark.parametrize(
-    "event",
-    [ev.ModelUnloaded("n", MODEL), ev.ModelLoaded("n", MODEL, "a", 500, 8_192)],
-)
-def test_a_runner_that_goes_takes_its_prefixes_along(event: ev.AnyEvent) -> None:
-    """Unloaded, or loaded anew with another context: nothing is cached any more."""
-    some = answered(grid(node("n", resident={MODEL: HERE})), "s")
-    assert some.nodes["n"].sessions == {MODEL: ("s",)}
-    assert fold(some, [event]).nodes["n"].sessions == {}
 
 
 def test_a_conversation_comes_back_to_its_node() -> None:

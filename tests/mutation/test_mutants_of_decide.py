@@ -251,6 +251,7 @@ LARGE_ANSWER = Failure("n", "answer_too_large", Blame.REQUEST)
         ((AWAY,) * 9, ""),
         ((BAD,), ""),
         ((BAD, BAD), "refused"),
+        ((OTHER, BAD, OTHER, BAD), "refused"),
         ((BAD, LARGE_ANSWER), "answer_too_large"),
         ((LARGE_ANSWER, BAD), "refused"),
         ((LARGE_ANSWER, BAD, BAD), "refused"),

@@ -69,6 +69,7 @@ SEEN: list[tuple[Resident | None, dict[str, Any], bool]] = [
     (Resident("a", 470, 8_192), {"num_ctx": 8_192, "runner": "x"}, True),
     (Resident("a", 470, 0), {"num_ctx": 8_192, "runner": "x"}, True),
     (Resident("a", 470, 1), {"num_ctx": 8_192, "runner": "x"}, False),
+    (Resident("a", 470, 4_096), {"num_ctx": 0, "runner": "x"}, False),
 ]
 
 

@@ -28,7 +28,7 @@ from orion_streams.decider.placement import (
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Demand, Grid, Resident, Speed
-from orion_streams.model.vocabulary import UnloadReason
+from orion_streams.model.vocabulary import Mark, UnloadReason
 from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, TWIN, grid, holding, loading, node
 
 HEAVY_MB = 2_019 + 165 + 204
@@ -73,6 +73,7 @@ def test_a_place_is_given_to_the_last_mb() -> None:
         ({"heard_ms": AT_MS - 5_000}, 1),
         ({"heard_ms": AT_MS - 5_001}, 0),
         ({"inventory_known": False}, 0),
+        ({"installed": {}}, 0),
         ({"inference": False}, 0),
     ],
 )
@@ -340,9 +341,16 @@ def test_each_node_has_one_load_at_a_time_and_no_node_waits_for_another() -> Non
         ({"load_failed_ms": {HEAVY: AT_MS}}, True),
         ({"forecast_mc": 70_000}, True),
         ({"forecast_mc": 70_001}, False),
+        ({"opened_ms": AT_MS - 1, "open_ms": 15_000}, False),
         ({"opened_ms": AT_MS - 99_000, "open_ms": 1}, False),
         ({"temp_mc": 75_001}, False),
+        ({"temp_mc": None}, False),
+        ({"ram_used_mb": 7_300}, False),
+        ({"backed_off": (Mark.HOT,)}, False),
+        ({"backed_off": (Mark.RAM,)}, False),
+        ({"two_agents_ms": AT_MS}, False),
         ({"assignments": {"1-0": holding()}}, False),
+        ({"assignments": {"1-0": loading(MODEL)}}, False),
         ({"heard_ms": None}, False),
         ({"heard_ms": AT_MS - 5_000}, True),
         ({"heard_ms": AT_MS - 5_001}, False),

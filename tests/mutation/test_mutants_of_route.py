@@ -308,25 +308,6 @@ def test_no_room_is_a_filter_with_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "values", "same"),
-    [
-        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 4_096, "runner": "x"}, True),
-        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 4_096, "runner": ""}, False),
-        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 0, "runner": ""}, True),
-        (Resident("a", 1, 4_096, 4_096, "x"), {"num_ctx": 8_192, "runner": "x"}, False),
-        (Resident("a", 1, 8_192, 4_096, "x"), {"num_ctx": 8_192, "runner": "x"}, False),
-        (Resident("a", 1, 8_192), {"num_ctx": 8_192, "runner": "x"}, True),
-        (Resident("a", 1, 0), {"num_ctx": 8_192, "runner": "x"}, True),
-        (Resident("a", 1, 1), {"num_ctx": 8_192, "runner": "x"}, False),
-        (Resident("a", 1, 4_096), {"num_ctx": 0, "runner": "x"}, False),
-    ],
-)
-def test_a_runner_is_its_options(row: Resident, values: dict[str, Any], same: bool) -> None:
-    """Length and threads as asked for; a length that is not known to be another is taken for the same."""
-    assert row.serves(request(**values)) == same
-
-
-@pytest.mark.parametrize(
     ("values", "serves"),
     [
         ({"resident": {TWIN: HERE}}, True),
