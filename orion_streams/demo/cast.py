@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec.structs import replace
-
-from orion_streams.demo.simulated_grid import GEMMA, LLAMA, SimulatedNode, three_nodes
+from orion_streams.demo.simulated_grid import GEMMA, LLAMA, SimulatedNode, three_nodes, with_models
 from orion_streams.simulation.machine_spec import EngineName, ModelSpec
 
 OTHER = ModelSpec(name="other:270m", size_mb=GEMMA.size_mb)
@@ -20,20 +18,14 @@ def models_of(engine: EngineName) -> tuple[ModelSpec, ModelSpec]:
 
 def cast_of(engine: EngineName) -> tuple[SimulatedNode, ...]:
     """Return three nodes with both models on both inference nodes, and a 15 times faster thermal model."""
-    return tuple(
-        replace(
-            node,
-            spec=replace(
-                node.spec,
-                disk_mb_per_s=1_500,
-                prefill_tokens_per_s=2_000,
-                decode_tokens_per_s=70,
-                heat_mc=22_000,
-                time_scale=15,
-                models=models_of(engine) if node.inference else (),
-            ),
-        )
-        for node in three_nodes(engine)
+    return with_models(
+        three_nodes(engine),
+        models_of(engine),
+        disk_mb_per_s=1_500,
+        prefill_tokens_per_s=2_000,
+        decode_tokens_per_s=70,
+        heat_mc=22_000,
+        time_scale=15,
     )
 
 

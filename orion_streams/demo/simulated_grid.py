@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -93,6 +92,16 @@ def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
     )
 
 
+def with_models(
+    nodes: Sequence[SimulatedNode], models: tuple[ModelSpec, ...], **spec: float
+) -> tuple[SimulatedNode, ...]:
+    """Give the nodes that take requests these models, and all nodes other values of their specs."""
+    return tuple(
+        replace(node, spec=replace(node.spec, models=models if node.inference else (), **spec))
+        for node in nodes
+    )
+
+
 class SimulatedGrid:
     """A grid of processes. Use it as an async context manager, or call `start` and `stop`.
 
@@ -148,12 +157,7 @@ class SimulatedGrid:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:

@@ -34,23 +34,18 @@ class Source(Protocol):
 
     async def config(self) -> Config:
         """Return the configuration of the grid. Raises LogError when that of a file is not valid."""
-        ...
 
     async def bounds(self) -> tuple[int, int]:
         """Return the first and the last position."""
-        ...
 
     async def state_at(self, position: int) -> LoggedGrid:
         """Return the state at a position. Raises LogError when the log does not have it."""
-        ...
 
     async def position_at(self, server_ms: int) -> int:
         """Return the last position whose commit is not later than a time; 0 if all are."""
-        ...
 
     def stretches(self, after: int = 0) -> AsyncIterator[Stretch]:
         """Yield the rows beyond a position; after 0, the first stretch holds the state. Raises LogError."""
-        ...
 
 
 class FileSource:

@@ -11,9 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
-from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode, three_nodes
+from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode, three_nodes, with_models
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer, Fsync, free_port
 from orion_streams.runtime.supervisor import Say
@@ -58,21 +56,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def cast() -> tuple[SimulatedNode, ...]:
     """Return the house's three nodes, sped up, with two small models on those that answer."""
-    return tuple(
-        replace(
-            node,
-            spec=replace(
-                node.spec,
-                disk_mb_per_s=1_500,
-                prefill_tokens_per_s=2_000,
-                decode_tokens_per_s=100,
-                slots=2,
-                heat_mc=8_000,
-                time_scale=20,
-                models=(GEMMA, OTHER) if node.inference else (),
-            ),
-        )
-        for node in three_nodes()
+    return with_models(
+        three_nodes(),
+        (GEMMA, OTHER),
+        disk_mb_per_s=1_500,
+        prefill_tokens_per_s=2_000,
+        decode_tokens_per_s=100,
+        slots=2,
+        heat_mc=8_000,
+        time_scale=20,
     )
 
 

@@ -109,15 +109,12 @@ class LoadedModel(Protocol):
 
     async def embed(self, text: str, *, truncate: bool) -> tuple[list[float], int]:
         """Return the vector, of length 1, and the number of tokens read."""
-        ...
 
     async def tokenize(self, text: str) -> list[int]:
         """Return token ids, without one for the beginning."""
-        ...
 
     async def close(self) -> None:
         """Free the memory."""
-        ...
 
 
 class Engine(Protocol):
