@@ -140,6 +140,7 @@ async def test_every_stream_keeps_within_its_retention(
         await eventually(ended, "no last token is kept")
 
 
+@pytest.mark.everything
 async def test_without_house_keeping_streams_grow(
     tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ async def test_without_house_keeping_streams_grow(
     assert set(over(seen)) >= {"log", "replies:brain", "requests:brain", f"work:{NODE}"}
 
 
+@pytest.mark.everything
 async def test_under_load_nothing_is_trimmed_that_is_not_archived(
     tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

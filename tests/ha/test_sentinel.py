@@ -158,6 +158,7 @@ async def under_load(house: House) -> AsyncIterator[Grid]:
         yield Grid(house, grid, client, lines)
 
 
+@pytest.mark.everything
 async def test_the_grid_goes_on_when_the_primary_is_killed(house: House, tmp_path: Path) -> None:
     """kill -9 of the primary in mid-load: every request is answered, once, and whatever the replica had not
     got is made again; nothing ends, diverges or is left out."""
@@ -190,6 +191,7 @@ async def test_the_grid_goes_on_when_the_primary_hangs(house: House, tmp_path: P
         await grid.check(tmp_path, before)
 
 
+@pytest.mark.everything
 async def test_a_lost_tail_is_said_by_name_and_healed(house: House, tmp_path: Path) -> None:
     """The replica misses acknowledged writes when it takes over: the router says what was lost, requests
     that were lost are sent again, and answers that came before may come again: the client counts those."""
