@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from orion_streams.cli.checkout import checkout
 from orion_streams.errors import ConfigError
 
-SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile")
-"""Many tests wait most of the time, for processes and servers."""
+SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
+"""Many tests wait most of the time, for processes and servers; those that take longest come first by name."""
 
 
 def run(arguments: list[str]) -> int:

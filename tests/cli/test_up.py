@@ -213,13 +213,10 @@ def test_a_role_that_does_not_exist_is_refused(house: Config, roles: str) -> Non
 
 
 async def test_heat_and_a_killed_agent_are_seen(tmp_path: Path) -> None:
-    """The levers of a simulated grid work: a pushed temperature backs the node off, a killed agent's node
-    grows stale, and a new agent brings it back."""
+    """The levers of a simulated grid work: a pushed temperature backs the node off, and a new agent takes a
+    killed one's place."""
     spec = NodeSpec("solo", models=(GEMMA,), ambient_mc=45_000)
-    settings = {"policy": {"stale_ms": 1000}, "limits": {"health_ms": 250}}
-    async with SimulatedGrid(
-        [SimulatedNode("solo", "all of it", spec)], folder=tmp_path, settings=settings
-    ) as grid:
+    async with SimulatedGrid([SimulatedNode("solo", "all of it", spec)], folder=tmp_path) as grid:
         await grid.push("solo", temp_mc=90_000)
         await grid.wait_for(lambda seen: seen.nodes["solo"].backed_off == (Mark.HOT,), WAIT_S)
         agent = grid.agents["solo"]

@@ -24,7 +24,7 @@ from tests.helpers import TERMINAL_REPLIES, eventually
 SECRET = "xyzzy-plugh"
 LIMITS = """token_flush_ms = 5
 answer_max_bytes = 15000
-inter_token_ms = 300
+inter_token_ms = 1500
 [policy]
 max_attempts = 2
 breaker_open_ms = 1

@@ -14,7 +14,7 @@ from orion_streams.demo.ollama.answer_lines import Call, answer, gathered
 from orion_streams.demo.ollama.engine import Job, RunnerOptions, Sampling
 from orion_streams.demo.ollama.runner import Runner, Scheduler, Slots
 from orion_streams.demo.ollama.simulated_node import Node
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 from tests.simulated_ollama.conftest import INSTANT, client_of
 
 HASTY = httpx.Timeout(10, read=0.1)
@@ -243,7 +243,7 @@ async def test_a_slot_given_to_who_has_just_left_is_given_on() -> None:
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    await asyncio.wait_for(run(), 1)
+    await asyncio.wait_for(run(), WAIT_S)
 
 
 async def test_a_model_granted_to_who_has_just_left_is_given_back() -> None:
@@ -291,7 +291,7 @@ async def test_no_cancellation_leaves_anything_taken(seed: int) -> None:
     assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends)
     assert [runner.users for runner in node.scheduler.resident() if runner.users] == []
     assert node.machine.active == 0
-    await asyncio.wait_for(asyncio.gather(*(ask(model, 512) for model in SMALL)), 5)
+    await asyncio.wait_for(asyncio.gather(*(ask(model, 512) for model in SMALL)), WAIT_S)
     await node.close()
 
 
