@@ -10,7 +10,7 @@ from orion_streams.cli.checkout import checkout
 from orion_streams.errors import ConfigError
 
 SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
-"""Many tests wait most of the time, for processes and servers; those that take longest come first by name."""
+"""Many tests wait most of the time, for processes and servers. By their names the longest come first."""
 
 
 def run(arguments: list[str]) -> int:

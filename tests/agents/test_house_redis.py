@@ -116,9 +116,7 @@ async def lived(bench: Bench, home: Path) -> None:
         for what in read_commands.MAKERS:
             assert await read_commands.run(what=what, common=common) == 0
         assert await doctor_command.run(common=common) in (0, 3)
-    assert (
-        await log_view.run(follow=False, start=1, count=None, common=common) == 0
-    )  # nobody trims any more
+    assert await log_view.run(follow=False, start=1, count=None, common=common) == 0
     assert await archive_command.run(folder=str(home / "archive"), common=common) == 0
 
 
