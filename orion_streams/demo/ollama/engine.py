@@ -21,13 +21,14 @@ T = TypeVar("T")
 
 class Refusal(Exception):
     """A request is answered by an error: an HTTP status and a message. `late`: it comes from the model
-    itself, when an answer may have begun."""
+    itself, when an answer may have begun. `wrapped`: the native API raised it under /v1, which shows in the
+    content type."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.late = False
+        self.late = self.wrapped = False
 
 
 class RunnerOptions(msgspec.Struct, frozen=True):

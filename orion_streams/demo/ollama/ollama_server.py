@@ -15,6 +15,7 @@ from orion_streams.demo.ollama.control import Control
 from orion_streams.demo.ollama.engine import Refusal
 from orion_streams.demo.ollama.listing import Listing
 from orion_streams.demo.ollama.openai_answers import error
+from orion_streams.demo.ollama.other_v1 import messages_error
 from orion_streams.demo.ollama.routes import Routes
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.demo.ollama.write_json import json_response
@@ -121,8 +122,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as refusal:
+        if request.path == "/v1/messages":
+            return messages_error(refusal, wrapped=refusal.wrapped)
         if request.path.startswith("/v1/"):
-            return error(refusal, wrapped=False)
+            return error(refusal, wrapped=refusal.wrapped)
         return json_response({"error": refusal.message}, refusal.status)
     except ConnectionDroppedError:
         # The response that is returned never leaves.
