@@ -42,10 +42,17 @@ CHANGED = of(
     ev.PolicyChanged,
     revision=SMALL,
     policy_id=("p",),
-    policy=(Policy(), Policy(breaker_failures=2, dedupe_keep=1, max_step_ms=500)),
+    policy=(
+        Policy(),
+        Policy(breaker_failures=2, dedupe_keep=1, max_step_ms=500),
+        Policy(
+            max_events=2, max_attempts=1, gone_samples=1, return_samples=1, attempt_deadline_ms=5_000,
+            max_bytes=700, max_scan=1, prefetch=1,
+        ),
+    ),
     nodes=tuple(rules(slots, sensor) for slots in (1, 3) for sensor in (True, False)),
     models=({}, {"m:1": ModelRules(num_ctx=8_192, prior_tokens=9)}),
-)
+)  # fmt: skip
 IDEMPOTENT = st.one_of(
     of(ev.NodeBackedOff, node=NODES, reason=("hot", "ram"), value=(1,), mark=(1,)),
     of(ev.NodeReturned, node=NODES),
