@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from msgspec.structs import replace
-
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
@@ -13,12 +9,12 @@ from orion_streams.model.vocabulary import Blame
 from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
 from orion_streams.replay.incident import Collector, Incident
 from orion_streams.simulation.baseline_policies import questions_of
-from orion_streams.simulation.virtual_grid import Engine
 from orion_streams.simulation.virtual_house import usual_house
 from orion_streams.simulation.workloads import arrivals, scenario
+from tests.grids import sample
+from tests.replay.decided import EPOCH_MS, Recorded, Row
 
-Row = tuple[int, bytes]
-START_MS = 1_800_000_000_000
+START_MS = EPOCH_MS
 MASTER, WORKER = "orion-master", "orion-worker"
 MODEL = "llama3.2:3b"
 
@@ -48,24 +44,10 @@ class Log:
         return collector.finish()
 
 
-def sample(node: str, at_ms: int, **values: object) -> ev.NodeSampled:
-    """A health entry of a cool node with room, unless `values` say otherwise."""
-    usual: dict[str, object] = {
-        "node": node,
-        "boot": "b1",
-        "sampled_ms": at_ms,
-        "temp_mc": 50_000,
-        "ram_used_mb": 2_000,
-        "ram_total_mb": 8_000,
-        "cpu_permille": 100,
-    }
-    return ev.NodeSampled(**{**usual, **values})  # type: ignore[arg-type]
-
-
 def beats(log: Log, node: str, begin_s: int, end_s: int, **values: object) -> None:
     """A health entry each second, the last one before `end_s`."""
     for second in range(begin_s, end_s):
-        log.commit(second * 1_000, sample(node, second * 1_000, **values))
+        log.commit(second * 1_000, sample(node, sampled_ms=second * 1_000, **values))
 
 
 def accepted(request: str, model: str = MODEL, **values: object) -> ev.RequestAccepted:
@@ -107,46 +89,9 @@ def work_id(request: str, attempt: int) -> str:
     return f"{sum(request.encode())}-{attempt}"
 
 
-class Recorder(Engine):
-    """A simulated grid that writes down what it commits."""
-
-    def begin(self) -> None:
-        """The first commit."""
-        self.log, self.answers = Log(nodes=()), list[ev.AnyEvent]()
-        super().begin()
-
-    def commit(self, now: int) -> None:
-        """Fold, decide and write it all into the log."""
-        inputs, self.answers = self.inputs, []
-        super().commit(now)
-        self.log.commit(now, *inputs, *self.answers)
-
-    def act(self, now: int, answer: ev.AnyEvent) -> None:
-        """Keep the answer as it was stamped."""
-        super().act(now, answer)
-        if isinstance(answer, ev.RequestRouted | ev.LoadOrdered):
-            answer = replace(answer, work_id=f"{self.work_number}-0")
-        self.answers.append(answer)
-
-
-def recorded(
-    regime: str,
-    workload: str,
-    requests: int,
-    *,
-    policy: str = "ours",
-    seed: int = 1,
-    health_ms: int = 1_000,
-    nodes: int = 3,
-) -> list[Row]:
-    """The log of a simulated run."""
-    scene = scenario(regime, workload, requests, nodes)
-    house = usual_house(scene, health_ms)
-    engine = Recorder(scene, arrivals(scene, seed), questions_of(policy, seed), house)
+def recorded(regime: str, workload: str, requests: int, policy: str = "ours") -> list[Row]:
+    """The log of a simulated run of three nodes."""
+    scene = scenario(regime, workload, requests, 3)
+    engine = Recorded(scene, arrivals(scene, 1), questions_of(policy, 1), usual_house(scene, 1_000))
     engine.run()
-    return engine.log.rows
-
-
-def chunks(rows: list[Row], size: int = 500) -> Iterator[list[Row]]:
-    """The rows as a reader hands them over."""
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+    return engine.rows

@@ -12,6 +12,7 @@ from orion_streams.model.vocabulary import Mark
 from orion_streams.replay import anomalies
 from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
 from orion_streams.replay.request_timeline import MAX_REQUESTS
+from tests.grids import sample
 from tests.replay.logs import (
     MASTER,
     MODEL,
@@ -23,7 +24,6 @@ from tests.replay.logs import (
     completed,
     failed,
     routed,
-    sample,
     started,
 )
 
@@ -84,9 +84,9 @@ def silent(seconds: int) -> Log:
     """The master goes on, the worker pauses."""
     log = Log()
     for second in range(1, 10):
-        log.commit(second * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+        log.commit(second * 1_000, sample(WORKER), sample(MASTER))
     beats(log, MASTER, 10, 10 + seconds)
-    log.commit((10 + seconds) * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+    log.commit((10 + seconds) * 1_000, sample(WORKER), sample(MASTER))
     return log
 
 
@@ -94,11 +94,11 @@ def router_away(backlog: bool) -> Log:
     """No commit for ten minutes; then, with `backlog`, health of all that time is read at once."""
     log = Log()
     for second in range(1, 10):
-        log.commit(second * 1_000, sample(WORKER, 0), sample(MASTER, 0))
+        log.commit(second * 1_000, sample(WORKER), sample(MASTER))
     for node in (WORKER, MASTER):
         ages = range(590_000, 0, -1_000) if backlog else (0,)
-        log.commit(600_000, *(sample(node, 0, age_ms=age) for age in ages), decided=False)
-    log.commit(600_100, sample(WORKER, 0), sample(MASTER, 0))
+        log.commit(600_000, *(sample(node, age_ms=age) for age in ages), decided=False)
+    log.commit(600_100, sample(WORKER), sample(MASTER))
     return log
 
 

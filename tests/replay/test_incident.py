@@ -23,24 +23,22 @@ from orion_streams.replay.render_page import render
 from tests.cluster.cluster_grid import Cluster
 from tests.cluster.one_run import run_to_rest, undisturbed
 from tests.conftest import MemoryStore
-from tests.grids import fails
+from tests.grids import fails, sample
 from tests.helpers import Agent, ask, settle
 from tests.properties.histories import HISTORIES
+from tests.replay.decided import Row, chunks
 from tests.replay.logs import (
     MASTER,
     MODEL,
     START_MS,
     WORKER,
     Log,
-    Row,
     accepted,
     beats,
-    chunks,
     completed,
     failed,
     recorded,
     routed,
-    sample,
     started,
 )
 
@@ -105,7 +103,7 @@ def test_peaks_above_the_mark_survive_down_sampling(monkeypatch: pytest.MonkeyPa
     for second in range(1, 6_000):
         hot = second == 4_321
         temp_mc, used_mb = (75_001, 7_201) if hot else (50_000 + second % 7, 2_000)
-        log.commit(second * 1_000, sample(WORKER, 0, temp_mc=temp_mc, ram_used_mb=used_mb))
+        log.commit(second * 1_000, sample(WORKER, temp_mc=temp_mc, ram_used_mb=used_mb))
     [machine] = log.incident().nodes
     assert len(machine.health) <= 1_000
     assert machine.health.width_ms == 8_000
@@ -158,7 +156,7 @@ def test_a_report_may_begin_in_the_middle() -> None:
     """From a state in the middle of the log what goes on there is in the report: the open request, the
     models in memory, the backoff."""
     log = Log()
-    log.commit(1_000, sample(WORKER, 0), ev.ModelLoaded(WORKER, MODEL, "d", 2_000))
+    log.commit(1_000, sample(WORKER), ev.ModelLoaded(WORKER, MODEL, "d", 2_000))
     log.commit(2_000, accepted("brain/q1"), routed("brain/q1", WORKER), started("brain/q1"))
     middle = log.commit(3_000, ev.NodeBackedOff(WORKER, Mark.HOT, 80_000, 75_000))
     log.commit(4_000, completed("brain/q1", WORKER), ev.NodeReturned(WORKER))
@@ -188,7 +186,7 @@ def test_a_changed_row_is_refused() -> None:
     """A log that is not the one that was written gives no report."""
     log = Log()
     beats(log, WORKER, 1, 5)
-    log.rows[3] = (4, ev.encode(sample(WORKER, 0, temp_mc=99_000)))
+    log.rows[3] = (4, ev.encode(sample(WORKER, temp_mc=99_000)))
     with pytest.raises(LogError, match="positions 3 to 5 is not"):
         log.incident()
 
@@ -197,8 +195,8 @@ def test_a_clock_that_goes_back_is_said() -> None:
     """Time never goes back in the report; by how much it did is said."""
     log = Log()
     beats(log, WORKER, 1, 20)
-    log.commit(5_000, sample(WORKER, 0))
-    log.commit(21_000, sample(WORKER, 0))
+    log.commit(5_000, sample(WORKER))
+    log.commit(21_000, sample(WORKER))
     incident = log.incident()
     assert incident.back_ms == 14_000
     assert pack(incident)["back"] == 14_000
@@ -222,7 +220,7 @@ def test_many_nodes_are_counted_and_some_are_shown() -> None:
     """A page has room for so many charts; those of which there is something to tell come first."""
     names = tuple(f"node-{n:03}" for n in range(MAX_NODES + 10))
     log = Log(nodes=names)
-    log.commit(500, *(sample(name, 0) for name in names))
+    log.commit(500, *(sample(name) for name in names))
     log.commit(1_000, ev.NodeBackedOff(names[-1], Mark.HOT, 76_000, 75_000))
     packed = pack(log.incident())
     assert packed["more"]["machines"] == 10

@@ -17,6 +17,7 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Incident, collect
 from orion_streams.replay.render_page import render
 from tests.browser import Page, browser
+from tests.grids import sample
 from tests.replay.logs import (
     MASTER,
     START_MS,
@@ -28,7 +29,6 @@ from tests.replay.logs import (
     failed,
     recorded,
     routed,
-    sample,
     started,
 )
 from tests.replay.test_render_page import NASTY, hostile
@@ -54,7 +54,7 @@ def story() -> Incident:
         hot = 100 <= second < 140
         here = (MASTER, WORKER) if not 200 <= second < 230 else (MASTER,)
         temp_mc = {MASTER: 60_000, WORKER: 80_500 if hot else 55_000}
-        log.commit(second * 1_000, *(sample(each, 0, temp_mc=temp_mc[each]) for each in here))
+        log.commit(second * 1_000, *(sample(each, temp_mc=temp_mc[each]) for each in here))
         if second == 20:
             log.commit(
                 20_100, accepted("brain/q1"), ev.RequestDeferred("brain/q1", WaitKind.NO_NODE, "", (HOT,))

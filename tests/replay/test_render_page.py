@@ -25,7 +25,8 @@ from orion_streams.replay import render_page
 from orion_streams.replay.incident import collect
 from orion_streams.replay.render_page import PAGE, SCRIPTS, render
 from tests.cli.run_cli import ROOT
-from tests.replay.logs import MASTER, WORKER, Log, accepted, chunks, completed, recorded, routed, started
+from tests.replay.decided import chunks
+from tests.replay.logs import MASTER, WORKER, Log, accepted, completed, recorded, routed, started
 
 NASTY = "</script><img src=x onerror=alert(1)><!-- {{script}} & \u2028 '\""
 
