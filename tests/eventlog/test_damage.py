@@ -17,10 +17,8 @@ from tests.helpers import MODEL, Agent, Store, ask, assert_consistent, dispatche
 WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
-async def test_malformed_input_is_answered_and_passed(store: Store, config: Config) -> None:
+async def test_malformed_input_is_answered_and_passed(store: Store, agent: Agent, router: Router) -> None:
     """Each unreadable entry becomes one event, of a client also one reply, and the next entry is taken."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     await store.add("requests:brain", {"id": "bad"})
     await store.add("requests:brain", {"id": "nowhere", "model": "nobody-has-it:1b", "prompt": "p"})
     await store.add("requests:brain", {b"\xff": b"\xff"})
@@ -76,11 +74,9 @@ async def test_a_cursor_beyond_its_stream_is_refused(store: Store, config: Confi
     assert cursor in str(caught.value)
 
 
-async def test_a_running_router_reads_on_behind_its_cursor(store: Store, config: Config) -> None:
+async def test_a_running_router_reads_on_behind_its_cursor(store: Store, router: Router) -> None:
     """A stream that is deleted under a running router, and made anew below the cursor, does not stop it
     when it begins again: it reads the stream from its beginning."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     await ask(store, "q0")
     await settle(router)
     await router.look_for_losses()
@@ -104,10 +100,8 @@ async def test_a_lost_guard_or_log_is_refused(store: Store, config: Config, key:
     assert await store.dump() == before
 
 
-async def test_a_deleted_body_ends_its_request(store: Store, config: Config) -> None:
+async def test_a_deleted_body_ends_its_request(store: Store, agent: Agent, router: Router) -> None:
     """A request whose entry is gone before it could run gets one error, body_gone; others go on."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     busy = await dispatch(store, router, agent, "q1")
     lost = await ask(store, "q2")
     await settle(router)
@@ -125,10 +119,10 @@ async def test_a_deleted_body_ends_its_request(store: Store, config: Config) -> 
     await assert_consistent(store)
 
 
-async def test_an_entry_deleted_while_it_is_accepted_stops_nobody(store: Store, config: Config) -> None:
+async def test_an_entry_deleted_while_it_is_accepted_stops_nobody(
+    store: Store, agent: Agent, router: Router
+) -> None:
     """A request that vanishes between the read and the commit was never accepted; the next one is."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     read = router.store.read
 
     async def read_and_lose(*args: object) -> object:
@@ -146,10 +140,10 @@ async def test_an_entry_deleted_while_it_is_accepted_stops_nobody(store: Store, 
     await assert_consistent(store)
 
 
-async def test_a_crashed_agents_attempt_is_given_up(store: Store, config: Config) -> None:
+async def test_a_crashed_agents_attempt_is_given_up(
+    store: Store, config: Config, agent: Agent, router: Router
+) -> None:
     """Health that no longer lists an attempt, often enough, frees its slot and the request runs again."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     old = await dispatch(store, router, agent, "q1")
     agent.runs.clear()
     for _ in range(config.policy.gone_samples - 1):
@@ -164,10 +158,8 @@ async def test_a_crashed_agents_attempt_is_given_up(store: Store, config: Config
     await assert_consistent(store)
 
 
-async def test_a_changed_line_of_the_log_is_noticed(store: Store, config: Config) -> None:
+async def test_a_changed_line_of_the_log_is_noticed(store: Store, agent: Agent, router: Router) -> None:
     """An event that was altered, with its position kept, breaks the running hash for whoever folds."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     await agent.beat()
     await settle(router)
     rows = await store.log.events(0, 100)

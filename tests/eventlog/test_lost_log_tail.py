@@ -31,12 +31,10 @@ async def answered(store: Store, router: Router, agent: Agent, run: Run) -> None
 
 @pytest.mark.parametrize("cut", [True, False])
 async def test_what_was_lost_is_said_and_made_again(
-    store: Store, config: Config, caplog: pytest.LogCaptureFixture, cut: bool
+    store: Store, agent: Agent, router: Router, caplog: pytest.LogCaptureFixture, cut: bool
 ) -> None:
     """An answer that was committed is lost: the router says from where to where, takes the result that its
     agent writes again, and there is one end. With a cut it notices at once, without one at its commit."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     before, position = await store.dump(), await store.log.last_position()
     await answered(store, router, agent, run)
@@ -57,12 +55,10 @@ async def test_what_was_lost_is_said_and_made_again(
 
 
 async def test_a_lost_tail_is_no_deletion(
-    store: Store, config: Config, caplog: pytest.LogCaptureFixture
+    store: Store, agent: Agent, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was lost is said once, by the log's own line: not again of each stream that is shorter now. A
     stream that is deleted after that is said."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     await settle(router)
     before = await store.dump()
     await answered(store, router, agent, await dispatch(store, router, agent, "q1"))
@@ -78,12 +74,10 @@ async def test_a_lost_tail_is_no_deletion(
 
 
 async def test_a_tail_that_is_lost_while_the_log_is_read_is_not_in_the_grid(
-    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
+    store: Store, agent: Agent, router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lost after the last entry was read, or between its end and its entries: the grid is that of the log
     as it is now, and the router that reads it takes the loss for one."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     before = await store.dump()
     await dispatch(store, router, agent, "q1")
     after, beyond = await store.dump(), await load(store.log)
@@ -115,11 +109,9 @@ async def test_a_tail_that_is_lost_while_the_log_is_read_is_not_in_the_grid(
 
 
 async def test_lost_tokens_are_said_too(
-    store: Store, config: Config, caplog: pytest.LogCaptureFixture
+    store: Store, agent: Agent, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A commit that only passed tokens on leaves no event: its number alone shows that it is gone."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     before = await store.dump()
     await agent.say(run, "tokens", b"a piece", seq=1)
@@ -134,11 +126,9 @@ async def test_lost_tokens_are_said_too(
 
 
 async def test_nothing_is_said_where_nothing_was_lost(
-    store: Store, config: Config, caplog: pytest.LogCaptureFixture
+    store: Store, config: Config, agent: Agent, router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A router that begins again, or that another one overtook, has lost nothing."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     await router.start()
     other = Router(store.another(), config)
@@ -181,11 +171,11 @@ async def test_nothing_left_is_no_lost_tail(store: Store, config: Config) -> Non
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-async def test_ids_go_on_above_those_that_were_lost(store: Store, config: Config, remembers: bool) -> None:
+async def test_ids_go_on_above_those_that_were_lost(
+    store: Store, config: Config, agent: Agent, router: Router, remembers: bool
+) -> None:
     """The other server's clock is a minute behind: the next work id lies above the lost ones all the same,
     so that no fence comes back. A router that knows nothing of before (the control) gives a lower one."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     before = await store.dump()
     store.skip(LATER_MS)
     lost = await dispatch(store, router, agent, "q1")
@@ -237,11 +227,9 @@ async def test_results_that_wait_are_not_lost(store: Store, config: Config) -> N
     assert len(await dispatched(store)) == 1
 
 
-async def test_a_snapshot_of_a_lost_tail_is_passed_over(store: Store, config: Config) -> None:
+async def test_a_snapshot_of_a_lost_tail_is_passed_over(store: Store, agent: Agent, router: Router) -> None:
     """One that was verified on the old server and kept on the new one does not fit its log: the grid is
     folded without it."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     ends_at = router.state.grid.position
     await store.log.save_snapshot(Snapshot(ends_at, "f" * 32, encode_grid(Grid(position=ends_at))))
     await dispatch(store, router, agent, "q1")

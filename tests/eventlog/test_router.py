@@ -28,10 +28,8 @@ from tests.helpers import (
 WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
-async def test_a_request_is_answered_exactly_once(store: Store, config: Config) -> None:
+async def test_a_request_is_answered_exactly_once(store: Store, agent: Agent, router: Router) -> None:
     """A request is routed with its body, its tokens pass through in order, and it gets one answer."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     [(work_id, body)] = await store.entries(f"work:{WORKER}")
     assert body[b"prompt"] == b"prompt of q1"
@@ -72,10 +70,8 @@ async def test_a_resent_id_starts_nothing(store: Store, config: Config) -> None:
     await assert_consistent(store)
 
 
-async def test_results_may_be_sent_again(store: Store, config: Config) -> None:
+async def test_results_may_be_sent_again(store: Store, agent: Agent, router: Router) -> None:
     """An agent that resends everything it said changes nothing."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     for _ in range(2):
         await agent.say(run, "started")
@@ -90,10 +86,8 @@ async def test_results_may_be_sent_again(store: Store, config: Config) -> None:
     await assert_consistent(store)
 
 
-async def test_a_cancel_ends_the_request_and_its_run(store: Store, config: Config) -> None:
+async def test_a_cancel_ends_the_request_and_its_run(store: Store, agent: Agent, router: Router) -> None:
     """A cancel is answered once, the node is told to stop, and its slot is free when it did."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     await store.add("requests:brain", {"cancel": "q1"})
     await settle(router)
@@ -200,10 +194,8 @@ async def test_tokens_are_relayed_once_and_fenced(store: Store, config: Config) 
     assert (await store.log.guard()).relayed == {}
 
 
-async def test_tokens_alone_make_no_event(store: Store, config: Config) -> None:
+async def test_tokens_alone_make_no_event(store: Store, agent: Agent, router: Router) -> None:
     """A batch that only passes tokens on moves number and cursor, not the log."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     position, number = router.state.grid.position, router.guard.number
     written = await agent.say(run, "tokens", b"4", seq=1)
@@ -242,10 +234,8 @@ async def test_answers_cut_at_max_events_go_on_at_once(store: Store, config: Con
     await assert_consistent(store)
 
 
-async def test_a_backlog_is_taken_in_bounded_commits(store: Store, config: Config) -> None:
+async def test_a_backlog_is_taken_in_bounded_commits(store: Store, config: Config, router: Router) -> None:
     """What waits beyond one batch is taken by the commits that follow, every entry once."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     count = 2 * config.limits.batch_entries + 5
     for n in range(count):
         await ask(store, f"q{n}")
@@ -284,10 +274,8 @@ async def test_the_edge_gets_no_request(store: Store, config: Config) -> None:
     assert await store.entries(f"work:{EDGE}") == []
 
 
-async def test_a_moment_is_found_in_the_log(store: Store, config: Config) -> None:
+async def test_a_moment_is_found_in_the_log(store: Store, agent: Agent, router: Router) -> None:
     """The position at a server time is the end of the last commit that is not later."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     ends: dict[int, int] = {}
     for _ in range(6):
         store.skip(700)
@@ -300,10 +288,10 @@ async def test_a_moment_is_found_in_the_log(store: Store, config: Config) -> Non
     assert await position_at(store.log, 0) == 0
 
 
-async def test_output_ids_rise_though_the_clock_stands_still(store: Store, config: Config) -> None:
+async def test_output_ids_rise_though_the_clock_stands_still(
+    store: Store, agent: Agent, router: Router
+) -> None:
     """Every entry the router writes has an id above all before it, also within one millisecond."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     for n in range(5):
         await agent.complete(await dispatch(store, router, agent, f"q{n}"))
         await settle(router)
@@ -313,10 +301,8 @@ async def test_output_ids_rise_though_the_clock_stands_still(store: Store, confi
     assert (await store.log.guard()).out_id == max(written, key=parse_stream_id)
 
 
-async def test_tokens_alone_do_not_stop_the_clock(store: Store, config: Config) -> None:
+async def test_tokens_alone_do_not_stop_the_clock(store: Store, agent: Agent, router: Router) -> None:
     """While only tokens come, deadlines still pass and a silent node still grows stale."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "q1")
     await ask(store, "late", tier="2", deadline_ms="5000")
     await settle(router)
@@ -359,10 +345,8 @@ async def test_a_client_that_asks_too_much_locks_nobody_out(store: Store, config
     assert set(router.state.grid.open) == {"cli/c1", "cli/c2", "brain/q1"}
 
 
-async def test_a_cut_stream_ends_all_its_requests(store: Store, config: Config) -> None:
+async def test_a_cut_stream_ends_all_its_requests(store: Store, agent: Agent, router: Router) -> None:
     """A client that trims away its own open requests gets an error for each, and others are served."""
-    agent = Agent(store, WORKER)
-    router = await running(store, config, agent)
     run = await dispatch(store, router, agent, "first")
     for number in range(5):
         await ask(store, f"q{number}", tier="2")
