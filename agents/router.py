@@ -116,6 +116,7 @@ class Router:
         """Drop what was not committed and load the grid again; after a lost tail, start again."""
         if not await self.recover():
             await self.start()
+        self.check_decider()
 
     async def propose_policy(self) -> None:
         """Commit the configured rules if their revision is above the log's. Raise ConfigError if the log
@@ -138,6 +139,16 @@ class Router:
             raise ConfigError(
                 f"revision: {config.revision} is in the log with other rules ({grid.policy_id}; the "
                 f"file has {proposed}): set revision = {grid.revision + 1} to put these into force"
+            )
+        self.check_decider()
+
+    def check_decider(self) -> None:
+        """Raise ConfigError if the log says that another version of the code decides."""
+        grid = self.state.grid
+        if grid.decider != DECIDER:
+            raise ConfigError(
+                f"revision: version {grid.decider} of the decider is in force, and this is version "
+                f"{DECIDER}: run that version, or set revision = {grid.revision + 1} to put this into force"
             )
 
     async def cycle(self, block_ms: int) -> bool:

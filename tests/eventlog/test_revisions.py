@@ -93,3 +93,20 @@ async def test_new_rules_survive_a_lost_commit(
     monkeypatch.setattr(router, "recover", recover_and_lose)
     await router.start()
     assert (router.state.grid.revision, router.state.grid.policy.spill_ms) == (2, 7)
+
+
+async def test_a_router_of_another_decider_does_not_decide(
+    store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under rules of a newer version, an older program neither starts nor goes on; nothing is written
+    in its name."""
+    older = await running(store, config)
+    with monkeypatch.context() as newer:
+        newer.setattr("orion_streams.agents.router.DECIDER", DECIDER + 1)
+        await running(store, with_revision(config, 2))
+    before = await store.dump()
+    with pytest.raises(ConfigError, match=f"version {DECIDER + 1} of the decider is in force"):
+        await running(store, config)
+    with pytest.raises(ConfigError, match="set revision = 3"):
+        await older.fold_again()
+    assert await store.dump() == before
