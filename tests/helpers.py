@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import isawaitable
 from itertools import count
 from typing import Any, Protocol
 
@@ -31,12 +32,13 @@ TERMINAL_REPLIES = ("done", "error", "expired", "cancelled")
 Fields = dict[bytes, bytes]
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Return as soon as `holds` says yes; AssertionError with `what` if it never does."""
+async def eventually(holds: Callable[[], Any], what: str) -> Any:
+    """The first true answer of a function, also an async one; AssertionError with `what` if none comes."""
     never = asyncio.Event()
     for _ in range(int(WAIT_S / POLL_S)):
-        if await holds():
-            return
+        answer = holds()
+        if found := await answer if isawaitable(answer) else answer:
+            return found
         try:
             await asyncio.wait_for(never.wait(), POLL_S)
         except TimeoutError:

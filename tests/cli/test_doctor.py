@@ -335,11 +335,3 @@ async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str
     assert await backed_off_since(store.log, 6, 1, wanted) == {"pi": 3000}
     with pytest.raises((LogError, msgspec.DecodeError)):
         [ev.decode(raw) for _, raw in await store.log.events(0, 2)]
-
-
-def test_a_bad_configuration_is_78(orion: Orion, home: Path) -> None:
-    """Without a usable streams.toml nobody knows where to look: exit 78, one line with file and key."""
-    (home / "streams.toml").write_text("[nodes.one]\nslots = 0\n")
-    code, out, err = orion("doctor")
-    assert (code, out) == (78, "")
-    assert err.startswith("orion: streams.toml: nodes.one.slots: ")

@@ -63,7 +63,7 @@ def test_an_empty_redis_has_no_grid(orion: Orion, valkey_url: str, home: Path) -
 @pytest.mark.parametrize(
     "text", ["[redis]\nurl = 5", "[nodes.one]\nslots = 0", "nonsense", "[policy]\nhot = 1"]
 )
-@pytest.mark.parametrize("command", ["nodes", "router", "up"])
+@pytest.mark.parametrize("command", ["nodes", "router", "up", "doctor"])
 def test_a_bad_configuration_is_78(orion: Orion, home: Path, command: str, text: str) -> None:
     """A streams.toml that cannot be used: exit 78, and one line that names the file."""
     (home / "streams.toml").write_text(text)

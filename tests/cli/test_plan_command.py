@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.placement import demand_of, plan
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Demand, Grid
-from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER
 from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node, under
 
@@ -113,11 +111,3 @@ def test_the_data_of_a_plan(read: Read) -> None:
     ]  # fmt: skip
     assert {"node", "capacity_mb", "planned_mb", "committed_mb"} < set(found["nodes"][0])
     assert set(found["demand"]) == {MODEL, OTHER}
-
-
-def test_a_plan_for_a_person(orion: Orion, grid_toml: Path) -> None:
-    """The command itself: exit 0 and a table."""
-    code, out, _ = orion("plan")
-    assert code == 0
-    assert out.startswith("NODE")
-    assert "based on requests of late" in out

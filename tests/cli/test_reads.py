@@ -249,14 +249,18 @@ def test_ps_says_what_runs_and_what_waits_for_what(read: Read) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["nodes", "models", "ps"])
+@pytest.mark.parametrize("command", ["nodes", "models", "ps", "plan"])
 def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, command: str) -> None:
     """Without --json a table comes, with names and units."""
     code, out, _ = orion(command)
-    expected = {"nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"], "models": ["478 MB", OTHER]}
-    words = expected.get(command, ["waiting for master", "worker: hot", "running"])
+    expected = {
+        "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
+        "models": ["478 MB", OTHER],
+        "ps": ["waiting for master", "worker: hot", "running"],
+        "plan": ["NODE", "based on requests of late"],
+    }
     assert code == 0
-    assert [word for word in words if word not in out] == []
+    assert [word for word in expected[command] if word not in out] == []
 
 
 def test_the_log_comes_as_one_list(read: Read) -> None:

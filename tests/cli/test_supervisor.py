@@ -45,11 +45,7 @@ async def test_a_ready_line_is_read_and_the_rest_is_passed_on() -> None:
     child = Child("x", python(READY + "print('more', flush=True); " + FOREVER), announces=True, say=told)
     await child.start()
     assert child.announced == {"url": "here"}
-
-    async def heard() -> bool:
-        return told.lines == ["x: more"]
-
-    await eventually(heard, "its line")
+    await eventually(lambda: told.lines == ["x: more"], "its line")
     assert await child.stop() == -signal.SIGTERM
     assert child.pid is None
 
@@ -70,11 +66,7 @@ async def test_a_crash_is_followed_by_another_start(monkeypatch: pytest.MonkeyPa
     first = child.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-
-    async def back() -> bool:
-        return child.pid not in (None, first)
-
-    await eventually(back, "a second process")
+    await eventually(lambda: child.pid not in (None, first), "a second process")
     assert child.restarts == 1
     assert told.heard("ended with SIGKILL; starting it again in 0.0 s")
     await child.stop()
@@ -86,11 +78,7 @@ async def test_what_another_start_cannot_mend_is_left(monkeypatch: pytest.Monkey
     told = Told()
     child = Child("x", python("import sys; print('bad key'); sys.exit(78)"), remark=told)
     await child.start()
-
-    async def given_up() -> bool:
-        return child.gave_up
-
-    await eventually(given_up, "the end")
+    await eventually(lambda: child.gave_up, "the end")
     assert (child.restarts, child.last_words()) == (0, "bad key")
     assert told.heard("ended with exit code 78 (bad key); it is not started again")
     await child.stop()

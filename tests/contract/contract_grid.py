@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -21,9 +21,8 @@ from orion_streams.model import events as ev
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from orion_streams.runtime.connection import connect
-from tests.helpers import WAIT_S
+from tests.helpers import eventually
 
-T = TypeVar("T")
 MODEL = "gemma3:270m"
 HEALTH_S = 0.25
 CONFIG = """
@@ -224,7 +223,8 @@ class Grid:
             rows = await self.replies(request_id)
             return [row for row in rows if row["kind"] not in ("token", "restarted")]
 
-        return await eventually(there, f"an end for {request_id}")
+        found: list[dict[str, str]] = await eventually(there, f"an end for {request_id}")
+        return found
 
     async def events(self) -> list[ev.AnyEvent]:
         """The whole log."""
@@ -241,18 +241,6 @@ class Grid:
         await self.router.start()
         while True:
             await self.router.cycle(block_ms=200)
-
-
-async def eventually(ask: Callable[[], Awaitable[T]], what: str) -> T:
-    """The first true answer; AssertionError with `what` if none comes."""
-    never = asyncio.Event()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(WAIT_S):
-            while not (answer := await ask()):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(never.wait(), 0.01)
-            return answer
-    raise AssertionError(f"not within {WAIT_S:.0f} s: {what}")
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ from orion_streams.model.state import Grid as GridState
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from orion_streams.protocol.requests_replies import MAX_DEPTH, MAX_FIELDS, MAX_MESSAGE, RequestEntry
-from tests.contract.contract_grid import CONFIG, MODEL, Grid, Run, echo, eventually, running, silence
+from tests.contract.contract_grid import CONFIG, MODEL, Grid, Run, echo, running, silence
+from tests.helpers import eventually
 
 HUGE = "9" * 400
 DEEP = "[" * 10_000 + "]" * 10_000

@@ -47,11 +47,7 @@ async def test_requests_outlive_a_server_that_is_away(
                 while_away = [
                     asyncio.create_task(brain.generate(MODEL, f"{n}", id=f"w{n}")) for n in range(20)
                 ]
-
-                async def tried() -> bool:
-                    return brain._cuts >= MANY
-
-                await eventually(tried, f"{MANY} failed tries")
+                await eventually(lambda: brain._cuts >= MANY, f"{MANY} failed tries")
                 assert not any(task.done() for task in (*before, *while_away))
                 server.start()
                 answers = await asyncio.gather(*before, *while_away)

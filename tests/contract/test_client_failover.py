@@ -12,7 +12,8 @@ from orion_streams.client import streams_client as client_module
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.chaos.proxy import Proxy
-from tests.contract.contract_grid import MODEL, Run, echo, eventually, running
+from tests.contract.contract_grid import MODEL, Run, echo, running
+from tests.helpers import eventually
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -78,15 +79,11 @@ async def test_a_reply_below_what_was_lost_is_heard(
         waiting = asyncio.create_task(client.generate(MODEL, "later", timeout_s=3))
         saved = await grid.redis.dump(key)
         await grid.redis.xadd(key, {"id": "lost", "kind": "token"}, id=high)
-
-        async def read() -> bool:
-            return client._position == high.encode()
-
-        await eventually(read, "the reply that will be lost")
+        await eventually(lambda: client._position == high.encode(), "the reply that will be lost")
         await grid.redis.restore(key, 0, saved, replace=True)
         assert proxy.cut() > 0
         if steps_back:
-            await eventually(lambda: stepped_back(client, high), "a step back")
+            await eventually(lambda: client._position != high.encode(), "a step back")
             released.set()
             assert (await waiting).text == "later"
         else:
@@ -106,11 +103,7 @@ async def test_a_request_that_the_new_server_never_got_is_sent_again(
     async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix, margin_s=1) as client:
         asked = asyncio.create_task(client.generate(MODEL, "x", id="lost", timeout_s=3))
         redis: Any = connect(valkey_url)
-
-        async def sent() -> Any:
-            return await redis.exists(f"{prefix}requests:brain")
-
-        await eventually(sent, "the request was sent")
+        await eventually(lambda: redis.exists(f"{prefix}requests:brain"), "the request was sent")
         await redis.delete(f"{prefix}requests:brain")
         assert proxy.cut() > 0
         await redis.aclose()
@@ -125,8 +118,3 @@ async def test_a_request_that_the_new_server_never_got_is_sent_again(
 async def stands(_: AsyncClient) -> bool:
     """A client that never looks whether its last reply is still there."""
     return True
-
-
-async def stepped_back(client: AsyncClient, high: str) -> bool:
-    """Whether it would hear a lower reply."""
-    return client._position != high.encode()
