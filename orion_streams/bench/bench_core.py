@@ -43,12 +43,7 @@ COMPLETED = ev.RequestCompleted(
 """Events of a cool node, and of a request of ordinary size."""
 
 
-def three_nodes() -> Grid:
-    """Make a grid of three nodes that can all take a request, and one waiting request."""
-    return house(NODES)
-
-
-def house(names: Sequence[str], loaded: bool = True) -> Grid:
+def house(names: Sequence[str] = NODES, loaded: bool = True) -> Grid:
     """Make a grid of nodes that can all take a request: cool, with known speeds and one run each, and one
     waiting request. The model is in memory if `loaded`, else only on disk."""
     grid = Grid()
@@ -74,7 +69,7 @@ def house(names: Sequence[str], loaded: bool = True) -> Grid:
 
 def route_us() -> Row:
     """Measure one route over three nodes with all verdicts, in µs; take the fastest repeat."""
-    grid = three_nodes()
+    grid = house()
     request = grid.open["brain/waiting"]
     decision = route(grid, request)
     assert isinstance(decision, Route) and not any(v.filter for v in decision.verdicts)  # noqa: S101
@@ -82,8 +77,7 @@ def route_us() -> Row:
 
 
 def route_us_per_node() -> list[Row]:
-    """Measure one route over MANY nodes, in µs per node: with the model in memory everywhere, and
-    nowhere."""
+    """Measure one route over MANY nodes, in µs per node: the model in memory everywhere, and nowhere."""
     names = [f"node-{n:04}" for n in range(MANY)]
     rows = []
     for what, loaded in (("warm", True), ("cold", False)):
@@ -103,16 +97,16 @@ def simulate_us() -> Row:
 
 def decide_us() -> Row:
     """Measure one decision that routes one request to one of three nodes, in µs."""
-    grid = three_nodes()
+    grid = house()
     return Row("decide_us", tidy(fastest_us(lambda: decide(grid))), "µs")
 
 
 def fold_events() -> Row:
     """Measure how many events a second a start reads from the log: decode, running hash, fold."""
-    rows = list(history(three_nodes()))
+    rows = list(history(house()))
     best_s = float("inf")
     for _ in range(3):
-        state = LoggedGrid(three_nodes())
+        state = LoggedGrid(house())
         began = time.perf_counter()
         fold_raw(state, rows)
         best_s = min(best_s, time.perf_counter() - began)

@@ -66,8 +66,7 @@ class BenchGrid:
         await self._held.aclose()
 
     async def start_relay(self) -> None:
-        """Start the four hops of a request: one process in place of the router, one in place of the
-        agent."""
+        """Start the four hops of a request: one process for the router, one for the agent."""
         one, two, three, four = RELAY_STREAMS
         hops = {"relay as router": (one, two, three, four), "relay as agent": (two, three)}
         for name, streams in hops.items():
@@ -83,8 +82,7 @@ class BenchGrid:
         return child
 
     async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
-        """Wait until the grid at the end of the log satisfies a condition. Raises BackendError after
-        READY_S."""
+        """Wait until the grid at the log's end satisfies a condition. Raises BackendError after READY_S."""
         redis = connect(self.url)
         store = RedisLog(redis, self.config.prefix)
         try:

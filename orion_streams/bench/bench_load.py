@@ -45,8 +45,7 @@ class StreamsLoad:
         await self._redis.aclose()
 
     async def run(self, seconds: float, at_a_time: int) -> Timing:
-        """Keep `at_a_time` requests in flight for so many seconds. Raises BackendError if one gets no
-        answer."""
+        """Keep `at_a_time` requests in flight for so long. Raises BackendError if one gets no answer."""
         cursor = await last_id(self._redis, self._replies)
         under_way: dict[bytes, float] = {}
         latencies: list[float] = []
@@ -84,8 +83,7 @@ class StreamsLoad:
 
 
 def check(fields: Mapping[bytes, bytes]) -> None:
-    """Raise BackendError unless the entry is an answer: a `done` reply of the grid, or an entry of the
-    relay, which has no kind."""
+    """Raise BackendError unless the entry is a `done` reply, or one of the relay, without a kind."""
     kind = fields.get(b"kind", b"done")
     if kind != b"done":
         words = (fields.get(b"code", b"") + b" " + fields.get(b"message", b"")).decode().strip()

@@ -77,8 +77,7 @@ def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]]) -> Row
 
 
 def tidy(number: float) -> float:
-    """Round to three significant digits, which is more than a busy machine gives; large numbers to
-    integers."""
+    """Round to three significant digits, more than a busy machine gives; large numbers to integers."""
     return round(number) if abs(number) >= 1000 else float(f"{number:.3g}")
 
 

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -31,7 +30,7 @@ from orion_streams.bench.bench_grid import (
     SLOTS,
     BenchGrid,
 )
-from orion_streams.bench.bench_load import StreamsLoad, Timing
+from orion_streams.bench.bench_load import StreamsLoad
 from orion_streams.bench.bench_ollama import HttpLoad
 from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
 from orion_streams.errors import EXIT_OK
@@ -53,12 +52,6 @@ class Plan(Struct, frozen=True):
     turn_s: float = 0.2
     settle_s: float = 1.0
     idle_s: float = 8.0
-
-
-class LoadGenerator(Protocol):
-    """Anything that can be loaded with requests."""
-
-    async def run(self, seconds: float, at_a_time: int) -> Timing: ...
 
 
 def run(*, json: bool) -> int:
@@ -137,10 +130,9 @@ def through_grid(grid: BenchGrid, content: Mapping[str, str]) -> StreamsLoad:
 
 
 async def take_turns(
-    name: str, product: LoadGenerator, floor: LoadGenerator, rounds: int, turn_s: float
+    name: str, product: StreamsLoad, floor: StreamsLoad | HttpLoad, rounds: int, turn_s: float
 ) -> list[Row]:
-    """Measure floor and product in turns, with one request in flight and with SLOTS. Discard a first round,
-    which warms up."""
+    """Measure floor and product in turns, with one request and with SLOTS; discard a first round."""
     p50: list[tuple[float, float]] = []
     rps: list[tuple[float, float]] = []
     for n in range(rounds + 1):

@@ -22,8 +22,7 @@ BATCH, BLOCK_MS = 64, 1_000
 
 
 async def hand_on(redis: Any, ways: Mapping[bytes, str], cursors: dict[bytes, bytes]) -> int:
-    """Read once from all streams in `ways`, blocking, and write in one pipeline. Return the number of
-    entries."""
+    """Read once from all streams in `ways`, blocking, and write in one pipeline; count the entries."""
     answer = await redis.xread(cursors, count=BATCH, block=BLOCK_MS)
     pipe = redis.pipeline(transaction=False)
     for stream, entries in answer or ():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from orion_streams import config as configuration
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import tell, write_json
+from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.runtime import acl
@@ -80,12 +79,6 @@ async def run(
     return 0
 
 
-def write(line: str) -> None:
-    """Write a line to stdout."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 def show(rows: list[UserRow], aclfile: bool) -> None:
     """Print lines that redis-cli or an aclfile takes unchanged; the last one disables the default user."""
     for row in rows:
@@ -96,8 +89,7 @@ def show(rows: list[UserRow], aclfile: bool) -> None:
 
 
 def password_hashes(directory: str | None, users: Sequence[User]) -> dict[str, str]:
-    """Return the hash of each user's password file by user name; empty without a folder. Raises
-    ConfigError."""
+    """Return the hash of each user's password file by name; empty without a folder. Raises ConfigError."""
     if directory is None:
         return {}
     folder = Path(directory).expanduser()
@@ -105,8 +97,7 @@ def password_hashes(directory: str | None, users: Sequence[User]) -> dict[str, s
 
 
 def password(folder: Path, name: str) -> str:
-    """Read the password from the user's file; write a random one if there is no file. Raises
-    ConfigError."""
+    """Read the password from the user's file, made with a random one if missing. Raises ConfigError."""
     path = folder / name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -57,8 +57,7 @@ def options(
 
 
 def main(words: Sequence[str]) -> int:
-    """Parse and run one command and return its exit code. A usage error exits 2 and says what was
-    expected."""
+    """Parse and run one command and return its exit code; a usage error exits 2 and is explained."""
     try:
         answer: object = app(list(words), prog_name="orion", standalone_mode=False)
     except typer.Exit as end:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from orion_streams.cli import grid_discovery, log_sources
-from orion_streams.cli.grid_discovery import opened
+from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_result
-from orion_streams.errors import EXIT_DEGRADED, EXIT_OK, BackendError
+from orion_streams.errors import EXIT_DEGRADED, EXIT_OK
 from orion_streams.eventlog.archive import Written, archive_next, segments
-from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.eventlog.port import Log
+from orion_streams.replay.source import LiveSource
 
 
 class Archived(Struct, frozen=True):
@@ -31,10 +31,10 @@ class Archived(Struct, frozen=True):
 async def run(*, folder: str, common: CommonOptions) -> int:
     """Archive the log and print the result. Return EXIT_DEGRADED if positions were trimmed before they were
     archived. Raises BackendError, ConfigError, LogError."""
-    config = grid_discovery.find(common.redis_url, common.config_path)
     place = Path(folder).expanduser()  # noqa: ASYNC240 - once, and before anything else
-    async with opened(config) as store:
-        files = await archive_all(store, config.prefix, place)
+    async with log_sources.source(None, common.redis_url, common.config_path) as log:
+        assert isinstance(log, LiveSource)  # noqa: S101 - the source was opened without a file
+        files = await archive_all(log.store, (await log.config()).prefix, place)
     first, last = (files[0].first, files[-1].last) if files else (0, 0)
     missing = [file.missing for file in files if file.missing]
     reach = max((each.last for each in segments(place)), default=0)
@@ -47,12 +47,9 @@ async def run(*, folder: str, common: CommonOptions) -> int:
     return EXIT_DEGRADED if missing else EXIT_OK
 
 
-async def archive_all(store: RedisLog, prefix: str, folder: Path) -> list[Written]:
-    """Archive everything up to the current end of the log, file by file, with a progress bar on a
-    terminal."""
+async def archive_all(store: Log, prefix: str, folder: Path) -> list[Written]:
+    """Archive everything up to the current end of the log, file by file, with a progress bar."""
     until, files = await store.last_position(), list[Written]()
-    if until == 0:
-        raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
     with log_sources.progress("archiving", 1, until) as see:
         while file := await archive_next(store, prefix, folder, until):
             files.append(file)

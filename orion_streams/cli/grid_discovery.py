@@ -33,8 +33,7 @@ class Running(Struct, frozen=True):
 
 
 def find(redis_url: str | None, config_path: str | None) -> Config:
-    """Return the configuration, with a Redis URL that is never empty. Raises ConfigError, and BackendError
-    if no grid is named and none runs here."""
+    """Return the configuration with a Redis URL. Raises ConfigError, BackendError if there is no grid."""
     config = configuration.load(config_path, redis_url)
     if config.redis.url:
         return config
@@ -62,8 +61,7 @@ def note_path() -> Path:
 
 
 def running_here() -> Running | None:
-    """Return the note of the grid that runs on this machine; None if there is none or its process has
-    ended."""
+    """Return the note of the grid that runs on this machine; None if none does."""
     try:
         running = msgspec.json.decode(note_path().read_bytes(), type=Running)
     except (OSError, msgspec.MsgspecError):

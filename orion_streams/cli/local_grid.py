@@ -1,5 +1,4 @@
-"""The roles of this machine as child processes: router, agents and, without a Redis, the embedded
-server."""
+"""The roles of this machine as child processes; without a Redis also the embedded server."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ LOOK_EVERY_MS = 500
 
 
 class LocalRoles:
-    """Runs `roles`, such as "router,agent:NODE"; by default those that host name and configuration
-    imply."""
+    """Runs `roles`, such as "router,agent:NODE"; by default those of host name and configuration."""
 
     def __init__(self, config: Config, config_file: str, *, roles: str | None, port: int, say: Say) -> None:
         self.config, self.config_file = config, config_file

@@ -31,8 +31,7 @@ MOMENT = "expected a position (1234), a time (14:05:30, 2026-11-26T14:05) or `en
 async def source(
     file: str | None, redis_url: str | None, config_path: str | None
 ) -> AsyncIterator[FileSource | LiveSource]:
-    """Open the log in a file or an archive's folder, else that of a grid. Raises ConfigError,
-    BackendError."""
+    """Open a file, an archive's folder, else a grid's log. Raises ConfigError, BackendError."""
     if file is not None:
         if redis_url is not None:
             raise ConfigError("a file and --redis: name one of them")
@@ -46,8 +45,7 @@ async def source(
 
 
 def file_source(name: str) -> FileSource:
-    """Return the log in an exported file or the folder of an archive. Raises ConfigError if it does not
-    exist."""
+    """Return the log in a file or an archive's folder. Raises ConfigError if it does not exist."""
     try:
         path = Path(name).expanduser()
         if not path.exists():

@@ -100,8 +100,7 @@ async def lines(store: RedisLog, first: int, end: int | None) -> AsyncIterator[L
 
 
 async def commit_time(store: RedisLog, position: int) -> int:
-    """Return the server's time of the commit at a position; 0 if its head is trimmed or more than CHUNK
-    events before."""
+    """Return the server's time of the commit at a position; 0 if its head is not within CHUNK events."""
     after = max(position - CHUNK, await store.first_position(), 1) - 1
     heads = [decoded(at, raw) for at, raw in await store.events(after, position - after)]
     return next((head.server_ms for head in reversed(heads) if isinstance(head, ev.Committed)), 0)

@@ -26,19 +26,20 @@ def tell(line: str) -> None:
     sys.stderr.flush()
 
 
+def write(line: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def write_json(data: Any) -> None:
     """Write data as one line of JSON to stdout."""
-    sys.stdout.write(msgspec.json.encode(data).decode() + "\n")
-    sys.stdout.flush()
+    write(msgspec.json.encode(data).decode())
 
 
 def write_result(data: Any, text: str, as_json: bool) -> None:
     """Write a result to stdout: as data, or as a text for a person."""
-    if as_json:
-        write_json(data)
-    else:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+    write(msgspec.json.encode(data).decode() if as_json else text)
 
 
 def outcome(work: Callable[[], int | None]) -> int:

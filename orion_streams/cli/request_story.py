@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from orion_streams.cli.log_lines import Line
 from orion_streams.decider.queue import Queue
-from orion_streams.decider.route import Decision, Reject, Route, route
+from orion_streams.decider.route import Reject, Route, route
 from orion_streams.model import events as ev
 from orion_streams.model.events import Verdict, tag_of
 from orion_streams.model.state import Grid, Request
@@ -152,8 +152,7 @@ def outcome_of(row: Request | None, happenings: Sequence[Happening], grid: Grid)
 
 
 def timing(lines: Sequence[Line]) -> list[Step]:
-    """Compare the expected and the measured duration of the attempt that answered; empty without an
-    answer."""
+    """Compare expected and measured durations of the attempt that answered; empty without an answer."""
     routed = started = None
     for line in lines:
         match line.event:
@@ -193,23 +192,18 @@ def look_at(grid: Grid, key: str, at: str) -> Look | None:
         request = grid.open[each]
         decision = route(grid, request, queue.waiting)
         if each == key:
-            return look_of(decision, at, grid.position, ahead)
+            rejected, routed = isinstance(decision, Reject), isinstance(decision, Route)
+            return Look(
+                at=at,
+                position=grid.position,
+                kind="rejected" if rejected else "routed" if routed else "deferred",
+                node=getattr(decision, "node", ""),
+                ahead=ahead,
+                verdicts=decision.verdicts,
+            )
         for _ in queue.place(each, request, decision):
             continue  # only to count it as work ahead
     return None
-
-
-def look_of(decision: Decision, at: str, position: int, ahead: int) -> Look:
-    """Convert a decision that is not in the log."""
-    kind = "rejected" if isinstance(decision, Reject) else "deferred"
-    return Look(
-        at=at,
-        position=position,
-        kind="routed" if isinstance(decision, Route) else kind,
-        node="" if isinstance(decision, Reject) else decision.node,
-        ahead=ahead,
-        verdicts=decision.verdicts,
-    )
 
 
 def as_data(story: Story) -> dict[str, Any]:

@@ -14,8 +14,7 @@ SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-load
 
 
 def run(arguments: list[str]) -> int:
-    """Replace this process with pytest, on several processes unless tests are named. Raises ConfigError if
-    there is no checkout or no pytest."""
+    """Replace this process with pytest. Raises ConfigError if there is no checkout or no pytest."""
     root = checkout("test")
     if find_spec("pytest") is None:
         raise ConfigError(f"pytest is not installed: {sys.executable} -m pip install -e '{root}[dev]'")

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
 from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
@@ -18,23 +18,16 @@ from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
 from orion_streams.replay.compare_states import plain
-from orion_streams.replay.verify import Divergence, Report, verify
+from orion_streams.replay.verify import Report, verify
 
 SAMPLE_EVENTS = 20_000
 """How many events are decoded a second time, to measure decoding alone."""
 
 
-class Replayed(Struct, frozen=True):
-    """The object of `orion replay --json`. `decode_ratio`: the speed of replay as a share of the speed of
+class Replayed(Report, kw_only=True):
+    """The object of `orion replay --json`. `decode_ratio`: the speed of replay as a share of that of
     decoding alone on this machine."""
 
-    events: int
-    decisions: int
-    diverged: int
-    first_divergence: Divergence | None
-    older: int
-    older_deciders: list[int]
-    snapshots: int
     events_per_s: int
     decode_ratio: float
 
@@ -57,8 +50,7 @@ class Watch:
 
 
 async def run(*, file: str | None, common: CommonOptions) -> int:
-    """Verify a log. Return EXIT_DIVERGED if a recorded decision differs from the recomputed one. Raises
-    LogError."""
+    """Verify a log. Return EXIT_DIVERGED if a recomputed decision differs. Raises LogError."""
     watch = Watch()
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         first, last = await log.bounds()

@@ -157,8 +157,7 @@ NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")
 
 
 def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """Return the verdict of routing on a node, whatever the request. A node is available only if requests
-    for one of its models pass all filters."""
+    """Return the verdict on a node, available only if requests for one of its models pass all filters."""
     name, heard_ms = node.rules.name, node.heard_ms
     if heard_ms is None:
         return Verdict(node=name, filter=Filter.SILENT)
@@ -175,8 +174,7 @@ def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
 
 
 def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """Return the verdict for the smallest installed model that passes all filters, else for the smallest of
-    all; no_models if there is none."""
+    """Return the verdict for the smallest model that passes all filters, else for the smallest of all."""
     alone = replace(grid, nodes={node.rules.name: node})
     verdicts = [
         route(alone, any_request(grid, model)).verdicts[0]
@@ -187,8 +185,7 @@ def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
 
 
 def with_mark(found: Verdict, policy: Policy) -> Verdict:
-    """Set the limit to the upper mark while it is exceeded, then to the lower mark until the node
-    returns."""
+    """Set the limit to the upper mark while it is exceeded, then to the lower one."""
     marks = {
         "hot": (policy.temp_max_mc, policy.temp_return_mc),
         "ram": (policy.ram_max_permille, policy.ram_return_permille),

@@ -1,5 +1,4 @@
-"""`orion replay whatif`: a recorded log under other rules: the decisions that would change, and the same
-workload in the simulator."""
+"""`orion replay whatif`: decisions of a log under other rules, and its workload in the simulator."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ async def run(
 
 
 def change_from(settings: Sequence[str], without: Sequence[str], policy: str | None) -> Change:
-    """Return the change that the command line describes; `policy` is another streams.toml. Raises
-    ConfigError."""
+    """Return the change that the command line describes; `policy` is a file. Raises ConfigError."""
     return change_of(settings, without, parse(read_text(Path(policy)), policy) if policy else None)
 
 

@@ -83,8 +83,7 @@ async def play_all(
 
 
 def servers(wanted: str) -> dict[str, Path | None]:
-    """Find the servers that are wanted and installed, by name, with their binaries; None: the embedded
-    Valkey. Raises ConfigError if there is none."""
+    """Find the wanted servers by name; binary None: the embedded Valkey. Raises ConfigError for none."""
     redis = shutil.which("redis-server")
     found = {"valkey": None, **({"redis": Path(redis)} if redis else {})}
     chosen = {name: binary for name, binary in found.items() if wanted in ("any", name)}

@@ -25,8 +25,7 @@ HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
 
 @dataclass
 class Scene:
-    """What faults act on. `outage_s`: the duration of the first outage of the server; later ones take
-    SHORT_OUTAGE_S."""
+    """What faults act on. `outage_s`: of the server's first outage; later ones take SHORT_OUTAGE_S."""
 
     grid: ChaosGrid
     observer: Observer
@@ -45,8 +44,7 @@ Inject = Callable[[Scene, str], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """`targets`: what the fault may be done to, one at a time. `share`: its frequency relative to other
-    faults."""
+    """`targets`: what it may be done to, one at a time. `share`: its frequency relative to others."""
 
     name: str
     promise: str
@@ -132,8 +130,7 @@ async def server_out_of_memory(scene: Scene, target: str) -> None:
 
 
 async def disk_full(scene: Scene, target: str) -> None:
-    """Fill the disk: with fsync always the server ends itself, else it refuses writes until there is
-    room."""
+    """Fill the disk: with fsync always the server ends itself, else it refuses writes for a while."""
     scene.grid.limit_files(10_000)
     await asyncio.sleep(scene.rng.uniform(1.5, 2.5))
     if scene.grid.server_has_ended:
@@ -150,8 +147,7 @@ async def cut_connections(scene: Scene, target: str) -> None:
 
 
 async def lose_answers(scene: Scene, target: str) -> None:
-    """Cut connections after a command was executed and before its answer: a client, a router and an agent
-    do not know whether it was."""
+    """Cut connections between a command and its answer: nobody knows whether it was executed."""
     proxies = scene.grid.proxies
     chosen = (*CLIENTS, scene.rng.choice(ROUTERS), scene.rng.choice(AGENTS))
     for name in chosen:
@@ -163,8 +159,7 @@ async def lose_answers(scene: Scene, target: str) -> None:
 
 
 async def part_node(scene: Scene, target: str) -> None:
-    """Part a node from the server: it goes on working, and its results arrive long after its attempts were
-    given up."""
+    """Part a node from the server: its results arrive long after its attempts were given up."""
     await part(scene, [target], scene.rng.uniform(4, 7))
 
 

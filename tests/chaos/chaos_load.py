@@ -103,8 +103,7 @@ class ChaosClients:
             await asyncio.sleep(self.rng.uniform(0.2, 0.8))
 
     async def _streamed(self, client: AsyncClient, model: str, prompt: str, fields: calls.Fields) -> str:
-        """Return the answer's text; record it as cut if the pieces since the last restart are not its
-        beginning."""
+        """Return the answer's text; record it as cut if the pieces since a restart do not begin it."""
         pieces = ""
         async for event in client.stream(model, prompt, **fields):
             match event:

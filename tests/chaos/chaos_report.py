@@ -5,51 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
 from orion_streams.simulation.simulation_results import percentile
 from tests.chaos.chaos_faults import FAULTS
-from tests.chaos.chaos_run import Round
+from tests.chaos.chaos_run import Counts, Round
 
 
-class ChaosReport(Struct):
+class ChaosReport(Counts, kw_only=True):
     """The keys of `orion chaos --json`. `recovery_ms_*`: from the end of a fault to the next answer;
-    `recovery_ms`: median and 95th percentile by fault. `tail_repeats`: ends that clients dropped by their
-    id because a server had lost its acknowledged tail. `gone`: acknowledged entries that a server lost.
-    `broken`: promises that did not hold."""
+    `recovery_ms`: median and 95th percentile by fault. `broken`: promises that did not hold."""
 
     seed: int
     minutes: float
     servers: list[str]
-    requests: int
-    answered: int
-    kills: int
     faults: dict[str, int]
     impossible: list[str]
-    lost: int
-    duplicate_replies: int
-    duplicate_dispatches: int
-    repeated_generations: int
     recovery_ms_p50: int | None
     recovery_ms_p95: int | None
     recovery_ms: dict[str, tuple[int | None, int | None]]
     longest_silence_ms: int
-    log_gaps: int
-    diverged: int
-    tail_repeats: int
-    gone: int
-    decisions: int
-    events: int
     codes: dict[str, int]
     broken: list[str]
-
-
-SUMMED = (
-    "requests", "answered", "kills", "lost", "duplicate_replies", "duplicate_dispatches",
-    "repeated_generations", "log_gaps", "diverged", "tail_repeats", "gone", "decisions", "events",
-)  # fmt: skip
 
 
 def summarize(seed: int, minutes: float, rounds: list[Round]) -> ChaosReport:
@@ -68,7 +46,7 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> ChaosReport:
         longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
         codes=added(each.codes for each in rounds),
         broken=[f"{each.place}: {line}" for each in rounds for line in each.broken],
-        **{name: sum(getattr(each, name) for each in rounds) for name in SUMMED},
+        **{name: sum(getattr(each, name) for each in rounds) for name in Counts.__struct_fields__},
     )
 
 

@@ -52,29 +52,34 @@ class Stage(Struct, frozen=True):
     fsync: Fsync
 
 
-class Round(Struct):
-    """The result of a round. `broken`: promises that did not hold; `recovery_ms`: by fault, from its end to
-    the next answer."""
+class Counts(Struct, kw_only=True):
+    """What rounds add up to. `tail_repeats`: ends that clients dropped by their id because a server had
+    lost its acknowledged tail. `gone`: acknowledged entries that a server lost."""
 
-    server: str
-    fsync: Fsync
     requests: int = 0
     answered: int = 0
     kills: int = 0
-    faults: dict[str, int] = {}
-    impossible: list[str] = []
     lost: int = 0
     duplicate_replies: int = 0
     duplicate_dispatches: int = 0
     repeated_generations: int = 0
-    recovery_ms: dict[str, list[int]] = {}
-    longest_silence_ms: int = 0
     log_gaps: int = 0
     diverged: int = 0
     tail_repeats: int = 0
     gone: int = 0
     decisions: int = 0
     events: int = 0
+
+
+class Round(Counts):
+    """The result of a round. `recovery_ms`: by fault, from its end to the next answer."""
+
+    server: str
+    fsync: Fsync
+    faults: dict[str, int] = {}
+    impossible: list[str] = []
+    recovery_ms: dict[str, list[int]] = {}
+    longest_silence_ms: int = 0
     codes: dict[str, int] = {}
     broken: list[str] = []
 
@@ -125,17 +130,13 @@ async def play(
     try:
         async with grid, connect(grid.redis_url) as redis:
             observer = Observer(redis, grid.config.prefix, list(CLIENTS), sorted(grid.nodes))
-            clients = ChaosClients(rng, models(grid), fsync == "everysec")
+            models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
+            clients = ChaosClients(rng, models, fsync == "everysec")
             scene = Scene(grid, observer, clients, rng, outage_s)
             observer.start()
             return await Chaos(scene, Round(stage.server, fsync), only, transcript.say).run(seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def models(grid: ChaosGrid) -> list[str]:
-    """List the models of the grid."""
-    return sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
 
 
 class Chaos:
@@ -188,8 +189,7 @@ class Chaos:
                 self._running.append(asyncio.create_task(self._inject(*chosen)))
 
     def _draw(self) -> tuple[Fault, str] | None:
-        """Draw the next fault with a free target, and a target. Each fault is drawn by its share before any
-        repeats."""
+        """Draw a fault with a free target, and the target; each comes by its share before any repeats."""
         if not self._deck:
             self._deck = [fault for fault in self._faults for _ in range(fault.share)]
             self.scene.rng.shuffle(self._deck)
@@ -249,8 +249,7 @@ class Chaos:
 def broken_promises(
     observer: Observer, load: ChaosClients, rows: list[LogRow], *, always: bool
 ) -> dict[str, list[str]]:
-    """Every promise, with the cases in which it does not hold. `always`: each write is on the disk before
-    it is acknowledged, so that none may be lost."""
+    """Every promise, with the cases that break it. `always`: no acknowledged write may be lost."""
     told, poisoned = (set() if always else load.told), (0 if observer.gone else load.poisoned)
     return {
         "lost": invariants.lost(observer, told, load.gave_up),

@@ -67,8 +67,7 @@ def stale_answers(observer: Observer) -> list[str]:
 
 
 def glued_halves(observer: Observer) -> list[str]:
-    """List tokens that are repeated, out of order or of two attempts mixed, and tokens that are not a
-    beginning of the answer."""
+    """List tokens that are repeated, out of order, of two attempts, or no beginning of the answer."""
     found: list[str] = []
     for stream, rows in observer.rows.items():
         if stream.startswith("replies:"):

@@ -1,5 +1,4 @@
-"""Negative controls: on a real server the very fault is brought about that a guard is for. Without it
-the judges of chaos name the promise that broke, and with it none."""
+"""Negative controls: without its guard a fault breaks the promise that the judges name; with it, none."""
 
 from __future__ import annotations
 

@@ -100,8 +100,7 @@ def moved(grid: Grid) -> bool:
 
 @pytest.mark.everything(namespaces())
 async def test_a_node_behind_a_broken_link(link: None, tmp_path: Path) -> None:
-    """Its work moves to the other node while the link is down; when it comes back, the answers of its old
-    attempts are refused, and it works again. Every request has one answer."""
+    """Its work moves while the link is down; then its old answers are refused, and it works again."""
     async with PartedGrid(tmp_path) as grid, AsyncClient(grid.redis_url) as client:
         redis = connect(grid.redis_url)
         observer = Observer(redis, "orion:", ["brain"], [MASTER, WORKER, "orion-edge"])

@@ -51,8 +51,7 @@ async def test_what_the_server_lost_is_forgotten(redis: Any, prefix: str) -> Non
 
 
 async def test_an_id_that_was_given_again_is_another_entry(redis: Any, prefix: str) -> None:
-    """A lost tail was written anew under the same ids before anybody looked: what stands there counts,
-    once, and what follows it is not counted twice."""
+    """A lost tail was written anew under the same ids: what stands there counts, and counts once."""
     stream = f"{prefix}work:n1"
 
     def run(request: str, attempt: int) -> dict[str, str]:

@@ -103,10 +103,13 @@ def test_a_users_password_is_made_once_kept_and_never_shown(apply: Orion, home: 
 
 
 def test_to_apply_twice_changes_nothing_and_a_wider_user_is_narrowed(apply: Orion, ask: Any) -> None:
-    """Users are the same after the second run; what somebody had added to one is gone."""
+    """The same users after a second run; what was added to one is gone, and default is as it was."""
     ask("ACL", "SETUSER", BRAIN, "on", "nopass", "~*", "&*", "+@all")
-    code, out, _ = apply()
+    before = ask("ACL", "GETUSER", "default")
+    code, out, err = apply()
     assert code == 0
+    assert "default is as it was" in err
+    assert ask("ACL", "GETUSER", "default") == before
     assert [line.split()[0] for line in out.splitlines()] == NAMES
     once = sorted(ask("ACL", "LIST"))
     assert not any(b"~*" in line or b"nopass" in line for line in once if b"user default" not in line)
@@ -130,8 +133,7 @@ def test_a_new_password_takes_the_place_of_the_old_one(
 
 
 def test_default_stays_when_nobody_could_undo_it(apply: Orion, ask: Any) -> None:
-    """Without an administrator --disable-default is refused with the line that makes one, and not even
-    the users are set; an administrator who cannot log in is none."""
+    """Without an administrator who can log in --disable-default is refused, and no user is set."""
     ask("ACL", "SETUSER", "no-password", "on", "~*", "+@all")
     ask("ACL", "SETUSER", "switched-off", "off", "nopass", "~*", "+@all")
     ask("ACL", "SETUSER", "no-right", "on", "nopass", "~*", "+@all", "-acl")
@@ -155,8 +157,7 @@ def test_default_is_disabled_and_comes_back(apply: Orion, server: EmbeddedServer
 
 
 def test_a_user_who_left_the_grid_is_named(apply: Orion, ask: Any) -> None:
-    """A node that streams.toml no longer has may still log in; it is not removed unasked, as another
-    streams.toml may know it."""
+    """A node that streams.toml no longer has may still log in: it is named, and not removed unasked."""
     for name in ("orion-agent-sold", "orion-client-old", "orion-friend", "orion2-agent-other"):
         ask("ACL", "SETUSER", name, "on")
     code, _, err = apply(BRAIN)
@@ -166,17 +167,8 @@ def test_a_user_who_left_the_grid_is_named(apply: Orion, ask: Any) -> None:
     assert b"orion-agent-sold" in ask("ACL", "USERS")
 
 
-def test_what_default_is_stays_unless_asked(apply: Orion, ask: Any) -> None:
-    """The house's Redis may have others on default: it stays as it was, and the command says so."""
-    before = ask("ACL", "GETUSER", "default")
-    code, _, err = apply()
-    assert code == 0
-    assert "default is as it was" in err
-    assert ask("ACL", "GETUSER", "default") == before
-
-
 def test_json_is_one_line_with_everything(orion: Orion, apply: Orion) -> None:
-    """Printed or applied: users with roles and rules, and what was done."""
+    """Printed or applied: users and what was done; without an ACL file the server is said to forget."""
     code, out, _ = orion("acl", "--json")
     printed = msgspec.json.decode(out)
     assert (code, out.count("\n")) == (0, 1)
@@ -187,6 +179,8 @@ def test_json_is_one_line_with_everything(orion: Orion, apply: Orion) -> None:
     assert (code, out.count("\n"), applied["applied"]) == (0, 1, True)
     assert [row["user"] for row in applied["users"]] == [BRAIN]
     assert BRAIN in err
+    assert applied["saved"] is False
+    assert "CONFIG REWRITE" in err
 
 
 def test_who_may_not_set_users_is_told_what_to_do(
@@ -260,8 +254,7 @@ def test_a_password_file_that_is_no_secret_is_refused(
 
 
 def test_rules_that_the_server_does_not_have_are_seen(ask: Any) -> None:
-    """Negative control of the check after applying: every rule left out or added, another password, a user
-    who is switched off."""
+    """Negative control: every rule left out or added, another password, a user who is switched off."""
     for user in acl.users(the_config()):
         rules = user.rules("a" * 64)
         ask("ACL", "SETUSER", user.name, *rules)
@@ -276,8 +269,7 @@ def test_rules_that_the_server_does_not_have_are_seen(ask: Any) -> None:
 
 @pytest.mark.everything
 def test_an_acl_file_is_loaded_and_kept(orion: Orion, home: Path) -> None:
-    """--format aclfile is what a server loads; and on a server with such a file --apply saves the users,
-    so that they are there after a restart."""
+    """--format aclfile is what a server loads; where it has such a file, --apply saves the users."""
     program, users = home / "redis-with-users", home / "users.acl"
     program.write_text(f'#!/bin/sh\nexec {REDIS_SERVER} "$1" --aclfile {users}\n')
     program.chmod(0o700)
@@ -296,10 +288,3 @@ def test_an_acl_file_is_loaded_and_kept(orion: Orion, home: Path) -> None:
         client.close()
     with EmbeddedServer(home / "data", binary=program) as server:
         assert log_in(server, "orion-router", (home / "pw" / "orion-router").read_text()).ping()
-
-
-def test_a_server_without_an_acl_file_is_said_to_forget(apply: Orion) -> None:
-    """Nothing is saved, and the command says what would keep the users."""
-    _, out, err = apply("--json")
-    assert msgspec.json.decode(out)["saved"] is False
-    assert "CONFIG REWRITE" in err

@@ -52,12 +52,14 @@ def test_a_dead_server_is_no_backend(orion: Orion, words: list[str]) -> None:
     assert "does not answer" in err
 
 
-def test_an_empty_redis_has_no_grid(orion: Orion, valkey_url: str, home: Path) -> None:
-    """A server on which no router ever ran: exit 69, and the key that is empty."""
+@pytest.mark.parametrize("words", [["nodes"], ["log", "archive", "kept"]], ids=" ".join)
+def test_an_empty_redis_has_no_grid(orion: Orion, valkey_url: str, home: Path, words: list[str]) -> None:
+    """A server on which no router ever ran: exit 69, the key that is empty, and nothing is made."""
     (home / "streams.toml").write_text('prefix = "nobody:"\n[nodes.one]\n')
-    code, _, err = orion("nodes", "--redis", valkey_url)
+    code, _, err = orion(*words, "--redis", valkey_url)
     assert code == 69
     assert "nobody:log is empty" in err
+    assert not (home / "kept").exists()
 
 
 @pytest.mark.parametrize(

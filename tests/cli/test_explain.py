@@ -171,8 +171,7 @@ def kinds(found: Any) -> list[str]:
 
 
 def test_an_answered_request_is_told_on_one_screen(explain: Explain) -> None:
-    """Who was asked, each node's cost or filter, what was chosen, and what it took against what was
-    expected: within 80 columns and 30 lines, without a word of prompt or answer."""
+    """Costs, choice and durations within 80 columns and 30 lines, without a word of the content."""
     out = explain("brain/done")
     lines = out.splitlines()
     assert lines[0].startswith("brain/done was answered by master after ")

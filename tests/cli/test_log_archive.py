@@ -60,15 +60,6 @@ def test_the_folder_of_another_log_is_refused(
     assert [each.path.read_bytes() for each in segments(home / "kept")] == held
 
 
-def test_an_empty_log_is_not_archived(orion: Orion, valkey_url: str, home: Path, prefix: str) -> None:
-    """No router ever ran: exit 69, and nothing is made."""
-    (home / "streams.toml").write_text(f'prefix = "{prefix}"\n[nodes.one]\n')
-    code, _, err = orion("log", "archive", "kept", "--redis", valkey_url)
-    assert code == 69
-    assert f"{prefix}log is empty" in err
-    assert not (home / "kept").exists()
-
-
 @pytest.mark.parametrize("in_the_way", [Path.touch, lambda path: (path / ".left.part").mkdir(parents=True)])
 def test_a_folder_that_cannot_be_used_is_named(
     orion: Orion, own: str, home: Path, in_the_way: Callable[[Path], object]

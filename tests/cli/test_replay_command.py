@@ -129,8 +129,7 @@ def first_sample(read: Read) -> int:
 
 
 def test_step_by_step(orion: Orion, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forwards, backwards, to a place, to a decision, to a text; what is no command is said; the end of
-    the input leaves."""
+    """Forwards, backwards, to a place, a decision, a text; no command is said; the input's end leaves."""
     commands = (
         "n\n\nb\n+2\n-1\ng 10\nf nowhere\nd\nf request.completed\nnodes\nps\nx\ng never\ng 999999\n?\n"
         "-999\n+9999\n"
@@ -269,8 +268,7 @@ def test_a_changed_input_is_named_by_file_and_line(
     last: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever reads the log: exit 1, and the line after it at which the running hash breaks; also where
-    that is the last line."""
+    """Whoever reads the log: exit 1, and the line at which the running hash breaks, also the last."""
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     orion("log", "export", "log.jsonl", "--file", str(recording))
     text = (home / "log.jsonl").read_bytes()
@@ -319,8 +317,7 @@ def test_ctrl_c_ends_the_wait_for_a_command(recording: Path, home: Path) -> None
 def test_times_just_outside_of_the_log_are_its_ends(
     orion: Orion, read: Read, recording: Path, home: Path
 ) -> None:
-    """People say 14:05 of a log that begins some seconds later; a minute more is refused, but clipped by
-    an export; but for a beginning that is yet to come."""
+    """People say 14:05 of a log that begins seconds later; a minute off is refused, or clipped."""
     rows = read("log", "--from", "1", "-n", "100000")
     began, ended = (datetime.fromtimestamp(row["server_ms"] / 1000) for row in (rows[0], rows[-1]))
     near, far = timedelta(seconds=50), timedelta(seconds=70)

@@ -13,21 +13,7 @@ import pytest
 from tests.cli.run_cli import ROOT
 from tests.helpers import WAIT_S, eventually_true
 
-TOOLS = (
-    "sh",
-    "readlink",
-    "dirname",
-    "cat",
-    "cksum",
-    "mkdir",
-    "rmdir",
-    "rm",
-    "mv",
-    "sleep",
-    "ln",
-    "touch",
-    "grep",
-)
+TOOLS = "sh readlink dirname cat cksum mkdir rmdir rm mv sleep ln touch grep chmod"
 SHELLS = [words for words in (["sh"], ["dash"], ["busybox", "ash"], ["bash"]) if shutil.which(words[0])]
 
 PYTHON = """\
@@ -57,7 +43,7 @@ class Checkout:
         self.bin.mkdir()
         self.script = Path(shutil.copy(ROOT / "orion", self.root))
         shutil.copy(ROOT / "pyproject.toml", self.root)
-        for name in (*TOOLS, "chmod"):
+        for name in TOOLS.split():
             (self.bin / name).symlink_to(str(shutil.which(name)))
         python = self.bin / "python3"
         python.write_text(PYTHON)

@@ -52,6 +52,15 @@ def write_toml(home: Path, url: str, more: str = "") -> None:
     (home / "streams.toml").write_text(text.replace("[policy]", f"{more}\n[policy]"))
 
 
+def write_secret(home: Path, text: str, url: str = "redis://h", mode: int = 0o600) -> Path:
+    """A file with a password, which ./streams.toml names."""
+    secret = home / "secret"
+    secret.write_text(text)
+    secret.chmod(mode)
+    write_toml(home, url, f'password_file = "{secret}"')
+    return secret
+
+
 def as_boss(server: EmbeddedServer, secret: str = "") -> str:
     """The server's URL with the user's name, perhaps with a password."""
     return server.url.replace("//", f"//boss{':' + secret if secret else ''}@")
@@ -71,9 +80,7 @@ def test_a_password_on_a_command_line_is_refused(orion: Orion, command: str) -> 
 def test_where_a_password_may_come_from(
     home: Path, orion: Orion, guarded: EmbeddedServer, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ORION_REDIS_PASSWORD, redis.password_file, and either URL open the same door; without any it stays
-    shut, and the line says where one belongs."""
-    secret = home / "secret"
+    """Environment, file and either URL open the same door; without any, exit 78 says where one belongs."""
     write_toml(home, as_boss(guarded))
     code, _, err = orion("nodes")
     assert (code, "ORION_REDIS_PASSWORD" in err) == (EXIT_BAD_CONFIG, True)
@@ -81,9 +88,7 @@ def test_where_a_password_may_come_from(
         case "environment":
             monkeypatch.setenv("ORION_REDIS_PASSWORD", MARK)
         case "file":
-            secret.touch(mode=0o600)
-            secret.write_text(MARK + "\n")
-            write_toml(home, as_boss(guarded), f'password_file = "{secret}"')
+            write_secret(home, MARK + "\n", as_boss(guarded))
         case "url in the file":
             write_toml(home, as_boss(guarded, MARK))
         case _:
@@ -93,12 +98,8 @@ def test_where_a_password_may_come_from(
 
 
 def test_the_environment_goes_before_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password that is set goes before the file's, and that before the URL's; set and empty it leaves the
-    URL as it is: so a parent that has put all into the URL says so to its children."""
-    secret = home / "secret"
-    secret.touch(mode=0o600)
-    secret.write_text("of-file")
-    write_toml(home, "redis://u:of-url@h", f'password_file = "{secret}"')
+    """The environment goes before the file, the file before the URL; set and empty, the URL stays."""
+    write_secret(home, "of-file", "redis://u:of-url@h")
     assert load().redis.url == "redis://u:of-file@h"
     monkeypatch.setenv("ORION_REDIS_PASSWORD", "of-environment")
     assert load().redis.url == "redis://u:of-environment@h"
@@ -109,10 +110,7 @@ def test_the_environment_goes_before_the_file(home: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
 def test_a_password_file_that_others_can_read_is_refused(home: Path, mode: int) -> None:
     """ConfigError with the line that mends it."""
-    secret = home / "secret"
-    secret.write_text(MARK)
-    secret.chmod(mode)
-    write_toml(home, "redis://h", f'password_file = "{secret}"')
+    secret = write_secret(home, MARK, mode=mode)
     with pytest.raises(ConfigError, match=f"chmod 600 {secret}"):
         load()
     secret.chmod(0o600)
@@ -122,18 +120,14 @@ def test_a_password_file_that_others_can_read_is_refused(home: Path, mode: int) 
 @pytest.mark.parametrize("text", ["", "\n", "one\ntwo\n"])
 def test_a_password_file_holds_one_line(home: Path, text: str) -> None:
     """ConfigError for an empty file or several lines, without what they say."""
-    secret = home / "secret"
-    secret.touch(mode=0o600)
-    secret.write_text(text)
-    write_toml(home, "redis://h", f'password_file = "{secret}"')
+    write_secret(home, text)
     with pytest.raises(ConfigError, match="expected one line") as caught:
         load()
     assert "two" not in str(caught.value)
 
 
 def test_a_running_grid_shows_its_password_to_nobody(home: Path, guarded: EmbeddedServer) -> None:
-    """`orion up` and its children work with a password, which stands in none of their command lines, in
-    nothing that they print, and in its note for its owner alone, by which other commands find the grid."""
+    """It is in no command line and no output, and in the grid's note for its owner alone."""
     write_toml(home, as_boss(guarded))
     (home / "streams.toml").rename(home / "house.toml")
     env = {"ORION_REDIS_PASSWORD": MARK, "ORION_LOG": "debug"}

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orion_streams.errors import BackendError
 from orion_streams.runtime import supervisor
 from orion_streams.runtime.supervisor import Child
-from tests.cli.run_cli import ROOT, gone
-from tests.helpers import eventually, eventually_true
+from tests.helpers import eventually
 
 READY = 'import sys, time; print(\'{"url": "here"}\', flush=True); '
 FOREVER = "import threading; threading.Event().wait()"
@@ -103,25 +100,6 @@ async def test_a_stop_is_bounded() -> None:
     await child.start()
     assert await child.stop(grace_s=0.2) == -signal.SIGKILL
     assert told.heard("did not stop")
-
-
-def test_a_child_does_not_outlive_its_parent() -> None:
-    """kill -9 of the parent ends the child too."""
-    code = (
-        "import asyncio, sys\n"
-        "from orion_streams.runtime.supervisor import Child\n"
-        "async def main():\n"
-        f"    child = Child('x', [sys.executable, '-c', {FOREVER!r}])\n"
-        "    await child.start()\n"
-        "    print(child.pid, flush=True)\n"
-        "    await asyncio.Event().wait()\n"
-        "asyncio.run(main())\n"
-    )
-    with subprocess.Popen(python(code), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-    eventually_true(gone([child]), "the child's end")
 
 
 async def test_a_ctrl_c_in_the_terminal_does_not_reach_a_child(tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ async def shown(rows: list[Row], folder: Path, as_json: bool) -> int:
 async def test_the_screen_fits_and_says_what_is_simulated(
     rows: list[Row], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """At most 100 columns on a wide terminal; the change, the counts, the rows that are left out, and
-    SIMULATED before every figure of the simulator."""
+    """At most 100 columns; the change, the counts, what is left out, SIMULATED before its figures."""
     monkeypatch.setenv("COLUMNS", "200")
     assert await shown(rows, tmp_path, as_json=False) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()

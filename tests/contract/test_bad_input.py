@@ -133,8 +133,7 @@ async def rejections(grid: Grid) -> list[ev.InputRejected | ev.RequestRejected]:
 
 @pytest.mark.parametrize("case", REJECTED)
 async def test_a_bad_entry_gets_one_rejected_reply(valkey_url: str, prefix: str, case: str) -> None:
-    """One rejected reply with the documented code and a sentence, one event that names it, nothing runs,
-    the id stays unused, and the next good request is served."""
+    """One reply with code and sentence, one event that names it, no run; the next good one is served."""
     fields, code = REJECTED[case]
     async with running(valkey_url, prefix) as grid:
         entry_id = await grid.send(fields)
@@ -181,8 +180,7 @@ async def test_a_rejected_id_may_be_used_afterwards(valkey_url: str, prefix: str
 
 
 async def test_a_duplicate_is_ignored_while_open_and_known_when_done(valkey_url: str, prefix: str) -> None:
-    """A resend of an open id gets no reply of its own; of a closed one, a known reply that names the
-    terminal entry. Neither runs."""
+    """Open: no reply of its own; closed: a known one that names the terminal entry. Neither runs."""
     free = asyncio.Event()
 
     async def script(run: Run) -> None:
@@ -263,8 +261,7 @@ async def raw_range(grid: Grid, key: str) -> list[tuple[bytes, list[bytes]]]:
 
 @pytest.mark.parametrize("entry_id", ["1-1", "99999999999999-5", "18446744073709551614-3"])
 async def test_absurd_entry_ids_change_nothing(valkey_url: str, prefix: str, entry_id: str) -> None:
-    """An entry with an id of the client's own, far in the past or in the future, is served, and so is the
-    one after it."""
+    """An entry with an id far in the past or the future is served, and so is the one after it."""
     async with running(valkey_url, prefix) as grid:
         await grid.send({"id": "odd", "model": MODEL, "prompt": "x", "deadline_ms": "60000"}, entry_id)
         await grid.ask("next")

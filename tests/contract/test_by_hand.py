@@ -86,8 +86,7 @@ async def test_two_lines_typed_by_hand_are_answered(tmp_path: Path) -> None:
 
 
 async def test_an_array_of_strings_gets_tokens_and_the_whole_answer(tmp_path: Path) -> None:
-    """The binary-safe form is answered by gapless tokens that join to the text of the done reply; a
-    request without an id is answered under its entry's id."""
+    """Gapless tokens join to the text of the done reply, under the entry's id as none was given."""
     prompt = "Größe?\r\n$5 {".encode()
 
     def converse(url: str) -> tuple[bytes, list[dict[bytes, bytes]]]:

@@ -167,8 +167,7 @@ async def test_cancel_ends_a_request_that_runs(valkey_url: str, prefix: str) -> 
 
 @pytest.mark.parametrize("how", ["task", "stream"])
 async def test_a_caller_that_leaves_takes_its_request_along(valkey_url: str, prefix: str, how: str) -> None:
-    """A request without an id of its own is cancelled in the grid when its caller is cancelled or closes
-    the stream."""
+    """Without an id of its own it is cancelled when its caller is, or closes the stream."""
 
     async def script(run: Run) -> None:
         await run.token("a piece")
@@ -211,8 +210,7 @@ async def test_a_request_under_an_own_id_goes_on_without_its_caller(valkey_url: 
 
 
 async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
-    """Replies rejected, error and expired raise RequestRejectedError, RequestFailedError and
-    RequestExpiredError with their code."""
+    """Replies rejected, error and expired raise an error of their own, with the code."""
 
     async def script(run: Run) -> None:
         if run.prompt == "fail":

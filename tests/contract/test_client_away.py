@@ -24,8 +24,7 @@ MANY = 8
 async def test_requests_outlive_a_server_that_is_away(
     tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is killed under open requests, and more are asked while it is away: through many failed
-    tries all are kept; when it is back each has exactly one end, under the id it was asked with."""
+    """Asked before the kill or after it: all are kept, and each has one end under its own id."""
     monkeypatch.setattr(streams_client, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(backoff, "LONGEST_S", 0.1)
     slow = structs.replace(QUICK, decode_tokens_per_s=100.0)

@@ -28,8 +28,7 @@ from tests.helpers import eventually
 async def test_a_server_that_takes_nothing_for_now_is_waited_for(
     tmp_path: Path, prefix: str, break_it: str, mend_it: str, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Demoted, without its replicas, or full: the request is kept, sent when the server takes it, and
-    answered. A client that took the refusal for final (the control) would give it up."""
+    """Demoted, without replicas, or full: the request is kept and answered; the control gives it up."""
     if not waits:
         monkeypatch.setattr(client_module, "will_pass", lambda error: not isinstance(error, ResponseError))
     with EmbeddedServer(tmp_path) as server:
@@ -58,8 +57,7 @@ async def test_a_server_that_takes_nothing_for_now_is_waited_for(
 async def test_a_reply_below_what_was_lost_is_heard(
     valkey_url: str, prefix: str, steps_back: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client had read replies that the server lost, and new ones come below them, by another clock: the
-    client steps back to the stream's end. One that does not (the control) waits for ever."""
+    """The client steps back to the end of a stream that lost replies; the control waits for ever."""
     if not steps_back:
         monkeypatch.setattr(AsyncClient, "_stands", stands)
     released = asyncio.Event()
@@ -96,8 +94,7 @@ async def test_a_reply_below_what_was_lost_is_heard(
 async def test_a_request_that_the_new_server_never_got_is_sent_again(
     valkey_url: str, prefix: str, resends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Acknowledged, lost, and the connection cut: the request comes again and is answered. A client that
-    sends once (the control) waits for nothing, until its deadline is over."""
+    """Acknowledged, lost and cut: the request comes again. The control sends once, and waits in vain."""
     if not resends:
         monkeypatch.setattr(AsyncClient, "_spawn", lambda _, work: work.close())
     async with Proxy(valkey_url) as proxy, AsyncClient(proxy.url, prefix=prefix, margin_s=1) as client:

@@ -151,8 +151,7 @@ async def test_an_end_that_comes_twice_is_dropped_and_counted(valkey_url: str, p
 
 
 async def test_an_attempt_number_that_came_again_restarts_the_answer(valkey_url: str, prefix: str) -> None:
-    """After a lost tail another attempt may come under the old number, unannounced: its work id tells it
-    apart, the reader begins anew, and halves of the two never meet."""
+    """Unannounced, after a lost tail: its work id tells it apart, and halves of the two never meet."""
     told = [
         {"kind": "token", "attempt": "1", "work_id": "1-0", "seq": "1", "text": "old "},
         {"kind": "token", "attempt": "1", "work_id": "2-0", "seq": "1", "text": "new "},

@@ -16,12 +16,11 @@ from orion_streams.runtime.supervisor import Child
 from tests.security.guarded import ADMIN, ADMIN_RULES, binary, the_config
 
 
-def quick_nodes(**changes: Any) -> tuple[SimulatedNode, ...]:
+def quick_nodes() -> tuple[SimulatedNode, ...]:
     """The house's three machines, which answer at once."""
     at_once = {"disk_mb_per_s": 0, "prefill_tokens_per_s": 0, "decode_tokens_per_s": 0, "unload_ms": 0}
     return tuple(
-        structs.replace(node, spec=structs.replace(node.spec, **(at_once | changes)))
-        for node in three_nodes()
+        structs.replace(node, spec=structs.replace(node.spec, **at_once)) for node in three_nodes()
     )
 
 

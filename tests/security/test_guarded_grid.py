@@ -35,8 +35,7 @@ async def grid(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_path: Path) -> None:
-    """Answer, stream, vectors, resend and cancel by a client; every read by the reader; `ask` by the client
-    `cli`. Nobody gets in as default, and nothing was refused to anybody."""
+    """Client, reader and `ask` each under their own user: nobody is refused, and default stays out."""
     async with AsyncClient(grid.url("orion-client-brain")) as brain:
         assert (await brain.generate(GEMMA.name, "Why?", id="q1", timeout_s=30)).text
         assert (await brain.embed(EMBEDDER.name, ["a"], timeout_s=30)).vectors
@@ -79,8 +78,7 @@ def held(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
 
 
 async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
-    """Also what it does seldom: snapshots, trims of every stream, groups, the script loaded anew after a
-    SCRIPT FLUSH, following. The server has refused nothing; a key of the house's own is refused."""
+    """Also snapshots, trims, groups, a SCRIPT FLUSH; a key of the house's own is refused."""
     limits = {"snapshot_events": 20, "log_keep_ms": 1, "replies_entries": 1}
     retention = structs.replace(held.config.retention, **limits)
     config = structs.replace(held.config, retention=retention)

@@ -70,8 +70,7 @@ class Victim:
 async def test_a_forged_result_changes_nothing(
     store: Store, config: Config, op: agent_entries.ResultOp, attempt: int
 ) -> None:
-    """Written to its own stream under another node's request, attempt and even fence, whatever it says:
-    no reply, no change of the request or of the node, and the true answer counts."""
+    """Under another's request, attempt and fence: no reply, no change, and the true answer counts."""
     victim = await Victim(store, config).begin()
     before, told = victim.rows(), await replies(store)
     forged = structs.replace(victim.run, attempt=attempt)
@@ -120,8 +119,7 @@ ABSURD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("which", ABSURD)
 async def test_an_absurd_health_entry_harms_nobody_else(store: Store, config: Config, which: str) -> None:
-    """Twice, then a calm one: others' running requests and new ones are answered, the log replays, and the
-    grid still fits into a snapshot."""
+    """Others' requests are answered, the log replays, and the grid still fits into a snapshot."""
     victim = await Victim(store, config).begin()
     for beat in (ABSURD[which], ABSURD[which], {}):
         await victim.hostile.beat(**beat)
@@ -162,8 +160,7 @@ async def test_garbage_of_an_agent_is_passed(store: Store, config: Config, strea
 async def test_an_agents_entry_is_bounded(
     store: Store, config: Config, op: agent_entries.ResultOp, rejected: int
 ) -> None:
-    """More than an answer may have is passed on to nobody, not even of the agent's own attempt; the rest
-    of the attempt counts. Health is bounded, too."""
+    """Too large a piece reaches nobody, the rest of the attempt counts; health is bounded, too."""
     limits = structs.replace(config.limits, entry_max_bytes=2_000, answer_max_bytes=1_000)
     agent = Agent(store, WORKER)
     await agent.beat()
@@ -186,8 +183,7 @@ async def test_an_agents_entry_is_bounded(
 
 @pytest.mark.parametrize("stream", [f"health:{WORKER}", f"results:{WORKER}", "requests:cli"])
 async def test_the_highest_id_ends_only_its_own_stream(store: Store, config: Config, stream: str) -> None:
-    """After it nobody can add to that stream, by the server's own rule; the others are read on, also by
-    a router that starts anew."""
+    """Nobody can add to that stream; the others are read on, also by a router that starts anew."""
     victim = await Victim(store, config).begin()
     for entry_id in ("9999999999999999-0", HIGHEST):
         fields = {"id": entry_id, "model": MODEL, "prompt": "p"}

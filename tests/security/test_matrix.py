@@ -128,8 +128,7 @@ def test_the_walk_sees_one_rule_too_many(held: Guarded, which: str) -> None:
 
 
 def test_every_other_command_of_the_server_is_refused(held: Guarded) -> None:
-    """Of all that the server knows, subcommands included, a user may run the table's and what needs no
-    login; so a command that nobody thought of is refused, too."""
+    """Of all commands and subcommands a user may run the table's and what needs no login."""
     before_login = {"auth", "hello", "quit", "reset"}
     known = dict(all_commands(held))
     assert len(known) > 300

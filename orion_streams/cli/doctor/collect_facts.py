@@ -1,5 +1,4 @@
-"""Collects the facts for `orion doctor`, read-only. A failed or forbidden check does not stop the
-others."""
+"""Collects the facts for `orion doctor`, read-only; a failed check does not stop the others."""
 
 from __future__ import annotations
 
@@ -197,8 +196,7 @@ class FactCollector:
 
 
 def is_reachable(name: str, node: NodeConfig) -> bool:
-    """Return whether the URL leads to the node's Ollama from here: a loopback URL means this machine's
-    own."""
+    """Return whether the URL leads to the node's Ollama: a loopback URL is this machine's own."""
     if not node.ollama.startswith("http"):
         return False
     here = socket.gethostname().partition(".")[0] == name or node.simulated
@@ -206,14 +204,12 @@ def is_reachable(name: str, node: NodeConfig) -> bool:
 
 
 async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
-    """Return the version of an Ollama and its models in memory, without loading any."""
+    """Return the version of an Ollama that also lists its models in memory; neither loads one."""
     try:
         version = (await http.get(f"{url.rstrip('/')}/api/version")).raise_for_status()
-        listed = (await http.get(f"{url.rstrip('/')}/api/ps")).raise_for_status()
-        rows = msgspec.json.decode(listed.content, type=dict[str, list[dict[str, Any]] | None])
-        names = tuple(str(row.get("name", "")) for row in rows.get("models") or ())
+        (await http.get(f"{url.rstrip('/')}/api/ps")).raise_for_status()
         said = msgspec.json.decode(version.content, type=dict[str, Any])
-        return Seen(str(said.get("version", "?")), resident=names)
+        return Seen(str(said.get("version", "?")))
     except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return Seen(error=str(error) or type(error).__name__)
 

@@ -43,7 +43,6 @@ class Seen(Struct, frozen=True):
 
     version: str = ""
     error: str = ""
-    resident: tuple[str, ...] = ()
 
 
 class Kept(Struct, frozen=True):

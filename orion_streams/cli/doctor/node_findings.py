@@ -124,8 +124,7 @@ def power(row: NodeRow) -> Iterator[Finding]:
 
 
 def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
-    """Yield a finding if memory is used while no model is listed: a killed Ollama may leave its model
-    process behind."""
+    """Yield a finding if memory is used without a model, as by what a killed Ollama leaves behind."""
     smallest = min((each.size_mb for each in node.installed.values()), default=0)
     spare_mb = grid.policy.ram_system_mb + SPARE_MB + smallest
     if not smallest or row.resident or node.assignments or row.ram_used_mb <= spare_mb:

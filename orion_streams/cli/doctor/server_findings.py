@@ -43,15 +43,10 @@ def describe(facts: Facts) -> str:
         f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
     )
     ours = sum(stream.kind != "none" for stream in facts.streams.values())
-    others = max(keys_of(facts) - ours, 0)
+    row: Any = info.get(f"db{facts.database}", {})
+    others = max(int(row.get("keys", 0)) - ours, 0) if isinstance(row, dict) else 0
     house = f", beside {others} keys of others" if others else ""
     return f"{name} at {facts.url}: {ours} keys under {facts.config.prefix}{house}"
-
-
-def keys_of(facts: Facts) -> int:
-    """Return the number of keys in the database that the URL names."""
-    row: Any = facts.info.get(f"db{facts.database}", {})
-    return int(row.get("keys", 0)) if isinstance(row, dict) else 0
 
 
 def standing(facts: Facts, info: dict[str, Any]) -> Iterator[Finding]:
