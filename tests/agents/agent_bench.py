@@ -17,10 +17,11 @@ from msgspec import Struct, structs
 
 from orion_streams.agents import apps
 from orion_streams.config import Config, parse
-from orion_streams.demo.ollama import ModelSpec, NodeSpec, RunningNode
+from orion_streams.demo.ollama import ModelSpec, NodeSpec, RunningNode, serve
 from orion_streams.model.commit import GROUP
 from orion_streams.protocol import agent_entries
 from orion_streams.runtime.connection import connect
+from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.faust_redis import App
 from tests.helpers import WAIT_S, Fields, eventually
 
@@ -244,11 +245,44 @@ class Bench:
         await self.said(work_id, "tokens")
         return work_id
 
-    async def hanging_cancelled(self, **body: Any) -> str:
-        """Cancel a run while it runs. Return its work id."""
-        work_id = await self.hanging(**body)
-        await self.cancel(work_id)
+
+class Own:
+    """A server of the test's own, to be killed or stopped, with a bench whose answers take a while."""
+
+    def __init__(self, server: EmbeddedServer, bench: Bench) -> None:
+        self.server, self.bench = server, bench
+
+    async def begun(self) -> str:
+        """Hand the node a run, and wait for its first tokens."""
+        work_id = await self.bench.run()
+        await self.bench.said(work_id, "tokens")
         return work_id
+
+    async def answered(self) -> None:
+        """Wait until Ollama has nothing to do: the answer is in the agent's hands."""
+        await eventually(lambda: self.bench.node.machine.active == 0, "the end of the answer")
+
+    async def whole(self, work_id: str) -> Result:
+        """Wait for the end of a run, of which every token is there in order. After a cut tokens and end may
+        be written again."""
+        end, *repeats = await self.bench.all_ends(work_id)
+        assert {(each.head, each.text) for each in repeats} <= {(end.head, end.text)}
+        pieces = {each.head.seq: each.text for each in await self.bench.results(work_id) if each.head.seq}
+        assert list(pieces) == list(range(1, len(pieces) + 1))
+        assert "".join(pieces.values()) == end.text != ""
+        return end
+
+
+@asynccontextmanager
+async def open_bench(url: str, prefix: str, **spec: Any) -> AsyncIterator[Bench]:
+    """Open a bench whose node answers at once, but for what `spec` says."""
+    async with serve(structs.replace(QUICK, **spec)) as node:
+        bench = Bench(url, prefix, node)
+        await bench.prepare()
+        try:
+            yield bench
+        finally:
+            await bench.close()
 
 
 @asynccontextmanager
@@ -302,11 +336,7 @@ class Process:
 
     async def logged(self, words: str) -> None:
         """Wait for a line with these words."""
-
-        async def there() -> bool:
-            return words in self.log()
-
-        await eventually(there, f"{words!r} in the log")
+        await eventually(lambda: words in self.log(), f"{words!r} in the log")
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

@@ -74,29 +74,22 @@ async def highest(bench: Bench, seen: Counter[str]) -> None:
 async def loaded(bench: Bench) -> AsyncIterator[tuple[Counter[str], dict[str, int]]]:
     """Router and agent, after requests in number; the highest lengths that were seen meanwhile, and how
     much was ever added."""
-    async with routing(bench), running(bench.config):
-        yield await asked_much(bench)
-
-
-async def asked_much(bench: Bench) -> tuple[Counter[str], dict[str, int]]:
-    """The requests."""
     seen: Counter[str] = Counter()
     turns = asyncio.Semaphore(AT_A_TIME)
-    async with AsyncClient(bench.url, prefix=bench.prefix) as client:
+    async with routing(bench), running(bench.config):
+        async with AsyncClient(bench.url, prefix=bench.prefix) as client:
 
-        async def ask() -> None:
-            async with turns:
-                async for _ in client.stream(MODEL, "question"):
-                    pass
+            async def ask() -> None:
+                async with turns:
+                    async for _ in client.stream(MODEL, "question"):
+                        pass
 
-        asking = [asyncio.create_task(ask()) for _ in range(REQUESTS)]
-        while not all(task.done() for task in asking):
-            await highest(bench, seen)
-        await asyncio.gather(*asking)
-
-    written = [name for name in BOUNDS if seen[name]]
-    infos = [await bench.redis.xinfo_stream(bench.prefix + name) for name in written]
-    return seen, {name: info["entries-added"] for name, info in zip(written, infos, strict=True)}
+            asking = [asyncio.create_task(ask()) for _ in range(REQUESTS)]
+            while not all(task.done() for task in asking):
+                await highest(bench, seen)
+            await asyncio.gather(*asking)
+        infos = {name: await bench.redis.xinfo_stream(bench.prefix + name) for name in BOUNDS if seen[name]}
+        yield seen, {name: info["entries-added"] for name, info in infos.items()}
 
 
 def over(seen: Counter[str]) -> list[str]:

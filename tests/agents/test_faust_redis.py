@@ -131,17 +131,19 @@ async def test_send_is_an_xadd(stream: Stream) -> None:
     assert len(rows) < 500
 
 
+async def waits(stream: Stream, caplog: pytest.LogCaptureFixture) -> None:
+    """Wait for the line that says that the stream is not there."""
+    line = f"no stream {stream.key}: waiting for the router"
+    await eventually(lambda: line in caplog.text, "that it waits")
+
+
 async def test_without_its_group_it_waits_for_the_router(
     stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No stream yet: that is said, and what comes once there is one is handled."""
     caplog.set_level(logging.INFO)
-
-    async def said() -> bool:
-        return f"no stream {stream.key}: waiting for the router" in caplog.text
-
     async with consuming(stream, lambda item: None):
-        await eventually(said, "that it waits")
+        await waits(stream, caplog)
         await stream.make()
         await stream.add(3)
         await stream.settled([])
@@ -152,15 +154,11 @@ async def test_a_stream_deleted_under_a_read_is_said(
 ) -> None:
     """DEL under a blocked read: it is said, and the app goes on when the stream is back."""
     await stream.make()
-
-    async def said() -> bool:
-        return f"no stream {stream.key}: waiting for the router" in caplog.text
-
     async with consuming(stream, lambda item: None) as app:
         await stream.add(1)
         await stream.settled([])
         await stream.redis.delete(stream.key)
-        await eventually(said, "that the stream is gone")
+        await waits(stream, caplog)
         await stream.make()
         await stream.add(3)
         await stream.settled([])

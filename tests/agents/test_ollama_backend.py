@@ -130,30 +130,30 @@ async def test_a_line_ends_at_a_newline_only() -> None:
     assert backend.engine == "ollama 1.2"
 
 
+ASKED = RequestEntry(model=MODEL, prompt="x")
+EMBED = RequestEntry(model=MODEL, input=["x"])
+
+
 @pytest.mark.parametrize(
-    "line",
+    ("asked", "body"),
     [
-        b"no json\n",
-        b'{"response":5}\n',
-        b'{"done":true,"eval_count":-1}\n',
-        b'{"response":"\xff"}\n',
-        b'{"message":{"tool_calls":' + b"[" * 5000 + b"\n",
+        (ASKED, b"no json\n"),
+        (ASKED, b'{"response":5}\n'),
+        (ASKED, b'{"done":true,"eval_count":-1}\n'),
+        (ASKED, b'{"response":"\xff"}\n'),
+        (ASKED, b'{"message":{"tool_calls":' + b"[" * 5000 + b"\n"),
+        (EMBED, b""),
+        (EMBED, b"no json"),
+        (EMBED, b"[]"),
+        (EMBED, b'{"embeddings":[[1,2'),
+        (EMBED, b'{"total_duration":-1}'),
     ],
 )
-async def test_a_line_that_cannot_be_read_fails_the_run(line: bytes) -> None:
-    """Nonsense under status 200: bad_answer, by the node, and no other error."""
-    async with speaking(lambda path: line) as backend:
-        with pytest.raises(RunFailedError) as failed:
-            await collect(backend, RequestEntry(model=MODEL, prompt="x"))
-    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
-
-
-@pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"embeddings":[[1,2', b'{"total_duration":-1}'])
-async def test_vectors_that_cannot_be_read_fail_the_run(body: bytes) -> None:
-    """The same of an embedding."""
+async def test_an_answer_that_cannot_be_read_fails_the_run(asked: RequestEntry, body: bytes) -> None:
+    """Nonsense under status 200, in a line or as vectors: bad_answer, by the node, and no other error."""
     async with speaking(lambda path: body) as backend:
         with pytest.raises(RunFailedError) as failed:
-            await collect(backend, RequestEntry(model=MODEL, input=["x"]))
+            await collect(backend, asked)
     assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
 
 

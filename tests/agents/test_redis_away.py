@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,59 +10,11 @@ from msgspec import structs
 
 from orion_streams.agents import results as results_module
 from orion_streams.agents.results import ResultWriter
-from orion_streams.demo.ollama import serve
 from orion_streams.protocol import agent_entries
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.faust_redis import App
-from tests.agents.agent_bench import QUICK, Bench, Result, limited, running
+from tests.agents.agent_bench import MODEL, Bench, Own, limited, running
 from tests.helpers import eventually, eventually_true
-
-
-class Own:
-    """A server of this test, to be killed, with a bench on it whose answers take a while."""
-
-    def __init__(self, server: EmbeddedServer, bench: Bench) -> None:
-        self.server, self.bench = server, bench
-
-    async def pid(self) -> int:
-        return int((await self.bench.redis.info("server"))["process_id"])
-
-    async def begun(self) -> str:
-        """A run whose first tokens are there."""
-        work_id = await self.bench.run()
-        await self.bench.said(work_id, "tokens")
-        return work_id
-
-    async def answered(self) -> None:
-        """Wait until Ollama has nothing to do: the answer is in the agent's hands."""
-
-        async def idle() -> bool:
-            return self.bench.node.machine.active == 0
-
-        await eventually(idle, "the end of the answer")
-
-    async def whole(self, work_id: str) -> Result:
-        """The end of a run, of which every token is there in order; repeats are dropped by number. After a
-        cut the end may be written again."""
-        end, *repeats = await eventual_ends(self.bench, work_id)
-        assert {(each.head, each.text) for each in repeats} <= {(end.head, end.text)}
-        pieces = {each.head.seq: each.text for each in await self.bench.results(work_id) if each.head.seq}
-        assert list(pieces) == list(range(1, len(pieces) + 1))
-        assert "".join(pieces.values()) == end.text != ""
-        return end
-
-
-@pytest.fixture
-async def own(tmp_path: Path, prefix: str) -> AsyncIterator[Own]:
-    """Every acknowledged write is on the disk; an answer takes some tenths of a second."""
-    slow = structs.replace(QUICK, decode_tokens_per_s=50.0)
-    with EmbeddedServer(tmp_path / "data", fsync="always") as server:
-        async with serve(slow) as node:
-            bench = Bench(server.url, prefix, node)
-            await bench.prepare()
-            yield Own(server, bench)
-            await bench.redis.aclose()
 
 
 async def test_results_come_whole_after_the_server_was_killed(own: Own) -> None:
@@ -74,38 +22,12 @@ async def test_results_come_whole_after_the_server_was_killed(own: Own) -> None:
     resumes and new work is read."""
     async with running(own.bench.config):
         work_id = await own.begun()
-        os.kill(await own.pid(), signal.SIGKILL)
+        own.server.kill()
         await own.answered()
-        own.server.stop()
-        with EmbeddedServer(own.server.data_dir, fsync="always", port=own.server.port):
-            assert (await own.whole(work_id)).head.op == "completed"
-            await own.bench.healthy(lambda head: head.in_hand == (), "health resumes")
-            assert (await own.whole(await own.bench.run("next"))).head.op == "completed"
-
-
-async def test_results_come_whole_after_the_server_hung(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that hangs for longer than a client waits: each result is there, some perhaps twice."""
-    monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, 0.3))
-    async with running(own.bench.config):
-        work_id = await own.begun()
-        pid = await own.pid()
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            await own.answered()
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        assert {each.head.op for each in await eventual_ends(own.bench, work_id)} == {"completed"}
+        own.server.start()
+        assert (await own.whole(work_id)).head.op == "completed"
         await own.bench.healthy(lambda head: head.in_hand == (), "health resumes")
-
-
-async def eventual_ends(bench: Bench, work_id: str) -> list[Result]:
-    """The ends of a run, once it is acknowledged."""
-
-    async def over() -> bool:
-        return bool(await bench.ends(work_id)) and work_id not in await bench.pending()
-
-    await eventually(over, "the end")
-    return await bench.ends(work_id)
+        assert (await own.whole(await own.bench.run("next"))).head.op == "completed"
 
 
 @pytest.mark.parametrize(
@@ -133,11 +55,7 @@ async def test_a_server_that_takes_nothing_for_now_is_waited_for(
 
 async def stopped(app: App) -> str:
     """What the process would end with."""
-
-    async def over() -> bool:
-        return app.fatal is not None
-
-    await eventually(over, "the end of the process")
+    await eventually(lambda: app.fatal is not None, "the end of the process")
     assert app.fatal is not None
     assert app.fatal.exit_code == 78
     return str(app.fatal)
@@ -175,23 +93,18 @@ async def test_a_wrong_password_ends_the_process(own: Own) -> None:
         assert "Redis refuses" in await stopped(app)
 
 
-async def cut(bench: Bench) -> None:
-    """Close every connection but the bench's own."""
-    await bench.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-
 async def test_an_entry_whose_reply_was_lost_is_run(own: Own) -> None:
     """Delivered by the server, seen by nobody, same process: it is run, not failed."""
     bench = own.bench
     async with running(bench.config):
         await own.whole(await bench.run("before"))
-        head = agent_entries.encode_head(agent_entries.WorkHead("run", "brain/lost", 1, "gemma3:270m"))
+        head = agent_entries.encode_head(agent_entries.WorkHead("run", "brain/lost", 1, MODEL))
         pipe = bench.redis.pipeline(transaction=True)
-        fields = {"head": head, "model": "gemma3:270m", "prompt": "x"}
+        fields = {"head": head, "model": MODEL, "prompt": "x"}
         pipe.xadd(f"{bench.prefix}work:n1", fields)
         pipe.xreadgroup("agent", "agent", {f"{bench.prefix}work:n1": ">"})
         lost, _ = await pipe.execute()
-        await cut(bench)
+        await bench.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert (await own.whole(lost.decode())).head.op == "completed"
 
 
@@ -216,7 +129,7 @@ async def test_the_agent_stops_while_redis_is_away(own: Own) -> None:
     """A run whose result cannot be written does not hold up a stop."""
     async with running(limited(own.bench.config, slots=2)):
         await own.begun()
-        os.kill(await own.pid(), signal.SIGKILL)
+        own.server.kill()
         await own.answered()
     eventually_true(lambda: own.bench.node.machine.active == 0, "nothing runs")
 

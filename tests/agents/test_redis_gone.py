@@ -8,21 +8,16 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 
 import pytest
-from msgspec import structs
 
 from orion_streams.agents import apps
 from orion_streams.agents.results import ResultWriter
-from orion_streams.demo.ollama import serve
 from orion_streams.runtime import backoff
 from orion_streams.runtime.backoff import LOG_AGAIN_S, OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.faust_redis import App
-from tests.agents.agent_bench import QUICK, Bench, limited, running
-from tests.agents.test_redis_away import Own
+from tests.agents.agent_bench import Bench, Own, limited, running
 from tests.agents.test_router_app import answered, ask
 from tests.helpers import eventually
 
@@ -39,18 +34,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     monkeypatch.setattr(backoff, "LONGEST_S", 0.02)
     monkeypatch.setattr(backoff, "FIRST_S", 0.01)
     monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, timeout_s))
-
-
-@pytest.fixture
-async def own(tmp_path: Path, prefix: str) -> AsyncIterator[Own]:
-    """A server of this test, to be killed or stopped, and a node on it whose answers take a while."""
-    slow = structs.replace(QUICK, decode_tokens_per_s=50.0)
-    with EmbeddedServer(tmp_path / "data", fsync="always") as server:
-        async with serve(slow) as node:
-            bench = Bench(server.url, prefix, node)
-            await bench.prepare()
-            yield Own(server, bench)
-            await bench.redis.aclose()
 
 
 @asynccontextmanager
@@ -82,11 +65,7 @@ def away(own: Own, how: str) -> Iterator[None]:
 
 async def tried(app: App, times: int) -> int:
     """Wait for so many failed tries; how many tasks there are then."""
-
-    async def often() -> bool:
-        return app.outages.tries >= times
-
-    await eventually(often, f"{times} tries")
+    await eventually(lambda: app.outages.tries >= times, f"{times} tries")
     return len(asyncio.all_tasks())
 
 
@@ -98,11 +77,9 @@ def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
 async def told(caplog: pytest.LogCaptureFixture, processes: int, how: str) -> None:
     """Each process said once that Redis was away and once that it was back. One that had hung may be too
     slow once more, for clients with so little patience."""
-
-    async def over() -> bool:
-        return said(caplog, "redis is away") == said(caplog, "redis is back after")
-
-    await eventually(over, "that it is back")
+    await eventually(
+        lambda: said(caplog, "redis is away") == said(caplog, "redis is back after"), "that it is back"
+    )
     began = said(caplog, "redis is away")
     assert began == processes or (how == "hung" and processes < began <= 3 * processes)
 
@@ -135,6 +112,7 @@ async def test_an_agent_holds_little_while_redis_is_away(
             assert writer._queue.qsize() <= 2 * len(runs)
         for work_id in runs:
             first, *again = await own.bench.all_ends(work_id)
+            assert first.head.op == "completed"
             assert all((each.head, each.fields) == (first.head, first.fields) for each in again)
         await own.bench.healthy(lambda head: head.in_hand == (), "health resumes")
         await told(caplog, 1, how)

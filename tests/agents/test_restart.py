@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agents.agent_bench import Bench, agent_process, elsewhere, limited, running
+from tests.agents.agent_bench import Bench, agent_process, elsewhere, running
 
 SECRET = "marzipan-4711"
 """Stands in every prompt here and must stand in no log."""
@@ -26,22 +26,6 @@ async def test_a_killed_agent_reports_its_run_and_repeats_nothing(bench: Bench, 
         assert (end.head.op, end.head.code, end.head.blame) == ("failed", "agent_restarted", "node")
         assert (await bench.ended(fresh)).head.op == "completed"
         assert [each.head.op for each in await bench.results(held)].count("started") == 1
-
-
-async def test_a_run_cancelled_in_the_backlog_never_reaches_ollama(bench: Bench) -> None:
-    """Run and cancel both wait when the agent starts: reported cancelled, without running."""
-    await bench.fault("busy", times=100)
-    first, second, third = [await bench.run(f"q{n}") for n in range(3)]
-    await bench.cancel(second)
-    await bench.cancel(first)
-    async with running(limited(bench.config, slots=3)):
-        assert [(await bench.ended(each)).head.code for each in (first, second, third)] == [
-            "cancelled",
-            "cancelled",
-            "ollama_busy",
-        ]
-        await bench.idle()
-        await bench.healthy(lambda head: head.in_hand == (), "nothing in hand")
 
 
 async def test_a_pending_run_is_reported_before_ollama_is_back(bench: Bench) -> None:
@@ -110,7 +94,8 @@ async def test_logs_tell_runs_and_never_what_is_in_them(bench: Bench, tmp_path: 
         await bench.ended(await bench.run("broken", prompt=SECRET, messages=[{"role": SECRET}]))
         await bench.ended(await bench.run("absent", prompt=SECRET, model="absent:7b"))
         await bench.raw({"head": "no head", "prompt": SECRET})
-        await bench.ended(await bench.hanging_cancelled(prompt=SECRET))
+        await bench.cancel(held := await bench.hanging(prompt=SECRET))
+        await bench.ended(held)
         await bench.idle()
         agent.signal(signal.SIGTERM)
         assert await agent.ended() == 0

@@ -1,17 +1,13 @@
-"""The router as a process: killed, stopped, misconfigured, and cut off from its server."""
+"""The router as a process: killed, stopped and misconfigured."""
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from orion_streams.demo.ollama import serve
-from orion_streams.runtime.connection import connect
-from orion_streams.runtime.embedded_server import EmbeddedServer
-from tests.agents.agent_bench import MODEL, QUICK, Bench, process, running, toml
+from tests.agents.agent_bench import MODEL, Bench, process, running, toml
 from tests.helpers import eventually
 
 
@@ -70,28 +66,6 @@ async def test_the_same_revision_with_other_rules_is_refused(bench: Bench, tmp_p
         [line] = router.log().splitlines()
         assert "set revision = 2" in line
         assert router.out.read_bytes() == b""
-
-
-async def test_the_router_goes_on_after_the_server_was_restarted(tmp_path: Path, prefix: str) -> None:
-    """kill -9 of the server, which loses nothing: the router starts from the log again by itself."""
-    with EmbeddedServer(tmp_path / "data", fsync="always") as server:
-        async with serve(QUICK) as node:
-            bench = Bench(server.url, prefix, node)
-            async with process(tmp_path, bench, "router") as router, running(bench.config):
-                await ask(bench, "q1")
-                await answered(bench, "q1")
-                os.kill(int((await bench.redis.info("server"))["process_id"]), signal.SIGKILL)
-                await router.logged("redis is away")
-                server.stop()
-                await bench.redis.aclose()
-                with EmbeddedServer(server.data_dir, fsync="always", port=server.port):
-                    bench.redis = connect(server.url)
-                    await ask(bench, "q2")
-                    await answered(bench, "q1", "q2")
-                    router.signal(signal.SIGTERM)
-                    assert await router.ended() == 0
-                    assert "Traceback" not in router.log()
-            await bench.redis.aclose()
 
 
 async def test_a_key_of_another_type_ends_the_router(bench: Bench, tmp_path: Path) -> None:

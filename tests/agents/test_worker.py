@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -11,7 +10,6 @@ import pytest
 
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.worker import Worker
-from orion_streams.demo.ollama import RunningNode
 from orion_streams.runtime.faust_redis import App, StreamChannel
 from tests.agents.agent_bench import MODEL, NODE, SKILLED, Bench, elsewhere, limited, running
 from tests.crash.crash_roles import Ollama
@@ -24,13 +22,6 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-
-
-@pytest.fixture
-async def agent(bench: Bench) -> AsyncIterator[Bench]:
-    """The bench with its agent running."""
-    async with running(bench.config):
-        yield bench
 
 
 async def test_tokens_joined_are_the_text_of_the_end(agent: Bench) -> None:
@@ -100,13 +91,6 @@ async def test_format_images_and_thinking_reach_the_model(agent: Bench) -> None:
     assert (blind.head.op, blind.head.code, blind.head.blame) == ("failed", "refused", "request")
 
 
-async def test_a_stream_that_ends_without_done_is_no_success(agent: Bench) -> None:
-    """Success is `done: true` only: a clean end without it failed by the node."""
-    await agent.fault("end_without_done")
-    end = await agent.ended(await agent.run())
-    assert (end.head.op, end.head.code, end.head.blame) == ("failed", "no_done", "node")
-
-
 async def test_a_broken_model_counts_as_gone_until_a_run_succeeds(agent: Bench) -> None:
     """After an error line health does not list the model though Ollama does; a good run brings it back."""
     await agent.ended(await agent.run())
@@ -121,19 +105,22 @@ async def test_a_broken_model_counts_as_gone_until_a_run_succeeds(agent: Bench) 
 
 
 @pytest.mark.parametrize(
-    ("fault", "code"), [("busy", "ollama_busy"), ("kill", "stream_cut"), ("error_line", "ollama_error")]
+    ("fault", "code"),
+    [
+        ("busy", "ollama_busy"),
+        ("kill", "stream_cut"),
+        ("error_line", "ollama_error"),
+        ("end_without_done", "no_done"),
+        ("", "model_missing"),
+    ],
 )
 async def test_the_node_is_blamed_for_what_it_did(agent: Bench, fault: str, code: str) -> None:
-    """A full queue, a cut connection and a crash are the node's fault."""
-    await agent.fault(fault)
-    end = await agent.ended(await agent.run())
+    """A full queue, a cut connection, a crash, an answer that ends without `done: true`, and a model that
+    another node may have are the node's fault."""
+    if fault:
+        await agent.fault(fault)
+    end = await agent.ended(await agent.run(model=MODEL if fault else "absent:7b"))
     assert (end.head.op, end.head.code, end.head.blame) == ("failed", code, "node")
-
-
-async def test_a_missing_model_is_the_nodes_fault(agent: Bench) -> None:
-    """404: another node may have it."""
-    end = await agent.ended(await agent.run(model="absent:7b"))
-    assert (end.head.code, end.head.blame) == ("model_missing", "node")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +132,7 @@ async def test_a_missing_model_is_the_nodes_fault(agent: Bench) -> None:
         {"think": "1"},
         {"kind": "generate", "messages": [{"role": "user", "content": "x"}]},
         {"options": "{no json"},
+        {"prompt": b"\xff\xfe"},
     ],
 )
 async def test_a_requests_own_fault_is_blamed_on_it(agent: Bench, body: dict[str, Any]) -> None:
@@ -155,28 +143,26 @@ async def test_a_requests_own_fault_is_blamed_on_it(agent: Bench, body: dict[str
 
 
 async def test_an_ollama_that_is_not_there_is_unreachable(bench: Bench) -> None:
-    """Connection refused: said as such, and the agent goes on."""
+    """Connection refused: a run and a load fail by the node, and the agent goes on."""
     async with running(elsewhere(bench.config, "http://127.0.0.1:9")):
-        for _ in range(2):
-            end = await bench.ended(await bench.run())
+        for order in (bench.run, bench.load, bench.run):
+            end = await bench.ended(await order())
             assert (end.head.code, end.head.blame) == ("ollama_unreachable", "node")
 
 
-async def test_silence_within_an_answer_ends_it(bench: Bench) -> None:
-    """No token for `inter_token_ms`: stalled, by the node, and Ollama is let go."""
-    async with running(limited(bench.config, inter_token_ms=50)):
+@pytest.mark.parametrize(
+    ("limits", "code"), [({"inter_token_ms": 50}, "stalled"), ({"attempt_ms": 100}, "overdue")]
+)
+async def test_an_answer_that_takes_too_long_is_ended(
+    bench: Bench, limits: dict[str, int], code: str
+) -> None:
+    """No token for `inter_token_ms`, or no end within `attempt_deadline_ms`: failed by the node, and Ollama
+    is let go."""
+    async with running(limited(bench.config, **limits)):
         await bench.fault("hang")
         end = await bench.ended(await bench.run())
-        assert (end.head.code, end.head.blame) == ("stalled", "node")
-        await eventually(idle(bench.node), "Ollama stops")
-
-
-async def test_an_attempt_has_a_deadline(bench: Bench) -> None:
-    """Whatever happens within it, an attempt is over after `attempt_deadline_ms`."""
-    async with running(limited(bench.config, attempt_ms=100)):
-        await bench.fault("hang")
-        end = await bench.ended(await bench.run())
-        assert (end.head.code, end.head.blame) == ("overdue", "node")
+        assert (end.head.code, end.head.blame) == (code, "node")
+        await eventually(lambda: bench.node.machine.active == 0, "Ollama stops")
 
 
 @pytest.mark.parametrize("body", [{}, {"model": SKILLED, "input": ["x"]}])
@@ -187,43 +173,16 @@ async def test_an_answer_is_bounded(bench: Bench, body: dict[str, Any]) -> None:
         assert (end.head.code, end.head.blame) == ("answer_too_large", "request")
 
 
-def idle(node: RunningNode):  # type: ignore[no-untyped-def]
-    """Whether nothing runs on the node's Ollama."""
-
-    async def nothing_runs() -> bool:
-        return node.machine.active == 0
-
-    return nothing_runs
-
-
 async def test_a_cancel_acts_at_once(agent: Bench) -> None:
     """A cancelled run ends as cancelled, its connection closes, and its slot is free for the next."""
     work_id = await agent.hanging()
     cancelled = await agent.cancel(work_id)
     end = await agent.ended(work_id)
     assert (end.head.op, end.head.code, end.head.blame) == ("failed", "cancelled", "ours")
-    await eventually(idle(agent.node), "Ollama stops")
+    await eventually(lambda: agent.node.machine.active == 0, "Ollama stops")
     assert (await agent.ended(await agent.run("next"))).head.op == "completed"
     await agent.idle()
     assert cancelled not in await agent.pending()
-
-
-async def test_no_more_runs_than_slots(bench: Bench) -> None:
-    """With two slots and eight runs at once, Ollama never has more than two, and all are answered."""
-    seen: list[int] = []
-    running_of = bench.node.machine.running
-
-    def watched():  # type: ignore[no-untyped-def]
-        seen.append(bench.node.machine.active + 1)
-        return running_of()
-
-    bench.node.machine.running = watched  # type: ignore[method-assign]
-    ids = [await bench.run(f"q{n}") for n in range(8)]
-    async with running(limited(bench.config, slots=2)):
-        for work_id in ids:
-            assert (await bench.ended(work_id)).head.op == "completed"
-    assert len(seen) == 8
-    assert max(seen) <= 2
 
 
 async def test_a_run_cancelled_before_its_task_has_begun_has_its_end(bench: Bench) -> None:
@@ -240,23 +199,12 @@ async def test_a_run_cancelled_before_its_task_has_begun_has_its_end(bench: Benc
     for item in (run, cancel):
         worker.noticed(item)
         await worker.handle(item)
-
-    async def over() -> bool:
-        return not worker.core.jobs
-
-    await eventually(over, "the end")
+    await eventually(lambda: not worker.core.jobs, "the end")
     assert [each.head.code for each in await bench.ends(work_id)] == ["cancelled"]
     assert ollama.runs == 0
     await worker.stop()
     assert await bench.pending() == []
     writing.cancel()
-
-
-async def test_a_run_whose_body_is_broken_is_refused(agent: Bench) -> None:
-    """The head can be read but the body not: one refused result."""
-    work_id = await agent.run(prompt=b"\xff\xfe")
-    end = await agent.ended(work_id)
-    assert (end.head.code, end.head.blame) == ("refused", "request")
 
 
 async def test_two_slots_serve_two_requests_at_once(bench: Bench) -> None:

@@ -89,6 +89,9 @@ SCRIPTS = {
         read 3 cancel 1                   -> stop 1, ack 3
         read 4 cancel 1                   -> ack 4
         stopped 1                         -> write 1 failed cancelled, begin 2
+        read 5 load                       -> begin 5
+        read 6 cancel 5                   -> stop 5, ack 6
+        stopped 5                         -> write 5 failed cancelled
     """,
     "an answer that comes before the stop is the end": """
         read 1 run                        -> begin 1

@@ -14,11 +14,10 @@ from orion_streams import AsyncClient
 from orion_streams.agents.backend import Chunk
 from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.demo.observer import Observer
-from orion_streams.demo.ollama import serve
 from orion_streams.eventlog import redis_log
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import ingest
-from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running
+from tests.agents.agent_bench import MODEL, NODE, Bench, open_bench, running
 from tests.agents.test_redis_gone import routing
 from tests.chaos import chaos_command
 from tests.chaos.chaos_load import ChaosClients
@@ -73,12 +72,8 @@ class Scene:
 @pytest.fixture
 async def scene(valkey_url: str, prefix: str) -> AsyncIterator[Scene]:
     """A node that answers at once, and its agent."""
-    async with serve(QUICK) as node:
-        bench = Bench(valkey_url, prefix, node)
-        await bench.prepare()
-        async with running(bench.config):
-            yield Scene(bench)
-        await bench.close()
+    async with open_bench(valkey_url, prefix) as bench, running(bench.config):
+        yield Scene(bench)
 
 
 @BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partialmethod
 
 from orion_streams.model.commit import CURSOR
 from orion_streams.model.state import parse_stream_id
@@ -195,17 +196,8 @@ class Nemesis:
         self.world.at(self._span(3_000), machine.heal)
         return True
 
-    def _ollama_error(self) -> bool:
-        return self._sicken("error")
-
-    def _ollama_hang(self) -> bool:
-        return self._sicken("hang")
-
-    def _ollama_away(self) -> bool:
-        return self._sicken("away")
-
-    def _ollama_busy(self) -> bool:
-        return self._sicken("busy")
-
-    def _ollama_cut(self) -> bool:
-        return self._sicken("cut")
+    _ollama_error = partialmethod(_sicken, "error")
+    _ollama_hang = partialmethod(_sicken, "hang")
+    _ollama_away = partialmethod(_sicken, "away")
+    _ollama_busy = partialmethod(_sicken, "busy")
+    _ollama_cut = partialmethod(_sicken, "cut")

@@ -5,29 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from redis.exceptions import RedisError
-
-from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 
 FOLDER, PART = "appendonlydir", "*.incr.aof"
 
 
 def file_of(data_dir: Path) -> Path:
-    """The part that the server appends to."""
+    """Find the part that the server appends to."""
     [path] = (data_dir / FOLDER).glob(PART)
     return path
 
 
 def command_ends(raw: bytes) -> list[int]:
-    """Where each command of an append-only file ends. Its bytes are RESP: *parts, then $length and bytes
-    for each."""
+    """Return where each command of an append-only file ends. Its bytes are RESP: *parts, then $length and
+    bytes for each."""
     ends, at = [], 0
     while at < len(raw):
         parts, at = number_after(raw, at, b"*")
@@ -40,28 +34,23 @@ def command_ends(raw: bytes) -> list[int]:
 
 
 def number_after(raw: bytes, at: int, sign: bytes) -> tuple[int, int]:
-    """The number of a RESP line, and where the line after it begins."""
+    """Return the number of a RESP line, and where the next line begins."""
     assert raw[at : at + 1] == sign, f"no {sign!r} at byte {at}: {raw[at : at + 20]!r}"
     end = raw.index(b"\r\n", at)
     return int(raw[at + 1 : end]), end + 2
 
 
 def copy_cut(source: Path, target: Path, at: int) -> None:
-    """A server's data with its file cut at byte `at`."""
+    """Copy a server's data with its file cut at byte `at`."""
     shutil.copytree(source / FOLDER, target / FOLDER)
-    cut(target, at)
-
-
-def cut(data_dir: Path, at: int) -> None:
-    """The file ends at byte `at`."""
-    os.truncate(file_of(data_dir), at)
+    os.truncate(file_of(target), at)
 
 
 class Own:
-    """A server of one life, every write of which is on the disk before its answer."""
+    """A server of one life; every write is on the disk before its answer."""
 
     def __init__(self, data_dir: Path, binary: Path | None) -> None:
-        self.data_dir, self._binary = data_dir, binary
+        self.data_dir = data_dir
         self._server = EmbeddedServer(data_dir, fsync="always", binary=binary)
 
     @property
@@ -81,13 +70,7 @@ class Own:
 
     async def lose(self, at: Callable[[bytes], int]) -> None:
         """kill -9, cut its file at the byte that `at` names, and start it again at the same place."""
-        client: Any = connect(self.url)
-        pid = (await client.info("server"))["process_id"]
-        with suppress(RedisError):
-            await client.aclose()
-        os.kill(pid, signal.SIGKILL)
-        port = self._server.port
-        await self.stop()
-        cut(self.data_dir, at(file_of(self.data_dir).read_bytes()))
-        self._server = EmbeddedServer(self.data_dir, fsync="always", port=port, binary=self._binary)
+        await asyncio.to_thread(self._server.kill)
+        path = file_of(self.data_dir)
+        os.truncate(path, at(path.read_bytes()))
         await self.start()

@@ -38,9 +38,8 @@ ROW = agent_entries.InstalledModel(MODEL, "sha256:stand-in", 300)
 
 
 class Ollama:
-    """The stand-in: every run answers differently, so halves of two runs would show. `failing`: so many
-    of the first runs break; `first` is added to their numbers; `hold`: runs go on after two words only
-    when it is set."""
+    """A backend whose every run answers differently, so that halves of two runs show. `failing`: how many
+    first runs break; `first` is added to their numbers; `hold`: a run waits for it after two words."""
 
     engine = "scripted"
 
@@ -64,10 +63,10 @@ class Ollama:
         yield Chunk(usage=Usage(len(WORDS), prompt_tokens=1, total_ms=10, done_reason="stop"))
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
-        """Always there."""
+        """Do nothing: it is always there."""
 
     async def unload(self, model: str) -> None:
-        """Stays."""
+        """Do nothing: it stays."""
 
     async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
         return (ROW,)
@@ -76,7 +75,7 @@ class Ollama:
         return (agent_entries.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class Cool:
@@ -87,14 +86,14 @@ class Cool:
         return Sample(temp_mc=50_000, ram_used_mb=1000, ram_total_mb=8000, cpu_permille=100)
 
     def look_again(self) -> None:
-        """Nothing is remembered."""
+        """Do nothing: nothing is remembered."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class Direct(StreamChannel):
-    """The work channel, of which a handler takes each item without a Faust agent in between."""
+    """The work channel; a handler takes each item without a Faust agent in between."""
 
     handler: Callable[[Any], Any]
 
@@ -181,7 +180,7 @@ class AgentRole(Role):
                 await asyncio.sleep(HEALTH_S)
 
     def withdraw(self) -> None:
-        """Cancel what runs, as a cancel of the router does, which is read after a run has begun."""
+        """Cancel what runs as the router does: a cancel is read after its run has begun."""
         asyncio.get_running_loop().call_soon(self._withdraw)
 
     def _withdraw(self) -> None:

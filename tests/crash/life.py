@@ -1,4 +1,4 @@
-"""One request's life on a real server, and the promise that has to hold at its end."""
+"""One request's life on a real server, and the promise that must hold at its end."""
 
 from __future__ import annotations
 
@@ -77,33 +77,31 @@ class Life:
         self.cancel_sent = False
 
     def start_router(self, at: int = 0) -> RouterRole:
-        """A new process of the router."""
+        """Start a new process of the router."""
         self.router = RouterRole(self.url, self.config, at)
         self.graves.append(self.router)
         return self.router
 
     def start_agent(self, at: int = 0) -> AgentRole:
-        """A new process of the agent."""
+        """Start a new process of the agent."""
         self.agent = AgentRole(self.url, self.config, self.app, self.ollama, at)
         self.graves.append(self.agent)
         return self.agent
 
     async def ask(self, request_id: str = ID, entry_id: str = "") -> None:
-        """A request, by hand."""
+        """Write a request as a client does."""
         fields = {"id": request_id, "model": MODEL, "prompt": "say three words"}
         await self.store.add("requests:brain", fields, entry_id)
 
     async def hand_out(self, request_id: str) -> None:
-        """A request that is routed to the node; whether its agent reads it is another matter."""
+        """Write a request, and wait until it is routed to the node; its agent need not read it."""
         await self.ask(request_id)
-
-        async def held() -> bool:
-            return bool(self.router.router.state.grid.nodes[NODE].assignments)
-
-        await eventually(held, f"{request_id} is handed out")
+        await eventually(
+            lambda: self.router.router.state.grid.nodes[NODE].assignments, f"{request_id} is handed out"
+        )
 
     async def hear(self, beats: int) -> None:
-        """So many health entries, until the router has taken them."""
+        """Write so many health entries, and wait until the router has taken them."""
         for _ in range(beats):
             await self.agent.health.beat()
         last = (await self.store.entries(f"health:{NODE}"))[-1][0]
@@ -115,7 +113,7 @@ class Life:
         await eventually(heard, "the router has taken all health")
 
     async def ends(self, request_id: str = ID) -> list[dict[str, str]]:
-        """The terminal replies to a request."""
+        """Return the terminal replies to a request."""
         rows = await replies(self.store)
         return [row for row in rows if row["id"] == request_id and row["kind"] in TERMINAL_REPLIES]
 
@@ -128,24 +126,20 @@ class Life:
 
         await eventually(there, f"a token of {request_id}")
 
-    async def told(self) -> list[tuple[str, str]]:
-        """Kind and text of all replies."""
-        return [(row["kind"], row.get("text", "")) for row in await replies(self.store)]
-
     async def ended(self) -> bool:
-        """Whether the request has its end; the client's cancel is sent on the way there."""
-        told = [kind for kind, _ in await self.told()]
+        """Return whether the request has its end. On the way there send the plan's cancel."""
+        told = [row["kind"] for row in await replies(self.store)]
         if self.plan.cancelled and not self.cancel_sent and "token" in told:
             self.cancel_sent = True
             await self.store.add("requests:brain", {"cancel": ID})
         return any(kind in TERMINAL_REPLIES for kind in told)
 
     async def rests(self) -> bool:
-        """Nothing is open, held, pending or unread."""
+        """Return whether the request has its end and nothing is under way."""
         return await self.ended() and await self.idles()
 
     async def idles(self) -> bool:
-        """The same, whether anything was ever asked or not."""
+        """Return whether nothing is open, held or pending."""
         grid = self.router.router.state.grid
         node = grid.nodes.get(NODE)
         if grid.open or node is None or node.assignments or self.agent.worker.core.in_hand:
@@ -157,20 +151,19 @@ class Life:
         return bool(pending["pending"] == 0)
 
     async def reads_no_more(self) -> bool:
-        """The router has taken all that was written, and its last commit is the server's."""
+        """Return whether the router has taken all that was written, and its last commit is the server's."""
         guard = self.router.router.guard
         extents = await self.store.log.extents(guard.cursors)
         tops = {stream: extent.top for stream, extent in extents.items()}
         return tops == guard.cursors and await self.store.log.guard() == guard
 
     async def caught_up(self) -> bool:
-        """The router knows the server as it is."""
+        """Return whether the router's last commit is the server's."""
         guard = self.router.router.guard
         return bool(guard.number) and await self.store.log.guard() == guard
 
     async def come_to_rest(self) -> None:
-        """Wait for the end of all work; then the agent falls silent, the router takes
-        what is left, and falls silent, too."""
+        """Wait for the end of all work, end the agent, let the router take what is left, and end it."""
         await eventually(self.rests, "rest")
         await self.agent.bury()
         for _ in range(2):  # the server's turn after the next: what the agent had sent is taken in
@@ -179,13 +172,13 @@ class Life:
         await self.router.bury()
 
     async def let_go(self) -> None:
-        """Nothing is left of it here."""
+        """End all its processes."""
         for role in self.graves:
             await role.bury()
         await self.redis.aclose()
 
     async def close(self) -> None:
-        """Nothing is left of it, neither here nor on the server."""
+        """End all its processes, and delete its keys."""
         for role in self.graves:
             role.cut()
         keys = [key async for key in self.redis.scan_iter(self.config.prefix + "*", count=1000)]
@@ -195,9 +188,9 @@ class Life:
 
 
 async def assert_promise(life: Life, lost: bool = False) -> None:
-    """Exactly one terminal reply with the text of one run; tokens gapless within each attempt; no attempt
-    twice; the log gapless, its fold the live state, every decision recomputed. `lost`: processes survived
-    what their server lost, so the last pieces of an answer, and work that ran, may be missing there."""
+    """Assert exactly one terminal reply with the text of one run, gapless tokens within each attempt, no
+    attempt twice, and a gapless log that replays to the live state. `lost`: the server lost its tail: the
+    last pieces of an answer, and work that ran, may be missing there."""
     rows = await replies(life.store)
     ends = [row for row in rows if row["kind"] in TERMINAL_REPLIES]
     assert [row["kind"] for row in ends] == ["cancelled" if life.plan.cancelled else "done"], rows
@@ -215,7 +208,7 @@ async def assert_promise(life: Life, lost: bool = False) -> None:
 
 
 def assert_tokens(rows: list[dict[str, str]]) -> None:
-    """Attempts rise, each is announced once, and its pieces are numbered from 1 without a gap."""
+    """Assert that attempts rise, each is announced once, and its pieces have numbers from 1 in a row."""
     attempts = [int(row["attempt"]) for row in rows if row["kind"] == "token"]
     assert attempts == sorted(attempts), rows
     for attempt, group in groupby((r for r in rows if r["kind"] == "token"), lambda r: r["attempt"]):
@@ -230,7 +223,7 @@ def assert_tokens(rows: list[dict[str, str]]) -> None:
 
 
 async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
-    """A work entry was begun at most once, and no more runs reached Ollama than were handed out."""
+    """Assert that each work entry was begun at most once, and no more ran than was handed out."""
     rows = await life.store.entries(f"results:{NODE}")
     begun: Counter[str] = Counter()
     for _, fields in rows:
@@ -247,7 +240,7 @@ async def assert_no_attempt_twice(life: Life, lost: bool) -> None:
 
 
 async def assert_log(life: Life) -> None:
-    """What is left of the log says what the router knows."""
+    """Assert that what is left of the log folds to the router's state."""
     report = await verify(LiveSource(life.store.log, Config()))
     assert report.diverged == 0, report
     assert report.events > 0
@@ -262,8 +255,8 @@ async def assert_log(life: Life) -> None:
 
 
 async def live(life: Life, victim: str, at: int, how: str) -> bool:
-    """A whole life in which the first process of `victim` is struck at point `at`: killed, told to stop,
-    or the run that it holds is cancelled. Whether it came to that point. Within `mortality()`."""
+    """Live a life whose first process of `victim` is killed, told to stop, or has its run cancelled at
+    point `at`. Return whether it came to that point. Call it within `mortality()`."""
     try:
         await life.ask()
         router = life.start_router(at if victim == "router" else 0)
@@ -282,12 +275,8 @@ async def live(life: Life, victim: str, at: int, how: str) -> bool:
 
 
 async def run_to_rest(life: Life, struck: Role, victim: str, how: str) -> None:
-    """Wait for rest or the strike; after a strike a new process takes over."""
-
-    async def over() -> bool:
-        return struck.struck.is_set() or await life.rests()
-
-    await eventually(over, "rest")
+    """Wait for rest or the strike; after a strike start a new process."""
+    await eventually(lambda: struck.struck.is_set() or life.rests(), "rest")
     struck.at = 0
     if struck.struck.is_set() and how != "withdraw":
         if how == "stop":

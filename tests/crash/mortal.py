@@ -1,8 +1,7 @@
 """A part of a process that can be ended at any of its awaits, as kill -9 would end it.
 
-Every coroutine that a mortal's tasks run is wrapped: each time one of them is suspended, that is a point.
-At point number `at` the mortal is struck. A kill aborts its connections and never resumes any of its
-coroutines, so no `finally` of it writes anything, as in a process that is gone; a cancel delivers
+Each suspension of a coroutine of its tasks is a point; at point number `at` it is struck. A kill aborts its
+connections and never resumes its coroutines, so that no `finally` writes anything; a cancel delivers
 CancelledError at just that await.
 """
 
@@ -31,7 +30,7 @@ class Mortal:
         self.clients: list[Any] = []
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run it as a task of this mortal; so are all tasks that it makes."""
+        """Run it as a task of this mortal, to which all tasks that it makes belong, too."""
         outside = _current.set(self)
         try:
             return asyncio.get_running_loop().create_task(work)
@@ -39,7 +38,7 @@ class Mortal:
             _current.reset(outside)
 
     def suspended(self) -> None:
-        """One more point."""
+        """Count a point, and strike at point `at`."""
         self.points += 1
         if self.points == self.at:
             self.struck.set()
@@ -47,12 +46,12 @@ class Mortal:
             self.at = 0
 
     def die(self) -> None:
-        """Nothing of it runs any more, and nothing of it reaches the server."""
+        """Resume none of its coroutines any more, and let nothing reach the server."""
         self.dead = True
         self.cut()
 
     def cut(self) -> None:
-        """Abort its connections; new ones fail."""
+        """Abort its connections, and let new ones fail."""
         for client in self.clients:
             pool = client.connection_pool
             pool.connection_kwargs["port"] = CLOSED_PORT
@@ -62,7 +61,7 @@ class Mortal:
                     connection._writer.transport.abort()
 
     async def bury(self) -> None:
-        """Let its coroutines end, so that nothing is left in this test; they reach no server."""
+        """End its coroutines, which reach no server, so that nothing is left in this test."""
         self.at, self.dead = 0, False
         self.cut()
         while self.tasks:
@@ -100,14 +99,14 @@ class Counted(Coroutine[Any, Any, Any]):
 
 
 def never() -> asyncio.Future[None]:
-    """What a task may be handed as the future that it waits for."""
+    """Make a future that a task waits for for ever."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future._asyncio_future_blocking = True
     return future
 
 
 def make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-    """The loop's task factory: tasks of a mortal, and all that they make, are its own."""
+    """Make a task; one that a mortal's task makes is the mortal's, too."""
     mortal = _current.get()
     if mortal is None:
         return asyncio.Task(work, loop=loop, **options)
@@ -119,7 +118,7 @@ def make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asy
 
 @contextmanager
 def mortality() -> Iterator[None]:
-    """Within it, mortals can be started on the running loop."""
+    """Let mortals be started on the running loop."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(make_task)
     try:
@@ -129,7 +128,7 @@ def mortality() -> Iterator[None]:
 
 
 async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they return; the first error, once all are over."""
+    """Wait for all. Return what they return; raise the first error."""
     found = await asyncio.gather(*works, return_exceptions=True)
     for each in found:
         if isinstance(each, BaseException):

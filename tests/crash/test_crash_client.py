@@ -33,7 +33,7 @@ async def stream(client: AsyncClient) -> None:
 
 
 async def cancelled_at(life: Life, ask: Ask, at: int) -> bool:
-    """Cancel the caller at its await number `at`. Whether there was one."""
+    """Cancel the caller at its await number `at`. Return whether there was one."""
     caller = Mortal(at)
     before = asyncio.all_tasks()
     async with AsyncClient(life.url, prefix=life.config.prefix) as client:

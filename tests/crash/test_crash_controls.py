@@ -1,5 +1,5 @@
-"""Each guard that the lives of this folder rely on is removed at the very moment that it is for, and the
-promise breaks; with the guard the same life keeps it."""
+"""Remove each guard that the lives of this folder rely on at the moment that it is for: the promise breaks.
+With the guard the same life keeps it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOTH = pytest.mark.parametrize("guarded", [True, False])
 
 @asynccontextmanager
 async def held(url: str, prefix: str, app: App) -> AsyncIterator[Life]:
-    """A life whose request was sent, and whose answer stops after two words until `ollama.hold` is set."""
+    """Open a life whose request was sent; its answer stops after two words until `ollama.hold` is set."""
     life = Life(url, prefix, Plan("answered"), app)
     life.ollama.hold.clear()
     with mortality():
@@ -36,10 +36,10 @@ async def held(url: str, prefix: str, app: App) -> AsyncIterator[Life]:
             await life.close()
 
 
-def dies_in_a_commit(
+async def succeed_a_dying_router(
     patch: pytest.MonkeyPatch, life: Life, which: Callable[[Commit], bool], part: Callable[[Commit], Commit]
 ) -> None:
-    """Let the router die when it has written that part of the first such commit."""
+    """Start a router that dies once it has written that part of the first such commit; start the next."""
     whole = RedisLog.commit
 
     async def commit(self: RedisLog, wanted: Commit) -> None:
@@ -52,6 +52,9 @@ def dies_in_a_commit(
         await asyncio.sleep(0)  # for ever
 
     patch.setattr(RedisLog, "commit", commit)
+    router, _ = life.start_router(), life.start_agent()
+    await router.struck.wait()
+    life.start_router()
 
 
 @BOTH
@@ -61,15 +64,12 @@ async def test_a_commit_in_two_parts_is_noticed(
     """Events first, the entries that they cause after them: a router that dies in between has decided what
     nobody ever hears of."""
     async with held(exact_url, prefix, app) as life:
-        dies_in_a_commit(
+        await succeed_a_dying_router(
             monkeypatch,
             life,
             lambda commit: any(out.stream == f"work:{NODE}" for out in commit.outs),
             lambda commit: commit if guarded else structs.replace(commit, outs=()),
         )
-        router, _ = life.start_router(), life.start_agent()
-        await router.struck.wait()
-        life.start_router()
         await eventually(life.caught_up, "the next router leads")
         if guarded:
             life.ollama.hold.set()
@@ -87,15 +87,12 @@ async def test_a_cursor_outside_the_commit_is_noticed(
     """Cursors and relayed tokens written after the commit, not with it: the router that follows one that
     died in between passes tokens on twice."""
     async with held(exact_url, prefix, app) as life:
-        dies_in_a_commit(
+        await succeed_a_dying_router(
             monkeypatch,
             life,
             lambda commit: any(name.startswith(RELAYED) for name in commit.set),
             lambda commit: commit if guarded else structs.replace(commit, set={}),
         )
-        router, _ = life.start_router(), life.start_agent()
-        await router.struck.wait()
-        life.start_router()
         life.ollama.hold.set()
         await life.come_to_rest()
         if guarded:
@@ -129,66 +126,37 @@ async def test_a_run_that_is_repeated_is_noticed(
             await life.come_to_rest()
             await assert_promise(life)
         else:
-
-            async def once_more() -> bool:
-                return life.ollama.runs == 2
-
-            await eventually(once_more, "the run once more")
+            await eventually(lambda: life.ollama.runs == 2, "the run once more")
             with pytest.raises(AssertionError, match=r"(ran|begun) twice"):
                 await assert_no_attempt_twice(life, lost=False)
 
 
-async def test_an_agent_that_misses_nothing_is_noticed(
-    exact_url: str, app: App, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_agent_that_misses_nothing_is_noticed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not say how far its group goes: a run that was lost with the group before it was
     read takes its slot for ever, and its request has no end."""
-    monkeypatch.setattr("orion_streams.agents.apps.KEEP_EVERY_S", 0.0)
     monkeypatch.setattr(WorkerCore, "drained", lambda self, work_id: None)
-    life = Life(exact_url, prefix, Plan("answered"), app)
-    with mortality():
-        await life.ask()
-        life.start_router()
-        life.start_agent()
-        await eventually(life.rests, "the answer")
-        await life.agent.bury()
-        await life.hand_out("q2")
-        await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
-
-        async def made_anew() -> bool:
-            return bool(await life.redis.xinfo_groups(f"{prefix}work:{NODE}"))
-
-        await eventually(made_anew, "the group is made anew")
-        life.start_agent()
-        await life.hear(20)  # with the guard three of them give it up
-        assert list(life.router.router.state.grid.nodes[NODE].assignments)
-        assert await life.ends("q2") == []
-        await life.close()
+    work = f"{life.config.prefix}work:{NODE}"
+    await life.agent.bury()
+    await life.hand_out("q2")
+    await life.redis.xgroup_destroy(work, GROUP)
+    await eventually(lambda: life.redis.xinfo_groups(work), "the group is made anew")
+    life.start_agent()
+    await life.hear(20)  # with the guard three of them give it up
+    assert life.router.router.state.grid.nodes[NODE].assignments
+    assert await life.ends("q2") == []
 
 
 async def test_a_group_made_from_the_beginning_is_noticed(
-    exact_url: str, app: App, prefix: str, monkeypatch: pytest.MonkeyPatch
+    life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A work group that was lost and is made anew at the stream's beginning hands out what ran before."""
-    monkeypatch.setattr("orion_streams.agents.apps.KEEP_EVERY_S", 0.0)
     make_group = RedisLog.make_group
 
     async def from_the_beginning(self: Any, stream: str, after: str) -> bool:
         return await make_group(self, stream, "0-0")
 
     monkeypatch.setattr(RedisLog, "make_group", from_the_beginning)
-    life = Life(exact_url, prefix, Plan("answered"), app)
-    with mortality():
-        await life.ask()
-        life.start_router()
-        life.start_agent()
-        await eventually(life.rests, "the answer")
-        await life.agent.bury()
-        await life.redis.xgroup_destroy(f"{prefix}work:{NODE}", GROUP)
-        life.start_agent()
-
-        async def again() -> bool:
-            return life.ollama.runs == 2
-
-        await eventually(again, "the old run once more")
-        await life.close()
+    await life.agent.bury()
+    await life.redis.xgroup_destroy(f"{life.config.prefix}work:{NODE}", GROUP)
+    life.start_agent()
+    await eventually(lambda: life.ollama.runs == 2, "the old run once more")

@@ -42,12 +42,12 @@ def binary(request: pytest.FixtureRequest) -> Path | None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[Path]:
-    """A new folder each time."""
+    """Name a new folder each time."""
     return (tmp_path / str(number) for number in count())
 
 
 async def record(data_dir: Path, binary: Path | None, app: App, prefix: str) -> bytes:
-    """The file that a life with a failed first attempt leaves behind."""
+    """Live a life with a failed first attempt. Return the file that it leaves."""
     server = Own(data_dir, binary)
     await server.start()
     life = Life(server.url, prefix, Plan("retried", failing=1), app)
@@ -64,8 +64,8 @@ async def record(data_dir: Path, binary: Path | None, app: App, prefix: str) -> 
 async def resume(
     recorded: Path, at: int, data_dir: Path, binary: Path | None, app: App, prefix: str
 ) -> int:
-    """New processes on what is left of a file; the client sends again. How often its answer was made
-    again, though it had been written before."""
+    """Start new processes on what is left of a file, and send the request again. Return how often its
+    answer had to be made again."""
     copy_cut(recorded, data_dir, at)
     server = Own(data_dir, binary)
     await server.start()
@@ -113,8 +113,8 @@ async def test_the_promise_holds_wherever_the_file_ends(
 
 
 async def survive(life: Life, server: Own, back: int, when: str) -> bool:
-    """The server loses its last `back` commands, all processes survive and come back to it. Whether it had
-    so many."""
+    """Let the server lose its last `back` commands, while all processes survive. Return whether it had so
+    many."""
     there = True
 
     def place(raw: bytes) -> int:
@@ -145,7 +145,7 @@ async def survive(life: Life, server: Own, back: int, when: str) -> bool:
 
 
 async def heard(client: AsyncClient) -> tuple[str, str]:
-    """The pieces since the last restart, and the answer's text."""
+    """Return the pieces since the last restart, and the answer's text."""
     pieces = ""
     async for event in client.stream(MODEL, "say three words", id=ID):
         match event:
@@ -159,8 +159,8 @@ async def heard(client: AsyncClient) -> tuple[str, str]:
 
 
 async def reunited(life: Life) -> None:
-    """Wait until all that is left of the request is over. A router that finds nothing left at all ends,
-    and is started again, as its operator would."""
+    """Wait until all that is left of the request is over. Start a router anew, as its operator would, that
+    ended since nothing was left at all."""
 
     async def over() -> bool:
         [leading] = life.router.main

@@ -86,11 +86,7 @@ class Grid:
 
     async def taken_over(self) -> set[str]:
         """Wait until the replica is the primary; what had been answered, also if a socket held it back."""
-
-        async def over() -> bool:
-            return self.house.taken_over()
-
-        await eventually(over, "the take-over")
+        await eventually(self.house.taken_over, "the take-over")
         return set(self.load.answered)
 
     @asynccontextmanager
@@ -100,12 +96,11 @@ class Grid:
         env = {"ORION_REDIS_URL": self.house.url}
         child = Child("router 2", argv, env=env, say=self.say, remark=self.say)
         await child.start()
-
-        async def leads() -> bool:
-            return any(line.startswith("router 2") and "leading" in line for line in self.lines)
-
         try:
-            await eventually(leads, "a second router")
+            await eventually(
+                lambda: any(line.startswith("router 2") and "leading" in line for line in self.lines),
+                "a second router",
+            )
             yield child
         finally:
             await child.stop()
@@ -181,11 +176,10 @@ async def test_the_grid_goes_on_when_the_primary_hangs(house: House, tmp_path: P
         before = await grid.taken_over()
         await grid.load.more(5)
         house.primary.signal(signal.SIGCONT)
-
-        async def demoted() -> bool:
-            return bool(house.primary.redis.info("replication")["role"] == "slave")
-
-        await eventually(demoted, "the old primary is a replica")
+        await eventually(
+            lambda: house.primary.redis.info("replication")["role"] == "slave",
+            "the old primary is a replica",
+        )
         await grid.load.more(5)
         await grid.load.end()
         await grid.check(tmp_path, before)
