@@ -11,6 +11,7 @@ import msgspec
 import psutil
 import pytest
 
+from orion_streams.bench import bench_core
 from orion_streams.bench.bench_load import StreamsLoad, check
 from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
 from orion_streams.bench.bench_run import Plan, measure
@@ -102,8 +103,12 @@ def test_a_comparison_gives_medians_of_the_rounds() -> None:
     assert row == Row("streams_p50_ms", 3.0, "ms", 1.0, 2.0)
 
 
-async def test_a_run_gives_all_promised_rows_and_leaves_no_process(tmp_path: Path) -> None:
+async def test_a_run_gives_all_promised_rows_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole bench in small: each figure once, as one line of JSON, and everything started has ended."""
+    monkeypatch.setattr(bench_core, "SIMULATED", 500)
+    monkeypatch.setattr(bench_core, "REQUESTS", 100)
     before = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
     rows = await measure(tmp_path, TINY)
     after = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
