@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -14,7 +15,7 @@ from orion_streams.demo.ollama import serve
 from orion_streams.errors import BackendError
 from orion_streams.runtime import backoff
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
-from tests.agents.agent_bench import MODEL, QUICK, Bench, running
+from tests.agents.agent_bench import MODEL, QUICK, Bench, limited, running
 from tests.agents.test_redis_gone import routing
 from tests.helpers import eventually
 
@@ -31,6 +32,7 @@ async def test_requests_outlive_a_server_that_is_away(
     with EmbeddedServer(tmp_path / "data", fsync="always") as server:
         async with serve(slow) as node:
             bench = Bench(server.url, prefix, node)
+            bench.config = limited(bench.config, slots=4)
             async with (
                 routing(bench),
                 running(bench.config),
@@ -43,8 +45,10 @@ async def test_requests_outlive_a_server_that_is_away(
 
                 await eventually(asked, "that all are sent")
                 server.kill()
+                short: Any = {"options": {"num_predict": 2}}
                 while_away = [
-                    asyncio.create_task(brain.generate(MODEL, f"{n}", id=f"w{n}")) for n in range(20)
+                    asyncio.create_task(brain.generate(MODEL, f"{n}", id=f"w{n}", **short))
+                    for n in range(20)
                 ]
                 await eventually(lambda: brain._cuts >= MANY, f"{MANY} failed tries")
                 assert not any(task.done() for task in (*before, *while_away))
