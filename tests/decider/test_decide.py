@@ -1,14 +1,12 @@
-"""decide(): safety, lost attempts, ends and placements, one state at a time."""
+"""decide(): placements, an Ollama that is away and what is remembered of closed requests."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from msgspec.structs import replace
 
 from orion_streams.decider.decide import decide
 from orion_streams.model import events as ev
-from orion_streams.model.state import Failure, Grid
+from orion_streams.model.state import Failure
 from orion_streams.model.vocabulary import Blame, Code
 from orion_streams.projections import evolve, fold
 from tests.grids import (
@@ -19,7 +17,6 @@ from tests.grids import (
     MEMORY,
     MODEL,
     POLICY,
-    edge,
     grid,
     holding,
     kinds,
@@ -27,35 +24,6 @@ from tests.grids import (
     request,
     sample,
 )
-
-
-def assigned(started: bool = False, **values: Any) -> Grid:
-    """orion-worker holds brain/q1, orion-master is idle; `values` replace what is said of orion-worker."""
-    row = request(node="orion-worker", work_id=FENCE, attempt=1, started=started)
-    held = holding(request="brain/q1", started=started)
-    worker = node("orion-worker", **{"assignments": {FENCE: held}, **values})
-    return grid(worker, node("orion-master"), edge(), open_requests={"brain/q1": row})
-
-
-def test_return_needs_calm_samples_in_a_row() -> None:
-    """A hot node returns after `return_samples` in a row at or below the lower marks; one above starts
-    the count again."""
-    hot = fold(grid(node("n", temp_mc=75_001)), decide(grid(node("n", temp_mc=75_001))))
-    temperatures = [70_000, 70_000, 70_001, 70_000, 70_000, 70_000]
-    answers = []
-    for temp_mc in temperatures:
-        hot = evolve(hot, sample("n", temp_mc=temp_mc))
-        answers.append(kinds(decide(hot)))
-    assert answers == [[], [], [], [], [], ["node.returned"]]
-
-
-def test_waiting_work_on_a_hot_node_flows_elsewhere() -> None:
-    """What a node has not started when it backs off is withdrawn and goes to another node."""
-    answers = decide(assigned(temp_mc=80_000))
-    assert kinds(answers) == ["node.backed_off", "attempt.abandoned", "request.routed"]
-    routed = answers[-1]
-    assert isinstance(routed, ev.RequestRouted)
-    assert (routed.node, routed.attempt) == ("orion-master", 2)
 
 
 def test_a_queue_spills_over_when_that_is_faster() -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from orion_streams.decider.route import Reject, Route, Wait, Waiting, route
 from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid, Request
-from tests.grids import AT_MS, MEMORY, POLICY, edge, grid, holding, node, request, verdict
+from tests.grids import AT_MS, MEMORY, POLICY, edge, grid, holding, node, request
 from tests.properties import strategies as make
 from tests.properties.oracle import Oracle, dumb_route
 from tests.properties.oracle_memory import Queue
@@ -48,13 +48,6 @@ def queue_of(waiting: Waiting) -> Queue:
         coming={name: row.coming for name, row in rows},
         models=tuple(waiting.models),
     )
-
-
-def test_the_robot_is_never_chosen() -> None:
-    """A node without inference gets nothing, though it is the only one and has the model in memory."""
-    decision = route(grid(edge()), request())
-    assert not isinstance(decision, Route)
-    assert verdict(decision, "orion-edge").filter == "role"
 
 
 def test_a_warm_node_wins_until_its_queue_costs_more_than_a_load() -> None:

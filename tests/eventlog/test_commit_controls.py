@@ -18,6 +18,7 @@ from orion_streams.protocol import ingest
 from tests.conftest import ServerStore
 from tests.eventlog import test_router as intact
 from tests.eventlog import test_two_routers as intact_pair
+from tests.eventlog.driving import WORKER
 from tests.helpers import (
     Agent,
     Store,
@@ -30,8 +31,6 @@ from tests.helpers import (
     replies,
     settle,
 )
-
-WORKER, MASTER = "orion-worker", "orion-master"
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *guards: tuple[str, str]) -> None:

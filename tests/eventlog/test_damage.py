@@ -11,10 +11,8 @@ from orion_streams.eventlog.loader import load
 from orion_streams.model import events as ev
 from orion_streams.model.commit import CURSOR
 from tests.conftest import ServerStore
-from tests.eventlog.driving import dispatch, running
+from tests.eventlog.driving import EDGE, MASTER, WORKER, dispatch, running
 from tests.helpers import MODEL, Agent, Store, ask, assert_consistent, dispatched, kinds, replies, settle
-
-WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
 async def test_malformed_input_is_answered_and_passed(store: Store, agent: Agent, router: Router) -> None:

@@ -13,10 +13,8 @@ from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent
 from orion_streams.model.policy import DECIDER
-from tests.eventlog.driving import running
+from tests.eventlog.driving import EDGE, MASTER, WORKER, running
 from tests.helpers import Agent, Store, history
-
-WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
 def with_revision(config: Config, revision: int, **policy: int) -> Config:

@@ -11,7 +11,7 @@ from orion_streams.eventlog.loader import position_at
 from orion_streams.model import events as ev
 from orion_streams.model.state import parse_stream_id
 from orion_streams.model.vocabulary import Mark
-from tests.eventlog.driving import dispatch, running
+from tests.eventlog.driving import EDGE, MASTER, WORKER, dispatch, running
 from tests.helpers import (
     MODEL,
     Agent,
@@ -24,8 +24,6 @@ from tests.helpers import (
     replies,
     settle,
 )
-
-WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
 async def test_a_request_is_answered_exactly_once(store: Store, agent: Agent, router: Router) -> None:

@@ -13,7 +13,7 @@ from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard
 from orion_streams.model.snapshot import encode_grid
-from tests.eventlog.driving import dispatch, running
+from tests.eventlog.driving import MASTER, WORKER, dispatch, running
 from tests.helpers import (
     Agent,
     Store,
@@ -27,8 +27,6 @@ from tests.helpers import (
     make_commit,
     settle,
 )
-
-WORKER, MASTER, EDGE = "orion-worker", "orion-master", "orion-edge"
 
 
 async def test_a_new_router_folds_to_the_same_grid(store: Store, config: Config) -> None:

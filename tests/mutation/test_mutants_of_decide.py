@@ -20,7 +20,6 @@ from orion_streams.decider.decide import (
     why_hopeless,
     why_lost,
 )
-from orion_streams.decider.filters import is_heard
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.state import Demand, Failure, Node, Request
@@ -119,15 +118,6 @@ def test_each_full_node_is_relieved() -> None:
     """One that needs nothing keeps no other waiting."""
     found = answers(relief, full("c"), full("b", backed_off=()), full("a"))
     assert found == [ev.UnloadOrdered("a", MODEL), ev.UnloadOrdered("c", MODEL)]
-
-
-@pytest.mark.parametrize(
-    ("heard_ms", "fresh"), [(None, False), (AT_MS, True), (AT_MS - 5_000, True), (AT_MS - 5_001, False)]
-)
-def test_fresh_is_up_to_the_limit(heard_ms: int | None, fresh: bool) -> None:
-    """Never heard is not fresh."""
-    row = node("n", heard_ms=heard_ms)
-    assert is_heard(grid(row), row) is fresh
 
 
 OPEN = {"opened_ms": AT_MS - 20_000, "open_ms": 15_000, "trips": 1}

@@ -107,24 +107,6 @@ def test_marks_that_are_one_off_break_the_law(samples: list[Sample], wrong: Poli
     assert fails(follows_the_marks, samples, True, wrong)
 
 
-@pytest.mark.parametrize(
-    ("values", "reasons"),
-    [
-        ({"temp_mc": 75_000}, []),
-        ({"temp_mc": 75_001}, [("hot", 75_001, 75_000)]),
-        ({"ram_used_mb": 7_200}, []),
-        ({"ram_used_mb": 7_201}, [("ram", 901, 900)]),
-        ({"temp_mc": 75_001, "ram_used_mb": 7_201}, [("hot", 75_001, 75_000), ("ram", 901, 900)]),
-        ({"temp_mc": None}, []),
-    ],
-)
-def test_backing_off_names_the_value_and_the_mark(values: dict[str, Any], reasons: list[Any]) -> None:
-    """The event says what was measured and which mark it passed."""
-    row = grid(node("n", **values))
-    off = [each for each in decide(row) if isinstance(each, ev.NodeBackedOff)]
-    assert [(each.reason, each.value, each.mark) for each in off] == reasons
-
-
 def running(started: bool = True, **values: Any) -> Grid:
     """`worker` runs brain/q1, `other` is idle."""
     held = holding(request="brain/q1", started=started)
