@@ -12,6 +12,7 @@ from orion_streams.eventlog.jsonl import Row
 from orion_streams.eventlog.loader import extend
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import FileSource
+from tests.eventlog.driving import running
 from tests.eventlog.test_retention import WORKER, work_for_a_while
 from tests.helpers import Agent, Store
 
@@ -49,8 +50,7 @@ async def everything(store: Store, folder: Path) -> list[tuple[int, int]]:
 
 async def grown(store: Store, config: Config, rounds: int) -> Router:
     """A router whose log has some commits."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     await work_for_a_while(store, router, Agent(store, WORKER), rounds)
     return router
 

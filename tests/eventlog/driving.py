@@ -18,6 +18,13 @@ async def running(store: Store, config: Config, *agents: Agent) -> Router:
     return router
 
 
+async def another(store: Store, config: Config) -> Router:
+    """One more router on the same log, with a connection of its own."""
+    router = Router(store.another(), config)
+    await router.start()
+    return router
+
+
 async def dispatch(store: Store, router: Router, agent: Agent, request_id: str) -> Run:
     """Ask the worker's tier, and take the run off the agent's stream."""
     await ask(store, request_id, tier="2")

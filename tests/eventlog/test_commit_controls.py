@@ -18,7 +18,7 @@ from orion_streams.protocol import ingest
 from tests.conftest import ServerStore
 from tests.eventlog import test_router as intact
 from tests.eventlog import test_two_routers as intact_pair
-from tests.eventlog.driving import WORKER
+from tests.eventlog.driving import WORKER, another, running
 from tests.helpers import (
     Agent,
     Store,
@@ -61,13 +61,10 @@ POSITION = "position ~= string.format('%.0f', expected[3])"
 async def two_routers_relay(store: ServerStore, config: Config) -> None:
     """Two routers that both saw the same tokens pass them on, one after the other."""
     agent = Agent(store, WORKER)
-    await agent.beat()
-    first = Router(store.log, config)
-    await first.start()
+    first = await running(store, config, agent)
     await ask(store, "q1")
     await settle(first)
-    second = Router(store.another(), config)
-    await second.start()
+    second = await another(store, config)
     [run] = await agent.read_work()
     await agent.say(run, "tokens", b"4", seq=1)
     for router in (first, second):
@@ -129,11 +126,8 @@ async def test_without_all_three_two_routers_lose_events(
         ("redis.call('XADD', KEYS[out[1]], out[2],", "redis.call('XADD', KEYS[out[1]], '*',"),
     )
     agent = Agent(server_store, WORKER)
-    await agent.beat()
-    first = Router(server_store.log, config)
-    await first.start()
-    second = Router(server_store.another(), config)
-    await second.start()
+    first = await running(server_store, config, agent)
+    second = await another(server_store, config)
     await ask(server_store, "q1")
     await first.cycle(0)
     await second.cycle(0)
@@ -191,9 +185,7 @@ async def test_without_the_body_check_a_run_goes_out_empty(
     """Invariant: no node gets a run without its prompt. Unchecked, a deleted body would be dispatched."""
     without(monkeypatch, ("elseif out[7] then", "elseif false then"))
     agent = Agent(server_store, WORKER)
-    await agent.beat()
-    router = Router(server_store.log, config)
-    await router.start()
+    router = await running(server_store, config, agent)
     await ask(server_store, "q1")
     await settle(router)
     lost = await ask(server_store, "q2")

@@ -17,7 +17,7 @@ from orion_streams.model.commit import Snapshot
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
-from tests.eventlog.driving import WORKER, dispatch, running
+from tests.eventlog.driving import WORKER, another, dispatch, running
 from tests.helpers import Agent, Run, Store, assert_consistent, dispatched, folded, kinds, settle
 
 LATER_MS = 60_000
@@ -131,8 +131,7 @@ async def test_nothing_is_said_where_nothing_was_lost(
     """A router that begins again, or that another one overtook, has lost nothing."""
     run = await dispatch(store, router, agent, "q1")
     await router.start()
-    other = Router(store.another(), config)
-    await other.start()
+    other = await another(store, config)
     await answered(store, other, agent, run)
     await agent.beat()
     await settle(router)
@@ -150,8 +149,7 @@ async def test_a_tail_that_others_wrote_anew_is_said(
     await agent.beat()
     await settle(sleeper)
     await store.restore(before)
-    other = Router(store.another(), config)
-    await other.start()
+    other = await another(store, config)
     await dispatch(store, other, agent, "q1")
     assert await store.log.last_position() > sleeper.state.grid.position
     await sleeper.start()

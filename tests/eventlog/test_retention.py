@@ -21,6 +21,7 @@ from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 from tests.conftest import MemoryStore
+from tests.eventlog.driving import another, running
 from tests.helpers import Agent, Store, ask, folded, kinds, replies, settle, snapshots
 
 WORKER = "orion-worker"
@@ -49,8 +50,7 @@ async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> 
     """The log goes below the older of two snapshots, and loading from one gives what the whole log gave."""
     small = keeping(config, snapshot_events=150, log_keep_ms=1)
     agent, whole = Agent(store, WORKER), LoggedGrid(Grid())
-    router = Router(store.log, small)
-    await router.start()
+    router = await running(store, small)
     while await store.log.first_position() < 2:
         await work_for_a_while(store, router, agent, 5)
         fold_raw(whole, await store.log.events(whole.grid.position, 100_000))
@@ -64,8 +64,7 @@ async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> 
     for snapshot in kept:
         at = await load(store.log, snapshot.position)
         assert encode_grid(at.grid) == snapshot.grid
-    restarted = Router(store.another(), small)
-    await restarted.start()
+    restarted = await another(store, small)
     assert encode_grid(restarted.state.grid) == encode_grid(whole.grid)
 
 
@@ -85,8 +84,7 @@ async def test_any_moment_of_what_is_left_can_be_looked_at(store: Store, config:
 
 async def test_a_wrong_snapshot_is_not_kept(store: Store, config: Config) -> None:
     """A snapshot that the log does not give is refused, by its grid and by its running hash."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     await Agent(store, WORKER).beat()
     await settle(router)
     state = router.state
@@ -105,8 +103,7 @@ async def test_a_wrong_snapshot_is_not_kept(store: Store, config: Config) -> Non
 
 async def test_a_log_that_no_snapshot_reaches_is_refused(store: Store, config: Config) -> None:
     """Where the log's beginning is gone and no snapshot covers it, loading says where it begins."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     await Agent(store, WORKER).beat()
     await router.cycle(0)
     for position in (1, 2):
@@ -118,9 +115,7 @@ async def test_a_log_that_no_snapshot_reaches_is_refused(store: Store, config: C
 async def test_open_requests_keep_their_entries(store: Store, config: Config) -> None:
     """Requests are trimmed below the oldest open one only, so that its body can be copied again."""
     agent = Agent(store, WORKER)
-    router = Router(store.log, config)
-    await agent.beat()
-    await router.start()
+    router = await running(store, config, agent)
     waiting = await ask(store, "waiting", model="nobody-known:1b")
     for n in range(120):
         await store.add("requests:brain", {"id": f"bad {n}"})
@@ -140,9 +135,7 @@ async def test_open_requests_keep_their_entries(store: Store, config: Config) ->
 async def test_work_is_kept_until_its_agent_is_through(store: Store, config: Config) -> None:
     """Work is trimmed below what health says was read, and never below an attempt in hand."""
     agent = Agent(store, WORKER)
-    router = Router(store.log, config)
-    await agent.beat()
-    await router.start()
+    router = await running(store, config, agent)
     for n in range(120):
         await agent.beat(work_read="")
         await ask(store, f"q{n}")
@@ -173,9 +166,7 @@ async def test_remembered_replies_are_kept(store: Store, config: Config) -> None
     """Replies go only below the oldest remembered terminal reply, and only after a grace."""
     small = structs.replace(config, policy=structs.replace(config.policy, dedupe_keep=20))
     agent = Agent(store, WORKER)
-    router = Router(store.log, small)
-    await agent.beat()
-    await router.start()
+    router = await running(store, small, agent)
     await work_for_a_while(store, router, agent, 120)
     assert len(await replies(store)) == 120
     store.skip(GRACE_MS)
@@ -192,9 +183,7 @@ async def test_over_the_limit_ids_are_forgotten_before_their_replies_go(
 ) -> None:
     """Too many replies: the oldest ids are forgotten by an event first, then the entries go."""
     agent = Agent(store, WORKER)
-    router = Router(store.log, keeping(config, replies_entries=30))
-    await agent.beat()
-    await router.start()
+    router = await running(store, keeping(config, replies_entries=30), agent)
     await work_for_a_while(store, router, agent, 150)
     left = {row["entry"] for row in await replies(store)}
     assert len(left) < 100
@@ -209,8 +198,7 @@ async def test_every_house_keeping_leaves_what_is_needed(config: Config) -> None
     store = MemoryStore()
     small = keeping(config, snapshot_events=20, log_keep_ms=1, replies_entries=15)
     agent = Agent(store, WORKER)
-    router = Router(store.log, small)
-    await router.start()
+    router = await running(store, small)
     for n in range(60):
         store.skip(1000)
         await agent.beat()
@@ -246,8 +234,7 @@ async def assert_nothing_needed_is_gone(store: Store, router: Router) -> None:
 async def test_an_untrimmed_log_folds_without_snapshots(store: Store, config: Config) -> None:
     """Snapshots change nothing: with and without them the same log gives the same bytes."""
     agent = Agent(store, WORKER)
-    router = Router(store.log, keeping(config, snapshot_events=10))
-    await router.start()
+    router = await running(store, keeping(config, snapshot_events=10))
     await work_for_a_while(store, router, agent, 8)
     assert len(await snapshots(store.log)) > 2
     assert encode_grid((await load(store.log)).grid) == encode_grid((await folded(store.log)).grid)
@@ -255,8 +242,7 @@ async def test_an_untrimmed_log_folds_without_snapshots(store: Store, config: Co
 
 async def test_a_snapshot_of_a_lost_tail_is_dropped(store: Store, config: Config) -> None:
     """When the server has lost the tail that a snapshot stands for, it is not kept: no error."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     state = router.state
     ahead = Snapshot(state.grid.position + 5, "00" * 16, encode_grid(state.grid))
     await save_verified(store.log, ahead)
@@ -277,8 +263,7 @@ async def test_a_void_verification_is_waited_for(
         await end.wait()
         raise LogError("about the lost tail")
 
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     with monkeypatch.context() as patch:
         patch.setattr(retention, "save_verified", stubborn)
         router.retention.verify(Snapshot(1, "", b""))
@@ -298,8 +283,7 @@ async def test_a_void_verification_is_waited_for(
 
 async def test_a_cancelled_verification_is_no_error(store: Store, config: Config) -> None:
     """A void one that was cancelled in time ends neither `close` nor the next round."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     for close in (True, False):
         router.retention.verify(Snapshot(1, "", b""))
         router.retention.begin_anew()
@@ -315,8 +299,7 @@ async def test_a_log_may_be_trimmed_while_it_is_read(
     store: Store, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A router that loads while another one keeps a snapshot and trims the log loads once more."""
-    router = Router(store.log, config)
-    await router.start()
+    router = await running(store, config)
     await Agent(store, WORKER).beat()
     await settle(router)
     state, reader = router.state, store.another()
@@ -337,8 +320,7 @@ async def test_a_log_may_be_trimmed_while_it_is_read(
 
 async def test_replies_that_nobody_remembers_may_all_go(store: Store, config: Config) -> None:
     """More rejected replies than may be kept, and no remembered id: they go, and the router goes on."""
-    router = Router(store.log, keeping(config, replies_entries=5))
-    await router.start()
+    router = await running(store, keeping(config, replies_entries=5))
     for n in range(300):
         await store.add("requests:brain", {"id": f"bad {n}"})
     await settle(router)

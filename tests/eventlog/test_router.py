@@ -11,7 +11,7 @@ from orion_streams.eventlog.loader import position_at
 from orion_streams.model import events as ev
 from orion_streams.model.state import parse_stream_id
 from orion_streams.model.vocabulary import Mark
-from tests.eventlog.driving import EDGE, MASTER, WORKER, dispatch, running
+from tests.eventlog.driving import EDGE, MASTER, WORKER, another, dispatch, running
 from tests.helpers import (
     MODEL,
     Agent,
@@ -133,8 +133,7 @@ async def test_what_waits_is_folded_before_the_first_decision(store: Store, conf
     await agent.beat(temp_mc=76_000)
     await ask(store, "q1")
     position = stopped.state.grid.position
-    router = Router(store.another(), config)
-    await router.start()
+    router = await another(store, config)
     backlog = (await history(store.log))[position:]
     heads = [event for event in backlog if isinstance(event, ev.Committed)]
     assert len(heads) > 1

@@ -13,7 +13,7 @@ from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard
 from orion_streams.model.snapshot import encode_grid
-from tests.eventlog.driving import MASTER, WORKER, dispatch, running
+from tests.eventlog.driving import MASTER, WORKER, another, dispatch, running
 from tests.helpers import (
     Agent,
     Store,
@@ -42,8 +42,7 @@ async def test_a_new_router_folds_to_the_same_grid(store: Store, config: Config)
     for state in (await load(store.another()), await folded(store.log)):
         assert encode_grid(state.grid) == encode_grid(router.state.grid)
         assert state.digest == router.state.digest
-    restarted = Router(store.another(), config)
-    await restarted.start()
+    restarted = await another(store, config)
     assert encode_grid(restarted.state.grid) == encode_grid(router.state.grid)
     assert restarted.guard == router.guard == await store.log.guard()
 
@@ -52,8 +51,7 @@ async def test_two_routers_do_nothing_twice(store: Store, config: Config) -> Non
     """Two routers that work at the same time lose commits to each other, and nothing happens twice."""
     agents = [Agent(store, WORKER), Agent(store, MASTER)]
     first = await running(store, config, *agents)
-    second = Router(store.another(), config)
-    await second.start()
+    second = await another(store, config)
     for n in range(12):
         await ask(store, f"q{n}")
         await asyncio.gather(first.cycle(0), second.cycle(0))
@@ -81,8 +79,7 @@ async def test_the_loser_folds_again_and_goes_on(store: Store, config: Config) -
     """A router that lost a commit has the winner's grid, and its next commit is written."""
     agent = Agent(store, WORKER)
     first = await running(store, config, agent)
-    second = Router(store.another(), config)
-    await second.start()
+    second = await another(store, config)
     await agent.beat()
     assert await first.cycle(0)
     assert await second.cycle(0)
@@ -98,8 +95,7 @@ async def test_a_follower_takes_over_when_the_leader_stands_still(store: Store, 
     """Who lost often enough only follows; it leads again once inputs wait and nothing is committed."""
     agent = Agent(store, WORKER)
     leader = await running(store, config, agent)
-    second = Router(store.another(), config)
-    await second.start()
+    second = await another(store, config)
     for _ in range(config.limits.lose_before_following):
         assert not second.following
         await agent.beat()
@@ -133,8 +129,7 @@ async def test_a_slept_through_rewritten_tail_is_noticed(store: Store, config: C
     slept_at = await expected_next(store.log)
     await store.restore(before)
     await agent.beat(temp_mc=60_000)
-    other = Router(store.another(), config)
-    await other.start()
+    other = await another(store, config)
     now_at = await expected_next(store.log)
     assert (now_at.number, now_at.position) == (slept_at.number, slept_at.position)
     position = await store.log.last_position()
@@ -204,11 +199,9 @@ async def test_a_follower_that_slept_through_a_lost_tail_goes_on(store: Store, c
     kept = await store.dump()
     await agent.beat()
     await settle(first)
-    follower = Router(store.another(), config)
-    await follower.start()
+    follower = await another(store, config)
     await store.restore(kept)
-    again = Router(store.another(), config)
-    await again.start()
+    again = await another(store, config)
     for _ in range(2):
         store.skip(500)
         await agent.beat(temp_mc=60_000)

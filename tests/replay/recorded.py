@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.eventlog.jsonl import FORMAT, Header, is_head
 from orion_streams.protocol.commit_builder import GENESIS, chain
 from orion_streams.replay.export import export
 from orion_streams.replay.source import LiveSource
 from tests.conftest import MemoryStore
+from tests.eventlog.driving import running
 from tests.eventlog.test_retention import WORKER, work_for_a_while
 from tests.helpers import Agent
 
@@ -23,8 +23,7 @@ async def grown(config: Config, rounds: int = 20, snapshot_events: int = 40) -> 
     """A log of a grid that has worked for a while, with its snapshots."""
     often = structs.replace(config.retention, snapshot_events=snapshot_events)
     store = MemoryStore()
-    router = Router(store.log, structs.replace(config, retention=often))
-    await router.start()
+    router = await running(store, structs.replace(config, retention=often))
     await work_for_a_while(store, router, Agent(store, WORKER), rounds)
     return store
 
