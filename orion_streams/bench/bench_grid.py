@@ -72,12 +72,9 @@ class BenchGrid:
         for name, streams in hops.items():
             await self._start(name, "-m", "orion_streams.bench.relay", self.url, *streams, announces=True)
 
-    async def start_router(self) -> Child:
-        return await self._role("router")
-
     async def start_agent(self, node: str, model: str) -> Child:
         """Start the agent of a node, and wait until the log says that it has the model."""
-        child = await self._role("agent", "--node", node)
+        child = await self.start_role("agent", "--node", node)
         await self.wait_for(lambda grid: node in grid.nodes and has_model(grid, node, model), child)
         return child
 
@@ -119,7 +116,8 @@ class BenchGrid:
         path.write_bytes(msgspec.json.encode(spec))
         return path
 
-    async def _role(self, *words: str) -> Child:
+    async def start_role(self, *words: str) -> Child:
+        """Start a process of the grid by the words of its command."""
         command = ("-m", "orion_streams.cli", *words, "--config", str(self._config_path))
         return await self._start(" ".join(words), *command)
 

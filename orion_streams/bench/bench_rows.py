@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 Of = Literal["value", "ratio"]
@@ -79,8 +78,3 @@ def compared(name: str, unit: str, rounds: Sequence[tuple[float, float]]) -> Row
 def tidy(number: float) -> float:
     """Round to three significant digits, more than a busy machine gives; large numbers to integers."""
     return round(number) if abs(number) >= 1000 else float(f"{number:.3g}")
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """Encode the rows as one line of JSON."""
-    return msgspec.json.encode(rows).decode()

@@ -32,7 +32,7 @@ from orion_streams.bench.bench_grid import (
 )
 from orion_streams.bench.bench_load import StreamsLoad
 from orion_streams.bench.bench_ollama import HttpLoad
-from orion_streams.bench.bench_rows import GOALS, Row, as_json, compared
+from orion_streams.bench.bench_rows import GOALS, Row, compared
 from orion_streams.errors import EXIT_OK
 from orion_streams.runtime.connection import end_if_cancelled
 
@@ -64,7 +64,7 @@ def run(*, json: bool) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if json:
-        sys.stdout.write(as_json(rows) + "\n")
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
     else:
         show(rows)
     return EXIT_OK
@@ -85,7 +85,7 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
     async with BenchGrid(folder, lambda name, what: say(f"{name} {what}")) as grid:
         say("starting server, relay, router and agent")
         await grid.start_relay()
-        await grid.start_router()
+        await grid.start_role("router")
         await grid.start_agent(ECHO_NODE, ECHO_MODEL)
         streams = await streams_path(grid, plan)
         agent = await grid.start_agent(HTTP_NODE, HTTP_MODEL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -111,23 +110,11 @@ def up(
     return do("orion_streams.cli.up_command", simulated=simulated, roles=roles, port=port, common=common)
 
 
-def role(name: str, redis: str | None, config: str | None, *more: str) -> int:
-    """Run a process of the grid. `orion router` itself gets here only for its help: see `cli.main`."""
-    given = (("--redis", redis), ("--config", config))
-    words = [name, *more, *(word for option in given if option[1] for word in option if word)]
-    return int(import_module("orion_streams.cli.roles").main(words))
-
-
-@command("router --redis redis://orion-master:6379/0")
-def router(redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Run the router: it folds the log, decides and commits."""
-    return role("router", redis, config)
-
-
-@command("agent --node orion-worker --redis redis://orion-master:6379/0")
-def agent(node: str, redis: RedisUrl = None, config: ConfigFile = None) -> int:
-    """Run a node's agent: its health, and its work on Ollama."""
-    return role("agent", redis, config, "--node", node)
+for name, text in (
+    ("router", "Run the router: it folds the log, decides and commits."),
+    ("agent", "Run a node's agent: its health, and its work on Ollama."),
+):  # for the list of commands only: `cli.main` runs them before it imports this module
+    app.command(name, help=text)(lambda: EXIT_USAGE)
 
 
 @command('ask "Why is the sky blue?"', 'ask "Why?" --model gemma3:270m --tier 2', 'ask "Why?" --json')

@@ -17,7 +17,6 @@ from orion_streams.cli.read_commands import look, warn
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
-from orion_streams.model.state import Grid
 
 CLIENT = "cli"
 GIVE_UP_S = 10.0
@@ -45,7 +44,7 @@ async def run(
 
 async def model_to_ask(config: Config, wanted: str | None) -> str:
     """Return the wanted model, else the first one installed. A client's own ACL user may not read the log:
-    then the model must be given, else ConfigError is raised, and no warning says whether a router runs."""
+    then it must be given, or ConfigError is raised. Raises OrionError if no node has a model."""
     try:
         async with opened(config) as store:
             now = await look(store)
@@ -55,7 +54,10 @@ async def model_to_ask(config: Config, wanted: str | None) -> str:
         return wanted
     warn(now)
     if wanted is None:
-        wanted = first_installed(now.grid)
+        nodes = [node for node in now.grid.nodes.values() if node.rules.inference]
+        wanted = min((model for node in nodes for model in node.installed), default=None)
+        if wanted is None:
+            raise OrionError("no node has a model installed, as far as the grid knows")
         tell(f"orion: asking {wanted}")
     return wanted
 
@@ -83,14 +85,6 @@ async def show_as_it_comes(client: AsyncClient, model: str, text: str, fields: F
     if answer is None:
         raise OrionError("the answer ended without its last reply")
     return answer
-
-
-def first_installed(grid: Grid) -> str:
-    """Return the first model, by name, on a node with inference. Raises OrionError if there is none."""
-    found = {model for node in grid.nodes.values() if node.rules.inference for model in node.installed}
-    if not found:
-        raise OrionError("no node has a model installed, as far as the grid knows")
-    return min(found)
 
 
 def dim(line: str) -> str:

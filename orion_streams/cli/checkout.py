@@ -1,5 +1,4 @@
-"""The git checkout of this installation: it holds the tests and the harnesses that break grids on
-purpose."""
+"""The git checkout of this installation: it holds the tests and the harnesses that break grids."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ async def run(
     file: str | None,
     common: CommonOptions,
 ) -> int:
-    """Export the positions between two moments, of a live log or another file. Raises BackendError,
-    ConfigError, LogError; then no file was written."""
+    """Export what lies between two moments. Raises BackendError, ConfigError, LogError; no file then."""
     path = log_sources.target(target)
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         low, high = await log.bounds()

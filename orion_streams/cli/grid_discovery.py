@@ -71,8 +71,7 @@ def running_here() -> Running | None:
 
 @contextmanager
 def noted(running: Running) -> Iterator[None]:
-    """Keep a note of the grid during the block. At its end leave a later grid's note alone, and restore an
-    earlier one's if that grid still runs."""
+    """Keep a note of the grid during the block; at its end leave or restore that of another grid."""
     before = running_here()
     path = note_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""How a command ends: an exit code, and one line on stderr if it failed. No traceback for errors that the
-owner can mend."""
+"""How a command ends: an exit code, and one line on stderr for an error that the owner can mend."""
 
 from __future__ import annotations
 

@@ -211,11 +211,10 @@ def goal_table(regime: str, rows: dict[str, Medians]) -> Table:
 
 def goal_cell(goal: Goal) -> Text:
     """Format the measured ratio and whether it meets the goal."""
-    if not goal.binding:
-        mark = "met" if goal.is_met else "no"
-        return Text(f"{goal.measured:.2f} {mark}", style=GOOD if goal.is_met else WAITING)
-    mark = "pass" if goal.is_met else "OVER"
-    return Text(f"{goal.measured:.2f} {mark}", style=GOOD if goal.is_met else BAD)
+    if goal.is_met:
+        return Text(f"{goal.measured:.2f} {'pass' if goal.binding else 'met'}", style=GOOD)
+    mark, style = ("OVER", BAD) if goal.binding else ("no", WAITING)
+    return Text(f"{goal.measured:.2f} {mark}", style=style)
 
 
 def seconds(ms: int) -> str:

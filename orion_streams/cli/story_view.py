@@ -20,6 +20,8 @@ MAX_NODES = 12
 INDENT = 19 * " "
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 GOOD, WAITING, BAD, DIM, BOLD, PLAIN = "green", "yellow", "red", "dim", "bold", ""
+STYLES = {"done": GOOD, "error": BAD, "expired": BAD, "rejected": BAD}
+"""Of the headline, by the request's outcome; WAITING while it is open."""
 
 
 class StyledLine(NamedTuple):
@@ -34,7 +36,8 @@ Chapter = tuple[Choice | None, list[Happening]]
 
 def page(story: Story, width: int) -> list[StyledLine]:
     """Return all lines of the screen."""
-    rows = [StyledLine(each, headline_style(story)) for each in wrapped(headline(story), width, "  ")]
+    style = f"{BOLD} {STYLES.get(story.outcome.state, WAITING)}"
+    rows = [StyledLine(each, style) for each in wrapped(headline(story), width, "  ")]
     rows += [StyledLine(each, DIM) for line in asked(story) for each in wrapped(line, width, "  ")]
     middle = list(body(story, width))
     if middle:
@@ -95,12 +98,6 @@ def deadline(story: Story) -> str:
     """Say how much time is left."""
     left_ms = story.deadline_in_ms or 0
     return f"; it expires in {seconds(left_ms)}" if left_ms > 0 else "; its deadline has passed"
-
-
-def headline_style(story: Story) -> str:
-    """Return green for an answer, red for none, yellow while it is open."""
-    states = {"done": GOOD, "error": BAD, "expired": BAD, "rejected": BAD}
-    return f"{BOLD} {states.get(story.outcome.state, WAITING)}"
 
 
 def asked(story: Story) -> Iterator[str]:

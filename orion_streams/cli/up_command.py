@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from orion_streams import config as configuration
 from orion_streams.cli.grid_discovery import Running, noted
@@ -21,17 +21,6 @@ from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
 LOOK_S = 1.0
 """The interval between checks of the embedded server."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Runnable(Protocol):
-    """A grid that `orion up` can run."""
-
-    redis_url: str
-
-    @property
-    def server_has_ended(self) -> bool: ...
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
 
 
 class Ready(NamedTuple):
@@ -57,7 +46,7 @@ def remark(name: str, line: str) -> None:
     tell(f"{name}: {line}")
 
 
-async def serve(grid: Runnable, announcement: Callable[[], Ready], as_json: bool) -> int:
+async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Ready], as_json: bool) -> int:
     """Run the grid until a signal, which may come while it starts. Ignore further signals."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for each in SIGNALS:

@@ -165,16 +165,11 @@ def obstacle(found: Term) -> str:
             return f"{found.name} by the rules"
         case "breaker" if found.limit < 100:
             return f"failures in a row: {found.value}, limit {found.limit}"
-        case "silent" if found.limit:
-            return held_back(
-                Verdict(node=found.node, filter=Filter.STALE, value=found.value, limit=found.limit)
-            )
         case name if name in units:
             return f"{name}: {units[name](found.value)}, limit {units[name](found.limit)}"
         case name:
-            return held_back(
-                Verdict(node=found.node, filter=Filter(name), value=found.value, limit=found.limit)
-            )
+            why = Filter.STALE if name == "silent" and found.limit else Filter(name)
+            return held_back(Verdict(node=found.node, filter=why, value=found.value, limit=found.limit))
 
 
 def simulated(found: Rerun) -> Iterator[Table | Text]:

@@ -97,23 +97,21 @@ async def kill_ollama(scene: Scene, target: str) -> None:
 
 
 async def kill_server(scene: Scene, target: str) -> None:
+    await kill_server_for(scene, scene.rng.uniform(0, 0.3))
+
+
+async def kill_server_for(scene: Scene, away_s: float) -> None:
+    """Kill the server and start it again; the observer checks what it has lost."""
     scene.count_kill()
     await scene.grid.kill_server()
-    await back(scene, scene.rng.uniform(0, 0.3))
-
-
-async def back(scene: Scene, after_s: float) -> None:
-    """Start the server again; the observer checks what it has lost."""
-    await asyncio.sleep(after_s)
+    await asyncio.sleep(away_s)
     await scene.grid.restart_server()
     await scene.observer.look_again()
 
 
 async def server_gone(scene: Scene, target: str) -> None:
     away_s, scene.outage_s = scene.outage_s, SHORT_OUTAGE_S
-    scene.count_kill()
-    await scene.grid.kill_server()
-    await back(scene, away_s)
+    await kill_server_for(scene, away_s)
 
 
 async def hang_server(scene: Scene, target: str) -> None:
@@ -134,9 +132,7 @@ async def disk_full(scene: Scene, target: str) -> None:
     scene.grid.limit_files(10_000)
     await asyncio.sleep(scene.rng.uniform(1.5, 2.5))
     if scene.grid.server_has_ended:
-        scene.count_kill()
-        await scene.grid.kill_server()
-        await back(scene, 0)
+        await kill_server_for(scene, 0)
     else:
         scene.grid.limit_files(None)
 

@@ -138,7 +138,8 @@ class ChaosClients:
                     entry["options"] = '{"num_predict":8}'
                     await redis.xadd(requests, entry)
                     open_ids[name] = True
-                for entry_id, fields in await read_some(redis, replies, cursor):
+                answer = await redis.xread({replies: cursor}, count=10)
+                for entry_id, fields in (row for _, rows in answer or () for row in rows):
                     cursor = entry_id
                     self._hear(client, fields, open_ids)
             except (RedisError, OSError):
@@ -173,9 +174,3 @@ async def end_tasks(tasks: list[asyncio.Task[None]]) -> None:
     for end in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(end, Exception):
             raise end
-
-
-async def read_some(redis: Any, stream: str, cursor: str) -> list[tuple[str, dict[bytes, bytes]]]:
-    """Return up to ten replies after a cursor."""
-    answer = await redis.xread({stream: cursor}, count=10)
-    return [(entry_id.decode(), fields) for _, rows in answer or () for entry_id, fields in rows]

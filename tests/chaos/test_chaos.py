@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from tests.chaos.chaos_command import plan
 from tests.chaos.chaos_faults import FAULTS
 from tests.cli.conftest import Orion
-from tests.cli.run_cli import ROOT, environment
+from tests.cli.run_cli import ROOT, start
 
 KEYS = """
 seed requests answered kills faults lost duplicate_replies duplicate_dispatches repeated_generations
@@ -23,16 +22,10 @@ recovery_ms_p50 recovery_ms_p95 log_gaps diverged tail_repeats
 
 def chaos(home: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     """`orion chaos --json WORDS` as a process: exit code, data, what it told meanwhile."""
-    done = subprocess.run(
-        [sys.executable, "-m", "orion_streams.cli", "chaos", "--json", *words],
-        cwd=home,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    return done.returncode, msgspec.json.decode(done.stdout), done.stderr
+    process = start(home, "chaos", "--json", *words)
+    out, said = process.communicate()
+    assert out, said
+    return process.returncode, msgspec.json.decode(out), said
 
 
 @pytest.mark.parametrize(
@@ -62,12 +55,7 @@ def test_every_round_has_another_server_and_another_way_of_writing() -> None:
     """Ten minutes are four rounds: both servers, each with both ways."""
     makes = {"valkey": None, "redis": Path("redis-server")}
     rounds = [(stage.server, stage.fsync) for stage in plan(10, 1, makes, "any")]
-    assert sorted(rounds) == [
-        ("redis", "always"),
-        ("redis", "everysec"),
-        ("valkey", "always"),
-        ("valkey", "everysec"),
-    ]
+    assert sorted(rounds) == list(itertools.product(("redis", "valkey"), ("always", "everysec")))
     assert len(plan(0.3, 1, makes, "any")) == 1
 
 

@@ -18,12 +18,17 @@ async def redis(valkey_url: str) -> Any:
     await opened.aclose()
 
 
+def run(request: str, attempt: int = 1) -> dict[str, str]:
+    """An entry that hands an attempt out."""
+    return {"head": f'{{"op":"run","request":"brain/{request}","attempt":{attempt}}}'}
+
+
 async def test_it_counts_what_the_streams_show(redis: Any, prefix: str) -> None:
     """Requests, ends and runs; an id that ended is no longer open."""
     observer = Observer(redis, prefix, ["brain"], ["n1"])
     for name in ("q1", "q2"):
         await redis.xadd(f"{prefix}requests:brain", {"id": name, "model": "m"})
-    await redis.xadd(f"{prefix}work:n1", {"head": '{"op":"run","request":"brain/q1","attempt":1}'})
+    await redis.xadd(f"{prefix}work:n1", run("q1"))
     await redis.xadd(f"{prefix}replies:brain", {"id": "q1", "kind": "done", "node": "n1", "text": ""})
     tally = await observer.stop()
     assert (tally.requests, tally.answered, tally.lost) == (2, 1, 1)
@@ -53,16 +58,12 @@ async def test_what_the_server_lost_is_forgotten(redis: Any, prefix: str) -> Non
 async def test_an_id_that_was_given_again_is_another_entry(redis: Any, prefix: str) -> None:
     """A lost tail was written anew under the same ids: what stands there counts, and counts once."""
     stream = f"{prefix}work:n1"
-
-    def run(request: str, attempt: int) -> dict[str, str]:
-        return {"head": f'{{"op":"run","request":"brain/{request}","attempt":{attempt}}}'}
-
     observer = Observer(redis, prefix, ["brain"], ["n1"])
-    for n, entry in enumerate((run("q1", 1), run("q2", 1), run("q3", 1)), start=1):
+    for n, entry in enumerate((run("q1"), run("q2"), run("q3")), start=1):
         await redis.xadd(stream, entry, id=f"7-{n}")
     await observer.stop()
     await redis.delete(stream)
-    for n, entry in enumerate((run("q1", 1), run("q3", 2), run("q3", 1), run("q4", 1)), start=1):
+    for n, entry in enumerate((run("q1"), run("q3", 2), run("q3"), run("q4")), start=1):
         await redis.xadd(stream, entry, id=f"7-{n}")
     assert await observer.look_again() == 1
     assert (await observer.stop()).dispatched == {"n1": 4}
@@ -75,8 +76,7 @@ async def test_what_was_trimmed_is_not_lost(redis: Any, prefix: str) -> None:
     stream = f"{prefix}work:n1"
     observer = Observer(redis, prefix, ["brain"], ["n1"])
     for attempt in (1, 2, 3):
-        head = f'{{"op":"run","request":"brain/q1","attempt":{attempt}}}'
-        await redis.xadd(stream, {"head": head}, id=f"{attempt}-0")
+        await redis.xadd(stream, run("q1", attempt), id=f"{attempt}-0")
     await observer.stop()
     await redis.xtrim(stream, minid="3-0", approximate=False)
     assert await observer.look_again() == 0

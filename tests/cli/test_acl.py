@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from orion_streams.cli import acl_command as command
 from orion_streams.runtime import acl
@@ -20,7 +18,7 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.cli.conftest import Orion
 from tests.conftest import SERVERS
 from tests.needs import REDIS_SERVER
-from tests.security.guarded import ADMIN, ADMIN_PASSWORD, ADMIN_RULES, binary, the_config
+from tests.security.guarded import ADMIN, ADMIN_PASSWORD, ADMIN_RULES, binary, log_in, the_config
 
 NAMES = [user.name for user in acl.users(the_config())]
 BRAIN = "orion-client-brain"
@@ -46,18 +44,6 @@ def apply(orion: Orion, server: EmbeddedServer, home: Path) -> Orion:
     """`orion acl --apply` there, with passwords in ./pw."""
     words = ("acl", "--apply", "--passwords", str(home / "pw"), "--redis", server.url)
     return lambda *more: orion(*words, *more)
-
-
-def log_in(server: EmbeddedServer, name: str, password: str) -> Any:
-    """A client as that user, which gives up at once."""
-    return redis.Redis(
-        port=server.port,
-        username=name,
-        password=password,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        driver_info=None,
-    )
 
 
 def test_it_prints_without_any_server(orion: Orion) -> None:

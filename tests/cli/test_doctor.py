@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -237,38 +236,26 @@ async def test_a_running_grid_is_ok_until_its_router_dies(
         await bench.close()
 
 
-@contextmanager
-def listening() -> Iterator[tuple[str, list[str]]]:
-    """An HTTP server that notes what it is asked; it answers as an Ollama without models."""
-    asked: list[str] = []
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that notes what it is asked; it answers as an Ollama without models."""
+    asked: list[bytes] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(f"GET {self.path}")
-            body = b'{"version":"0.24.0"}' if self.path.endswith("version") else b'{"models":[]}'
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).partition(b" HTTP")[0])
+        body = b'{"version":"0.24.0","models":[]}'
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        writer.close()
 
-        def do_POST(self) -> None:
-            asked.append(f"POST {self.path}")
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield "http://{}:{}".format(*server.sockets[0].getsockname()), asked
 
 
 async def test_an_ollama_is_only_asked_what_loads_nothing(valkey_url: str, prefix: str) -> None:
     """Version and list are read; one that is away is said; another machine's loopback is not asked."""
-    with listening() as (url, asked):
+    async with listening() as (url, asked):
         toml = (
             f'prefix = "{prefix}"\n[redis]\nurl = "{valkey_url}"\n'
             f'[nodes.here]\nsimulated = true\nollama = "{url}"\n'
@@ -276,7 +263,7 @@ async def test_an_ollama_is_only_asked_what_loads_nothing(valkey_url: str, prefi
             f'[nodes.other]\nollama = "{url}"\n'
         )
         facts = await FactCollector(parse(toml)).look()
-        assert sorted(asked) == ["GET /api/ps", "GET /api/version"]
+        assert sorted(asked) == [b"GET /api/ps", b"GET /api/version"]
     assert facts.ollamas["here"].version == "0.24.0"
     assert facts.ollamas["away"].error != ""
     assert "other" not in facts.ollamas

@@ -42,19 +42,15 @@ def test_nodes_have_stable_keys_in_the_order_of_names(read: Read) -> None:
     assert all(set(row) == NODE_KEYS for row in found)
 
 
-def test_the_state_of_a_node_is_what_routing_says(read: Read) -> None:
-    """Available, hot with value and limit, never heard of, without inference: as the filters have it."""
+def test_a_node_shows_its_state_its_sample_its_slots_and_its_memory(read: Read) -> None:
+    """The state as the filters have it, what health said last, attempts, and models in memory."""
     states = {row["node"]: row for row in read("nodes")}
     assert states["master"]["state"] == "available"
     assert (states["worker"]["state"], states["worker"]["value"]) == ("hot", 76_100)
     assert states["never"]["state"] == "silent"
     assert states["never"]["heard_ms_ago"] is None
     assert states["edge"]["state"] == "no_inference"
-
-
-def test_a_node_shows_its_sample_its_slots_and_its_memory(read: Read) -> None:
-    """What health said last, how many attempts it holds, and what is in its memory."""
-    master = next(row for row in read("nodes") if row["node"] == "master")
+    master = states["master"]
     assert (master["temp_mc"], master["ram_used_mb"], master["ram_total_mb"]) == (50_000, 2000, 8192)
     assert (master["slots"], master["in_hand"], master["resident"]) == (1, 1, [MODEL])
     assert master["heard_ms_ago"] >= 0

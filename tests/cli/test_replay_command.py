@@ -66,8 +66,7 @@ def test_a_read_of_a_file_is_that_of_its_end(read: Read, recording: Path, what: 
 def test_the_grid_as_it_was(read: Read, recording: Path) -> None:
     """At position 0 there is nothing, and a node is heard of with its first sample."""
     assert read("nodes", "--at", "0") == []
-    rows = read("log", "--from", "1", "-n", "100000")
-    first = next(row for row in rows if row["event"] == "node.sampled")
+    first = first_sample(read)
     for words in ((), ("--file", str(recording))):
         heard = {
             row["node"]: row["heard_ms_ago"]
@@ -108,7 +107,7 @@ def test_the_difference_of_two_moments(orion: Orion, read: Read, recording: Path
     _, out, _ = orion("replay", "diff", "0", "end")
     assert "\npolicy: new: {" in out
     assert "\nnodes.master: new: {" in out
-    heard = str(first_sample(read))
+    heard = str(first_sample(read)["position"])
     _, out, _ = orion("replay", "diff", heard, "end")
     assert re.match(r"from position \d+ to \d+: \d+ changes, and \d+ counters of nodes \(--json", out), out
     assert "heard_ms" not in out
@@ -122,10 +121,10 @@ def test_a_key_of_several_parts_is_joined_with_spaces() -> None:
     assert [each.path for each in found] == ["speeds.pi gemma3:270m", "footprints.abc 4096 1"]
 
 
-def first_sample(read: Read) -> int:
-    """The position at which the first node is heard of."""
+def first_sample(read: Read) -> Any:
+    """The row in which the first node is heard of."""
     rows = read("log", "--from", "1", "-n", "100000")
-    return int(next(row["position"] for row in rows if row["event"] == "node.sampled"))
+    return next(row for row in rows if row["event"] == "node.sampled")
 
 
 def test_step_by_step(orion: Orion, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:

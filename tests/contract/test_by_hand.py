@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,19 +68,21 @@ def until_done(hand: Hand, after: bytes) -> list[dict[bytes, bytes]]:
     return found
 
 
+async def told(folder: Path, talk: Callable[[Hand], tuple[bytes, Any]]) -> tuple[bytes, Any]:
+    """What somebody hears who talks by hand to a grid of the test's own."""
+
+    def work(url: str) -> tuple[bytes, Any]:
+        with closing(Hand(url)) as hand:
+            return talk(hand)
+
+    with EmbeddedServer(folder) as server:
+        async with running(server.url, "orion:"):
+            return await asyncio.to_thread(work, server.url)
+
+
 async def test_two_lines_typed_by_hand_are_answered(tmp_path: Path) -> None:
     """The two commands of the documentation, letter by letter, get an answer."""
-
-    def two_lines(url: str) -> Any:
-        hand = Hand(url)
-        try:
-            return hand.say(ASK), hand.say(LISTEN)
-        finally:
-            hand.close()
-
-    with EmbeddedServer(tmp_path) as server:
-        async with running(server.url, "orion:"):
-            entry_id, heard = await asyncio.to_thread(two_lines, server.url)
+    entry_id, heard = await told(tmp_path, lambda hand: (hand.say(ASK), hand.say(LISTEN)))
     assert entry_id.count(b"-") == 1
     [[stream, [[_, flat], *_]]] = heard
     first = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -88,20 +92,8 @@ async def test_two_lines_typed_by_hand_are_answered(tmp_path: Path) -> None:
 async def test_an_array_of_strings_gets_tokens_and_the_whole_answer(tmp_path: Path) -> None:
     """Gapless tokens join to the text of the done reply, under the entry's id as none was given."""
     prompt = "Größe?\r\n$5 {".encode()
-
-    def converse(url: str) -> tuple[bytes, list[dict[bytes, bytes]]]:
-        hand = Hand(url)
-        try:
-            entry_id = hand.command(
-                b"XADD", b"orion:requests:brain", b"*", b"model", b"gemma3:270m", b"prompt", prompt
-            )
-            return entry_id, until_done(hand, b"0")
-        finally:
-            hand.close()
-
-    with EmbeddedServer(tmp_path) as server:
-        async with running(server.url, "orion:"):
-            entry_id, heard = await asyncio.to_thread(converse, server.url)
+    add = (b"XADD", b"orion:requests:brain", b"*", b"model", b"gemma3:270m", b"prompt", prompt)
+    entry_id, heard = await told(tmp_path, lambda hand: (hand.command(*add), until_done(hand, b"0")))
     assert [reply[b"id"] for reply in heard] == [entry_id] * 3
     assert [(reply[b"kind"], reply.get(b"seq")) for reply in heard] == [
         (b"token", b"1"),

@@ -31,6 +31,18 @@ def the_config() -> Config:
     return parse(STREAMS_TOML.read_text(encoding="utf-8"), str(STREAMS_TOML))
 
 
+def log_in(server: EmbeddedServer, name: str, password: str) -> Any:
+    """A client as that user, which gives up at once."""
+    return redis.Redis(
+        port=server.port,
+        username=name,
+        password=password,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        driver_info=None,
+    )
+
+
 class Guarded:
     """Users on a real server. Passwords are the users' names: here they keep nobody away."""
 
@@ -43,14 +55,7 @@ class Guarded:
 
     def login(self, name: str, password: str | None = None) -> Any:
         """A client as that user, whose answers stay as the server gives them."""
-        client: Any = redis.Redis(
-            port=self.server.port,
-            username=name if password != "" else None,
-            password=(name if password is None else password) or None,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,
-        )
+        client = log_in(self.server, name, name if password is None else password)
         client.response_callbacks.clear()
         self._clients.append(client)
         return client

@@ -36,17 +36,11 @@ class GuardedGrid(SimulatedGrid):
         assert self._server is not None
         return f"redis://{user}:{user}@127.0.0.1:{self._server.port}/0"
 
-    @property
-    def admin_url(self) -> str:
-        """The administrator's."""
-        return self.url(ADMIN)
-
-    async def denied(self) -> list[str]:
-        """What the server refused to anybody, as it says."""
-        redis: Any = connect(self.admin_url)
-        rows = await redis.execute_command("ACL", "LOG", "100")
-        await redis.aclose()
-        return [str(row) for row in rows]
+    async def as_admin(self, *command: str) -> Any:
+        """The answer to a command of the administrator."""
+        redis: Any = connect(self.url(ADMIN))
+        async with redis:
+            return await redis.execute_command(*command)
 
     async def _start_server(self) -> str:
         self._server = EmbeddedServer(self.folder / "redis", binary=binary(self._kind))

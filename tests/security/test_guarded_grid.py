@@ -61,7 +61,7 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
     assert (tally.lost, tally.duplicate_replies, tally.duplicate_dispatches) == (0, 0, 0)
     assert tally.answered == 3
     await observer.aclose()
-    assert await grid.denied() == []
+    assert await grid.as_admin("ACL", "LOG", "100") == []
     cli, asked = grid.url("orion-client-cli"), ("ask", "Why?", "--json", *config)
     code, out, err = await run_as(cli, *asked, "--model", GEMMA.name)
     assert (code, msgspec.json.decode(out)["done_reason"]) == (0, "stop"), err

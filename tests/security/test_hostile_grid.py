@@ -32,17 +32,8 @@ async def ask_all(grid: GuardedGrid, ids: list[str]) -> None:
 
 async def ends(grid: GuardedGrid, client: str) -> Counter[bytes]:
     """The terminal replies of each id."""
-    admin: Any = connect(grid.admin_url)
-    rows = await admin.xrange(f"orion:replies:{client}")
-    await admin.aclose()
+    rows = await grid.as_admin("XRANGE", f"orion:replies:{client}", "-", "+")
     return Counter(row[b"id"] for _, row in rows if row[b"kind"].decode() in TERMINAL_REPLIES)
-
-
-async def limit_entries(grid: GuardedGrid) -> None:
-    """As docs/SECURITY.md advises: the server takes no larger ones."""
-    admin: Any = connect(grid.admin_url)
-    await admin.config_set("proto-max-bulk-len", "16mb")
-    await admin.aclose()
 
 
 async def test_a_hostile_brain_damages_only_its_own_streams(tmp_path: Path) -> None:
@@ -66,7 +57,7 @@ async def test_a_hostile_brain_damages_only_its_own_streams(tmp_path: Path) -> N
             await brain.xadd(own, {"cancel": f"q{number % 7}"})
         await brain.xadd(own, {"id": "last", "model": GEMMA.name, "prompt": "x"}, id=HIGHEST)
         await amid
-        await limit_entries(grid)
+        await grid.as_admin("CONFIG", "SET", "proto-max-bulk-len", "16mb")  # as docs/SECURITY.md advises
         with pytest.raises(RedisError):
             await brain.xadd(own, {"id": "huge", "prompt": b"x" * 20_000_000})
         await ask_all(grid, ["after"])

@@ -30,6 +30,7 @@ max_attempts = 2
 breaker_open_ms = 1
 breaker_open_max_ms = 1
 """
+CHECKED = "kind tier stream think options format images messages deadline_ms"
 SCHEMA = {"type": "object", "properties": {SECRET: {"type": "string"}}}
 TOOL = {"type": "function", "function": {"name": "look", "description": SECRET}}
 
@@ -182,17 +183,7 @@ async def poison(watched: Watched) -> None:
     redis, prefix = watched.bench.redis, watched.bench.prefix
     for fields, _ in REJECTED.values():
         await redis.xadd(f"{prefix}requests:brain", {**fields, "extra": SECRET})
-    for name in (
-        "kind",
-        "tier",
-        "stream",
-        "think",
-        "options",
-        "format",
-        "images",
-        "messages",
-        "deadline_ms",
-    ):
+    for name in CHECKED.split():
         await watched.ask(f"bad {name}", prompt=SECRET, **{name: SECRET})
     run = agent_entries.encode_head(agent_entries.WorkHead("run", "brain/broken", 1, MODEL))
     for fields in ({"head": SECRET}, {"head": run, "messages": SECRET}, {"head": run, "prompt": b"\xff"}):

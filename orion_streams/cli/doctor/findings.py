@@ -23,8 +23,7 @@ class Finding(Struct, frozen=True):
 
 
 class Stream(Struct, frozen=True):
-    """A stream: its entries, its memory in bytes, the last id it generated. `kind`: its type in Redis;
-    "none" if the key does not exist."""
+    """A stream: entries, bytes, the last id it made. `kind`: its type in Redis; "none" if it is missing."""
 
     kind: str
     entries: int = 0
