@@ -32,11 +32,18 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedS
 
 
 @pytest.fixture
-def ask(server: EmbeddedServer) -> Callable[..., Any]:
+def ask(server: EmbeddedServer) -> Iterator[Callable[..., Any]]:
     """A command to the server as default, answered as it comes."""
-    client: Any = redis.Redis(port=server.port, protocol=2)
-    client.response_callbacks.clear()
-    return client.execute_command  # type: ignore[no-any-return]
+    client: Any
+    with redis.Redis(port=server.port, protocol=2) as client:
+        client.response_callbacks.clear()
+        yield client.execute_command
+
+
+def say(server: EmbeddedServer, name: str, password: str, *command: str) -> Any:
+    """The answer to a command of that user, who has hung up again: an open connection is a leak."""
+    with log_in(server, name, password) as client:
+        return client.execute_command(*command)
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def test_its_lines_are_redis_clis(orion: Orion, server: EmbeddedServer, ask: Any
     for user in acl.users(the_config()):
         password = (home / "pw" / user.name).read_text()
         assert command.is_so(user.rules(acl.hashed(password)), ask("ACL", "GETUSER", user.name))
-        assert log_in(server, user.name, password).ping()
+        assert say(server, user.name, password, "PING")
 
 
 def test_a_users_password_is_made_once_kept_and_never_shown(apply: Orion, home: Path) -> None:
@@ -112,10 +119,10 @@ def test_a_new_password_takes_the_place_of_the_old_one(
     before = {path.name: path.read_text() for path in folder.iterdir()}
     (folder / BRAIN).unlink()
     assert apply(BRAIN)[0] == 0
-    assert log_in(server, BRAIN, (folder / BRAIN).read_text()).ping()
+    assert say(server, BRAIN, (folder / BRAIN).read_text(), "PING")
     with pytest.raises(redis.AuthenticationError):
-        log_in(server, BRAIN, before[BRAIN]).ping()
-    assert log_in(server, "orion-router", before["orion-router"]).ping()
+        say(server, BRAIN, before[BRAIN], "PING")
+    assert say(server, "orion-router", before["orion-router"], "PING")
 
 
 def test_default_stays_when_nobody_could_undo_it(apply: Orion, ask: Any) -> None:
@@ -137,9 +144,9 @@ def test_default_is_disabled_and_comes_back(apply: Orion, server: EmbeddedServer
     assert code == 0
     assert out.splitlines()[-1].startswith("default")
     with pytest.raises(redis.AuthenticationError):
-        log_in(server, "default", "").ping()
-    log_in(server, ADMIN, ADMIN_PASSWORD).execute_command("ACL", "SETUSER", "default", "on")
-    assert redis.Redis(port=server.port).ping()
+        say(server, "default", "", "PING")
+    say(server, ADMIN, ADMIN_PASSWORD, "ACL", "SETUSER", "default", "on")
+    assert say(server, "default", "", "PING")
 
 
 def test_a_user_who_left_the_grid_is_named(apply: Orion, ask: Any) -> None:
@@ -273,4 +280,4 @@ def test_an_acl_file_is_loaded_and_kept(orion: Orion, home: Path) -> None:
         reader.close()
         client.close()
     with EmbeddedServer(home / "data", binary=program) as server:
-        assert log_in(server, "orion-router", (home / "pw" / "orion-router").read_text()).ping()
+        assert say(server, "orion-router", (home / "pw" / "orion-router").read_text(), "PING")

@@ -48,9 +48,10 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
     async def run_as(url: str, *words: str) -> tuple[int, str, str]:
         return await asyncio.to_thread(lambda: run(tmp_path, *words, ORION_REDIS_URL=url))
 
-    with pytest.raises(AuthenticationError):
-        assert grid._server is not None
-        await connect(grid._server.url).ping()
+    assert grid._server is not None
+    async with connect(grid._server.url) as nobody:
+        with pytest.raises(AuthenticationError):
+            await nobody.ping()
     config = ("--config", str(grid.config_path))
     for words in (("nodes",), ("ps",), ("models",), ("plan",), ("log",), ("replay",), ("explain", "q1")):
         code, out, err = await run_as(grid.redis_url, *words, "--json", *config)
