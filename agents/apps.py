@@ -96,7 +96,8 @@ def agent_app(config: Config, node: str) -> App:
     app = App(f"orion-agent-{node}")
     redis, blocking = connect(config.redis.url), connect(config.redis.url)
     results = ResultWriter(redis, config.key("results", node), keep.results_entries, app.outages)
-    backend, sensors = make_backend(table, config), make_sensors(table)
+    backend = make_backend(table, config)
+    sensors: Sensors = SimulatedSensors(table.ollama) if table.simulated else LocalSensors()
     beats = StreamChannel(
         app, redis=redis, key=config.key("health", node), keep_entries=keep.health_entries
     )
@@ -156,11 +157,6 @@ def make_backend(table: NodeConfig, config: Config) -> Backend:
     if table.ollama.startswith("echo:"):
         return Echo()
     return Ollama(table, config.limits.num_predict_max)
-
-
-def make_sensors(table: NodeConfig) -> Sensors:
-    """Return this machine's sensors, or those of a simulated node."""
-    return SimulatedSensors(table.ollama) if table.simulated else LocalSensors()
 
 
 async def end_on_error(app: App, work: Callable[[], Awaitable[None]]) -> None:
@@ -233,13 +229,6 @@ def log_to_stderr(level: str) -> None:
         )
     except ValueError as error:
         raise ConfigError(f"ORION_LOG: {error}: expected debug, info, warning or error") from error
-    for noisy in (
-        "faust",
-        "mode",
-        "orion_streams",
-        "httpx",
-        "httpcore",
-        "asyncio",
-    ):  # our own loggers are under "orion"
+    for noisy in ("faust", "mode", "orion_streams", "httpx", "httpcore", "asyncio"):  # ours are "orion"
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("mode.timers").setLevel(logging.ERROR)  # timers are late on a busy Pi

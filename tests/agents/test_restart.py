@@ -110,19 +110,6 @@ async def test_logs_tell_runs_and_never_what_is_in_them(bench: Bench, tmp_path: 
     assert "[^" not in log
 
 
-async def test_a_result_that_redis_refuses_is_not_quoted(bench: Bench, tmp_path: Path) -> None:
-    """WRONGTYPE on the results: one line that names the key, no answer in it, exit code 78."""
-    await bench.redis.set(f"{bench.prefix}results:n1", "no stream")
-    async with agent_process(tmp_path, bench) as agent:
-        await bench.run(prompt=SECRET)
-        assert await agent.ended() == 78
-        log = agent.log()
-    assert f"{bench.prefix}results:n1: Redis refuses: WRONGTYPE" in log
-    assert "Traceback" not in log
-    assert SECRET not in log
-    assert "XADD" not in log
-
-
 async def test_a_bad_log_level_is_refused(bench: Bench, tmp_path: Path) -> None:
     """ORION_LOG of no level: one line, exit code 78."""
     async with agent_process(tmp_path, bench, ORION_LOG="loud") as agent:

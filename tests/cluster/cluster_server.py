@@ -3,14 +3,14 @@ it may lose; and the lines that lead to it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams.eventlog.memory_log import MemoryLog
-from orion_streams.model.commit import CURSOR, Commit, Extent, Guard, Raw, Snapshot
+from orion_streams.model.commit import CURSOR, Commit, Raw
 from orion_streams.model.state import parse_stream_id
 from tests.cluster.cluster_faults import RATES
 from tests.cluster.journal import Journal
@@ -209,6 +209,15 @@ class Line:
             then(None if self.is_cut else answer)
 
 
+def over_line(name: str, writes: bool = False) -> Any:
+    """Make the method of a RouterLine that calls this method of the server."""
+
+    async def call(line: RouterLine, *arguments: Any) -> Any:
+        return await line._ask(getattr(line.server, name)(*arguments), writes)
+
+    return call
+
+
 class RouterLine(Line):
     """The router's `Log` over a line; each call may be killed on its way there and on its way back."""
 
@@ -226,9 +235,6 @@ class RouterLine(Line):
             raise RedisConnectionError("cut on the way back")
         return answer
 
-    async def guard(self) -> Guard:
-        return await self._ask(self.server.guard())  # type: ignore[no-any-return]
-
     async def read(self, cursors: Mapping[str, str], count: int, block_ms: int) -> tuple[int, list[Raw]]:
         until_ms = self.world.now_ms + block_ms
         while True:
@@ -240,38 +246,16 @@ class RouterLine(Line):
             if seen == self.server.inputs:
                 await pause(News(left_ms))
 
-    async def last_position(self) -> int:
-        return await self._ask(self.server.last_position())  # type: ignore[no-any-return]
-
-    async def first_position(self) -> int:
-        return await self._ask(self.server.first_position())  # type: ignore[no-any-return]
-
-    async def events(self, after: int, count: int) -> list[tuple[int, bytes]]:
-        return await self._ask(self.server.events(after, count))  # type: ignore[no-any-return]
-
-    async def commit(self, commit: Commit) -> None:
-        await self._ask(self.server.commit(commit), True)
-
-    async def snapshot_before(self, position: int) -> Snapshot | None:
-        return await self._ask(self.server.snapshot_before(position))  # type: ignore[no-any-return]
-
-    async def snapshot_after(self, position: int) -> Snapshot | None:
-        return await self._ask(self.server.snapshot_after(position))  # type: ignore[no-any-return]
-
-    async def save_snapshot(self, snapshot: Snapshot) -> None:
-        await self._ask(self.server.save_snapshot(snapshot))
-
-    async def make_group(self, stream: str, after: str) -> bool:
-        return await self._ask(self.server.make_group(stream, after))  # type: ignore[no-any-return]
-
-    async def trim(self, stream: str, min_id: str) -> None:
-        await self._ask(self.server.trim(stream, min_id))
-
-    async def size(self, stream: str) -> tuple[int, int]:
-        return await self._ask(self.server.size(stream))  # type: ignore[no-any-return]
-
-    async def oldest_ids(self, stream: str, count: int) -> list[str]:
-        return await self._ask(self.server.oldest_ids(stream, count))  # type: ignore[no-any-return]
-
-    async def extents(self, streams: Iterable[str]) -> dict[str, Extent]:
-        return await self._ask(self.server.extents(streams))  # type: ignore[no-any-return]
+    commit = over_line("commit", writes=True)
+    guard = over_line("guard")
+    last_position = over_line("last_position")
+    first_position = over_line("first_position")
+    events = over_line("events")
+    snapshot_before = over_line("snapshot_before")
+    snapshot_after = over_line("snapshot_after")
+    save_snapshot = over_line("save_snapshot")
+    make_group = over_line("make_group")
+    trim = over_line("trim")
+    size = over_line("size")
+    oldest_ids = over_line("oldest_ids")
+    extents = over_line("extents")

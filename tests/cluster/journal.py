@@ -31,14 +31,13 @@ class Step(Struct, frozen=True):
 
 
 class Journal:
-    """Records what survives of the history, and what a lost tail took away."""
+    """Records what survives of the history."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.log: list[bytes] = []
         self.entries: list[Written] = []
         self.steps: list[Step] = []
-        self.lost: list[Written] = []
         self._unread: dict[str, list[tuple[tuple[int, int], int]]] = {}
         self._place: dict[str, dict[str, int]] = {}
         self._marked = (0, 0, 0)
@@ -97,13 +96,8 @@ class Journal:
             if not each.trimmed:
                 self._place[each.stream].pop(each.id, None)
         self._unread.clear()  # what of it waits again is a little newer than it seems
-        self.lost += [each for each in gone if not each.trimmed]
 
     def deleted(self, stream: str) -> None:
         """Count places anew in a stream that was deleted: what was not taken of it is lost."""
         self._place[stream] = {"0-0": 0}
         self._unread.pop(stream.partition(":")[2], None)
-
-    def counts(self) -> tuple[int, int]:
-        """Count entries that survive, and those that were lost."""
-        return len(self.entries), len(self.lost)

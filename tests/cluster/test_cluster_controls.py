@@ -62,10 +62,51 @@ def test_with_all_guards_the_same_runs_hold() -> None:
         assert broken(faults, range(1, 9)) == {}
 
 
-def test_without_number_and_token_two_routers_repeat_each_other(monkeypatch: Patch) -> None:
-    """The compare-and-set: without it commits that only pass tokens on pass them twice."""
-    without(monkeypatch, MemoryLog, "commit", NUMBER_AND_TOKEN, "if False:")
-    assert breaks("tokens_in_order", "two_routers lost_answer")
+GUARDS = {
+    "number and token: two routers pass tokens on twice": (
+        MemoryLog, "commit", NUMBER_AND_TOKEN, "if False:", "two_routers lost_answer", "tokens_in_order",
+    ),
+    "fence: a node that was cut off answers for the attempt that replaced its own": (
+        ingest, "take_result", FENCE, "if request is None:",
+        "cut_agent ollama_hang", "answer_of_current_attempt",
+    ),
+    "cursors: a router that was killed takes again what was taken": (
+        MemoryLog, "commit", " | commit.set", "", "kill_router", "inputs_taken_once",
+    ),
+    "relayed marks: tokens that an agent sends again reach the client again": (
+        ingest, "take_result", "if head.seq != relayed.get(head.work_id, 0) + 1:", "if False:",
+        "lost_answer duplicate_write", "tokens_in_order",
+    ),
+    "bodies: a request whose entry was deleted goes to its next node without a prompt": (
+        MemoryLog, "_with_body", "if source is None and body.required:", "if False:",
+        "deleted_body ollama_error", "run_has_its_prompt",
+    ),
+    "time: a server's clock that jumps an hour ends requests that had seconds left": (
+        projections, "advance", "min(max(step_ms, 0), grid.policy.max_step_ms)", "max(step_ms, 0)",
+        "clock_jump", "never_expired_early",
+    ),
+    "age: so does the age of an entry, by that clock": (
+        commit_builder.CommitBuilder, "take", "if age_max_ms is not None:", "if False:",
+        "clock_jump", "never_expired_early",
+    ),
+    "restart: what a former process had runs again": (
+        WorkerCore, "catch_up", "if not self.restarted:", "if True:",
+        "kill_agent", "no_attempt_runs_twice",
+    ),
+    "end: a run has none": (
+        WorkerCore, "ended", "return self._end(job, outcome)", "return []",
+        "kill_agent", "comes_to_rest",
+    ),
+}  # fmt: skip
+"""What happens without a guard; the code that is it, what stands instead, faults, and what breaks."""
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_a_guard_its_invariant_breaks(monkeypatch: Patch, guard: str) -> None:
+    """Each guard is needed: some run breaks what it keeps."""
+    owner, name, part, instead, faults, invariant = GUARDS[guard]
+    without(monkeypatch, owner, name, part, instead)
+    assert breaks(invariant, faults)
 
 
 def test_without_any_comparison_the_log_breaks(monkeypatch: Patch) -> None:
@@ -74,39 +115,12 @@ def test_without_any_comparison_the_log_breaks(monkeypatch: Patch) -> None:
     assert breaks("log_gapless", "two_routers")
 
 
-def test_without_the_fence_an_old_attempt_answers(monkeypatch: Patch) -> None:
-    """The attempt's fence: a node that was cut off and healed late answers for the attempt that replaced
-    its own."""
-    without(monkeypatch, ingest, "take_result", FENCE, "if request is None:")
-    assert breaks("answer_of_current_attempt", "cut_agent ollama_hang")
-
-
-def test_without_cursors_in_the_commit_inputs_are_taken_again(monkeypatch: Patch) -> None:
-    """Cursors: a router that was killed takes again what was taken."""
-    without(monkeypatch, MemoryLog, "commit", " | commit.set", "")
-    assert breaks("inputs_taken_once", "kill_router")
-
-
-def test_without_the_relayed_marks_tokens_come_twice(monkeypatch: Patch) -> None:
-    """Relayed marks: tokens that an agent sends again reach the client again."""
-    part = "if head.seq != relayed.get(head.work_id, 0) + 1:"
-    without(monkeypatch, ingest, "take_result", part, "if False:")
-    assert breaks("tokens_in_order", "lost_answer duplicate_write")
-
-
 def test_without_known_ids_a_resend_runs_again(monkeypatch: Patch) -> None:
     """Known ids: a request that is sent again is dispatched again."""
     part = "if key in grid.open or grid.find_closed(key) is not None:"
     without(monkeypatch, ingest, "admit", part, "if False:")
     found = broken("lost_answer late_resend", range(1, 3))
     assert {"known_ids_start_nothing", "one_dispatch_per_attempt"} <= found.keys()
-
-
-def test_without_the_body_check_a_run_goes_out_empty(monkeypatch: Patch) -> None:
-    """Bodies: a request whose entry was deleted is sent to its next node without a prompt."""
-    part = "if source is None and body.required:"
-    without(monkeypatch, MemoryLog, "_with_body", part, "if False:")
-    assert breaks("run_has_its_prompt", "deleted_body ollama_error")
 
 
 def test_without_hysteresis_nodes_flap(monkeypatch: Patch) -> None:
@@ -119,22 +133,6 @@ def test_without_backoff_hot_nodes_get_work(monkeypatch: Patch) -> None:
     """Backoff: a node above its mark is sent work."""
     with_safety(monkeypatch, "for name, node in sorted(grid.nodes.items()):", "for name, node in ():")
     assert breaks("backed_off_never_routed", "heat full_memory", 400)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "part", "instead"),
-    [
-        (projections, "advance", "min(max(step_ms, 0), grid.policy.max_step_ms)", "max(step_ms, 0)"),
-        (commit_builder.CommitBuilder, "take", "if age_max_ms is not None:", "if False:"),
-    ],
-    ids=["step", "age"],
-)
-def test_without_a_clamp_a_clock_jump_expires_requests(
-    monkeypatch: Patch, owner: object, name: str, part: str, instead: str
-) -> None:
-    """Time: a server's clock that jumps an hour ends requests that had seconds left."""
-    without(monkeypatch, owner, name, part, instead)
-    assert breaks("never_expired_early", "clock_jump")
 
 
 def test_without_reading_health_first_work_goes_by_old_health(monkeypatch: Patch) -> None:
@@ -210,22 +208,6 @@ def test_without_its_filters_the_robot_gets_work(monkeypatch: Patch) -> None:
     assert broken("", range(1, 3)) == {}
     monkeypatch.setattr(policy.NodeRules, "takes_inference", property(lambda rules: rules.inference))
     assert breaks("robot_never", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "part", "instead", "invariant"),
-    [
-        ("catch_up", "if not self.restarted:", "if True:", "no_attempt_runs_twice"),
-        ("ended", "return self._end(job, outcome)", "return []", "comes_to_rest"),
-    ],
-    ids=["restart", "end"],
-)
-def test_an_agent_without_one_of_its_rules_is_noticed(
-    monkeypatch: Patch, name: str, part: str, instead: str, invariant: str
-) -> None:
-    """The worker: what a former process had does not run again, and each run has its end."""
-    without(monkeypatch, WorkerCore, name, part, instead)
-    assert breaks(invariant, "kill_agent")
 
 
 def test_an_agent_that_forgets_what_it_reported_runs_it(monkeypatch: Patch) -> None:

@@ -59,7 +59,7 @@ class Scene(Cluster):
                 raise
             self.committed[router.name] += 1
 
-        router.line.commit = counted  # type: ignore[method-assign]
+        router.line.commit = counted
 
     def agent(self, name: str) -> Agent:
         """A node's agent, whose machine is `.machine` and whose way to the server is `.line`."""
