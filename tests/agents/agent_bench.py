@@ -155,11 +155,6 @@ class Bench:
     async def cancel(self, work_id: str) -> str:
         return await self.work("cancel", work_id=work_id)
 
-    async def raw(self, fields: Mapping[Any, Any]) -> str:
-        """XADD an entry with any fields. Return its id."""
-        added = await self.redis.xadd(f"{self.prefix}work:{NODE}", fields)
-        return str(added.decode())
-
     async def results(self, work_id: str = "") -> list[Result]:
         """Return what the node said, of one run or of all."""
         rows = await self.redis.xrange(f"{self.prefix}results:{NODE}")
@@ -228,14 +223,12 @@ class Bench:
 
     async def fault(self, kind: str, times: int = 1, **more: Any) -> None:
         """Make the simulated Ollama fail."""
-        async with httpx.AsyncClient(base_url=self.node.url, trust_env=False) as http:
-            answer = await http.post("/sim/fault", json={"kind": kind, "times": times, **more})
-            assert answer.status_code == 200, answer.text
+        await self.simulate("fault", kind=kind, times=times, **more)
 
-    async def set(self, **pushed: int) -> None:
-        """Push the simulated machine."""
+    async def simulate(self, what: str, **said: Any) -> None:
+        """Tell the simulated machine something."""
         async with httpx.AsyncClient(base_url=self.node.url, trust_env=False) as http:
-            answer = await http.post("/sim/set", json=pushed)
+            answer = await http.post(f"/sim/{what}", json=said)
             assert answer.status_code == 200, answer.text
 
     async def hanging(self, request: str = "h", **body: Any) -> str:

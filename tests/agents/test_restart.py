@@ -93,7 +93,7 @@ async def test_logs_tell_runs_and_never_what_is_in_them(bench: Bench, tmp_path: 
         await bench.ended(await bench.run("refused", prompt=SECRET, options={"temperature": SECRET}))
         await bench.ended(await bench.run("broken", prompt=SECRET, messages=[{"role": SECRET}]))
         await bench.ended(await bench.run("absent", prompt=SECRET, model="absent:7b"))
-        await bench.raw({"head": "no head", "prompt": SECRET})
+        await bench.redis.xadd(f"{bench.prefix}work:n1", {"head": "no head", "prompt": SECRET})
         await bench.cancel(held := await bench.hanging(prompt=SECRET))
         await bench.ended(held)
         await bench.idle()

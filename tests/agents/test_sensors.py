@@ -179,7 +179,7 @@ def resident_with(lengths: list[int]) -> Callable[[agent_entries.HealthHead], bo
 
 async def test_a_health_entry_is_complete(bench: Bench) -> None:
     """Sample, models, what is in hand, the last work read and the last result written: in each entry."""
-    await bench.set(temp_mc=71_500, extra_ram_mb=1000)
+    await bench.simulate("set", temp_mc=71_500, extra_ram_mb=1000)
     async with running(bench.config):
         ended = await bench.ended(await bench.run())
         held = await bench.hanging()
