@@ -25,7 +25,7 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running, toml
 from tests.agents.test_redis_gone import routing
 from tests.conftest import SERVERS
-from tests.helpers import eventually
+from tests.helpers import POLL_S, eventually
 from tests.needs import REDIS_SERVER
 
 REQUESTS, AT_A_TIME = 450, 8
@@ -81,12 +81,13 @@ async def loaded(bench: Bench) -> AsyncIterator[tuple[Counter[str], dict[str, in
 
             async def ask() -> None:
                 async with turns:
-                    async for _ in client.stream(MODEL, "question"):
+                    async for _ in client.stream(MODEL, "question", options={"num_predict": 20}):
                         pass
 
             asking = [asyncio.create_task(ask()) for _ in range(REQUESTS)]
             while not all(task.done() for task in asking):
                 await highest(bench, seen)
+                await asyncio.wait(asking, timeout=POLL_S)
             await asyncio.gather(*asking)
         infos = {name: await bench.redis.xinfo_stream(bench.prefix + name) for name in BOUNDS if seen[name]}
         yield seen, {name: info["entries-added"] for name, info in infos.items()}
