@@ -27,7 +27,7 @@ from tests.agents.agent_bench import QUICK, Bench, process, running
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import TOML, prepared
 from tests.conftest import SERVERS, MemoryStore
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 
 READER = [
     "+ping", "+info", "+time", "+hgetall", "+xrange", "+xrevrange", "+xread", "+xinfo", "+xlen", "+type",
@@ -253,8 +253,11 @@ async def listening() -> AsyncIterator[tuple[str, list[bytes]]]:
         yield "http://{}:{}".format(*server.sockets[0].getsockname()), asked
 
 
-async def test_an_ollama_is_only_asked_what_loads_nothing(valkey_url: str, prefix: str) -> None:
+async def test_an_ollama_is_only_asked_what_loads_nothing(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Version and list are read; one that is away is said; another machine's loopback is not asked."""
+    monkeypatch.setattr("orion_streams.cli.doctor.collect_facts.OLLAMA_S", WAIT_S)
     async with listening() as (url, asked):
         toml = (
             f'prefix = "{prefix}"\n[redis]\nurl = "{valkey_url}"\n'

@@ -80,7 +80,9 @@ async def test_a_deleted_stream_is_said_and_the_grid_goes_on(
 ) -> None:
     """One line names the stream, how far it was read and what is lost; the next request is answered, and a
     router that starts later has nothing to complain of."""
-    guard = life.router.router.guard
+    router = life.router.router
+    await eventually(lambda: router._extents.get(stream, Extent()).length > 0, f"a look at {stream}")
+    guard = router.guard
     await life.store.drop(stream)
     await said(caplog, f"{life.config.prefix}{stream} was deleted")
     [line] = [line for line in caplog.messages if "was deleted" in line]
