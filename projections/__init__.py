@@ -6,8 +6,8 @@ rejects history or decides anything: an event about something unknown changes no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import assert_never
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
@@ -27,80 +27,50 @@ def fold(grid: Grid, events: Iterable[ev.AnyEvent]) -> Grid:
     return owned
 
 
-def apply(grid: Grid, event: ev.AnyEvent) -> None:  # noqa: PLR0912, PLR0915 - one case per event
+def apply(grid: Grid, event: ev.AnyEvent) -> None:
     """Fold one event into tables that the caller owns."""
     grid.position += 1
-    match event:
-        case ev.Committed():
-            advance(grid, event)
-        case ev.NodeSampled():
-            nodes.sampled(grid, event)
-        case ev.RequestAccepted():
-            speeds.asked(grid, event)
-            requests.accepted(grid, event)
-        case ev.RequestRouted():
-            attempts.routed(grid, event)
-            requests.moved(grid, event)
-        case ev.RequestStarted():
-            attempts.moved(grid, event)
-            requests.moved(grid, event)
-        case ev.RequestCompleted():
-            speeds.completed(grid, event)
-            breaker.answered(grid, event)
-            models.ran(grid, event)
-            attempts.moved(grid, event)
-            requests.moved(grid, event)
-        case ev.AttemptFailed():
-            breaker.failed(grid, event)
-            nodes.unreachable(grid, event)
-            attempts.moved(grid, event)
-            requests.moved(grid, event)
-        case ev.AttemptAbandoned():
-            breaker.failed(grid, event)
-            attempts.moved(grid, event)
-            requests.moved(grid, event)
-        case ev.AttemptEnded():
-            attempts.moved(grid, event)
-        case (
-            ev.RequestDeferred()
-            | ev.BodyLost()
-            | ev.RequestFailed()
-            | ev.RequestExpired()
-            | ev.RequestCancelled()
-        ):
-            requests.moved(grid, event)
-        case ev.RepliesTrimmed():
-            requests.replies_trimmed(grid, event)
-        case ev.ModelLoaded():
-            models.loaded(grid, event)
-        case ev.ModelUnloaded():
-            models.unloaded(grid, event)
-        case ev.UnloadOrdered():
-            models.unload_ordered(grid, event)
-        case ev.LoadOrdered():
-            attempts.load_ordered(grid, event)
-        case ev.LoadEnded():
-            speeds.loaded(grid, event)
-            models.load_ended(grid, event)
-            attempts.moved(grid, event)
-        case ev.ModelInstalled():
-            models.installed(grid, event)
-        case ev.ModelRemoved():
-            models.removed(grid, event)
-        case ev.NodeBackedOff():
-            nodes.backed_off(grid, event)
-        case ev.NodeReturned():
-            nodes.returned(grid, event)
-        case ev.BreakerOpened():
-            breaker.opened(grid, event)
-        case ev.BreakerClosed():
-            breaker.closed(grid, event)
-        case ev.PolicyChanged():
-            nodes.policy_changed(grid, event)
-        case ev.InputRejected() | ev.RequestRejected() | ev.RequestResent():
-            pass
-        case _:
-            assert_never(event)
+    if isinstance(event, ev.Committed):
+        advance(grid, event)
+        return
+    for fold_into in FOLDS[type(event)]:
+        fold_into(grid, event)
+
+
+FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
+    ev.PolicyChanged: (nodes.policy_changed,),
+    ev.NodeSampled: (nodes.sampled,),
+    ev.NodeBackedOff: (nodes.backed_off,),
+    ev.NodeReturned: (nodes.returned,),
+    ev.BreakerOpened: (breaker.opened,),
+    ev.BreakerClosed: (breaker.closed,),
+    ev.ModelInstalled: (models.installed,),
+    ev.ModelRemoved: (models.removed,),
+    ev.ModelLoaded: (models.loaded,),
+    ev.ModelUnloaded: (models.unloaded,),
+    ev.UnloadOrdered: (models.unload_ordered,),
+    ev.LoadOrdered: (attempts.load_ordered,),
+    ev.LoadEnded: (speeds.loaded, models.load_ended, attempts.moved),
+    ev.RequestAccepted: (speeds.asked, requests.accepted),
+    ev.RequestRouted: (attempts.routed, requests.moved),
+    ev.RequestDeferred: (requests.moved,),
+    ev.RequestStarted: (attempts.moved, requests.moved),
+    ev.AttemptFailed: (breaker.failed, nodes.unreachable, attempts.moved, requests.moved),
+    ev.AttemptAbandoned: (breaker.failed, attempts.moved, requests.moved),
+    ev.AttemptEnded: (attempts.moved,),
+    ev.BodyLost: (requests.moved,),
+    ev.RequestCompleted: (
+        speeds.completed, breaker.answered, models.ran, attempts.moved, requests.moved,
+    ),
+    ev.RequestFailed: (requests.moved,),
+    ev.RequestExpired: (requests.moved,),
+    ev.RequestCancelled: (requests.moved,),
+    ev.RepliesTrimmed: (requests.replies_trimmed,),
+    ev.InputRejected: (),
+    ev.RequestRejected: (),
+    ev.RequestResent: (),
+}  # fmt: skip
+"""Which folds an event reaches, in this order: each reads what those before it have left."""
 
 
 def advance(grid: Grid, head: ev.Committed) -> None:

@@ -104,8 +104,7 @@ def returned(grid: Grid, event: ev.NodeReturned) -> None:
 
 
 def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:
-    """Forget what is known of the models of a node whose Ollama was away: failing at once must not look
-    free."""
+    """Forget the models of a node whose Ollama was away: failing at once must not look free."""
     node = grid.nodes.get(event.node)
     if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)

@@ -122,13 +122,12 @@ def moved(grid: Grid, event: LifeEvent) -> None:
 
 
 def counts(request: Request, event: LifeEvent) -> bool:
-    """Whether the table has the event for the request's state; what tells of an attempt must tell of
-    the current one."""
-    if isinstance(event, ev.RequestStarted | ev.AttemptFailed | ev.AttemptAbandoned):
-        is_current = event.work_id == request.work_id
-    else:
-        is_current = True
-    return is_current and state_of(request) in TRANSITIONS[type(event)][0]
+    """Whether the table has the event for the request's state, and for its current attempt."""
+    is_late = (
+        isinstance(event, ev.RequestStarted | ev.AttemptFailed | ev.AttemptAbandoned)
+        and event.work_id != request.work_id
+    )
+    return not is_late and state_of(request) in TRANSITIONS[type(event)][0]
 
 
 def waiting_again(request: Request, failure: Failure) -> Request:

@@ -51,8 +51,7 @@ def completed(grid: Grid, event: ev.RequestCompleted) -> None:
 
 
 def longer(mean: Length, tokens: int) -> Length:
-    """Return the mean after one more answer. The prior counts as half an answer, the past as `MEMORY`
-    at most."""
+    """Return the mean after one more answer. The prior counts as half an answer, the past as `MEMORY`."""
     weight = min(2 * mean.answers + 1, 2 * MEMORY)
     milli = (weight * mean.milli + 2 * tokens * 1000) // (weight + 2)
     return Length(milli, min(mean.answers + 1, MEMORY))

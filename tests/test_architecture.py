@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from orion_streams.model import events as ev
+from orion_streams.projections import FOLDS
 from tests.architecture_tables import DOCUMENT, tables, written
 
 ROOT = DOCUMENT.parent
@@ -40,6 +43,11 @@ def test_every_package_stands_in_the_code_map() -> None:
     folders = {str(path.parent.relative_to(ROOT)) + "/" for path in python_files()}
     product = {folder for folder in folders if not folder.startswith("tests/")}
     assert set(re.findall(r"^\| `([\w/]+/)`", TEXT, re.MULTILINE)) == product | {"tests/"}
+
+
+def test_every_event_has_its_folds() -> None:
+    """An event that no table names would stop the router."""
+    assert {*FOLDS, ev.Committed} == set(get_args(ev.AnyEvent))
 
 
 def test_basenames_are_unique() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import node_filter
+from orion_streams.decider.filters import is_heard, node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.events import Verdict
@@ -158,11 +158,9 @@ NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")
 
 def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
     """Return the verdict on a node, available only if requests for one of its models pass all filters."""
-    name, heard_ms = node.rules.name, node.heard_ms
-    if heard_ms is None:
-        return Verdict(node=name, filter=Filter.SILENT)
-    if grid.at_ms - heard_ms > policy.stale_ms:
-        return Verdict(node=name, filter=Filter.STALE, value=grid.at_ms - heard_ms, limit=policy.stale_ms)
+    name = node.rules.name
+    if not is_heard(grid, node):
+        return unheard(grid, node)
     if not node.rules.takes_inference:
         return Verdict(node=name, filter=NO_INFERENCE)
     if not node.inventory_known:

@@ -40,8 +40,7 @@ def decide(grid: Grid, questions: Sequence[Question] | None = None) -> tuple[ev.
 
 
 def safety(grid: Grid) -> Iterator[ev.AnyEvent]:
-    """Back a node off that is strictly above a mark; let it return after `return_samples` calm ones in
-    a row."""
+    """Back a node off above a mark; let it return after `return_samples` calm samples in a row."""
     policy = grid.policy
     for name, node in sorted(grid.nodes.items()):
         if node.heard_ms is None:

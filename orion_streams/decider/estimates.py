@@ -13,8 +13,7 @@ UNMEASURED = Speed()
 
 
 def expected_speed(grid: Grid, node: Node, model: str, on_disk: Installed) -> Speed:
-    """Return how fast the node loads, reads and writes with the model: as answers taught it, else by the
-    priors for its weights."""
+    """Return how fast a node loads, reads and writes with a model: as learned, else by its weights."""
     learned, rules, policy = grid.speeds.get((node.rules.name, model), UNMEASURED), node.rules, grid.policy
     mb = on_disk.size_mb
     return Speed(
@@ -43,8 +42,7 @@ def best_pace(grid: Grid, model: str) -> tuple[int, int]:
 
 
 def answer_tokens(grid: Grid, request: Request) -> int:
-    """Return the expected length of the answer: the model's learned mean, at most what the request
-    allows."""
+    """Return the expected length of the answer: the learned mean, at most what the request allows."""
     if request.kind == RequestKind.EMBED:
         return 0
     length = grid.answers.get(request.model)

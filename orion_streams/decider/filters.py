@@ -22,11 +22,8 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
     policy, name = grid.policy, node.rules.name
     if not node.rules.takes_inference:
         return Verdict(node=name, filter=Filter.ROLE)
-    if node.heard_ms is None:
-        return Verdict(node=name, filter=Filter.SILENT)
     if not is_heard(grid, node):
-        age_ms = grid.at_ms - node.heard_ms
-        return Verdict(node=name, filter=Filter.STALE, value=age_ms, limit=policy.stale_ms)
+        return unheard(grid, node)
     if not node.inventory_known:
         return Verdict(node=name, filter=Filter.INVENTORY_UNKNOWN)
     if request.model not in node.installed:
@@ -45,6 +42,14 @@ def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
     if need_mb <= limit_mb or any(row.is_runner(on_disk, request) for row in node.resident.values()):
         return None
     return Verdict(node=node.rules.name, filter=Filter.TOO_LARGE, value=need_mb, limit=limit_mb)
+
+
+def unheard(grid: Grid, node: Node) -> Verdict:
+    """Return the verdict on a node that is not heard from: it never was, or not of late."""
+    if node.heard_ms is None:
+        return Verdict(node=node.rules.name, filter=Filter.SILENT)
+    age_ms = grid.at_ms - node.heard_ms
+    return Verdict(node=node.rules.name, filter=Filter.STALE, value=age_ms, limit=grid.policy.stale_ms)
 
 
 def node_filter(grid: Grid, node: Node) -> Verdict | None:

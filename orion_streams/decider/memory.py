@@ -32,8 +32,7 @@ class Room(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int) -> int:
-    """Return the memory of a runner: as it was seen, else weights + context (per slot) + the runner's
-    own."""
+    """Return the memory of a runner: as seen, else weights + context per slot + the runner's own."""
     slots, policy = node.rules.slots, grid.policy
     seen_mb = grid.footprints.get(footprint_key(on_disk.digest, num_ctx, slots))
     if seen_mb is not None:
@@ -141,8 +140,7 @@ class Evictable(Struct, frozen=True, order=True):
 
 
 def choose(found: list[Evictable], short_mb: int) -> tuple[list[Evictable], int]:
-    """Return the models that go, and how much is missing even then. One that turns out not to matter
-    stays."""
+    """Return the models that go, and how much is missing even then. Spare those that need not go."""
     chosen: list[Evictable] = []
     for each in found:
         if short_mb <= 0:
@@ -181,8 +179,7 @@ def candidates(grid: Grid, node: Node, model: str, needed: Collection[str]) -> l
 
 
 def memory_rows(grid: Grid, node: Node, loads: dict[str, int]) -> Iterator[tuple[str, Resident]]:
-    """Yield the models in memory, then those that are being loaded: they may go when their work has
-    ended."""
+    """Yield the models in memory, then those that are being loaded: they may go after their work."""
     yield from node.resident.items()
     reserved: dict[str, int] = {}
     for held in node.assignments.values():

@@ -88,8 +88,7 @@ def pick(verdicts: tuple[Verdict, ...]) -> Decision:
 
 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
-    """Decide when every node is filtered: reject only if known facts of every inference node say so for
-    ever."""
+    """Decide when every node is filtered: reject only if known facts say so for ever."""
     filters = {verdict.filter for verdict in verdicts}
     if verdicts and filters <= NEVER:
         code = Code.MODEL_TOO_LARGE if Filter.TOO_LARGE in filters else Code.UNKNOWN_MODEL
@@ -184,8 +183,7 @@ def load_for(grid: Grid, node: Node, request: Request, load_ms: int, waiting: Wa
 
 
 def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed) -> bool:
-    """Whether a runner in memory serves the request and stays, maybe under another name of the same
-    weights."""
+    """Whether a runner in memory, maybe under another name, serves the request and stays."""
     for name, row in node.resident.items():
         if row.is_runner(on_disk, request) and not unload_pending(grid, node, name):
             return True
@@ -275,8 +273,7 @@ def loss_ms(grid: Grid, node: Node, model: str, waiting: Waiting) -> int:
 
 
 def copies(grid: Grid, model: str, waiting: Waiting) -> int:
-    """Return on how many fit nodes the model is in memory, or will be when a load has ended. Counted
-    once."""
+    """Return on how many fit nodes the model is in memory, or will be after a load. Count once."""
     if model not in waiting.copies:
         waiting.copies[model] = sum(node.has(model) and is_fit(grid, node) for node in grid.nodes.values())
     return waiting.copies[model]

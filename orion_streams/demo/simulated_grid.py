@@ -223,10 +223,6 @@ class SimulatedGrid:
         self.engines[name] = str(child.announced["engine"])
         path.write_bytes(msgspec.json.encode(replace(spec, port=httpx.URL(self.node_urls[name]).port or 0)))
 
-    async def kill_ollama(self, name: str) -> None:
-        """kill -9 a node's simulated Ollama; it stays down until `start_ollama`."""
-        await self.ollamas[name].kill()
-
     async def push(self, name: str, **readings: int) -> dict[str, Any]:
         """Set a machine's temp_mc, ambient_mc or extra_ram_mb; return its sensors."""
         return await self._control(name, "set", readings)

@@ -238,8 +238,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def run_ms(self) -> int:
-        """Return the time that the request itself takes on the node: load, prefill and decode, with
-        heat."""
+        """Return the time of the request itself on the node: load, prefill and decode, with heat."""
         return self.load_ms + self.prefill_ms - self.cached_ms + self.decode_ms + self.heat_ms
 
 

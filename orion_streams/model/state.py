@@ -40,8 +40,7 @@ class Resident(Struct, frozen=True):
     pending_mb: int = 0
 
     def serves(self, wanted: Assignment | Request) -> bool:
-        """Whether this runner serves it as it is; another context length or thread count reloads the
-        model."""
+        """Whether this runner serves it as it is; another context length or thread count reloads."""
         if self.num_ctx == wanted.num_ctx:
             return self.runner == wanted.runner
         return not wanted.num_ctx or (not self.num_ctx and self.context_length in (0, wanted.num_ctx))

@@ -33,8 +33,7 @@ def split(request: str) -> tuple[str, str]:
 
 
 def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) -> list[Out]:
-    """Return the entries that an event causes. It will stand at `position`; `taken` is the input behind
-    it."""
+    """Return what an event causes, which will stand at `position`; `taken` is the input behind it."""
     match event:
         case ev.RequestRouted():
             return work(grid, event, position)
@@ -212,8 +211,7 @@ def cancel_run(node: str, request: str, attempt: int, work_id: str) -> Out:
 
 
 def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:
-    """Answer a closed id that came again: how it ended, and where that reply stands. An open one gets
-    nothing."""
+    """Answer a closed id that came again: how it ended, and where that stands. An open one: nothing."""
     closed = grid.find_closed(event.request)
     if closed is None:
         return []

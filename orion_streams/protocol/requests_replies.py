@@ -198,8 +198,6 @@ CODES = {
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
 
-_encode = msgspec.json.encode
-
 
 def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return an entry's fields as text. Raises ContractError bad_utf8 or too_large."""
@@ -251,8 +249,7 @@ def parse_request(fields: Mapping[str, str]) -> RequestEntry:
 
 
 def parse_json(name: str, text: str) -> object:
-    """Parse a JSON field, bounded in depth and in the size of its numbers. Raises ContractError
-    bad_json."""
+    """Parse a JSON field, bounded in depth and size of numbers. Raises ContractError bad_json."""
     try:
         value = msgspec.json.decode(text)
         check_bounds(value, MAX_DEPTH)

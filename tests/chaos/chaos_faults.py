@@ -92,7 +92,7 @@ async def kill_both_routers(scene: Scene, target: str) -> None:
 
 async def kill_ollama(scene: Scene, target: str) -> None:
     node = node_of(target)
-    await kill(scene, scene.grid.kill_ollama(node))
+    await kill(scene, scene.grid.ollamas[node].kill())
     await scene.grid.start_ollama(node)
 
 

@@ -14,7 +14,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.snapshot import SHAPE, decode_grid, encode_grid
-from orion_streams.model.state import Grid, Load, Run
+from orion_streams.model.state import Load, Run
 from orion_streams.model.vocabulary import Mark
 from orion_streams.replay.export import bring_in
 from orion_streams.replay.source import FileSource, LiveSource
@@ -102,8 +102,3 @@ def test_what_is_no_snapshot_is_a_decode_error(raw: bytes) -> None:
     """Nothing, no MessagePack, half a pair, and maps that are no grid."""
     with pytest.raises(msgspec.DecodeError):
         decode_grid(raw)
-
-
-def test_the_current_shape_is_read_as_it_was_written() -> None:
-    """An empty grid keeps its defaults."""
-    assert decode_grid(encode_grid(Grid())) == Grid()
