@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Failure, Grid, Node
-from orion_streams.model.vocabulary import AbandonReason, Blame
+from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState
 from orion_streams.projections import evolve
-from orion_streams.projections.breaker import failed, ramp_after
+from orion_streams.projections.breaker import failed, ramp_after, state_of
 from tests.grids import AT_MS, grid, node, request
 
 FAILED = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", Blame.NODE)
@@ -104,6 +104,21 @@ def test_an_answer_to_a_closed_request_says_nothing() -> None:
     some = house(node("n", suspects=("brain/x",)))
     assert suspects(some, replace(ANSWER, request="brain/b")) == ("brain/x",)
     assert evolve(some, replace(ANSWER, node="gone")).nodes == some.nodes
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, BreakerState.CLOSED),
+        ({"ramp": 0}, BreakerState.RAMP),
+        ({"opened_ms": AT_MS - 4, "open_ms": 5}, BreakerState.OPEN),
+        ({"opened_ms": AT_MS - 5, "open_ms": 5, "ramp": 0}, BreakerState.PROBING),
+    ],
+)
+def test_a_breaker_has_one_of_four_states(values: dict[str, Any], expected: BreakerState) -> None:
+    """An open one probes as soon as its time is over."""
+    row = node("n", **values)
+    assert state_of(grid(row), row) == expected
 
 
 @pytest.mark.parametrize(

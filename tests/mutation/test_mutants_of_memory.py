@@ -110,6 +110,14 @@ def test_a_run_that_reserved_nothing_changes_no_sum() -> None:
     assert committed_mb(grid(row), row) == 500 + 2_388
 
 
+def test_a_runner_that_has_come_makes_room_for_itself() -> None:
+    """Though its run still holds what was set aside: Ollama lets it end, then loads it anew."""
+    rows = {MODEL: Resident("a", 470, 4_096, 4_096)}
+    held = {"5-0": holding(reserve_mb=477, num_ctx=4_096)}
+    row = node("n", ram_used_mb=FREE_MB + 470, resident=rows, assignments=held)
+    assert space(row) == Room(need_mb=477, busy=True)
+
+
 def test_a_run_that_reserved_nothing_is_no_room() -> None:
     """Its model is in memory already, or is not known to be."""
     row = node("n", ram_used_mb=FREE_MB + 1, assignments={"5-0": holding(HEAVY)})

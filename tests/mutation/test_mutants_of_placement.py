@@ -293,6 +293,13 @@ def test_the_work_of_a_plan_is_one_load_and_what_goes_for_it() -> None:
     assert list(work_of(free, lines[:1])) == [replace(ORDER, runner="", load_ms=77)]
 
 
+def test_a_model_that_failed_to_load_is_not_ordered_at_once() -> None:
+    """The others of the plan may be."""
+    lines = tuple(make_room(tight(), LINES[:1]))
+    assert list(work_of(tight(load_failed_ms={HEAVY: AT_MS}), lines)) == []
+    assert list(work_of(tight(load_failed_ms={MODEL: AT_MS}), lines)) != []
+
+
 def test_what_the_plan_wants_does_not_go_for_it() -> None:
     """If room needs a model that stays, the load waits."""
     keeps = (LINES[0], replace(LINES[2], action="keep"))
