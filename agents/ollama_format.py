@@ -111,8 +111,7 @@ def merged(asked: Mapping[str, Any], pinned: Mapping[str, int]) -> dict[str, Any
 
 
 def chunk(raw: bytes) -> Chunk:
-    """Read one line of a stream. Raises RunFailedError, also for a line that tells an error under status
-    200."""
+    """Read one line of a stream. Raises RunFailedError, also for an error told under status 200."""
     try:
         line = _line(raw)
     except UNREADABLE as error:

@@ -72,8 +72,7 @@ class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Clients(Struct, frozen=True, forbid_unknown_fields=True):
-    """The [clients] table: the clients that may write requests. Each has a request stream and a reply
-    stream."""
+    """The [clients] table: who may write requests. Each has a request and a reply stream."""
 
     names: tuple[Name, ...] = ("brain", "gateway", "cli")
 
@@ -228,8 +227,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, source: str = "streams.toml") -> Config:
-    """Parse the text of a streams.toml. Raises ConfigError that names `source`, the key and what was
-    expected."""
+    """Parse a streams.toml. Raises ConfigError naming `source`, the key and what was expected."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

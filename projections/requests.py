@@ -21,7 +21,7 @@ from orion_streams.model.state import (
     client_of,
     parse_stream_id,
 )
-from orion_streams.model.vocabulary import Blame, Outcome, RequestState, WaitKind
+from orion_streams.model.vocabulary import Blame, RequestState, WaitKind
 from orion_streams.projections.attempts import fence
 
 WAITING, ASSIGNED, RUNNING = RequestState.WAITING, RequestState.ASSIGNED, RequestState.RUNNING
@@ -142,9 +142,9 @@ def close(
 ) -> None:
     """Remember the terminal state and where its reply stands."""
     del grid.open[event.request]
-    state = TRANSITIONS[type(event)][1]
+    state = RequestState(str(TRANSITIONS[type(event)][1]))
     rows = grid.closed.setdefault(client_of(event.request), {})
-    rows[event.request] = Closed(Outcome(str(state)), event.reply_id, grid.at_ms)
+    rows[event.request] = Closed(state, event.reply_id, grid.at_ms)
 
 
 def forget(grid: Grid) -> None:

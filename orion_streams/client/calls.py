@@ -135,8 +135,7 @@ class RequestMethods(ABC, Generic[One, Many]):
         return self._answer({"kind": "embed", "model": model, "input": list(texts)}, fields)
 
     def stream(self, model: str, ask: str | Messages, **fields: Unpack[Fields]) -> Many:
-        """Yield the answer to a prompt or chat as it is generated: Piece and Restarted events, then the
-        Answer."""
+        """Yield the answer as it is generated: Piece and Restarted events, then the Answer."""
         content = {"prompt": ask} if isinstance(ask, str) else {"messages": ask}
         return self._events({"model": model, "stream": True, **content}, fields)
 

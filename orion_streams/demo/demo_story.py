@@ -50,8 +50,7 @@ class Story:
             await asyncio.gather(self.ask(self.light, 1), self.ask(self.heavy, 2), self.ask(self.light, 1))
 
     async def heat(self) -> None:
-        """Heat orion-worker under load until its waiting work moves to orion-master; let it cool and
-        return."""
+        """Heat orion-worker under load until waiting work moves to orion-master; let it cool and return."""
         self.screen.act("2. Heat: orion-worker gets hot while work is waiting for it")
         await self.grid.push(WORKER, ambient_mc=68_000, temp_mc=74_500)
         work = [asyncio.create_task(self.ask(self.heavy, 2)) for _ in range(12)]
@@ -67,8 +66,7 @@ class Story:
         self.screen.say("orion-worker stayed below 70 °C for three samples: it is back")
 
     async def memory(self) -> None:
-        """Fill orion-master's memory beyond 90 %, so that it unloads idle models, the least recently used
-        first."""
+        """Fill orion-master beyond 90 %, so that it unloads idle models, the least recently used first."""
         self.screen.act("3. Memory: another program fills orion-master beyond 90 %")
         grid = await self.grid.wait_for(lambda grid: bool(grid.nodes[MASTER].resident), ACT_S)
         master = grid.nodes[MASTER]

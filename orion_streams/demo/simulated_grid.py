@@ -234,8 +234,7 @@ class SimulatedGrid:
     async def wait_for(
         self, condition: Callable[[Grid], bool], timeout_s: float, what: str = "all nodes are known"
     ) -> Grid:
-        """Wait until the grid satisfies a condition, and return it. Raises BackendError after
-        `timeout_s`."""
+        """Wait until the grid satisfies a condition; return it. Raises BackendError after `timeout_s`."""
         redis = connect(self.redis_url)
         store = RedisLog(redis, self.config.prefix)
         try:

@@ -29,8 +29,7 @@ class Log(Protocol):
         """Return up to `count` positions and events after a position. Raise LogError for a gap."""
 
     async def commit(self, commit: Commit) -> None:
-        """Write the whole commit, or write nothing and raise CommitConflictError, BodyGoneError or
-        LogError."""
+        """Write all of it, or nothing: then raise CommitConflictError, BodyGoneError or LogError."""
 
     async def snapshot_before(self, position: int) -> Snapshot | None:
         """Return the newest snapshot at or before a position."""

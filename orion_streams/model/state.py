@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.vocabulary import Blame, Mark, Outcome, RequestKind, WaitKind
+from orion_streams.model.vocabulary import Blame, Mark, RequestKind, RequestState, WaitKind
 
 T = TypeVar("T")
 
@@ -181,7 +181,7 @@ class Request(Struct, frozen=True):
 class Closed(Struct, frozen=True):
     """A remembered terminal state and where its reply stands."""
 
-    state: Outcome
+    state: RequestState
     reply_id: str
     closed_ms: int
 

@@ -89,7 +89,7 @@ class UnloadReason(OpenEnum):
 
 
 class RequestState(StrEnum):
-    """Where a request is: open in three states, closed in four."""
+    """Where a request is: open in three states, or closed as its terminal reply's kind says."""
 
     WAITING = "waiting"
     ASSIGNED = "assigned"
@@ -117,15 +117,6 @@ class BreakerState(StrEnum):
     OPEN = "open"
     PROBING = "probing"
     RAMP = "ramp"
-
-
-class Outcome(OpenEnum):
-    """How an accepted request ended: its terminal reply's kind."""
-
-    DONE = "done"
-    ERROR = "error"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
 
 
 class Code(OpenEnum):

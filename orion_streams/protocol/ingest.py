@@ -165,8 +165,7 @@ def has_too_many(grid: Grid, client: str) -> bool:
 
 
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
-    """Return the code and a sentence with figures when no node will ever take the request, else two
-    empty words."""
+    """Return a code and a sentence with figures when no node will ever take the request, else ""."""
     fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
     if any(row is not None and row.serves(request) for row in fits):
         return "", ""  # it is in memory: nothing needs to be worked out

@@ -78,8 +78,7 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 def find(facts: Facts) -> tuple[tuple[Anomaly, ...], dict[str, int]]:
-    """Return all anomalies in the order of time, at most MOST_SHOWN of each kind, and the number of each
-    kind."""
+    """Return all anomalies by time, at most MOST_SHOWN of each kind, and the number of each kind."""
     shown: list[Anomaly] = []
     found: dict[str, int] = {}
     for kind, detect in DETECTORS.items():

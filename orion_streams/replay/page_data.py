@@ -219,8 +219,7 @@ def bands(packer: Packer, spans: Sequence[NodeSpan], names: set[str], now: Momen
 
 
 def shown(incident: Incident) -> list[NodeRow]:
-    """Choose the nodes that get charts, those with the most to tell; those that take requests come
-    first."""
+    """Choose the nodes that get charts: first those that take requests, then by what they have to tell."""
     told = Counter([each.node for each in incident.anomalies])
     told.update(each.node for each in incident.attempts)
     ranked = sorted(incident.nodes, key=lambda each: -told[each.name])

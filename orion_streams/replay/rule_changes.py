@@ -61,7 +61,7 @@ class Change(Struct, frozen=True):
     file: Config | None = None
 
     def of(self, event: ev.PolicyChanged) -> ev.PolicyChanged:
-        """Return the event with the changed rules. Raises ConfigError with the setting that is not
+        """Return the event with the changed rules. Raises ConfigError naming a setting that is not
         valid."""
         if self.file is not None:
             event = replace(

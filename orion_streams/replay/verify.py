@@ -172,8 +172,7 @@ class Verifier:
 
 
 def is_judged(grid: Grid) -> bool:
-    """Tell whether this program can judge the next decisions: its decider has the version that the log
-    names."""
+    """Tell whether this program can judge the next decisions: the log names its own version."""
     return grid.decider == DECIDER
 
 

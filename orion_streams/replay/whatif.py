@@ -105,8 +105,7 @@ class WhatIf:
             self._commit.append(row)
 
     def finish(self) -> Outcome:
-        """Return the outcome. Raises ConfigError when the change names a node that the log does not
-        have."""
+        """Return the outcome. Raises ConfigError when the change names a node that is not in the log."""
         if self._commit:
             self._close()
         check_names(self.change, self._names)

@@ -33,7 +33,7 @@ class OutageLog:
         self.tries = 0
 
     def failed(self, part: str, message: str, what: str = "redis") -> None:
-        """Count a failed try of `part`, and log `message` unless it was logged for `what` in the last
+        """Count a failed try of `part`. Log `message` unless that was done for `what` in the last
         minute."""
         now_s = self._clock()
         if not self._failing:

@@ -29,8 +29,7 @@ class Median(Struct, frozen=True):
 
 
 class Goal(Struct, frozen=True):
-    """A goal on one workload: what was measured, and its bound. `binding`: it must be met; others are
-    aims."""
+    """A goal on one workload: what was measured, and its bound. A `binding` one must be met."""
 
     name: str
     measured: float

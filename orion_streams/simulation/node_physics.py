@@ -254,8 +254,7 @@ class VirtualNode:
         self.version += 1
 
     def next_run(self) -> Run:
-        """Return the oldest run whose model is in memory, else the oldest; with `fifo` always the
-        oldest."""
+        """Return the oldest run whose model is in memory, else the oldest; with `fifo` the oldest."""
         queue, resident = self.queue, self.resident
         if self.fifo or queue[0].model.name in resident:
             return queue[0]

@@ -52,8 +52,7 @@ def simulate(trial: Trial, progress: Callable[[int], None] | None = None) -> Res
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Disable the cyclic garbage collector: a run makes no cycles, and looking for them costs a tenth of
-    it."""
+    """Disable the cyclic garbage collector: a run makes no cycles, and looking costs a tenth of it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -22,7 +22,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.events import TERMS, Verdict
 from orion_streams.model.state import Closed, Grid
 from orion_streams.model.text import held_back
-from orion_streams.model.vocabulary import Blame, Filter, Outcome, RequestKind
+from orion_streams.model.vocabulary import Blame, Filter, RequestKind, RequestState
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER, with_store
 from tests.conftest import ServerStore
@@ -386,7 +386,7 @@ def test_a_request_that_is_open_and_trimmed_is_told_from_the_grid() -> None:
 
 def test_what_is_remembered_and_trimmed_is_named() -> None:
     """The log is trimmed above all of it: how it ended is still known."""
-    state = Grid(position=90, closed={"brain": {KEY: Closed(Outcome.DONE, "1-0", 1)}})
+    state = Grid(position=90, closed={"brain": {KEY: Closed(RequestState.DONE, "1-0", 1)}})
     assert explain_command.missing(KEY, state, 50) == (
         f"{KEY} ended as done before position 50, where what is left of the log begins"
     )

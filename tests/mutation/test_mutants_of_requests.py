@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import MAX_FAILURES, Closed, Failure, Grid, Request
-from orion_streams.model.vocabulary import AbandonReason, Blame, Outcome, RequestKind, WaitKind
+from orion_streams.model.vocabulary import AbandonReason, Blame, RequestKind, RequestState, WaitKind
 from orion_streams.projections import evolve, fold
 from orion_streams.projections.requests import state_of
 from tests.grids import AT_MS, MODEL, grid, node, request
@@ -125,21 +125,19 @@ def test_a_lost_body_is_noted() -> None:
 )
 def test_each_end_has_a_name(event: ev.AnyEvent, state: str) -> None:
     """It is remembered by client, with its reply and the time; what is not open does not end again."""
-    old = {"brain": {"brain/0": Closed(Outcome.DONE, "1-0", 1)}}
-    some = grid(node("n"), open_requests={KEY: RUNNING}, closed=old)
+    old = {"brain/0": Closed(RequestState.DONE, "1-0", 1)}
+    some = grid(node("n"), open_requests={KEY: RUNNING}, closed={"brain": old})
     ended = evolve(some, event)
     assert ended.open == {}
-    assert ended.closed == {
-        "brain": {"brain/0": Closed(Outcome.DONE, "1-0", 1), KEY: Closed(Outcome(state), "7-7", AT_MS)}
-    }
+    assert ended.closed == {"brain": {**old, KEY: Closed(RequestState(state), "7-7", AT_MS)}}
     assert evolve(ended, event).closed == ended.closed
     first = evolve(grid(node("n"), open_requests={KEY: RUNNING}), event)
-    assert first.closed == {"brain": {KEY: Closed(Outcome(state), "7-7", AT_MS)}}
+    assert first.closed == {"brain": {KEY: Closed(RequestState(state), "7-7", AT_MS)}}
 
 
 def rows(*closed_ms: int) -> dict[str, Closed]:
     """Closed requests, oldest first."""
-    return {f"brain/{n}": Closed(Outcome.DONE, f"{n}-0", each) for n, each in enumerate(closed_ms)}
+    return {f"brain/{n}": Closed(RequestState.DONE, f"{n}-0", each) for n, each in enumerate(closed_ms)}
 
 
 def left(policy: Policy, at_ms: int, *closed_ms: int) -> list[str]:
@@ -167,7 +165,7 @@ def test_ids_are_forgotten_by_number_and_age() -> None:
 
 def test_ids_of_trimmed_replies_are_forgotten() -> None:
     """Those below the floor, of that client; at the floor stays."""
-    others = {"cli/0": Closed(Outcome.DONE, "0-5", 1)}
+    others = {"cli/0": Closed(RequestState.DONE, "0-5", 1)}
     some = grid(closed={"brain": rows(1, 2, 3), "cli": others})
     trimmed = evolve(some, ev.RepliesTrimmed("brain", "1-0")).closed
     assert trimmed == {

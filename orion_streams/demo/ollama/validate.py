@@ -132,8 +132,7 @@ def check_logprobs(body: JsonObject) -> None:
 
 
 def thinks(body: JsonObject, model: ModelSpec) -> bool:
-    """Tell whether the model thinks: by default if it can. Raises Refusal 400 if it is asked to and
-    cannot."""
+    """Tell whether the model thinks: by default if it can. Raises Refusal 400 if it cannot and must."""
     think = body.get("think")
     if "thinking" in model.capabilities:
         return think is not False

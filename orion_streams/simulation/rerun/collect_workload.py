@@ -219,8 +219,7 @@ class RecordedWorkload:
 
 
 def load_of(node: Node, at_ms: int) -> float:
-    """Return the load of a node (0 to 1) by its assignments: a run computes, unless its model is
-    loading."""
+    """Return a node's load (0 to 1) by its assignments: a run computes, unless its model is loading."""
     load = 0.0
     for held in node.assignments.values():
         if isinstance(held, Load) or held.started:
