@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from orion_streams.cli.checkout import checkout
 from orion_streams.errors import ConfigError
 
-SPREAD = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile", "--no-loadscope-reorder")
+SPREAD = ("-n", str((os.cpu_count() or 1) + 2), "--dist", "loadfile", "--no-loadscope-reorder")
 """Many tests wait most of the time, for processes and servers. By their names the longest come first."""
 
 

@@ -103,6 +103,7 @@ def test_a_comparison_gives_medians_of_the_rounds() -> None:
     assert row == Row("streams_p50_ms", 3.0, "ms", 1.0, 2.0)
 
 
+@pytest.mark.everything
 async def test_a_run_gives_all_promised_rows_and_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from tests.cluster.cluster_agents import Agent
 from tests.cluster.removing import breaks, broken, without
 from tests.cluster.world_clock import World
 
+pytestmark = pytest.mark.everything  # the quick run has controls on real servers
 Patch = pytest.MonkeyPatch
 NUMBER_AND_TOKEN = 'if (number, held.get("token", "")) != (expected.number, expected.token):'
 POSITION = "if last != expected.position:"
