@@ -145,8 +145,7 @@ class RequestMethods(ABC, Generic[One, Many]):
 
 
 def request_entry(values: Mapping[str, Any]) -> dict[str, str]:
-    """Encode fields for the wire: strings as they are, everything else as JSON. Raises TypeError for an
-    unknown field."""
+    """Encode fields for the wire, JSON where they are no strings. Raises TypeError for an unknown one."""
     unknown = [name for name in values if name not in RequestEntry.__struct_fields__]
     if unknown:
         raise TypeError(f"a request has no such field: {', '.join(unknown)}")

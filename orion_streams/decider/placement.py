@@ -106,8 +106,7 @@ def context_of(grid: Grid, model: str) -> int:
 
 
 def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) -> list[Candidate]:
-    """Return every model on every node's disk or in its memory. Wherever it is placed, it saves its
-    next request the load on the node that loads it fastest."""
+    """Return every model on disk or in memory. Wherever it is placed, it saves the quickest load."""
     total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes)
     found = []
     for name in nodes:

@@ -197,8 +197,7 @@ def last_header(folder: Path) -> Header | None:
 
 
 def header_of(segment: Segment) -> Header:
-    """Return a file's first line. Raise LogError, with file and line, if it is not the header of a file of
-    that name."""
+    """Return a file's first line. Raise LogError, with file and line, if it is no header of that name."""
     with contextlib.closing(jsonl.lines(segment.path)) as found:
         return check_name(segment, jsonl.read_header(next(found, b""), f"{segment.path}: line 1"))
 

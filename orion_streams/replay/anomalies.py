@@ -107,8 +107,7 @@ N = TypeVar("N", Stay, Backoff)
 
 
 def in_rows(spans: Sequence[S]) -> Iterator[list[S]]:
-    """Group spans of one node that follow each other within ROW_MS; yield groups of at least
-    LEAST_TIMES."""
+    """Group spans of a node that follow each other within ROW_MS; yield groups of LEAST_TIMES or more."""
     row: list[S] = []
     for span in sorted(spans, key=lambda each: each.begin):
         if row and span.begin.ms - (row[-1].end or row[-1].begin).ms > ROW_MS:

@@ -182,8 +182,8 @@ class LiveSource:
                 header = self.header(until + 1, following.digest, grid)
 
     async def first_header(self) -> Header:
-        """Return the state before the first entry from which the log can be folded. Raises LogError when
-        there is none."""
+        """Return the state before the first entry that can be folded. Raises LogError when there is
+        none."""
         first = await self.store.first_position()
         if first <= 1:
             return self.header(1, bytes(16).hex())

@@ -110,8 +110,7 @@ class EmbeddedServer:
         self.stop()
 
     def start(self, ready_s: float = READY_S) -> str:
-        """Start the server and wait until it has loaded its data. Return its URL. Raise BackendError or
-        ConfigError."""
+        """Start the server, wait for its data, and return its URL. Raise BackendError or ConfigError."""
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = take_lock(self.data_dir)
