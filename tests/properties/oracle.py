@@ -1,6 +1,6 @@
 """A deliberately dumb router: no shortcut, no hot path, everything worked out anew for each question.
 
-It shares no code with routing.py and ledger.py; what the two of them must agree on is written down here
+It shares no code with decider/route.py and decider/memory.py; what the two of them must agree on is written down here
 a second time, in the words of DESIGN and streams.toml.
 """
 

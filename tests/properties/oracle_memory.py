@@ -1,6 +1,6 @@
-"""The oracle's ledger: what is taken or promised on a node, and what goes for a load, worked out anew.
+"""The oracle of memory: what is taken or promised on a node, and what goes for a load, worked out anew.
 
-It shares no code with ledger.py.
+It shares no code with decider/memory.py.
 """
 
 from __future__ import annotations

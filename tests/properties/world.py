@@ -1,4 +1,4 @@
-"""The whole circle in memory: real intake, fold, decide and outbox; agents and Ollamas as a few dicts.
+"""The whole circle in memory: real ingest, fold, decide and emit; agents and Ollamas as a few dicts.
 
 Nothing happens by itself: whoever drives it says when an agent beats, reads its work, begins, ends or
 fails. Every answer of `decide` is checked against the laws as it is given.

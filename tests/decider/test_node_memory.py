@@ -1,4 +1,4 @@
-"""The memory ledger: what a runner takes, what is taken or promised, and what goes for a load."""
+"""The memory of a node: what a runner takes, what is taken or promised, and what goes for a load."""
 
 from __future__ import annotations
 
