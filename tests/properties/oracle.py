@@ -1,7 +1,7 @@
 """A deliberately dumb router: no shortcut, no hot path, everything worked out anew for each question.
 
-It shares no code with decider/route.py and decider/memory.py; what the two of them must agree on is written down here
-a second time, in the words of DESIGN and streams.toml.
+It shares no code with the decider; what the two must agree on is written down here a second time, in the
+words of the policy and of streams.toml.
 """
 
 from __future__ import annotations
