@@ -53,6 +53,7 @@ class Worker:
         self.channel, self.results, self.backend = channel, results, backend
         self.core = WorkerCore(config.node(node).slots, backend.engine)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._stops = False
 
     def noticed(self, item: Item) -> None:
         """Note an entry the moment it is read: from now on health lists it."""
@@ -100,10 +101,10 @@ class Worker:
     def _ended(self, job: Job, task: asyncio.Task[Done]) -> None:
         """Tell the core how a job came out, also one that was cancelled before its task had begun."""
         del self._tasks[job.work_id]
-        if task.cancelled() and job.phase is not Phase.STOPPING:
-            return  # the agent stops: the entry stays pending, and the next start reports it
+        if task.cancelled() and job.phase is not Phase.STOPPING and self._stops:
+            return  # the entry stays pending, and the next start reports it
         self.core.engine = self.backend.engine
-        self.perform(self.core.ended(job.work_id, outcome_of(job.head, task)))
+        self.perform(self.core.ended(job.work_id, outcome_of(job, task)))
 
     def _written(self, job: Job, task: asyncio.Task[None]) -> None:
         """Tell the core that a result is in the stream."""
@@ -197,6 +198,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Let go of what runs: it stays pending and is reported at the next start."""
+        self._stops = True
         while self._tasks:
             for task in self._tasks.values():
                 task.cancel()  # once more if the first found it waiting for Redis
@@ -205,11 +207,12 @@ class Worker:
             await self.channel.acknowledge()
 
 
-def outcome_of(head: WorkHead, task: asyncio.Task[Done]) -> Outcome:
+def outcome_of(job: Job, task: asyncio.Task[Done]) -> Outcome:
     """Read how the task of a job came out. Whatever went wrong, the router must not wait for a result."""
-    if task.cancelled():
+    head = job.head
+    if task.cancelled() and job.phase is Phase.STOPPING:
         return CANCELLED
-    error = task.exception()
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
     if error is None:
         return task.result()
     if not isinstance(error, RunFailedError):

@@ -59,7 +59,7 @@ def is_wanted(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether a test is quick, or --all was said, or its name; and it can run here."""
     marks = list(item.iter_markers("everything"))
     asked = config.option.all or any("::" in word for word in config.args)
-    return not marks or (asked and all(mark.args[:1] != (False,) for mark in marks))
+    return not marks or (asked and all(all(mark.args) and mark.kwargs.get("where", True) for mark in marks))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -134,8 +134,12 @@ def take_snapshot(state: LoggedGrid) -> Snapshot:
 
 
 def from_snapshot(snapshot: Snapshot) -> LoggedGrid:
-    """Return the state that a snapshot holds."""
-    return LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+    """Return the state that a snapshot holds. Raise LogError when it cannot be read."""
+    try:
+        return LoggedGrid(decode_grid(snapshot.grid), bytes.fromhex(snapshot.digest))
+    except msgspec.DecodeError as error:
+        where = f"the snapshot at position {snapshot.position}"
+        raise LogError(f"{where} cannot be read: {error}") from error
 
 
 async def save_verified(store: Log, snapshot: Snapshot) -> None:

@@ -18,8 +18,8 @@ Tier = Annotated[int, Meta(ge=1, le=9)]
 ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
 
 DECIDER = 2
-"""The version of the code that decides, raised with every change of what it answers to the same grid; see
-`decider.decide`."""
+"""The version of the code that decides, raised with every change of what it answers to the same grid. A
+router and replay compare it with the log's before they decide."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from orion_streams.errors import LogError
-from orion_streams.model.state import Grid
+from orion_streams.model.state import FootprintKey, Grid
 
 SHAPE = 2
 _encoder = msgspec.msgpack.Encoder()
@@ -56,8 +56,8 @@ def grid_of_shape_1(old: Any) -> Grid:
             {
                 **old,
                 "nodes": {name: node_of_shape_1(row) for name, row in old["nodes"].items()},
-                "speeds": {tuple(key.split(" ", 1)): row for key, row in old["speeds"].items()},
-                "footprints": {footprint_of_shape_1(key): mb for key, mb in old["footprints"].items()},
+                "speeds": {tuple(key.split(" ", 1)): row for key, row in old.get("speeds", {}).items()},
+                "footprints": footprints_of_shape_1(old.get("footprints", {})),
             },
             Grid,
         )
@@ -69,12 +69,12 @@ def node_of_shape_1(old: dict[str, Any]) -> dict[str, Any]:
     """Convert a node's row: a held item without a request was an ordered load."""
     held = {
         work_id: {"type": "run" if row["request"] else "load", **row}
-        for work_id, row in old.pop("holdings").items()
+        for work_id, row in old.pop("holdings", {}).items()
     }
-    return {**old, "assignments": held, "backed_off": old["backed_off"].split()}
+    return {**old, "assignments": held, "backed_off": old.get("backed_off", "").split()}
 
 
-def footprint_of_shape_1(key: str) -> tuple[str, int, int]:
-    """Convert "digest num_ctx slots"."""
-    digest, num_ctx, slots = key.rsplit(" ", 2)
-    return digest, int(num_ctx), int(slots)
+def footprints_of_shape_1(old: dict[str, int]) -> dict[FootprintKey, int]:
+    """Convert keys "digest num_ctx slots"; an older key without slots is measured again."""
+    keys = {key: key.rsplit(" ", 2) for key in old}
+    return {(each[0], int(each[1]), int(each[2])): old[key] for key, each in keys.items() if len(each) == 3}

@@ -17,7 +17,7 @@ from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.measured import Sample, Usage
 from orion_streams.model.policy import NO_RULES, full_model_name
-from orion_streams.model.state import Grid, Node, Request, Run, parse_stream_id
+from orion_streams.model.state import Grid, Load, Node, Request, Run, parse_stream_id
 from orion_streams.model.vocabulary import Blame, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import agent_entries, requests_replies
@@ -308,7 +308,7 @@ def take_load(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:
     """Take the end of an ordered load, once."""
     known = grid.nodes.get(node)
     held = known.assignments.get(head.work_id) if known is not None else None
-    if held is None or head.op not in ("completed", "failed"):
+    if not isinstance(held, Load) or head.op not in ("completed", "failed"):
         return NOTHING
     ended = ev.LoadEnded(
         node=node,
@@ -325,7 +325,7 @@ def take_late_result(grid: Grid, node: str, head: agent_entries.ResultHead) -> T
     """Take a result of an attempt that was given up: it only frees the slot, once."""
     known = grid.nodes.get(node)
     over = head.op in ("completed", "failed")
-    if not over or known is None or head.work_id not in known.assignments:
+    if not over or known is None or not isinstance(known.assignments.get(head.work_id), Run):
         return NOTHING
     outcome = head.code or head.op
     return Taken((ev.AttemptEnded(head.request, head.attempt, node, head.work_id, outcome),))

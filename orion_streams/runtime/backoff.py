@@ -13,12 +13,15 @@ LOG_AGAIN_S = 60.0
 
 
 def reconnect_backoff() -> DecorrelatedJitterBackoff:
-    """Pauses in seconds: `compute(0)` gives the next one, longer and random; `reset()` starts over.
+    """Pauses in seconds: `compute(0)` gives a random one, up to three times the last; `reset()` starts
+    over.
 
     redis-py's exponential backoffs overflow after 1,024 failures, half an hour of pauses. This one keeps
     the last pause instead of counting, so it ignores the argument of `compute`.
     """
-    return DecorrelatedJitterBackoff(cap=LONGEST_S, base=FIRST_S)
+    backoff = DecorrelatedJitterBackoff(cap=LONGEST_S, base=FIRST_S)
+    backoff.compute(0)  # the first one is not random, and all processes come back at once
+    return backoff
 
 
 class OutageLog:

@@ -160,9 +160,8 @@ def test_pauses_grow_to_a_cap_and_differ(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(backoff, "LONGEST_S", 2.0)
     many = [reconnect_backoff() for _ in range(100)]
     pauses = [[each.compute(tries) for tries in range(1500)] for each in many]
-    assert {min(each) for each in pauses} == {0.1}
-    assert {max(each) for each in pauses} == {2.0}
-    for tries in (2, 3, 5, 50):
+    assert all(0.1 <= min(each) < max(each) == 2.0 for each in pauses)
+    for tries in (1, 2, 3, 5, 50):
         assert len({sum(each[:tries]) for each in pauses}) > 90
     many[0].reset()
     assert many[0].compute(0) == 0.1

@@ -74,7 +74,7 @@ def test_a_held_item_without_a_request_was_an_ordered_load() -> None:
         "position": 3,
         "nodes": {"n": node},
         "speeds": {"n a:1b": {"load_ms": 4}},
-        "footprints": {"d 8 1": 6},
+        "footprints": {"d 8 1": 6, "d 8": 5},  # one without slots is measured again
     }
     grid = decode_grid(msgspec.msgpack.encode(old))
     row = grid.nodes["n"]
@@ -84,6 +84,8 @@ def test_a_held_item_without_a_request_was_an_ordered_load() -> None:
     assert (row.assignments["6-0"].request, row.assignments["6-0"].load_ms) == ("c/1", 9)
     assert grid.speeds["n", "a:1b"].load_ms == 4
     assert grid.footprints == {("d", 8, 1): 6}
+    oldest = decode_grid(msgspec.msgpack.encode({"position": 2, "nodes": {"n": {"rules": {"name": "n"}}}}))
+    assert (oldest.position, oldest.speeds, oldest.nodes["n"].assignments) == (2, {}, {})
 
 
 def test_an_unknown_shape_is_refused_by_name() -> None:
