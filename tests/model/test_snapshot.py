@@ -53,15 +53,7 @@ async def test_a_trimmed_log_of_shape_1_is_read_and_judged(
 
 def test_a_held_item_without_a_request_was_an_ordered_load() -> None:
     """Of shape 1, with joined keys and words; what it does not have keeps its default."""
-    held = {
-        "model": "a",
-        "run_ms": 9,
-        "since_ms": 5,
-        "cold": True,
-        "started": True,
-        "load_ms": 9,
-        "reserve_mb": 7,
-    }
+    held = {"model": "a", "run_ms": 9, "since_ms": 5, "cold": True, "load_ms": 9, "reserve_mb": 7}
     node = {
         "rules": {"name": "n"},
         "backed_off": "hot ram",
