@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Assignment, Grid, Load, Node, Run, without
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, AttemptState
 
 SENT, RUNNING, LOADING = AttemptState.SENT, AttemptState.RUNNING, AttemptState.LOADING
@@ -55,7 +56,7 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
     node, request = grid.nodes.get(event.node), grid.open.get(event.request)
     if node is None or request is None:
         return
-    chosen = next((each for each in event.verdicts if each.node == event.node), ev.Verdict(node=event.node))
+    chosen = next((each for each in event.verdicts if each.node == event.node), Verdict(node=event.node))
     held = Run(
         request=event.request,
         attempt=event.attempt,

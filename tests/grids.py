@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from orion_streams.decider.route import Decision
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid, Installed, Load, Node, Request, Resident, Run
+from orion_streams.model.verdict import Verdict
 
 POLICY = Policy()
 MODEL, TWIN = "gemma3:270m", "gemma3:latest"

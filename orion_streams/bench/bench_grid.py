@@ -16,12 +16,9 @@ from typing import Any
 import msgspec
 
 from orion_streams.config import Config, parse
-from orion_streams.demo.simulated_grid import GEMMA, toml_table
+from orion_streams.demo.simulated_grid import GEMMA, grid_when, toml_table
 from orion_streams.errors import BackendError
-from orion_streams.eventlog.loader import load
-from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.state import Grid
-from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say
 from orion_streams.simulation.machine_spec import NodeSpec
@@ -80,17 +77,10 @@ class BenchGrid:
 
     async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
         """Wait until the grid at the log's end satisfies a condition. Raises BackendError after READY_S."""
-        redis = connect(self.url)
-        store = RedisLog(redis, self.config.prefix)
         try:
-            async with asyncio.timeout(READY_S):
-                while not condition(grid := (await load(store)).grid):
-                    await store.read({"log": f"{grid.position}-0"}, 1, block_ms=500)
-                    end_if_cancelled()
+            await grid_when(self.url, self.config.prefix, condition, READY_S)
         except TimeoutError as error:
             raise BackendError(f"{child.name} was not ready in time: {child.last_words()}") from error
-        finally:
-            await redis.aclose()
 
     def check_alive(self) -> None:
         """Raise BackendError if a process has ended or was restarted: then it was not measured."""

@@ -6,15 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orion_streams.cli.options import (
-    AsJson,
-    CommonOptions,
-    ConfigFile,
-    FromFile,
-    RedisUrl,
-    do,
-    examples_of,
-)
+from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, FromFile, RedisUrl, do, examples_of
 from orion_streams.errors import EXIT_OK
 
 log_commands = typer.Typer(invoke_without_command=True)

@@ -9,15 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from orion_streams.cli.options import (
-    AsJson,
-    At,
-    CommonOptions,
-    ConfigFile,
-    RedisUrl,
-    do,
-    examples_of,
-)
+from orion_streams.cli.options import AsJson, At, CommonOptions, ConfigFile, RedisUrl, do, examples_of
 
 
 class VerifyByDefault(TyperGroup):

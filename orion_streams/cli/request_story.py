@@ -12,8 +12,9 @@ from orion_streams.cli.log_lines import Line
 from orion_streams.decider.queue import Queue
 from orion_streams.decider.route import Reject, Route, route
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict, tag_of
+from orion_streams.model.events import tag_of
 from orion_streams.model.state import Grid, Request
+from orion_streams.model.verdict import Verdict
 from orion_streams.projections.requests import state_of
 
 

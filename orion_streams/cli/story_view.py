@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from orion_streams.cli.request_story import Choice, Happening, Look, Step, Story
 from orion_streams.model import events as ev
-from orion_streams.model.events import TERMS, Verdict
 from orion_streams.model.text import WORD_FOR, duration, held_back, seconds, whose_fault, why_abandoned
+from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.protocol.requests_replies import CODES
 
 FIRST, LAST = 2, 4

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from orion_streams.decider.filters import is_heard, node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Load, Node, Request, Run
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import BreakerState, Filter, RequestKind
 from orion_streams.projections import breaker
 from orion_streams.projections.requests import state_of

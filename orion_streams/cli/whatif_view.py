@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orion_streams.cli.tables import DIM, WAITING, table
-from orion_streams.model.events import Verdict
 from orion_streams.model.text import WORD_FOR, degrees, duration, held_back, seconds
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
 from orion_streams.replay.compare_decisions import Changed
 from orion_streams.replay.explain_change import Answer, Term

@@ -7,9 +7,9 @@ temperature, memory and staleness never fail open.
 from __future__ import annotations
 
 from orion_streams.decider.memory import capacity_mb, footprint_mb
-from orion_streams.model.events import Verdict
 from orion_streams.model.marks import is_fuller, is_hot, ram_permille
 from orion_streams.model.state import Grid, Node, Request
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import BreakerState, Filter, Mark
 from orion_streams.projections import breaker
 

@@ -25,8 +25,8 @@ from orion_streams.decider.route import (
     running,
 )
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid, Request
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import UnloadReason, WaitKind
 
 

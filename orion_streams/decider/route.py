@@ -15,8 +15,8 @@ from msgspec import Struct
 from orion_streams.decider.estimates import answer_tokens, demand_now, expected_speed
 from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
 from orion_streams.decider.memory import room, unload_pending, weights
-from orion_streams.model.events import Verdict
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Run
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Code, Filter, WaitKind
 
 

@@ -25,7 +25,7 @@ from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.state import Grid
-from orion_streams.runtime.connection import connect
+from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say, silent, stop_all
 from orion_streams.simulation.machine_spec import EngineName, ModelSpec, NodeSpec
@@ -235,17 +235,10 @@ class SimulatedGrid:
         self, condition: Callable[[Grid], bool], timeout_s: float, what: str = "all nodes are known"
     ) -> Grid:
         """Wait until the grid satisfies a condition; return it. Raises BackendError after `timeout_s`."""
-        redis = connect(self.redis_url)
-        store = RedisLog(redis, self.config.prefix)
         try:
-            async with asyncio.timeout(timeout_s):
-                while not condition(grid := (await load(store)).grid):
-                    await store.read({"log": f"{grid.position}-0"}, 1, block_ms=500)
-                return grid
+            return await grid_when(self.redis_url, self.config.prefix, condition, timeout_s)
         except TimeoutError as error:
             raise BackendError(f"waited {timeout_s:.0f} s in vain: {what}") from error
-        finally:
-            await redis.aclose()
 
     def all_known(self, grid: Grid) -> bool:
         """Tell whether every node was heard from, and the inventory of those with inference is known."""
@@ -294,3 +287,17 @@ def toml_table(name: str, values: Mapping[str, Any]) -> str:
     """Format a TOML table of strings, numbers, booleans and lists, which TOML writes as JSON does."""
     rows = (f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
     return f"\n[{name}]\n" + "".join(rows)
+
+
+async def grid_when(url: str, prefix: str, condition: Callable[[Grid], bool], timeout_s: float) -> Grid:
+    """Follow the log until its grid satisfies the condition; return the grid. Raises TimeoutError."""
+    redis = connect(url)
+    store = RedisLog(redis, prefix)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not condition(grid := (await load(store)).grid):
+                await store.read({"log": f"{grid.position}-0"}, 1, block_ms=500)
+                end_if_cancelled()
+            return grid
+    finally:
+        await redis.aclose()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
+from orion_streams.model.verdict import Verdict
 
 WORD_FOR = {"evict": "others"}
 """`evict_ms` is what the load costs others, also where it takes a place that nobody has."""
@@ -162,7 +162,7 @@ def sample(event: ev.NodeSampled) -> str:
     )
 
 
-def verdict(found: ev.Verdict) -> str:
+def verdict(found: Verdict) -> str:
     """Describe a verdict in a few words."""
     return f"{found.node}: {found.filter or f'{found.cost_ms} ms'}"
 

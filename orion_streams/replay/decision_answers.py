@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from orion_streams.decider.queue import placements
 from orion_streams.decider.route import route
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import WaitKind
 from orion_streams.projections import apply
 from orion_streams.replay.explain_change import Answer

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from orion_streams.model.events import TERMS, AttemptAbandoned, Verdict
+from orion_streams.model.events import AttemptAbandoned
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Node, Request
+from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.model.vocabulary import Filter
 
 

@@ -11,8 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
+from orion_streams.model.verdict import Verdict
 
 T = TypeVar("T")
 SPREADING = 2_654_435_761

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from orion_streams.model.events import TERMS, Verdict
 from orion_streams.model.text import WORD_FOR, held_back, why_abandoned
+from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.replay.anomalies import KINDS, Anomaly
 from orion_streams.replay.buckets import Buckets
 from orion_streams.replay.incident import Incident

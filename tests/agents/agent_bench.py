@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -279,15 +279,24 @@ async def open_bench(url: str, prefix: str, **spec: Any) -> AsyncIterator[Bench]
 
 
 @asynccontextmanager
-async def running(config: Config, node: str = NODE) -> AsyncIterator[App]:
-    """Run the node's agent inside this process, without a Faust worker around it."""
-    app = apps.agent_app(config, node)
+async def in_process(app: App) -> AsyncIterator[App]:
+    """Run a role's app inside this process, without a Faust worker around it."""
     app.stopper = lambda: None
     await app.start()
     try:
         yield app
     finally:
         await app.stop()
+
+
+def running(config: Config, node: str = NODE) -> AbstractAsyncContextManager[App]:
+    """Run the node's agent inside this process."""
+    return in_process(apps.agent_app(config, node))
+
+
+def routing(config: Config) -> AbstractAsyncContextManager[App]:
+    """Run the grid's router inside this process."""
+    return in_process(apps.router_app(config))
 
 
 class Process:

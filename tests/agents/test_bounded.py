@@ -22,8 +22,7 @@ from orion_streams.model.commit import CURSOR, RELAYED
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.source import FileSource
 from orion_streams.runtime.embedded_server import EmbeddedServer
-from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, running, toml
-from tests.agents.test_redis_gone import routing
+from tests.agents.agent_bench import MODEL, NODE, QUICK, Bench, routing, running, toml
 from tests.conftest import SERVERS
 from tests.helpers import POLL_S, eventually
 from tests.needs import REDIS_SERVER
@@ -76,7 +75,7 @@ async def loaded(bench: Bench) -> AsyncIterator[tuple[Counter[str], dict[str, in
     much was ever added."""
     seen: Counter[str] = Counter()
     turns = asyncio.Semaphore(AT_A_TIME)
-    async with routing(bench), running(bench.config):
+    async with routing(bench.config), running(bench.config):
         async with AsyncClient(bench.url, prefix=bench.prefix) as client:
 
             async def ask() -> None:

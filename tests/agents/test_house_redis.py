@@ -19,8 +19,7 @@ from orion_streams.cli.doctor import doctor_command
 from orion_streams.cli.options import CommonOptions
 from orion_streams.demo.ollama import serve
 from orion_streams.runtime.embedded_server import EmbeddedServer
-from tests.agents.agent_bench import MODEL, QUICK, Bench, running, toml
-from tests.agents.test_redis_gone import routing
+from tests.agents.agent_bench import MODEL, QUICK, Bench, routing, running, toml
 from tests.helpers import eventually, eventually_true
 from tests.needs import REDIS_SERVER
 
@@ -102,7 +101,7 @@ async def lived(bench: Bench, home: Path) -> None:
     """A day of a grid in short: requests, answers, a cancel, trimming, and every command that reads."""
     config = home / "streams.toml"
     config.write_text(toml(bench.url, PREFIX, bench.node.url))
-    async with routing(bench), running(bench.config), running(bench.config, "edge"):
+    async with routing(bench.config), running(bench.config), running(bench.config, "edge"):
         async with AsyncClient(bench.url, prefix=PREFIX) as client:
             for n in range(20):
                 assert (await client.generate(MODEL, f"question {n}")).text

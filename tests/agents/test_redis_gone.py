@@ -6,18 +6,17 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from orion_streams.agents import apps
 from orion_streams.agents.results import ResultWriter
 from orion_streams.runtime import backoff
 from orion_streams.runtime.backoff import LOG_AGAIN_S, OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.faust_redis import App
-from tests.agents.agent_bench import Bench, Own, limited, running
+from tests.agents.agent_bench import Own, limited, routing, running
 from tests.agents.test_router_app import answered, ask
 from tests.helpers import eventually
 
@@ -34,18 +33,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     monkeypatch.setattr(backoff, "LONGEST_S", 0.02)
     monkeypatch.setattr(backoff, "FIRST_S", 0.01)
     monkeypatch.setattr("orion_streams.agents.apps.connect", lambda url: connect(url, timeout_s))
-
-
-@asynccontextmanager
-async def routing(bench: Bench) -> AsyncIterator[App]:
-    """The grid's router inside this process."""
-    app = apps.router_app(bench.config)
-    app.stopper = lambda: None
-    await app.start()
-    try:
-        yield app
-    finally:
-        await app.stop()
 
 
 @contextmanager
@@ -126,7 +113,7 @@ async def test_a_router_holds_little_while_redis_is_away(
     """The same for the router, which then answers what came before and after, each once."""
     caplog.set_level(logging.INFO)
     many = LONG if how == "killed" else LONG // 5
-    async with routing(own.bench) as app, running(own.bench.config):
+    async with routing(own.bench.config) as app, running(own.bench.config):
         await ask(own.bench, "q1")
         await answered(own.bench, "q1")
         with away(own, how):
@@ -141,7 +128,7 @@ async def test_a_router_holds_little_while_redis_is_away(
 async def test_a_server_that_refuses_writes_is_not_back(own: Own, caplog: pytest.LogCaptureFixture) -> None:
     """Out of memory reads work: nobody says that Redis is back until it takes writes again."""
     caplog.set_level(logging.INFO)
-    async with routing(own.bench) as app, running(own.bench.config) as agent:
+    async with routing(own.bench.config) as app, running(own.bench.config) as agent:
         await ask(own.bench, "q1")
         await answered(own.bench, "q1")
         await own.bench.redis.config_set("maxmemory", 1)

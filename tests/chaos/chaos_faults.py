@@ -63,6 +63,11 @@ def node_of(target: str) -> str:
     return target.partition(" ")[2]
 
 
+async def lasts(seconds: float) -> None:
+    """Let a fault last so long. It is the length of the fault: there is no condition to wait for."""
+    await asyncio.sleep(seconds)
+
+
 async def kill_agent(scene: Scene, target: str) -> None:
     node = node_of(target)
     await kill(scene, scene.grid.kill_agent(node))
@@ -70,10 +75,10 @@ async def kill_agent(scene: Scene, target: str) -> None:
 
 
 async def kill(scene: Scene, killing: Awaitable[None]) -> None:
-    """Kill a process and wait up to half a second."""
+    """Kill a process; it stays away for up to half a second."""
     scene.count_kill()
     await killing
-    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await lasts(scene.rng.uniform(0, 0.5))
 
 
 async def kill_router(scene: Scene, target: str) -> None:
@@ -86,7 +91,7 @@ async def kill_both_routers(scene: Scene, target: str) -> None:
     for router in scene.grid.routers:
         scene.count_kill()
         await router.kill()
-    await asyncio.sleep(scene.rng.uniform(0, 0.5))
+    await lasts(scene.rng.uniform(0, 0.5))
     await asyncio.gather(*(router.start() for router in scene.grid.routers))
 
 
@@ -104,7 +109,7 @@ async def kill_server_for(scene: Scene, away_s: float) -> None:
     """Kill the server and start it again; the observer checks what it has lost."""
     scene.count_kill()
     await scene.grid.kill_server()
-    await asyncio.sleep(away_s)
+    await lasts(away_s)
     await scene.grid.restart_server()
     await scene.observer.look_again()
 
@@ -116,21 +121,21 @@ async def server_gone(scene: Scene, target: str) -> None:
 
 async def hang_server(scene: Scene, target: str) -> None:
     scene.grid.hang_server()
-    await asyncio.sleep(scene.rng.uniform(1, 3))
+    await lasts(scene.rng.uniform(1, 3))
     scene.grid.resume_server()
 
 
 async def server_out_of_memory(scene: Scene, target: str) -> None:
     used = (await scene.grid.tell_server("INFO", "memory"))["used_memory"]
     await scene.grid.tell_server("CONFIG", "SET", "maxmemory", used)
-    await asyncio.sleep(scene.rng.uniform(1, 2))
+    await lasts(scene.rng.uniform(1, 2))
     await scene.grid.tell_server("CONFIG", "SET", "maxmemory", 0)
 
 
 async def disk_full(scene: Scene, target: str) -> None:
     """Fill the disk: with fsync always the server ends itself, else it refuses writes for a while."""
     scene.grid.limit_files(10_000)
-    await asyncio.sleep(scene.rng.uniform(1.5, 2.5))
+    await lasts(scene.rng.uniform(1.5, 2.5))
     if scene.grid.server_has_ended:
         await kill_server_for(scene, 0)
     else:
@@ -149,7 +154,7 @@ async def lose_answers(scene: Scene, target: str) -> None:
     for name in chosen:
         proxies[name].word = b"EVALSHA" if name in ROUTERS else b"XADD"
         proxies[name].lose_answers = 2
-    await asyncio.sleep(1.5)
+    await lasts(1.5)
     for name in chosen:
         proxies[name].lose_answers = 0
 
@@ -171,14 +176,14 @@ async def part(scene: Scene, names: Sequence[str], seconds: float) -> None:
     """Part these roles or clients from the server for so many seconds."""
     for name in names:
         scene.grid.proxies[name].part()
-    await asyncio.sleep(seconds)
+    await lasts(seconds)
     for name in names:
         scene.grid.proxies[name].join()
 
 
 async def move_clock(scene: Scene, target: str) -> None:
     scene.grid.move_clock(scene.rng.choice((-HOUR_S, HOUR_S)))
-    await asyncio.sleep(scene.rng.uniform(1, 2))
+    await lasts(scene.rng.uniform(1, 2))
     scene.grid.move_clock(0)
 
 
@@ -203,7 +208,7 @@ async def drop_group(scene: Scene, target: str) -> None:
     """Delete the consumer group through which an agent reads its work; the router creates it anew."""
     stream = scene.grid.config.key("work", node_of(target))
     await scene.grid.tell_server("XGROUP", "DESTROY", stream, "agent")
-    await asyncio.sleep(1)
+    await lasts(1)
 
 
 def ollama(kind: str, times: int = 2) -> Inject:
@@ -211,7 +216,7 @@ def ollama(kind: str, times: int = 2) -> Inject:
 
     async def inject(scene: Scene, target: str) -> None:
         await scene.grid.fault(node_of(target), kind, times)
-        await asyncio.sleep(1)
+        await lasts(1)
         await scene.grid.fault(node_of(target), kind, 0)
 
     return inject
@@ -220,14 +225,14 @@ def ollama(kind: str, times: int = 2) -> Inject:
 async def overheat(scene: Scene, target: str) -> None:
     """Heat a node above 85 °C while it works; then let it cool down."""
     await scene.grid.push(node_of(target), temp_mc=88_000)
-    await asyncio.sleep(3)
+    await lasts(3)
     await scene.grid.push(node_of(target), temp_mc=50_000)
 
 
 async def fill_memory(scene: Scene, target: str) -> None:
     node = node_of(target)
     await scene.grid.push(node, extra_ram_mb=scene.grid.nodes[node].spec.ram_total_mb)
-    await asyncio.sleep(2)
+    await lasts(2)
     await scene.grid.push(node, extra_ram_mb=0)
 
 

@@ -17,8 +17,7 @@ from orion_streams.demo.observer import Observer
 from orion_streams.eventlog import redis_log
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import ingest
-from tests.agents.agent_bench import MODEL, NODE, Bench, open_bench, running
-from tests.agents.test_redis_gone import routing
+from tests.agents.agent_bench import MODEL, NODE, Bench, open_bench, routing, running
 from tests.chaos import chaos_command
 from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.chaos_run import Round, Stage, broken_promises, read_log
@@ -92,7 +91,7 @@ async def test_an_answer_that_breaks_off_is_no_answer(
 
     if not guarded:
         monkeypatch.setattr(Ollama, "run", any_end)
-    async with routing(scene.bench):
+    async with routing(scene.bench.config):
         await scene.ask()
         await scene.bench.fault("end_without_done")
         await scene.ask()
@@ -106,7 +105,7 @@ async def test_a_known_id_is_not_run_again(
     """An id comes again, as after an answer that was lost on its way."""
     if not guarded:
         without(monkeypatch, ingest, "admit", KNOWN, "if False:")
-    async with routing(scene.bench):
+    async with routing(scene.bench.config):
         for _ in range(2):
             await scene.send({"id": "q1", "model": MODEL, "prompt": PROMPT})
     broken = {"duplicate_dispatches", "duplicate_replies"}
@@ -122,7 +121,7 @@ async def test_cursors_are_part_of_the_commit(
         assert CURSORS in redis_log.SCRIPT
         monkeypatch.setattr(redis_log, "SCRIPT", redis_log.SCRIPT.replace(CURSORS, ""))
     for name in ("poison", "more poison"):
-        async with routing(scene.bench):
+        async with routing(scene.bench.config):
             await scene.send({"id": name, "model": "", "prompt": PROMPT})
     assert await scene.broken() == (set() if guarded else {"unrefused_poison"})
 

@@ -19,6 +19,7 @@ from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Mark, UnloadReason
 from orion_streams.protocol.ingest import runner_options
 from tests.cli.conftest import Orion
@@ -291,7 +292,7 @@ def test_a_line_of_the_log_tells_the_decision(orion: Orion, grid_toml: Path) -> 
 
 def test_every_event_has_a_line() -> None:
     """Each kind of event can be shown, as data and as text."""
-    values: dict[str, Any] = {"temp_mc": 50_000, "verdicts": (ev.Verdict(node="one", cost_ms=5),)}
+    values: dict[str, Any] = {"temp_mc": 50_000, "verdicts": (Verdict(node="one", cost_ms=5),)}
     shown = []
     for kind in ev.AnyEvent.__args__:
         fields = {name: values.get(name, 1) for name in kind.__struct_fields__}

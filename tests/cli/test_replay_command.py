@@ -220,11 +220,7 @@ def test_a_report_is_one_file(orion: Orion, recording: Path, grid_toml: Path, ho
         (("replay", "log.jsonl.gz", "--redis", "redis://127.0.0.1:1/0"), 78, "a file and --redis"),
         (("replay", "streams.toml"), 1, "expected a file .jsonl or .jsonl.gz"),
         (("log", "export", "log.txt"), 78, "expected a name that ends with .jsonl or .jsonl.gz"),
-        (
-            ("log", "export", "x.jsonl", "--from", "9", "--to", "3"),
-            78,
-            "9 to 3): nothing of",
-        ),
+        (("log", "export", "x.jsonl", "--from", "9", "--to", "3"), 78, "9 to 3): nothing of"),
         (("log", "export", "x.jsonl", "--to", "1999-01-01"), 78, "to 0): nothing of"),
         (("log", "export", "log.jsonl.gz"), 78, "is there already: name another file, or add --force"),
         (("replay", "whatif", "log.jsonl.gz", "--set", "policy.temp_mx_mc=70000"), 78, "policy.temp_mx_mc"),

@@ -15,8 +15,7 @@ from orion_streams.demo.ollama import serve
 from orion_streams.errors import BackendError
 from orion_streams.runtime import backoff
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
-from tests.agents.agent_bench import MODEL, QUICK, Bench, limited, running
-from tests.agents.test_redis_gone import routing
+from tests.agents.agent_bench import MODEL, QUICK, Bench, limited, routing, running
 from tests.helpers import eventually
 
 MANY = 8
@@ -34,7 +33,7 @@ async def test_requests_outlive_a_server_that_is_away(
             bench = Bench(server.url, prefix, node)
             bench.config = limited(bench.config, slots=4)
             async with (
-                routing(bench),
+                routing(bench.config),
                 running(bench.config),
                 AsyncClient(server.url, prefix=prefix) as brain,
             ):

@@ -8,14 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orion_streams.decider.memory import (
-    Room,
-    capacity_mb,
-    committed_mb,
-    footprint_mb,
-    limit_mb,
-    room,
-)
+from orion_streams.decider.memory import Room, capacity_mb, committed_mb, footprint_mb, limit_mb, room
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
 from orion_streams.model.policy import ModelRules

@@ -14,19 +14,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Grid, Resident
 from orion_streams.projections import fold
-from tests.grids import (
-    AT_MS,
-    BIG,
-    HEAVY,
-    LIBRARY,
-    MODEL,
-    TWIN,
-    edge,
-    fails,
-    grid,
-    kinds,
-    node,
-)
+from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, TWIN, edge, fails, grid, kinds, node
 from tests.properties import strategies as make
 from tests.properties.laws import check
 from tests.properties.oracle import promised_mb

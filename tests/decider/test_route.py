@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 
 from orion_streams.decider.route import Reject, Route, Wait, Waiting, route
-from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid, Request
+from orion_streams.model.verdict import Verdict
 from tests.grids import AT_MS, MEMORY, POLICY, edge, grid, holding, node, request
 from tests.properties import strategies as make
 from tests.properties.oracle import Oracle, dumb_route

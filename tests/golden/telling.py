@@ -20,9 +20,10 @@ from msgspec import Struct
 from orion_streams.eventlog.jsonl import Row, Stretch
 from orion_streams.eventlog.loader import fold_each
 from orion_streams.model import events as ev
-from orion_streams.model.events import TERMS, tag_of
+from orion_streams.model.events import tag_of
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.text import describe, held_back, why_abandoned
+from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import FileSource
 from orion_streams.replay.verify import DECISIONS, Report, verify
@@ -129,7 +130,7 @@ def said(event: ev.AnyEvent) -> str:
             return describe(event)
 
 
-def why(verdicts: Sequence[ev.Verdict], chosen: str) -> str:
+def why(verdicts: Sequence[Verdict], chosen: str) -> str:
     """The chosen node's cost by its terms, what the others would have cost more, or why they could not."""
     best = next((each for each in verdicts if each.node == chosen), None)
     parts = [f"{best.cost_ms} ms ({terms(best)})"] if best is not None and not best.filter else []
@@ -141,18 +142,18 @@ def why(verdicts: Sequence[ev.Verdict], chosen: str) -> str:
     return "; ".join(parts)
 
 
-def terms(found: ev.Verdict) -> str:
+def terms(found: Verdict) -> str:
     """The terms of a cost that are not nothing."""
     return " ".join(f"{name} {value}" for name, value in costs(found).items() if value) or "nothing"
 
 
-def costs(found: ev.Verdict) -> dict[str, int]:
+def costs(found: Verdict) -> dict[str, int]:
     """The terms by name; what is cached is saved."""
     held: dict[str, int] = {name: getattr(found, f"{name}_ms") for name in TERMS}
     return held | {"cached": -found.cached_ms}
 
 
-def instead(best: ev.Verdict | None, other: ev.Verdict) -> str:
+def instead(best: Verdict | None, other: Verdict) -> str:
     """What another node would have cost more, and the term that sets the two apart most."""
     if best is None or best.cost_ms == other.cost_ms:
         return ", as much" if best is not None else ""

@@ -1,4 +1,4 @@
-"""What answers taught and how it decays, at the boundaries."""
+"""What is expected of a node, at the boundaries: as answers taught it, and as its work and heat say."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.decider.estimates import answer_tokens, best_pace, demand_now, expected_speed
+from orion_streams.decider.route import (
+    Waiting,
+    copies,
+    derating_permille,
+    loss_ms,
+    open_slots,
+    remaining_ms,
+)
 from orion_streams.model.learned import decayed
-from orion_streams.model.policy import ROBOT, ModelRules, NodeRules
-from orion_streams.model.state import Demand, Length, Speed
-from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, grid, node, request
+from orion_streams.model.policy import ROBOT, ModelRules, NodeRules, Policy
+from orion_streams.model.state import Assignment, Demand, Length, Resident, Speed
+from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, grid, holding, loading, node, request
+from tests.mutation.verdicts import HERE, judged, warm
 
 
 def test_a_load_is_expected_as_measured_else_by_the_disk() -> None:
@@ -100,3 +109,125 @@ def test_an_answer_is_as_long_as_the_model_usually_answers(values: dict[str, Any
     some = grid(answers={MODEL: Length(77_999, 3)}, models={BIG: ModelRules(prior_tokens=50)})
     found = answer_tokens(some, request(**values))
     assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS), 1_003),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 752), 251),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 753), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 754), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_253), 250),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_254), 251),
+        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 9_000), 7_997),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_002), 1),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_003), 0),
+        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 9_000), 0),
+    ],
+)
+def test_a_run_that_takes_longer_keeps_a_share(held: Assignment, expected: int) -> None:
+    """A quarter of what was expected remains of a run, or as much as it is late; nothing of a load."""
+    found = remaining_ms(grid(), held)
+    assert (found, type(found)) == (expected, int)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 3),
+        ({"ramp": 0}, 1),
+        ({"ramp": 1}, 2),
+        ({"ramp": 9}, 3),
+        ({"opened_ms": AT_MS - 20_000, "ramp": 1}, 1),
+        ({"forecast_mc": 75_000}, 3),
+        ({"forecast_mc": 75_001}, 0),
+        ({"forecast_mc": 75_001, "opened_ms": 1}, 0),
+    ],
+)
+def test_slots_open_one_by_one(values: dict[str, Any], expected: int) -> None:
+    """None when it is about to get hot, one for a probe, then one more with each answer."""
+    row = warm(slots=3, **values)
+    assert open_slots(grid(row), row) == expected
+    assert judged(row).free_slots == expected
+
+
+@pytest.mark.parametrize(
+    ("forecast_mc", "expected"),
+    [(0, 0), (70_000, 0), (70_009, 0), (70_010, 1), (74_999, 499), (75_000, 500), (80_000, 500)],
+)
+def test_derating_rises_from_mark_to_mark(forecast_mc: int, expected: int) -> None:
+    """In thousandths, rounded down."""
+    assert derating_permille(grid(), node("n", forecast_mc=forecast_mc)) == expected
+
+
+def test_marks_that_are_close_derate_at_once() -> None:
+    """At the lower one not yet, a thousandth of a degree above it by all."""
+    close = Policy(temp_return_mc=74_999)
+    found = [
+        derating_permille(grid(policy=close), node("n", forecast_mc=mc)) for mc in (74_998, 74_999, 75_000)
+    ]
+    assert found == [0, 0, 500]
+
+
+@pytest.mark.parametrize(
+    ("demand_milli", "waiting", "expected"),
+    [
+        (0, Waiting(copies={HEAVY: 1}), 0),
+        (3_001, Waiting(copies={HEAVY: 1}), 34_323 * 1_386 // 1000),
+        (3_001, Waiting(copies={HEAVY: 2}), 34_323 * 1_386 // 1000 // 2),
+        (100, Waiting(models={HEAVY: 1}, copies={HEAVY: 1}), 34_323),
+        (100, Waiting(models={MODEL: 1}, copies={HEAVY: 1}), 34_323 * 46 // 1000),
+        (3_001, Waiting(models={HEAVY: 1}, copies={HEAVY: 1}), 34_323 * 1_386 // 1000),
+    ],
+)
+def test_what_others_lose(demand_milli: int, waiting: Waiting, expected: int) -> None:
+    """A load per request within the horizon, at least one if any waits, half with a copy elsewhere."""
+    row = node("n", resident={HEAVY: Resident("b", 2_019)})
+    demand = {HEAVY: Demand(demand_milli, AT_MS)} if demand_milli else {}
+    found = loss_ms(grid(row, demand=demand), row, HEAVY, waiting)
+    assert (found, type(found)) == (expected, int)
+
+
+def test_a_young_grid_has_a_short_past() -> None:
+    """Demand is spread over the time that the log covers, at least a ms; unknown weights cost nobody."""
+    row, waiting = node("n"), Waiting(copies={HEAVY: 1})
+    for at_ms, window_ms in ((0, 1), (1, 1), (2, 2), (500_000, 500_000)):
+        some = replace(grid(row, demand={HEAVY: Demand(700, at_ms)}), at_ms=at_ms)
+        expected = 34_323 * (700 * 400_000 // window_ms) // 1000
+        assert loss_ms(some, row, HEAVY, waiting) == expected
+    assert loss_ms(grid(row, demand={BIG: Demand(700, AT_MS)}), row, BIG, Waiting(models={BIG: 1})) == 0
+
+
+def test_copies_are_counted_once() -> None:
+    """In memory or on its way, on each node once; then the count is remembered."""
+    both = node("o", resident={MODEL: HERE}, assignments={"1-0": holding()})
+    some = grid(
+        node("l"),
+        node("m", assignments={"1-0": holding(HEAVY), "2-0": holding()}),
+        node("n", resident={MODEL: HERE}),
+        both,
+    )
+    waiting = Waiting(copies={HEAVY: 7})
+    assert copies(some, MODEL, waiting) == 3
+    assert waiting.copies == {HEAVY: 7, MODEL: 3}
+    assert copies(some, HEAVY, waiting) == 7
+    assert copies(grid(), MODEL, waiting) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        ({}, 1),
+        ({"inference": False}, 0),
+        ({"inventory_known": False}, 0),
+        ({"heard_ms": None}, 0),
+        ({"heard_ms": AT_MS - 5_000}, 1),
+        ({"heard_ms": AT_MS - 5_001}, 0),
+        ({"temp_mc": 75_001}, 0),
+    ],
+)
+def test_a_copy_on_a_node_that_is_out_does_not_count(values: dict[str, Any], counts: int) -> None:
+    """Nobody can use it now, be it in memory or on its way."""
+    for row in (warm(**values), node("n", assignments={"1-0": holding()}, **values)):
+        assert copies(grid(row), MODEL, Waiting()) == counts

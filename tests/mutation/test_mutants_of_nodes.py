@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.state import Grid, Node, Run
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, Mark
 from orion_streams.projections import evolve
 from orion_streams.projections.nodes import forecast, slope

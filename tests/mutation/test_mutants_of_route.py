@@ -7,31 +7,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import first_filter, node_filter
-from orion_streams.decider.route import (
-    Ahead,
-    Reject,
-    Route,
-    Wait,
-    Waiting,
-    copies,
-    derating_permille,
-    failed_here,
-    loss_ms,
-    open_slots,
-    remaining_ms,
-    route,
-    unplaceable,
-)
-from orion_streams.model.events import Verdict
-from orion_streams.model.marks import ram_permille
+from orion_streams.decider.route import Ahead, Route, Wait, Waiting, failed_here, route
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Assignment, Demand, Failure, Node, Request, Resident, Speed
-from orion_streams.model.vocabulary import Blame, Code, Filter, Mark, WaitKind
+from orion_streams.model.state import Assignment, Demand, Failure, Node, Resident, Speed
+from orion_streams.model.verdict import Verdict
+from orion_streams.model.vocabulary import Blame, WaitKind
 from tests.grids import (
     AT_MS,
     BIG,
-    DISK,
     HEAVY,
     LIBRARY,
     MODEL,
@@ -42,42 +25,9 @@ from tests.grids import (
     loading,
     node,
     request,
-    under,
     verdict,
 )
-
-HERE = Resident("a", 470, 4_096)
-COLD = Verdict(
-    node="n",
-    cost_ms=4_301 + 80 + 5_060,
-    load_ms=4_301,
-    prefill_ms=80,
-    decode_ms=5_060,
-    free_slots=1,
-    reserve_mb=477,
-)
-WARM = Verdict(node="n", cost_ms=80 + 5_060, prefill_ms=80, decode_ms=5_060, free_slots=1)
-
-
-def judged(
-    row: Node,
-    asked: Request | None = None,
-    policy: Policy = POLICY,
-    waiting: Waiting | None = None,
-    **values: Any,
-) -> Verdict:
-    """The verdict on `n`."""
-    return verdict(route(under(grid(row, **values), policy), asked or request(), waiting), "n")
-
-
-def warm(**values: Any) -> Node:
-    """A node with the model in memory."""
-    return node("n", **{"resident": {MODEL: HERE}, **values})
-
-
-def but(usual: Verdict, cost_ms: int, **values: Any) -> Verdict:
-    """The verdict with some terms, whose difference to the usual cost is given."""
-    return replace(usual, cost_ms=usual.cost_ms + cost_ms, **values)
+from tests.mutation.verdicts import COLD, HERE, WARM, but, judged, warm
 
 
 def test_an_unmeasured_node_is_judged_by_the_size_of_the_weights() -> None:
@@ -105,16 +55,9 @@ def test_a_nodes_own_rules_count_more_than_the_policys() -> None:
 def test_what_was_measured_counts(speed: Speed, load_ms: int, prefill_ms: int, decode_ms: int) -> None:
     """Each speed on its own: what is not known yet stays an estimate."""
     found = judged(node("n"), speeds={("n", MODEL): speed, ("n", HEAVY): Speed(1, 1, 1)})
-    assert found == replace(
-        COLD,
-        cost_ms=load_ms + prefill_ms + decode_ms,
-        load_ms=load_ms,
-        prefill_ms=prefill_ms,
-        decode_ms=decode_ms,
-    )
-    assert {type(each) for each in (found.load_ms, found.prefill_ms, found.decode_ms, found.cost_ms)} == {
-        int
-    }
+    terms = {"load_ms": load_ms, "prefill_ms": prefill_ms, "decode_ms": decode_ms}
+    assert found == replace(COLD, cost_ms=sum(terms.values()), **terms)
+    assert {type(getattr(found, each)) for each in (*terms, "cost_ms")} == {int}
 
 
 @pytest.mark.parametrize(
@@ -296,17 +239,6 @@ def test_a_runner_that_works_is_reloaded_later() -> None:
     assert (found.free_slots, found.load_ms, found.evict_ms, found.reserve_mb) == (0, 4_301, 3 * 4_301, 539)
 
 
-def test_no_room_is_a_filter_with_its_figures() -> None:
-    """What the load needs, and what there is; one that never fits is too large."""
-    found = judged(node("n", ram_used_mb=6_564))
-    assert found == Verdict(node="n", filter=Filter.MEMORY, value=477, limit=476)
-    tiny = node("n", ram_total_mb=1_110, ram_used_mb=600)
-    assert judged(tiny) == Verdict(node="n", filter=Filter.TOO_LARGE, value=477, limit=476)
-    assert judged(replace(tiny, ram_total_mb=1_111, ram_used_mb=501)) == Verdict(
-        node="n", filter=Filter.MEMORY, value=477, limit=476
-    )
-
-
 @pytest.mark.parametrize(
     ("values", "serves"),
     [
@@ -323,278 +255,6 @@ def test_no_room_is_a_filter_with_its_figures() -> None:
 def test_a_twin_in_memory_serves_unless_it_was_told_to_go(values: dict[str, Any], serves: bool) -> None:
     """The same weights under another name, with the same options."""
     assert (judged(node("n", **values), request(num_ctx=4_096)).load_ms == 0) is serves
-
-
-@pytest.mark.parametrize(
-    ("held", "expected"),
-    [
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS), 1_003),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 752), 251),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 753), 250),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 754), 250),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_253), 250),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 1_254), 251),
-        (holding(started=True, run_ms=1_003, since_ms=AT_MS - 9_000), 7_997),
-        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_002), 1),
-        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 1_003), 0),
-        (loading(MODEL, run_ms=1_003, since_ms=AT_MS - 9_000), 0),
-    ],
-)
-def test_a_run_that_takes_longer_keeps_a_share(held: Assignment, expected: int) -> None:
-    """A quarter of what was expected remains of a run, or as much as it is late; nothing of a load."""
-    found = remaining_ms(grid(), held)
-    assert (found, type(found)) == (expected, int)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, 3),
-        ({"ramp": 0}, 1),
-        ({"ramp": 1}, 2),
-        ({"ramp": 9}, 3),
-        ({"opened_ms": AT_MS - 20_000, "ramp": 1}, 1),
-        ({"forecast_mc": 75_000}, 3),
-        ({"forecast_mc": 75_001}, 0),
-        ({"forecast_mc": 75_001, "opened_ms": 1}, 0),
-    ],
-)
-def test_slots_open_one_by_one(values: dict[str, Any], expected: int) -> None:
-    """None when it is about to get hot, one for a probe, then one more with each answer."""
-    row = warm(slots=3, **values)
-    assert open_slots(grid(row), row) == expected
-    assert judged(row).free_slots == expected
-
-
-@pytest.mark.parametrize(
-    ("forecast_mc", "expected"),
-    [(0, 0), (70_000, 0), (70_009, 0), (70_010, 1), (74_999, 499), (75_000, 500), (80_000, 500)],
-)
-def test_derating_rises_from_mark_to_mark(forecast_mc: int, expected: int) -> None:
-    """In thousandths, rounded down."""
-    assert derating_permille(grid(), node("n", forecast_mc=forecast_mc)) == expected
-
-
-def test_marks_that_are_close_derate_at_once() -> None:
-    """At the lower one not yet, a thousandth of a degree above it by all."""
-    close = Policy(temp_return_mc=74_999)
-    assert [
-        derating_permille(grid(policy=close), node("n", forecast_mc=each))
-        for each in (74_998, 74_999, 75_000)
-    ] == [
-        0,
-        0,
-        500,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("values", "waiting", "expected"),
-    [
-        ({}, Waiting(copies={HEAVY: 1}), 0),
-        ({"demand": {HEAVY: Demand(3_001, AT_MS)}}, Waiting(copies={HEAVY: 1}), 34_323 * 1_386 // 1000),
-        (
-            {"demand": {HEAVY: Demand(3_001, AT_MS)}},
-            Waiting(copies={HEAVY: 2}),
-            34_323 * 1_386 // 1000 // 2,
-        ),
-        ({"demand": {HEAVY: Demand(100, AT_MS)}}, Waiting(models={HEAVY: 1}, copies={HEAVY: 1}), 34_323),
-        (
-            {"demand": {HEAVY: Demand(100, AT_MS)}},
-            Waiting(models={MODEL: 1}, copies={HEAVY: 1}),
-            34_323 * 46 // 1000,
-        ),
-        (
-            {"demand": {HEAVY: Demand(3_001, AT_MS)}},
-            Waiting(models={HEAVY: 1}, copies={HEAVY: 1}),
-            34_323 * 1_386 // 1000,
-        ),
-    ],
-)
-def test_what_others_lose(values: dict[str, Any], waiting: Waiting, expected: int) -> None:
-    """A load per request within the horizon, at least one if any waits, half with a copy elsewhere."""
-    row = node("n", resident={HEAVY: Resident("b", 2_019)})
-    found = loss_ms(grid(row, **values), row, HEAVY, waiting)
-    assert (found, type(found)) == (expected, int)
-
-
-def test_a_young_grid_has_a_short_past() -> None:
-    """Demand is spread over the time that the log covers, at least a ms; unknown weights cost nobody."""
-    row, waiting = node("n"), Waiting(copies={HEAVY: 1})
-    for at_ms, window_ms in ((0, 1), (1, 1), (2, 2), (500_000, 500_000)):
-        some = replace(grid(row, demand={HEAVY: Demand(700, at_ms)}), at_ms=at_ms)
-        expected = 34_323 * (700 * 400_000 // window_ms) // 1000
-        assert loss_ms(some, row, HEAVY, waiting) == expected
-    assert loss_ms(grid(row, demand={BIG: Demand(700, AT_MS)}), row, BIG, Waiting(models={BIG: 1})) == 0
-
-
-def test_copies_are_counted_once() -> None:
-    """In memory or on its way, on each node once; then the count is remembered."""
-    both = node("o", resident={MODEL: HERE}, assignments={"1-0": holding()})
-    some = grid(
-        node("l"),
-        node("m", assignments={"1-0": holding(HEAVY), "2-0": holding()}),
-        node("n", resident={MODEL: HERE}),
-        both,
-    )
-    waiting = Waiting(copies={HEAVY: 7})
-    assert copies(some, MODEL, waiting) == 3
-    assert waiting.copies == {HEAVY: 7, MODEL: 3}
-    assert copies(some, HEAVY, waiting) == 7
-    assert copies(grid(), MODEL, waiting) == 3
-
-
-@pytest.mark.parametrize(
-    ("values", "counts"),
-    [
-        ({}, 1),
-        ({"inference": False}, 0),
-        ({"inventory_known": False}, 0),
-        ({"heard_ms": None}, 0),
-        ({"heard_ms": AT_MS - 5_000}, 1),
-        ({"heard_ms": AT_MS - 5_001}, 0),
-        ({"temp_mc": 75_001}, 0),
-    ],
-)
-def test_a_copy_on_a_node_that_is_out_does_not_count(values: dict[str, Any], counts: int) -> None:
-    """Nobody can use it now, be it in memory or on its way."""
-    for row in (warm(**values), node("n", assignments={"1-0": holding()}, **values)):
-        assert copies(grid(row), MODEL, Waiting()) == counts
-
-
-FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
-    ({}, {}, None),
-    ({"inference": False}, {}, Verdict(node="n", filter=Filter.ROLE)),
-    ({"heard_ms": None}, {}, Verdict(node="n", filter=Filter.SILENT)),
-    ({"heard_ms": AT_MS - 5_000}, {}, None),
-    ({"heard_ms": AT_MS - 5_001}, {}, Verdict(node="n", filter=Filter.STALE, value=5_001, limit=5_000)),
-    ({"inventory_known": False}, {}, Verdict(node="n", filter=Filter.INVENTORY_UNKNOWN)),
-    ({"installed": {HEAVY: DISK[HEAVY]}}, {}, Verdict(node="n", filter=Filter.NOT_INSTALLED)),
-    ({"tiers": (1,)}, {"tier": 2}, Verdict(node="n", filter=Filter.TIER, value=2)),
-    ({"tiers": (1,)}, {"tier": 1}, None),
-    ({"tiers": (2,)}, {"tier": 2}, None),
-    ({"two_agents_ms": AT_MS - 30_000}, {}, Verdict(node="n", filter=Filter.TWO_AGENTS)),
-    ({"two_agents_ms": AT_MS - 30_001}, {}, None),
-    ({"temp_mc": None}, {}, Verdict(node="n", filter=Filter.NO_TEMPERATURE)),
-    ({"temp_mc": 75_000}, {}, None),
-    ({"temp_mc": 75_001}, {}, Verdict(node="n", filter=Filter.HOT, value=75_001, limit=75_000)),
-    (
-        {"temp_mc": 75_001, "backed_off": (Mark.HOT,)},
-        {},
-        Verdict(node="n", filter=Filter.HOT, value=75_001, limit=70_000),
-    ),
-    (
-        {"temp_mc": 60_000, "backed_off": "hot ram"},
-        {},
-        Verdict(node="n", filter=Filter.HOT, value=60_000, limit=70_000),
-    ),
-    ({"ram_used_mb": 7_200}, {"num_ctx": 4_096}, None),
-    ({"ram_used_mb": 7_201}, {}, Verdict(node="n", filter=Filter.RAM, value=901, limit=900)),
-    (
-        {"ram_used_mb": 7_201, "backed_off": (Mark.RAM,)},
-        {},
-        Verdict(node="n", filter=Filter.RAM, value=901, limit=850),
-    ),
-    ({"backed_off": (Mark.RAM,)}, {}, Verdict(node="n", filter=Filter.RAM, value=250, limit=850)),
-    (
-        {"opened_ms": AT_MS - 14_999, "open_ms": 15_000},
-        {},
-        Verdict(node="n", filter=Filter.BREAKER, value=14_999, limit=15_000),
-    ),
-    ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, {}, None),
-]
-
-
-@pytest.mark.parametrize(("values", "asked", "expected"), FILTERS)
-def test_each_filter_says_what_tripped_it(
-    values: dict[str, Any], asked: dict[str, Any], expected: Verdict | None
-) -> None:
-    """The value and its limit; at a mark it passes. What is asked for directly and by a route agree."""
-    row, policy = warm(**values), Policy(spill_forbidden=(2,))
-    assert first_filter(under(grid(row), policy), row, request(**asked)) == expected
-    found = judged(row, request(**asked), policy)
-    assert found == expected if expected else found.filter == ""
-
-
-ALL_AT_ONCE: list[dict[str, Any]] = [
-    {"inference": False},
-    {"heard_ms": None},
-    {"heard_ms": AT_MS - 9_000},
-    {"inventory_known": False},
-    {"installed": {}},
-    {"tiers": (1,)},
-    {"two_agents_ms": AT_MS},
-    {"temp_mc": None},
-    {"temp_mc": 80_000},
-    {"ram_used_mb": 7_900},
-    {"opened_ms": AT_MS, "open_ms": 15_000},
-]
-NAMES = (
-    "role", "silent", "stale", "inventory_unknown", "not_installed", "tier", "two_agents", "no_temperature",
-    "hot", "ram", "breaker",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("first", range(len(NAMES)))
-def test_filters_are_asked_in_order(first: int) -> None:
-    """Of all that is wrong the first is said."""
-    values: dict[str, Any] = {"tiers": (2,)}
-    for each in reversed(ALL_AT_ONCE[first:]):
-        values |= each
-    assert judged(warm(**values), request(tier=2), Policy(spill_forbidden=(2,))).filter == NAMES[first]
-
-
-def test_a_machine_without_a_sensor_is_not_hot() -> None:
-    """No reading is no trouble where none is expected; a known backoff is, all the same."""
-    row = replace(node("n", temp_mc=None), rules=NodeRules("n", temperature_sensor=False))
-    assert node_filter(grid(row), row) is None
-    assert judged(row) == COLD
-    off = replace(row, backed_off=(Mark.HOT,))
-    assert node_filter(grid(off), off) == Verdict(node="n", filter=Filter.HOT, value=0, limit=70_000)
-
-
-def test_a_model_in_memory_fits() -> None:
-    """However large it seems; with another context it has to fit anew."""
-    row = warm(ram_total_mb=1_000, ram_used_mb=900)
-    assert judged(row) == WARM
-    assert judged(row, request(num_ctx=8_192)) == Verdict(
-        node="n", filter=Filter.TOO_LARGE, value=498, limit=380
-    )
-
-
-@pytest.mark.parametrize(
-    ("used_mb", "total_mb", "expected"),
-    [(900, 1_000, 900), (9_001, 10_000, 901), (0, 1_000, 0), (1, 1_000_000, 1), (5, 0, 0)],
-)
-def test_memory_in_thousandths_is_rounded_up(used_mb: int, total_mb: int, expected: int) -> None:
-    """Whatever is above a mark reads so; without a total there is nothing to say."""
-    found = ram_permille(node("n", ram_used_mb=used_mb, ram_total_mb=total_mb))
-    assert (found, type(found)) == (expected, int)
-
-
-@pytest.mark.parametrize(
-    ("filters", "expected"),
-    [
-        ((), ("no_node", "")),
-        (("role",), "unknown_model"),
-        (("role", "not_installed"), "unknown_model"),
-        (("too_large", "not_installed", "role"), "model_too_large"),
-        (("too_large", "silent"), ("no_node", "")),
-        (("too_large", "tier"), "model_too_large"),
-        (("too_large", "tier", "role", "not_installed"), "model_too_large"),
-        (("not_installed", "tier"), "unknown_model"),
-        (("not_installed", "memory"), ("no_node", "")),
-    ],
-)
-def test_hopeless_is_what_can_never_be(filters: tuple[str, ...], expected: Any) -> None:
-    """Only roles, disks and sizes stand for ever; anything else is waited for."""
-    verdicts = tuple(Verdict(node=str(n), filter=Filter(each)) for n, each in enumerate(filters))
-    wanted = (
-        Reject(Code(expected), verdicts)
-        if isinstance(expected, str)
-        else Wait(expected[0], expected[1], verdicts)
-    )
-    assert unplaceable(verdicts) == wanted
 
 
 def test_the_least_cost_wins_and_names_decide_between_equals() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
 from tests.properties.strategies import pick
 

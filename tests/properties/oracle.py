@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Run
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, RequestKind
 from tests.properties.oracle_memory import Memory, Queue, Row
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Blame
 from orion_streams.protocol.commit_builder import GENESIS, LoggedGrid, chain
 from orion_streams.replay.incident import Collector, Incident
@@ -64,7 +65,7 @@ def accepted(request: str, model: str = MODEL, **values: object) -> ev.RequestAc
     return ev.RequestAccepted(**{**usual, **values})  # type: ignore[arg-type]
 
 
-def routed(request: str, node: str, attempt: int = 1, *verdicts: ev.Verdict) -> ev.RequestRouted:
+def routed(request: str, node: str, attempt: int = 1, *verdicts: Verdict) -> ev.RequestRouted:
     """The decision for a node."""
     return ev.RequestRouted(request, attempt, node, "by hand", 1, verdicts, work_id(request, attempt))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.model.events import TERMS, Verdict
+from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.model.vocabulary import Filter
 from orion_streams.replay.explain_change import Answer, Term, turned
 

@@ -11,9 +11,9 @@ from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import fold_raw
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, Mark, WaitKind
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Collector, Incident, collect

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, Mark, WaitKind
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.incident import Incident, collect

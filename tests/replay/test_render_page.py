@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orion_streams.model import events as ev
-from orion_streams.model.events import Verdict
 from orion_streams.model.state import Grid
 from orion_streams.model.text import held_back
+from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Blame, Filter
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay import render_page

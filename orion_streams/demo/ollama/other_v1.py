@@ -28,11 +28,7 @@ _MESSAGES = {
     "stop_sequences": "[]string",
     "stream": "bool",
 }
-_KINDS = {
-    400: "invalid_request_error",
-    404: "not_found_error",
-    503: "overloaded_error",
-}
+_KINDS = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 
 
