@@ -21,7 +21,7 @@ ZEROS = ("lost", "duplicate_replies", "duplicate_dispatches", "log_gaps", "diver
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("count", "seed"), [(5_000, 19), pytest.param(40_000, 1, marks=pytest.mark.everything)]
+    ("count", "seed"), [(3_000, 11), pytest.param(40_000, 1, marks=pytest.mark.everything)]
 )
 def test_thousands_of_requests_under_faults(count: int, seed: int) -> None:
     """Every request gets its one end, every invariant holds, and every kind of fault happens."""
@@ -50,7 +50,7 @@ def test_each_fault_happens_and_breaks_nothing(kind: str) -> None:
 
 def test_tails_that_no_server_lost_are_never_repeated() -> None:
     """Without a lost tail no client hears an end twice, and no attempt begins twice."""
-    for seed in range(1, 9):
+    for seed in range(1, 6):
         run = run_one(seed, 200, frozenset(KINDS) - {"lost_tail"})
         assert (run.tail_repeats, run.found.repeated_generations, run.found.broken) == (0, 0, {})
 
@@ -74,19 +74,18 @@ def test_a_seed_gives_the_same_bytes_in_every_process() -> None:
     here = run_one(4711, 300, frozenset(KINDS))
     expected = hashlib.sha256(msgspec.json.encode(here)).hexdigest()
     assert len(here.log_digest) == 32
-    for seed in ("0", "4711"):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", SCRIPT]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        assert ended.stdout.strip() == expected
+    env = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", SCRIPT]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == expected
 
 
 def test_the_report_does_not_depend_on_the_number_of_processes() -> None:
     """One process or two: the same report."""
-    work = [Job(seed, 60, swarm(seed)) for seed in range(1, 9)]
+    work = [Job(seed, 30, swarm(seed)) for seed in range(1, 9)]
     one, two = (reported(run_all(work, processes)) for processes in (1, 2))
     assert one == two
-    assert one.requests == 480
+    assert one.requests == 240
 
 
 def test_other_seeds_are_other_runs() -> None:
