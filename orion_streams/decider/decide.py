@@ -63,8 +63,9 @@ def relief(grid: Grid) -> Iterator[ev.AnyEvent]:
     the least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
     for name, node in sorted(grid.nodes.items()):
         full = Mark.RAM in node.backed_off and marks.ram_permille(node) > grid.policy.ram_return_permille
-        told = any(unload_pending(grid, node, model) for model in node.unload_ordered_ms)
-        if not full or told or not is_heard(grid, node):
+        if not full or not is_heard(grid, node):
+            continue
+        if any(unload_pending(grid, node, model) for model in node.unload_ordered_ms):
             continue
         busy = assigned_models(node)
         idle = [

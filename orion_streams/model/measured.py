@@ -3,6 +3,8 @@ others."""
 
 from __future__ import annotations
 
+from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, Self
 
 from msgspec import Meta, Struct, structs
@@ -14,11 +16,17 @@ class Measured(Struct, frozen=True):
     @classmethod
     def of(cls, flat: Any) -> Self:
         """Take the fields by name from a struct that has them beside others."""
-        return cls(*(getattr(flat, name) for name in cls.__struct_fields__))
+        return cls(*fields_of(cls)(flat))
 
     def fields(self) -> dict[str, Any]:
         """Return the fields by name, as keyword arguments of such a struct."""
         return structs.asdict(self)
+
+
+@cache
+def fields_of(kind: type[Measured]) -> attrgetter[tuple[Any, ...]]:
+    """Return what reads the fields of such a struct, in order, from a larger one."""
+    return attrgetter(*kind.__struct_fields__)
 
 
 class Usage(Measured, frozen=True):
