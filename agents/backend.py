@@ -4,13 +4,14 @@ around it. A failure carries its blame: the request's own, the node's, or ours."
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
 from orion_streams.errors import OrionError
 from orion_streams.model.measured import Usage
-from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol import requests_replies
+from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel
 
 Blame = Literal["request", "node", "ours"]
 
@@ -31,6 +32,18 @@ class Chunk(Struct, frozen=True):
     tool_calls: tuple[dict[str, Any], ...] = ()
     vectors: bytes = b""
     usage: Usage | None = None
+
+
+Model = TypeVar("Model", InstalledModel, ResidentModel)
+
+
+class Listing(Struct, Generic[Model], frozen=True):
+    """A list of models as it was read: why rows were left out, a sentence each; and the names of models
+    that run elsewhere, which this house never asks."""
+
+    models: tuple[Model, ...] = ()
+    left_out: tuple[str, ...] = ()
+    remote: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
@@ -54,8 +67,8 @@ class Backend(Protocol):
         """Ask for a model to leave memory. Raises RunFailedError."""
         ...
 
-    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]: ...
-    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]: ...
+    async def installed(self) -> Listing[InstalledModel]: ...
+    async def resident(self) -> Listing[ResidentModel]: ...
     async def close(self) -> None: ...
 
 
@@ -76,11 +89,11 @@ class Echo:
     async def unload(self, model: str) -> None:
         """Do nothing: everything stays loaded."""
 
-    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
-        return (agent_entries.InstalledModel("echo:latest", "echo", 1),)
+    async def installed(self) -> Listing[InstalledModel]:
+        return Listing((InstalledModel("echo:latest", "echo", 1),))
 
-    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
-        return (agent_entries.ResidentModel("echo:latest", "echo", 1),)
+    async def resident(self) -> Listing[ResidentModel]:
+        return Listing((ResidentModel("echo:latest", "echo", 1),))
 
     async def close(self) -> None:
         """Do nothing: nothing is open."""

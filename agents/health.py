@@ -11,7 +11,7 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
-from orion_streams.agents.backend import Backend
+from orion_streams.agents.backend import Backend, Listing
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.sensors import Sensors
 from orion_streams.agents.worker_core import WorkerCore
@@ -36,17 +36,17 @@ class InventoryNews:
         self._told = ""
 
     def to_tell(
-        self, installed: tuple[agent_entries.InstalledModel, ...] | None, now_s: float
+        self, installed: Listing[agent_entries.InstalledModel] | None, now_s: float
     ) -> tuple[str, tuple[agent_entries.InstalledModel, ...] | None]:
         """Return the list's digest, and the list itself if it is due; neither while it is not known."""
         if installed is None:
             self._told = ""
             return "", None
-        digest = inventory_digest(installed)
+        digest = inventory_digest(installed.models)
         if digest == self._told and now_s - self._told_s < FULL_LIST_EVERY_S:
             return digest, None
         self._told, self._told_s = digest, now_s
-        return digest, installed
+        return digest, installed.models
 
 
 class Residency:
@@ -56,10 +56,21 @@ class Residency:
         self._backend, self._pause_s = backend, inventory_ms / 1000
         self._looked_s = float("-inf")
         self._silent = False
+        self._said: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self.news = InventoryNews()
         self._looking: asyncio.Task[None] | None = None
-        self.installed: tuple[agent_entries.InstalledModel, ...] | None = None
-        self.resident: tuple[agent_entries.ResidentModel, ...] = ()
+        self.installed: Listing[agent_entries.InstalledModel] | None = None
+        self.resident: Listing[agent_entries.ResidentModel] = Listing()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why rows of both lists were left out, a sentence each."""
+        return (*(self.installed.left_out if self.installed else ()), *self.resident.left_out)
+
+    @property
+    def remote(self) -> tuple[str, ...]:
+        """The models that run elsewhere."""
+        return self.installed.remote if self.installed else ()
 
     async def look(self, now_s: float) -> None:
         """Ask Ollama for what is in memory, and every `inventory_ms` for what is on disk. Wait PATIENCE_S
@@ -78,11 +89,21 @@ class Residency:
                 self.installed = await self._backend.installed()
                 self._looked_s = now_s
             self.resident, self._silent = resident, False
+            self._say_odd()
         except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             if not self._silent:
                 what = str(error) or type(error).__name__
                 log.warning("Ollama does not answer (%s): its models are unknown", what)
-            self.installed, self.resident, self._silent = None, (), True
+            self.installed, self.resident, self._silent = None, Listing(), True
+
+    def _say_odd(self) -> None:
+        """Log what the lists leave out, once until it changes."""
+        if (odd := (self.left_out, self.remote)) != self._said:
+            self._said = odd
+            for why in self.left_out[: agent_entries.NAMED_MAX]:
+                log.warning("a row of Ollama's lists is left out: %s", why)
+            if self.remote:
+                log.warning("these models run elsewhere and are never asked: %s", ", ".join(self.remote))
 
     async def close(self) -> None:
         """Stop looking."""
@@ -124,11 +145,14 @@ class Health:
             return
         digest, inventory = "", None
         resident: tuple[agent_entries.ResidentModel, ...] = ()
+        left_out: tuple[str, ...] = ()
+        remote: tuple[str, ...] = ()
         if self._residency is not None:
             await self._residency.look(now_s)
-            self._compare(self._residency.resident)
+            resident = self._residency.resident.models
+            self._compare(resident)
             digest, inventory = self._residency.news.to_tell(self._residency.installed, now_s)
-            resident = self._residency.resident
+            left_out, remote = self._residency.left_out, self._residency.remote
         head = agent_entries.HealthHead(
             boot=self._boot,
             sampled_ms=int(now_s * 1000),
@@ -139,6 +163,9 @@ class Health:
             in_hand=core.in_hand if core else (),
             work_read=work_read,
             results_written=results_written,
+            left_out=len(left_out),
+            left_out_why=left_out[0][: agent_entries.WORD_MAX] if left_out else "",
+            remote=remote[: agent_entries.NAMED_MAX],
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})

@@ -10,21 +10,18 @@ from typing import Any
 import httpx
 import msgspec
 
-from orion_streams.agents.backend import Chunk, RunFailedError
-from orion_streams.agents.ollama_format import (
-    UNREADABLE,
-    chunk,
-    embedded,
-    installed_models,
-    refusal,
-    request_body,
-    resident_models,
-)
+from orion_streams.agents.backend import Chunk, Listing, RunFailedError
+from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
+from orion_streams.agents.ollama_blame import refusal
+from orion_streams.agents.ollama_lists import installed_models, resident_models
+from orion_streams.agents.ollama_requests import request_body, texts_of
 from orion_streams.config import NodeConfig
-from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol import requests_replies
+from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel
 
 EMBEDS_ONLY = "does not support generate"
 LINE_MAX_BYTES = 16_000_000
+IDENTIFY_S, NAME_MAX = 2.0, 48
 END_S = 1.0
 """Longest wait for the end of a body after its last line."""
 
@@ -53,12 +50,12 @@ class Ollama:
         body = request_body(entry, options, self._keep_alive, self._num_predict_max)
         try:
             if not self._identified:
-                self.engine, self._identified = await self._identify(), True
+                await self._identify()
             async with self._http.stream("POST", f"/api/{kind}", content=body) as answer:
                 if answer.status_code != 200:
                     raise refusal(answer.status_code, await answer.aread())
                 if kind == "embed":
-                    yield embedded(await answer.aread())
+                    yield embedded(await answer.aread(), len(texts_of(entry)))
                     return
                 rows = lines(answer)
                 async for raw in rows:
@@ -80,30 +77,36 @@ class Ollama:
         except RunFailedError as error:
             if EMBEDS_ONLY not in str(error):
                 raise
-            embedded(await self._post("/api/embed", {**body, "input": []}))
+            embedded(await self._post("/api/embed", {**body, "input": []}), 0)
 
     async def unload(self, model: str) -> None:
         """Ask for an unload, which Ollama grants at once and carries out when nobody uses the model."""
         await self._end("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
 
-    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
+    async def installed(self) -> Listing[InstalledModel]:
         """List what is on disk. Raises httpx.HTTPError or one of UNREADABLE."""
         return installed_models(await self._get("/api/tags"))
 
-    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
+    async def resident(self) -> Listing[ResidentModel]:
         """List what is in memory, as Ollama says. Raises httpx.HTTPError or one of UNREADABLE."""
         return resident_models(await self._get("/api/ps"))
 
-    async def _identify(self) -> str:
-        """Ask what answers here, for the replies' `engine`; a simulated node says so itself."""
+    async def _identify(self) -> None:
+        """Ask what answers here, for the replies' `engine`: a label, without which an Ollama works as well.
+        A simulated node must say so itself. Raises RunFailedError if it does not."""
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
-        answer = await self._http.get(path, timeout=5)
         try:
-            name = msgspec.json.decode(answer.content, type=dict[str, Any])[key]
-        except (*UNREADABLE, KeyError) as error:
-            what = f"{path} answers without `{key}` (status {answer.status_code})"
-            raise RunFailedError("bad_answer", "node", what) from error
-        return f"simulated ({name})" if self._simulated else f"ollama {name}"[:64]
+            answer = await self._http.get(path, timeout=IDENTIFY_S)
+            name = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])[:NAME_MAX]
+        except (httpx.HTTPError, *UNREADABLE, KeyError) as error:
+            answers = not isinstance(error, httpx.HTTPError)
+            if self._simulated and answers:
+                what = f"{path} answers without `{key}`"
+                raise RunFailedError("bad_answer", "node", what) from error
+            self.engine, self._identified = "simulated" if self._simulated else "ollama", answers
+        else:
+            self.engine = f"simulated ({name})" if self._simulated else f"ollama {name}"
+            self._identified = True
 
     async def _get(self, path: str) -> bytes:
         answer = await self._http.get(path, timeout=5)
@@ -141,9 +144,9 @@ async def lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for block in answer.aiter_bytes():
         *whole, rest = (rest + block).split(b"\n")
         for line in whole:
-            if line:
+            if line.strip():
                 yield line
         if len(rest) > LINE_MAX_BYTES:
             raise RunFailedError("bad_answer", "node", "Ollama's line has no end", breaks_model=True)
-    if rest:
+    if rest.strip():
         yield rest

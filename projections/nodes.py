@@ -53,6 +53,9 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         calm_samples=node.calm_samples + 1 if is_calm(node, event, grid.policy) else 0,
         work_read=event.work_read,
         inventory_known=event.inventory_known,
+        left_out=event.left_out,
+        left_out_why=event.left_out_why,
+        remote=event.remote,
         assignments=watched(node.assignments, event) if node.assignments else node.assignments,
     )
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from orion_streams.agents import job
+from orion_streams.agents import job, ollama_blame
 from orion_streams.projections import attempts, breaker, requests
 
 DOCUMENT = Path(__file__).parents[1] / "ARCHITECTURE.md"
@@ -43,6 +43,22 @@ def of_jobs() -> str:
     return table(heads, rows)
 
 
+def of_faults() -> str:
+    """Return whose fault an answer of Ollama is: the first row that fits."""
+    heads = ("status", "its error has", "code", "whose fault", "means")
+    rows = (
+        (
+            ", ".join(map(str, each.statuses)) or "any other",
+            " or ".join(f"`{word}`" if word else "any words" for word in each.words) or "any, or none",
+            f"`{each.code}`",
+            each.blame,
+            each.meaning,
+        )
+        for each in ollama_blame.FAULTS
+    )
+    return table(heads, rows)
+
+
 def tables() -> dict[str, str]:
     """Return every table by the name of its markers."""
     return {
@@ -50,6 +66,7 @@ def tables() -> dict[str, str]:
         "attempt": by_event(attempts.TRANSITIONS),
         "breaker": by_event(breaker.TRANSITIONS),
         "job": of_jobs(),
+        "fault": of_faults(),
     }
 
 

@@ -44,7 +44,9 @@ class PolicyChanged(Event, frozen=True, tag="policy.changed"):
 class NodeSampled(Event, frozen=True, tag="node.sampled"):
     """A node's health entry. `temp_mc` is None where no sensor exists. `in_hand` are the work ids that
     the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
-    then were taken before. `inventory_known`: its list of models is what the log says."""
+    then were taken before. `inventory_known`: its list of models is what the log says.
+    `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
+    elsewhere."""
 
     node: str
     boot: str
@@ -59,6 +61,9 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     in_hand: tuple[str, ...] = ()
     settled: bool = True
     inventory_known: bool = True
+    left_out: int = 0
+    left_out_why: str = ""
+    remote: tuple[str, ...] = ()
 
 
 class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):

@@ -97,6 +97,8 @@ class Node(Struct, frozen=True):
     `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
     `backed_off`: the marks that it passed and has yet to return from, in the order of their names.
     `assignments`: what it was given and has not ended, by work id.
+    `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
+    elsewhere.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
     `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
     Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
@@ -132,6 +134,9 @@ class Node(Struct, frozen=True):
     open_ms: int = 0
     trips: int = 0
     ramp: int | None = None
+    left_out: int = 0
+    left_out_why: str = ""
+    remote: tuple[str, ...] = ()
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""

@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-Word = Annotated[str, Meta(max_length=256)]
+WORD_MAX, AMOUNT_MAX, MEGABYTES_MAX, MILLIS_MAX, TOKENS_MAX = 256, 2**53, 2**30, 2**36, 2**24
+INSTALLED_MAX, RESIDENT_MAX, NAMED_MAX = 1000, 64, 8
+"""What writer and reader allow: characters, numbers, rows of a list. The writer cuts, and says so."""
+
+Word = Annotated[str, Meta(max_length=WORD_MAX)]
 Id = Annotated[str, Meta(pattern=r"\A([0-9]{1,19}-[0-9]{1,19})?\Z")]
-Amount = Annotated[int, Meta(ge=0, le=2**53)]
-Megabytes = Annotated[int, Meta(ge=0, le=2**30)]
-Millis = Annotated[int, Meta(ge=0, le=2**36)]
-Tokens = Annotated[int, Meta(ge=0, le=2**24)]
+Amount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX)]
+Megabytes = Annotated[int, Meta(ge=0, le=MEGABYTES_MAX)]
+Millis = Annotated[int, Meta(ge=0, le=MILLIS_MAX)]
+Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 """Bounded so that products of two of them stay within 64 bits."""
 RunnerOptions = Annotated[dict[Word, Annotated[int, Meta(ge=-(2**53), le=2**53)]], Meta(max_length=16)]
 """Options that a model is loaded with, under Ollama's names."""
@@ -42,7 +46,9 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `health:<node>`: complete, so that a lost one heals with the next.
 
     `temp_mc` is null where no sensor exists. `inventory_digest` names the list of installed models, which
-    itself comes on change and every minute; it is empty while Ollama cannot be asked.
+    itself comes on change and every minute; it is empty while Ollama cannot be asked. `left_out`: rows of
+    Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
+    few: they are in no list, and are never asked.
     """
 
     boot: Word
@@ -52,12 +58,15 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     ram_total_mb: Annotated[int, Meta(ge=1, le=2**40)]
     cpu_permille: Annotated[int, Meta(ge=0, le=1000)]
     throttled: Amount = 0
-    resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=64)] = ()
+    resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=RESIDENT_MAX)] = ()
     inventory_digest: Word = ""
-    inventory: Annotated[tuple[InstalledModel, ...], Meta(max_length=1000)] | None = None
+    inventory: Annotated[tuple[InstalledModel, ...], Meta(max_length=INSTALLED_MAX)] | None = None
     in_hand: Annotated[tuple[Id, ...], Meta(max_length=256)] = ()
     work_read: Id = ""
     results_written: Id = ""
+    left_out: Amount = 0
+    left_out_why: Word = ""
+    remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
 
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):

@@ -177,7 +177,11 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
         for each in decision.verdicts
         if each.filter == "too_large"
     )
-    return decision.code, f"{requests_replies.CODES[decision.code]}{f' {sizes}.' if sizes else ''}"
+    elsewhere = [name for name, node in grid.nodes.items() if request.model in node.remote]
+    words = requests_replies.CODES[decision.code] + (f" {sizes}." if sizes else "")
+    if elsewhere:
+        words += f" {', '.join(elsewhere)} would ask it outside this house: that is never done."
+    return decision.code, words
 
 
 def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:
@@ -217,6 +221,9 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         in_hand=head.in_hand,
         settled=parse_stream_id(head.results_written) <= parse_stream_id(results_cursor),
         inventory_known=bool(head.inventory_digest) and digest == head.inventory_digest,
+        left_out=head.left_out,
+        left_out_why=head.left_out_why,
+        remote=head.remote,
     )
     return Taken((sampled, *models, *residency_changes(node, entry.owner, head)))
 

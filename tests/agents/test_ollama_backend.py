@@ -13,7 +13,7 @@ from msgspec import structs
 
 from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_backend import Ollama
-from orion_streams.agents.ollama_format import request_body
+from orion_streams.agents.ollama_requests import request_body
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
 from orion_streams.model.measured import Usage
@@ -98,13 +98,13 @@ Answer = Callable[[str], bytes]
 
 
 @asynccontextmanager
-async def speaking(answer: Answer) -> AsyncIterator[Ollama]:
+async def speaking(answer: Answer, version: bytes = b'{"version":"1.2"}') -> AsyncIterator[Ollama]:
     """A server that answers a path with these bytes under status 200, and a client of it."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         path = head.split()[1].decode()
-        body = b'{"version":"1.2"}' if path == "/api/version" else answer(path)
+        body = version if path == "/api/version" else answer(path)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
         await writer.drain()
         writer.close()
@@ -130,8 +130,25 @@ async def test_a_line_ends_at_a_newline_only() -> None:
     assert backend.engine == "ollama 1.2"
 
 
+async def test_a_line_of_white_space_is_none() -> None:
+    """Some servers end their lines with a carriage return, or send a blank as a sign of life."""
+    body = b' \n\r\n\t\n{"response":"a"}\r\n \n{"done":true}\r\n \r\n'
+    async with speaking(lambda path: body) as backend:
+        chunks = await collect(backend, RequestEntry(model=MODEL, prompt="x"))
+    assert [each.text for each in chunks] == ["a", ""]
+    assert chunks[-1].usage == Usage()
+
+
+async def test_a_server_that_does_not_tell_its_version_works_as_well() -> None:
+    """Only the label is missing."""
+    async with speaking(lambda path: b'{"done":true}', version=b"404 page not found") as backend:
+        assert (await collect(backend, RequestEntry(model=MODEL, prompt="x")))[-1].usage == Usage()
+        assert backend.engine == "ollama"
+
+
 ASKED = RequestEntry(model=MODEL, prompt="x")
 EMBED = RequestEntry(model=MODEL, input=["x"])
+EMBED_TWO = RequestEntry(model=MODEL, input=["x", "y"])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +156,6 @@ EMBED = RequestEntry(model=MODEL, input=["x"])
     [
         (ASKED, b"no json\n"),
         (ASKED, b'{"response":5}\n'),
-        (ASKED, b'{"done":true,"eval_count":-1}\n'),
         (ASKED, b'{"response":"\xff"}\n'),
         (ASKED, b'{"message":{"tool_calls":' + b"[" * 5000 + b"\n"),
         (EMBED, b""),
@@ -147,6 +163,16 @@ EMBED = RequestEntry(model=MODEL, input=["x"])
         (EMBED, b"[]"),
         (EMBED, b'{"embeddings":[[1,2'),
         (EMBED, b'{"total_duration":-1}'),
+        (EMBED, b'{"embeddings":null}'),
+        (EMBED, b'{"embeddings":[]}'),
+        (EMBED, b'{"embeddings":[[0.5],[0.5]]}'),
+        (EMBED, b'{"embeddings":[[]]}'),
+        (EMBED, b'{"embeddings":[[1e999]]}'),
+        (EMBED, b'{"embeddings":[[true]]}'),
+        (EMBED, b'{"embeddings":[["0.5"]]}'),
+        (EMBED, b'{"embeddings":"oops"}'),
+        (EMBED_TWO, b'{"embeddings":[[0.5,1],[0.5]]}'),
+        (EMBED_TWO, b'{"embeddings":[[0.5,1],null]}'),
     ],
 )
 async def test_an_answer_that_cannot_be_read_fails_the_run(asked: RequestEntry, body: bytes) -> None:
@@ -172,7 +198,7 @@ async def test_a_model_that_only_embeds_can_be_loaded_and_unloaded() -> None:
     async with serve(structs.replace(QUICK, models=(embedder,))) as node:
         backend = Ollama(NodeConfig(ollama=node.url, simulated=True), 50)
         await backend.load("embedder:30m", {"num_ctx": 512})
-        assert [(row.name, row.context_length) for row in await backend.resident()] == [
+        assert [(row.name, row.context_length) for row in (await backend.resident()).models] == [
             ("embedder:30m", 512)
         ]
         await backend.unload("embedder:30m")

@@ -15,12 +15,13 @@ import pytest
 
 from orion_streams.agents import health as health_module
 from orion_streams.agents import sensors
-from orion_streams.agents.backend import Echo
-from orion_streams.agents.health import Residency
+from orion_streams.agents.backend import Echo, Listing
+from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.sensors import LocalSensors, SimulatedSensors, cpu_zone, mapped, throttled
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
-from tests.agents.agent_bench import MODEL, SKILLED, Bench, elsewhere, running
+from orion_streams.runtime.faust_redis import App, StreamChannel
+from tests.agents.agent_bench import MODEL, NODE, SKILLED, Bench, elsewhere, running
 
 
 def zone(thermal: Path, number: int, kind: str, temp: str) -> Path:
@@ -239,9 +240,9 @@ async def test_while_ollama_is_away_its_models_are_unknown(
 class Stuck(Echo):
     """A backend that never says what is resident."""
 
-    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
+    async def resident(self) -> Listing[agent_entries.ResidentModel]:
         await asyncio.Event().wait()
-        return ()
+        return Listing()
 
 
 async def test_an_ollama_that_hangs_does_not_hold_up_health(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,3 +255,34 @@ async def test_an_ollama_that_hangs_does_not_hold_up_health(monkeypatch: pytest.
     assert residency._looking is first
     assert residency.news.to_tell(residency.installed, 1.0) == ("", None)
     await residency.close()
+
+
+class Odd(Echo):
+    """A backend whose lists have rows that cannot be used, and a model that runs elsewhere."""
+
+    async def installed(self) -> Listing[agent_entries.InstalledModel]:
+        return Listing((await super().installed()).models, ("m: a size of -1 bytes",), ("big:1t-cloud",))
+
+    async def resident(self) -> Listing[agent_entries.ResidentModel]:
+        return Listing((), ("x" * 300,))
+
+
+async def test_what_lists_leave_out_is_counted_and_said_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the lists counts; each reason is logged when it is new, the first is in every entry."""
+    caplog.set_level(logging.WARNING, "orion.agent")
+    channel = StreamChannel(App("by-hand"), redis=bench.redis, key=f"{bench.prefix}health:{NODE}")
+    machine = SimulatedSensors(bench.node.url)
+    health = Health(channel, machine, Residency(Odd(), 1000), None, None)
+    for _ in range(2):
+        await health.beat()
+    await machine.close()
+    for head in await bench.health():
+        assert (head.left_out, head.left_out_why) == (2, "m: a size of -1 bytes")
+        assert (head.remote, head.inventory_digest != "") == (("big:1t-cloud",), True)
+    assert [each.message for each in caplog.records] == [
+        "a row of Ollama's lists is left out: m: a size of -1 bytes",
+        f"a row of Ollama's lists is left out: {'x' * 300}",
+        "these models run elsewhere and are never asked: big:1t-cloud",
+    ]

@@ -247,6 +247,10 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "no models": (state(installed={}, resident={}), P, "pi", "no model on disk", "ollama pull"),
     "two agents": (state(two_agents_ms=AT_MS - 1), P, "pi", "two agents", "pgrep -af 'orion agent"),
     "leftover": (state(resident={}, ram_used_mb=3_000), W, "pi", "3000 MB are used and no model", "ps aux"),
+    "odd rows": (
+        state(left_out=2, left_out_why="m:1b: a size of -1 bytes"), W, "pi",
+        "2 rows are left out of what its Ollama lists, the first for m:1b: a size of -1", "api/tags",
+    ),
     "voltage": (state(throttled=0b101), W, "pi", "now: under-voltage, throttled", "power supply"),
     "capped": (state(throttled=0b10), W, "pi", "frequency is capped", "cooling"),
     "unreachable": (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from orion_streams.agents.backend import RunFailedError
+from orion_streams.agents.backend import Listing, RunFailedError
 from orion_streams.agents.health import InventoryNews
 from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.worker_core import (
@@ -111,7 +111,7 @@ class Agent:
         machine = self.machine
         machine.look()
         known = machine.failing != "away"  # the robot has an Ollama, too: it tempts
-        installed = tuple(machine.installed.values()) if known else None
+        installed = Listing(tuple(machine.installed.values())) if known else None
         digest, inventory = self._news.to_tell(installed, self.world.now_ms / 1000)
         head = agent_entries.HealthHead(
             boot=f"{self.name} {self.boots}",

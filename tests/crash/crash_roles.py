@@ -16,7 +16,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams.agents import apps
-from orion_streams.agents.backend import Chunk, RunFailedError
+from orion_streams.agents.backend import Chunk, Listing, RunFailedError
 from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
@@ -68,11 +68,11 @@ class Ollama:
     async def unload(self, model: str) -> None:
         """Do nothing: it stays."""
 
-    async def installed(self) -> tuple[agent_entries.InstalledModel, ...]:
-        return (ROW,)
+    async def installed(self) -> Listing[agent_entries.InstalledModel]:
+        return Listing((ROW,))
 
-    async def resident(self) -> tuple[agent_entries.ResidentModel, ...]:
-        return (agent_entries.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),)
+    async def resident(self) -> Listing[agent_entries.ResidentModel]:
+        return Listing((agent_entries.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),))
 
     async def close(self) -> None:
         """Do nothing: nothing is open."""

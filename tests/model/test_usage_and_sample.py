@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from orion_streams.agents.ollama_format import chunk
+from orion_streams.agents.ollama_answers import chunk
 from orion_streams.model.measured import Sample, Usage
 from orion_streams.protocol.agent_entries import HealthHead, ResultHead, encode_head
 

@@ -254,3 +254,13 @@ def test_what_fits_later_waits_and_is_answered() -> None:
     world.settle()
     world.work_all()
     assert world.replies == {key: ["done"]}
+
+
+def test_a_model_that_runs_elsewhere_is_refused_by_name() -> None:
+    """Whatever Ollama lists: the reply says which node would have asked it outside the house."""
+    cloud = "big:1t-cloud"
+    taken = asking(grid(small("a", remote=(cloud,)), small("b")), model=cloud)
+    [rejected] = taken.events
+    assert isinstance(rejected, ev.RequestRejected)
+    assert rejected.code == "unknown_model"
+    assert taken.message.endswith(" a would ask it outside this house: that is never done.")

@@ -33,6 +33,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
         if row.state not in ("silent", "stale"):
             yield from power(row)
             yield from leftover(grid, row, node)
+            yield from lists(row, node)
         yield from ollama(facts, row)
         yield from abandoned(facts, row)
 
@@ -134,6 +135,17 @@ def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
         "Ollama left behind, of which the next one does not know"
     )
     yield Finding("warning", row.node, what, f"on {row.node}: ps aux --sort -rss | grep -i ollama")
+
+
+def lists(row: NodeRow, node: Node) -> Iterator[Finding]:
+    """Yield findings on what Ollama lists and the grid cannot use."""
+    if node.left_out:
+        rows = "1 row is" if node.left_out == 1 else f"{node.left_out} rows are"
+        what = f"{rows} left out of what its Ollama lists, the first for {node.left_out_why}"
+        yield Finding("warning", row.node, what, f"on {row.node}: curl -s localhost:11434/api/tags")
+    if node.remote:
+        what = f"never asked, since they run outside this house: {', '.join(node.remote)}"
+        yield Finding("ok", row.node, what)
 
 
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:

@@ -1,0 +1,147 @@
+"""What Ollama's answers to a run mean: lenient in form, strict in content.
+
+Null is absent, unknown members are ignored, a count that cannot be is unknown. But text is text, vectors
+are whole, and an error is an error wherever it stands.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from orion_streams.agents.backend import Chunk, RunFailedError
+from orion_streams.model.measured import Usage
+from orion_streams.protocol.agent_entries import MILLIS_MAX, TOKENS_MAX, WORD_MAX
+
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+NS_PER_MS = 1_000_000
+REASON_MAX = 200
+"""So many characters of Ollama's words are kept."""
+
+
+class Message(Struct):
+    """The `message` of a chat line."""
+
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class Metrics(Struct):
+    """What a last line says of its answer: counts, and durations in ns."""
+
+    error: Any = None
+    done_reason: Any = None
+    total_duration: Any = None
+    load_duration: Any = None
+    prompt_eval_count: Any = None
+    prompt_eval_duration: Any = None
+    eval_count: Any = None
+    eval_duration: Any = None
+
+
+class Line(Metrics):
+    """One line of Ollama's stream."""
+
+    response: str | None = None
+    thinking: str | None = None
+    message: Message | None = None
+    done: bool | None = None
+
+
+class Embedded(Metrics):
+    """Ollama's answer to /api/embed; the vectors stay as they came."""
+
+    embeddings: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_line = msgspec.json.Decoder(Line).decode
+_embedded = msgspec.json.Decoder(Embedded).decode
+_vectors = msgspec.json.Decoder(list[list[float]]).decode
+
+
+def chunk(raw: bytes) -> Chunk:
+    """Read one line of a stream. Raises RunFailedError, also for an error told under status 200."""
+    try:
+        line = _line(raw)
+    except UNREADABLE as error:
+        raise RunFailedError(
+            "bad_answer", "node", f"Ollama's line cannot be read: {error}", True
+        ) from error
+    fail_on(line.error)
+    said = line.message or Message()
+    return Chunk(
+        text=line.response or said.content or "",
+        thinking=line.thinking or said.thinking or "",
+        tool_calls=tuple(said.tool_calls or ()),
+        usage=usage_of(line) if line.done else None,
+    )
+
+
+def embedded(raw: bytes, texts: int) -> Chunk:
+    """Read the answer of /api/embed for so many texts. Raises RunFailedError."""
+    try:
+        found = _embedded(raw)
+        fail_on(found.error)
+        check_vectors(_vectors(found.embeddings), texts)
+    except (*UNREADABLE, ValueError) as error:
+        raise RunFailedError("bad_answer", "node", f"Ollama's vectors cannot be used: {error}") from error
+    usage = usage_of(found)
+    prefill_ms = max(usage.total_ms - usage.load_ms, 0)
+    usage = msgspec.structs.replace(usage, prefill_ms=prefill_ms, done_reason="stop")
+    return Chunk(vectors=bytes(found.embeddings), usage=usage)
+
+
+def check_vectors(vectors: list[list[float]], texts: int) -> None:
+    """Raise ValueError unless there is one finite vector for each text, all of one length."""
+    if len(vectors) != texts:
+        raise ValueError(f"{len(vectors)} for {texts} texts")
+    lengths = {len(vector) for vector in vectors}
+    if 0 in lengths or len(lengths) > 1:
+        raise ValueError(f"of {' and '.join(str(each) for each in sorted(lengths))} numbers")
+    if not all(isfinite(number) for vector in vectors for number in vector):
+        raise ValueError("a number in them is not finite")
+
+
+def fail_on(error: object) -> None:
+    """Raise RunFailedError if an answer under status 200 tells of an error, in whatever form."""
+    if error is not None and error != "":
+        raise RunFailedError("ollama_error", "node", words_of(error), breaks_model=True)
+
+
+def words_of(error: object) -> str:
+    """Return what an error says: a sentence, or an object that holds one as `message`."""
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        error = error["message"]
+    words = error if isinstance(error, str) else msgspec.json.encode(error).decode()
+    return words[:REASON_MAX]
+
+
+def usage_of(line: Metrics) -> Usage:
+    """Read the counts and durations of a last line."""
+    return Usage(
+        tokens=amount(line.eval_count, TOKENS_MAX),
+        prompt_tokens=amount(line.prompt_eval_count, TOKENS_MAX),
+        load_ms=millis(line.load_duration),
+        prefill_ms=millis(line.prompt_eval_duration),
+        decode_ms=millis(line.eval_duration),
+        total_ms=millis(line.total_duration),
+        done_reason=line.done_reason[:WORD_MAX] if isinstance(line.done_reason, str) else "",
+    )
+
+
+def millis(duration: object) -> int:
+    """Read a duration in ns as whole ms; 0 if it is absent or cannot be."""
+    return amount(duration, (MILLIS_MAX + 1) * NS_PER_MS - 1) // NS_PER_MS
+
+
+def amount(value: object, most: int) -> int:
+    """Read a count; 0 if it is absent or cannot be: no whole number, negative, or above `most`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if 0 <= value <= most else 0

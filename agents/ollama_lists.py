@@ -1,0 +1,113 @@
+"""What Ollama's lists say: models on disk (/api/tags) and in memory (/api/ps).
+
+An odd row costs only itself; a list longer than the contract allows is cut. Both are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from orion_streams.agents.backend import Listing, Model
+from orion_streams.agents.ollama_answers import amount, words_of
+from orion_streams.protocol.agent_entries import (
+    AMOUNT_MAX,
+    INSTALLED_MAX,
+    MEGABYTES_MAX,
+    RESIDENT_MAX,
+    WORD_MAX,
+    InstalledModel,
+    ResidentModel,
+)
+
+MB = 1_000_000
+
+
+class OddRowError(ValueError):
+    """A row that cannot be used."""
+
+
+def installed_models(raw: bytes) -> Listing[InstalledModel]:
+    """Read the answer of /api/tags. Raises one of UNREADABLE."""
+
+    def model(row: dict[str, Any]) -> InstalledModel:
+        return InstalledModel(name_of(row), digest_of(row), size_mb_of(row, 1))
+
+    return listing(raw, model, INSTALLED_MAX)
+
+
+def resident_models(raw: bytes) -> Listing[ResidentModel]:
+    """Read the answer of /api/ps. Raises one of UNREADABLE."""
+
+    def model(row: dict[str, Any]) -> ResidentModel:
+        context_length = amount(row.get("context_length"), AMOUNT_MAX)
+        return ResidentModel(name_of(row), digest_of(row), size_mb_of(row, 0), context_length)
+
+    return listing(raw, model, RESIDENT_MAX)
+
+
+def listing(raw: bytes, model: Callable[[dict[str, Any]], Model], most: int) -> Listing[Model]:
+    """Read the rows of an answer, each by itself; `most`: how many may stand in a list. Raises one of
+    UNREADABLE."""
+    found: dict[str, Model] = {}
+    left_out, remote = [], []
+    for row in rows_of(raw):
+        try:
+            if not isinstance(row, dict):
+                raise OddRowError(f"a row that is no object: {in_short(row)}")
+            each = model(row)
+            if row.get("remote_host") or row.get("remote_model"):
+                remote.append(each.name)
+            elif each.name in found:
+                raise OddRowError(f"{each.name}: listed twice")
+            elif len(found) == most:
+                raise OddRowError(f"{each.name}: more than {most} rows")
+            else:
+                found[each.name] = each
+        except OddRowError as error:
+            left_out.append(str(error))
+    return Listing(tuple(found.values()), tuple(left_out), tuple(remote))
+
+
+def rows_of(raw: bytes) -> list[Any]:
+    """Return the rows of an answer as they came; none for null. Raises one of UNREADABLE."""
+    answer = msgspec.json.decode(raw, type=dict[str, Any])
+    if answer.get("error"):
+        raise msgspec.ValidationError(words_of(answer["error"]))
+    rows = answer.get("models")
+    if rows is not None and not isinstance(rows, list):
+        raise msgspec.ValidationError(f"Ollama lists its models as {in_short(rows)}")
+    return rows or []
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Return the name of a row. Raises OddRowError."""
+    name = row.get("name") or row.get("model")
+    if not isinstance(name, str):
+        raise OddRowError(f"a name that is no text: {in_short(name)}")
+    if len(name) > WORD_MAX or not name.isprintable():
+        raise OddRowError(f"a name of {len(name)} characters: {in_short(name)}")
+    return name
+
+
+def digest_of(row: dict[str, Any]) -> str:
+    """Return the digest of a row. Raises OddRowError."""
+    digest = row.get("digest")
+    if not isinstance(digest, str) or not 0 < len(digest) <= WORD_MAX:
+        raise OddRowError(f"{row.get('name')}: the digest {in_short(digest)}")
+    return digest
+
+
+def size_mb_of(row: dict[str, Any], least: int) -> int:
+    """Return the size of a row, at least so many bytes, in whole MB, rounded up. Raises OddRowError."""
+    size = row.get("size")
+    if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= MEGABYTES_MAX * MB:
+        raise OddRowError(f"{row.get('name')}: a size of {in_short(size)} bytes")
+    return -(-size // MB)
+
+
+def in_short(value: object) -> str:
+    """Return a value as it stood, cut."""
+    return msgspec.json.encode(value).decode()[:40]
