@@ -127,6 +127,7 @@ class Health:
         self._sensors, self._residency = sensors, residency
         self._core, self._results = core, results
         self._boot = secrets.token_hex(4)
+        self._sensor_told, self._sensor_told_s = "", float("-inf")
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
@@ -166,13 +167,23 @@ class Health:
             left_out=len(left_out),
             left_out_why=left_out[0][: agent_entries.WORD_MAX] if left_out else "",
             remote=remote[: agent_entries.NAMED_MAX],
+            sensor=self._sensor_to_tell(now_s)[: agent_entries.WORD_MAX],
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})
         except (RedisError, OSError):
+            self._sensor_told = ""
             if self._residency is not None:
                 self._residency.news.tell_anew()
             raise
+
+    def _sensor_to_tell(self, now_s: float) -> str:
+        """Return where the temperature comes from, if it is due: on change and every minute."""
+        sensor = self._sensors.sensor
+        if sensor == self._sensor_told and now_s - self._sensor_told_s < FULL_LIST_EVERY_S:
+            return ""
+        self._sensor_told, self._sensor_told_s = sensor, now_s
+        return sensor
 
     def _compare(self, resident: tuple[agent_entries.ResidentModel, ...]) -> None:
         """Let the sensors look again when a model came or went: the next sample must show its memory."""

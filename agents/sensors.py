@@ -14,14 +14,12 @@ import httpx
 import msgspec
 import psutil
 
+from orion_streams.agents import thermal
 from orion_streams.model.measured import Sample
 
 log = logging.getLogger("orion.agent")
 
-THERMAL = Path("/sys/class/thermal")
-CPU_ZONES = ("cpu-thermal", "cpu_thermal", "x86_pkg_temp", "coretemp", "acpitz")
 MB = 1024 * 1024
-POSSIBLE_MC = (-60_000, 200_000)
 VCGENCMD_S = 1.0
 SELDOM = 5
 """Expensive measurements (the list of processes, vcgencmd) are taken with one sample in so many."""
@@ -29,6 +27,9 @@ SELDOM = 5
 
 class Sensors(Protocol):
     """The source of an agent's samples."""
+
+    sensor: str
+    """Which sensor the temperature comes from, and why; or why there is none."""
 
     async def sample(self) -> Sample: ...
 
@@ -41,15 +42,13 @@ class Sensors(Protocol):
 class LocalSensors:
     """The machine of this process, by psutil, /sys thermal zones and, on a Pi, vcgencmd."""
 
-    def __init__(self, thermal: Path = THERMAL) -> None:
-        self._zone = cpu_zone(thermal)
+    def __init__(self, folder: Path = thermal.THERMAL) -> None:
+        self._zones = thermal.processor_zones(folder)
         self._vcgencmd = shutil.which("vcgencmd")
         self._ollama: list[psutil.Process] = []
         self._throttled = self._looks = 0
-        self._readable = True
+        self.sensor = ""
         psutil.cpu_percent()  # the first call only sets the point to compare with
-        if self._zone is None:
-            log.warning("no CPU thermal zone under %s: this node's temperature is not known", thermal)
 
     async def sample(self) -> Sample:
         memory = psutil.virtual_memory()
@@ -73,20 +72,19 @@ class LocalSensors:
         """Do nothing: no connection is open."""
 
     def _temperature(self) -> int | None:
-        """Return the temperature, None without a sensor. Log a sensor's failure once until it works."""
-        if self._zone is None:
-            return None
-        temp_mc = read_temperature(self._zone)
-        if temp_mc is None and self._readable:
-            log.warning("%s has no temperature: this node's is not known", self._zone)
-        self._readable = temp_mc is not None
-        return temp_mc
+        """Return the temperature; None without a sensor that can be believed. Say once what is wrong."""
+        found = thermal.read(self._zones)
+        if found.temp_mc is None and found.what != self.sensor:
+            log.warning("this node's temperature is not known: %s", found.what)
+        self.sensor = found.what
+        return found.temp_mc
 
 
 class SimulatedSensors:
     """The machine that a simulated node stands for."""
 
     def __init__(self, url: str) -> None:
+        self.sensor = "simulated"
         self._http = httpx.AsyncClient(base_url=url, timeout=2, trust_env=False)
 
     async def sample(self) -> Sample:
@@ -100,26 +98,6 @@ class SimulatedSensors:
 
     async def close(self) -> None:
         await self._http.aclose()
-
-
-def cpu_zone(thermal: Path) -> Path | None:
-    """Return the `temp` file of the processor's thermal zone, found by the zone's type."""
-    types: dict[str, Path] = {}
-    for zone in sorted(thermal.glob("thermal_zone*")):
-        try:
-            types.setdefault((zone / "type").read_text().strip(), zone / "temp")
-        except (OSError, ValueError) as error:
-            log.warning("%s cannot be read: %s", zone, error)
-    return next((types[name] for name in CPU_ZONES if name in types), None)
-
-
-def read_temperature(zone: Path) -> int | None:
-    """Return milli-degrees Celsius; None if the file cannot be read or the value is impossible."""
-    try:
-        temp_mc = int(zone.read_text())
-    except (OSError, ValueError):
-        return None
-    return temp_mc if POSSIBLE_MC[0] <= temp_mc <= POSSIBLE_MC[1] else None
 
 
 def ollama_processes() -> list[psutil.Process]:

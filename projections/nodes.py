@@ -56,6 +56,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         left_out=event.left_out,
         left_out_why=event.left_out_why,
         remote=event.remote,
+        sensor=event.sensor or node.sensor,
         assignments=watched(node.assignments, event) if node.assignments else node.assignments,
     )
 

@@ -46,7 +46,7 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
     then were taken before. `inventory_known`: its list of models is what the log says.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere."""
+    elsewhere; `sensor`: where the temperature comes from, or why there is none, now and then."""
 
     node: str
     boot: str
@@ -64,6 +64,7 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     left_out: int = 0
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
+    sensor: str = ""
 
 
 class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):

@@ -98,7 +98,7 @@ class Node(Struct, frozen=True):
     `backed_off`: the marks that it passed and has yet to return from, in the order of their names.
     `assignments`: what it was given and has not ended, by work id.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere.
+    elsewhere. `sensor`: where the temperature comes from, or why there is none.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
     `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
     Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
@@ -137,6 +137,7 @@ class Node(Struct, frozen=True):
     left_out: int = 0
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
+    sensor: str = ""
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""

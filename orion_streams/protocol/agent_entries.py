@@ -48,7 +48,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     `temp_mc` is null where no sensor exists. `inventory_digest` names the list of installed models, which
     itself comes on change and every minute; it is empty while Ollama cannot be asked. `left_out`: rows of
     Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
-    few: they are in no list, and are never asked.
+    few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
+    is none; on change and every minute.
     """
 
     boot: Word
@@ -67,6 +68,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     left_out: Amount = 0
     left_out_why: Word = ""
     remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
+    sensor: Word = ""
 
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):

@@ -224,6 +224,7 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         left_out=head.left_out,
         left_out_why=head.left_out_why,
         remote=head.remote,
+        sensor=head.sensor,
     )
     return Taken((sampled, *models, *residency_changes(node, entry.owner, head)))
 

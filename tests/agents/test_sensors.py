@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from orion_streams.agents import health as health_module
-from orion_streams.agents import sensors
+from orion_streams.agents import sensors, thermal
 from orion_streams.agents.backend import Echo, Listing
 from orion_streams.agents.health import Health, Residency
-from orion_streams.agents.sensors import LocalSensors, SimulatedSensors, cpu_zone, mapped, throttled
+from orion_streams.agents.sensors import LocalSensors, SimulatedSensors, mapped, throttled
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.ingest import inventory_digest
 from orion_streams.runtime.faust_redis import App, StreamChannel
@@ -33,12 +33,70 @@ def zone(thermal: Path, number: int, kind: str, temp: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["cpu-thermal", "cpu_thermal"])
+KINDS = (
+    "cpu-thermal", "cpu_thermal", "cpu0-thermal", "CPU-therm", "soc-thermal", "bigcore0-thermal",
+    "littlecore-thermal", "x86_pkg_temp", "coretemp", "mtktscpu",
+)  # fmt: skip
+"""The processor's zones by the names of boards and drivers."""
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "acpitz"])
 async def test_the_processors_zone_is_found_by_its_type(tmp_path: Path, kind: str) -> None:
     """Whatever its number, and whatever other chips are fitted."""
-    zone(tmp_path, 0, "rtc-thermal", "20000")
-    zone(tmp_path, 1, kind, "61234")
-    assert (await LocalSensors(tmp_path).sample()).temp_mc == 61_234
+    for number, other in enumerate(("rtc-thermal", "gpu-thermal", "npu_core", "iwlwifi_1", "battery")):
+        zone(tmp_path, number, other, "99000")
+    zone(tmp_path, 7, kind, "61234")
+    machine = LocalSensors(tmp_path)
+    assert (await machine.sample()).temp_mc == 61_234
+    assert machine.sensor == f"{kind} (thermal_zone7)"
+
+
+@pytest.mark.parametrize("kinds", [("cpu-thermal", "cpu-thermal"), ("soc-thermal", "bigcore0-thermal")])
+@pytest.mark.parametrize(("temps"), [("50000", "80000"), ("80000", "50000")])
+async def test_the_hottest_zone_of_the_processor_counts(
+    tmp_path: Path, kinds: tuple[str, ...], temps: tuple[str, ...]
+) -> None:
+    """Of several, also of one type; the board's own is no judge beside them."""
+    zone(tmp_path, 0, "acpitz", "99000")
+    for number, (kind, temp) in enumerate(zip(kinds, temps, strict=True), start=1):
+        zone(tmp_path, number, kind, temp)
+    machine = LocalSensors(tmp_path)
+    assert (await machine.sample()).temp_mc == 80_000
+    assert machine.sensor.startswith("the hottest of ")
+
+
+@pytest.mark.parametrize(
+    ("temp", "why"),
+    [
+        ("92", "these seem to be whole ones"),
+        ("0", "no temperature of a processor at work"),
+        ("-5000", "no temperature"),
+        ("920", "no temperature"),
+        ("920000", "no temperature"),
+        ("92.5", "no temperature"),
+        ("1e5", "no temperature"),
+        ("9" * 20, "no temperature"),
+    ],
+)
+async def test_what_cannot_be_is_not_believed(tmp_path: Path, temp: str, why: str) -> None:
+    """Another unit, zero, no number: unknown, whatever a second zone says, and the sensor is named."""
+    zone(tmp_path, 0, "cpu-thermal", "50000")
+    zone(tmp_path, 1, "cpu-thermal", temp)
+    machine = LocalSensors(tmp_path)
+    assert (await machine.sample()).temp_mc is None
+    assert machine.sensor.startswith("cpu-thermal (thermal_zone1) gives ")
+    assert why in machine.sensor
+
+
+async def test_a_zone_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
+    """A core that sleeps has no temperature; without any zone that can be read there is none."""
+    zone(tmp_path, 0, "cpu-thermal", "50000")
+    (zone(tmp_path, 1, "cpu-thermal", "1") / "temp").unlink()
+    machine = LocalSensors(tmp_path)
+    assert (await machine.sample()).temp_mc == 50_000
+    (tmp_path / "thermal_zone0" / "temp").unlink()
+    assert (await machine.sample()).temp_mc is None
+    assert machine.sensor.count("cannot be read") == 2
 
 
 async def test_without_a_sensor_the_temperature_is_none_and_that_is_said_once(
@@ -72,7 +130,7 @@ def test_a_zone_that_cannot_be_read_is_passed_over(
     (tmp_path / "thermal_zone0").mkdir()
     (zone(tmp_path, 1, "x", "1") / "type").write_bytes(b"\xff\xfe")
     good = zone(tmp_path, 2, "cpu-thermal", "50000")
-    assert cpu_zone(tmp_path) == good / "temp"
+    assert thermal.processor_zones(tmp_path) == (thermal.Zone("cpu-thermal", good / "temp"),)
     assert len(caplog.records) == 2
 
 

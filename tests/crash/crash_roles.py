@@ -81,6 +81,8 @@ class Ollama:
 class Cool:
     """Sensors of a machine that is never hot."""
 
+    sensor = "scripted"
+
     async def sample(self) -> Sample:
         await asyncio.sleep(0)
         return Sample(temp_mc=50_000, ram_used_mb=1000, ram_total_mb=8000, cpu_permille=100)

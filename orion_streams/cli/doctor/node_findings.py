@@ -43,7 +43,7 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
     agent = f"on {row.node}: orion agent --node {row.node} --redis {facts.url}"
     match row.state:
         case "available" | "no_inference":
-            return Finding("ok", row.node, running_well(row))
+            return Finding("ok", row.node, running_well(row, node))
         case "silent" | "stale" if is_alive(facts, row.node):
             return Finding("ok", row.node, "its agent reports, but no router has read it yet")
         case "silent":
@@ -57,6 +57,13 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             what = f"its breaker is open after failures ({', '.join(node.suspects) or 'of requests'})"
             left = f"nothing: it gets one probe in {seconds(row.breaker_left_ms)}"
             return Finding("warning", row.node, f"{what}, {node.trips} times in a row", left)
+        case "no_temperature":
+            why = f": {node.sensor}" if node.sensor else ""
+            mend = (
+                "repair the sensor, or set temperature_sensor = false under [nodes.{}] and raise revision"
+            )
+            what = f"no temperature reading, so it takes nothing{why}"
+            return Finding("problem", row.node, what, mend.format(row.node))
         case other:
             what, mend = OTHERS.get(other, (f"takes nothing now: {other.replace('_', ' ')}", ""))
             severity: Severity = "problem" if other in OTHERS else "warning"
@@ -75,10 +82,6 @@ OTHERS = {
         "its agent cannot ask its Ollama: its models are unknown",
         "on {node}: systemctl status ollama; curl -s localhost:11434/api/version",
     ),
-    "no_temperature": (
-        "no temperature reading: it takes nothing",
-        "repair the sensor, or set temperature_sensor = false under [nodes.{node}] and raise revision",
-    ),
     "two_agents": (
         "two agents claim to be this node: it takes nothing",
         "stop one of them: on each machine, pgrep -af 'orion agent --node {node}'",
@@ -88,9 +91,9 @@ OTHERS = {
 """What somebody has to mend, by filter: the problem and the remedy."""
 
 
-def running_well(row: NodeRow) -> str:
+def running_well(row: NodeRow, node: Node) -> str:
     """Describe a healthy node."""
-    heat = degrees(row.temp_mc)
+    heat = degrees(row.temp_mc) + (f" by {node.sensor}" if node.sensor else "")
     memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
     return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
 

@@ -1,0 +1,85 @@
+"""The processor's temperature, from the thermal zones of Linux: the hottest of its zones, or nothing.
+
+The kernel gives thousandths of a degree (Documentation/ABI/testing/sysfs-class-thermal). A number that no
+processor at work can have, as of a driver that gives whole degrees, is not believed; and a processor of
+which one zone cannot be believed has no temperature, however cool its others are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+log = logging.getLogger("orion.agent")
+
+THERMAL = Path("/sys/class/thermal")
+PROCESSOR = re.compile(r"cpu|core|soc|pkg")
+OTHER_CHIP = re.compile(r"gpu|npu|wifi|wlan|modem|pmic|batt|ddr|nvme")
+LAST_RESORT = "acpitz"
+POSSIBLE_MC = (1_000, 130_000)
+"""What a processor at work can have, in thousandths of a degree Celsius."""
+
+
+class Zone(Struct, frozen=True):
+    """A thermal zone: its type, and the file with its temperature."""
+
+    kind: str
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.file.parent.name})"
+
+
+class Reading(Struct, frozen=True):
+    """A look at all zones of the processor: the hottest, in thousandths of a degree, or None; which zones
+    they are, or why there is no temperature."""
+
+    temp_mc: int | None
+    what: str
+
+
+def processor_zones(thermal: Path = THERMAL) -> tuple[Zone, ...]:
+    """Return the zones of the processor, by their types; the board's own where no other is known."""
+    found = []
+    for folder in sorted(thermal.glob("thermal_zone*")):
+        try:
+            found.append(Zone((folder / "type").read_text().strip(), folder / "temp"))
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read: %s", folder, error)
+    own = tuple(each for each in found if is_processor(each.kind))
+    return own or tuple(each for each in found if each.kind == LAST_RESORT)
+
+
+def is_processor(kind: str) -> bool:
+    """Whether zones of this type measure the processor, or the chip that it is a part of."""
+    return bool(PROCESSOR.search(kind.lower())) and not OTHER_CHIP.search(kind.lower())
+
+
+def read(zones: tuple[Zone, ...]) -> Reading:
+    """Read the hottest zone. One that cannot be read is passed over while another can."""
+    found: dict[Zone, int] = {}
+    silent = []
+    for zone in zones:
+        try:
+            text = zone.file.read_text().strip()
+        except (OSError, ValueError) as error:
+            silent.append(f"{zone} cannot be read: {error}")
+            continue
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,12}", text) else None
+        if number is None or not POSSIBLE_MC[0] <= number <= POSSIBLE_MC[1]:
+            return Reading(None, f"{zone} gives {doubt(text, number)}")
+        found[zone] = number
+    if not found:
+        return Reading(None, "; ".join(silent) or "no thermal zone of a processor")
+    names = ", ".join(map(str, found))
+    return Reading(max(found.values()), f"the hottest of {names}" if len(found) > 1 else names)
+
+
+def doubt(text: str, number: int | None) -> str:
+    """Say why a number is not believed."""
+    if number is not None and POSSIBLE_MC[0] <= number * 1000 <= POSSIBLE_MC[1]:
+        return f"{text}: thousandths of a degree are expected, and these seem to be whole ones"
+    return f"{text[:40]!r}: no temperature of a processor at work"
