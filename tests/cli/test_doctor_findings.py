@@ -251,11 +251,11 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         state(left_out=2, left_out_why="m:1b: a size of -1 bytes"), W, "pi",
         "2 rows are left out of what its Ollama lists, the first for m:1b: a size of -1", "api/tags",
     ),
-    "no temperature": (
-        state(temp_mc=None, sensor="cpu-thermal (thermal_zone0) gives 92"), P, "pi",
-        "no temperature reading, so it takes nothing: cpu-thermal (thermal_zone0) gives 92", "sensor = false",
+    "odd sensor": (
+        state(temp_mc=None, sensor="cpu-thermal gives 92"), P, "pi",
+        "no temperature reading, so it takes nothing: cpu-thermal gives 92", "sensor = false",
     ),
-    "sensor": (state(sensor="cpu-thermal (thermal_zone0)"), "ok", "pi", " by cpu-thermal (thermal_zone0)", ""),
+    "named sensor": (state(sensor="cpu-thermal (thermal_zone0)"), "ok", "pi", " by cpu-thermal", ""),
     "voltage": (state(throttled=0b101), W, "pi", "now: under-voltage, throttled", "power supply"),
     "capped": (state(throttled=0b10), W, "pi", "frequency is capped", "cooling"),
     "unreachable": (

@@ -193,6 +193,12 @@ def test_what_is_no_current_attempt_only_waits_for_its_slot(opened: dict[str, Re
     assert len(answers(lost_attempts, gone, open_requests=opened)) == 1
 
 
+def test_a_load_that_is_gone_is_nobodys_attempt() -> None:
+    """Its memory is free again; no request is named."""
+    row = node("n", assignments={"5-1": loading(MODEL, missing=3)})
+    assert answers(lost_attempts, row) == [ev.AttemptAbandoned("", 0, "n", "5-1", AbandonReason.GONE)]
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from orion_streams.decider.memory import Evictable, Room, candidates, committed_mb, has_runner, room
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node, Resident
-from tests.grids import AT_MS, HEAVY, MODEL, POLICY, grid, holding, loading, node
+from tests.grids import AT_MS, HEAVY, LIBRARY, MODEL, POLICY, grid, holding, loading, node
 
 FREE_MB = 7_040 - 477
 """So much may be used of 8,000 MB when the small model is still to fit."""
@@ -101,6 +101,19 @@ def test_a_model_that_is_loaded_anew_goes_as_what_it_will_be() -> None:
     rows = {HEAVY: Resident("b", 2_388, 4_096, 4_096)}
     row = node("n", resident=rows, assignments={"5-0": holding(HEAVY, reserve_mb=2_553, num_ctx=8_192)})
     assert candidates(grid(row), row, MODEL, ()) == [Evictable(True, False, False, 0, HEAVY, 2_553, 0)]
+
+
+def test_a_runner_that_was_told_to_go_is_still_to_be_loaded() -> None:
+    """The memory set aside for another model counts until its runner is there, and stays."""
+    row = node(
+        "n",
+        installed=LIBRARY,
+        resident={MODEL: Resident("a", 470, 2_048), HEAVY: Resident("b", 2_019)},
+        assignments={"1-0": holding(HEAVY, reserve_mb=2_100)},
+        unload_ordered_ms={HEAVY: AT_MS},
+    )
+    found = room(grid(row), row, MODEL, 4_096)
+    assert (found.need_mb, found.evicts, found.short_mb) == (477, (), 0)
 
 
 def test_a_run_that_reserved_nothing_changes_no_sum() -> None:
