@@ -14,7 +14,10 @@ RUNNER_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_
 
 
 def request_body(
-    entry: requests_replies.RequestEntry, pinned: Mapping[str, int], keep_alive: str, num_predict_max: int
+    entry: requests_replies.RequestEntry,
+    pinned: Mapping[str, int],
+    keep_alive: str | float,
+    num_predict_max: int,
 ) -> bytes:
     """Make a request. It always limits the answer: without a limit a model may go on for ever."""
     options = merged(entry.options or {}, pinned)

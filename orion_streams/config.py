@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
-from orion_streams.model import server_urls
+from orion_streams.model import server_urls, toml_values
 from orion_streams.model.policy import (
     ROBOT,
     Count,
@@ -33,9 +33,9 @@ from orion_streams.model.policy import (
     full_model_name,
     policy_id,
 )
+from orion_streams.model.toml_values import Grammar, complaints
 
-Url = Annotated[str, Meta(pattern=r"^((https?|echo)://.*)?$")]
-
+PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 
 
@@ -52,8 +52,8 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     load_us_per_mb: Natural = 0
     prefill_us_per_mb: Natural = 0
     decode_us_per_mb: Natural = 0
-    ollama: Url = "http://127.0.0.1:11434"
-    keep_alive: str = "30m"
+    ollama: str = "http://127.0.0.1:11434"
+    keep_alive: str | float = "30m"
     simulated: bool = False
 
 
@@ -108,7 +108,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of streams.toml."""
 
     revision: Count = 1
-    prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}$")] = "orion:"
+    prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}$", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
     clients: Clients = Clients()
     nodes: dict[Name, NodeConfig] = {}
@@ -232,36 +232,26 @@ def parse(text: str, source: str = "streams.toml") -> Config:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {explain(tree, error)}") from error
-    for complaint in contradictions(config):
+    for complaint in complaints_of(tree):
         raise ConfigError(f"{source}: {complaint}")
-    return config
+    return msgspec.convert(tree, Config)
 
 
-def explain(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
-    """Return the wrong key and what was expected. msgspec does not say which node or model is wrong, so
-    each row of those tables is converted again by itself."""
-    key, what = split_error(error)
-    for table, rows in (("nodes", dict[Name, NodeConfig]), ("models", dict[ModelName, ModelRules])):
-        if not isinstance(tree.get(table), dict):
-            continue
-        for name, row in tree[table].items():
-            try:
-                msgspec.convert({name: row}, rows)
-            except msgspec.ValidationError as again:
-                inner, found = split_error(again)
-                if found == what:
-                    return f"{table}.{name}{inner.partition('[...]')[2]}: {what}"
-    return f"{key or 'top level'}: {what}"
+def complaints_of(tree: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with a streams.toml, value by value; else how its values contradict each other."""
+    found = list(complaints(tree, Config, GRAMMAR))
+    return found or contradictions(msgspec.convert(tree, Config), tree.get("policy", {}))
 
 
-def split_error(error: msgspec.ValidationError) -> tuple[str, str]:
-    """Split msgspec's message into the key and what was expected."""
-    what, _, where = str(error).partition(" - at ")
-    return where.strip("`").removeprefix("$").lstrip("."), what
+GRAMMAR: Mapping[str, Grammar] = {
+    "ollama": toml_values.ollama_url,
+    "keep_alive": toml_values.keep_alive,
+    **dict.fromkeys(
+        ("temp_max_mc", "temp_return_mc", "temp_critical_mc", "derate_from_mc"), toml_values.mark_mc
+    ),
+    **dict.fromkeys(("ram_max_permille", "ram_return_permille"), toml_values.mark_permille),
+}
+"""What a value has to be beyond its type, by the last word of its key."""
 
 
 POLICY_ORDER: tuple[tuple[str, str, str], ...] = (
@@ -274,6 +264,7 @@ POLICY_ORDER: tuple[tuple[str, str, str], ...] = (
 )
 """Pairs of keys of [policy], and how their values compare."""
 COMPARE = {"less than": operator.lt, "more than": operator.gt, "at most": operator.le}
+CONVERSE = {"less than": "more than", "more than": "less than", "at most": "at least"}
 RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     (
         "models",
@@ -304,11 +295,12 @@ NODE_RULES: tuple[tuple[str, Callable[[str, NodeConfig], bool], str], ...] = (
 """Rules of each node with inference; the key continues `nodes.NAME`."""
 
 
-def contradictions(config: Config) -> list[str]:
-    """List what is wrong with values that are valid one by one, as `key: what was expected`."""
+def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
+    """List what is wrong with values that are valid one by one. Of two keys of [policy] that do not fit,
+    blame the one that was `written`."""
     inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
     found = [
-        f"policy.{key}: expected {relation} policy.{other}"
+        misfit(config.policy, key, relation, other, written)
         for key, relation, other in POLICY_ORDER
         if not COMPARE[relation](getattr(config.policy, key), getattr(config.policy, other))
     ]
@@ -320,6 +312,15 @@ def contradictions(config: Config) -> list[str]:
         if not holds(name, node)
     ]
     return found + missing_nodes(config, inference)
+
+
+def misfit(policy: Policy, key: str, relation: str, other: str, written: Collection[str]) -> str:
+    """Say how two keys of [policy] do not fit, with both values."""
+    if other in written and key not in written:
+        key, relation, other = other, CONVERSE[relation], key
+    value, limit = getattr(policy, key), getattr(policy, other)
+    default = ", the default" if other not in written and limit == getattr(Policy(), other) else ""
+    return f"policy.{key} = {value}: expected {relation} policy.{other} ({limit}{default})"
 
 
 def missing_nodes(config: Config, inference: Mapping[str, NodeConfig]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -15,38 +16,53 @@ NODE = '[nodes.pi]\nollama = "http://127.0.0.1:11434"\n'
 
 WRONG = {
     "not toml": ("revision = ", "not valid TOML"),
-    "wrong type": ('revision = "1"', "revision: Expected `int`, got `str`"),
-    "a fraction": ("revision = 1.5", "revision: Expected `int`, got `float`"),
-    "too small": ("[policy]\nmax_open = 0", "policy.max_open: Expected `int` >= 1"),
-    "too large": ("[policy]\nram_max_permille = 1001", "policy.ram_max_permille: Expected `int` <= 1000"),
-    "no choice": ('[redis]\nfsync = "never"', "redis.fsync: Invalid enum value 'never'"),
-    "a bad name": ('[clients]\nnames = ["Brain"]', "clients.names[0]: Expected `str` matching regex"),
-    "a bad prefix": ('prefix = "a b"', "prefix: Expected `str` matching regex"),
-    "unknown at the top": ("speed = 1", "top level: Object contains unknown field `speed`"),
-    "unknown in a table": ("[policy]\nspeed = 1", "policy: Object contains unknown field `speed`"),
+    "wrong type": ('revision = "1"', 'revision = "1": expected a whole number, e.g. revision = 1'),
+    "a fraction": ("revision = 1.5", "revision = 1.5: expected a whole number, e.g. revision = 1"),
+    "too small": (
+        "[policy]\nmax_open = 0",
+        "policy.max_open = 0: expected a whole number of at least 1, e.g. max_open = 1000",
+    ),
+    "too large": (
+        "[policy]\nram_max_permille = 1001",
+        "policy.ram_max_permille = 1001: expected a whole number of at most 1000",
+    ),
+    "no choice": ('[redis]\nfsync = "never"', 'redis.fsync = "never": expected "everysec" or "always"'),
+    "a bad name": (
+        '[clients]\nnames = ["Brain"]',
+        'clients.names[0] = ["Brain"]: expected small letters, digits, - and _',
+    ),
+    "a bad prefix": ('prefix = "a b"', 'prefix = "a b": expected up to 64 letters, digits'),
+    "unknown at the top": ("speed = 1", "speed: no such key; known: clients, limits"),
+    "unknown in a table": ("[policy]\nspeed = 1", "policy.speed: no such key; "),
     "a node's value": (
         NODE + '[nodes.other]\nslots = "2"',
-        "nodes.other.slots: Expected `int`, got `str`",
+        'nodes.other.slots = "2": expected a whole number',
     ),
-    "a node's list": (NODE + "[nodes.other]\ntiers = [1, 0]", "nodes.other.tiers[1]: Expected `int` >= 1"),
+    "a node's list": (
+        NODE + "[nodes.other]\ntiers = [1, 0]",
+        "nodes.other.tiers[1] = [1,0]: expected a whole number of at least 1, e.g. tiers = [1]",
+    ),
     "a node's unknown key": (
         NODE + "[nodes.other]\nspeed = 1",
-        "nodes.other: Object contains unknown field `speed`",
+        "nodes.other.speed: no such key; ",
     ),
-    "a node that is no table": ("[nodes]\npi = 3", "nodes.pi: Expected `object`, got `int`"),
-    "a node's name": (NODE + '[nodes."Pi 2"]\nslots = 1', "nodes.Pi 2: Expected `str` matching regex"),
-    "nodes that are no table": ("nodes = 3", "nodes: Expected `object`, got `int`"),
+    "a node that is no table": ("[nodes]\npi = 3", "nodes.pi = 3: expected a table, as [nodes.pi]"),
+    "a node's name": (
+        NODE + '[nodes."Pi 2"]\nslots = 1',
+        'nodes.Pi 2 = "Pi 2": expected small letters, digits, - and _',
+    ),
+    "nodes that are no table": ("nodes = 3", "nodes = 3: expected a table, as [nodes]"),
     "temperature marks": (
         NODE + "[policy]\ntemp_max_mc = 70000\ntemp_return_mc = 70000",
-        "policy.temp_return_mc: expected less than policy.temp_max_mc",
+        "policy.temp_return_mc = 70000: expected less than policy.temp_max_mc (70000)",
     ),
     "memory marks": (
         NODE + "[policy]\nram_return_permille = 950",
-        "policy.ram_return_permille: expected less than policy.ram_max_permille",
+        "policy.ram_return_permille = 950: expected less than policy.ram_max_permille (900, the default)",
     ),
     "deadlines": (
         NODE + "[policy]\nmax_deadline_ms = 1000",
-        "policy.default_deadline_ms: expected at most policy.max_deadline_ms",
+        "policy.max_deadline_ms = 1000: expected at least policy.default_deadline_ms (600000, the default)",
     ),
     "health too rare": (
         NODE + "[limits]\nhealth_ms = 3000",
@@ -75,16 +91,19 @@ WRONG = {
     ),
     "the critical mark": (
         NODE + "[policy]\ntemp_critical_mc = 75000",
-        "policy.temp_critical_mc: expected more than policy.temp_max_mc",
+        "policy.temp_critical_mc = 75000: expected more than policy.temp_max_mc (75000, the default)",
     ),
     "a model's unknown key": (
         NODE + '[models."llama3.2:3b"]\nspeed = 1',
-        "models.llama3.2:3b: Object contains unknown field `speed`",
+        "models.llama3.2:3b.speed: no such key; ",
     ),
-    "a model's name": (NODE + '[models."a b"]\nnum_ctx = 1', "models.a b: Expected `str` matching regex"),
+    "a model's name": (
+        NODE + '[models."a b"]\nnum_ctx = 1',
+        'models.a b = "a b": expected a model\'s name in Ollama',
+    ),
     "the breaker's times": (
         NODE + "[policy]\nbreaker_open_ms = 240001",
-        "policy.breaker_open_ms: expected at most policy.breaker_open_max_ms",
+        "policy.breaker_open_ms = 240001: expected at most policy.breaker_open_max_ms (240000",
     ),
     "one model twice": (
         NODE + '[models.gemma3]\nnum_ctx = 1\n[models."gemma3:latest"]\nnum_ctx = 2',
@@ -92,8 +111,27 @@ WRONG = {
     ),
     "the margin": (
         NODE + "[policy]\nram_margin_permille = 900",
-        "policy.ram_margin_permille: expected less than policy.ram_max_permille",
+        "policy.ram_margin_permille = 900: expected less than policy.ram_max_permille (900, the default)",
     ),
+    "whole degrees": (
+        "[policy]\ntemp_max_mc = 70",
+        "policy.temp_max_mc = 70: expected thousandths of a degree, 20000 to 120000; 70 is 0.07 °C: "
+        "did you mean 70000?",
+    ),
+    "no degrees at all": (
+        "[policy]\nderate_from_mc = 5",
+        "policy.derate_from_mc = 5: expected thousandths of a degree, 20000 to 120000",
+    ),
+    "percent": (
+        "[policy]\nram_max_permille = 90",
+        "policy.ram_max_permille = 90: expected thousandths of all memory, 200 to 1000; 90 is 9 %: did you "
+        "mean 900?",
+    ),
+    "the mark that was written": (
+        NODE + "[policy]\ntemp_max_mc = 65000",
+        "policy.temp_max_mc = 65000: expected more than policy.temp_return_mc (70000, the default)",
+    ),
+    "a slip of the pen": ("[policy]\nmax_opne = 1", "policy.max_opne: no such key; did you mean max_open?"),
     "no ollama": ('[nodes.pi]\nollama = ""', "nodes.pi.ollama: expected a URL, as inference is on"),
 }
 
@@ -109,6 +147,67 @@ def test_what_is_wrong_is_named(name: str) -> None:
     assert expected in message
     assert "\n" not in message
     assert caught.value.exit_code == 78
+
+
+@pytest.mark.parametrize("value", ["-1", "1d", "", "forever", "h", "1h-5m", " 5m", "9999999h", "٣s"])
+def test_what_ollama_would_not_take_as_a_time_is_refused(value: str) -> None:
+    """Before every request of the house fails for it."""
+    with pytest.raises(ConfigError, match=r"nodes\.pi\.keep_alive = .*expected a duration .*30m"):
+        parse(f'{NODE}keep_alive = "{value}"')
+
+
+@pytest.mark.parametrize(
+    "value", ['"30m"', '"1h30m"', '"-1s"', '"0"', '"1.5h"', '".5s"', '"100ms"', "-1", "0", "1.5"]
+)
+def test_what_ollama_takes_as_a_time_passes(value: str) -> None:
+    """Go's durations, and numbers of seconds."""
+    assert parse(f"{NODE}keep_alive = {value}").node("pi").keep_alive == tomllib.loads(f"x = {value}")["x"]
+
+
+URLS = {
+    "http://::1:11434": "an IPv6 address stands in brackets",
+    "http://[::1": "an IPv6 address stands in brackets",
+    "http://[::1]:port": "a port is a number",
+    "http://127.0.0.1:port": "a port is a number",
+    "http://pi:99999": "a port is a number",
+    "http://pi:0": "a port is a number",
+    "http://pi:": "expected a URL",
+    "http://pi:-1": "a port is a number",
+    "127.0.0.1:7712": "http:// is missing",
+    "http://": "expected a URL",
+    "http:/pi": "expected a URL",
+    "http://a b": "expected a URL",
+    "http://pi?x=1": "expected a URL",
+    "ftp://pi": "expected a URL",
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    """In one line, with what is wrong and an example."""
+    with pytest.raises(ConfigError) as caught:
+        parse(f'[nodes.pi]\nollama = "{url}"', "house.toml")
+    message = str(caught.value)
+    assert message.startswith(
+        f'house.toml: nodes.pi.ollama = "{url}": expected a URL, e.g. "http://127.0.0.1'
+    )
+    assert URLS[url] in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1]:11434",
+        "https://pi.local",
+        "http://10.0.0.7:11434/",
+        "http://pi_2/base",
+        "http://[fe80::1%25eth0]:1",
+    ],
+)
+def test_a_url_of_any_kind_passes(url: str) -> None:
+    """Names, addresses of both kinds, a path in front of Ollama's."""
+    assert parse(f'[nodes.pi]\nollama = "{url}"').node("pi").ollama == url
 
 
 def test_an_unknown_node_is_named_with_the_known_ones() -> None:

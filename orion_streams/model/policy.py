@@ -12,10 +12,14 @@ from msgspec import Meta, Struct
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Natural = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Name = Annotated[
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="small letters, digits, - and _")
+]
 Permille = Annotated[int, Meta(ge=1, le=1000)]
-Tier = Annotated[int, Meta(ge=1, le=9)]
-ModelName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z")]
+Tier = Annotated[int, Meta(ge=1, le=9, examples=[[1]])]
+ModelName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z", description="a model's name in Ollama")
+]
 
 DECIDER = 2
 """The version of the code that decides, raised with every change of what it answers to the same grid. A

@@ -15,11 +15,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.config import Config, NodeConfig, contradictions, explain
+from orion_streams.config import GRAMMAR, Config, NodeConfig, contradictions
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy, full_model_name
 from orion_streams.model.state import Grid
+from orion_streams.model.toml_values import complaints
 
 FIELDS = {
     "policy": Policy.__struct_fields__,
@@ -140,14 +141,15 @@ def with_settings(event: ev.PolicyChanged, settings: Sequence[Setting]) -> ev.Po
     for each in settings:
         put(tree, each)
     told = " ".join(f"--set {each.text}" for each in settings)
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{told}: {explain(tree, error)}") from error
+    # what is wrong in the log itself is not the change's doing, and it holds no [limits]
+    known = [*complaints(msgspec.to_builtins(before), Config, GRAMMAR), *contradictions(before)]
+    for complaint in complaints(tree, Config, GRAMMAR):
+        if complaint not in known:
+            raise ConfigError(f"{told}: {complaint}")
+    config = msgspec.convert(tree, Config)
     config = replace(config, policy=with_returns(config.policy, before.policy, settings))
-    # contradictions that the log itself has are not the change's doing, and it holds no [limits]
-    known = contradictions(before)
-    for complaint in contradictions(config):
+    written = {each.key for each in settings if each.table == "policy"}
+    for complaint in contradictions(config, written):
         if complaint not in known and not complaint.startswith("limits."):
             raise ConfigError(f"{told}: {complaint}")
     rules = {each.name: each for each in config.rules()}

@@ -60,17 +60,26 @@ def test_one_key_is_set_and_nothing_else(setting: str, table: str, key: str, val
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["policy.temp_return_mc=75000"], "policy.temp_return_mc: expected less than policy.temp_max_mc"),
-        (["policy.temp_max_mc=1"], "policy.temp_return_mc: expected less than policy.temp_max_mc"),
+        (
+            ["policy.temp_return_mc=75000"],
+            "policy.temp_return_mc = 75000: expected less than policy.temp_max_mc (75000",
+        ),
+        (["policy.temp_max_mc=1"], "policy.temp_max_mc = 1: expected thousandths of a degree"),
         (
             ["policy.temp_max_mc=70000", "policy.temp_return_mc=70000"],
-            "policy.temp_return_mc: expected less than policy.temp_max_mc",
+            "policy.temp_return_mc = 70000: expected less than policy.temp_max_mc (70000)",
         ),
-        (["policy.temp_max_mc=95000"], "policy.temp_critical_mc: expected more than policy.temp_max_mc"),
+        (
+            ["policy.temp_max_mc=95000"],
+            "policy.temp_max_mc = 95000: expected less than policy.temp_critical_mc (85000",
+        ),
         (["policy.temp_maxmc=1"], "policy.temp_maxmc: no such key; did you mean temp_max_mc?"),
-        (['policy.temp_max_mc="hot"'], "policy.temp_max_mc: Expected `int`, got `str`"),
-        (["policy.temp_max_mc=0"], "policy.temp_max_mc: Expected `int` >= 1"),
-        (["nodes.orion-worker.slots=0"], "nodes.orion-worker.slots: Expected `int` >= 1"),
+        (['policy.temp_max_mc="hot"'], 'policy.temp_max_mc = "hot": expected a whole number, e.g.'),
+        (["policy.temp_max_mc=0"], "policy.temp_max_mc = 0: expected a whole number of at least 1"),
+        (
+            ["nodes.orion-worker.slots=0"],
+            "nodes.orion-worker.slots = 0: expected a whole number of at least 1",
+        ),
         (["nodes.orion-edge.inference=true"], "orion-edge is the robot and never runs inference"),
         (['nodes.orion-worker.ollama="http://x"'], "nodes.orion-worker.ollama: no decision reads it"),
         (['models."a:1".resident_on=["orion-wrk"]'], "models.a:1.resident_on: 'orion-wrk' is no inference"),
@@ -103,7 +112,7 @@ def test_settings_are_judged_together() -> None:
         (["policy.temp_max_mc=71000"], 70_000, 850),
         (["policy.ram_max_permille=800"], 70_000, 750),
         (["policy.ram_max_permille=800", "policy.ram_return_permille=799"], 70_000, 799),
-        (["policy.temp_max_mc=2000"], 1, 850),
+        (["policy.temp_max_mc=21000"], 16_000, 850),
     ],
 )
 def test_a_mark_takes_the_one_of_return_along(

@@ -1,0 +1,179 @@
+"""Values of streams.toml, each judged in its own grammar: what is wrong, in one line. Pure.
+
+A complaint names the key, the value as it was written, what was expected, and an example.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from ipaddress import IPv6Address
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct, structs
+
+Grammar = Callable[[Any], str]
+"""Returns what was expected instead of a value of the right type; "" for a good one."""
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text in quotes",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+BOUNDS = {">=": "at least", "<=": "at most"}
+
+
+def complaints(
+    tree: Mapping[str, Any], kind: type[Struct], grammar: Mapping[str, Grammar], where: str = ""
+) -> Iterator[str]:
+    """Yield what is wrong with a table that should be such a struct; `grammar`: by a key's last word."""
+    fields = {field.name: field for field in structs.fields(kind)}
+    for name, value in tree.items():
+        field = fields.get(name)
+        if field is None:
+            near = get_close_matches(name, fields, 1)
+            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(fields))}"
+            yield f"{where}{name}: no such key; {known}"
+        else:
+            yield from of_value(f"{where}{name}", value, field.type, grammar, field.default)
+
+
+def of_value(
+    key: str, value: Any, kind: Any, grammar: Mapping[str, Grammar], default: Any = None
+) -> Iterator[str]:
+    """Yield what is wrong with one value: a table, a table of tables, or a single one."""
+    is_table = isinstance(kind, type) and issubclass(kind, Struct)
+    if not is_table and get_origin(kind) is not dict:
+        yield from of_single(key, value, kind, grammar, default)
+    elif not isinstance(value, dict):
+        yield f"{key} = {shown(value)}: expected a table, as [{key}]"
+    elif is_table:
+        yield from complaints(value, kind, grammar, f"{key}.")
+    else:
+        name_kind, row_kind = get_args(kind)
+        for name, row in value.items():
+            yield from of_single(f"{key}.{name}", name, name_kind, {}, None)
+            yield from of_value(f"{key}.{name}", row, row_kind, grammar)
+
+
+def of_single(
+    key: str, value: Any, kind: Any, grammar: Mapping[str, Grammar], default: Any
+) -> Iterator[str]:
+    """Yield what is wrong with a value that is no table."""
+    name = key.rpartition(".")[2]
+    try:
+        found = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at ")
+        example = next((each for meta in metas(kind) for each in meta.examples or ()), default)
+        is_empty = example in (None, "", (), msgspec.NODEFAULT)
+        hint = "" if is_empty else f", e.g. {name} = {shown(example)}"
+        yield f"{key}{place.strip('`$')} = {shown(value)}: expected {expected(kind, what)}{hint}"
+        return
+    if what := grammar.get(name, lambda _: "")(found):
+        yield f"{key} = {shown(value)}: expected {what}"
+
+
+def expected(kind: Any, what: str) -> str:
+    """Return in plain words what msgspec expected."""
+    if get_origin(kind) is Literal:
+        return " or ".join(shown(each) for each in get_args(kind))
+    found = re.match(r"Expected `([\w |]+)`(?: (>=|<=) (\S+))?", what)
+    described = next((meta.description for meta in metas(kind) if meta.description), None)
+    if found is None or "regex" in what:
+        return described or what
+    words = " or ".join(TYPES.get(each, each) for each in found[1].split(" | "))
+    return words + (f" of {BOUNDS[found[2]]} {found[3].rstrip(',')}" if found[2] else "")
+
+
+def metas(kind: Any) -> Iterator[Meta]:
+    """Yield what is noted at a type and at the types within."""
+    for each in getattr(kind, "__metadata__", ()):
+        if isinstance(each, Meta):
+            yield each
+    for inner in get_args(kind):
+        yield from metas(inner)
+
+
+def shown(value: Any) -> str:
+    """Return a value as TOML has it, cut."""
+    return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+
+
+UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
+UNITS_NS["h"] = 60 * UNITS_NS["m"]
+PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)"
+KEEP_ALIVE = 'a duration as Ollama takes it, e.g. "30m", "1h30m", 600 (seconds), or -1 (for ever)'
+
+
+def keep_alive(value: str | float) -> str:
+    """Judge how long a model stays: seconds, or a text in the grammar of Go's time.ParseDuration."""
+    if isinstance(value, bool):
+        return KEEP_ALIVE
+    if not isinstance(value, str):
+        return "" if abs(value) < 2**33 else KEEP_ALIVE
+    if value in ("0", "+0", "-0"):
+        return ""
+    if not re.fullmatch(f"[-+]?(?:{PART})+", value):
+        seconds = " (a number of seconds stands without quotes)" if re.fullmatch("-?[0-9]+", value) else ""
+        return KEEP_ALIVE + seconds
+    total_ns = sum(float(number) * UNITS_NS[unit] for number, unit in re.findall(PART, value))
+    return "" if total_ns < 2**63 else KEEP_ALIVE
+
+
+URL = 'a URL, e.g. "http://127.0.0.1:11434" or "http://[::1]:11434"'
+
+
+def ollama_url(url: str) -> str:
+    """Judge the URL of an Ollama; "" is none."""
+    if not url or url.startswith("echo://"):
+        return ""
+    if not re.match(r"https?://", url):
+        return f"{URL}; http:// is missing" if "://" not in url else URL
+    place = url.partition("://")[2].partition("/")[0]
+    if place.count(":") > 1 and not re.search(r"\[.*\]", place):
+        return f"{URL}; an IPv6 address stands in brackets"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        port, host = 0, ""
+    if port == 0:
+        return f"{URL}; a port is a number from 1 to 65535"
+    is_host = is_ipv6(host) if "[" in place else bool(re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", host))
+    if not is_host or re.search(r"[\s?#@\\]", url) or place.endswith(":"):
+        return URL
+    return ""
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether it is an IPv6 address, maybe with a zone."""
+    try:
+        return bool(IPv6Address(host))
+    except ValueError:
+        return False
+
+
+LOWEST_MC, HIGHEST_MC = 20_000, 120_000
+
+
+def mark_mc(value: int) -> str:
+    """Judge a mark in thousandths of a degree Celsius."""
+    if LOWEST_MC <= value <= HIGHEST_MC:
+        return ""
+    what = f"thousandths of a degree, {LOWEST_MC} to {HIGHEST_MC}"
+    meant = [value * unit for unit in (1000, 100, 10) if LOWEST_MC <= value * unit <= HIGHEST_MC]
+    return f"{what}; {value} is {value / 1000:g} °C: did you mean {meant[0]}?" if meant else what
+
+
+def mark_permille(value: int) -> str:
+    """Judge a mark in thousandths of all memory."""
+    if value >= 200:
+        return ""
+    meant = f": did you mean {value * 10}?" if 20 <= value <= 100 else ""
+    return f"thousandths of all memory, 200 to 1000; {value} is {value / 10:g} %{meant}"
