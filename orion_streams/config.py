@@ -155,10 +155,8 @@ def load(path: str | Path | None = None, redis_url: str | None = None) -> Config
     `redis_url` comes from the command line, where no password may stand. Raises ConfigError that names the
     file, the key and what was expected.
     """
-    chosen = path or os.environ.get("ORION_CONFIG")
-    if chosen is None:
-        chosen = Path("streams.toml") if Path("streams.toml").exists() else PACKAGED_TOML
-    config = parse(read_text(Path(chosen)), str(chosen))
+    chosen = chosen_file(path)
+    config = parse(read_text(chosen), str(chosen))
     if redis_url and server_urls.has_password(redis_url):
         raise ConfigError(
             "--redis: a command line is seen by everybody on this machine: put the password into "
@@ -166,6 +164,13 @@ def load(path: str | Path | None = None, redis_url: str | None = None) -> Config
         )
     url = redis_url or os.environ.get("ORION_REDIS_URL") or config.redis.url
     return with_url(config, complete(url, config.redis)) if url else config
+
+
+def chosen_file(path: str | Path | None = None) -> Path:
+    """Return the file of the configuration: `path`, else $ORION_CONFIG, else ./streams.toml, else the
+    package's."""
+    own = Path("streams.toml")
+    return Path(path or os.environ.get("ORION_CONFIG") or (own if own.exists() else PACKAGED_TOML))
 
 
 def with_url(config: Config, url: str) -> Config:
@@ -228,13 +233,18 @@ def read_text(path: Path) -> str:
 
 def parse(text: str, source: str = "streams.toml") -> Config:
     """Parse a streams.toml. Raises ConfigError naming `source`, the key and what was expected."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    tree = tree_of(text, source)
     for complaint in complaints_of(tree):
         raise ConfigError(f"{source}: {complaint}")
     return msgspec.convert(tree, Config)
+
+
+def tree_of(text: str, source: str) -> dict[str, Any]:
+    """Parse TOML. Raises ConfigError naming `source`."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
 
 
 def complaints_of(tree: Mapping[str, Any]) -> list[str]:

@@ -172,6 +172,17 @@ def doctor(as_json: AsJson = False, redis: RedisUrl = None, config: ConfigFile =
     return do("orion_streams.cli.doctor.doctor_command", common=CommonOptions(as_json, redis, config))
 
 
+@command("check", "check streams.toml", "check /etc/orion/streams.toml --json")
+def check(
+    file: Annotated[
+        str | None, typer.Argument(help="Default: $ORION_CONFIG, ./streams.toml, the package's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """What is wrong with a streams.toml, before anything starts by it; exit 78 if anything is."""
+    return do("orion_streams.cli.check_command", file=file, json=as_json)
+
+
 @command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
 def explain(
     request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
