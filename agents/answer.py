@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec import structs
 
 from orion_streams.agents.backend import Chunk
 from orion_streams.model.measured import Usage
@@ -51,6 +52,23 @@ class Answer:
             "vectors": self.vectors,
         }
         return {name: value for name, value in fields.items() if value}
+
+
+PROMPT_MARGIN = 16_384
+"""So many tokens may come on top of a prompt's bytes: a template, and what a model makes of an image."""
+
+
+def plausible(usage: Usage, *, waited_ms: int, tokens_max: int, prompt_bytes: int) -> Usage:
+    """Return what an answer took, as far as it can be true; 0 is unknown. No part takes longer than the
+    agent itself waited for the whole, no answer has more tokens than it was allowed, and no prompt more
+    tokens than bytes."""
+    bounds = {
+        "tokens": tokens_max,
+        "prompt_tokens": prompt_bytes + PROMPT_MARGIN,
+        **dict.fromkeys(("load_ms", "prefill_ms", "decode_ms", "total_ms"), waited_ms),
+    }
+    odd = {name: 0 for name, most in bounds.items() if getattr(usage, name) > most}
+    return structs.replace(usage, **odd) if odd else usage
 
 
 class Repeater:

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
+from math import ceil
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from orion_streams.agents.answer import Answer, Repeater
+from orion_streams.agents.answer import Answer, Repeater, plausible
 from orion_streams.agents.backend import Backend, RunFailedError
 from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.results import ResultWriter
@@ -136,7 +137,7 @@ class Worker:
 
         passing = Repeater(pass_on, self.config.limits.token_flush_ms / 1000)
         try:
-            usage = await self._consume(job.head, entry, answer)
+            usage = await self._consume(job, entry, answer)
         finally:
             await passing.close()
         if entry.stream:
@@ -144,13 +145,14 @@ class Worker:
         log.debug("%s done: %d tokens in %d ms", named(job.head), usage.tokens, usage.total_ms)
         return Done(usage, answer.body())
 
-    async def _consume(self, head: WorkHead, entry: requests_replies.RequestEntry, answer: Answer) -> Usage:
+    async def _consume(self, job: Job, entry: requests_replies.RequestEntry, answer: Answer) -> Usage:
         """Take the answer in, within all deadlines. Raises RunFailedError."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
         now = asyncio.get_running_loop().time
-        overdue_s = now() + total_ms / 1000
-        stream = self.backend.run(entry, head.options)
+        began_s = now()
+        overdue_s = began_s + total_ms / 1000
+        stream = self.backend.run(entry, job.head.options)
         try:
             async with asyncio.timeout_at(min(now() + patience_ms / 1000, overdue_s)) as limit:
                 while answer.usage is None:
@@ -163,7 +165,12 @@ class Worker:
                         raise RunFailedError("answer_too_large", "request", what)
                     patience_ms = limits.inter_token_ms
                     limit.reschedule(min(now() + patience_ms / 1000, overdue_s))
-                return answer.usage
+                return plausible(
+                    answer.usage,
+                    waited_ms=ceil((now() - began_s) * 1000),
+                    tokens_max=limits.num_predict_max,
+                    prompt_bytes=sum(map(len, job.fields.values())),
+                )
         except TimeoutError:
             if now() < overdue_s:
                 what = f"Ollama said nothing for {patience_ms} ms"

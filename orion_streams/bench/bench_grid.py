@@ -127,8 +127,8 @@ class BenchGrid:
             f"nodes.{ECHO_NODE}": {**node, "tiers": [2], "ollama": "echo://"},
             "nodes.orion-edge": {"inference": False, "ollama": ""},
             "policy": {
-                "temp_max_mc": 1_000_000,
-                "temp_critical_mc": 1_000_001,
+                "temp_max_mc": 119_000,
+                "temp_critical_mc": 120_000,
                 "ram_max_permille": 1000,
                 "ram_return_permille": 999,
             },

@@ -47,9 +47,7 @@ def test_contradictions_are_found_too(orion: Orion, home: Path) -> None:
     code, out, _ = orion("check")
     assert code == 78
     assert len(out.splitlines()) == 2
-    assert (
-        "policy.temp_max_mc = 65000: expected more than policy.temp_return_mc (70000" in out
-    )
+    assert "policy.temp_max_mc = 65000: expected more than policy.temp_return_mc (70000" in out
 
 
 def test_what_is_no_toml_is_refused(orion: Orion, home: Path) -> None:
