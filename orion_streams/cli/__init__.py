@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one process or command and return its exit code; `errors.py` lists them."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has not every letter
     try:
         if words and words[0] in ("router", "agent"):
             from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - without typer and rich

@@ -37,8 +37,8 @@ async def run(
         low, high = await log.bounds()
         first = low if start is None else await after(start, log)
         last = high if end is None else await log_sources.moment(end, log, clip=True)
-        if end is not None and last < first and log_sources.is_time_of_day(end):
-            last = high  # that time of day is in the future
+        if end is not None and last < first and log_sources.is_to_come(end, start):
+            last = high
         if not low <= first <= last <= high:
             part = f"{start or 'the beginning'} to {end or 'the end'} (positions {first} to {last})"
             raise ConfigError(f"{part}: nothing of {log.name}, which has positions {low} to {high}")

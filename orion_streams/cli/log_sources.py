@@ -101,6 +101,14 @@ def is_time_of_day(text: str) -> bool:
     return ":" in text and "-" not in text
 
 
+def is_to_come(end: str, start: str | None) -> bool:
+    """Return whether an end before the start means a time of day in the future: it is one, and later than
+    the start if that is one, too."""
+    if not is_time_of_day(end):
+        return False
+    return start is None or not is_time_of_day(start) or end.rjust(5, "0") >= start.rjust(5, "0")
+
+
 def in_ms(text: str, ended_ms: int) -> int:
     """Parse a time to milliseconds since 1970, in a log that ends at `ended_ms`. Raises ConfigError."""
     try:

@@ -11,6 +11,7 @@ from orion_streams.cli.grid_discovery import opened
 from orion_streams.cli.log_lines import Line, as_data, as_text
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell
+from orion_streams.errors import ConfigError
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import CHUNK, decoded
 from orion_streams.eventlog.redis_log import RedisLog
@@ -70,6 +71,8 @@ async def bounds(
 ) -> tuple[int, int | None]:
     """Return the first and the last position to show; the last is None with `follow`."""
     last, oldest = await store.last_position(), await store.first_position()
+    if start is not None and start > last > 0 and not follow:
+        raise ConfigError(f"nothing from position {start} on: the log ends at position {last}")
     if start is None:
         start = last + 1 - (LAST if count is None else count)
         count = None

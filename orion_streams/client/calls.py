@@ -14,6 +14,7 @@ import asyncio
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -21,6 +22,8 @@ from msgspec import Struct
 
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.protocol.requests_replies import Reply, RequestEntry
+
+DEFAULT_TIMEOUT_S = 600.0
 
 
 class RequestError(OrionError):
@@ -96,11 +99,12 @@ Many = TypeVar("Many")
 
 
 class Fields(TypedDict, total=False):
-    """Optional fields of a request. `timeout_s` (default 600) becomes its deadline; docs/CONTRACT.md
-    describes the others."""
+    """Optional fields of a request. `timeout_s` (default 600) becomes its deadline, unless it is given as
+    `deadline_ms`; docs/CONTRACT.md describes the others."""
 
     id: str
     timeout_s: float
+    deadline_ms: int
     system: str
     tier: int
     options: Mapping[str, Any]
@@ -154,6 +158,20 @@ def request_entry(values: Mapping[str, Any]) -> dict[str, str]:
         for name, value in values.items()
         if value is not None
     }
+
+
+def deadline_ms_of(fields: Fields) -> int:
+    """Return the deadline that the fields ask for, in ms from now. Raises TypeError, ValueError."""
+    if "timeout_s" in fields and "deadline_ms" in fields:
+        raise TypeError("a deadline that is given twice: by timeout_s and by deadline_ms")
+    if "deadline_ms" in fields:
+        if fields["deadline_ms"] < 1:
+            raise ValueError(f"deadline_ms: expected at least 1, got {fields['deadline_ms']}")
+        return fields["deadline_ms"]
+    timeout_s = fields.get("timeout_s", DEFAULT_TIMEOUT_S)
+    if not isfinite(timeout_s):
+        raise ValueError(f"timeout_s: expected a number of seconds, got {timeout_s}")
+    return max(int(timeout_s * 1000), 1)
 
 
 def read_reply(fields: Mapping[bytes, bytes]) -> Reply:

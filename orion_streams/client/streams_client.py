@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
@@ -39,7 +38,6 @@ from orion_streams.runtime.connection import cancel_requests, connect, in_short,
 log = logging.getLogger("orion.client")
 
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
-DEFAULT_TIMEOUT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 START = b"0-0"
 
@@ -109,16 +107,16 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     async def _events(
         self, content: Mapping[str, Any], fields: Fields
     ) -> AsyncGenerator[AnswerEvent, None]:
-        values = {**content, **fields}
-        timeout_s = values.pop("timeout_s", DEFAULT_TIMEOUT_S)
-        if not math.isfinite(timeout_s):
-            raise ValueError(f"timeout_s: expected a number of seconds, got {timeout_s}")
+        if twice := content.keys() & fields.keys():
+            raise TypeError(f"a field that is given twice: {', '.join(sorted(twice))}")
+        values = {name: value for name, value in {**content, **fields}.items() if name != "timeout_s"}
         request_id = values["id"] = fields.get("id") or self.new_id()
-        call = Call(calls.request_entry({**values, "deadline_ms": max(int(timeout_s * 1000), 1)}))
+        deadline_ms = calls.deadline_ms_of(fields)
+        call = Call(calls.request_entry({**values, "deadline_ms": deadline_ms}))
         if request_id in self._calls:
             raise ValueError(f"{request_id} is already in flight")
         self._calls[request_id] = call
-        until = asyncio.get_running_loop().time() + timeout_s + self._margin_s
+        until = asyncio.get_running_loop().time() + deadline_ms / 1000 + self._margin_s
         try:
             async with asyncio.timeout_at(until):
                 await self._begin(call)
@@ -133,7 +131,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             yield await self._conclude(end)
         except TimeoutError:
             raise calls.RequestTimeoutError(
-                request_id, "timeout", f"no end after {timeout_s:g} s"
+                request_id, "timeout", f"no end after {deadline_ms / 1000:g} s"
             ) from None
         except BackendError as error:
             call.finish(error)
@@ -284,7 +282,9 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
         self._wait(self._inner.cancel(request_id))
 
     def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connection and end the thread; once it is closed, do nothing."""
+        if self._loop.is_closed():
+            return
         self._wait(self._inner.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -24,6 +24,7 @@ from orion_streams.model.vocabulary import Mark, UnloadReason
 from orion_streams.protocol.ingest import runner_options
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER
+from tests.cli.run_cli import run as run_orion
 from tests.grids import AT_MS, DISK, HEAVY, MEMORY, edge, holding, loading, node, request
 from tests.grids import grid as grid_of
 
@@ -279,6 +280,24 @@ def test_no_prompt_is_in_the_log(read: Read, orion: Orion) -> None:
     """Neither form of `orion log` shows a prompt, for the log has none."""
     assert "secret" not in str(read("log", "--from", "1"))
     assert "secret" not in orion("log", "--from", "1")[1]
+
+
+def test_a_position_beyond_the_end_is_refused(orion: Orion, grid_toml: Path) -> None:
+    """One line says where the log ends."""
+    code, out, err = orion("log", "--from", "999999")
+    assert (code, out, err.count("\n")) == (78, "", 1)
+    assert "nothing from position 999999 on: the log ends at position " in err
+
+
+def test_any_terminal_gets_the_text(grid_toml: Path) -> None:
+    """Letters that it does not have are replaced, and nothing breaks off."""
+    home = grid_toml.parent
+    whole = run_orion(home, "explain", "runs", PYTHONIOENCODING="utf-8")
+    plain = run_orion(home, "explain", "runs", PYTHONIOENCODING="ascii")
+    assert (whole[0], plain[0], plain[2]) == (0, 0, "")
+    assert not whole[1].isascii()
+    assert plain[1].isascii()
+    assert len(plain[1].splitlines()) == len(whole[1].splitlines())
 
 
 def test_a_line_of_the_log_tells_the_decision(orion: Orion, grid_toml: Path) -> None:

@@ -328,6 +328,8 @@ def test_times_just_outside_of_the_log_are_its_ends(
     to_come = (ended + timedelta(minutes=5)).time().isoformat(timespec="seconds")
     code, _, err = orion("log", "export", "more.jsonl", "--from", to_come, *file)
     assert (code, "not in the log, which goes from" in err) == (78, True)
+    code, _, err = orion("log", "export", "none.jsonl", "--from", "23:07", "--to", "23:06", *file)
+    assert (code, "23:07 to 23:06" in err or "not in the log" in err) == (78, True)
     assert orion("log", "export", "up-to.jsonl", "--to", to_come, *file)[0] == 0
     assert (home / "up-to.jsonl").read_bytes() == (home / "far.jsonl").read_bytes()
 

@@ -225,6 +225,8 @@ async def test_errors_are_typed_by_kind(valkey_url: str, prefix: str) -> None:
             await client.generate(MODEL, "fail")
         with pytest.raises(RequestExpiredError) as expired:
             await client.generate(MODEL, "x", timeout_s=0.2)
+        with pytest.raises(RequestExpiredError):
+            await client.generate(MODEL, "x", deadline_ms=200)
     assert rejected.value.code == "unknown_model"
     assert failed.value.code == "attempts_exhausted"
     assert expired.value.code == "expired"
@@ -236,6 +238,14 @@ async def test_misuse_is_an_error_before_anything_is_sent(valkey_url: str, prefi
     async with connected(valkey_url, prefix, silence) as (grid, client):
         with pytest.raises(TypeError, match="temperatur"):
             await client.generate(MODEL, "x", temperatur=1)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="given twice: stream"):
+            await client.generate(MODEL, "x", stream=True)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="given twice: by timeout_s and by deadline_ms"):
+            await client.generate(MODEL, "x", timeout_s=1, deadline_ms=1000)
+        with pytest.raises(ValueError, match="deadline_ms: expected at least 1, got 0"):
+            await client.generate(MODEL, "x", deadline_ms=0)
+        with pytest.raises(ValueError, match="timeout_s: expected a number of seconds, got nan"):
+            await client.generate(MODEL, "x", timeout_s=float("nan"))
         assert await grid.redis.xlen(f"{prefix}requests:brain") == 0
         asked = asyncio.create_task(client.generate(MODEL, "x", id="one"))
         await eventually(lambda: grid.runs, "the request runs")
@@ -306,8 +316,9 @@ def test_the_package_is_light_and_its_names_are_there() -> None:
 
 
 def test_a_closed_client_says_so(valkey_url: str, prefix: str) -> None:
-    """After `close` a call raises one clear error."""
-    client = Client(valkey_url, prefix=prefix)
+    """After `close` a call raises one clear error; another `close` is harmless."""
+    with Client(valkey_url, prefix=prefix) as client:
+        client.close()
     client.close()
     with pytest.raises(BackendError, match="closed"):
         client.generate(MODEL, "too late")
