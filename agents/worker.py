@@ -13,6 +13,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+from msgspec import structs
 from redis.exceptions import RedisError
 
 from orion_streams.agents.answer import Answer, Repeater, plausible
@@ -121,6 +122,9 @@ class Worker:
             entry = requests_replies.parse_request(requests_replies.decode_fields(job.fields))
         except ContractError as error:
             raise RunFailedError("refused", "request", str(error)) from error
+        entry = structs.replace(
+            entry, model=job.head.model or entry.model
+        )  # as this node's Ollama lists it
         answer = Answer()
         has_started = False
 

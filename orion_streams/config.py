@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls, toml_values
+from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
     ROBOT,
     Count,
@@ -30,7 +31,6 @@ from orion_streams.model.policy import (
     NodeRules,
     Policy,
     Tier,
-    full_model_name,
     policy_id,
 )
 from orion_streams.model.toml_values import Grammar, complaints

@@ -126,11 +126,6 @@ NO_RULES = ModelRules()
 """The rules of a model that streams.toml does not name."""
 
 
-def full_model_name(model: str) -> str:
-    """Return the name with its tag: one without a tag means `:latest`, as in Ollama."""
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
-
-
 def policy_id(policy: Policy, nodes: tuple[NodeRules, ...], models: Mapping[str, ModelRules]) -> str:
     """Return eight hex digits that name a policy, its nodes and models, and the code that decides by it."""
     rules = (DECIDER, policy, nodes, models)

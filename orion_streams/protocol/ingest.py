@@ -16,9 +16,10 @@ from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.measured import Sample, Usage
-from orion_streams.model.policy import NO_RULES, full_model_name
+from orion_streams.model.names import full_model_name, near_names, same_name
+from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Load, Node, Request, Run, parse_stream_id
-from orion_streams.model.vocabulary import Blame, RequestKind
+from orion_streams.model.vocabulary import Blame, Code, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import agent_entries, requests_replies
 
@@ -126,7 +127,7 @@ def admit(
     grid: Grid, entry: Entry, request: requests_replies.RequestEntry, size: int, reply_to: str
 ) -> Taken:
     """Accept or reject a readable request, or answer it as known."""
-    model = full_model_name(request.model)
+    model = installed_name(grid, full_model_name(request.model))
     num_ctx, runner = runner_options(grid, model, request.options or {})
     key = f"{entry.owner}/{reply_to}"
     if key in grid.open or grid.find_closed(key) is not None:
@@ -158,6 +159,14 @@ def admit(
     return Taken((accepted,), reply_to=reply_to)
 
 
+def installed_name(grid: Grid, model: str) -> str:
+    """Return the name under which nodes have the model, in whatever case it was asked for."""
+    nodes = grid.nodes.values()
+    if any(model in node.installed for node in nodes):
+        return model
+    return same_name(model, {name for node in nodes for name in node.installed})
+
+
 def has_too_many(grid: Grid, client: str) -> bool:
     """Whether the client has `max_open` requests open; each client has a room of its own."""
     limit, owner = grid.policy.max_open, f"{client}/"
@@ -181,7 +190,18 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     words = requests_replies.CODES[decision.code] + (f" {sizes}." if sizes else "")
     if elsewhere:
         words += f" {', '.join(elsewhere)} would ask it outside this house: that is never done."
+    elif decision.code == Code.UNKNOWN_MODEL:
+        words += f" {missing(grid, request.model)}"
     return decision.code, words
+
+
+def missing(grid: Grid, model: str) -> str:
+    """Say what is near to a model that nobody has, and how a node gets it."""
+    nodes = [node for node in grid.nodes.values() if node.rules.takes_inference]
+    near = near_names(model, {name for node in nodes for name in node.installed})
+    where = ", ".join(sorted(node.rules.name for node in nodes if model not in node.installed))
+    hint = f"did you mean {' or '.join(near)}? Else" if near else "To have it"
+    return f"{hint}: ollama pull {model} on {where}." if where else ""
 
 
 def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:

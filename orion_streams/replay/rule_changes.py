@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from orion_streams.config import GRAMMAR, Config, NodeConfig, contradictions
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, NodeRules, Policy, full_model_name
+from orion_streams.model.names import full_model_name
+from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.state import Grid
 from orion_streams.model.toml_values import complaints
 

@@ -1,0 +1,35 @@
+"""Names of models, as Ollama takes them. Pure.
+
+Ollama fills in what is left out, registry.ollama.ai/library/NAME:latest, shows a name without these
+defaults of host and namespace, and compares names without regard to case (types/model/name.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
+NEAR = 3
+"""So many near misses are named."""
+
+
+def full_model_name(model: str) -> str:
+    """Return the name as Ollama lists it: without the default host and namespace, and with its tag."""
+    name = model.removeprefix("https://").removeprefix("http://")
+    parts = name.split("/")
+    for default in (HOST, NAMESPACE):
+        if len(parts) == (3 if default == HOST else 2) and parts[0].lower() == default:
+            del parts[0]
+    return "/".join(parts) if ":" in parts[-1] else f"{'/'.join(parts)}:{TAG}"
+
+
+def same_name(model: str, known: Iterable[str]) -> str:
+    """Return the one of the known full names that Ollama takes for the same; else the name itself."""
+    folded = model.lower()
+    return min((each for each in known if each.lower() == folded), default=model)
+
+
+def near_names(model: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that are most alike, for who has mistyped one."""
+    return get_close_matches(model, sorted(known), NEAR)
