@@ -15,7 +15,7 @@ from orion_streams.config import parse
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
-from orion_streams.model.policy import DECIDER
+from orion_streams.model.policy import DECIDER, ModelRules
 from orion_streams.model.state import Node
 from orion_streams.model.vocabulary import Mark
 from tests.conftest import MemoryStore
@@ -250,6 +250,10 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "odd rows": (
         state(left_out=2, left_out_why="m:1b: a size of -1 bytes"), W, "pi",
         "2 rows are left out of what its Ollama lists, the first for m:1b: a size of -1", "api/tags",
+    ),
+    "pinned nowhere": (
+        rules(models={"big:27b": ModelRules(resident_on=("pi",))}), W, "pi",
+        'big:27b is not on its disk, though models."big:27b".resident_on', "on pi: ollama pull big:27b",
     ),
     "odd sensor": (
         state(temp_mc=None, sensor="cpu-thermal gives 92"), P, "pi",

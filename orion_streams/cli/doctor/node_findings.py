@@ -34,6 +34,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
             yield from power(row)
             yield from leftover(grid, row, node)
             yield from lists(row, node)
+            yield from pinned(grid, row, node)
         yield from ollama(facts, row)
         yield from abandoned(facts, row)
 
@@ -149,6 +150,16 @@ def lists(row: NodeRow, node: Node) -> Iterator[Finding]:
     if node.remote:
         what = f"never asked, since they run outside this house: {', '.join(node.remote)}"
         yield Finding("ok", row.node, what)
+
+
+def pinned(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
+    """Yield a finding for each model that is to stay in this node's memory and is not on its disk."""
+    for model, rules in sorted(grid.models.items()):
+        if row.node in rules.resident_on and node.inventory_known and model not in node.installed:
+            what = (
+                f'{model} is not on its disk, though models."{model}".resident_on wants it in memory here'
+            )
+            yield Finding("warning", row.node, what, f"on {row.node}: ollama pull {model}")
 
 
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
