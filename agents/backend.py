@@ -51,6 +51,8 @@ class Backend(Protocol):
 
     engine: str
     """What answers, for the replies; it may change with the next run."""
+    where: str
+    """Where it answers, for the log."""
 
     def run(
         self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
@@ -76,6 +78,7 @@ class Echo:
     """Answers at once, inside the agent: what is left to measure is the grid."""
 
     engine = "simulated (echo)"
+    where = "this process"
 
     async def run(
         self, entry: requests_replies.RequestEntry, options: Mapping[str, int]

@@ -55,7 +55,7 @@ class Residency:
     def __init__(self, backend: Backend, inventory_ms: int) -> None:
         self._backend, self._pause_s = backend, inventory_ms / 1000
         self._looked_s = float("-inf")
-        self._silent = False
+        self._answers: bool | None = None
         self._said: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self.news = InventoryNews()
         self._looking: asyncio.Task[None] | None = None
@@ -88,13 +88,16 @@ class Residency:
             if self.installed is None or now_s - self._looked_s >= self._pause_s:
                 self.installed = await self._backend.installed()
                 self._looked_s = now_s
-            self.resident, self._silent = resident, False
+            if not self._answers:
+                log.info("Ollama at %s answers: %d models", self._backend.where, len(self.installed.models))
+            self.resident, self._answers = resident, True
             self._say_odd()
         except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            if not self._silent:
+            if self._answers is not False:
                 what = str(error) or type(error).__name__
-                log.warning("Ollama does not answer (%s): its models are unknown", what)
-            self.installed, self.resident, self._silent = None, Listing(), True
+                where = self._backend.where
+                log.warning("Ollama at %s does not answer (%s): its models are unknown", where, what)
+            self.installed, self.resident, self._answers = None, Listing(), False
 
     def _say_odd(self) -> None:
         """Log what the lists leave out, once until it changes."""
@@ -182,6 +185,8 @@ class Health:
         sensor = self._sensors.sensor
         if sensor == self._sensor_told and now_s - self._sensor_told_s < FULL_LIST_EVERY_S:
             return ""
+        if sensor != self._sensor_told:
+            log.info("temperature: %s", sensor)
         self._sensor_told, self._sensor_told_s = sensor, now_s
         return sensor
 

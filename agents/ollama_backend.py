@@ -37,7 +37,7 @@ class Ollama:
             timeout=httpx.Timeout(None, connect=5.0, pool=None),
             trust_env=False,  # the house is air-gapped: no proxy from the environment
         )
-        self.engine = "ollama"
+        self.engine, self.where = "ollama", node.ollama
         self._identified = False
 
     async def close(self) -> None:

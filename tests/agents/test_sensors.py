@@ -283,6 +283,17 @@ async def test_the_inventory_is_listed_every_minute() -> None:
     assert told == [True, False, False, True, False, True]
 
 
+async def test_an_agent_says_what_it_works_with(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, at its start: where Ollama is, how many models it has, and the sensor."""
+    caplog.set_level(logging.INFO, "orion.agent")
+    async with running(bench.config):
+        for _ in range(3):
+            await bench.healthy(lambda head: True, "its health")
+    said = [each.message for each in caplog.records]
+    assert said.count(f"Ollama at {bench.node.url} answers: 2 models") == 1
+    assert said.count("temperature: simulated") == 1
+
+
 async def test_while_ollama_is_away_its_models_are_unknown(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,7 +303,9 @@ async def test_while_ollama_is_away_its_models_are_unknown(
         for _ in range(3):
             head = await bench.healthy(lambda head: True, "its health")
             assert (head.inventory_digest, head.inventory, head.resident) == ("", None, ())
-    assert len([each for each in caplog.records if "Ollama does not answer" in each.message]) == 1
+    said = [each.message for each in caplog.records if "does not answer" in each.message]
+    assert len(said) == 1
+    assert said[0].startswith("Ollama at http://127.0.0.1:9 does not answer (")
 
 
 class Stuck(Echo):

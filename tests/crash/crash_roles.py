@@ -41,7 +41,7 @@ class Ollama:
     """A backend whose every run answers differently, so that halves of two runs show. `failing`: how many
     first runs break; `first` is added to their numbers; `hold`: a run waits for it after two words."""
 
-    engine = "scripted"
+    engine = where = "scripted"
 
     def __init__(self, failing: int = 0) -> None:
         self.runs, self.failing, self.first = 0, failing, 0
