@@ -67,4 +67,5 @@ def error_of(body: bytes) -> str:
         error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
     except UNREADABLE:
         return ""
-    return words_of(error) if error else ""
+    is_known = isinstance(error, str) or (isinstance(error, dict) and isinstance(error.get("message"), str))
+    return words_of(error) if is_known else ""

@@ -1,0 +1,99 @@
+"""Whatever answers at an Ollama's URL: a run ends in a usable answer or in a failure with a name, and the
+next one is served."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from orion_streams.agents.backend import RunFailedError
+from orion_streams.agents.ollama_backend import Ollama
+from orion_streams.config import NodeConfig
+from orion_streams.protocol.requests_replies import RequestEntry
+from tests.agents.agent_bench import MODEL
+from tests.agents.test_ollama_answers import RECORDED
+
+GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{"response":"a"}\n{"done":true}    \n'
+ASKED = (RequestEntry(model=MODEL, prompt="x"), RequestEntry(model=MODEL, input=["x", "y"]))
+RAW = {
+    "nothing": b"",
+    "no HTTP": b"\x00\x01\x02",
+    "half a head": b"HTTP/1.1 200",
+    "a body that is cut": b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"response":"a"}\n',
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a loop of redirects": b"HTTP/1.1 307 X\r\nLocation: /api/generate\r\nContent-Length: 0\r\n\r\n",
+    "an empty body": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "an error as a list": b'HTTP/1.1 400 X\r\nContent-Length: 13\r\n\r\n{"error":[1]}',
+}
+
+
+@asynccontextmanager
+async def answering(answers: list[bytes]) -> AsyncIterator[Ollama]:
+    """A server that answers each run with the next of these, byte for byte, and a client of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/api/version" in head:
+            writer.write(b"HTTP/1.1 404 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(answers.pop(0))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    backend = Ollama(NodeConfig(ollama=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 50)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def ends(backend: Ollama, entry: RequestEntry) -> str:
+    """How a run ends: in an answer, without one, or the code of its failure, which has a sentence."""
+    try:
+        chunks = [each async for each in backend.run(entry, {})]
+    except RunFailedError as error:
+        assert str(error)
+        return error.code
+    if not chunks or chunks[-1].usage is None:
+        return "no_done"
+    if entry.input is not None:
+        vectors = msgspec.json.decode(chunks[-1].vectors, type=list[list[float]])
+        assert len(vectors) == len(entry.input)
+    return "done"
+
+
+@pytest.mark.parametrize("what", RAW)
+async def test_odd_bytes_are_a_failure_with_a_name(what: str) -> None:
+    """Whatever is asked; and the next run is served."""
+    for entry in ASKED:
+        async with answering([RAW[what], GOOD]) as backend:
+            code = await ends(backend, entry)
+            assert code in ("stream_cut", "bad_answer", "no_done", "ollama_error")
+            assert await ends(backend, ASKED[0]) == "done"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_mixture_of_recorded_answers_is_taken(seed: int) -> None:
+    """Lines of a real Ollama in any order, under any status, some of them cut."""
+    rng = random.Random(seed)
+    bodies = []
+    for _ in range(40):
+        lines = [msgspec.json.encode(each) for each in rng.choices(RECORDED, k=rng.randrange(4))]
+        body = b"\n".join(lines)[: rng.choice((None, None, rng.randrange(200)))]
+        status = rng.choice((200, 200, 200, 400, 404, 429, 500, 502, 503))
+        bodies.append(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+    async with answering([*bodies, GOOD]) as backend:
+        codes = {await ends(backend, rng.choice(ASKED)) for _ in bodies}
+        assert await ends(backend, ASKED[0]) == "done"
+    assert {"bad_answer", "no_done", "ollama_error", "model_missing"} <= codes
