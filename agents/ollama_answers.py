@@ -86,13 +86,14 @@ def embedded(raw: bytes, texts: int) -> Chunk:
     try:
         found = _embedded(raw)
         fail_on(found.error)
-        check_vectors(_vectors(found.embeddings), texts)
+        vectors = b"[]" if bytes(found.embeddings) == b"null" else bytes(found.embeddings)
+        check_vectors(_vectors(vectors), texts)
     except (*UNREADABLE, ValueError) as error:
         raise RunFailedError("bad_answer", "node", f"Ollama's vectors cannot be used: {error}") from error
     usage = usage_of(found)
     prefill_ms = max(usage.total_ms - usage.load_ms, 0)
     usage = msgspec.structs.replace(usage, prefill_ms=prefill_ms, done_reason="stop")
-    return Chunk(vectors=bytes(found.embeddings), usage=usage)
+    return Chunk(vectors=vectors, usage=usage)
 
 
 def check_vectors(vectors: list[list[float]], texts: int) -> None:

@@ -70,7 +70,7 @@ def read(zones: tuple[Zone, ...]) -> Reading:
             continue
         number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,12}", text) else None
         if number is None or not POSSIBLE_MC[0] <= number <= POSSIBLE_MC[1]:
-            return Reading(None, f"{zone} gives {doubt(text, number)}")
+            return Reading(None, f"{zone} gives {doubt(number)}")
         found[zone] = number
     if not found:
         return Reading(None, "; ".join(silent) or "no thermal zone of a processor")
@@ -78,8 +78,8 @@ def read(zones: tuple[Zone, ...]) -> Reading:
     return Reading(max(found.values()), f"the hottest of {names}" if len(found) > 1 else names)
 
 
-def doubt(text: str, number: int | None) -> str:
-    """Say why a number is not believed."""
+def doubt(number: int | None) -> str:
+    """Say why a number is not believed, in words that stay the same while it goes on."""
     if number is not None and POSSIBLE_MC[0] <= number * 1000 <= POSSIBLE_MC[1]:
-        return f"{text}: thousandths of a degree are expected, and these seem to be whole ones"
-    return f"{text[:40]!r}: no temperature of a processor at work"
+        return "whole degrees, it seems: thousandths are expected"
+    return "what is no temperature of a processor at work"

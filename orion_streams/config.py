@@ -108,7 +108,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of streams.toml."""
 
     revision: Count = 1
-    prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}$", description=PREFIX)] = "orion:"
+    prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}\Z", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
     clients: Clients = Clients()
     nodes: dict[Name, NodeConfig] = {}

@@ -179,6 +179,8 @@ URLS = {
     "http://a b": "expected a URL",
     "http://pi?x=1": "expected a URL",
     "ftp://pi": "expected a URL",
+    "http://192.168.1.300:11434": "expected a URL",
+    "http://[::1]x:11434": "expected a URL",
 }
 
 
@@ -193,6 +195,13 @@ def test_what_is_no_url_is_refused(url: str) -> None:
     )
     assert URLS[url] in message
     assert "\n" not in message
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    """It would stand in logs and in what doctor prints."""
+    with pytest.raises(ConfigError, match="a user and a password stand in no URL") as caught:
+        parse('[nodes.pi]\nollama = "http://u:secret@pi:11434"')
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,10 @@ def deadline_ms_of(fields: Fields) -> int:
     if "timeout_s" in fields and "deadline_ms" in fields:
         raise TypeError("a deadline that is given twice: by timeout_s and by deadline_ms")
     if "deadline_ms" in fields:
-        if fields["deadline_ms"] < 1:
-            raise ValueError(f"deadline_ms: expected at least 1, got {fields['deadline_ms']}")
-        return fields["deadline_ms"]
+        deadline_ms = fields["deadline_ms"]
+        if type(deadline_ms) is not int or deadline_ms < 1:
+            raise ValueError(f"deadline_ms: expected a whole number of at least 1, got {deadline_ms}")
+        return deadline_ms
     timeout_s = fields.get("timeout_s", DEFAULT_TIMEOUT_S)
     if not isfinite(timeout_s):
         raise ValueError(f"timeout_s: expected a number of seconds, got {timeout_s}")

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 NEAR = 3
 """So many near misses are named."""
+MOST, LONGEST = 100, 80
+"""So many names, of so many characters, are looked at: the router waits for it."""
 
 
 def full_model_name(model: str) -> str:
@@ -31,5 +33,6 @@ def same_name(model: str, known: Iterable[str]) -> str:
 
 
 def near_names(model: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are most alike, for who has mistyped one."""
-    return get_close_matches(model, sorted(known), NEAR)
+    """Return the known names that are most alike and begin alike, for who has mistyped one."""
+    alike = [each for each in known if each[:1].lower() == model[:1].lower() and len(each) <= LONGEST]
+    return get_close_matches(model[:LONGEST], sorted(alike)[:MOST], NEAR)

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Natural = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Name = Annotated[
-    str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="small letters, digits, - and _")
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}\Z", description="small letters, digits, - and _")
 ]
 Permille = Annotated[int, Meta(ge=1, le=1000)]
 Tier = Annotated[int, Meta(ge=1, le=9, examples=[[1]])]

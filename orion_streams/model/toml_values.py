@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -101,7 +101,9 @@ def metas(kind: Any) -> Iterator[Meta]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as TOML has it, cut."""
+    """Return a value as TOML has it, cut, and without the password of a URL."""
+    if isinstance(value, str):
+        value = re.sub(r"(?<=://)[^/@]*@", "…@", value)
     return msgspec.json.encode(value, enc_hook=str).decode()[:60]
 
 
@@ -136,6 +138,8 @@ def ollama_url(url: str) -> str:
     if not re.match(r"https?://", url):
         return f"{URL}; http:// is missing" if "://" not in url else URL
     place = url.partition("://")[2].partition("/")[0]
+    if "@" in place:
+        return f"{URL}; a user and a password stand in no URL of an Ollama"
     if place.count(":") > 1 and not re.search(r"\[.*\]", place):
         return f"{URL}; an IPv6 address stands in brackets"
     try:
@@ -145,10 +149,22 @@ def ollama_url(url: str) -> str:
         port, host = 0, ""
     if port == 0:
         return f"{URL}; a port is a number from 1 to 65535"
-    is_host = is_ipv6(host) if "[" in place else bool(re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", host))
-    if not is_host or re.search(r"[\s?#@\\]", url) or place.endswith(":"):
-        return URL
-    return ""
+    if "[" in place:
+        is_host = is_ipv6(host) and bool(re.fullmatch(r"\[[^]]*\](:[0-9]+)?", place))
+    elif re.fullmatch(r"[0-9.]+", host):
+        is_host = is_ipv4(host)
+    else:
+        is_host = bool(re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", host))
+    is_plain = bool(re.fullmatch(r"[!-~]+", url)) and not re.search(r"[?#@\\]", url)
+    return "" if is_host and is_plain and not place.endswith(":") else URL
+
+
+def is_ipv4(host: str) -> bool:
+    """Whether it is an IPv4 address."""
+    try:
+        return bool(IPv4Address(host))
+    except ValueError:
+        return False
 
 
 def is_ipv6(host: str) -> bool:

@@ -208,7 +208,7 @@ def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[
     """Return the runner that the request needs: its context length, and the options beside it. What
     streams.toml pins holds whatever a request asks for; a thread count that is not pinned is Ollama's
     choice."""
-    rules = grid.models.get(model, NO_RULES)
+    rules = grid.models.get(same_name(model, grid.models), NO_RULES)
     return rules.num_ctx or options.get("num_ctx") or grid.policy.num_ctx, rules.runner
 
 

@@ -68,7 +68,7 @@ async def test_the_hottest_zone_of_the_processor_counts(
 @pytest.mark.parametrize(
     ("temp", "why"),
     [
-        ("92", "these seem to be whole ones"),
+        ("92", "whole degrees, it seems"),
         ("0", "no temperature of a processor at work"),
         ("-5000", "no temperature"),
         ("920", "no temperature"),

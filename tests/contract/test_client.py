@@ -242,7 +242,7 @@ async def test_misuse_is_an_error_before_anything_is_sent(valkey_url: str, prefi
             await client.generate(MODEL, "x", stream=True)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="given twice: by timeout_s and by deadline_ms"):
             await client.generate(MODEL, "x", timeout_s=1, deadline_ms=1000)
-        with pytest.raises(ValueError, match="deadline_ms: expected at least 1, got 0"):
+        with pytest.raises(ValueError, match="deadline_ms: expected a whole number of at least 1, got 0"):
             await client.generate(MODEL, "x", deadline_ms=0)
         with pytest.raises(ValueError, match="timeout_s: expected a number of seconds, got nan"):
             await client.generate(MODEL, "x", timeout_s=float("nan"))

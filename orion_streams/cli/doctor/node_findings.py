@@ -94,7 +94,7 @@ OTHERS = {
 
 def running_well(row: NodeRow, node: Node) -> str:
     """Describe a healthy node."""
-    heat = degrees(row.temp_mc) + (f" by {node.sensor}" if node.sensor else "")
+    heat = degrees(row.temp_mc) + (f" by {node.sensor}" if node.sensor and row.temp_mc is not None else "")
     memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
     return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
 
