@@ -3,22 +3,21 @@ next one is served."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from orion_streams.agents.backend import RunFailedError
 from orion_streams.agents.ollama_backend import Ollama
-from orion_streams.config import NodeConfig
 from orion_streams.protocol.requests_replies import RequestEntry
 from tests.agents.agent_bench import MODEL
+from tests.agents.odd_server import answering
 from tests.agents.test_ollama_answers import RECORDED
 
 GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{"response":"a"}\n{"done":true}    \n'
+NO_VERSION = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
 ASKED = (RequestEntry(model=MODEL, prompt="x"), RequestEntry(model=MODEL, input=["x", "y"]))
 RAW = {
     "nothing": b"",
@@ -35,27 +34,9 @@ RAW = {
 }
 
 
-@asynccontextmanager
-async def answering(answers: list[bytes]) -> AsyncIterator[Ollama]:
-    """A server that answers each run with the next of these, byte for byte, and a client of it."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b"/api/version" in head:
-            writer.write(b"HTTP/1.1 404 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        else:
-            writer.write(answers.pop(0))
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    backend = Ollama(NodeConfig(ollama=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 50)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-        server.close()
-        await server.wait_closed()
+def one_by_one(answers: list[bytes]) -> Callable[[str], bytes]:
+    """Answer each run with the next of these; nobody knows a version."""
+    return lambda path: NO_VERSION if path == "/api/version" else answers.pop(0)
 
 
 async def ends(backend: Ollama, entry: RequestEntry) -> str:
@@ -77,7 +58,7 @@ async def ends(backend: Ollama, entry: RequestEntry) -> str:
 async def test_odd_bytes_are_a_failure_with_a_name(what: str) -> None:
     """Whatever is asked; and the next run is served."""
     for entry in ASKED:
-        async with answering([RAW[what], GOOD]) as backend:
+        async with answering(one_by_one([RAW[what], GOOD])) as backend:
             code = await ends(backend, entry)
             assert code in ("stream_cut", "bad_answer", "no_done", "ollama_error")
             assert await ends(backend, ASKED[0]) == "done"
@@ -93,7 +74,7 @@ async def test_any_mixture_of_recorded_answers_is_taken(seed: int) -> None:
         body = b"\n".join(lines)[: rng.choice((None, None, rng.randrange(200)))]
         status = rng.choice((200, 200, 200, 400, 404, 429, 500, 502, 503))
         bodies.append(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
-    async with answering([*bodies, GOOD]) as backend:
+    async with answering(one_by_one([*bodies, GOOD])) as backend:
         codes = {await ends(backend, rng.choice(ASKED)) for _ in bodies}
         assert await ends(backend, ASKED[0]) == "done"
     assert {"bad_answer", "no_done", "ollama_error", "model_missing"} <= codes

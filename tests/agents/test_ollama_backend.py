@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
 from orion_streams.model.measured import Usage
 from orion_streams.protocol.requests_replies import Message, RequestEntry
 from tests.agents.agent_bench import MODEL, QUICK, SKILLED
+from tests.agents.odd_server import answering
 
 
 @pytest.mark.parametrize(
@@ -97,26 +98,14 @@ async def test_no_proxy_of_the_environment_is_used(
 Answer = Callable[[str], bytes]
 
 
-@asynccontextmanager
-async def speaking(answer: Answer, version: bytes = b'{"version":"1.2"}') -> AsyncIterator[Ollama]:
+def speaking(answer: Answer, version: bytes = b'{"version":"1.2"}') -> AbstractAsyncContextManager[Ollama]:
     """A server that answers a path with these bytes under status 200, and a client of it."""
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        path = head.split()[1].decode()
+    def whole(path: str) -> bytes:
         body = version if path == "/api/version" else answer(path)
-        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
-        await writer.drain()
-        writer.close()
+        return b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    backend = Ollama(NodeConfig(ollama=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 50)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-        server.close()
-        await server.wait_closed()
+    return answering(whole)
 
 
 async def test_a_line_ends_at_a_newline_only() -> None:

@@ -19,6 +19,7 @@ from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError
 from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
 from tests.chaos.chaos_load import ChaosClients
+from tests.chaos.lasting import lasts
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
 
@@ -61,11 +62,6 @@ SERVER = ("server",)
 def node_of(target: str) -> str:
     """Return the node of a target."""
     return target.partition(" ")[2]
-
-
-async def lasts(seconds: float) -> None:
-    """Let a fault last so long. It is the length of the fault: there is no condition to wait for."""
-    await asyncio.sleep(seconds)
 
 
 async def kill_agent(scene: Scene, target: str) -> None:

@@ -18,6 +18,7 @@ from orion_streams.client import calls
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError
 from orion_streams.runtime.connection import connect
+from tests.chaos.lasting import lasts
 
 PROMPTS = [f"What does the robot see in room {n}?" for n in range(12)]
 TIMEOUT_S = 300.0
@@ -100,7 +101,7 @@ class ChaosClients:
                 if canceller is not None:
                     canceller.cancel()
                     await asyncio.gather(canceller, return_exceptions=True)
-            await asyncio.sleep(self.rng.uniform(0.2, 0.8))
+            await lasts(self.rng.uniform(0.2, 0.8))
 
     async def _streamed(self, client: AsyncClient, model: str, prompt: str, fields: calls.Fields) -> str:
         """Return the answer's text; record it as cut if the pieces since a restart do not begin it."""
@@ -118,7 +119,7 @@ class ChaosClients:
         raise BackendError("the stream ended without an answer")
 
     async def _cancel(self, client: AsyncClient, name: str, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+        await lasts(after_s)
         await client.cancel(name)
 
     async def _by_hand(self, client: str, url: str, prefix: str, pause_s: float) -> None:
@@ -145,7 +146,7 @@ class ChaosClients:
             except (RedisError, OSError):
                 if self.tail_may_go:
                     open_ids = dict.fromkeys(open_ids, False)
-            await asyncio.sleep(pause_s)
+            await lasts(pause_s)
         await redis.aclose()
 
     def _hear(self, client: str, fields: dict[bytes, bytes], open_ids: dict[str, bool]) -> None:

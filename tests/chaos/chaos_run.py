@@ -35,6 +35,7 @@ from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend
 from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
 from tests.chaos.chaos_load import ChaosClients, end_tasks
 from tests.chaos.invariants import LogRow
+from tests.chaos.lasting import lasts
 
 USERS = 24
 FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 88, 25
@@ -182,7 +183,7 @@ class Chaos:
         # one chosen fault comes as often as among all others, but not too rarely for a short run
         pause_s = 60 / max(FAULTS_PER_MINUTE * share, LEAST_PER_MINUTE)
         while time.monotonic() < until_s:
-            await asyncio.sleep(self.scene.rng.uniform(0.5, 1.5) * pause_s)
+            await lasts(self.scene.rng.uniform(0.5, 1.5) * pause_s)
             await end_tasks([task for task in self._running if task.done()])
             self._running = [task for task in self._running if not task.done()]
             if len(self._running) < AT_ONCE and (chosen := self._draw()):

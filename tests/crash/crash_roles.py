@@ -33,6 +33,7 @@ from tests.helpers import WAIT_S
 
 NODE, MODEL = "n1", "gemma3:270m"
 HEALTH_S, WORD_S = 0.01, 0.003
+"""The timer of health, and how fast the stand-in for Ollama writes: it takes time, as a model does."""
 WORDS = ("one", "two", "three")
 ROW = agent_entries.InstalledModel(MODEL, "sha256:stand-in", 300)
 
@@ -84,7 +85,6 @@ class Cool:
     sensor = "scripted"
 
     async def sample(self) -> Sample:
-        await asyncio.sleep(0)
         return Sample(temp_mc=50_000, ram_used_mb=1000, ram_total_mb=8000, cpu_permille=100)
 
     def look_again(self) -> None:
