@@ -109,16 +109,20 @@ def check_vectors(vectors: list[list[float]], texts: int) -> None:
 
 def fail_on(error: object) -> None:
     """Raise RunFailedError if an answer under status 200 tells of an error, in whatever form."""
-    if error is not None and error != "":
-        raise RunFailedError("ollama_error", "node", words_of(error), breaks_model=True)
+    if tells_error(error):
+        raise RunFailedError("ollama_error", "node", words_of(error)[:REASON_MAX], breaks_model=True)
+
+
+def tells_error(error: object) -> bool:
+    """Whether the member `error` of an answer tells of one: it is there, and not empty or false."""
+    return error is not None and error is not False and error != ""
 
 
 def words_of(error: object) -> str:
     """Return what an error says: a sentence, or an object that holds one as `message`."""
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         error = error["message"]
-    words = error if isinstance(error, str) else msgspec.json.encode(error).decode()
-    return words[:REASON_MAX]
+    return error if isinstance(error, str) else msgspec.json.encode(error).decode()
 
 
 def usage_of(line: Metrics) -> Usage:

@@ -99,11 +99,10 @@ class Ollama:
             answer = await self._http.get(path, timeout=IDENTIFY_S)
             name = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])[:NAME_MAX]
         except (httpx.HTTPError, *UNREADABLE, KeyError) as error:
-            answers = not isinstance(error, httpx.HTTPError)
-            if self._simulated and answers:
+            if self._simulated and not isinstance(error, httpx.HTTPError):
                 what = f"{path} answers without `{key}`"
                 raise RunFailedError("bad_answer", "node", what) from error
-            self.engine, self._identified = "simulated" if self._simulated else "ollama", answers
+            self.engine = "simulated" if self._simulated else "ollama"
         else:
             self.engine = f"simulated ({name})" if self._simulated else f"ollama {name}"
             self._identified = True

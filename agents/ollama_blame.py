@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.agents.backend import Blame, RunFailedError
-from orion_streams.agents.ollama_answers import UNREADABLE, words_of
+from orion_streams.agents.ollama_answers import REASON_MAX, UNREADABLE, words_of
 
 
 class Fault(Struct, frozen=True):
@@ -51,7 +51,7 @@ def refusal(status: int, body: bytes) -> RunFailedError:
     """Return the failure that an answer which is not 200 stands for."""
     error = error_of(body)
     row = next(each for each in FAULTS if fits(each, status, error))
-    return RunFailedError(row.code, row.blame, error or f"status {status}", row.breaks_model)
+    return RunFailedError(row.code, row.blame, (error or f"status {status}")[:REASON_MAX], row.breaks_model)
 
 
 def fits(row: Fault, status: int, error: str) -> bool:

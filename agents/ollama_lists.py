@@ -6,12 +6,12 @@ An odd row costs only itself; a list longer than the contract allows is cut. Bot
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
 from orion_streams.agents.backend import Listing, Model
-from orion_streams.agents.ollama_answers import amount, words_of
+from orion_streams.agents.ollama_answers import amount, tells_error, words_of
 from orion_streams.protocol.agent_entries import (
     AMOUNT_MAX,
     INSTALLED_MAX,
@@ -33,7 +33,11 @@ def installed_models(raw: bytes) -> Listing[InstalledModel]:
     """Read the answer of /api/tags. Raises one of UNREADABLE."""
 
     def model(row: dict[str, Any]) -> InstalledModel:
-        return InstalledModel(name_of(row), digest_of(row), size_mb_of(row, 1))
+        name = name_of(row)
+        digest = row.get("digest")
+        if not is_digest(digest):
+            raise OddRowError(f"{name}: the digest {in_short(digest)}")
+        return InstalledModel(name, digest, size_mb_of(row, 1))
 
     return listing(raw, model, INSTALLED_MAX)
 
@@ -43,7 +47,9 @@ def resident_models(raw: bytes) -> Listing[ResidentModel]:
 
     def model(row: dict[str, Any]) -> ResidentModel:
         context_length = amount(row.get("context_length"), AMOUNT_MAX)
-        return ResidentModel(name_of(row), digest_of(row), size_mb_of(row, 0), context_length)
+        digest = row.get("digest")  # a model of unknown weights takes memory all the same
+        digest = digest if is_digest(digest) else ""
+        return ResidentModel(name_of(row), digest, size_mb_of(row, 0), context_length)
 
     return listing(raw, model, RESIDENT_MAX)
 
@@ -74,8 +80,8 @@ def listing(raw: bytes, model: Callable[[dict[str, Any]], Model], most: int) -> 
 def rows_of(raw: bytes) -> list[Any]:
     """Return the rows of an answer as they came; none for null. Raises one of UNREADABLE."""
     answer = msgspec.json.decode(raw, type=dict[str, Any])
-    if answer.get("error"):
-        raise msgspec.ValidationError(words_of(answer["error"]))
+    if tells_error(error := answer.get("error")):
+        raise msgspec.ValidationError(words_of(error))
     rows = answer.get("models")
     if rows is not None and not isinstance(rows, list):
         raise msgspec.ValidationError(f"Ollama lists its models as {in_short(rows)}")
@@ -92,19 +98,16 @@ def name_of(row: dict[str, Any]) -> str:
     return name
 
 
-def digest_of(row: dict[str, Any]) -> str:
-    """Return the digest of a row. Raises OddRowError."""
-    digest = row.get("digest")
-    if not isinstance(digest, str) or not 0 < len(digest) <= WORD_MAX:
-        raise OddRowError(f"{row.get('name')}: the digest {in_short(digest)}")
-    return digest
+def is_digest(digest: object) -> TypeGuard[str]:
+    """Whether it can name a model's weights."""
+    return isinstance(digest, str) and 0 < len(digest) <= WORD_MAX
 
 
 def size_mb_of(row: dict[str, Any], least: int) -> int:
     """Return the size of a row, at least so many bytes, in whole MB, rounded up. Raises OddRowError."""
     size = row.get("size")
     if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= MEGABYTES_MAX * MB:
-        raise OddRowError(f"{row.get('name')}: a size of {in_short(size)} bytes")
+        raise OddRowError(f"{name_of(row)}: a size of {in_short(size)} bytes")
     return -(-size // MB)
 
 

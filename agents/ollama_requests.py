@@ -25,16 +25,25 @@ def request_body(
     if requests_replies.kind_of(entry) == "embed":
         body["input"] = texts_of(entry)
         return msgspec.json.encode(body)
-    asked = options.get("num_predict", 0)
-    is_number = isinstance(asked, int | float) and not isinstance(asked, bool)  # else Ollama refuses it
-    if is_number and not 1 <= asked <= num_predict_max:
-        options["num_predict"] = num_predict_max
+    if is_number(options.get("num_predict", 0)):  # else Ollama refuses it
+        options["num_predict"] = tokens_allowed(options, num_predict_max)
     body["stream"] = True
     for name in ("prompt", "system", "messages", "format", "tools", "images", "think"):
         value = getattr(entry, name)
         if value is not None:
             body[name] = value
     return msgspec.json.encode(body)
+
+
+def tokens_allowed(options: Mapping[str, Any], most: int) -> int:
+    """Return how many tokens an answer may have: what is asked for, where it is a limit, at most `most`."""
+    asked = options.get("num_predict", 0)
+    return int(asked) if is_number(asked) and 1 <= asked <= most else most
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON has it as a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def texts_of(entry: requests_replies.RequestEntry) -> list[str]:

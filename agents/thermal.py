@@ -60,7 +60,7 @@ def is_processor(kind: str) -> bool:
 
 def read(zones: tuple[Zone, ...]) -> Reading:
     """Read the hottest zone. One that cannot be read is passed over while another can."""
-    found: dict[Zone, int] = {}
+    found: list[int] = []
     silent = []
     for zone in zones:
         try:
@@ -71,11 +71,11 @@ def read(zones: tuple[Zone, ...]) -> Reading:
         number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,12}", text) else None
         if number is None or not POSSIBLE_MC[0] <= number <= POSSIBLE_MC[1]:
             return Reading(None, f"{zone} gives {doubt(number)}")
-        found[zone] = number
+        found.append(number)
     if not found:
         return Reading(None, "; ".join(silent) or "no thermal zone of a processor")
-    names = ", ".join(map(str, found))
-    return Reading(max(found.values()), f"the hottest of {names}" if len(found) > 1 else names)
+    names = ", ".join(map(str, zones))
+    return Reading(max(found), f"the hottest of {names}" if len(zones) > 1 else names)
 
 
 def doubt(number: int | None) -> str:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from orion_streams.agents.answer import Answer, Repeater, plausible
 from orion_streams.agents.backend import Backend, RunFailedError
 from orion_streams.agents.job import Job, Phase
+from orion_streams.agents.ollama_requests import tokens_allowed
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.worker_core import (
     CANCELLED,
@@ -172,7 +173,7 @@ class Worker:
                 return plausible(
                     answer.usage,
                     waited_ms=ceil((now() - began_s) * 1000),
-                    tokens_max=limits.num_predict_max,
+                    tokens_max=tokens_allowed(entry.options or {}, limits.num_predict_max),
                     prompt_bytes=sum(map(len, job.fields.values())),
                 )
         except TimeoutError:

@@ -102,11 +102,14 @@ def is_time_of_day(text: str) -> bool:
 
 
 def is_to_come(end: str, start: str | None) -> bool:
-    """Return whether an end before the start means a time of day in the future: it is one, and later than
-    the start if that is one, too."""
-    if not is_time_of_day(end):
-        return False
-    return start is None or not is_time_of_day(start) or end.rjust(5, "0") >= start.rjust(5, "0")
+    """Return whether an end before the start means a time of day in the future: it is one, and at most half
+    a day after the start if that is one, too. 23:00 to 01:00 is a night, 23:07 to 23:06 a slip."""
+    if not is_time_of_day(end) or start is None or not is_time_of_day(start):
+        return is_time_of_day(end)
+    first, last = (clock_time.fromisoformat(each.rjust(5, "0")) for each in (start, end))
+    a_day = datetime.min
+    span = datetime.combine(a_day, last) - datetime.combine(a_day, first)
+    return span % timedelta(days=1) <= timedelta(hours=12)
 
 
 def in_ms(text: str, ended_ms: int) -> int:

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_backend import Ollama
-from orion_streams.agents.ollama_requests import request_body
+from orion_streams.agents.ollama_requests import request_body, tokens_allowed
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
 from orion_streams.model.measured import Usage
@@ -32,6 +32,14 @@ def test_every_answer_has_a_limit(asked: Any, sent: Any) -> None:
     entry = RequestEntry(model=MODEL, prompt="x", options={"temperature": 0.5, **options})
     body = msgspec.json.decode(request_body(entry, {}, "30m", 100))
     assert body["options"] == {"temperature": 0.5, "num_predict": sent}
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"), [(None, 100), (7, 7), (7.0, 7), (-1, 100), (101, 100), ("x", 100)]
+)
+def test_so_many_tokens_may_come(asked: Any, allowed: int) -> None:
+    """What is asked for, where it is a limit within ours."""
+    assert tokens_allowed({} if asked is None else {"num_predict": asked}, 100) == allowed
 
 
 def test_a_body_holds_what_was_asked_and_nothing_else() -> None:

@@ -30,7 +30,7 @@ from tests.cli.doctor_facts import (
     stream,
 )
 from tests.conftest import MemoryStore
-from tests.grids import AT_MS, holding
+from tests.grids import AT_MS, MODEL, holding
 
 
 def test_a_healthy_grid_is_ok() -> None:
@@ -125,6 +125,10 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "pinned nowhere": (
         rules(models={"big:27b": ModelRules(resident_on=("pi",))}), W, "pi",
         'big:27b is not on its disk, though models."big:27b".resident_on', "on pi: ollama pull big:27b",
+    ),
+    "pinned in another case": (
+        rules(models={MODEL.upper(): ModelRules(resident_on=("pi",))}), W, "pi",
+        f"it lists {MODEL.upper()} as {MODEL}", f'write [models."{MODEL}"]',
     ),
     "odd sensor": (
         state(temp_mc=None, sensor="cpu-thermal gives 92"), P, "pi",

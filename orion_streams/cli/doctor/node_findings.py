@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
+from orion_streams.model.names import same_name
 from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.model.text import degrees, percent, seconds
 
@@ -153,13 +154,21 @@ def lists(row: NodeRow, node: Node) -> Iterator[Finding]:
 
 
 def pinned(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
-    """Yield a finding for each model that is to stay in this node's memory and is not on its disk."""
+    """Yield a finding for each model that is to stay in this node's memory and is not on its disk, or is
+    listed there in another case: rules are found by the name that Ollama lists."""
     for model, rules in sorted(grid.models.items()):
-        if row.node in rules.resident_on and node.inventory_known and model not in node.installed:
+        if row.node not in rules.resident_on or not node.inventory_known or model in node.installed:
+            continue
+        listed = same_name(model, node.installed)
+        if listed != model:
+            what = f"it lists {model} as {listed}: the rules of {model} do not keep it in memory"
+            mend = f'write [models."{listed}"] and raise revision'
+        else:
             what = (
                 f'{model} is not on its disk, though models."{model}".resident_on wants it in memory here'
             )
-            yield Finding("warning", row.node, what, f"on {row.node}: ollama pull {model}")
+            mend = f"on {row.node}: ollama pull {model}"
+        yield Finding("warning", row.node, what, mend)
 
 
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
