@@ -28,7 +28,7 @@ from tests.needs import REDIS_SERVER
 
 NIGHTLY = os.environ.get("ORION_NIGHTLY") == "1"
 TOGETHER = 8
-STRIDE = 5
+STRIDE = 8
 """Every so manieth place in a quick run."""
 FEWEST_COMMANDS = 20
 """A life writes far more; with fewer the counting is broken, and the test would say nothing."""
