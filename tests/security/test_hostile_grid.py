@@ -98,6 +98,7 @@ async def harm(mallory: Any, stop: asyncio.Event) -> None:
         number += 1
 
 
+@pytest.mark.everything  # a quick run has tests/security/test_hostile.py
 async def test_a_hostile_agent_stops_no_other_node(tmp_path: Path) -> None:
     """Garbage, absurd health, forged results, cleared streams: the master works, under the same router."""
     wanted = {(kind, code) for kind in ("health", "results") for code in ("unreadable", "too_large")}
