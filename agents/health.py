@@ -16,7 +16,7 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.sensors import Sensors
 from orion_streams.agents.worker_core import WorkerCore
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 from orion_streams.runtime.faust_redis import StreamChannel
 
 log = logging.getLogger("orion.agent")

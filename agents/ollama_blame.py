@@ -42,7 +42,8 @@ FAULTS = (
     Fault((404,), (), "model_missing", "node", "the model is not there, whatever the inventory says"),
     Fault((429, 503), (), "ollama_busy", "node", "its queue is full, or a proxy says so"),
     Fault((500,), ("requires more system memory",), "ollama_memory", "node", "too little memory just now"),
-    Fault((), (), "ollama_error", "node", "everything else", breaks_model=True),
+    Fault((), ANY_ERROR, "ollama_error", "node", "any other error in Ollama's form", breaks_model=True),
+    Fault((), (), "not_ollama", "node", "a proxy's page, a redirect, and everything else"),
 )
 """The first row that fits counts."""
 

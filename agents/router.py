@@ -24,7 +24,7 @@ from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, 
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent, Guard
-from orion_streams.model.policy import DECIDER
+from orion_streams.model.policy import DECIDER, policy_id
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
 
@@ -119,19 +119,22 @@ class Router:
         self.check_decider()
 
     async def propose_policy(self) -> None:
-        """Commit the configured rules if their revision is above the log's. Raise ConfigError if the log
-        has the same revision with other rules; keep the log's rules if they have a higher revision."""
+        """Commit the configured rules if their revision is above the log's, and this version of the code if
+        it is newer than the log's. Raise ConfigError if the log has the same revision with other rules;
+        keep the log's rules if they have a higher revision."""
         config = self.config
-        proposed = config.policy_id()
-        while config.revision > self.state.grid.revision:
+        while (changed := proposal(self.state.grid, config)) is not None:
+            if self.state.grid.revision and self.state.grid.decider != DECIDER:
+                log.warning(
+                    "version %d of the decider takes over from %d", DECIDER, self.state.grid.decider
+                )
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             builder = CommitBuilder(self.state, self.guard, server_ms)
             builder.begin(decided=False)
-            rules = (config.policy, config.rules(), config.model_rules())
-            builder.stage(ev.PolicyChanged(config.revision, proposed, *rules, decider=DECIDER))
+            builder.stage(changed)
             builder.mark_inputs()
             await self.commit(builder)
-        grid = self.state.grid
+        grid, proposed = self.state.grid, config.policy_id()
         if config.revision < grid.revision:
             older = "the log has revision %d, streams.toml only %d: the log's rules hold"
             log.warning(older, grid.revision, config.revision)
@@ -148,7 +151,8 @@ class Router:
         if grid.decider != DECIDER:
             raise ConfigError(
                 f"revision: version {grid.decider} of the decider is in force, and this is version "
-                f"{DECIDER}: run that version, or set revision = {grid.revision + 1} to put this into force"
+                f"{DECIDER}: run that version; to go back to this one, stop all routers of the other and "
+                f"set revision = {grid.revision + 1}"
             )
 
     async def cycle(self, block_ms: int) -> bool:
@@ -299,6 +303,20 @@ class Router:
             self.following = False
             self._lost_in_a_row = 0
             await self.start()
+
+
+def proposal(grid: Grid, config: Config) -> ev.PolicyChanged | None:
+    """Return what a router puts into force before it leads: the file's rules, if their revision is above
+    the log's; else its own version, if it is newer: with the file's rules, or the log's if their revision
+    is above the file's. The revision guards what the file says; a newer version may have other defaults."""
+    if config.revision > grid.revision or (config.revision == grid.revision and grid.decider < DECIDER):
+        rules = (config.policy, config.rules(), config.model_rules())
+        return ev.PolicyChanged(config.revision, config.policy_id(), *rules, decider=DECIDER)
+    if grid.decider < DECIDER:
+        nodes = tuple(node.rules for _, node in sorted(grid.nodes.items()))
+        known = policy_id(grid.policy, nodes, grid.models)
+        return ev.PolicyChanged(grid.revision, known, grid.policy, nodes, grid.models, decider=DECIDER)
+    return None
 
 
 def lost(before: LastCommit, now: LastCommit, holds: bool, prefix: str) -> str:

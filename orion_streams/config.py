@@ -39,7 +39,7 @@ PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 
 
-class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
+class NodeConfig(Struct, frozen=True):
     """One [nodes.NAME] table: a machine of the house and its Ollama."""
 
     role: str = ""
@@ -57,7 +57,7 @@ class NodeConfig(Struct, frozen=True, forbid_unknown_fields=True):
     simulated: bool = False
 
 
-class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
+class RedisConfig(Struct, frozen=True):
     """The [redis] table. An empty url means the embedded server. `load` puts the password and the TLS files
     into the url, so that it alone describes a connection."""
 
@@ -71,13 +71,13 @@ class RedisConfig(Struct, frozen=True, forbid_unknown_fields=True):
     block_ms: Annotated[int, Meta(ge=10, le=2_000)] = 2_000
 
 
-class Clients(Struct, frozen=True, forbid_unknown_fields=True):
+class Clients(Struct, frozen=True):
     """The [clients] table: who may write requests. Each has a request and a reply stream."""
 
     names: tuple[Name, ...] = ("brain", "gateway", "cli")
 
 
-class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+class Limits(Struct, frozen=True):
     """The [limits] table: bounds of batches, entries and waits of one process."""
 
     entry_max_bytes: Count = 1_100_000
@@ -92,7 +92,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     lose_before_following: Count = 3
 
 
-class Retention(Struct, frozen=True, forbid_unknown_fields=True):
+class Retention(Struct, frozen=True):
     """The [retention] table: how much of each stream is kept."""
 
     log_keep_ms: Count = 172_800_000
@@ -104,7 +104,7 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
     replies_entries: Count = 50_000
 
 
-class Config(Struct, frozen=True, forbid_unknown_fields=True):
+class Config(Struct, frozen=True):
     """The whole of streams.toml."""
 
     revision: Count = 1

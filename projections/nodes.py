@@ -13,7 +13,10 @@ from orion_streams.model.vocabulary import Code
 
 
 def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
-    """Take the new rules; what is known of a node that stays is kept."""
+    """Take the new rules; what is known of a node that stays is kept. Another version of the code may have
+    learned otherwise from the log so far: what was learned is forgotten, so that all who read on agree."""
+    if event.decider != grid.decider:
+        forget_learned(grid)
     before: dict[str, Node] = grid.nodes
     grid.revision = event.revision
     grid.policy_id = event.policy_id
@@ -21,6 +24,15 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
     grid.models = event.models
     grid.decider = event.decider
     grid.nodes = {rules.name: with_rules(before, rules) for rules in event.nodes}
+
+
+def forget_learned(grid: Grid) -> None:
+    """Drop what versions fold in different ways: a snapshot of one must not steer another."""
+    grid.speeds, grid.answers = {}, {}
+    grid.nodes = {name: replace(node, still_ms=0) for name, node in grid.nodes.items()}
+    for key, request in grid.open.items():
+        failures = tuple(replace(each, at_ms=0) for each in request.failures)
+        grid.open[key] = replace(request, failures=failures)
 
 
 def with_rules(before: dict[str, Node], rules: NodeRules) -> Node:
@@ -48,6 +60,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         two_agents_ms=two_agents_ms,
         forecast_mc=forecast(event.temp_mc, slope_uc_per_s, grid.policy),
         slope_uc_per_s=slope_uc_per_s,
+        still_ms=still_ms(node, event, grid.policy),
         sampled_ms=event.sampled_ms,
         **Sample.of(event).fields(),
         calm_samples=node.calm_samples + 1 if is_calm(node, event, grid.policy) else 0,
@@ -79,6 +92,20 @@ def forecast(temp_mc: int | None, slope_uc_per_s: int, policy: Policy) -> int:
     if temp_mc is None or temp_mc <= policy.derate_from_mc:
         return temp_mc or 0
     return temp_mc + max(slope_uc_per_s, 0) * policy.slope_horizon_ms // 1_000_000
+
+
+BUSY_PERMILLE = 500
+"""A processor that works so much warms up: a sensor that shows nothing of it may be stuck."""
+
+
+def still_ms(node: Node, event: ev.NodeSampled, policy: Policy) -> int:
+    """Return for how long the temperature has not moved while the processor worked, by the samples' own
+    time; a gap between two counts as `stale_ms` at most, and another boot's clock not at all."""
+    if event.temp_mc is None or event.temp_mc != node.temp_mc:
+        return 0
+    if event.cpu_permille < BUSY_PERMILLE or event.boot != node.boot:
+        return node.still_ms
+    return node.still_ms + min(max(event.sampled_ms - node.sampled_ms, 0), policy.stale_ms)
 
 
 def watched(assignments: dict[str, Assignment], event: ev.NodeSampled) -> dict[str, Assignment]:

@@ -108,9 +108,11 @@ def moved(grid: Grid, event: LifeEvent) -> None:
         case ev.RequestStarted():
             row = replace(request, started=True)
         case ev.AttemptFailed():
-            row = waiting_again(request, Failure(event.node, event.code, event.blame, event.source))
+            row = waiting_again(
+                request, Failure(event.node, event.code, event.blame, event.source, grid.at_ms)
+            )
         case ev.AttemptAbandoned():
-            row = waiting_again(request, Failure(event.node, event.reason, Blame.NODE))
+            row = waiting_again(request, Failure(event.node, event.reason, Blame.NODE, at_ms=grid.at_ms))
         case ev.BodyLost():
             row = replace(request, body_lost=True)
         case ev.RequestCompleted() | ev.RequestFailed() | ev.RequestExpired() | ev.RequestCancelled():

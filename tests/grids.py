@@ -56,6 +56,10 @@ def edge(**values: Any) -> Node:
 def grid(*nodes: Node, open_requests: dict[str, Request] | None = None, **values: Any) -> Grid:
     """A grid of these nodes, at a moment when nothing is planned."""
     usual: dict[str, Any] = {"before_ms": AT_MS - 500, "policy": POLICY}
+    if "speeds" in values:  # learned just now
+        values["speeds"] = {
+            key: replace(row, at_ms=row.at_ms or AT_MS) for key, row in values["speeds"].items()
+        }
     return Grid(
         number=1,
         at_ms=AT_MS,

@@ -22,7 +22,7 @@ from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.commit_builder import LoggedGrid
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 
 POLL_S = 0.01
 WAIT_S = 120.0

@@ -16,7 +16,7 @@ from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import BreakerState, Filter, RequestKind
 from orion_streams.projections import breaker
 from orion_streams.projections.requests import state_of
-from orion_streams.protocol.ingest import runner_options
+from orion_streams.protocol.admission import runner_options
 
 
 class NodeRow(Struct, frozen=True):

@@ -14,13 +14,13 @@ from orion_streams.decider.filters import is_heard
 from orion_streams.decider.memory import assigned_models, unload_pending
 from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
+from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model import marks
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Assignment, Grid, Node, Request, Run
 from orion_streams.model.vocabulary import AbandonReason, Blame, Code, Mark, UnloadReason
 from orion_streams.projections import apply
-from orion_streams.projections.breaker import DOUBTFUL
 
 Question = Callable[[Grid], Iterator[ev.AnyEvent]]
 
@@ -162,15 +162,13 @@ def why_hopeless(grid: Grid, request: Request) -> Code | None:
 
 def is_refused(grid: Grid, request: Request) -> bool:
     """Whether the request has itself to blame: refused alike by a second node, or `max_refusals` times
-    by the only one that has its model."""
-    refusals = [each for each in request.failures if each.blame == Blame.REQUEST or each.code == DOUBTFUL]
+    while no other could be asked."""
+    refusals = [each for each in request.failures if each.blame == Blame.REQUEST]
     if len(refusals) < grid.policy.max_refusals:
         return False
     refusers = {each.node for each in refusals}
-    return len(refusers) > 1 or not any(
-        request.model in node.installed and node.rules.takes_inference and name not in refusers
-        for name, node in grid.nodes.items()
-    )
+    others = [each for each in route(grid, request).verdicts if each.node not in refusers]
+    return len(refusers) > 1 or all(each.filter for each in others)
 
 
 def housekeeping(grid: Grid) -> Iterator[ev.AnyEvent]:

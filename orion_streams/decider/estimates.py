@@ -1,11 +1,13 @@
 """What is expected of a node and a model: as answers taught it, else by the priors. Pure.
 
-Times of a load and of a token, the length of an answer, and how much a model is asked for.
+Times of a load and of a token, the length of an answer, and how much a model is asked for. What was
+learned drifts back to the priors with time: a node that looks slow gets another chance, and nobody's
+request is a probe.
 """
 
 from __future__ import annotations
 
-from orion_streams.model.learned import decayed, prior_tokens
+from orion_streams.model.learned import decayed, halved, prior_speed, prior_tokens
 from orion_streams.model.state import Grid, Installed, Node, Request, Speed
 from orion_streams.model.vocabulary import RequestKind
 
@@ -13,14 +15,23 @@ UNMEASURED = Speed()
 
 
 def expected_speed(grid: Grid, node: Node, model: str, on_disk: Installed) -> Speed:
-    """Return how fast a node loads, reads and writes with a model: as learned, else by its weights."""
-    learned, rules, policy = grid.speeds.get((node.rules.name, model), UNMEASURED), node.rules, grid.policy
-    mb = on_disk.size_mb
+    """Return how fast a node loads, reads and writes with a model: by its weights, and as far as that was
+    learned of late, as learned."""
+    prior = prior_speed(grid.policy, node.rules, on_disk.size_mb)
+    learned = grid.speeds.get((node.rules.name, model))
+    if learned is None:
+        return prior
+    milli = halved(1000, grid.at_ms - learned.at_ms, grid.policy.speed_half_ms)
     return Speed(
-        learned.load_ms or mb * (rules.load_us_per_mb or policy.load_us_per_mb) // 1000,
-        learned.prefill_us_per_token or mb * (rules.prefill_us_per_mb or policy.prefill_us_per_mb),
-        learned.decode_us_per_token or mb * (rules.decode_us_per_mb or policy.decode_us_per_mb),
+        between(prior.load_ms, learned.load_ms, milli),
+        between(prior.prefill_us_per_token, learned.prefill_us_per_token, milli),
+        between(prior.decode_us_per_token, learned.decode_us_per_token, milli),
     )
+
+
+def between(prior: int, learned: int, milli: int) -> int:
+    """Return the value so many thousandths of the way from the prior to what was learned (0: nothing)."""
+    return prior + (learned - prior) * milli // 1000 if learned else prior
 
 
 def demand_now(grid: Grid, model: str) -> int:

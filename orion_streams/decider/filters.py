@@ -7,10 +7,10 @@ temperature, memory and staleness never fail open.
 from __future__ import annotations
 
 from orion_streams.decider.memory import capacity_mb, footprint_mb
-from orion_streams.model.marks import is_fuller, is_hot, ram_permille
+from orion_streams.model.marks import is_fuller, is_hot, ram_permille, stuck_limit_ms
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import BreakerState, Filter, Mark
+from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState, Code, Filter, Mark
 from orion_streams.projections import breaker
 
 NEVER = frozenset({Filter.ROLE, Filter.NOT_INSTALLED, Filter.TIER, Filter.TOO_LARGE})
@@ -30,7 +30,30 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
         return Verdict(node=name, filter=Filter.NOT_INSTALLED)
     if request.tier in policy.spill_forbidden and request.tier not in node.rules.tiers:
         return Verdict(node=name, filter=Filter.TIER, value=request.tier)
-    return too_large(grid, node, request) or node_filter(grid, node)
+    own = too_large(grid, node, request) or node_filter(grid, node)
+    return own or (paused(grid, name, request) if request.failures else None)
+
+
+NO_PAUSE = (Code.OLLAMA_UNREACHABLE, Code.CANCELLED, *AbandonReason)
+"""Ends of attempts after which other filters look after the node: its Ollama is away, or the router gave
+the attempt up."""
+
+
+def paused(grid: Grid, name: str, request: Request) -> Verdict | None:
+    """Return the verdict on a node where the request failed, by no fault of its own, so short a time ago
+    that it is not tried there again yet: each time the pause is twice as long."""
+    failed_ms = [
+        each.at_ms
+        for each in request.failures
+        if each.node == name and each.blame != Blame.REQUEST and each.code not in NO_PAUSE
+    ]
+    if not failed_ms:
+        return None
+    policy, passed_ms = grid.policy, grid.at_ms - failed_ms[-1]
+    pause_ms = min(policy.retry_pause_ms << min(len(failed_ms) - 1, 16), policy.retry_pause_max_ms)
+    if passed_ms >= pause_ms:
+        return None
+    return Verdict(node=name, filter=Filter.PAUSED, value=passed_ms, limit=pause_ms)
 
 
 def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
@@ -59,6 +82,9 @@ def node_filter(grid: Grid, node: Node) -> Verdict | None:
         return Verdict(node=name, filter=Filter.TWO_AGENTS)
     if node.temp_mc is None and node.rules.temperature_sensor:
         return Verdict(node=name, filter=Filter.NO_TEMPERATURE)
+    if node.temp_mc is not None and node.still_ms >= stuck_limit_ms(node.temp_mc, policy):
+        limit_ms = stuck_limit_ms(node.temp_mc, policy)
+        return Verdict(node=name, filter=Filter.STUCK_SENSOR, value=node.still_ms, limit=limit_ms)
     if node.backed_off or is_hot(node.temp_mc, policy) or is_fuller(node, policy.ram_max_permille):
         return unsafe(grid, node)
     if node.opened_ms is not None and breaker.state_of(grid, node) == BreakerState.OPEN:

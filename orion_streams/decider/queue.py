@@ -84,7 +84,9 @@ class Queue:
         """Whether there is no need to look again at a request that was deferred before."""
         if not request.deferred:
             return False
-        if self._free <= 0 or (request.deferred == WaitKind.NO_NODE and kin(request) in self._nowhere):
+        if self._free <= 0:
+            return True
+        if request.deferred == WaitKind.NO_NODE and not request.failures and kin(request) in self._nowhere:
             return True
         self._scanned[kin(request)] += 1
         return self._scanned[kin(request)] > self.policy.max_scan
@@ -164,7 +166,7 @@ class Queue:
             if verdict.evicts and self.is_impatient(request, verdict):
                 self._draining.setdefault(decision.node, verdict.evicts)
             self._put_ahead(request, verdict)
-        else:
+        elif not request.failures:  # a pause after a failure is its own
             self._nowhere.add(kin(request))
         if request.deferred != decision.kind:
             yield ev.RequestDeferred(key, decision.kind, decision.node, decision.verdicts)

@@ -14,6 +14,12 @@ def is_hot(temp_mc: int | None, policy: Policy) -> bool:
     return temp_mc is not None and temp_mc > policy.temp_max_mc
 
 
+def stuck_limit_ms(temp_mc: int, policy: Policy) -> int:
+    """Return how long a sensor may show the same temperature while the processor works: one that knows
+    whole degrees only, longer."""
+    return policy.stuck_whole_ms if temp_mc % 1000 == 0 else policy.stuck_ms
+
+
 def is_calm(node: Node, sample: NodeSampled, policy: Policy) -> bool:
     """Whether a sample speaks for the node's return: at or below the lower mark of each that the node
     passed, not above the upper mark of the other. No reading is calm only where no sensor is."""

@@ -1,5 +1,6 @@
 """The rules that decisions read: policy, nodes, models. They travel in the log (`policy.changed`), so a log
-explains itself without the file. Integers only; the unit is in the name."""
+explains itself without the file. A key that this version does not know is passed over there; in the file
+it is refused. Integers only; the unit is in the name."""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ ModelName = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z", description="a model's name in Ollama")
 ]
 
-DECIDER = 2
+DECIDER = 3
 """The version of the code that decides, raised with every change of what it answers to the same grid. A
 router and replay compare it with the log's before they decide."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 
 
-class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+class Policy(Struct, frozen=True):
     """What routing and folding read. Integers only; the unit is in the name. See streams.toml."""
 
     temp_max_mc: Count = 75_000
@@ -38,6 +39,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     slope_horizon_ms: Natural = 240_000
     slope_smoothing_ms: Count = 30_000
     derate_permille: Natural = 500
+    stuck_ms: Count = 600_000
+    stuck_whole_ms: Count = 3_600_000
     ram_max_permille: Permille = 900
     ram_return_permille: Permille = 850
     ram_margin_permille: Natural = 20
@@ -65,6 +68,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     spill_ms: Natural = 15_000
     spill_forbidden: tuple[Tier, ...] = ()
     retry_ms: Natural = 60_000
+    retry_pause_ms: Count = 1_000
+    retry_pause_max_ms: Count = 30_000
     breaker_failures: Annotated[int, Meta(ge=2, le=8)] = 3
     breaker_open_ms: Count = 15_000
     breaker_open_max_ms: Count = 240_000
@@ -86,9 +91,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     prefill_us_per_mb: Natural = 16
     decode_us_per_mb: Natural = 100
     prior_tokens: Count = 200
+    speed_half_ms: Count = 3_600_000
 
 
-class NodeRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class NodeRules(Struct, frozen=True, omit_defaults=True):
     """The part of a node's configuration that routing reads."""
 
     name: Name
@@ -107,7 +113,7 @@ class NodeRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         return self.inference and self.name != ROBOT
 
 
-class ModelRules(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ModelRules(Struct, frozen=True, omit_defaults=True):
     """One [models."NAME"] table: its runner's options, pinned so that no request reloads it by accident,
     and where it is to stay in memory. 0: not pinned; `num_ctx` is then `policy.num_ctx`."""
 
@@ -127,6 +133,6 @@ NO_RULES = ModelRules()
 
 
 def policy_id(policy: Policy, nodes: tuple[NodeRules, ...], models: Mapping[str, ModelRules]) -> str:
-    """Return eight hex digits that name a policy, its nodes and models, and the code that decides by it."""
-    rules = (DECIDER, policy, nodes, models)
+    """Return eight hex digits that name a policy, its nodes and models."""
+    rules = (policy, nodes, models)
     return hashlib.blake2b(msgspec.json.encode(rules), digest_size=4).hexdigest()

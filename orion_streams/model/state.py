@@ -95,6 +95,7 @@ class Node(Struct, frozen=True):
     """One row of the node-state table. `heard_ms` is None until the first health entry.
 
     `forecast_mc`: the temperature at the end of policy.slope_horizon_ms if it goes on rising as it does.
+    `still_ms`: for how long the temperature has been the same while the processor worked.
     `backed_off`: the marks that it passed and has yet to return from, in the order of their names.
     `assignments`: what it was given and has not ended, by work id.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
@@ -113,6 +114,7 @@ class Node(Struct, frozen=True):
     temp_mc: int | None = None
     forecast_mc: int = 0
     slope_uc_per_s: int = 0
+    still_ms: int = 0
     sampled_ms: int = 0
     ram_used_mb: int = 0
     ram_total_mb: int = 0
@@ -149,12 +151,13 @@ MAX_FAILURES = 32
 
 
 class Failure(Struct, frozen=True):
-    """Why an attempt did not answer."""
+    """Why an attempt did not answer, and when that was known."""
 
     node: str
     code: str
     blame: Blame
     source: str = ""
+    at_ms: int = 0
 
 
 class Request(Struct, frozen=True):
@@ -193,11 +196,16 @@ class Closed(Struct, frozen=True):
 
 
 class Speed(Struct, frozen=True, gc=False):
-    """What completions taught about a model on a node; 0 means nothing yet. Integer moving averages."""
+    """What completions taught about a model on a node; 0 means nothing yet. Medians of the last samples
+    (`loads`, `prefills`, `decodes`, in the same units), the newest of which came at `at_ms`."""
 
     load_ms: int = 0
     prefill_us_per_token: int = 0
     decode_us_per_token: int = 0
+    at_ms: int = 0
+    loads: tuple[int, ...] = ()
+    prefills: tuple[int, ...] = ()
+    decodes: tuple[int, ...] = ()
 
 
 class Length(Struct, frozen=True):

@@ -38,6 +38,10 @@ def held_back(found: Verdict) -> str:
             return against_limit(found, "too hot", degrees)
         case "ram":
             return against_limit(found, "memory too full", ram)
+        case "stuck_sensor":
+            return f"its temperature has not moved for {seconds(value)} of work, limit {seconds(limit)}"
+        case "paused":
+            return f"paused for this request, which failed here {seconds(value)} ago: for {seconds(limit)}"
         case "breaker":
             return f"breaker open after failures: {seconds(value)} of {seconds(limit)} over"
         case "memory":

@@ -31,9 +31,11 @@ class Filter(OpenEnum):
     TOO_LARGE = "too_large"
     TWO_AGENTS = "two_agents"
     NO_TEMPERATURE = "no_temperature"
+    STUCK_SENSOR = "stuck_sensor"
     HOT = "hot"
     RAM = "ram"
     BREAKER = "breaker"
+    PAUSED = "paused"
     MEMORY = "memory"
 
 

@@ -18,7 +18,8 @@ from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.emit import Out, deliver, token_reply
-from orion_streams.protocol.ingest import Entry, Taken, take
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry, Taken
 
 ENDS_AN_ATTEMPT = (ev.RequestCompleted, ev.AttemptFailed, ev.AttemptAbandoned, ev.AttemptEnded)
 _TOKENS = b'{"op":"tokens"'

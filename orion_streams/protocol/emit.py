@@ -12,7 +12,7 @@ from orion_streams.model.commit import Body
 from orion_streams.model.measured import Usage
 from orion_streams.model.state import Grid, Request
 from orion_streams.protocol import agent_entries, requests_replies
-from orion_streams.protocol.ingest import Taken, Token
+from orion_streams.protocol.input_entries import Taken, Token
 from orion_streams.protocol.requests_replies import Reply, reply_fields
 
 

@@ -153,7 +153,7 @@ class Verifier:
         if self.state.grid.position != header.first - 1 or not self.report.events:
             return
         known = stretch.state() if header.snapshot else None
-        if known is None:
+        if known is None or not is_judged(known.grid):
             return
         self.report.snapshots += 1
         try:

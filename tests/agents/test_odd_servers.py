@@ -60,7 +60,7 @@ async def test_odd_bytes_are_a_failure_with_a_name(what: str) -> None:
     for entry in ASKED:
         async with answering(one_by_one([RAW[what], GOOD])) as backend:
             code = await ends(backend, entry)
-            assert code in ("stream_cut", "bad_answer", "no_done", "ollama_error")
+            assert code in ("stream_cut", "bad_answer", "no_done", "not_ollama")
             assert await ends(backend, ASKED[0]) == "done"
 
 
@@ -77,4 +77,4 @@ async def test_any_mixture_of_recorded_answers_is_taken(seed: int) -> None:
     async with answering(one_by_one([*bodies, GOOD])) as backend:
         codes = {await ends(backend, rng.choice(ASKED)) for _ in bodies}
         assert await ends(backend, ASKED[0]) == "done"
-    assert {"bad_answer", "no_done", "ollama_error", "model_missing"} <= codes
+    assert {"bad_answer", "no_done", "not_ollama", "model_missing"} <= codes

@@ -143,6 +143,7 @@ CASES = [
     (404, b"404 page not found"),
     (429, b"<html>slow down</html>"),
     (500, b'{"error":"model requires more system memory (5 GiB)"}'),
+    (500, b'{"error":"model runner has unexpectedly stopped"}'),
     (502, b"<html>Bad Gateway</html>"),
 ]
 

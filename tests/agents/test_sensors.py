@@ -19,7 +19,7 @@ from orion_streams.agents.backend import Echo, Listing
 from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.sensors import LocalSensors, SimulatedSensors, mapped, throttled
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 from orion_streams.runtime.faust_redis import App, StreamChannel
 from tests.agents.agent_bench import MODEL, NODE, SKILLED, Bench, elsewhere, running
 

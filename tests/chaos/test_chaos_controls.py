@@ -16,7 +16,7 @@ from orion_streams.agents.ollama_backend import Ollama
 from orion_streams.demo.observer import Observer
 from orion_streams.eventlog import redis_log
 from orion_streams.model.measured import Usage
-from orion_streams.protocol import ingest
+from orion_streams.protocol import admission
 from tests.agents.agent_bench import MODEL, NODE, Bench, open_bench, routing, running
 from tests.chaos import chaos_command
 from tests.chaos.chaos_load import ChaosClients
@@ -104,7 +104,7 @@ async def test_a_known_id_is_not_run_again(
 ) -> None:
     """An id comes again, as after an answer that was lost on its way."""
     if not guarded:
-        without(monkeypatch, ingest, "admit", KNOWN, "if False:")
+        without(monkeypatch, admission, "admit", KNOWN, "if False:")
     async with routing(scene.bench.config):
         for _ in range(2):
             await scene.send({"id": "q1", "model": MODEL, "prompt": PROMPT})

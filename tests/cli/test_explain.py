@@ -190,7 +190,7 @@ def test_an_attempt_that_failed_is_told_with_the_next_one(explain: Explain, data
     out = explain("fails")
     assert "attempt 1 failed on master: broken, the node's fault" in out
     assert "attempt 2 goes to worker; the client is told that it begins anew" in flat(out)
-    assert "+ retry 300 s" in out
+    assert "paused for this request, which failed here 0.0 s ago: for 1.0 s" in flat(out)
     found = data("fails")
     assert [(each["attempt"], each["node"]) for each in found["decisions"]] == [
         (1, "master"),

@@ -21,7 +21,7 @@ from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Mark, UnloadReason
-from orion_streams.protocol.ingest import runner_options
+from orion_streams.protocol.admission import runner_options
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import MODEL, OTHER
 from tests.cli.run_cli import run as run_orion

@@ -165,9 +165,11 @@ FILTERS = {
     "too_large": (9_000, 6_708, "too small for the model: it takes 9000 MB, limit 6708 MB"),
     "two_agents": (0, 0, "two agents claim to be this node"),
     "no_temperature": (0, 0, "no temperature reading"),
+    "stuck_sensor": (601_000, 600_000, "its temperature has not moved for 10 min of work, limit 10 min"),
     "hot": (76_100, 75_000, "too hot: 76.1 °C, limit 75.0 °C"),
     "ram": (912, 900, "memory too full: 91.2 % RAM, limit 90.0 % RAM"),
     "breaker": (5_000, 15_000, "breaker open after failures: 5.0 s of 15 s over"),
+    "paused": (400, 1_000, "paused for this request, which failed here 0.4 s ago: for 1.0 s"),
     "memory": (2_400, 1_100, "no room to load the model now: it takes 2400 MB, limit 1100 MB"),
 }
 

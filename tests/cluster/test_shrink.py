@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orion_streams.cli import main
-from orion_streams.protocol import ingest
+from orion_streams.protocol import admission
 from tests.cluster.cluster_faults import KINDS
 from tests.cluster.removing import without
 from tests.cluster.run_cluster import Job
@@ -36,7 +36,7 @@ def test_a_planted_bug_is_found_and_shrunk(
     with the guard back that run holds."""
     part = "if key in grid.open or grid.find_closed(key) is not None:"
     with monkeypatch.context() as patch:
-        without(patch, ingest, "admit", part, "if False:")
+        without(patch, admission, "admit", part, "if False:")
         words = ["simulate", "--faults", "--requests", "300", "--seed", "4"]
         only = ["--only", "duplicate_write,late_resend,heat,cancel"]
         assert main([*words, *only, "--json"]) == 1

@@ -19,7 +19,7 @@ from orion_streams.config import Config, parse
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 from orion_streams.runtime.connection import connect
 from tests.helpers import eventually
 

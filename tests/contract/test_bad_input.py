@@ -16,7 +16,7 @@ from orion_streams.eventlog.memory_log import MemoryLog
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid as GridState
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 from orion_streams.protocol.requests_replies import MAX_DEPTH, MAX_FIELDS, MAX_MESSAGE, RequestEntry
 from tests.contract.contract_grid import CONFIG, MODEL, Grid, Run, echo, running, silence
 from tests.helpers import eventually

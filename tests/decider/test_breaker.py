@@ -132,29 +132,40 @@ def test_an_answer_starts_the_count_again() -> None:
     assert is_open(attempted(some, "brain/f", "n", "gone"))
 
 
-REFUSALS = [("ollama_error", "node"), ("bad_option", "request")]
+REFUSALS = [("ollama_error", "node", ""), ("bad_option", "request", "refused")]
+"""What says nothing of the node: an error that this request alone may bring about ends as the node's, and a
+refusal of the request at once."""
 
 
-@pytest.mark.parametrize(("code", "blame"), REFUSALS)
-def test_who_is_refused_alike_by_two_nodes_is_held_against_neither(code: str, blame: str) -> None:
-    """The same refusal from a second node is the request's own fault, however many such requests come."""
+@pytest.mark.parametrize(("code", "blame", "end"), REFUSALS)
+def test_who_fails_alike_on_two_nodes_is_held_against_neither(code: str, blame: str, end: str) -> None:
+    """Two nodes say the same, however many such requests come."""
     some = grid(node("m"), node("n"))
     for n in range(9):
         for name in ("n", "m") if n % 2 else ("m", "n"):
             some = attempted(some, f"brain/{n}", name, code, blame)
             assert not is_open(some, name)
-    assert ended(some) == {f"brain/{n}": "refused" for n in range(9)}
+    assert ended(some) == ({f"brain/{n}": end for n in range(9)} if end else {})
 
 
-@pytest.mark.parametrize(("code", "blame"), REFUSALS)
-def test_who_is_refused_twice_by_the_only_node_is_held_against_nobody(code: str, blame: str) -> None:
-    """With one node only, the second time alike speaks against the request."""
+@pytest.mark.parametrize(("code", "blame", "end"), REFUSALS)
+def test_who_fails_twice_on_the_only_node_is_held_against_nobody(code: str, blame: str, end: str) -> None:
+    """With one node only, a second refusal speaks against the request."""
     some = one_node()
     for n in range(9):
         for _ in range(2):
             some = attempted(some, f"brain/{n}", "n", code, blame)
     assert not is_open(some)
-    assert ended(some) == {f"brain/{n}": "refused" for n in range(9)}
+    assert ended(some) == ({f"brain/{n}": end for n in range(9)} if end else {})
+
+
+def test_an_error_of_the_node_ends_when_all_attempts_are_spent() -> None:
+    """Whoever else may be to blame: after `max_attempts`."""
+    some = one_node()
+    for _ in range(POLICY.max_attempts):
+        assert ended(some) == {}
+        some = attempted(some, "brain/0", "n", "ollama_error")
+    assert ended(some) == {"brain/0": "attempts_exhausted"}
 
 
 def ended(some: Grid) -> dict[str, str]:

@@ -13,7 +13,8 @@ from orion_streams.decider.route import Route, route
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Grid, Installed, Request, Resident
-from orion_streams.protocol.ingest import Entry, take
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry
 from tests.grids import AT_MS, HEAVY, LIMITS, MODEL, fails, grid, holding, node, request, verdict
 from tests.properties import strategies as make
 from tests.properties.world import World

@@ -74,7 +74,7 @@ async def test_an_idle_node_loads_what_it_should_hold(store: Store, config: Conf
     there = agent_entries.ResidentModel(MODEL, f"digest of {MODEL}", 2_400, 4096)
     await passes(store, router, 20_000, agent, resident=(there,))
     grid = router.state.grid
-    assert grid.speeds[MASTER, MODEL].load_ms == 9_000
+    assert grid.speeds[MASTER, MODEL].loads == (9_000,)
     assert not grid.nodes[MASTER].assignments
     rows = await assert_consistent(store)
     assert [each.ok for each in rows if isinstance(each, ev.LoadEnded)] == [True]

@@ -14,7 +14,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog import redis_log as log_module
 from orion_streams.eventlog.loader import load
 from orion_streams.model.commit import CURSOR, Expected, OutEntry
-from orion_streams.protocol import ingest
+from orion_streams.protocol import admission, ingest
 from tests.conftest import ServerStore
 from tests.eventlog import test_router as intact
 from tests.eventlog import test_two_routers as intact_pair
@@ -234,7 +234,7 @@ async def test_without_known_ids_a_resend_runs_again(
     """Invariant: one id, one run. Without the look at known ids a resent request is routed again."""
     patched(
         monkeypatch,
-        ingest,
+        admission,
         "admit",
         "if key in grid.open or grid.find_closed(key) is not None:",
         "if False:",

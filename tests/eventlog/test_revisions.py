@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
+import msgspec
 import pytest
 from msgspec import structs
 
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
-from orion_streams.errors import ConfigError
+from orion_streams.errors import ConfigError, LogError
+from orion_streams.eventlog.loader import decoded
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent
 from orion_streams.model.policy import DECIDER
@@ -108,3 +111,56 @@ async def test_a_router_of_another_decider_does_not_decide(
     with pytest.raises(ConfigError, match="set revision = 3"):
         await older.fold_again()
     assert await store.dump() == before
+
+
+@pytest.fixture
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The router is of the version before, until undone."""
+    with monkeypatch.context() as older:
+        older.setattr("orion_streams.agents.router.DECIDER", DECIDER - 1)
+        yield older
+
+
+async def changes(store: Store) -> list[ev.PolicyChanged]:
+    """What was put into force, in order."""
+    return [event for event in await history(store.log) if isinstance(event, ev.PolicyChanged)]
+
+
+async def test_a_newer_version_puts_itself_into_force(
+    store: Store, config: Config, as_before: pytest.MonkeyPatch
+) -> None:
+    """Under the same revision, once, with the file's rules: their defaults may be others now."""
+    await running(store, with_revision(config, 1, spill_ms=7))
+    as_before.undo()
+    for _ in range(2):
+        router = await running(store, config)
+    assert (router.state.grid.decider, router.state.grid.policy.spill_ms) == (
+        DECIDER,
+        config.policy.spill_ms,
+    )
+    first, second = await changes(store)
+    assert (first.revision, first.decider, second.revision, second.decider) == (1, DECIDER - 1, 1, DECIDER)
+
+
+async def test_a_newer_version_with_an_old_file_keeps_the_logs_rules(
+    store: Store, config: Config, as_before: pytest.MonkeyPatch
+) -> None:
+    """The log's revision is above the file's: only the version changes."""
+    await running(store, with_revision(config, 4, spill_ms=7))
+    as_before.undo()
+    router = await running(store, config)
+    assert (router.state.grid.decider, router.state.grid.policy.spill_ms) == (DECIDER, 7)
+    first, second = await changes(store)
+    assert second == structs.replace(first, decider=DECIDER)
+
+
+async def test_rules_of_a_newer_version_are_read(store: Store, config: Config) -> None:
+    """Keys that this version does not know are passed over, in a log; an event that it does not know
+    is not."""
+    await running(store, config)
+    first, *_ = await changes(store)
+    tree = msgspec.json.decode(ev.encode(first))
+    tree["policy"]["of_tomorrow"] = tree["nodes"][0]["of_tomorrow"] = tree["of_tomorrow"] = 1
+    assert ev.decode(msgspec.json.encode(tree)) == first
+    with pytest.raises(LogError, match="position 9 of the log is no event that this version"):
+        decoded(9, b'{"event":"policy.of_tomorrow"}')

@@ -42,7 +42,7 @@ def ram_squeeze() -> Scene:
     models = (BIG, MIDDLE, SMALL)
     for number in range(24):
         scene.ask(1_500 + 800 * number, f"q{number + 1}", models[number % 3], tier="2")
-    scene.machine(5_500, WORKER, other_mb=4_300)
+    scene.machine(5_500, WORKER, other_mb=5_700)
     scene.machine(16_000, WORKER, other_mb=1_500)
     scene.play(26_000)
     return scene

@@ -6,7 +6,8 @@ import pytest
 
 from orion_streams.model import events as ev
 from orion_streams.model.names import full_model_name, same_name
-from orion_streams.protocol.ingest import Entry, take
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry
 from tests.grids import DISK, LIMITS, MODEL, grid, node
 
 HF = "hf.co/Org/Small-GGUF:Q4_K_M"

@@ -267,9 +267,13 @@ def test_hope_ends_with_a_code(failures: tuple[Failure, ...], code: str) -> None
     [
         ((), (BAD, BAD), True),
         ((), (BAD, OTHER), False),
-        ((), (BAD, Failure("n", "ollama_error", Blame.NODE)), True),
+        ((), (BAD, Failure("n", "ollama_error", Blame.NODE)), False),
         ((node("m"),), (BAD, BAD), False),
         ((node("m", inference=False),), (BAD, BAD), True),
+        ((node("m", heard_ms=AT_MS - 6_000),), (BAD, BAD), True),
+        ((node("m", temp_mc=90_000),), (BAD, BAD), True),
+        ((node("m"),), (BAD, BAD, replace(OTHER, node="m", at_ms=AT_MS)), True),
+        ((node("m"),), (BAD, BAD, replace(OTHER, node="m", at_ms=AT_MS - 1_000)), False),
         ((node("m", installed={HEAVY: node("n").installed[HEAVY]}),), (BAD, BAD), True),
         ((node("m"),), (BAD, replace(BAD, node="m")), True),
         ((node("l"), node("m")), (BAD, replace(BAD, node="m")), True),
@@ -279,7 +283,7 @@ def test_hope_ends_with_a_code(failures: tuple[Failure, ...], code: str) -> None
 def test_refused_is_by_two_nodes_or_the_only_one(
     others: tuple[Node, ...], failures: tuple[Failure, ...], refused: bool
 ) -> None:
-    """A node that has the model and takes inference has to be asked too."""
+    """A node that could be asked now has to be asked too: one that is away, hot or paused could not."""
     assert is_refused(grid(node("n"), *others), request(failures=failures)) is refused
 
 

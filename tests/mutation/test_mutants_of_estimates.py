@@ -35,6 +35,24 @@ def test_a_load_is_expected_as_measured_else_by_the_disk() -> None:
 
 @pytest.mark.parametrize(
     ("age_ms", "expected"),
+    [(0, 77), (1_800_000, 8_638), (3_600_000, 17_200), (7_200_000, 25_761), (36_000_000, 34_323)],
+)
+def test_what_was_learned_drifts_back_to_the_prior(age_ms: int, expected: int) -> None:
+    """Half of the way in each hour without a sample: 34.3 s is what the disk says of its weights."""
+    row, speeds = node("n"), {("n", HEAVY): Speed(77, 78, 79, at_ms=AT_MS - age_ms)}
+    found = expected_speed(grid(row, speeds=speeds), row, HEAVY, LIBRARY[HEAVY])
+    prior = expected_speed(grid(row), row, HEAVY, LIBRARY[HEAVY])
+    assert found.load_ms == expected
+    for learned, now, usual in (
+        (78, found.prefill_us_per_token, prior.prefill_us_per_token),
+        (79, found.decode_us_per_token, prior.decode_us_per_token),
+    ):
+        assert min(learned, usual) <= now <= max(learned, usual)
+        assert (now == learned, now == usual) == (age_ms == 0, age_ms == 36_000_000)
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "expected"),
     [
         (-5, 1_001),
         (0, 1_001),

@@ -11,8 +11,9 @@ from orion_streams.decider.filters import first_filter, node_filter
 from orion_streams.decider.route import Reject, Wait, unplaceable
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Failure
 from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import Code, Filter, Mark
+from orion_streams.model.vocabulary import Blame, Code, Filter, Mark
 from tests.grids import AT_MS, DISK, HEAVY, grid, node, request, under
 from tests.mutation.verdicts import COLD, WARM, judged, warm
 
@@ -26,6 +27,19 @@ def test_no_room_is_a_filter_with_its_figures() -> None:
     assert judged(replace(tiny, ram_total_mb=1_111, ram_used_mb=501)) == Verdict(
         node="n", filter=Filter.MEMORY, value=477, limit=476
     )
+
+
+Failures = tuple[Failure, ...]
+
+
+def failed(*ages_ms: int, node: str = "n", code: str = "no_done", blame: Blame = Blame.NODE) -> Failures:
+    """Failures of the request, so long ago."""
+    return tuple(Failure(node, code, blame, at_ms=AT_MS - age_ms) for age_ms in ages_ms)
+
+
+def paused(value: int, limit: int) -> Verdict:
+    """The verdict on a node that is not tried again yet."""
+    return Verdict(node="n", filter=Filter.PAUSED, value=value, limit=limit)
 
 
 FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
@@ -42,6 +56,18 @@ FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
     ({"two_agents_ms": AT_MS - 30_000}, {}, Verdict(node="n", filter=Filter.TWO_AGENTS)),
     ({"two_agents_ms": AT_MS - 30_001}, {}, None),
     ({"temp_mc": None}, {}, Verdict(node="n", filter=Filter.NO_TEMPERATURE)),
+    ({"temp_mc": 50_001, "still_ms": 599_999}, {}, None),
+    (
+        {"temp_mc": 50_001, "still_ms": 600_000},
+        {},
+        Verdict(node="n", filter=Filter.STUCK_SENSOR, value=600_000, limit=600_000),
+    ),
+    ({"temp_mc": 50_000, "still_ms": 3_599_999}, {}, None),
+    (
+        {"temp_mc": 50_000, "still_ms": 3_600_000},
+        {},
+        Verdict(node="n", filter=Filter.STUCK_SENSOR, value=3_600_000, limit=3_600_000),
+    ),
     ({"temp_mc": 75_000}, {}, None),
     ({"temp_mc": 75_001}, {}, Verdict(node="n", filter=Filter.HOT, value=75_001, limit=75_000)),
     (
@@ -68,6 +94,22 @@ FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
         Verdict(node="n", filter=Filter.BREAKER, value=14_999, limit=15_000),
     ),
     ({"opened_ms": AT_MS - 15_000, "open_ms": 15_000}, {}, None),
+    ({}, {"failures": failed(1_000)}, None),
+    ({}, {"failures": failed(999)}, paused(999, 1_000)),
+    ({}, {"failures": failed(9_000, 1_999)}, paused(1_999, 2_000)),
+    ({}, {"failures": failed(9_000, 2_000)}, None),
+    ({}, {"failures": failed(9_000, 9_000, 3_999)}, paused(3_999, 4_000)),
+    ({}, {"failures": failed(*[90_000] * 6, 29_999)}, paused(29_999, 30_000)),
+    ({}, {"failures": failed(*[90_000] * 31, 29_999)}, paused(29_999, 30_000)),
+    ({}, {"failures": failed(*[90_000] * 6, 30_000)}, None),
+    ({}, {"failures": failed(0, node="m")}, None),
+    ({}, {"failures": failed(0, blame=Blame.REQUEST)}, None),
+    ({}, {"failures": failed(0, blame=Blame.OURS)}, paused(0, 1_000)),
+    *(
+        ({}, {"failures": failed(0, code=code)}, None)
+        for code in ("ollama_unreachable", "cancelled", "gone")
+    ),
+    ({}, {"failures": (*failed(9_000, 500), *failed(0, node="m"))}, paused(500, 2_000)),
 ]
 
 
@@ -91,15 +133,18 @@ ALL_AT_ONCE: list[dict[str, Any]] = [
     {"tiers": (1,)},
     {"two_agents_ms": AT_MS},
     {"temp_mc": None},
+    {"still_ms": 3_600_000, "temp_mc": 80_000},
     {"temp_mc": 80_000},
     {"ram_used_mb": 7_900},
     {"opened_ms": AT_MS, "open_ms": 15_000},
+    {},
 ]
+"""What is wrong with the node; the request failed there just now."""
 
 
 NAMES = (
     "role", "silent", "stale", "inventory_unknown", "not_installed", "tier", "two_agents", "no_temperature",
-    "hot", "ram", "breaker",
+    "stuck_sensor", "hot", "ram", "breaker", "paused",
 )  # fmt: skip
 
 
@@ -109,7 +154,8 @@ def test_filters_are_asked_in_order(first: int) -> None:
     values: dict[str, Any] = {"tiers": (2,)}
     for each in reversed(ALL_AT_ONCE[first:]):
         values |= each
-    assert judged(warm(**values), request(tier=2), Policy(spill_forbidden=(2,))).filter == NAMES[first]
+    asked = request(tier=2, failures=failed(0))
+    assert judged(warm(**values), asked, Policy(spill_forbidden=(2,))).filter == NAMES[first]
 
 
 def test_a_machine_without_a_sensor_is_not_hot() -> None:

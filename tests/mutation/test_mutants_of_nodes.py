@@ -94,6 +94,33 @@ def test_the_slope_is_smoothed(row: dict[str, Any], entry: dict[str, Any], expec
 
 
 @pytest.mark.parametrize(
+    ("row", "entry", "expected"),
+    [
+        ({}, {}, 7_000),
+        ({}, {"cpu_permille": 499}, 5_000),
+        ({}, {"cpu_permille": 500}, 7_000),
+        ({}, {"temp_mc": 50_001}, 0),
+        ({}, {"temp_mc": None}, 0),
+        ({"temp_mc": None}, {}, 0),
+        ({"temp_mc": None}, {"temp_mc": None}, 0),
+        ({}, {"boot": "another"}, 5_000),
+        ({}, {"sampled_ms": 10_000}, 5_000),
+        ({}, {"sampled_ms": 9_000}, 5_000),
+        ({}, {"sampled_ms": 15_000}, 10_000),
+        ({}, {"sampled_ms": 99_000}, 10_000),
+        ({}, {"temp_mc": 50_001, "cpu_permille": 0}, 0),
+    ],
+)
+def test_a_sensor_that_stands_still_while_the_processor_works(
+    row: dict[str, Any], entry: dict[str, Any], expected: int
+) -> None:
+    """Time adds up over idle stretches and restarts, a gap as five seconds; any movement ends it."""
+    before = node("n", **{"boot": "b", "temp_mc": 50_000, "sampled_ms": 10_000, "still_ms": 5_000, **row})
+    usual = {"boot": "b", "temp_mc": 50_000, "sampled_ms": 12_000, "cpu_permille": 900}
+    assert after(sample("n", **{**usual, **entry}), before).still_ms == expected
+
+
+@pytest.mark.parametrize(
     ("temp_mc", "slope_uc_per_s", "expected"),
     [
         (None, 100_000, 0),

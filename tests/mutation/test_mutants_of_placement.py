@@ -289,7 +289,9 @@ def test_the_work_of_a_plan_is_one_load_and_what_goes_for_it() -> None:
     """With the options that requests will ask for, and what the load is expected to take."""
     lines = tuple(make_room(tight(), LINES[:3]))
     assert list(work_of(tight(), lines)) == [ev.UnloadOrdered("n", "x:1b", UnloadReason.ROOM), ORDER]
-    free = replace(tight(resident={}, ram_used_mb=600), models={}, speeds={("n", HEAVY): Speed(77)})
+    free = replace(
+        tight(resident={}, ram_used_mb=600), models={}, speeds={("n", HEAVY): Speed(77, at_ms=AT_MS)}
+    )
     assert list(work_of(free, lines[:1])) == [replace(ORDER, runner="", load_ms=77)]
 
 

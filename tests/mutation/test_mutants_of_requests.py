@@ -81,13 +81,13 @@ def test_a_deferred_request_notes_the_kind_of_wait() -> None:
     assert after(event, None) == {}
 
 
-FAILURE = Failure("n", "stream_cut", Blame.NODE, "8-0")
+FAILURE = Failure("n", "stream_cut", Blame.NODE, "8-0", AT_MS)
 FAILED = ev.AttemptFailed(KEY, 2, "n", "5-1", "stream_cut", Blame.NODE, "8-0")
 GIVEN_UP = ev.AttemptAbandoned(KEY, 2, "n", "5-1", AbandonReason.SILENT)
 
 
 @pytest.mark.parametrize(
-    ("event", "failure"), [(FAILED, FAILURE), (GIVEN_UP, Failure("n", "silent", Blame.NODE))]
+    ("event", "failure"), [(FAILED, FAILURE), (GIVEN_UP, Failure("n", "silent", Blame.NODE, at_ms=AT_MS))]
 )
 def test_a_failed_attempt_waits_again_and_remembers_why(event: Any, failure: Failure) -> None:
     """The current attempt only, whoever is to blame; the number of attempts stays."""

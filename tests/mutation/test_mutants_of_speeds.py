@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from orion_streams.decider.estimates import expected_speed
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules
-from orion_streams.model.state import Demand, Grid, Length, Speed
+from orion_streams.model.state import Assignment, Demand, Grid, Length, Speed
 from orion_streams.model.vocabulary import RequestKind
 from orion_streams.projections import evolve
-from orion_streams.projections.speeds import MAX_MODELS, MEMORY, average, longer
-from tests.grids import AT_MS, HEAVY, MODEL, grid, holding, node, request
+from orion_streams.projections.speeds import LONGER_MAX, MAX_MODELS, MEMORY, SAMPLES, longer, median
+from tests.grids import AT_MS, HEAVY, MODEL, grid, holding, loading, node, request
 
-KNOWN = Speed(load_ms=1_000, prefill_us_per_token=2_000, decode_us_per_token=40_000)
+LOADS, PREFILLS, DECODES = (900, 1_000, 1_100), (1_900, 2_000, 2_100), (39_000, 40_000, 41_000)
+KNOWN = Speed(1_000, 2_000, 40_000, AT_MS - 1, LOADS, PREFILLS, DECODES)
 ANSWER = ev.RequestCompleted(
     "brain/a", 1, "n", "5-1", tokens=7, prompt_tokens=11, load_ms=503, prefill_ms=23, decode_ms=295,
     total_ms=900, cold=True, alone=True,
@@ -24,7 +26,8 @@ ANSWER = ev.RequestCompleted(
 
 def learned(known: Speed | None = KNOWN, cached: bool = False, **values: Any) -> Speed:
     """The speed of the model on the node after an answer."""
-    speeds = {("n", HEAVY): Speed(1, 1, 1)} | ({("n", MODEL): known} if known else {})
+    other = Speed(1, 1, 1, AT_MS - 1)
+    speeds = {("n", HEAVY): other} | ({("n", MODEL): known} if known else {})
     asked = request(node="n", work_id="5-1")
     some = grid(
         node("n", assignments={"5-1": holding(cached=cached)}),
@@ -32,75 +35,92 @@ def learned(known: Speed | None = KNOWN, cached: bool = False, **values: Any) ->
         speeds=speeds,
     )
     after = evolve(some, replace(ANSWER, **values)).speeds
-    assert after.pop(("n", HEAVY)) == Speed(1, 1, 1)
+    assert after.pop(("n", HEAVY)) == other
     [(key, speed)] = after.items()
     assert key == ("n", MODEL)
-    assert [
-        type(each) for each in (speed.load_ms, speed.prefill_us_per_token, speed.decode_us_per_token)
-    ] == [int] * 3
+    assert all(type(each) is int for each in (*speed.loads, *speed.prefills, *speed.decodes))
     return speed
 
 
-def test_an_answer_moves_each_speed_a_quarter_of_the_way() -> None:
-    """Load in ms, prompt and answer in µs per token, rounded down."""
-    assert learned() == Speed(875, (6_000 + 2_090) // 4, (120_000 + 42_142) // 4)
+def test_an_answer_adds_a_sample_to_each_speed() -> None:
+    """Load in ms, prompt and answer in µs per token, rounded down. The middle sample counts."""
+    assert learned() == Speed(
+        900, 2_000, 40_000, AT_MS, (*LOADS, 503), (*PREFILLS, 2_090), (*DECODES, 42_142)
+    )
 
 
-def test_the_first_answer_counts_whole() -> None:
-    """Nothing was known before."""
-    assert learned(None) == Speed(503, 2_090, 42_142)
+def test_the_first_answer_counts_less_than_what_was_assumed() -> None:
+    """One sample of three: two are the prior's, by the weights of the model and the rates of the node."""
+    expected = expected_speed(grid(node("n")), node("n"), MODEL, node("n").installed[MODEL])
+    found = learned(None)
+    assert (found.loads, found.prefills, found.decodes) == ((503,), (2_090,), (42_142,))
+    assert (found.load_ms, found.prefill_us_per_token, found.decode_us_per_token) == (
+        expected.load_ms,
+        expected.prefill_us_per_token,
+        expected.decode_us_per_token,
+    )
+
+
+def test_an_answer_that_measured_nothing_leaves_all_as_it_was() -> None:
+    """Also the moment of the last sample: nothing was learned."""
+    assert learned(load_ms=0, prefill_ms=0, decode_ms=0) == KNOWN
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"cold": False}, 1_000),
-        ({"alone": False}, 1_000),
-        ({"load_ms": 0}, 1_000),
-        ({"load_ms": 1}, 750),
+        ({"cold": False}, LOADS),
+        ({"alone": False}, LOADS),
+        ({"load_ms": 0}, LOADS),
+        ({"load_ms": 1}, (*LOADS, 1)),
     ],
 )
-def test_a_load_is_learned_only_from_a_cold_run_alone(values: dict[str, Any], expected: int) -> None:
+def test_a_load_is_learned_only_from_a_cold_run_alone(
+    values: dict[str, Any], expected: tuple[int, ...]
+) -> None:
     """A warm answer's load, or one beside other work, is a wait; 0 is no measurement."""
-    assert learned(**values) == replace(learned(), load_ms=expected)
+    found = learned(**values)
+    assert found == replace(learned(), loads=expected, load_ms=900 if expected != LOADS else 1_000)
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"prompt_tokens": 0}, 2_000),
-        ({"prompt_tokens": 1}, (6_000 + 23_000) // 4),
-        ({"prefill_ms": 0}, 2_000),
-        ({"prefill_ms": 1}, (6_000 + 90) // 4),
-        ({"cached": True}, 2_000),
+        ({"prompt_tokens": 0}, PREFILLS),
+        ({"prompt_tokens": 1}, (*PREFILLS, 23_000)),
+        ({"prefill_ms": 0}, PREFILLS),
+        ({"prefill_ms": 1}, (*PREFILLS, 90)),
+        ({"cached": True}, PREFILLS),
     ],
 )
 def test_a_prefill_is_learned_where_it_was_measured_and_whole(
-    values: dict[str, Any], expected: int
+    values: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
     """No tokens, no time, or a part that a session's cache has saved: nothing to learn."""
-    assert learned(**values) == replace(learned(), prefill_us_per_token=expected)
+    assert learned(**values).prefills == expected
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"tokens": 1}, 40_000),
-        ({"tokens": 2}, (120_000 + 147_500) // 4),
-        ({"decode_ms": 0}, 40_000),
-        ({"decode_ms": 1}, (120_000 + 142) // 4),
+        ({"tokens": 1}, DECODES),
+        ({"tokens": 2}, (*DECODES, 147_500)),
+        ({"decode_ms": 0}, DECODES),
+        ({"decode_ms": 1}, (*DECODES, 142)),
     ],
 )
-def test_decoding_is_learned_from_two_tokens_on(values: dict[str, Any], expected: int) -> None:
+def test_decoding_is_learned_from_two_tokens_on(values: dict[str, Any], expected: tuple[int, ...]) -> None:
     """One token says nothing of the time between two."""
-    assert learned(**values) == replace(learned(), decode_us_per_token=expected)
+    assert learned(**values).decodes == expected
 
 
 def test_a_run_that_no_node_holds_teaches_its_prefill_too() -> None:
-    """Only a holding that says so was cached; also where the node is gone or the slot was freed."""
-    for nodes in ((), (node("n"),)):
-        some = grid(*nodes, open_requests={"brain/a": request(node="n", work_id="5-1")})
-        assert evolve(some, ANSWER).speeds == {("n", MODEL): Speed(503, 2_090, 42_142)}
+    """Only a holding that says so was cached; also where the node is gone or the slot was freed. Where the
+    weights are not known, there is no prior."""
+    gone = evolve(grid(open_requests={"brain/a": request(node="n", work_id="5-1")}), ANSWER).speeds
+    assert gone == {("n", MODEL): Speed(503, 2_090, 42_142, AT_MS, (503,), (2_090,), (42_142,))}
+    freed = grid(node("n"), open_requests={"brain/a": request(node="n", work_id="5-1")})
+    assert evolve(freed, ANSWER).speeds["n", MODEL].prefills == (2_090,)
 
 
 def test_a_closed_request_teaches_nothing() -> None:
@@ -142,36 +162,74 @@ def test_a_mean_weighs_its_answers_up_to_a_limit(answers: int, weight: int, afte
     assert type(found.milli) is int
 
 
+@pytest.mark.parametrize(("milli", "most"), [(10_000, 80), (1_000, 8), (0, 8)])
+def test_an_absurd_answer_counts_as_a_long_one(milli: int, most: int) -> None:
+    """At most eight times the mean before it, and of a mean below one token eight tokens."""
+    mean = Length(milli, 3)
+    assert longer(mean, 2**24) == longer(mean, most) != longer(mean, most - 1)
+    assert most == LONGER_MAX * max(milli, 1_000) // 1_000
+
+
+LOADING: dict[str, Assignment] = {"5-1": loading(MODEL, alone=True)}
 ENDED = ev.LoadEnded("n", MODEL, "5-1", ok=True, load_ms=503, alone=True)
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, 875),
-        ({"ok": False}, 1_000),
-        ({"alone": False}, 1_000),
-        ({"ok": False, "alone": False}, 1_000),
-        ({"load_ms": 0}, 1_000),
-        ({"load_ms": 1}, 750),
+        ({}, (*LOADS, 503)),
+        ({"ok": False}, LOADS),
+        ({"alone": False}, LOADS),
+        ({"ok": False, "alone": False}, LOADS),
+        ({"load_ms": 0}, LOADS),
+        ({"load_ms": 1}, (*LOADS, 1)),
     ],
 )
-def test_an_ordered_load_teaches_if_it_ran_alone(values: dict[str, Any], expected: int) -> None:
+def test_an_ordered_load_teaches_if_it_ran_alone(values: dict[str, Any], expected: tuple[int, ...]) -> None:
     """The other speeds stay; a load that failed or took no time teaches nothing."""
-    some = grid(node("n"), speeds={("n", MODEL): KNOWN})
-    assert evolve(some, replace(ENDED, **values)).speeds == {("n", MODEL): replace(KNOWN, load_ms=expected)}
+    some = grid(node("n", assignments=LOADING), speeds={("n", MODEL): KNOWN})
+    at_ms = AT_MS if expected != LOADS else KNOWN.at_ms
+    after = replace(KNOWN, loads=expected, load_ms=median(expected, 0), at_ms=at_ms)
+    assert evolve(some, replace(ENDED, **values)).speeds == {("n", MODEL): after}
 
 
-def test_the_first_ordered_load_counts_whole() -> None:
+def test_the_first_ordered_load_is_a_sample_of_the_load_alone() -> None:
     """Nothing is known of the rest."""
-    assert evolve(grid(node("n")), ENDED).speeds == {("n", MODEL): Speed(503, 0, 0)}
-    assert evolve(grid(node("n")), replace(ENDED, load_ms=0)).speeds == {}
+    some = grid(node("n", assignments=LOADING))
+    found = evolve(some, ENDED).speeds["n", MODEL]
+    assert (found.loads, found.prefills, found.decodes) == ((503,), (), ())
+    assert (found.prefill_us_per_token, found.decode_us_per_token) == (0, 0)
+    assert evolve(some, replace(ENDED, load_ms=0)).speeds == {}
+    assert evolve(grid(node("n")), ENDED).speeds == evolve(grid(), ENDED).speeds == {}
 
 
-@pytest.mark.parametrize(("known", "expected"), [(0, 7), (1, 2), (10, 9), (11, 10)])
-def test_an_average_moves_a_quarter(known: int, expected: int) -> None:
-    """Rounded down; from nothing it jumps."""
-    assert average(known, 7) == expected
+@pytest.mark.parametrize(
+    ("samples", "prior", "expected"),
+    [
+        ((), 7, 0),
+        ((900,), 7, 7),
+        ((1,), 7, 7),
+        ((900,), 0, 900),
+        ((900, 800), 7, 800),
+        ((900, 1), 7, 7),
+        ((900, 800), 0, 800),
+        ((900, 800, 1), 7, 800),
+        ((900, 800, 1, 2), 7, 2),
+        ((9, 9, 9, 10**9, 10**9), 7, 9),
+        ((9, 10**9, 10**9, 10**9, 9), 7, 10**9),
+    ],
+)
+def test_a_median_resists_what_is_absurd(samples: tuple[int, ...], prior: int, expected: int) -> None:
+    """One sample of three, two of five. The control: three of five it believes."""
+    assert median(samples, prior) == expected
+
+
+def test_old_samples_are_forgotten() -> None:
+    """The last five count."""
+    known = replace(KNOWN, loads=(1, 2, 3, 4, 5))
+    found = learned(known).loads
+    assert found == (2, 3, 4, 5, 503)
+    assert len(found) == SAMPLES
 
 
 def test_demand_is_halved_by_time_and_grows_by_one() -> None:

@@ -18,6 +18,19 @@ OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large"))
 """Filters that say something of the request, not of the node."""
 
 
+NO_PAUSE = (
+    "ollama_unreachable",
+    "cancelled",
+    "gone",
+    "silent",
+    "overdue",
+    "hot",
+    "ram",
+    "critical",
+    "removed",
+)
+
+
 class Oracle(Memory):
     """One question: this request on this node."""
 
@@ -40,6 +53,8 @@ class Oracle(Memory):
         was_hot, was_full = "hot" in node.backed_off, "ram" in node.backed_off
         permille = (node.ram_used_mb * 1000 + total_mb - 1) // total_mb if total_mb else 0
         is_full = node.ram_used_mb * 10 > total_mb * 9
+        still_limit_ms = 600_000 if temp_mc % 1_000 else 3_600_000
+        is_still = node.still_ms >= still_limit_ms
         return [
             ("role", 0, 0, not node.rules.inference or self.name == "orion-edge"),
             ("silent", 0, 0, node.heard_ms is None),
@@ -60,10 +75,26 @@ class Oracle(Memory):
                 node.two_agents_ms is not None and now_ms - node.two_agents_ms <= policy.two_agents_ms,
             ),
             ("no_temperature", 0, 0, node.temp_mc is None and node.rules.temperature_sensor),
+            ("stuck_sensor", node.still_ms, still_limit_ms, node.temp_mc is not None and is_still),
             ("hot", temp_mc, 70_000 if was_hot else 75_000, temp_mc > 75_000 or was_hot),
             ("ram", permille, 850 if was_full else 900, is_full or was_full),
             ("breaker", seen_ms, node.open_ms, node.opened_ms is not None and seen_ms < node.open_ms),
+            ("paused", *self.pause()),
         ]
+
+    def pause(self) -> tuple[int, int, bool]:
+        """How long ago it failed here, for how long it stays away for that, and whether it still does."""
+        ends = [
+            each
+            for each in self.request.failures
+            if each.node == self.name and each.blame != "request" and each.code not in NO_PAUSE
+        ]
+        if not ends:
+            return 0, 0, False
+        passed_ms, pause_ms = self.grid.at_ms - ends[-1].at_ms, 1_000
+        for _ in ends[1:]:
+            pause_ms = min(pause_ms * 2, 30_000)
+        return passed_ms, pause_ms, passed_ms < pause_ms
 
     def is_warm(self) -> bool:
         """Whether a runner that stays serves the request, under whatever name of its weights."""
@@ -85,10 +116,20 @@ class Oracle(Memory):
 
     def load_ms(self, model: str, on_disk: Installed) -> int:
         """A load here: learned, else by the disk."""
+        prior_ms = on_disk.size_mb * (self.node.rules.load_us_per_mb or 17_000) // 1000
+        return self.learned(model, "load_ms", prior_ms)
+
+    def learned(self, model: str, what: str, prior: int) -> int:
+        """A speed here: on its way from what was learned back to the prior, half of it in each hour."""
         known = self.grid.speeds.get((self.name, model))
-        if known is not None and known.load_ms:
-            return known.load_ms
-        return on_disk.size_mb * (self.node.rules.load_us_per_mb or 17_000) // 1000
+        value = getattr(known, what) if known is not None else 0
+        if known is None or not value:
+            return prior
+        age_ms, milli = self.grid.at_ms - known.at_ms, 1_000
+        while age_ms >= 3_600_000:
+            age_ms, milli = age_ms - 3_600_000, milli // 2
+        milli -= milli * age_ms // 7_200_000
+        return prior + (value - prior) * milli // 1_000
 
     def decayed(self, model: str) -> int:
         """Its demand now: halved every ten minutes, a straight line between."""
@@ -108,11 +149,10 @@ class Oracle(Memory):
         limit = self.request.num_predict
         return limit if 0 < limit < mean else mean
 
-    def per_token_us(self, learned: int, own_us_per_mb: int, usual_us_per_mb: int) -> int:
+    def per_token_us(self, what: str, us_per_mb: int) -> int:
         """Time per token: learned, else by the weights."""
-        return learned or self.node.installed[self.request.model].size_mb * (
-            own_us_per_mb or usual_us_per_mb
-        )
+        size_mb = self.node.installed[self.request.model].size_mb
+        return self.learned(self.request.model, what, size_mb * us_per_mb)
 
     def heat_permille(self) -> int:
         """0 at 70 °C, 500 at 75 °C."""
@@ -172,13 +212,9 @@ class Oracle(Memory):
             drain_ms += max((row.young_ms for row in going), default=0)
             if same or any(row.is_busy or row.young_ms for row in going):
                 free = 0
-        learned, rules = self.speed, node.rules
-        prefill_us = self.per_token_us(
-            learned.prefill_us_per_token if learned else 0, rules.prefill_us_per_mb, 16
-        )
-        decode_us = self.per_token_us(
-            learned.decode_us_per_token if learned else 0, rules.decode_us_per_mb, 100
-        )
+        rules = node.rules
+        prefill_us = self.per_token_us("prefill_us_per_token", rules.prefill_us_per_mb or 16)
+        decode_us = self.per_token_us("decode_us_per_token", rules.decode_us_per_mb or 100)
         prefill_ms = request.prompt_tokens * prefill_us // 1000
         decode_ms = self.tokens() * decode_us // 1000
         knows = warm and request.session != "" and request.session in node.sessions.get(request.model, ())

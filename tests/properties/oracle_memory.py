@@ -40,7 +40,6 @@ class Memory:
         self.grid, self.node, self.request, self.queue = grid, node, request, queue
         self.policy: Policy = grid.policy
         self.name = node.rules.name
-        self.speed = grid.speeds.get((self.name, request.model))
         self.num_ctx = request.num_ctx if request.num_ctx > 0 else self.policy.num_ctx
 
     def footprint_mb(self) -> int:

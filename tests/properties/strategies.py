@@ -218,7 +218,10 @@ def need_mb(held: Assignment, slots: int) -> int:
 
 
 SPEED = pick(
-    load_ms=(0, 900, 40_000), prefill_us_per_token=(0, 20_000), decode_us_per_token=(0, 70_000, 300_000)
+    load_ms=(0, 900, 40_000),
+    prefill_us_per_token=(0, 20_000),
+    decode_us_per_token=(0, 70_000, 300_000),
+    at_ms=(AT_MS, AT_MS - 500_000),
 )
 DEMAND = pick(milli=(1_000, 0, 9_000), at_ms=(AT_MS, AT_MS - 300_000, AT_MS - 700_000))
 PINS = pick(prior_tokens=(0, 50), resident_on=((), ("orion-worker",), ("orion-master",)))
@@ -255,7 +258,10 @@ FAILURES = (
     (),
     (),
     (Failure("orion-worker", "stream_cut", Blame.NODE),),
-    (Failure("orion-master", "gone", Blame.NODE),) * 2,
+    (Failure("orion-master", "gone", Blame.NODE, at_ms=AT_MS),) * 2,
+    (Failure("orion-worker", "no_done", Blame.NODE, at_ms=AT_MS - 900),),
+    (Failure("orion-worker", "no_done", Blame.NODE, at_ms=AT_MS - 1_000),) * 2,
+    (Failure("orion-worker", "bad_option", Blame.REQUEST, at_ms=AT_MS),),
 )
 REQUEST: Values = {
     "model": (*MODELS, MODEL, HEAVY),

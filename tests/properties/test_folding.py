@@ -139,5 +139,5 @@ def test_a_load_that_ends_twice_ends_once() -> None:
     ended = ev.LoadEnded("n", MODEL, "5-0", ok=True, load_ms=900, alone=True)
     once = evolve(row, ended)
     assert once.nodes["n"].assignments == {}
-    assert once.speeds["n", MODEL].load_ms == 900
+    assert once.speeds["n", MODEL].loads == (900,)
     assert settled(evolve(once, ended)) == settled(once)

@@ -15,7 +15,8 @@ from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid, Resident
 from orion_streams.projections import fold
 from orion_streams.protocol.agent_entries import InstalledModel
-from orion_streams.protocol.ingest import Entry, Taken, take
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry, Taken
 from tests.grids import (
     AT_MS,
     BIG,

@@ -20,7 +20,7 @@ from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel, WorkHead
 from orion_streams.protocol.commit_builder import CommitBuilder, LoggedGrid
-from orion_streams.protocol.ingest import inventory_digest
+from orion_streams.protocol.node_health import inventory_digest
 from tests.grids import LIBRARY, POLICY
 from tests.properties.laws import ROUNDS, TERMINAL, check
 

@@ -121,8 +121,9 @@ def test_a_breaker_that_takes_more_failures_stays_closed() -> None:
         beat(book, {A: 50_000})
         book.commit(accepted(name))
         book.commit(started(book, name))
-        cancelled = [ev.RequestCancelled(f"brain/{name}")] if name != "q3" else []
-        book.commit(ev.AttemptFailed(**result(book, name), code="stream_cut", blame=Blame.NODE), *cancelled)
+        failed = ev.AttemptFailed(**result(book, name), code="stream_cut", blame=Blame.NODE)
+        book.commit(failed, ev.RequestCancelled(f"brain/{name}"))
+    book.commit(accepted("q4"))
     assert book.grid.nodes[A].opened_ms is not None
     more = asked(book.rows, change_of(["policy.breaker_failures=5"]))
     [stays] = [each for each in more.decisions if each.kind == "breaker"]

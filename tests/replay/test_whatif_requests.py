@@ -199,6 +199,18 @@ def failed() -> tuple[Book, str]:
     return book, "q1"
 
 
+def failed_alone() -> tuple[Book, str]:
+    """The faster node failed the request once, while the other was not heard from; then it was."""
+    book = house(nodes=(NodeRules(A), NodeRules(B, decode_us_per_mb=300)), a=(MODEL,), b=(MODEL,))
+    for _ in range(3):
+        beat(book, {A: 50_000}, 2_000)
+    book.commit(accepted("q1"))
+    book.commit(started(book, "q1"))
+    book.commit(ev.AttemptFailed(**result(book, "q1"), code="stream_cut", blame=Blame.NODE))
+    beat(book, {A: 50_000, B: 50_000})
+    return book, "q1"
+
+
 def cold() -> tuple[Book, str]:
     """In memory nowhere, and as dear everywhere."""
     book = house()
@@ -229,7 +241,7 @@ def copied() -> tuple[Book, str]:
     ("make", "settings", "term", "would"),
     [
         (tiers, ["policy.spill_ms=0"], ("spill", A), A),
-        (failed, ["policy.retry_ms=0"], ("retry", A), A),
+        (failed_alone, ["policy.retry_ms=0"], ("retry", A), A),
         (cold, ["nodes.a.load_us_per_mb=90000"], ("load", A), B),
         (overdue, ["policy.residual_permille=1000"], ("drain", A), B),
         (copied, ["policy.copy_loads=0"], ("evict", B), B),

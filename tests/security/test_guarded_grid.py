@@ -96,7 +96,10 @@ async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
         await settle(router)
         while runs := await agent.read_work():
             await agent.say(runs[0], "tokens", b"4", seq=1)
-            await (agent.fail if number == 3 else agent.complete)(runs[0])
+            if number == 3:
+                await agent.fail(runs[0], blame="request")
+            else:
+                await agent.complete(runs[0])
             await settle(router)
         await admin.script_flush()
         await router.retention.keep(router.state, router.guard)

@@ -14,7 +14,8 @@ from orion_streams.model import events as ev
 from orion_streams.model.snapshot import decode_grid, encode_grid
 from orion_streams.model.state import Grid
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.ingest import Entry, Taken, take
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry, Taken
 from tests.helpers import MODEL, Agent, Run, Store, ask, assert_consistent, kinds, replies, settle
 
 MASTER, WORKER = "orion-master", "orion-worker"

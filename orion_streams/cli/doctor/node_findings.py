@@ -66,6 +66,11 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             )
             what = f"no temperature reading, so it takes nothing{why}"
             return Finding("problem", row.node, what, mend.format(row.node))
+        case "stuck_sensor":
+            sensor = f" ({node.sensor})" if node.sensor else ""
+            what = f"its sensor{sensor} has shown {degrees(row.temp_mc)} for {seconds(row.value)} of work"
+            mend = f"nothing if it moves again; else on {row.node}: look at the sensor, then restart it"
+            return Finding("problem", row.node, f"{what}: it is not believed", mend)
         case other:
             what, mend = OTHERS.get(other, (f"takes nothing now: {other.replace('_', ' ')}", ""))
             severity: Severity = "problem" if other in OTHERS else "warning"

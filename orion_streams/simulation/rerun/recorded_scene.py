@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from statistics import median_low
 
 from msgspec import Struct
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
-from orion_streams.decider.estimates import UNMEASURED, expected_speed
+from orion_streams.decider.estimates import UNMEASURED
 from orion_streams.decider.memory import footprint_mb
 from orion_streams.errors import OrionError
 from orion_streams.model import events as ev
-from orion_streams.model.learned import prior_tokens
+from orion_streams.model.learned import prior_speed, prior_tokens
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Installed, Node
 from orion_streams.replay.rule_changes import Change
@@ -152,10 +152,16 @@ def models_of(
 
 def paces_of(found: RecordedWorkload, row: Node, on_disk: dict[str, Installed]) -> dict[str, Pace]:
     """Return the speeds that the log shows at its end, else those that routing expects."""
-    return {
-        model: Pace(*astuple(expected_speed(found.grid, row, model, each)))
-        for model, each in on_disk.items()
-    }
+    paces = {}
+    for model, each in on_disk.items():
+        measured = found.grid.speeds.get((row.rules.name, model), UNMEASURED)
+        prior = prior_speed(found.grid.policy, row.rules, each.size_mb)
+        paces[model] = Pace(
+            measured.load_ms or prior.load_ms,
+            measured.prefill_us_per_token or prior.prefill_us_per_token,
+            measured.decode_us_per_token or prior.decode_us_per_token,
+        )
+    return paces
 
 
 def unmeasured(found: RecordedWorkload) -> Iterator[Unmeasured]:

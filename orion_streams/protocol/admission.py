@@ -1,0 +1,141 @@
+"""Clients' entries to events: a request is accepted or rejected, a cancel ends one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orion_streams.decider.route import Reject, route
+from orion_streams.errors import ContractError
+from orion_streams.model import events as ev
+from orion_streams.model.names import full_model_name, near_names, same_name
+from orion_streams.model.policy import NO_RULES
+from orion_streams.model.state import Grid, Request
+from orion_streams.model.vocabulary import Code, RequestKind
+from orion_streams.projections import requests
+from orion_streams.protocol import requests_replies
+from orion_streams.protocol.input_entries import Entry, Taken, size_of
+
+
+def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
+    """Take a request or a cancel of a client."""
+    reply_to = requests_replies.request_id(entry.fields, entry.id)
+    try:
+        size = size_of(entry)
+        if size > entry_max_bytes:
+            raise ContractError("too_large", f"{size} bytes; at most {entry_max_bytes}")
+        fields = requests_replies.decode_fields(entry.fields)
+        if "cancel" in fields:
+            return take_cancel(grid, f"{entry.owner}/{fields['cancel']}", fields["cancel"])
+        request = requests_replies.parse_request(fields)
+        if request.deadline_ms > grid.policy.max_deadline_ms:
+            limit = grid.policy.max_deadline_ms
+            raise ContractError("bad_field", f"deadline_ms: expected at most {limit}")
+    except ContractError as error:
+        rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
+        return Taken((rejected,), reply_to=reply_to, message=str(error))
+    return admit(grid, entry, request, size, reply_to)
+
+
+def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
+    """Take a cancel: end an open request, answer a closed one as known. Raises ContractError unknown_id."""
+    if key in grid.open:
+        return Taken((ev.RequestCancelled(key),), reply_to=reply_to)
+    if grid.find_closed(key) is not None:
+        return Taken((ev.RequestResent(key),), reply_to=reply_to)
+    raise ContractError("unknown_id", requests_replies.CODES["unknown_id"])
+
+
+def admit(
+    grid: Grid, entry: Entry, request: requests_replies.RequestEntry, size: int, reply_to: str
+) -> Taken:
+    """Accept or reject a readable request, or answer it as known."""
+    model = installed_name(grid, full_model_name(request.model))
+    num_ctx, runner = runner_options(grid, model, request.options or {})
+    key = f"{entry.owner}/{reply_to}"
+    if key in grid.open or grid.find_closed(key) is not None:
+        return Taken((ev.RequestResent(key),), reply_to=reply_to)
+    accepted = ev.RequestAccepted(
+        request=key,
+        entry_id=entry.id,
+        kind=RequestKind(requests_replies.kind_of(request)),
+        model=model,
+        deadline_ms=request.deadline_ms or grid.policy.default_deadline_ms,
+        body_bytes=size,
+        prompt_tokens=size // 4 + 1,
+        num_predict=num_predict(request),
+        tier=request.tier,
+        priority=request.priority,
+        stream=request.stream,
+        session=request.session,
+        age_ms=entry.age_ms,
+        num_ctx=num_ctx,
+        runner=runner,
+    )
+    code, message = "", ""
+    if has_too_many(grid, entry.owner):
+        code, message = "queue_full", requests_replies.CODES["queue_full"]
+    else:
+        code, message = hopeless(grid, requests.row_of(grid, accepted))
+    if code:
+        return Taken((ev.RequestRejected(key, code),), reply_to=reply_to, message=message)
+    return Taken((accepted,), reply_to=reply_to)
+
+
+def installed_name(grid: Grid, model: str) -> str:
+    """Return the name under which nodes have the model, in whatever case it was asked for."""
+    nodes = grid.nodes.values()
+    if any(model in node.installed for node in nodes):
+        return model
+    return same_name(model, {name for node in nodes for name in node.installed})
+
+
+def has_too_many(grid: Grid, client: str) -> bool:
+    """Whether the client has `max_open` requests open; each client has a room of its own."""
+    limit, owner = grid.policy.max_open, f"{client}/"
+    return len(grid.open) >= limit and sum(key.startswith(owner) for key in grid.open) >= limit
+
+
+def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
+    """Return a code and a sentence with figures when no node will ever take the request, else ""."""
+    fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
+    if any(row is not None and row.serves(request) for row in fits):
+        return "", ""  # it is in memory: nothing needs to be worked out
+    decision = route(grid, request)
+    if not isinstance(decision, Reject):
+        return "", ""
+    sizes = ", ".join(
+        f"{each.node} has room for {each.limit} MB and it needs {each.value} MB"
+        for each in decision.verdicts
+        if each.filter == "too_large"
+    )
+    elsewhere = [name for name, node in grid.nodes.items() if request.model in node.remote]
+    words = requests_replies.CODES[decision.code] + (f" {sizes}." if sizes else "")
+    if elsewhere:
+        words += f" {', '.join(elsewhere)} would ask it outside this house: that is never done."
+    elif decision.code == Code.UNKNOWN_MODEL:
+        words += f" {missing(grid, request.model)}"
+    return decision.code, words
+
+
+def missing(grid: Grid, model: str) -> str:
+    """Say what is near to a model that nobody has, and how a node gets it."""
+    nodes = [node for node in grid.nodes.values() if node.rules.takes_inference]
+    near = near_names(model, {name for node in nodes for name in node.installed})
+    where = ", ".join(sorted(node.rules.name for node in nodes if model not in node.installed))
+    hint = f"did you mean {' or '.join(near)}? Else" if near else "To have it"
+    return f"{hint}: ollama pull {model} on {where}." if where else ""
+
+
+def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the runner that the request needs: its context length, and the options beside it. What
+    streams.toml pins holds whatever a request asks for; a thread count that is not pinned is Ollama's
+    choice."""
+    rules = grid.models.get(same_name(model, grid.models), NO_RULES)
+    return rules.num_ctx or options.get("num_ctx") or grid.policy.num_ctx, rules.runner
+
+
+def num_predict(request: requests_replies.RequestEntry) -> int:
+    """Return the limit in tokens that the options ask for; 0 for none."""
+    asked = (request.options or {}).get("num_predict")
+    return asked if isinstance(asked, int) and 0 < asked < 1_000_000_000 else 0
