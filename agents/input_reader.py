@@ -31,7 +31,7 @@ class InputReader:
         self._clock, self._read_s = clock, clock()
         nodes = sorted(config.nodes)
         self.of_nodes = [f"{kind}:{name}" for kind in ("results", "health") for name in nodes]
-        self.streams = [*self.of_nodes, *(f"requests:{name}" for name in config.clients.names)]
+        self.streams = [*self.of_nodes, *(f"requests:{name}" for name in config.clients)]
         """All inputs, in the order they are taken: results before the health entry that refers to them."""
 
     async def read(self, streams: Sequence[str], guard: Guard, block_ms: int) -> Inputs:

@@ -239,7 +239,7 @@ class Router:
     async def look_for_losses(self) -> None:
         """Log streams that were deleted since the last look, and read their successors from the beginning:
         after a clock was put back their ids may be below the cursor."""
-        replies = [f"replies:{name}" for name in self.config.clients.names]
+        replies = [f"replies:{name}" for name in self.config.clients]
         before = self._extents
         self._extents = await self.store.extents([*self.inputs.streams, *replies])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
@@ -310,12 +310,13 @@ def proposal(grid: Grid, config: Config) -> ev.PolicyChanged | None:
     the log's; else its own version, if it is newer: with the file's rules, or the log's if their revision
     is above the file's. The revision guards what the file says; a newer version may have other defaults."""
     if config.revision > grid.revision or (config.revision == grid.revision and grid.decider < DECIDER):
-        rules = (config.policy, config.rules(), config.model_rules())
-        return ev.PolicyChanged(config.revision, config.policy_id(), *rules, decider=DECIDER)
+        rules = (config.policy, config.rules(), config.model_rules(), DECIDER, config.clients)
+        return ev.PolicyChanged(config.revision, config.policy_id(), *rules)
     if grid.decider < DECIDER:
         nodes = tuple(node.rules for _, node in sorted(grid.nodes.items()))
-        known = policy_id(grid.policy, nodes, grid.models)
-        return ev.PolicyChanged(grid.revision, known, grid.policy, nodes, grid.models, decider=DECIDER)
+        known = policy_id(grid.policy, nodes, grid.models, grid.clients)
+        rules = (grid.policy, nodes, grid.models, DECIDER, grid.clients)
+        return ev.PolicyChanged(grid.revision, known, *rules)
     return None
 
 

@@ -23,6 +23,8 @@ from orion_streams.model import server_urls, toml_values
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
     ROBOT,
+    UNLISTED,
+    ClientRules,
     Count,
     ModelName,
     ModelRules,
@@ -33,7 +35,7 @@ from orion_streams.model.policy import (
     Tier,
     policy_id,
 )
-from orion_streams.model.toml_values import Grammar, complaints
+from orion_streams.model.toml_values import Grammar, complaints, of_value
 
 PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
@@ -71,12 +73,6 @@ class RedisConfig(Struct, frozen=True):
     block_ms: Annotated[int, Meta(ge=10, le=2_000)] = 2_000
 
 
-class Clients(Struct, frozen=True):
-    """The [clients] table: who may write requests. Each has a request and a reply stream."""
-
-    names: tuple[Name, ...] = ("brain", "gateway", "cli")
-
-
 class Limits(Struct, frozen=True):
     """The [limits] table: bounds of batches, entries and waits of one process."""
 
@@ -110,7 +106,9 @@ class Config(Struct, frozen=True):
     revision: Count = 1
     prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}\Z", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
-    clients: Clients = Clients()
+    clients: dict[Name, ClientRules] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(("brain", "gateway", "cli"), UNLISTED)
+    )
     nodes: dict[Name, NodeConfig] = {}
     models: dict[ModelName, ModelRules] = {}
     policy: Policy = Policy()
@@ -139,7 +137,7 @@ class Config(Struct, frozen=True):
 
     def policy_id(self) -> str:
         """Return the identifier of these rules, as the log records it."""
-        return policy_id(self.policy, self.rules(), self.model_rules())
+        return policy_id(self.policy, self.rules(), self.model_rules(), self.clients)
 
     def node(self, name: str) -> NodeConfig:
         """Return the table of one node. Raises ConfigError, which lists the known nodes."""
@@ -236,7 +234,26 @@ def parse(text: str, source: str = "streams.toml") -> Config:
     tree = tree_of(text, source)
     for complaint in complaints_of(tree):
         raise ConfigError(f"{source}: {complaint}")
-    return msgspec.convert(tree, Config)
+    return config_of(tree)
+
+
+def config_of(tree: Mapping[str, Any]) -> Config:
+    """Return the configuration of a streams.toml. Raises msgspec.ValidationError."""
+    return msgspec.convert(with_tables(tree), Config)
+
+
+def with_tables(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a streams.toml with a table for each client that it names in the list `clients.names`."""
+    clients = tree.get("clients")
+    if not isinstance(clients, dict) or not is_list_of_names(clients):
+        return tree
+    tables = {name: rules for name, rules in clients.items() if name != "names"}
+    return {**tree, "clients": {**{name: {} for name in clients["names"]}, **tables}}
+
+
+def is_list_of_names(clients: Mapping[str, Any]) -> bool:
+    """Whether the clients stand in a list; `names` may also be a client's own table."""
+    return isinstance(clients.get("names", {}), list)
 
 
 def tree_of(text: str, source: str) -> dict[str, Any]:
@@ -249,8 +266,17 @@ def tree_of(text: str, source: str) -> dict[str, Any]:
 
 def complaints_of(tree: Mapping[str, Any]) -> list[str]:
     """List what is wrong with a streams.toml, value by value; else how its values contradict each other."""
+    clients = tree.get("clients")
+    if isinstance(clients, dict) and is_list_of_names(clients):
+        names = clients["names"]
+        if found := list(of_value("clients.names", names, tuple[Name, ...], GRAMMAR, EXAMPLE_NAMES)):
+            return found
+    tree = with_tables(tree)
     found = list(complaints(tree, Config, GRAMMAR))
-    return found or contradictions(msgspec.convert(tree, Config), tree.get("policy", {}))
+    return found or contradictions(config_of(tree), tree.get("policy", {}))
+
+
+EXAMPLE_NAMES = ("brain", "kitchen")
 
 
 GRAMMAR: Mapping[str, Grammar] = {
@@ -286,7 +312,7 @@ RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         lambda config: config.limits.health_ms * 2 <= config.policy.stale_ms,
         "expected at most half of policy.stale_ms",
     ),
-    ("clients.names", lambda config: bool(config.clients.names), "expected at least one client"),
+    ("clients", lambda config: bool(config.clients), "expected at least one client, e.g. [clients.brain]"),
     (
         "nodes",
         lambda config: any(node.inference for node in config.nodes.values()),

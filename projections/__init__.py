@@ -69,6 +69,7 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.InputRejected: (),
     ev.RequestRejected: (),
     ev.RequestResent: (),
+    ev.RequestsListed: (),
 }  # fmt: skip
 """Which folds an event reaches, in this order: each reads what those before it have left."""
 

@@ -22,6 +22,7 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
     grid.policy_id = event.policy_id
     grid.policy = event.policy
     grid.models = event.models
+    grid.clients = event.clients
     grid.decider = event.decider
     grid.nodes = {rules.name: with_rules(before, rules) for rules in event.nodes}
 

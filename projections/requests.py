@@ -86,6 +86,7 @@ def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
         num_predict=event.num_predict,
         num_ctx=event.num_ctx,
         runner=event.runner,
+        ignored=event.ignored,
     )
 
 

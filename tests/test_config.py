@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
+from tests.config_reference import DOCUMENT, document, keys
 from tests.conftest import STREAMS_TOML
 
 NODE = '[nodes.pi]\nollama = "http://127.0.0.1:11434"\n'
@@ -68,7 +70,10 @@ WRONG = {
         NODE + "[limits]\nhealth_ms = 3000",
         "limits.health_ms: expected at most half of policy.stale_ms",
     ),
-    "nobody asks": (NODE + "[clients]\nnames = []", "clients.names: expected at least one client"),
+    "nobody asks": (
+        NODE + "[clients]\nnames = []",
+        "clients: expected at least one client, e.g. [clients.brain]",
+    ),
     "nobody answers": (
         "[nodes.pi]\ninference = false",
         "nodes: expected at least one node with inference = true",
@@ -245,11 +250,23 @@ def test_the_packages_file_holds_the_defaults() -> None:
 
 def test_the_packages_file_shows_every_key() -> None:
     """No key exists that streams.toml does not show."""
-    text = PACKAGED_TOML.read_text(encoding="utf-8")
-    defaults = msgspec.to_builtins(Config())
-    for table in ("redis", "clients", "policy", "limits", "retention"):
-        for key in defaults[table]:
-            assert f"\n{key} = " in text, f"{table}.{key} is not in streams.toml"
+    sections: dict[str, str] = {}
+    for part in re.split(r"^(?=#? ?\[)", PACKAGED_TOML.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        kind = re.match(r"#? ?\[(\w+)", part)
+        sections[kind[1] if kind else ""] = sections.get(kind[1] if kind else "", "") + part
+    for table, field in keys():
+        name = re.sub(r"\W.*", "", table.strip("["))
+        shown = re.search(rf"^(# )?{field.encode_name} = ", sections[name], re.MULTILINE)
+        assert shown, f"{table} {field.encode_name} is not in streams.toml"
+
+
+def test_the_reference_names_every_key() -> None:
+    """docs/CONFIGURATION.md is what the structs say; a key more would show."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert text == document()
+    names = [f"| `{field.encode_name}` |" for _, field in keys()]
+    assert len(names) > 90
+    assert all(each in text for each in names)
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

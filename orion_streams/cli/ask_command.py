@@ -27,8 +27,8 @@ async def run(
 ) -> int:
     """Ask, print the answer, and say which node made it. Raises RequestError, BackendError, ConfigError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
-    if CLIENT not in config.clients.names:
-        raise ConfigError(f"clients.names: expected {CLIENT}, which `orion ask` asks as")
+    if CLIENT not in config.clients:
+        raise ConfigError(f"clients: expected [clients.{CLIENT}], which `orion ask` asks as")
     model = await model_to_ask(config, model)
     text = sys.stdin.read() if prompt == "-" else prompt
     async with AsyncClient(config.redis.url, CLIENT, prefix=config.prefix, give_up_s=GIVE_UP_S) as client:

@@ -248,7 +248,8 @@ def happened(event: ev.AnyEvent, times: int) -> StyledLine:
         case ev.RequestExpired():
             return StyledLine("expired: its deadline passed", BAD)
         case ev.RequestCancelled():
-            return StyledLine("cancelled by its client", WAITING)
+            who = f"the operator {event.by}" if event.by else "its client"
+            return StyledLine(f"cancelled by {who}", WAITING)
         case _:
             return StyledLine(str(event.__struct_config__.tag))
 

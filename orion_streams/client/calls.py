@@ -90,6 +90,7 @@ class Answer(Struct, frozen=True):
     decode_ms: int
     total_ms: int
     done_reason: str
+    ignored: str
 
 
 AnswerEvent = Piece | Restarted | Answer
@@ -195,10 +196,11 @@ def conclude(reply: Reply) -> Answer:
 
 
 class Call:
-    """A request in flight, and the events received for it but not yet taken: a restart, text, the end."""
+    """A request in flight, and the events received for it but not yet taken: a restart, text, the end.
+    `asks`: it is a request, and no operator's entry."""
 
-    def __init__(self, entry: dict[str, str]) -> None:
-        self.entry = entry
+    def __init__(self, entry: dict[str, str], asks: bool = True) -> None:
+        self.entry, self._asks = entry, asks
         self.news = asyncio.Event()
         self.end: Reply | Exception | None = None
         self._attempt, self._seq, self._fence = 1, 0, ""
@@ -223,9 +225,9 @@ class Call:
             case "done":
                 self._compare(reply)
                 self.finish(reply)
-            case "known" | "error" | "expired" | "cancelled":
+            case "known" | "error" | "expired" | "cancelled" | "listed":
                 self.finish(reply)
-            case "rejected" if reply.code != "unknown_id":
+            case "rejected" if reply.code != "unknown_id" or not self._asks:
                 self.finish(reply)
 
     def _compare(self, reply: Reply) -> None:

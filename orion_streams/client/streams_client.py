@@ -25,6 +25,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 from redis.backoff import DecorrelatedJitterBackoff
 from redis.exceptions import RedisError
 
@@ -39,6 +40,8 @@ log = logging.getLogger("orion.client")
 
 BLOCK_MS, READ_COUNT, SENDERS, REMEMBERED = 1_000, 100, 8, 1_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+CONTROL_S = 30.0
+"""How long an operator's entry may take."""
 START = b"0-0"
 
 T = TypeVar("T")
@@ -86,6 +89,37 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     async def cancel(self, request_id: str) -> None:
         """Cancel a request. Its caller gets RequestCancelledError, unless the answer arrives first."""
         await self._send({"cancel": request_id})
+
+    async def cancel_of(self, client: str, request_id: str) -> None:
+        """Cancel a request of another client, as an operator. Raises RequestRejectedError if this client is
+        none, or nobody knows the request."""
+        await self._told({"cancel": request_id, "client": client})
+
+    async def open_requests(self) -> list[dict[str, Any]]:
+        """Return the open requests of all clients, for an operator. Raises RequestRejectedError for
+        others."""
+        end = await self._told({"list": "open"})
+        return msgspec.json.decode(end.requests or "[]", type=list[dict[str, Any]])
+
+    async def _told(self, entry: dict[str, str]) -> Reply:
+        """Send an operator's entry, and wait for what the grid says to it. Raises as a request does."""
+        request_id = self.new_id()
+        call = self._calls[request_id] = Call({**entry, "id": request_id}, asks=False)
+        try:
+            async with asyncio.timeout(self._margin_s + CONTROL_S):
+                await self._begin(call)
+                while call.end is None:
+                    await call.news.wait()
+        except TimeoutError:
+            what = f"no answer after {self._margin_s + CONTROL_S:g} s"
+            raise calls.RequestTimeoutError(request_id, "timeout", what) from None
+        finally:
+            del self._calls[request_id]
+        if isinstance(call.end, Exception):
+            raise call.end
+        if call.end.kind == "rejected":
+            raise calls.RequestRejectedError(request_id, call.end.code, call.end.message)
+        return call.end
 
     async def close(self) -> None:
         """Close the connection. Wait up to a second for cancels that are being sent."""
@@ -280,6 +314,16 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
     def cancel(self, request_id: str) -> None:
         """Cancel a request. Its caller gets RequestCancelledError, unless the answer arrives first."""
         self._wait(self._inner.cancel(request_id))
+
+    def cancel_of(self, client: str, request_id: str) -> None:
+        """Cancel a request of another client, as an operator. Raises RequestRejectedError if this client is
+        none, or nobody knows the request."""
+        self._wait(self._inner.cancel_of(client, request_id))
+
+    def open_requests(self) -> list[dict[str, Any]]:
+        """Return the open requests of all clients, for an operator. Raises RequestRejectedError for
+        others."""
+        return self._wait(self._inner.open_requests())
 
     def close(self) -> None:
         """Close the connection and end the thread; once it is closed, do nothing."""

@@ -59,9 +59,7 @@ async def play(grid: SimulatedGrid, screen: Screen, began_s: float) -> Summary:
     redis = connect(grid.redis_url)
     config = grid.config
     store = RedisLog(redis, config.prefix)
-    observer = Observer(
-        connect(grid.redis_url), config.prefix, list(config.clients.names), sorted(config.nodes)
-    )
+    observer = Observer(connect(grid.redis_url), config.prefix, list(config.clients), sorted(config.nodes))
     observer.start()
     story = Story(grid, screen)
     following = asyncio.create_task(screen.follow(store, observer, story.total))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, Mark, RequestKind, UnloadReason, WaitKind
 
@@ -39,6 +39,7 @@ class PolicyChanged(Event, frozen=True, tag="policy.changed"):
     nodes: tuple[NodeRules, ...]
     models: dict[str, ModelRules] = {}
     decider: int = 1
+    clients: dict[str, ClientRules] = {}
 
 
 class NodeSampled(Event, frozen=True, tag="node.sampled"):
@@ -187,7 +188,7 @@ class RequestResent(Event, frozen=True, tag="request.resent"):
 
 class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
-    `requests:<client>`. `num_predict` 0: no limit asked for."""
+    `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist."""
 
     request: str
     entry_id: str
@@ -204,6 +205,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     age_ms: int = 0
     num_ctx: int = 0
     runner: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
@@ -321,9 +323,17 @@ class RequestExpired(Event, frozen=True, tag="request.expired"):
 
 
 class RequestCancelled(Event, frozen=True, tag="request.cancelled"):
-    """Terminal: the client asked for it."""
+    """Terminal: the client asked for it, or the operator `by`."""
 
     request: str
+    reply_id: str = ""
+    by: str = ""
+
+
+class RequestsListed(Event, frozen=True, tag="requests.listed"):
+    """An operator asked which requests are open; its `listed` reply says it."""
+
+    client: str
     reply_id: str = ""
 
 
@@ -358,6 +368,7 @@ AnyEvent = (
     | RequestFailed
     | RequestExpired
     | RequestCancelled
+    | RequestsListed
 )
 """Every event; `match` on it ends with `assert_never`."""
 

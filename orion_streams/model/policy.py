@@ -128,11 +128,31 @@ class ModelRules(Struct, frozen=True, omit_defaults=True):
         return f"num_thread={self.num_thread}" if self.num_thread else ""
 
 
+class ClientRules(Struct, frozen=True, omit_defaults=True):
+    """One [clients.NAME] table: how much a client may ask for at a time, in requests (0: policy.max_open)
+    and in bytes of their entries, and at which priority. An `operator` may also list and cancel the
+    requests of others; nobody asks in another's name."""
+
+    max_open: Natural = 0
+    max_open_bytes: Count = 64_000_000
+    max_priority: Annotated[int, Meta(ge=-9, le=9)] = 9
+    operator: bool = False
+
+
 NO_RULES = ModelRules()
 """The rules of a model that streams.toml does not name."""
 
 
-def policy_id(policy: Policy, nodes: tuple[NodeRules, ...], models: Mapping[str, ModelRules]) -> str:
-    """Return eight hex digits that name a policy, its nodes and models."""
-    rules = (policy, nodes, models)
+UNLISTED = ClientRules()
+"""The rules of a client that the log does not name."""
+
+
+def policy_id(
+    policy: Policy,
+    nodes: tuple[NodeRules, ...],
+    models: Mapping[str, ModelRules],
+    clients: Mapping[str, ClientRules],
+) -> str:
+    """Return eight hex digits that name a policy, its nodes, models and clients."""
+    rules = (policy, nodes, models, clients)
     return hashlib.blake2b(msgspec.json.encode(rules), digest_size=4).hexdigest()

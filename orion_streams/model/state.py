@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.vocabulary import Blame, Mark, RequestKind, RequestState, WaitKind
 
 T = TypeVar("T")
@@ -185,6 +185,7 @@ class Request(Struct, frozen=True):
     num_ctx: int = 0
     runner: str = ""
     failures: tuple[Failure, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 class Closed(Struct, frozen=True):
@@ -249,6 +250,7 @@ class Grid(Struct):
     policy: Policy = Policy()
     decider: int = 1
     models: dict[str, ModelRules] = {}
+    clients: dict[str, ClientRules] = {}
     nodes: dict[str, Node] = {}
     open: dict[str, Request] = {}
     closed: dict[str, dict[str, Closed]] = {}

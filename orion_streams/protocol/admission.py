@@ -9,7 +9,7 @@ from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.names import full_model_name, near_names, same_name
-from orion_streams.model.policy import NO_RULES
+from orion_streams.model.policy import NO_RULES, UNLISTED
 from orion_streams.model.state import Grid, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
@@ -26,24 +26,53 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
             raise ContractError("too_large", f"{size} bytes; at most {entry_max_bytes}")
         fields = requests_replies.decode_fields(entry.fields)
         if "cancel" in fields:
-            return take_cancel(grid, f"{entry.owner}/{fields['cancel']}", fields["cancel"])
+            owner = fields.get("client", entry.owner)
+            return take_cancel(grid, entry.owner, f"{owner}/{fields['cancel']}", reply_to)
+        if "list" in fields:
+            return take_list(grid, entry.owner, reply_to)
         request = requests_replies.parse_request(fields)
-        if request.deadline_ms > grid.policy.max_deadline_ms:
-            limit = grid.policy.max_deadline_ms
-            raise ContractError("bad_field", f"deadline_ms: expected at most {limit}")
+        check_limits(grid, entry.owner, request)
     except ContractError as error:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
-        return Taken((rejected,), reply_to=reply_to, message=str(error))
+        ignored = requests_replies.unknown_fields(entry.fields)
+        return Taken((rejected,), reply_to=reply_to, message=str(error), ignored=ignored)
     return admit(grid, entry, request, size, reply_to)
 
 
-def take_cancel(grid: Grid, key: str, reply_to: str) -> Taken:
-    """Take a cancel: end an open request, answer a closed one as known. Raises ContractError unknown_id."""
+def take_cancel(grid: Grid, client: str, key: str, reply_to: str) -> Taken:
+    """Take a cancel: end an open request, answer a closed one of its own as known. Only an operator cancels
+    another's. Raises ContractError unknown_id, not_allowed."""
+    is_own = key.startswith(f"{client}/")
+    if not is_own:
+        check_operator(grid, client)
     if key in grid.open:
-        return Taken((ev.RequestCancelled(key),), reply_to=reply_to)
-    if grid.find_closed(key) is not None:
+        return Taken((ev.RequestCancelled(key, by="" if is_own else client),), reply_to=reply_to)
+    if is_own and grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
     raise ContractError("unknown_id", requests_replies.CODES["unknown_id"])
+
+
+def take_list(grid: Grid, client: str, reply_to: str) -> Taken:
+    """Take an operator's question which requests are open. Raises ContractError not_allowed."""
+    check_operator(grid, client)
+    return Taken((ev.RequestsListed(client),), reply_to=reply_to)
+
+
+def check_operator(grid: Grid, client: str) -> None:
+    """Raise ContractError unless the client may do more than ask for itself."""
+    if not grid.clients.get(client, UNLISTED).operator:
+        raise ContractError("not_allowed", f"clients.{client}: {requests_replies.CODES['not_allowed']}")
+
+
+def check_limits(grid: Grid, client: str, request: requests_replies.RequestEntry) -> None:
+    """Raise ContractError for what the grid, or this client's rules, do not allow."""
+    rules = grid.clients.get(client, UNLISTED)
+    if request.deadline_ms > grid.policy.max_deadline_ms:
+        limit = grid.policy.max_deadline_ms
+        raise ContractError("bad_field", f"deadline_ms: expected at most {limit}")
+    if request.priority > rules.max_priority:
+        what = f"priority: expected at most {rules.max_priority} (clients.{client}.max_priority)"
+        raise ContractError("bad_field", what)
 
 
 def admit(
@@ -71,14 +100,14 @@ def admit(
         age_ms=entry.age_ms,
         num_ctx=num_ctx,
         runner=runner,
+        ignored=requests_replies.unknown_fields(entry.fields),
     )
-    code, message = "", ""
-    if has_too_many(grid, entry.owner):
-        code, message = "queue_full", requests_replies.CODES["queue_full"]
-    else:
+    code, message = "queue_full", crowd(grid, entry.owner, size)
+    if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
-        return Taken((ev.RequestRejected(key, code),), reply_to=reply_to, message=message)
+        rejected = ev.RequestRejected(key, code)
+        return Taken((rejected,), reply_to=reply_to, message=message, ignored=accepted.ignored)
     return Taken((accepted,), reply_to=reply_to)
 
 
@@ -90,10 +119,18 @@ def installed_name(grid: Grid, model: str) -> str:
     return same_name(model, {name for node in nodes for name in node.installed})
 
 
-def has_too_many(grid: Grid, client: str) -> bool:
-    """Whether the client has `max_open` requests open; each client has a room of its own."""
-    limit, owner = grid.policy.max_open, f"{client}/"
-    return len(grid.open) >= limit and sum(key.startswith(owner) for key in grid.open) >= limit
+def crowd(grid: Grid, client: str, size: int) -> str:
+    """Say which limit of the client another request of `size` bytes would exceed; "" if none. Each client
+    has a room of its own."""
+    rules, owner = grid.clients.get(client, UNLISTED), f"{client}/"
+    limit = rules.max_open or grid.policy.max_open
+    sizes = [row.body_bytes for key, row in grid.open.items() if key.startswith(owner)]
+    if len(sizes) >= limit:
+        return f"{requests_replies.CODES['queue_full']} It has {len(sizes)} of {limit}."
+    if sum(sizes) + size > rules.max_open_bytes:
+        taken = f"{sum(sizes)} of {rules.max_open_bytes} bytes"
+        return f"{requests_replies.CODES['queue_full']} They take {taken}, and this one {size}."
+    return ""
 
 
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:

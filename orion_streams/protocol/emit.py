@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from orion_streams.decider.route import Wait, route
@@ -11,6 +13,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.commit import Body
 from orion_streams.model.measured import Usage
 from orion_streams.model.state import Grid, Request
+from orion_streams.projections.requests import state_of
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.input_entries import Taken, Token
 from orion_streams.protocol.requests_replies import Reply, reply_fields
@@ -38,13 +41,14 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
         case ev.RequestRouted():
             return work(grid, event, position)
         case ev.RequestCompleted():
-            return [done(event, position, taken)] if event.request in grid.open else []
+            request = grid.open.get(event.request)
+            return [done(event, position, taken, request.ignored)] if request is not None else []
         case ev.RequestFailed():
             return [error(grid, event, position)]
         case ev.RequestExpired():
             return [expired(grid, event, position), *cancel(grid, event.request)]
         case ev.RequestCancelled():
-            return [terminal(event.request, "cancelled", position), *cancel(grid, event.request)]
+            return [*cancelled(grid, event, position, taken), *cancel(grid, event.request)]
         case ev.AttemptAbandoned():
             return withdraw(grid, event)
         case ev.UnloadOrdered():
@@ -57,6 +61,8 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
         case ev.RequestResent():
             return known(grid, event, position)
+        case ev.RequestsListed():
+            return [listed(grid, event, position, taken)]
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
@@ -124,7 +130,7 @@ def options(num_ctx: int, runner: str) -> dict[str, int]:
     return named
 
 
-def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
+def done(event: ev.RequestCompleted, position: int, taken: Taken | None, ignored: tuple[str, ...]) -> Out:
     """Return the reply with the whole answer."""
     client, request_id = split(event.request)
     answer = taken.answer if taken is not None else {}
@@ -137,6 +143,7 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None) -> Out:
         engine=agent_entries.decode_result(answer[b"head"]).engine if answer else "",
         position=position,
         **Usage.of(event).fields(),
+        ignored=",".join(ignored),
     )
     fields: dict[str, Any] = reply_fields(reply)
     for name in agent_entries.ANSWER_FIELDS:
@@ -151,30 +158,71 @@ def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
     """Return the error reply. A node's own words are copied from its result by the server, never
     through the log."""
     client, request_id = split(event.request)
-    failures = grid.open[event.request].failures
-    last = failures[-1] if failures else None
+    request = grid.open[event.request]
+    last = request.failures[-1] if request.failures else None
     message = requests_replies.CODES.get(event.code, event.code)
     if last is not None:
         message += f" The last one: {last.code} on {last.node}."
-    reply = Reply(id=request_id, kind="error", code=event.code, message=message, position=position)
+    reply = Reply(
+        id=request_id,
+        kind="error",
+        code=event.code,
+        message=message,
+        position=position,
+        ignored=",".join(request.ignored),
+    )
     body = None
     if last is not None and last.source:
         body = Body(stream=f"results:{last.node}", entry_id=last.source, names=("message",), required=False)
     return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id", body=body)
 
 
-def terminal(request: str, kind: str, position: int) -> Out:
-    """Return a terminal reply without details."""
-    client, request_id = split(request)
-    fields = reply_fields(Reply(id=request_id, kind=kind, position=position))
-    return Out(f"replies:{client}", fields, stamp="reply_id")
+def cancelled(grid: Grid, event: ev.RequestCancelled, position: int, taken: Taken | None) -> list[Out]:
+    """Return the reply to whose request it was, and another to the operator who cancelled it."""
+    client, request_id = split(event.request)
+    request = grid.open.get(event.request)
+    ignored = ",".join(request.ignored) if request is not None else ""
+    message = f"{event.by} cancelled it." if event.by else ""
+    reply = Reply(id=request_id, kind="cancelled", message=message, position=position, ignored=ignored)
+    outs = [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
+    if event.by and taken is not None:
+        told = Reply(id=taken.reply_to, kind="cancelled", position=position)
+        outs.append(Out(f"replies:{event.by}", reply_fields(told)))
+    return outs
+
+
+def listed(grid: Grid, event: ev.RequestsListed, position: int, taken: Taken | None) -> Out:
+    """Return the open requests of all clients, for the operator who asked."""
+    rows = []
+    for key, request in islice(grid.open.items(), requests_replies.LISTED_MAX):
+        client, request_id = split(key)
+        rows.append(
+            {
+                "client": client,
+                "id": request_id,
+                "model": request.model,
+                "state": state_of(request),
+                "node": request.node,
+                "priority": request.priority,
+                "waited_ms": grid.at_ms - request.accepted_ms,
+            }
+        )
+    reply_to = taken.reply_to if taken is not None else ""
+    told = Reply(id=reply_to, kind="listed", position=position, requests=msgspec.json.encode(rows).decode())
+    return Out(f"replies:{event.client}", reply_fields(told), stamp="reply_id")
 
 
 def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
     """Return the reply to a request past its deadline: where it was, or what it waited for."""
     client, request_id = split(event.request)
-    message = f"The deadline passed while it {whereabouts(grid, grid.open[event.request])}."
-    reply = Reply(id=request_id, kind="expired", message=message, position=position)
+    request = grid.open[event.request]
+    reply = Reply(
+        id=request_id,
+        kind="expired",
+        message=f"The deadline passed while it {whereabouts(grid, request)}.",
+        position=position,
+        ignored=",".join(request.ignored),
+    )
     return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")
 
 
@@ -235,5 +283,6 @@ def rejected(event: ev.InputRejected | ev.RequestRejected, position: int, taken:
         code=event.code,
         message=taken.message,
         position=position,
+        ignored=",".join(taken.ignored),
     )
     return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]

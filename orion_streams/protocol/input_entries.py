@@ -39,12 +39,14 @@ class Token(Struct, frozen=True):
 
 class Taken(Struct, frozen=True):
     """What an entry means: events in order, or a token. `reply_to` and `message` belong to a reply that
-    an event does not hold: the client's request id, a sentence. `answer`: body fields of a result."""
+    an event does not hold: the client's request id, a sentence; `ignored`: fields that do not exist.
+    `answer`: body fields of a result."""
 
     events: tuple[ev.AnyEvent, ...] = ()
     token: Token | None = None
     reply_to: str = ""
     message: str = ""
+    ignored: tuple[str, ...] = ()
     answer: Fields = {}
 
 

@@ -19,6 +19,7 @@ MAX_INTEGER = 2**63 - 1
 MAX_ID_BYTES = 128
 MAX_FIELDS = 64
 MAX_NUM_CTX = 10_000_000
+LISTED_MAX, IGNORED_MAX, IGNORED_LENGTH = 1_000, 8, 64
 MAX_MESSAGE = 300
 """Characters of the sentence in a rejected reply: it may quote what the client sent."""
 
@@ -168,6 +169,16 @@ class Reply(Struct, frozen=True, kw_only=True):
     message: Annotated[str, Meta(description="rejected, error, expired: a sentence for a person.")] = ""
     state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""
     reply_id: Annotated[str, Meta(description="known: the entry that holds the terminal reply.")] = ""
+    ignored: Annotated[
+        str, Meta(description="every end: fields of the request that do not exist, separated by commas.")
+    ] = ""
+    requests: Annotated[
+        str,
+        Meta(
+            description="listed: JSON list of the open requests, oldest first, at most "
+            f"{LISTED_MAX}: {{client, id, model, state, node, priority, waited_ms}}."
+        ),
+    ] = ""
 
 
 TERMINAL_KINDS = {
@@ -176,6 +187,7 @@ TERMINAL_KINDS = {
     "expired": "the deadline passed",
     "cancelled": "the client cancelled it",
     "rejected": "never accepted: the id stays unused",
+    "listed": "to an operator: the open requests of all clients",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 
@@ -189,7 +201,8 @@ CODES = {
     "unknown_model": "No inference node that the request may run on has the model installed.",
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
-    "queue_full": "This client has policy.max_open requests open; send it again later.",
+    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others.",
+    "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
@@ -209,9 +222,18 @@ def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
         raise ContractError("bad_utf8", "the entry has a field that is not valid UTF-8") from None
 
 
+def unknown_fields(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    """Return the names of fields that no request has, the first few, cut."""
+    known = {name.encode() for name in RequestEntry.__struct_fields__}
+    unknown = [name.decode(errors="replace")[:IGNORED_LENGTH] for name in fields if name not in known]
+    return tuple(unknown[:IGNORED_MAX])
+
+
 def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
-    """Return the id to answer under, whatever else is wrong with the entry: its own, if it is usable."""
-    raw = fields.get(b"cancel") or fields.get(b"id", b"")
+    """Return the id to answer under, whatever else is wrong with the entry: its own, or that which it
+    cancels of its client's, if it is usable."""
+    cancelled = b"" if b"client" in fields else fields.get(b"cancel")
+    raw = cancelled or fields.get(b"id", b"")
     try:
         text = raw.decode()
     except UnicodeDecodeError:

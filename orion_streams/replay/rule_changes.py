@@ -71,6 +71,7 @@ class Change(Struct, frozen=True):
                 policy=self.file.policy,
                 nodes=self.file.rules(),
                 models=self.file.model_rules(),
+                clients=self.file.clients,
             )
         if self.settings:
             event = with_settings(event, self.settings)

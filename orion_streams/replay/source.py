@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from orion_streams.config import Config
+from orion_streams.config import Config, config_of
 from orion_streams.errors import LogError
 from orion_streams.eventlog import archive, jsonl
 from orion_streams.eventlog.jsonl import FORMAT, Chain, Header, Stretch, is_head
@@ -59,7 +59,7 @@ class FileSource:
         if header is None or not header.config:
             return Config(prefix=header.prefix if header is not None else "orion:")
         try:
-            return msgspec.convert(header.config, Config)
+            return config_of(header.config)
         except msgspec.ValidationError as error:
             raise LogError(f"{self.name}: line 1: its configuration: {error}") from error
 

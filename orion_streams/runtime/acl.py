@@ -63,7 +63,7 @@ def hashed(password: str) -> str:
 def users(config: Config) -> tuple[User, ...]:
     """Return all users of a grid: clients, agents, the router, a reader and an observer."""
     return (
-        *(client(config, name) for name in config.clients.names),
+        *(client(config, name) for name in config.clients),
         *(agent(config, name) for name in sorted(config.nodes)),
         router(config),
         reader(config),

@@ -122,7 +122,7 @@ async def test_every_stream_keeps_within_its_retention(
         assert over(seen) == [], seen
         for name, bound in BOUNDS.items():
             assert added[name] > bound, f"{name} was never full: {added[name]}"
-        assert seen[CURSOR] <= 2 * len(bench.config.nodes) + len(bench.config.clients.names)
+        assert seen[CURSOR] <= 2 * len(bench.config.nodes) + len(bench.config.clients)
         assert seen[RELAYED] <= AT_A_TIME
 
         async def ended() -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from orion_streams.config import Clients, Config, Limits, NodeConfig, Retention
-from orion_streams.model.policy import Policy
+from orion_streams.config import Config, Limits, NodeConfig, Retention
+from orion_streams.model.policy import UNLISTED, Policy
 from orion_streams.protocol.agent_entries import InstalledModel
 from tests.cluster.world_clock import World
 
@@ -26,7 +26,7 @@ def configuration(world: World) -> Config:
     slots = world.rng("slots").choice((6, 16, 16))
     trims = "trimming" in world.faults
     return Config(
-        clients=Clients(tuple(CLIENTS)),
+        clients=dict.fromkeys(CLIENTS, UNLISTED),
         nodes={
             MASTER: NodeConfig(tiers=(1,), slots=slots, ram_mb=16_384),
             WORKER: NodeConfig(tiers=(2,), slots=slots, ram_mb=8_192),

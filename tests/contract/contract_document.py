@@ -11,7 +11,7 @@ import msgspec
 from msgspec import inspect, structs
 
 from orion_streams.config import Limits, Retention
-from orion_streams.model.policy import Policy
+from orion_streams.model.policy import UNLISTED, Policy
 from orion_streams.protocol.requests_replies import (
     CODES,
     JSON_FIELDS,
@@ -37,6 +37,7 @@ def numbers() -> dict[str, str]:
     """Return the limits and the defaults of streams.toml, by name."""
     policy = Policy()
     defaults = structs.asdict(policy) | structs.asdict(Limits()) | structs.asdict(Retention())
+    defaults |= {"max_open_bytes": UNLISTED.max_open_bytes}
     return {name: f"{value:,}" for name, value in defaults.items() if isinstance(value, int)} | {
         "default_deadline_s": str(policy.default_deadline_ms // 1000),
         "max_deadline_hours": str(policy.max_deadline_ms // 3_600_000),
@@ -136,6 +137,7 @@ WORDS: dict[type[inspect.Type], Callable[[Any], str]] = {
     inspect.BoolType: lambda _: "bool",
     inspect.FloatType: lambda _: "number",
     inspect.ListType: lambda shape: f"list of {type_name(shape.item_type)}",
+    inspect.VarTupleType: lambda shape: f"list of {type_name(shape.item_type)}",
     inspect.DictType: mapping,
     inspect.StructType: lambda _: "messages",
     inspect.AnyType: lambda _: "`json` or an object",

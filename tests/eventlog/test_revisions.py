@@ -33,7 +33,9 @@ async def test_the_first_router_writes_its_rules(store: Store, config: Config) -
     assert isinstance(head, ev.Committed)
     assert not head.decided
     rules = config.rules()
-    assert changed == ev.PolicyChanged(1, config.policy_id(), config.policy, rules, {}, DECIDER)
+    assert changed == ev.PolicyChanged(
+        1, config.policy_id(), config.policy, rules, {}, DECIDER, config.clients
+    )
     assert sorted(router.state.grid.nodes) == sorted([EDGE, MASTER, WORKER])
 
 

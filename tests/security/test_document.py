@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from orion_streams.config import Clients
+from orion_streams.model.policy import UNLISTED
 from orion_streams.runtime import acl
 from tests.security.guarded import the_config
 from tests.security.test_no_code_from_data import ROOT
@@ -14,7 +14,7 @@ def rows() -> list[str]:
     """A line per role: a client, an agent, the robot's agent, the router, who only reads."""
     config = the_config()
     nodes = {"NODE": config.nodes["orion-worker"], "orion-edge": config.nodes["orion-edge"]}
-    some = structs.replace(config, clients=Clients(("CLIENT",)), nodes=nodes)
+    some = structs.replace(config, clients={"CLIENT": UNLISTED}, nodes=nodes)
     rules = {user.name: user.rules()[2:] for user in acl.users(some)}
     return [f"- `{name}` {' '.join(f'`{each}`' for each in rules[name])}" for name in rules]
 

@@ -15,7 +15,7 @@ from tests.security.guarded import Guarded, guarded, the_config
 from tests.security.walking import ON_KEYS, WITHOUT_KEYS, Cell, lines, streams, walk
 
 CONFIG = the_config()
-CLIENTS, NODES = CONFIG.clients.names, sorted(CONFIG.nodes)
+CLIENTS, NODES = CONFIG.clients, sorted(CONFIG.nodes)
 WORKERS, ROBOT = [name for name in NODES if CONFIG.nodes[name].inference], "orion-edge"
 REQUESTS, REPLIES = ([f"{kind}:{name}" for name in CLIENTS] for kind in ("requests", "replies"))
 WORK, HEALTH, RESULTS = ([f"{kind}:{name}" for name in NODES] for kind in ("work", "health", "results"))

@@ -62,7 +62,7 @@ def lines(text: str) -> list[str]:
 
 def streams(config: Config) -> list[str]:
     """All keys of a grid."""
-    clients, nodes = config.clients.names, config.nodes
+    clients, nodes = config.clients, config.nodes
     return [
         *(f"{kind}:{name}" for kind in ("requests", "replies") for name in clients),
         *(f"{kind}:{name}" for kind in ("work", "health", "results") for name in nodes),

@@ -95,9 +95,7 @@ class FactCollector:
         per_node = [
             f"{kind}:{name}" for name in self.config.nodes for kind in ("health", "results", "work")
         ]
-        per_client = [
-            f"{kind}:{name}" for name in self.config.clients.names for kind in ("requests", "replies")
-        ]
+        per_client = [f"{kind}:{name}" for name in self.config.clients for kind in ("requests", "replies")]
         return ["guard", "log", "snapshots", *per_node, *per_client]
 
     async def ping(self) -> None:
