@@ -27,6 +27,7 @@ from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER, policy_id
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
+from orion_streams.protocol.public_row import PublicRow
 
 log = logging.getLogger("orion.router")
 
@@ -39,6 +40,7 @@ class LastCommit(Struct, frozen=True):
     digest: bytes = GENESIS
 
 
+ANNOUNCE_EVERY_MS = 2_000
 MAX_COMMIT_EVENTS = 256
 """A commit that exceeds it takes no further input: one inventory is many events, and the commit script
 blocks the server."""
@@ -64,6 +66,7 @@ class Router:
         self._unfinished = False
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
+        self._announced_ms, self._may_announce = 0, True
         self._extents: dict[str, Extent] = {}
 
     async def start(self) -> None:
@@ -160,6 +163,7 @@ class Router:
         there was anything to commit."""
         unanswered = self._unfinished and bool(decide(self.state.grid))
         inputs = await self.inputs.read(self.inputs.streams, self.guard, 0 if unanswered else block_ms)
+        await self.announce(inputs.server_ms)
         if inputs.slept_ms > self.state.grid.policy.stale_ms:
             await self.start()  # what was read may be outdated
             return True
@@ -171,6 +175,16 @@ class Router:
             self.answer(builder)
         await self.commit(builder)
         return True
+
+    async def announce(self, server_ms: int) -> None:
+        """Say in the grid's public row, now and then, whose requests are read, and that somebody looks."""
+        if not self._may_announce or 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS:
+            return
+        self._announced_ms = server_ms
+        row = PublicRow(tuple(sorted(self.config.clients)), self.state.grid.revision, server_ms)
+        self._may_announce = await self.store.announce(row.fields())
+        if not self._may_announce:
+            log.warning("%sgrid may not be written: clients cannot see who is read", self.config.prefix)
 
     async def take_backlog(self) -> bool:
         """Fold and commit results and health that wait, without deciding. Return whether any waited."""

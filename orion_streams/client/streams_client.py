@@ -27,12 +27,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from redis.backoff import DecorrelatedJitterBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.client import calls
 from orion_streams.client.calls import Answer, AnswerEvent, Call, Fields, RequestMethods
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
+from orion_streams.model.commit import PUBLIC
+from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
 from orion_streams.protocol.requests_replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
 
@@ -68,7 +70,9 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     ) -> None:
         url = server_urls.with_password(url, password) if password else url
         self._redis: Any = connect(server_urls.with_tls(url, tls_ca_file, tls_cert_file, tls_key_file))
+        self._client, self._grid = client, prefix + PUBLIC
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
+        self._is_known = False
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
         self._ended: dict[str, bytes] = {}
@@ -167,8 +171,8 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             raise calls.RequestTimeoutError(
                 request_id, "timeout", f"no end after {deadline_ms / 1000:g} s"
             ) from None
-        except BackendError as error:
-            call.finish(error)
+        except (BackendError, calls.RequestRejectedError) as error:
+            call.finish(error)  # so that nothing is cancelled that was never sent
             raise
         finally:
             del self._calls[request_id]
@@ -189,12 +193,36 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         return calls.conclude(calls.read_reply(rows[0][1]))
 
     async def _begin(self, call: Call) -> None:
-        """Send the request; start the reader first, so that no reply is missed."""
+        """Send the request; start the reader first, so that no reply is missed. Before the first one look
+        whether anybody reads it. Raises RequestRejectedError if this client is unknown."""
         async with self._starting:
+            if not self._is_known:
+                await self._look(call.entry["id"])
             if self._reader is None or self._reader.done():
                 self._position, self._last = await self._patiently(self._newest_reply)
                 self._reader = asyncio.create_task(self._read())
         await self._send(call.entry)
+
+    async def _look(self, request_id: str) -> None:
+        """Look into the grid's public row; one that is not there, or that this user may not read, says
+        nothing. Raises RequestRejectedError."""
+        now_ms, row = await self._patiently(self._public_row)
+        if row is not None and self._client not in row.clients:
+            what = f"{self._client} is no client of this grid (known: {', '.join(row.clients)})"
+            mend = f"add [clients.{self._client}] to the router's streams.toml, and raise revision"
+            raise calls.RequestRejectedError(request_id, "unknown_client", f"{what}: {mend}")
+        silent_ms = now_ms - row.looked_ms if row is not None else 0
+        if silent_ms > SILENT_MS:
+            log.warning("no router has looked for requests for %d s: this one waits", silent_ms // 1000)
+        self._is_known = True
+
+    async def _public_row(self) -> tuple[int, PublicRow | None]:
+        """Return the server's time in ms, and the row if this user may read both."""
+        try:
+            seconds, micros = await self._redis.time()
+            return seconds * 1000 + micros // 1000, read_row(await self._redis.hgetall(self._grid))
+        except ResponseError:
+            return 0, None
 
     async def _send(self, entry: Mapping[str, str]) -> None:
         async with self._sending:

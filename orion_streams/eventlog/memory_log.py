@@ -133,6 +133,10 @@ class MemoryLog:
             fields |= {name: source[name] for name in names if source is not None and name in source}
         return fields
 
+    async def announce(self, row: Mapping[str, str]) -> bool:
+        self.announced = dict(row)
+        return True
+
     async def snapshot_before(self, position: int) -> Snapshot | None:
         return next((each for each in reversed(self._snapshots) if each.position <= position), None)
 

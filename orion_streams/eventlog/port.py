@@ -31,6 +31,9 @@ class Log(Protocol):
     async def commit(self, commit: Commit) -> None:
         """Write all of it, or nothing: then raise CommitConflictError, BodyGoneError or LogError."""
 
+    async def announce(self, row: Mapping[str, str]) -> bool:
+        """Write the grid's public row. Return whether this user may."""
+
     async def snapshot_before(self, position: int) -> Snapshot | None:
         """Return the newest snapshot at or before a position."""
 

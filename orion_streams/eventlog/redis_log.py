@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
-from orion_streams.model.commit import GROUP, Commit, Extent, Guard, Raw, Snapshot
+from orion_streams.model.commit import GROUP, PUBLIC, Commit, Extent, Guard, Raw, Snapshot
 from orion_streams.model.state import parse_stream_id
 from orion_streams.runtime.connection import as_dict, ask, ask_one
 
@@ -77,6 +77,13 @@ class RedisLog:
             self._sha = await self._redis.script_load(SCRIPT)
             answer = await ask_one(self._redis, "EVALSHA", self._sha, *call)
         raise_refusal([part.decode() for part in answer])
+
+    async def announce(self, row: Mapping[str, str]) -> bool:
+        try:
+            await self._redis.hset(self.key(PUBLIC), mapping=dict(row))
+        except NoPermissionError:  # a user of an older `orion acl`
+            return False
+        return True
 
     async def snapshot_before(self, position: int) -> Snapshot | None:
         rows = await self._redis.xrevrange(self.key("snapshots"), max=f"{max(position, 0)}-0", count=1)

@@ -14,6 +14,8 @@ from msgspec import Struct
 CURSOR, RELAYED = "cursor ", "relayed "
 GROUP = "agent"
 """The consumer group of one on `work:<node>`; its consumer has the same name."""
+PUBLIC = "grid"
+"""The key of the grid's public row."""
 
 
 class Expected(Struct, frozen=True):

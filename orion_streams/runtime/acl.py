@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError
+from orion_streams.model.commit import PUBLIC
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
 KINDS = ("requests", "replies", "work", "health", "results")
@@ -85,8 +86,9 @@ def client(config: Config, name: str) -> User:
     grants = (
         Grant(("xadd",), keys(config, WRITE, [f"requests:{name}"])),
         Grant(ENTRIES, keys(config, READ, [f"replies:{name}"])),
+        Grant(("hgetall",), keys(config, READ, [PUBLIC])),
     )
-    return User(user_name(config, "client", name), f"client {name}", plain(config), grants)
+    return User(user_name(config, "client", name), f"client {name}", plain(config, "time"), grants)
 
 
 def agent(config: Config, name: str) -> User:
@@ -113,7 +115,7 @@ def router(config: Config) -> User:
             ("hgetall", "hmget", *ENTRIES, "xlen", "type", "memory|usage", "xinfo|stream"),
             keys(config, READ, ["guard", "log", "snapshots", "health:*", *bodies, *outputs]),
         ),
-        Grant(("hset", "hdel"), keys(config, WRITE, ["guard"])),
+        Grant(("hset", "hdel"), keys(config, WRITE, ["guard", PUBLIC])),
         Grant(("xadd",), keys(config, WRITE, ["log", "snapshots", *outputs])),
         Grant(("xtrim",), keys(config, WRITE, ["log", "snapshots", "requests:*", *outputs])),
         Grant(("xgroup|create",), keys(config, WRITE, ["work:*"])),

@@ -63,6 +63,8 @@ class Watched:
             except sync_redis.ResponseError:
                 keys = []
             ours = all(key.startswith(PREFIX) for key in keys)
+            if words[0].upper() == "SCAN" and words[2:4] == ["MATCH", f"{PREFIX}*"]:
+                continue
             if not ours or (not keys and words[0].upper() not in KEYLESS):
                 found.append(words)
         return found

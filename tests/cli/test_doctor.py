@@ -104,6 +104,18 @@ def as_user(own: Any, url: str, home: Path, prefix: str, rules: list[str]) -> No
 
 
 @pytest.mark.parametrize("by_orion_acl", [True, False])
+def test_a_stream_that_nobody_reads_is_found(doctor: Doctor, own: Any, prefix: str) -> None:
+    """Under the grid's prefix only; keys that are no streams, and the grid's own, are not meant."""
+    names = (f"{prefix}requests:kitchen", f"{prefix}work:old", f"not-{prefix}requests:kitchen")
+    for name in names:
+        own.xadd(name, {"a": "b"})
+    own.set(f"{prefix}other", "x")
+    _, found = doctor()
+    unread = [each.what for each in found.findings if "nobody reads" in each.what]
+    assert unread == [f"{name} has 1 entries, and nobody reads it" for name in names[:2]]
+    own.delete(*names)
+
+
 def test_a_readers_rights_are_enough(
     doctor: Doctor, orion: Orion, own: Any, url: str, home: Path, prefix: str, by_orion_acl: bool
 ) -> None:

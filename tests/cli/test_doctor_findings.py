@@ -96,6 +96,15 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "requests": (stream("requests:brain", entries=9_000), W, "streams", "g:requests:brain", "router"),
     "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
     "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
+    "unread requests": (
+        fact(unread={"requests:kitchen": 7}), W, "streams", "g:requests:kitchen has 7 entries, and nobody reads it",
+        "add [clients.kitchen]",
+    ),
+    "unread rest": (fact(unread={"work:old": 2}), W, "streams", "g:work:old has 2", "DEL g:work:old"),
+    "stuck sensor": (
+        state(temp_mc=50_100, still_ms=700_000, sensor="cpu-thermal"), P, "pi",
+        "its sensor (cpu-thermal) has shown 50.1 °C for 11 min of work", "look at the sensor",
+    ),
     "group": (
         fact(groups={"work:pi": None}), P, "streams", "work:pi has no group", f"orion router --redis {URL}"
     ),

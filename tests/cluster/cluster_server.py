@@ -256,6 +256,7 @@ class RouterLine(Line):
     save_snapshot = over_line("save_snapshot")
     make_group = over_line("make_group")
     trim = over_line("trim")
+    announce = over_line("announce")
     size = over_line("size")
     oldest_ids = over_line("oldest_ids")
     extents = over_line("extents")

@@ -162,13 +162,16 @@ def test_a_copy_on_a_node_that_is_out_is_no_copy() -> None:
 # --- cheaper ---------------------------------------------------------------------------------------
 
 
+MEASURED = ("load_ms", "prefill_us_per_token", "decode_us_per_token")
+
+
 def faster(some: Grid, name: str, asked: Request) -> Grid:
     """Its learned speeds are twice as good."""
     key = name, asked.model
     if key not in some.speeds:
         return some
     known = some.speeds[key]
-    halves = {field: (getattr(known, field) + 1) // 2 for field in known.__struct_fields__}
+    halves = {field: (getattr(known, field) + 1) // 2 for field in MEASURED}
     return replace(some, speeds={**some.speeds, key: replace(known, **halves)})
 
 

@@ -36,8 +36,9 @@ def on(commands: tuple[str, ...], *keys: list[str]) -> Rights:
 
 
 def of_client(name: str) -> Rights:
-    """It writes its requests and reads its replies."""
-    return {**on(WRITES, [f"requests:{name}"]), **on(READS, [f"replies:{name}"])}
+    """It writes its requests, reads its replies, and sees who is read at all."""
+    sees = {"TIME": [""], "HGETALL {key}": ["grid"]}
+    return {**on(WRITES, [f"requests:{name}"]), **on(READS, [f"replies:{name}"]), **sees}
 
 
 def of_agent(name: str) -> Rights:
@@ -50,7 +51,7 @@ ROUTER: Rights = {
     **on(("INFO", "TIME", SCRIPT_LOAD), [""]),
     **on(("EVALSHA {sha} 1 {key}",), ["guard", "log"], BODIES),
     **on((*READS, *MEASURES, STREAM, "HGETALL {key}", "HMGET {key} number"), HEAD, TOLD, BODIES),
-    **on(("HSET {key} number 1", "HDEL {key} nothing"), HEAD),
+    **on(("HSET {key} number 1", "HDEL {key} nothing"), HEAD, ["grid"]),
     **on(WRITES, ["log", "snapshots"], WORK, REPLIES),
     **on(("XTRIM {key} MINID 0",), ["log", "snapshots"], REQUESTS, WORK, REPLIES),
     **on(("XGROUP CREATE {key} agent 0",), WORK),

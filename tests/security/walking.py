@@ -66,7 +66,7 @@ def streams(config: Config) -> list[str]:
     return [
         *(f"{kind}:{name}" for kind in ("requests", "replies") for name in clients),
         *(f"{kind}:{name}" for kind in ("work", "health", "results") for name in nodes),
-        *("log", "guard", "snapshots"),
+        *("log", "guard", "grid", "snapshots"),
     ]
 
 
@@ -75,7 +75,7 @@ def prepare(held: Guarded) -> str:
     for name in (*streams(held.config), *UNKNOWN):
         key = held.config.key(name)
         held.admin.delete(key)
-        if name == "guard":
+        if name in ("guard", "grid"):
             held.admin.hset(key, "number", 1)
         else:
             held.admin.xadd(key, {"head": "secret"})

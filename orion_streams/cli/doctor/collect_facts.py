@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
@@ -31,6 +32,9 @@ PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
 LOOK_BACK = 20_000
 """How many events are searched for the moment when a node backed off."""
+SCANS, SCAN_KEYS, NAMED = 100, 1_000, 20
+"""How far one looks for streams that nobody reads: in so many steps, of so many keys, and so many are
+named."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -69,6 +73,7 @@ class FactCollector:
             ("snapshots", self.snapshots),
             ("grid", self.grid),
             *((name, lambda name=name: self.stream(name)) for name in names),
+            ("streams that nobody reads", self.unread),
             ("guard again", self.guard_again),
         ]
 
@@ -171,6 +176,23 @@ class FactCollector:
             rows = await self.redis.xinfo_groups(key) if kind == "stream" else []
             pending = [row["pending"] for row in rows if row["name"].decode() == GROUP]
             self.facts.groups[name] = Group(pending[0]) if pending else None
+
+    async def unread(self) -> None:
+        """Find streams under the prefix that are none of the grid's, if this user may."""
+        prefix, known = self.config.prefix, set(self.streams())
+        pattern, cursor = re.sub(r"([*?\[\]\\^-])", r"\\\1", prefix) + "*", 0
+        found: dict[str, int] = {}
+        try:
+            for _ in range(SCANS):
+                cursor, some = await self.redis.scan(cursor, pattern, SCAN_KEYS, "stream")
+                names = [key.decode(errors="replace").removeprefix(prefix) for key in some]
+                for name in sorted(set(names) - known)[:NAMED]:
+                    found[name] = await self.redis.xlen(self.store.key(name))
+                if not cursor:
+                    break
+        except NoPermissionError:
+            return
+        self.facts.unread = found
 
     async def ollamas(self) -> None:
         """Ask the reachable Ollamas, concurrently: in sequence the timeouts would add up."""

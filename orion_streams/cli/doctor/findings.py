@@ -59,7 +59,8 @@ class Facts(Struct):
     this user; `failed`: by check, why it could not be made. `info`: INFO. `clock_off_ms`: the server's
     clock minus this machine's. `numbers`: the guard's commit number before and after all other checks.
     `waiting`: by input stream, the id of the oldest entry that no router has taken. `since_ms`: by node,
-    the server's time when it last backed off. `silence_ms`: time since the last logged commit.
+    the server's time when it last backed off. `silence_ms`: time since the last logged commit. `unread`:
+    entries of streams under the prefix that nobody reads; None if this user may not look for them.
     """
 
     config: Config
@@ -83,6 +84,7 @@ class Facts(Struct):
     waiting: dict[str, str] = {}
     grid: Grid | None = None
     silence_ms: int = 0
+    unread: dict[str, int] | None = None
     since_ms: dict[str, int] = {}
     ollamas: dict[str, Seen] = {}
     archive: Kept | None = None

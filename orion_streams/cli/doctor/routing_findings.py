@@ -178,6 +178,13 @@ def streams(facts: Facts) -> Iterator[Finding]:
         what = f"{prefix}log takes {size // 1_000_000} MB, kept are {config.retention.log_keep_mb}"
         mend = "look into the router's log: it trims below snapshots, and below the archive if there is one"
         yield Finding("warning", "streams", what, mend)
+    for name, entries in sorted((facts.unread or {}).items()):
+        kind, _, owner = name.partition(":")
+        what = f"{prefix}{name} has {entries} entries, and nobody reads it"
+        mend = f"if it is left over: {cli(facts)} DEL {prefix}{name}"
+        if kind == "requests":
+            mend = f"add [clients.{owner}] to the router's streams.toml and raise revision; {mend}"
+        yield Finding("warning", "streams", what, mend)
     for name, group in sorted(facts.groups.items()):
         if group is None and facts.last:
             what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
