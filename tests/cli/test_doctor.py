@@ -103,7 +103,6 @@ def as_user(own: Any, url: str, home: Path, prefix: str, rules: list[str]) -> No
     (home / "streams.toml").write_text(TOML.format(prefix=prefix, url=with_user))
 
 
-@pytest.mark.parametrize("by_orion_acl", [True, False])
 def test_a_stream_that_nobody_reads_is_found(doctor: Doctor, own: Any, prefix: str) -> None:
     """Under the grid's prefix only; keys that are no streams, and the grid's own, are not meant."""
     names = (f"{prefix}requests:kitchen", f"{prefix}work:old", f"not-{prefix}requests:kitchen")
@@ -116,6 +115,7 @@ def test_a_stream_that_nobody_reads_is_found(doctor: Doctor, own: Any, prefix: s
     own.delete(*names)
 
 
+@pytest.mark.parametrize("by_orion_acl", [True, False])
 def test_a_readers_rights_are_enough(
     doctor: Doctor, orion: Orion, own: Any, url: str, home: Path, prefix: str, by_orion_acl: bool
 ) -> None:
