@@ -11,7 +11,7 @@ from msgspec import Struct
 from orion_streams.errors import OrionError
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import requests_replies
-from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel
+from orion_streams.protocol.agent_entries import InstalledModel, ModelDescription, ResidentModel
 
 Blame = Literal["request", "node", "ours"]
 
@@ -71,6 +71,11 @@ class Backend(Protocol):
 
     async def installed(self) -> Listing[InstalledModel]: ...
     async def resident(self) -> Listing[ResidentModel]: ...
+
+    async def described(self, model: InstalledModel) -> ModelDescription:
+        """Say what an installed model is. Raises httpx.HTTPError or one of UNREADABLE."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -97,6 +102,9 @@ class Echo:
 
     async def resident(self) -> Listing[ResidentModel]:
         return Listing((ResidentModel("echo:latest", "echo", 1),))
+
+    async def described(self, model: InstalledModel) -> ModelDescription:
+        return ModelDescription(model.name, model.digest, family="echo")
 
     async def close(self) -> None:
         """Do nothing: nothing is open."""

@@ -22,6 +22,8 @@ from orion_streams.runtime.faust_redis import StreamChannel
 log = logging.getLogger("orion.agent")
 
 FULL_LIST_EVERY_S = 60.0
+ASKED_AT_ONCE = 4
+"""So many models are asked about in one look."""
 PATIENCE_S = 1.0
 
 
@@ -58,6 +60,9 @@ class Residency:
         self._answers: bool | None = None
         self._said: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self.news = InventoryNews()
+        self._described: dict[str, agent_entries.ModelDescription] = {}
+        self._ask_again_s: dict[str, float] = {}
+        self._to_tell: dict[str, None] = {}
         self._looking: asyncio.Task[None] | None = None
         self.installed: Listing[agent_entries.InstalledModel] | None = None
         self.resident: Listing[agent_entries.ResidentModel] = Listing()
@@ -71,6 +76,18 @@ class Residency:
     def remote(self) -> tuple[str, ...]:
         """The models that run elsewhere."""
         return self.installed.remote if self.installed else ()
+
+    def tell_all(self) -> None:
+        """Tell again what every installed model is: the log may not have it."""
+        installed = self.installed.models if self.installed else ()
+        self._to_tell |= dict.fromkeys(row.digest for row in installed if row.digest in self._described)
+
+    def descriptions(self) -> tuple[agent_entries.ModelDescription, ...]:
+        """Return what has to be told next of models, a few at a time."""
+        digests = list(self._to_tell)[: agent_entries.DESCRIBED_MAX]
+        for digest in digests:
+            del self._to_tell[digest]
+        return tuple(self._described[digest] for digest in digests if digest in self._described)
 
     async def look(self, now_s: float) -> None:
         """Ask Ollama for what is in memory, and every `inventory_ms` for what is on disk. Wait PATIENCE_S
@@ -92,12 +109,33 @@ class Residency:
                 log.info("Ollama at %s answers: %d models", self._backend.where, len(self.installed.models))
             self.resident, self._answers = resident, True
             self._say_odd()
+            await self._describe(self.installed.models, now_s)
         except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             if self._answers is not False:
                 what = str(error) or type(error).__name__
                 where = self._backend.where
                 log.warning("Ollama at %s does not answer (%s): its models are unknown", where, what)
             self.installed, self.resident, self._answers = None, Listing(), False
+
+    async def _describe(self, models: tuple[agent_entries.InstalledModel, ...], now_s: float) -> None:
+        """Ask what models are, each digest once and a few at a time; of one that cannot be told again after
+        a minute. Forget those that are gone."""
+        there = {row.digest for row in models}
+        self._described = {key: row for key, row in self._described.items() if key in there}
+        self._ask_again_s = {key: again_s for key, again_s in self._ask_again_s.items() if key in there}
+        unknown = [
+            row
+            for row in models
+            if row.digest not in self._described and self._ask_again_s.get(row.digest, now_s) <= now_s
+        ]
+        for row in unknown[:ASKED_AT_ONCE]:
+            self._ask_again_s[row.digest] = now_s + FULL_LIST_EVERY_S
+            try:
+                self._described[row.digest] = await self._backend.described(row)
+            except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                log.info("what %s is cannot be told: %s", row.name, error or type(error).__name__)
+            else:
+                self._to_tell[row.digest] = None
 
     def _say_odd(self) -> None:
         """Log what the lists leave out, once until it changes."""
@@ -151,11 +189,15 @@ class Health:
         resident: tuple[agent_entries.ResidentModel, ...] = ()
         left_out: tuple[str, ...] = ()
         remote: tuple[str, ...] = ()
+        described: tuple[agent_entries.ModelDescription, ...] = ()
         if self._residency is not None:
             await self._residency.look(now_s)
             resident = self._residency.resident.models
             self._compare(resident)
             digest, inventory = self._residency.news.to_tell(self._residency.installed, now_s)
+            if inventory is not None:
+                self._residency.tell_all()
+            described = self._residency.descriptions()
             left_out, remote = self._residency.left_out, self._residency.remote
         head = agent_entries.HealthHead(
             boot=self._boot,
@@ -171,6 +213,7 @@ class Health:
             left_out_why=left_out[0][: agent_entries.WORD_MAX] if left_out else "",
             remote=remote[: agent_entries.NAMED_MAX],
             sensor=self._sensor_to_tell(now_s)[: agent_entries.WORD_MAX],
+            described=described,
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})

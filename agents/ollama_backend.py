@@ -15,9 +15,10 @@ from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.agents.ollama_requests import request_body, texts_of
+from orion_streams.agents.ollama_show import description
 from orion_streams.config import NodeConfig
 from orion_streams.protocol import requests_replies
-from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel
+from orion_streams.protocol.agent_entries import InstalledModel, ModelDescription, ResidentModel
 
 EMBEDS_ONLY = "does not support generate"
 LINE_MAX_BYTES = 16_000_000
@@ -90,6 +91,13 @@ class Ollama:
     async def resident(self) -> Listing[ResidentModel]:
         """List what is in memory, as Ollama says. Raises httpx.HTTPError or one of UNREADABLE."""
         return resident_models(await self._get("/api/ps"))
+
+    async def described(self, model: InstalledModel) -> ModelDescription:
+        """Ask what an installed model is; that loads nothing. Raises httpx.HTTPError or one of
+        UNREADABLE."""
+        answer = await self._http.post("/api/show", json={"model": model.name}, timeout=5)
+        answer.raise_for_status()
+        return description(answer.content, model)
 
     async def _identify(self) -> None:
         """Ask what answers here, for the replies' `engine`: a label, without which an Ollama works as well.

@@ -46,6 +46,7 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.BreakerClosed: (breaker.closed,),
     ev.ModelInstalled: (models.installed,),
     ev.ModelRemoved: (models.removed,),
+    ev.ModelDescribed: (models.described,),
     ev.ModelLoaded: (models.loaded,),
     ev.ModelUnloaded: (models.unloaded,),
     ev.UnloadOrdered: (models.unload_ordered,),
@@ -55,8 +56,10 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.RequestRouted: (attempts.routed, requests.moved),
     ev.RequestDeferred: (requests.moved,),
     ev.RequestStarted: (attempts.moved, requests.moved),
-    ev.AttemptFailed: (breaker.failed, nodes.unreachable, attempts.moved, requests.moved),
-    ev.AttemptAbandoned: (breaker.failed, attempts.moved, requests.moved),
+    ev.AttemptFailed: (
+        breaker.failed, nodes.failed, nodes.unreachable, attempts.moved, requests.moved,
+    ),
+    ev.AttemptAbandoned: (breaker.failed, nodes.failed, attempts.moved, requests.moved),
     ev.AttemptEnded: (attempts.moved,),
     ev.BodyLost: (requests.moved,),
     ev.RequestCompleted: (

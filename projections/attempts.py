@@ -67,7 +67,7 @@ def routed(grid: Grid, event: ev.RequestRouted) -> None:
         alone=not node.assignments,
         load_ms=chosen.load_ms,
         reserve_mb=chosen.reserve_mb,
-        num_ctx=request.num_ctx,
+        num_ctx=event.num_ctx or request.num_ctx,
         runner=request.runner,
         cached=chosen.cached_ms > 0,
     )

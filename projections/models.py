@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
-from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident, without
+from orion_streams.model.state import Assignment, Description, Grid, Installed, Node, Resident, without
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
@@ -25,15 +25,26 @@ def removed(grid: Grid, event: ev.ModelRemoved) -> None:
         grid.nodes[event.node] = replace(node, installed=left)
 
 
-MAX_FOOTPRINTS = 256
+MAX_FOOTPRINTS = MAX_DESCRIBED = 256
+
+
+def described(grid: Grid, event: ev.ModelDescribed) -> None:
+    """Note what a model is; of too many the one that was described the longest ago is forgotten."""
+    fields = {name: getattr(event, name) for name in Description.__struct_fields__}
+    grid.described.pop(event.digest, None)
+    grid.described[event.digest] = Description(**fields)
+    if len(grid.described) > MAX_DESCRIBED:
+        del grid.described[next(iter(grid.described))]
 
 
 def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
     """Note a model in the node's memory. What our own runs know of its options stays, unless Ollama
-    shows another runner."""
+    shows another runner. More models at a time than a limit that was learned: it is none."""
     node = grid.nodes.get(event.node)
     if node is None:
         return
+    if node.most_models and len(node.resident.keys() | {event.model}) > node.most_models:
+        node = replace(node, most_models=0, most_models_ms=0)
     before = node.resident.get(event.model)
     known = before is not None and before.context_length in (0, event.context_length)
     row = Resident(
@@ -90,15 +101,38 @@ def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
 
 
 def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
-    """Forget a model that left the node's memory."""
+    """Forget a model that left the node's memory. One that nobody told to go while another came, and
+    nothing failed, was thrown out: the node has no place for more models than are there then."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.resident:
+        coming = newcomers(grid, node, event.model)
+        is_sound = node.inventory_known and not is_recent(grid, node.failed_ms)
+        if coming and is_sound and event.model not in node.unload_ordered_ms:
+            left = (node.resident.keys() | coming) - {event.model}
+            node = replace(node, most_models=len(left), most_models_ms=grid.at_ms)
         grid.nodes[event.node] = replace(
             node,
             resident=without(node.resident, event.model),
             unload_ordered_ms=without(node.unload_ordered_ms, event.model),
             sessions=without(node.sessions, event.model),
         )
+
+
+JUST_MS = 5_000
+"""A model that came so short a time ago may be why another went: health tells of both at once, or of one
+after the other."""
+
+
+def is_recent(grid: Grid, at_ms: int | None) -> bool:
+    """Whether something happened so short a time ago that it may be why a model went."""
+    return at_ms is not None and grid.at_ms - at_ms < JUST_MS
+
+
+def newcomers(grid: Grid, node: Node, model: str) -> set[str]:
+    """Return the other models that are being loaded, or have just come."""
+    assigned = {held.model for held in node.assignments.values() if held.model not in node.resident}
+    came = {name for name, row in node.resident.items() if is_recent(grid, row.since_ms or None)}
+    return (assigned | came) - {model}
 
 
 def ran(grid: Grid, event: ev.RequestCompleted) -> None:

@@ -30,7 +30,10 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
 def forget_learned(grid: Grid) -> None:
     """Drop what versions fold in different ways: a snapshot of one must not steer another."""
     grid.speeds, grid.answers = {}, {}
-    grid.nodes = {name: replace(node, still_ms=0) for name, node in grid.nodes.items()}
+    grid.nodes = {
+        name: replace(node, still_ms=0, most_models=0, most_models_ms=0, failed_ms=None)
+        for name, node in grid.nodes.items()
+    }
     for key, request in grid.open.items():
         failures = tuple(replace(each, at_ms=0) for each in request.failures)
         grid.open[key] = replace(request, failures=failures)
@@ -133,6 +136,13 @@ def returned(grid: Grid, event: ev.NodeReturned) -> None:
     node = grid.nodes.get(event.node)
     if node is not None:
         grid.nodes[event.node] = replace(node, backed_off=(), calm_samples=0)
+
+
+def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:
+    """Note that something is wrong on the node: what vanishes now may be broken."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        grid.nodes[event.node] = replace(node, failed_ms=grid.at_ms)
 
 
 def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:

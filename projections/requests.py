@@ -87,6 +87,7 @@ def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
         num_ctx=event.num_ctx,
         runner=event.runner,
         ignored=event.ignored,
+        needs=event.needs,
     )
 
 

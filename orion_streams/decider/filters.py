@@ -6,14 +6,14 @@ temperature, memory and staleness never fail open.
 
 from __future__ import annotations
 
-from orion_streams.decider.memory import capacity_mb, footprint_mb
+from orion_streams.decider.memory import capacity_mb, footprint_mb, serves, wanted_num_ctx
 from orion_streams.model.marks import is_fuller, is_hot, ram_permille, stuck_limit_ms
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState, Code, Filter, Mark
 from orion_streams.projections import breaker
 
-NEVER = frozenset({Filter.ROLE, Filter.NOT_INSTALLED, Filter.TIER, Filter.TOO_LARGE})
+NEVER = frozenset({Filter.ROLE, Filter.NOT_INSTALLED, Filter.INCAPABLE, Filter.TIER, Filter.TOO_LARGE})
 """Filters that no time lifts."""
 
 
@@ -28,6 +28,8 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
         return Verdict(node=name, filter=Filter.INVENTORY_UNKNOWN)
     if request.model not in node.installed:
         return Verdict(node=name, filter=Filter.NOT_INSTALLED)
+    if request.needs and missing_capabilities(grid, node, request):
+        return Verdict(node=name, filter=Filter.INCAPABLE)
     if request.tier in policy.spill_forbidden and request.tier not in node.rules.tiers:
         return Verdict(node=name, filter=Filter.TIER, value=request.tier)
     own = too_large(grid, node, request) or node_filter(grid, node)
@@ -56,13 +58,25 @@ def paused(grid: Grid, name: str, request: Request) -> Verdict | None:
     return Verdict(node=name, filter=Filter.PAUSED, value=passed_ms, limit=pause_ms)
 
 
+def missing_capabilities(grid: Grid, node: Node, request: Request) -> list[str]:
+    """Return what the request needs and the model, as this node has it, cannot; nothing if that is not
+    known."""
+    row = grid.described.get(node.installed[request.model].digest)
+    known = row.capabilities if row is not None else ()
+    return [each for each in request.needs if each not in known] if known else []
+
+
 def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
     """Return the verdict on a model that would not fit even alone. A runner in memory that serves the
     request shows that it fits."""
     on_disk = node.installed[request.model]
-    need_mb = footprint_mb(grid, node, on_disk, request.num_ctx or grid.policy.num_ctx)
+    num_ctx = wanted_num_ctx(grid, node, request)
+    need_mb = footprint_mb(grid, node, on_disk, num_ctx)
     limit_mb = capacity_mb(node, grid.policy)
-    if need_mb <= limit_mb or any(row.is_runner(on_disk, request) for row in node.resident.values()):
+    if need_mb <= limit_mb or any(
+        row.digest == on_disk.digest and serves(grid, row, num_ctx, request.runner)
+        for row in node.resident.values()
+    ):
         return None
     return Verdict(node=node.rules.name, filter=Filter.TOO_LARGE, value=need_mb, limit=limit_mb)
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator
 from msgspec import Struct
 
 from orion_streams.model.learned import footprint_key
-from orion_streams.model.policy import NO_RULES, Policy
-from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident
+from orion_streams.model.policy import NO_RULES, OLLAMA_NUM_CTX, Policy
+from orion_streams.model.state import Assignment, Description, Grid, Installed, Node, Request, Resident
 
 
 class Room(Struct, frozen=True, kw_only=True, gc=False):
@@ -21,7 +21,7 @@ class Room(Struct, frozen=True, kw_only=True, gc=False):
 
     `need_mb`: what it takes. `evicts`: the models that go for it. `wait_ms`: how long the youngest of
     them stays. `busy`: it can begin only when assigned work has ended. `short_mb` > 0: so much is
-    missing, whatever goes.
+    missing, whatever goes; `crowd` > 0: so many models would have to go, and may not.
     """
 
     need_mb: int
@@ -29,6 +29,7 @@ class Room(Struct, frozen=True, kw_only=True, gc=False):
     wait_ms: int = 0
     busy: bool = False
     short_mb: int = 0
+    crowd: int = 0
 
 
 def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int) -> int:
@@ -39,6 +40,36 @@ def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int) -> in
         return seen_mb
     context_mb = num_ctx * slots * on_disk.size_mb // policy.context_divisor
     return on_disk.size_mb + context_mb + policy.runner_mb
+
+
+def default_num_ctx(grid: Grid, model: str) -> int:
+    """Return the context length of a model for who asks for none: pinned, by policy, its Modelfile's, or
+    Ollama's, never more than it was trained for."""
+    rules, own, trained = grid.models.get(model, NO_RULES), 0, 0
+    for row in descriptions(grid, model):
+        own, trained = max(own, row.num_ctx), max(trained, row.context_length)
+    wanted = rules.num_ctx or grid.policy.num_ctx or own or OLLAMA_NUM_CTX
+    return min(wanted, trained) if trained else wanted
+
+
+def descriptions(grid: Grid, model: str) -> Iterator[Description]:
+    """Yield what is known of the model, as each node has it."""
+    for node in grid.nodes.values():
+        on_disk = node.installed.get(model)
+        row = grid.described.get(on_disk.digest) if on_disk is not None else None
+        if row is not None:
+            yield row
+
+
+def wanted_num_ctx(grid: Grid, node: Node, request: Request) -> int:
+    """Return how much context the request needs on this node."""
+    wanted, most = request.num_ctx or default_num_ctx(grid, request.model), node.rules.max_num_ctx
+    return min(wanted, most) if most else wanted
+
+
+def serves(grid: Grid, row: Resident, num_ctx: int, runner: str) -> bool:
+    """Whether a runner takes a run as it is, by the policy."""
+    return row.serves(num_ctx, runner, grid.policy.num_ctx_reuse == "exact")
 
 
 def limit_mb(node: Node, policy: Policy) -> int:
@@ -81,7 +112,9 @@ def pending_loads(grid: Grid, node: Node) -> dict[str, int]:
 def has_runner(grid: Grid, node: Node, held: Assignment) -> bool:
     """Whether the runner that this run or load brings is in memory, and stays."""
     row = node.resident.get(held.model)
-    return row is not None and row.serves(held) and not unload_pending(grid, node, held.model)
+    if row is None or unload_pending(grid, node, held.model):
+        return False
+    return serves(grid, row, held.num_ctx, held.runner)
 
 
 def weights(node: Node, model: str) -> str:
@@ -114,17 +147,32 @@ def room(grid: Grid, node: Node, model: str, num_ctx: int, needed: Collection[st
     own = node.resident.get(model)
     if own is not None and not unload_pending(grid, node, model) and model not in pending_loads(grid, node):
         short_mb -= own.pending_mb or own.size_mb  # Ollama lets it end, then loads it anew
-    if short_mb <= 0:
+    crowd = crowd_of(grid, node, model)
+    if short_mb <= 0 and crowd <= 0:
         return Room(need_mb=need_mb, busy=busy)
-    chosen, short_mb = choose(candidates(grid, node, model, needed), short_mb)
-    if short_mb > 0:
-        return Room(need_mb=need_mb, short_mb=short_mb)
+    chosen, short_mb, crowd = choose(candidates(grid, node, model, needed), short_mb, crowd)
+    if short_mb > 0 or crowd > 0:
+        return Room(need_mb=need_mb, short_mb=max(short_mb, 0), crowd=max(crowd, 0))
     return Room(
         need_mb=need_mb,
         evicts=tuple(sorted(each.model for each in chosen)),
         wait_ms=max(each.stay_ms for each in chosen),
         busy=busy or any(each.busy for each in chosen),
     )
+
+
+def places(grid: Grid, node: Node) -> int:
+    """Return how many models the node's Ollama keeps at a time: as configured, or as it showed of late."""
+    is_fresh = node.most_models and grid.at_ms - node.most_models_ms < grid.policy.speed_half_ms
+    return min(node.most_models, node.rules.max_models) if is_fresh else node.rules.max_models
+
+
+def crowd_of(grid: Grid, node: Node, model: str) -> int:
+    """Return how many models have to go before this one has a place, by their number alone."""
+    there = {name for name in node.resident if not unload_pending(grid, node, name)}
+    there |= {held.model for held in node.assignments.values()}
+    digests = {weights(node, name) for name in there} - {weights(node, model)}
+    return len(digests) + 1 - places(grid, node)
 
 
 class Evictable(Struct, frozen=True, order=True):
@@ -139,20 +187,21 @@ class Evictable(Struct, frozen=True, order=True):
     stay_ms: int
 
 
-def choose(found: list[Evictable], short_mb: int) -> tuple[list[Evictable], int]:
-    """Return the models that go, and how much is missing even then. Spare those that need not go."""
+def choose(found: list[Evictable], short_mb: int, crowd: int) -> tuple[list[Evictable], int, int]:
+    """Return the models that go, and how much, and how many places, are missing even then. Spare those
+    that need not go."""
     chosen: list[Evictable] = []
     for each in found:
-        if short_mb <= 0:
+        if short_mb <= 0 and crowd <= 0:
             break
         chosen.append(each)
-        short_mb -= each.size_mb
-    if short_mb <= 0:
+        short_mb, crowd = short_mb - each.size_mb, crowd - 1
+    if short_mb <= 0 and crowd <= 0:
         for each in list(chosen[:-1]):
-            if short_mb + each.size_mb <= 0:
+            if short_mb + each.size_mb <= 0 and crowd < 0:
                 chosen.remove(each)
-                short_mb += each.size_mb
-    return chosen, short_mb
+                short_mb, crowd = short_mb + each.size_mb, crowd + 1
+    return chosen, short_mb, crowd
 
 
 def candidates(grid: Grid, node: Node, model: str, needed: Collection[str]) -> list[Evictable]:

@@ -20,6 +20,7 @@ from orion_streams.decider.route import (
     Route,
     Wait,
     Waiting,
+    num_ctx_on,
     open_slots,
     route,
     running,
@@ -58,8 +59,8 @@ def placements(grid: Grid) -> Iterator[ev.AnyEvent]:
             return
 
 
-Kin = tuple[str, int, int]
-"""Model, tier and context length: the same nodes take requests that share them."""
+Kin = tuple[str, int, int, tuple[str, ...]]
+"""Model, tier, context length and needs: the same nodes take requests that share them."""
 
 
 class Queue:
@@ -150,6 +151,7 @@ class Queue:
             yield ev.UnloadOrdered(decision.node, model, UnloadReason.ROOM)
         self._free -= 1
         self.waiting.copies.clear()
+        num_ctx = num_ctx_on(self.grid, self.grid.nodes[decision.node], request)
         yield ev.RequestRouted(
             request=key,
             attempt=request.attempt + 1,
@@ -157,6 +159,7 @@ class Queue:
             policy_id=self.grid.policy_id,
             position=self.grid.position,
             verdicts=decision.verdicts,
+            num_ctx=num_ctx if num_ctx != request.num_ctx else 0,
         )
 
     def _defer(self, key: str, request: Request, decision: Wait) -> Iterator[ev.AnyEvent]:
@@ -200,7 +203,7 @@ def due_ms(grid: Grid, request: Request, paces: dict[str, tuple[int, int]]) -> i
 
 def kin(request: Request) -> Kin:
     """Return what decides which nodes take the request."""
-    return (request.model, request.tier, request.num_ctx)
+    return (request.model, request.tier, request.num_ctx, request.needs)
 
 
 def all_free_slots(grid: Grid) -> int:

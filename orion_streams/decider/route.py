@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from orion_streams.decider.estimates import answer_tokens, demand_now, expected_speed
 from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
-from orion_streams.decider.memory import room, unload_pending, weights
-from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Run
+from orion_streams.decider.memory import places, room, serves, unload_pending, wanted_num_ctx, weights
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Resident, Run
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Code, Filter, WaitKind
 
@@ -87,12 +87,16 @@ def pick(verdicts: tuple[Verdict, ...]) -> Decision:
     return Wait(WaitKind.BUSY, best.node, verdicts)
 
 
+HOPELESS = ((Filter.TOO_LARGE, Code.MODEL_TOO_LARGE), (Filter.INCAPABLE, Code.INCAPABLE))
+
+
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     """Decide when every node is filtered: reject only if known facts say so for ever."""
     filters = {verdict.filter for verdict in verdicts}
     if verdicts and filters <= NEVER:
-        code = Code.MODEL_TOO_LARGE if Filter.TOO_LARGE in filters else Code.UNKNOWN_MODEL
-        return Reject(code, verdicts)
+        return Reject(
+            next((code for each, code in HOPELESS if each in filters), Code.UNKNOWN_MODEL), verdicts
+        )
     return Wait(WaitKind.NO_NODE, "", verdicts)
 
 
@@ -101,9 +105,12 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
     finished answer of `tokens` tokens, or the filter `memory` where the load that it needs finds no
     room."""
     name, policy, on_disk = node.rules.name, grid.policy, node.installed[request.model]
-    warm = finds_runner(grid, node, request, on_disk)
+    warm = runner_for(grid, node, request, on_disk) is not None
     speed = expected_speed(grid, node, request.model, on_disk)
     load = NO_LOAD if warm else load_for(grid, node, request, speed.load_ms, waiting)
+    if load.crowd:
+        limit = places(grid, node)
+        return Verdict(node=name, filter=Filter.PLACES, value=limit + load.crowd, limit=limit)
     if load.short_mb:
         need_mb = load.need_mb
         return Verdict(node=name, filter=Filter.MEMORY, value=need_mb, limit=need_mb - load.short_mb)
@@ -142,7 +149,7 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
 
 class LoadCost(Struct, frozen=True, kw_only=True, gc=False):
     """What a request pays for a model that is not in memory: the load, and what that costs others. `later`:
-    it cannot begin at once; `short_mb` > 0: there is no room for it."""
+    it cannot begin at once; `short_mb`, `crowd` > 0: there is no room, or no place, for it."""
 
     load_ms: int = 0
     evict_ms: int = 0
@@ -151,6 +158,7 @@ class LoadCost(Struct, frozen=True, kw_only=True, gc=False):
     wait_ms: int = 0
     later: bool = False
     short_mb: int = 0
+    crowd: int = 0
 
 
 NO_LOAD = LoadCost()
@@ -162,13 +170,13 @@ def load_for(grid: Grid, node: Node, request: Request, load_ms: int, waiting: Wa
     way for others. It costs others `copy_loads` loads where it makes a further copy, and what each eviction
     loses."""
     model = request.model
-    if is_coming(node, request):
+    if runner_to_come(grid, node, request) is not None:
         return NO_LOAD
     if model in waiting.ahead.get(node.rules.name, NOTHING_AHEAD).coming:
         return BEHIND_A_LOAD
-    found = room(grid, node, model, request.num_ctx or grid.policy.num_ctx, waiting.models)
-    if found.short_mb:
-        return LoadCost(need_mb=found.need_mb, short_mb=found.short_mb)
+    found = room(grid, node, model, wanted_num_ctx(grid, node, request), waiting.models)
+    if found.short_mb or found.crowd:
+        return LoadCost(need_mb=found.need_mb, short_mb=found.short_mb, crowd=found.crowd)
     lost_ms = load_ms * grid.policy.copy_loads if copies(grid, model, waiting) else 0
     for each in found.evicts:
         lost_ms += loss_ms(grid, node, each, waiting)
@@ -182,21 +190,39 @@ def load_for(grid: Grid, node: Node, request: Request, load_ms: int, waiting: Wa
     )
 
 
-def finds_runner(grid: Grid, node: Node, request: Request, on_disk: Installed) -> bool:
-    """Whether a runner in memory, maybe under another name, serves the request and stays."""
+def runner_for(grid: Grid, node: Node, request: Request, on_disk: Installed) -> Resident | None:
+    """Return a runner in memory, maybe under another name, that serves the request and stays."""
+    num_ctx = wanted_num_ctx(grid, node, request)
     for name, row in node.resident.items():
-        if row.is_runner(on_disk, request) and not unload_pending(grid, node, name):
-            return True
-    return False
+        if (
+            row.digest == on_disk.digest
+            and serves(grid, row, num_ctx, request.runner)
+            and not unload_pending(grid, node, name)
+        ):
+            return row
+    return None
 
 
-def is_coming(node: Node, request: Request) -> bool:
-    """Whether an assignment of the node brings the runner that the request needs."""
+def runner_to_come(grid: Grid, node: Node, request: Request) -> Assignment | None:
+    """Return an assignment of the node that brings, or keeps, the runner that the request needs."""
+    num_ctx = wanted_num_ctx(grid, node, request)
     for held in node.assignments.values():
-        same_options = held.num_ctx == request.num_ctx and held.runner == request.runner
+        larger = held.num_ctx > num_ctx and grid.policy.num_ctx_reuse == "larger"
+        same_options = held.runner == request.runner and (held.num_ctx == num_ctx or larger)
         if same_options and weights(node, held.model) == weights(node, request.model):
-            return True
-    return False
+            return held
+    return None
+
+
+def num_ctx_on(grid: Grid, node: Node, request: Request) -> int:
+    """Return the context that the request runs with on the node: at least what it needs, and as much as
+    the runner has that is there, or about to be, so that nothing is loaded anew."""
+    wanted = wanted_num_ctx(grid, node, request)
+    row = runner_for(grid, node, request, node.installed[request.model])
+    if row is not None:
+        return row.context or wanted
+    held = runner_to_come(grid, node, request)
+    return (held.num_ctx if held is not None else 0) or wanted
 
 
 def is_cached(node: Node, request: Request) -> bool:

@@ -99,6 +99,24 @@ class ModelRemoved(Event, frozen=True, tag="model.removed"):
     model: str
 
 
+class ModelDescribed(Event, frozen=True, tag="model.described"):
+    """What a node's Ollama says of the model with this digest, once for all nodes. `context_length`: what
+    it was trained for; `num_ctx`: its Modelfile's, 0 for none. `truncated`: fields that were cut."""
+
+    node: str
+    model: str
+    digest: str
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    num_ctx: int = 0
+    parameters: str = ""
+    template: str = ""
+    truncated: tuple[str, ...] = ()
+
+
 class ModelLoaded(Event, frozen=True, tag="model.loaded"):
     """The model is in this node's memory, with this context length."""
 
@@ -188,7 +206,8 @@ class RequestResent(Event, frozen=True, tag="request.resent"):
 
 class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
-    `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist."""
+    `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist, or whose
+    value did not count. `needs`: what its model must be able to do."""
 
     request: str
     entry_id: str
@@ -206,11 +225,13 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     num_ctx: int = 0
     runner: str = ""
     ignored: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
     """The decision, self-contained. `position`: the log's last entry that it knew. `work_id`: the entry
-    of `work:<node>`, the attempt's fence. `reply_id`: where a further attempt was announced."""
+    of `work:<node>`, the attempt's fence. `reply_id`: where a further attempt was announced. `num_ctx`: the
+    context of the runner that it runs on, where it is not what was asked for."""
 
     request: str
     attempt: int
@@ -220,6 +241,7 @@ class RequestRouted(Event, frozen=True, tag="request.routed"):
     verdicts: tuple[Verdict, ...]
     work_id: str = ""
     reply_id: str = ""
+    num_ctx: int = 0
 
 
 class RequestDeferred(Event, frozen=True, tag="request.deferred"):
@@ -345,6 +367,7 @@ AnyEvent = (
     | NodeReturned
     | ModelInstalled
     | ModelRemoved
+    | ModelDescribed
     | ModelLoaded
     | ModelUnloaded
     | UnloadOrdered

@@ -1,12 +1,12 @@
 """The rules that decisions read: policy, nodes, models. They travel in the log (`policy.changed`), so a log
 explains itself without the file. A key that this version does not know is passed over there; in the file
-it is refused. Integers only; the unit is in the name."""
+it is refused. No floats; the unit is in the name."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,12 +25,14 @@ ModelName = Annotated[
 DECIDER = 3
 """The version of the code that decides, raised with every change of what it answers to the same grid. A
 router and replay compare it with the log's before they decide."""
+OLLAMA_NUM_CTX = 4_096
+"""The context length of a model on a processor, where nobody asks for another."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 
 
 class Policy(Struct, frozen=True):
-    """What routing and folding read. Integers only; the unit is in the name. See streams.toml."""
+    """What routing and folding read. The unit is in the name. See streams.toml."""
 
     temp_max_mc: Count = 75_000
     temp_return_mc: Count = 70_000
@@ -45,7 +47,8 @@ class Policy(Struct, frozen=True):
     ram_return_permille: Permille = 850
     ram_margin_permille: Natural = 20
     ram_system_mb: Natural = 500
-    num_ctx: Count = 4_096
+    num_ctx: Natural = 0
+    num_ctx_reuse: Literal["larger", "exact"] = "larger"
     context_divisor: Count = 50_000
     runner_mb: Natural = 204
     return_samples: Count = 3
@@ -103,6 +106,8 @@ class NodeRules(Struct, frozen=True, omit_defaults=True):
     slots: Count = 1
     ram_mb: Count = 8_192
     temperature_sensor: bool = True
+    max_models: Count = 3
+    max_num_ctx: Natural = 0
     load_us_per_mb: Natural = 0
     prefill_us_per_mb: Natural = 0
     decode_us_per_mb: Natural = 0
@@ -115,9 +120,11 @@ class NodeRules(Struct, frozen=True, omit_defaults=True):
 
 class ModelRules(Struct, frozen=True, omit_defaults=True):
     """One [models."NAME"] table: its runner's options, pinned so that no request reloads it by accident,
-    and where it is to stay in memory. 0: not pinned; `num_ctx` is then `policy.num_ctx`."""
+    and where it is to stay in memory. 0: not pinned; `num_ctx` is then `policy.num_ctx`, or the model's
+    own. `max_num_ctx`: more than that no request gets (0: no limit)."""
 
     num_ctx: Natural = 0
+    max_num_ctx: Natural = 0
     num_thread: Natural = 0
     prior_tokens: Natural = 0
     resident_on: tuple[Name, ...] = ()

@@ -39,15 +39,35 @@ class Resident(Struct, frozen=True):
     since_ms: int = 0
     pending_mb: int = 0
 
-    def serves(self, wanted: Assignment | Request) -> bool:
-        """Whether this runner serves it as it is; another context length or thread count reloads."""
-        if self.num_ctx == wanted.num_ctx:
-            return self.runner == wanted.runner
-        return not wanted.num_ctx or (not self.num_ctx and self.context_length in (0, wanted.num_ctx))
+    @property
+    def context(self) -> int:
+        """Return the context length that it runs with; 0 if nobody knows."""
+        return self.num_ctx or self.context_length
 
-    def is_runner(self, on_disk: Installed, wanted: Assignment | Request) -> bool:
-        """Whether it has these weights and serves it."""
-        return self.digest == on_disk.digest and self.serves(wanted)
+    def serves(self, num_ctx: int, runner: str, exact: bool) -> bool:
+        """Whether this runner takes a run that asks for so much context and these options, as it is: with
+        at least as much, or if `exact` as much. What nobody knows of it is believed to fit."""
+        if self.num_ctx == num_ctx:
+            return self.runner == runner
+        if not num_ctx or not self.context:
+            return True
+        if self.num_ctx and self.runner != runner:
+            return False
+        return self.context == num_ctx or (self.context > num_ctx and not exact)
+
+
+class Description(Struct, frozen=True):
+    """What Ollama says of a model, by its digest. Fields as in `ev.ModelDescribed`."""
+
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    num_ctx: int = 0
+    parameters: str = ""
+    template: str = ""
+    truncated: tuple[str, ...] = ()
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):
@@ -100,6 +120,8 @@ class Node(Struct, frozen=True):
     `assignments`: what it was given and has not ended, by work id.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none.
+    `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
+    (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
     `load_failed_ms` when an ordered load failed, `sessions` whose prefix its slots still hold.
     Breaker: `suspects` are the requests that failed here since the last answer, `opened_ms` when it
@@ -140,6 +162,9 @@ class Node(Struct, frozen=True):
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
     sensor: str = ""
+    most_models: int = 0
+    most_models_ms: int = 0
+    failed_ms: int | None = None
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""
@@ -186,6 +211,7 @@ class Request(Struct, frozen=True):
     runner: str = ""
     failures: tuple[Failure, ...] = ()
     ignored: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 class Closed(Struct, frozen=True):
@@ -238,7 +264,7 @@ class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
     commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
     node and model; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
-    seen to take, in MB."""
+    seen to take, in MB; `described` models by digest."""
 
     position: int = 0
     number: int = 0
@@ -258,6 +284,7 @@ class Grid(Struct):
     answers: dict[str, Length] = {}
     footprints: dict[FootprintKey, int] = {}
     demand: dict[str, Demand] = {}
+    described: dict[str, Description] = {}
 
     def copy(self) -> Grid:
         """Return a working copy that its owner may fold into; the rows are shared."""
@@ -270,6 +297,7 @@ class Grid(Struct):
             answers=self.answers.copy(),
             footprints=self.footprints.copy(),
             demand=self.demand.copy(),
+            described=self.described.copy(),
         )
 
     def find_closed(self, request: str) -> Closed | None:

@@ -18,6 +18,7 @@ WITHOUT_FIGURES = {
     "silent": "never heard from",
     "inventory_unknown": "not known which models it has",
     "not_installed": "does not have the model on disk",
+    "incapable": "its model cannot do what is asked",
     "two_agents": "two agents claim to be this node",
     "no_temperature": "no temperature reading",
 }
@@ -44,10 +45,18 @@ def held_back(found: Verdict) -> str:
             return f"paused for this request, which failed here {seconds(value)} ago: for {seconds(limit)}"
         case "breaker":
             return f"breaker open after failures: {seconds(value)} of {seconds(limit)} over"
+        case "places":
+            return f"no place for the model now: it would be the {ordinal(value)} in memory, limit {limit}"
         case "memory":
             return f"no room to load the model now: it takes {value} MB, limit {max(limit, 0)} MB"
         case other:
             return WITHOUT_FIGURES.get(other, other.replace("_", " "))
+
+
+def ordinal(number: int) -> str:
+    """Format a place in a row."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def against_limit(found: Verdict, what: str, unit: Callable[[int], str]) -> str:

@@ -27,6 +27,7 @@ class Filter(OpenEnum):
     STALE = "stale"
     INVENTORY_UNKNOWN = "inventory_unknown"
     NOT_INSTALLED = "not_installed"
+    INCAPABLE = "incapable"
     TIER = "tier"
     TOO_LARGE = "too_large"
     TWO_AGENTS = "two_agents"
@@ -36,6 +37,7 @@ class Filter(OpenEnum):
     RAM = "ram"
     BREAKER = "breaker"
     PAUSED = "paused"
+    PLACES = "places"
     MEMORY = "memory"
 
 
@@ -130,6 +132,7 @@ class Code(OpenEnum):
     ANSWER_TOO_LARGE = "answer_too_large"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     BODY_GONE = "body_gone"
+    INCAPABLE = "incapable"
     MODEL_TOO_LARGE = "model_too_large"
     REFUSED = "refused"
     UNKNOWN_MODEL = "unknown_model"

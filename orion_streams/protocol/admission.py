@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orion_streams.decider.filters import missing_capabilities
+from orion_streams.decider.memory import default_num_ctx, descriptions, serves, wanted_num_ctx
 from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.names import full_model_name, near_names, same_name
 from orion_streams.model.policy import NO_RULES, UNLISTED
-from orion_streams.model.state import Grid, Request
+from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import requests_replies
@@ -80,7 +82,10 @@ def admit(
 ) -> Taken:
     """Accept or reject a readable request, or answer it as known."""
     model = installed_name(grid, full_model_name(request.model))
-    num_ctx, runner = runner_options(grid, model, request.options or {})
+    asked = request.options or {}
+    num_ctx, runner = runner_options(grid, model, asked)
+    wanted = asked.get("num_ctx")
+    unheeded = ("options.num_ctx",) if isinstance(wanted, int) and wanted > num_ctx else ()
     key = f"{entry.owner}/{reply_to}"
     if key in grid.open or grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
@@ -100,7 +105,8 @@ def admit(
         age_ms=entry.age_ms,
         num_ctx=num_ctx,
         runner=runner,
-        ignored=requests_replies.unknown_fields(entry.fields),
+        ignored=(*requests_replies.unknown_fields(entry.fields), *unheeded),
+        needs=needs_of(request),
     )
     code, message = "queue_full", crowd(grid, entry.owner, size)
     if not message:
@@ -135,9 +141,8 @@ def crowd(grid: Grid, client: str, size: int) -> str:
 
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     """Return a code and a sentence with figures when no node will ever take the request, else ""."""
-    fits = (node.resident.get(request.model) for node in grid.nodes.values() if node.rules.takes_inference)
-    if any(row is not None and row.serves(request) for row in fits):
-        return "", ""  # it is in memory: nothing needs to be worked out
+    if any(is_ready(grid, node, request) for node in grid.nodes.values()):
+        return "", ""  # nothing needs to be worked out
     decision = route(grid, request)
     if not isinstance(decision, Reject):
         return "", ""
@@ -152,7 +157,29 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
         words += f" {', '.join(elsewhere)} would ask it outside this house: that is never done."
     elif decision.code == Code.UNKNOWN_MODEL:
         words += f" {missing(grid, request.model)}"
+    elif decision.code == Code.INCAPABLE:
+        nodes = [node for node in grid.nodes.values() if request.model in node.installed]
+        lacks = {each for node in nodes for each in missing_capabilities(grid, node, request)}
+        words += f" {request.model} lacks: {', '.join(sorted(lacks))}."
     return decision.code, words
+
+
+def is_ready(grid: Grid, node: Node, request: Request) -> bool:
+    """Whether the node has a runner in memory that serves the request, and can do what it asks for."""
+    row = node.resident.get(request.model)
+    if row is None or not node.rules.takes_inference or request.model not in node.installed:
+        return False
+    num_ctx = wanted_num_ctx(grid, node, request)
+    return serves(grid, row, num_ctx, request.runner) and not missing_capabilities(grid, node, request)
+
+
+def needs_of(request: requests_replies.RequestEntry) -> tuple[str, ...]:
+    """Return what the model must be able to do, in Ollama's words."""
+    if requests_replies.kind_of(request) == "embed":
+        return ("embedding",)
+    images = request.images or any(each.images for each in request.messages or ())
+    wanted = {"vision": images, "tools": request.tools, "thinking": request.think}
+    return ("completion", *(name for name, is_wanted in wanted.items() if is_wanted))
 
 
 def missing(grid: Grid, model: str) -> str:
@@ -166,10 +193,14 @@ def missing(grid: Grid, model: str) -> str:
 
 def runner_options(grid: Grid, model: str, options: Mapping[str, Any]) -> tuple[int, str]:
     """Return the runner that the request needs: its context length, and the options beside it. What
-    streams.toml pins holds whatever a request asks for; a thread count that is not pinned is Ollama's
-    choice."""
-    rules = grid.models.get(same_name(model, grid.models), NO_RULES)
-    return rules.num_ctx or options.get("num_ctx") or grid.policy.num_ctx, rules.runner
+    streams.toml pins holds whatever a request asks for, and so do `max_num_ctx` and what the model was
+    trained for; a thread count that is not pinned is Ollama's choice."""
+    model = same_name(model, grid.models)
+    rules = grid.models.get(model, NO_RULES)
+    num_ctx = rules.num_ctx or options.get("num_ctx") or default_num_ctx(grid, model)
+    trained = max((row.context_length for row in descriptions(grid, model)), default=0)
+    limits = [limit for limit in (rules.max_num_ctx, trained) if limit]
+    return min([num_ctx, *limits]), rules.runner
 
 
 def num_predict(request: requests_replies.RequestEntry) -> int:

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 WORD_MAX, AMOUNT_MAX, MEGABYTES_MAX, MILLIS_MAX, TOKENS_MAX = 256, 2**53, 2**30, 2**36, 2**24
-INSTALLED_MAX, RESIDENT_MAX, NAMED_MAX = 1000, 64, 8
+INSTALLED_MAX, RESIDENT_MAX, NAMED_MAX, DESCRIBED_MAX = 1000, 64, 8, 8
+PARAMETERS_MAX, TEMPLATE_MAX = 4_000, 11_000
 """What writer and reader allow: characters, numbers, rows of a list. The writer cuts, and says so."""
 
 Word = Annotated[str, Meta(max_length=WORD_MAX)]
@@ -42,6 +43,22 @@ class ResidentModel(Struct, frozen=True):
     context_length: Amount = 0
 
 
+class ModelDescription(Struct, frozen=True, omit_defaults=True):
+    """What Ollama's /api/show says of an installed model: see `ev.ModelDescribed`."""
+
+    name: Word
+    digest: Word
+    family: Word = ""
+    parameter_size: Word = ""
+    quantization: Word = ""
+    capabilities: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX * 2)] = ()
+    context_length: Amount = 0
+    num_ctx: Amount = 0
+    parameters: Annotated[str, Meta(max_length=PARAMETERS_MAX)] = ""
+    template: Annotated[str, Meta(max_length=TEMPLATE_MAX)] = ""
+    truncated: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
+
+
 class HealthHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `health:<node>`: complete, so that a lost one heals with the next.
 
@@ -49,7 +66,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     itself comes on change and every minute; it is empty while Ollama cannot be asked. `left_out`: rows of
     Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
     few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
-    is none; on change and every minute.
+    is none; on change and every minute. `described`: what models are, a few at a time: each once it is
+    known, and again after each list.
     """
 
     boot: Word
@@ -69,6 +87,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     left_out_why: Word = ""
     remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
     sensor: Word = ""
+    described: Annotated[tuple[ModelDescription, ...], Meta(max_length=DESCRIBED_MAX)] = ()
 
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):

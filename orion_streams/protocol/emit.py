@@ -94,7 +94,7 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
         event.request,
         event.attempt,
         request.model,
-        options=options(request.num_ctx, request.runner),
+        options=options(event.num_ctx or request.num_ctx, request.runner),
     )
     body = Body(
         stream=f"requests:{client}",

@@ -7,11 +7,10 @@ import hashlib
 import msgspec
 from msgspec import structs
 
-from orion_streams.decider.memory import footprint_mb
-from orion_streams.decider.placement import context_of
+from orion_streams.decider.memory import default_num_ctx, footprint_mb
 from orion_streams.model import events as ev
 from orion_streams.model.measured import Sample
-from orion_streams.model.state import Grid, Node, parse_stream_id
+from orion_streams.model.state import Description, Grid, Node, parse_stream_id
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.input_entries import NOTHING, Entry, Taken, size_of, unreadable
 
@@ -27,7 +26,7 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         return unreadable(entry)
     if node is None:
         return NOTHING
-    models = inventory_changes(node, entry.owner, head)
+    models = [*inventory_changes(node, entry.owner, head), *descriptions(grid, entry.owner, head)]
     digest = inventory_digest(head.inventory) if head.inventory is not None else known_digest(node)
     sampled = ev.NodeSampled(
         node=entry.owner,
@@ -74,6 +73,17 @@ def inventory_changes(node: Node, name: str, head: agent_entries.HealthHead) -> 
     return changes
 
 
+def descriptions(grid: Grid, name: str, head: agent_entries.HealthHead) -> list[ev.AnyEvent]:
+    """Return what the log does not know yet of models, or knows otherwise."""
+    changes: list[ev.AnyEvent] = []
+    for row in head.described:
+        values = structs.asdict(row)
+        model, digest = values.pop("name"), values.pop("digest")
+        if grid.described.get(digest) != Description(**values):
+            changes.append(ev.ModelDescribed(name, model, digest, **values))
+    return changes
+
+
 def residency_changes(grid: Grid, node: Node, head: agent_entries.HealthHead) -> list[ev.AnyEvent]:
     """Return loaded and unloaded models. Another context length is another runner, so a new load."""
     name = node.rules.name
@@ -104,4 +114,4 @@ def believed_mb(grid: Grid, node: Node, row: agent_entries.ResidentModel, ram_to
         return min(row.size_mb, ram_total_mb)
     if on_disk.size_mb // 2 <= row.size_mb <= ram_total_mb:
         return row.size_mb
-    return footprint_mb(grid, node, on_disk, context_of(grid, row.name))
+    return footprint_mb(grid, node, on_disk, default_num_ctx(grid, row.name))

@@ -200,6 +200,7 @@ CODES = {
     "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
     "unknown_model": "No inference node that the request may run on has the model installed.",
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
+    "incapable": "The model cannot do what is asked, on no node that has it.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",

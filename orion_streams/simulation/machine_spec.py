@@ -25,12 +25,14 @@ _SCRATCH_BYTES = 204_000_000
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model installed on a node. `size_mb` is the size of its file."""
+    """A model installed on a node. `size_mb` is the size of its file; `num_ctx` its Modelfile's, 0 for
+    none."""
 
     name: str
     size_mb: Annotated[float, msgspec.Meta(gt=0)]
     capabilities: tuple[Capability, ...] = ("completion",)
     context_length: Count = 32_768
+    num_ctx: Amount = 0
     embedding_length: Count = 640
     family: str = "gemma3"
     parameter_size: Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?[KMB]$")] = "268.10M"

@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
     "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
     "unread requests": (
-        fact(unread={"requests:kitchen": 7}), W, "streams", "g:requests:kitchen has 7 entries, and nobody reads it",
+        fact(unread={"requests:kitchen": 7}), W, "streams", "g:requests:kitchen has 7 entries, and nobody",
         "add [clients.kitchen]",
     ),
     "unread rest": (fact(unread={"work:old": 2}), W, "streams", "g:work:old has 2", "DEL g:work:old"),

@@ -160,6 +160,7 @@ FILTERS = {
     "silent": (0, 0, "never heard from"),
     "stale": (7_200, 5_000, "not heard from for 7.2 s, limit 5.0 s"),
     "inventory_unknown": (0, 0, "not known which models it has"),
+    "incapable": (0, 0, "its model cannot do what is asked"),
     "not_installed": (0, 0, "does not have the model on disk"),
     "tier": (2, 0, "may not take requests of tier 2"),
     "too_large": (9_000, 6_708, "too small for the model: it takes 9000 MB, limit 6708 MB"),
@@ -170,6 +171,7 @@ FILTERS = {
     "ram": (912, 900, "memory too full: 91.2 % RAM, limit 90.0 % RAM"),
     "breaker": (5_000, 15_000, "breaker open after failures: 5.0 s of 15 s over"),
     "paused": (400, 1_000, "paused for this request, which failed here 0.4 s ago: for 1.0 s"),
+    "places": (4, 3, "no place for the model now: it would be the 4th in memory, limit 3"),
     "memory": (2_400, 1_100, "no room to load the model now: it takes 2400 MB, limit 1100 MB"),
 }
 

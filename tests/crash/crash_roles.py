@@ -75,6 +75,9 @@ class Ollama:
     async def resident(self) -> Listing[agent_entries.ResidentModel]:
         return Listing((agent_entries.ResidentModel(ROW.name, ROW.digest, ROW.size_mb, 4096),))
 
+    async def described(self, model: agent_entries.InstalledModel) -> agent_entries.ModelDescription:
+        return agent_entries.ModelDescription(model.name, model.digest)
+
     async def close(self) -> None:
         """Do nothing: nothing is open."""
 

@@ -35,6 +35,8 @@ tiers = [1]
 [limits]
 inventory_ms = 100
 token_flush_ms = 1
+[policy]
+retry_pause_ms = 10
 [retention]
 snapshot_events = {snapshot_events}
 log_keep_ms = {log_keep_ms}

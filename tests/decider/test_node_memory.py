@@ -187,7 +187,7 @@ def test_young_models_go_last_and_later(ages_ms: tuple[int, int, int], expected:
 def test_pinned_models_are_no_room() -> None:
     """With all of them pinned here, so much is missing."""
     pins = {f"{name}:1b": ModelRules(resident_on=("n",)) for name in "abc"}
-    assert space(full(), models=pins) == Room(need_mb=477, short_mb=3_500 + 477 - 3_520)
+    assert space(full(), models=pins) == Room(need_mb=477, short_mb=3_500 + 477 - 3_520, crowd=1)
     elsewhere = {f"{name}:1b": ModelRules(resident_on=("m",)) for name in "abc"}
     assert space(full(), models=elsewhere).evicts == ("a:1b",)
 
@@ -218,11 +218,14 @@ def test_what_goes_is_enough_and_not_too_much(
         7_040 - max(used_mb, 500 + sum(each.size_mb for each in rows.values())),
     )
     going = [rows[name].size_mb for name in found.evicts]
-    if found.short_mb:
+    if found.short_mb or found.crowd:
+        assert found.crowd == 0
         assert free_mb + sum(size_mb for size_mb, _ in sizes) + found.short_mb == found.need_mb
     else:
         assert free_mb + sum(going) >= found.need_mb
-        assert all(free_mb + sum(going) - each < found.need_mb for each in going)
+        crowd = len(rows) + 1 - row.rules.max_models
+        assert len(going) >= crowd
+        assert all(free_mb + sum(going) - each < found.need_mb or len(going) == crowd for each in going)
 
 
 def test_memory_of_a_load_moves_from_promise_to_fact() -> None:

@@ -275,7 +275,7 @@ def test_an_attempt_that_starts_counts_from_then() -> None:
 def test_only_an_ollama_that_is_away_makes_models_unknown() -> None:
     """After any other failure the inventory is what it was; in both cases the slot is free."""
     row = node("n", assignments={"5-1": holding(), "6-0": holding(HEAVY)})
-    left = replace(row, assignments={"6-0": holding(HEAVY)})
+    left = replace(row, assignments={"6-0": holding(HEAVY)}, failed_ms=AT_MS)
     event = ev.AttemptFailed("brain/a", 1, "n", "5-1", "stream_cut", Blame.NODE)
     assert after(event, row) == left
     away = after(replace(event, code="ollama_unreachable"), row)

@@ -8,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.decider.filters import is_heard
+from orion_streams.decider.memory import default_num_ctx
 from orion_streams.decider.placement import (
     COPY_MILLI,
     Candidate,
     Placement,
     candidates,
     chosen,
-    context_of,
     demand_of,
     is_idle,
     is_there,
@@ -222,7 +222,7 @@ def test_the_quickest_load_is_that_of_the_fastest_node() -> None:
 def test_a_context_is_the_models_own_or_the_policys() -> None:
     """Unless a request asks for another."""
     some = grid(models={MODEL: ModelRules(num_ctx=8_192), HEAVY: ModelRules()})
-    assert [context_of(some, model) for model in (MODEL, HEAVY, BIG)] == [8_192, 4_096, 4_096]
+    assert [default_num_ctx(some, model) for model in (MODEL, HEAVY, BIG)] == [8_192, 4_096, 4_096]
 
 
 def tight(**values: Any) -> Grid:

@@ -77,8 +77,9 @@ def test_paces_are_remembered_by_model() -> None:
 
 
 def test_kin_are_taken_by_the_same_nodes() -> None:
-    """By model, tier and context."""
-    assert kin(request(tier=2, num_ctx=8_192)) == (MODEL, 2, 8_192)
+    """By model, tier, context and needs."""
+    asked = request(tier=2, num_ctx=8_192, needs=("completion",))
+    assert kin(asked) == (MODEL, 2, 8_192, ("completion",))
 
 
 def test_free_slots_are_those_of_inference_nodes() -> None:

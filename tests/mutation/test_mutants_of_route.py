@@ -147,7 +147,8 @@ def test_a_cold_node_waits_for_all_that_it_holds() -> None:
     ("values", "comes"),
     [
         ({}, True),
-        ({"num_ctx": 8_192}, False),
+        ({"num_ctx": 8_192}, True),
+        ({"num_ctx": 4_095}, False),
         ({"runner": "num_thread=2"}, False),
         ({"model": TWIN}, True),
         ({"model": HEAVY}, False),
@@ -244,7 +245,8 @@ def test_a_runner_that_works_is_reloaded_later() -> None:
     [
         ({"resident": {TWIN: HERE}}, True),
         ({"resident": {TWIN: replace(HERE, digest="z")}}, False),
-        ({"resident": {TWIN: replace(HERE, num_ctx=8_192)}}, False),
+        ({"resident": {TWIN: replace(HERE, num_ctx=8_192)}}, True),
+        ({"resident": {TWIN: replace(HERE, num_ctx=4_095)}}, False),
         ({"resident": {TWIN: HERE}, "unload_ordered_ms": {TWIN: AT_MS}}, False),
         ({"resident": {TWIN: HERE}, "unload_ordered_ms": {MODEL: AT_MS}}, True),
         ({"resident": {MODEL: HERE}, "unload_ordered_ms": {MODEL: AT_MS}}, False),
@@ -253,7 +255,7 @@ def test_a_runner_that_works_is_reloaded_later() -> None:
     ],
 )
 def test_a_twin_in_memory_serves_unless_it_was_told_to_go(values: dict[str, Any], serves: bool) -> None:
-    """The same weights under another name, with the same options."""
+    """The same weights under another name, with the same options, or more context."""
     assert (judged(node("n", **values), request(num_ctx=4_096)).load_ms == 0) is serves
 
 

@@ -162,8 +162,7 @@ class Oracle(Memory):
         """Whether something that is ahead of the request loads the runner that it needs."""
         request = self.request
         return any(
-            self.same_weights(held.model)
-            and (held.num_ctx, held.runner) == (request.num_ctx, request.runner)
+            self.same_weights(held.model) and held.num_ctx >= self.num_ctx and held.runner == request.runner
             for held in self.node.assignments.values()
         )
 
@@ -201,8 +200,10 @@ class Oracle(Memory):
         load_ms = evict_ms = need_mb = 0
         going: list[Row] = []
         if not warm and not coming:
-            missing_mb, going = self.room()
+            missing_mb, crowd, going = self.room()
             need_mb = self.footprint_mb()
+            if crowd:
+                return Verdict(node=name, filter=Filter.PLACES, value=3 + crowd, limit=3)
             if missing_mb:
                 return Verdict(node=name, filter=Filter.MEMORY, value=need_mb, limit=need_mb - missing_mb)
             load_ms = self.load_ms(request.model, node.installed[request.model])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orion_streams.model.policy import ModelRules, Policy
-from orion_streams.model.state import Assignment, Grid, Node, Request
+from orion_streams.model.state import Assignment, Grid, Node, Request, Resident
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Memory:
         self.grid, self.node, self.request, self.queue = grid, node, request, queue
         self.policy: Policy = grid.policy
         self.name = node.rules.name
-        self.num_ctx = request.num_ctx if request.num_ctx > 0 else self.policy.num_ctx
+        self.num_ctx = request.num_ctx or 4_096
 
     def footprint_mb(self) -> int:
         """What a runner of the request takes here."""
@@ -63,12 +63,18 @@ class Memory:
 
     def serves(self, model: str) -> bool:
         """Whether this runner has the request's options, as far as anybody knows."""
-        row, request = self.node.resident[model], self.request
-        if row.num_ctx == request.num_ctx:
-            return row.runner == request.runner
-        if request.num_ctx == 0:
+        return self.fits(self.node.resident[model], self.num_ctx, self.request.runner)
+
+    def fits(self, row: Resident, num_ctx: int, runner: str) -> bool:
+        """Whether a runner takes a run with these options: with as much context, or more. Of one that
+        another program has loaded only the context is known, if that."""
+        if row.num_ctx == num_ctx:
+            return row.runner == runner
+        if num_ctx == 0 or (row.num_ctx == 0 and row.context_length == 0):
             return True
-        return row.num_ctx == 0 and row.context_length in (0, request.num_ctx)
+        if row.num_ctx == 0:
+            return row.context_length >= num_ctx
+        return row.runner == runner and row.num_ctx > num_ctx
 
     def is_going(self, model: str) -> bool:
         """Whether the model was told to go, within the last 30 seconds."""
@@ -81,9 +87,7 @@ class Memory:
         row = self.node.resident.get(held.model)
         if not held.reserve_mb or row is None or self.is_going(held.model):
             return held.reserve_mb > 0
-        if held.num_ctx in (row.num_ctx, 0):
-            return held.num_ctx == row.num_ctx and held.runner != row.runner
-        return row.num_ctx != 0 or row.context_length not in (0, held.num_ctx)
+        return not self.fits(row, held.num_ctx, held.runner)
 
     def others_mb(self) -> int:
         """What all but the request's own model will take once everything that was ordered is done."""
@@ -133,17 +137,28 @@ class Memory:
         pinned_on = self.grid.models.get(model, ModelRules()).resident_on
         return model != self.request.model and self.name not in pinned_on and not self.is_going(model)
 
-    def room(self) -> tuple[int, list[Row]]:
-        """How many MB are missing whatever goes, and what goes."""
-        missing_mb = self.others_mb() + self.footprint_mb() - self.node.ram_total_mb * 880 // 1000
+    def crowd(self) -> int:
+        """How many models have to go by their number alone: a machine has three places."""
+        there = {name for name in self.node.resident if not self.is_going(name)}
+        there |= {held.model for held in self.node.assignments.values()}
+        others = {self.digest(name) for name in there} - {self.digest(self.request.model)}
+        return len(others) - 2
+
+    def room(self) -> tuple[int, int, list[Row]]:
+        """How many MB and places are missing whatever goes, and what goes."""
+        crowd, missing_mb = (
+            self.crowd(),
+            self.others_mb() + self.footprint_mb() - self.node.ram_total_mb * 880 // 1000,
+        )
         going: list[Row] = []
         for row in self.rows():
-            if sum(each.size_mb for each in going) < missing_mb:
+            if sum(each.size_mb for each in going) < missing_mb or len(going) < crowd:
                 going.append(row)
         for row in list(going):
-            if sum(each.size_mb for each in going) - row.size_mb >= missing_mb:
+            if sum(each.size_mb for each in going) - row.size_mb >= missing_mb and len(going) > crowd:
                 going.remove(row)
-        return max(missing_mb - sum(each.size_mb for each in going), 0), going
+        left_mb = max(missing_mb - sum(each.size_mb for each in going), 0)
+        return left_mb, max(crowd - len(going), 0), going
 
     def digest(self, model: str) -> str:
         """What a name stands for."""

@@ -88,7 +88,7 @@ def agrees(rows: list[Row], incident: Incident) -> None:
 def test_everything_of_a_faulty_cluster_is_there() -> None:
     """Attempts, decisions, ends, samples, peaks: as many as the log has, and each attempt of a closed
     request has an end."""
-    rows = faulty(3)
+    rows = faulty(6)
     incident = whole(rows)
     agrees(rows, incident)
     assert {each.outcome for each in incident.attempts} >= {"done", "failed", "abandoned"}

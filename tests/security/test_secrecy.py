@@ -27,6 +27,7 @@ answer_max_bytes = 15000
 inter_token_ms = 1500
 [policy]
 max_attempts = 2
+retry_pause_ms = 10
 breaker_open_ms = 1
 breaker_open_max_ms = 1
 """
@@ -172,7 +173,8 @@ async def failures(watched: Watched) -> None:
     assert await watched.asked("large", SKILLED, kind="embed", input=[SECRET] * 3) == "error"
     assert await watched.asked("option", prompt=SECRET, options={"temperature": SECRET}) == "error"
     messages = [{"role": "user", "content": SECRET}]
-    assert await watched.asked("tools", kind="chat", messages=messages, tools=[TOOL]) == "error"
+    await watched.ask("tools", kind="chat", messages=messages, tools=[TOOL])
+    assert await watched.told("tools", ("rejected",)) == "rejected"
     await watched.hanging("cancelled")
     await watched.bench.redis.xadd(f"{watched.bench.prefix}requests:brain", {"cancel": "cancelled"})
     await watched.ended("cancelled")

@@ -68,7 +68,7 @@ def _try_pulling(name: str) -> Refusal:
 
 async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[str]) -> Embedded:
     started = time.perf_counter_ns()
-    runner_options, _ = validate.options(body)
+    runner_options, _ = validate.options(body, model)
     if texts:
         fail_at_once(node, _try_pulling(body["model"]))
     await node.engine.inspect(model)

@@ -143,8 +143,12 @@ def _shown(model: ModelSpec) -> JsonObject:
         "# To build a new Modelfile based on this, replace FROM with:\n"
         f"# FROM {model.name}\n\nFROM {blob}\nTEMPLATE {{{{ .Prompt }}}}\n"
     )
+    if model.num_ctx:
+        modelfile += f"PARAMETER num_ctx {model.num_ctx}\n"
+    parameters = {"parameters": f"{'num_ctx':<30} {model.num_ctx}"} if model.num_ctx else {}
     return {
         "modelfile": modelfile,
+        **parameters,
         "template": "{{ .Prompt }}",
         "details": _details(model, blob),
         "model_info": _model_info(model),

@@ -145,7 +145,7 @@ def _joined(*parts: str) -> str:
 
 def _loading(body: JsonObject, model: ModelSpec) -> tuple[Call, Sampling]:
     """Return a call that only loads, and the sampling options of the body."""
-    runner_options, sampling = validate.options(body)
+    runner_options, sampling = validate.options(body, model)
     keep_s = body.get("keep_alive")
     call = Call(body["model"], model, body.get("stream", True), keep_s, runner_options)
     return call, sampling

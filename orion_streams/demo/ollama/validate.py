@@ -96,7 +96,7 @@ def embed_inputs(body: JsonObject) -> list[str]:
     return wanted
 
 
-def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
+def options(body: JsonObject, model: ModelSpec) -> tuple[RunnerOptions, Sampling]:
     """Split the options into those of the runner and those of sampling; ignore unknown ones. Raises Refusal
     500 (sic) for one of the wrong type."""
     given: JsonObject = body.get("options", {})
@@ -107,7 +107,7 @@ def options(body: JsonObject) -> tuple[RunnerOptions, Sampling]:
         if key in known and value is not None
     }
     runner = {key: value for key, value in cast.items() if key in _RUNNER_TYPES}
-    runner["num_ctx"] = max(4, runner.get("num_ctx", DEFAULT_NUM_CTX))
+    runner["num_ctx"] = max(4, runner.get("num_ctx", model.num_ctx or DEFAULT_NUM_CTX))
     if runner.get("num_gpu", -1) < 0:
         runner["num_gpu"] = -1
     sampling = {key: value for key, value in cast.items() if key in _SAMPLING_TYPES}

@@ -1,0 +1,64 @@
+"""What Ollama's /api/show says of a model, as far as the house needs it: never its system prompt, its
+example messages or its licence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from orion_streams.agents.ollama_answers import amount, tells_error, words_of
+from orion_streams.protocol.agent_entries import (
+    AMOUNT_MAX,
+    NAMED_MAX,
+    PARAMETERS_MAX,
+    TEMPLATE_MAX,
+    WORD_MAX,
+    InstalledModel,
+    ModelDescription,
+)
+
+SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
+
+
+def description(raw: bytes, model: InstalledModel) -> ModelDescription:
+    """Read the answer of /api/show; what is missing, or no text, is left out. Raises one of UNREADABLE."""
+    said = msgspec.json.decode(raw, type=dict[str, Any])
+    if tells_error(error := said.get("error")):
+        raise msgspec.ValidationError(words_of(error))
+    details, about = mapping(said.get("details")), mapping(said.get("model_info"))
+    parameters, template = text(said.get("parameters")), text(said.get("template"))
+    found = SAYS_NUM_CTX.search(parameters)
+    trained = about.get(f"{about.get('general.architecture')}.context_length")
+    cut = {"parameters": len(parameters) > PARAMETERS_MAX, "template": len(template) > TEMPLATE_MAX}
+    return ModelDescription(
+        name=model.name,
+        digest=model.digest,
+        family=text(details.get("family"))[:WORD_MAX],
+        parameter_size=text(details.get("parameter_size"))[:WORD_MAX],
+        quantization=text(details.get("quantization_level"))[:WORD_MAX],
+        capabilities=words(said.get("capabilities")),
+        context_length=amount(trained, AMOUNT_MAX),
+        num_ctx=int(found[1]) if found else 0,
+        parameters=parameters[:PARAMETERS_MAX],
+        template=template[:TEMPLATE_MAX],
+        truncated=tuple(name for name, is_cut in cut.items() if is_cut),
+    )
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return an object as it is, anything else as an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: object) -> str:
+    """Return a text as it is, anything else as an empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def words(value: object) -> tuple[str, ...]:
+    """Return the words of a list, the first few, in the order of the alphabet."""
+    found = [each for each in value if isinstance(each, str) and each] if isinstance(value, list) else []
+    return tuple(sorted(each[:WORD_MAX] for each in found[: NAMED_MAX * 2]))
