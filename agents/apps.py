@@ -42,8 +42,9 @@ from orion_streams.runtime.faust_redis import (
 
 log = logging.getLogger("orion")
 
-KEEP_EVERY_S, KEEP_FIRST_S = 10.0, 1.0
-"""The first round of retention comes early, or frequent outages would postpone it for ever."""
+KEEP_EVERY_S, KEEP_FIRST_S, KEEP_EVERY_EVENTS = 10.0, 1.0, 10_000
+"""A round of retention comes after so much time, or so many events of the log, whatever is sooner: so it
+keeps up with any rate. The first one comes early, or frequent outages would postpone it for ever."""
 FOLLOW_BLOCK_MS = 1000
 
 
@@ -72,7 +73,7 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
     await router.make_groups()
     await router.look_for_losses()
     log.info("leading from position %d", router.state.grid.position)
-    loop = asyncio.get_running_loop()
+    loop, kept = asyncio.get_running_loop(), router.state.grid.position
     began_s, keep_s = loop.time(), loop.time() + min(KEEP_FIRST_S, KEEP_EVERY_S)
     while True:
         end_if_cancelled()
@@ -80,11 +81,11 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
             await router.follow(FOLLOW_BLOCK_MS)
             back()
             continue
-        if loop.time() >= keep_s:
+        if loop.time() >= keep_s or router.state.grid.position - kept >= KEEP_EVERY_EVENTS:
             await router.make_groups()
             await router.look_for_losses()  # before trimming by the cursors of a deleted stream
             await router.retention.keep(router.state, router.guard)
-            keep_s = loop.time() + KEEP_EVERY_S
+            keep_s, kept = loop.time() + KEEP_EVERY_S, router.state.grid.position
         block_ms = min(config.redis.block_ms, config.policy.max_step_ms // 2)
         if await router.cycle(block_ms) or loop.time() - began_s > STEADY_S:
             back()  # a server that refuses writes still answers reads

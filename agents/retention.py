@@ -18,7 +18,6 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 
 log = logging.getLogger("orion.retention")
 
-TRIM_STEP = 200
 GRACE_MS = 600_000
 """How much longer replies are kept than the ids that they answer."""
 VERIFYING, ARCHIVING = "verifying", "archiving"
@@ -184,10 +183,11 @@ class Retention:
         if surplus <= 0:
             floor = f"{max(parse_stream_id(floor)[0] - GRACE_MS, 0)}-0"
         await self.store.trim(stream, floor)
-        if surplus > 0:
-            oldest = await self.store.oldest_ids(stream, min(surplus, TRIM_STEP) + 1)
-            if oldest:  # else no id was remembered, and the trim took all of them
-                self._due[client] = ev.RepliesTrimmed(client, oldest[-1])
+        ends = [row.reply_id for row in grid.closed.get(client, {}).values()]
+        if surplus > 0 and ends:  # else no id was remembered, and the trim took all of them
+            # each end has its share of the entries: its own reply and the tokens before it
+            last = min(surplus * len(ends) // count + 1, len(ends) - 1)
+            self._due[client] = ev.RepliesTrimmed(client, ends[last])
 
     async def trim_log(self, grid: Grid) -> None:
         """Trim what is older than `log_keep_ms` or, with its snapshots, exceeds `log_keep_mb`; the log then

@@ -132,7 +132,7 @@ def against(row: NodeRow, unit: Callable[[int], str]) -> str:
 def models_table(found: list[ModelRow]) -> Table:
     """Make the table of `orion models`."""
     made = table(
-        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "DIGEST",
+        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST",
         right=("ON DISK", "IN MEMORY", "CONTEXT"),
     )  # fmt: skip
     for row in found:
@@ -142,6 +142,7 @@ def models_table(found: list[ModelRow]) -> Table:
             f"{row.size_mb} MB" if row.installed else Text("no", style=WAITING),
             Text(f"{row.resident_mb} MB", style=GOOD) if row.resident else "",
             str(row.num_ctx or row.context_length or ""),
+            " ".join(row.can),
             Text(row.digest.removeprefix("sha256:")[:12], style=DIM),
         )
     return made

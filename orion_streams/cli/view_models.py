@@ -56,7 +56,7 @@ class NodeRow(Struct, frozen=True):
 
 class ModelRow(Struct, frozen=True):
     """A model on a node. `size_mb` on disk, `resident_mb` in memory. `num_ctx`: the context its runner was
-    asked for (0: unknown); `context_length`: what Ollama reports."""
+    asked for (0: unknown); `context_length`: what Ollama reports; `can`: its capabilities, in Ollama's words."""
 
     model: str
     node: str
@@ -67,6 +67,7 @@ class ModelRow(Struct, frozen=True):
     digest: str
     context_length: int
     num_ctx: int
+    can: tuple[str, ...]
 
 
 class RequestRow(Struct, frozen=True):
@@ -224,6 +225,7 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
     for name, node in grid.nodes.items():
         for model in {**node.installed, **node.resident}:
             on_disk, in_memory = node.installed.get(model), node.resident.get(model)
+            described = grid.described.get(on_disk.digest) if on_disk else None
             yield ModelRow(
                 model=model,
                 node=name,
@@ -234,6 +236,7 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
                 digest=on_disk.digest if on_disk else in_memory.digest if in_memory else "",
                 context_length=in_memory.context_length if in_memory else 0,
                 num_ctx=in_memory.num_ctx if in_memory else 0,
+                can=described.capabilities if described else (),
             )
 
 

@@ -228,6 +228,7 @@ def test_models_are_listed_per_node(read: Read) -> None:
         "digest": f"digest of {MODEL}",
         "context_length": 4096,
         "num_ctx": 0,
+        "can": [],
     }
     assert not found[1]["resident"]
 
