@@ -82,6 +82,7 @@ async def lead(router: Router, config: Config, back: Callable[[], None] = lambda
             back()
             continue
         if loop.time() >= keep_s or router.state.grid.position - kept >= KEEP_EVERY_EVENTS:
+            router.note_missing_pins()
             await router.make_groups()
             await router.look_for_losses()  # before trimming by the cursors of a deleted stream
             await router.retention.keep(router.state, router.guard)

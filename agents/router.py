@@ -19,6 +19,7 @@ from orion_streams.agents.retention import Retention
 from orion_streams.agents.stream_losses import lost_group, lost_stream, was_deleted
 from orion_streams.config import Config
 from orion_streams.decider.decide import decide, is_timed
+from orion_streams.decider.placement import missing_pins
 from orion_streams.errors import BodyGoneError, CommitConflictError, ConfigError, LogError
 from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, extend, load, still_holds
 from orion_streams.eventlog.port import Log
@@ -67,6 +68,7 @@ class Router:
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
         self._announced_ms, self._may_announce = 0, True
+        self._missing_pins: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
 
     async def start(self) -> None:
@@ -249,6 +251,13 @@ class Router:
             if read != (0, 0):
                 unread = sum(parse_stream_id(work_id) > read for work_id in node.assignments)
                 log.error("%s", lost_group(f"{self.config.prefix}work:{name}", unread))
+
+    def note_missing_pins(self) -> None:
+        """Log, once, where a model that is to stay in memory is not even on disk."""
+        missing = set(missing_pins(self.state.grid))
+        for node, model in sorted(missing - self._missing_pins):
+            log.warning('%s lacks %s, which models."%s".resident_on wants there', node, model, model)
+        self._missing_pins = missing
 
     async def look_for_losses(self) -> None:
         """Log streams that were deleted since the last look, and read their successors from the beginning:

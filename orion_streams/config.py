@@ -283,6 +283,7 @@ EXAMPLE_NAMES = ("brain", "kitchen")
 
 GRAMMAR: Mapping[str, Grammar] = {
     "ollama": toml_values.ollama_url,
+    "url": toml_values.redis_url,
     "keep_alive": toml_values.keep_alive,
     **dict.fromkeys(
         ("temp_max_mc", "temp_return_mc", "temp_critical_mc", "derate_from_mc"), toml_values.mark_mc

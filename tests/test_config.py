@@ -70,6 +70,22 @@ WRONG = {
         NODE + "[limits]\nhealth_ms = 3000",
         "limits.health_ms: expected at most half of policy.stale_ms",
     ),
+    "a server without a scheme": (
+        '[redis]\nurl = "orion-master:6379"',
+        'redis.url = "orion-master:6379": expected a URL, e.g. "redis://orion-master:6379/0"',
+    ),
+    "a server's port": ('[redis]\nurl = "redis://h:99999"', "a port is a number from 1 to 65535"),
+    "a server's address": ('[redis]\nurl = "redis://::1:6379"', "an IPv6 address stands in brackets"),
+    "a server's database": ('[redis]\nurl = "redis://h/x"', "the number of a database"),
+    "no service": (
+        '[redis]\nurl = "redis+sentinel://h:1"',
+        "redis+sentinel://HOST:26379,HOST:26379/SERVICE",
+    ),
+    "another scheme": ('[redis]\nurl = "http://h"', 'redis.url = "http://h": expected a URL, e.g.'),
+    "a password in a bad url": (
+        '[redis]\nurl = "redis://me:geheim@h:99999"',
+        'redis.url = "redis://…@h:99999": expected a URL',
+    ),
     "nobody asks": (
         NODE + "[clients]\nnames = []",
         "clients: expected at least one client, e.g. [clients.brain]",

@@ -56,7 +56,8 @@ class NodeRow(Struct, frozen=True):
 
 class ModelRow(Struct, frozen=True):
     """A model on a node. `size_mb` on disk, `resident_mb` in memory. `num_ctx`: the context its runner was
-    asked for (0: unknown); `context_length`: what Ollama reports; `can`: its capabilities, in Ollama's words."""
+    asked for (0: unknown); `context_length`: what Ollama reports; `can`: its capabilities, in Ollama's
+    words."""
 
     model: str
     node: str

@@ -24,15 +24,15 @@ COPY_MILLI = 4_000
 """Nothing more than a first copy of a model that was asked for less of late: requests in thousandths."""
 SECOND_COPY = 2
 """Each further copy of a model is worth less by so many powers of two."""
-GOING = ("leave", "unload")
+GOING = ("leave", "unload", "missing")
 STAY_NUM, STAY_DEN = 5, 4
 """What is in memory counts for a quarter more."""
 
 
 class Placement(Struct, frozen=True):
-    """A line of the plan. `action`: keep, load, unload (makes room for a load) or leave (it may go, when
-    its place is needed). `saved_us_per_mb`: expected load time that a MB of it saves, in µs per request
-    of all models."""
+    """A line of the plan. `action`: keep, load, unload (makes room for a load), leave (it may go, when its
+    place is needed) or missing (pinned, and not on disk). `saved_us_per_mb`: expected load time that a MB
+    of it saves, in µs per request of all models."""
 
     node: str
     model: str
@@ -83,9 +83,23 @@ def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
             why = "others save more in its place" if worth else "asked for too seldom of late"
             placed.append(line_of(best, "leave", worth, why))
     rows = make_room(grid, placed)
+    for name, model in missing_pins(grid):
+        rows.append(
+            Placement(name, model, "missing", 0, 0, f"pinned, and not on disk: ollama pull {model}")
+        )
     return tuple(
         sorted(rows, key=lambda each: (each.node, each.action in GOING, -each.saved_us_per_mb, each.model))
     )
+
+
+def missing_pins(grid: Grid) -> list[tuple[str, str]]:
+    """List the nodes and models that `resident_on` names, and whose disk does not have them."""
+    return [
+        (name, model)
+        for name, node in sorted(grid.nodes.items())
+        for model, rules in sorted(grid.models.items())
+        if name in rules.resident_on and node.inventory_known and model not in node.installed
+    ]
 
 
 def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct, structs
 
+from orion_streams.model import server_urls
+
 Grammar = Callable[[Any], str]
 """Returns what was expected instead of a value of the right type; "" for a good one."""
 TYPES = {
@@ -140,23 +142,56 @@ def ollama_url(url: str) -> str:
     place = url.partition("://")[2].partition("/")[0]
     if "@" in place:
         return f"{URL}; a user and a password stand in no URL of an Ollama"
+    is_plain = bool(re.fullmatch(r"[!-~]+", url)) and not re.search(r"[?#@\\]", url)
+    fault = place_fault(place)
+    return f"{URL}{fault}".rstrip(";") if fault or not is_plain else ""
+
+
+REDIS_URL = 'a URL, e.g. "redis://orion-master:6379/0", "rediss://…" over TLS, "unix:///run/redis.sock"'
+SENTINEL_URL = 'a URL, e.g. "redis+sentinel://HOST:26379,HOST:26379/SERVICE"'
+
+
+def redis_url(url: str) -> str:
+    """Judge the URL of a Redis; "" is the embedded server."""
+    scheme, _, rest = server_urls.shown(url).partition("://")
+    if not url or (scheme == "unix" and rest.startswith("/")):
+        return ""
+    if scheme in server_urls.BY_SENTINELS:
+        try:
+            server_urls.sentinels(url)
+        except ValueError:
+            return SENTINEL_URL
+        return ""
+    if scheme not in ("redis", "rediss"):
+        return REDIS_URL + ("; redis:// is missing" if "://" not in url else "")
+    place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    if fault := place_fault(place):
+        return f"{REDIS_URL}{fault}".rstrip(";")
+    return (
+        ""
+        if re.fullmatch("[0-9]*", path)
+        else f"{REDIS_URL}; after the host stands the number of a database"
+    )
+
+
+def place_fault(place: str) -> str:
+    """Return what is wrong with `HOST[:PORT]`, after a semicolon; "" for a good one."""
     if place.count(":") > 1 and not re.search(r"\[.*\]", place):
-        return f"{URL}; an IPv6 address stands in brackets"
+        return "; an IPv6 address stands in brackets"
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"//{place}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         port, host = 0, ""
     if port == 0:
-        return f"{URL}; a port is a number from 1 to 65535"
+        return "; a port is a number from 1 to 65535"
     if "[" in place:
         is_host = is_ipv6(host) and bool(re.fullmatch(r"\[[^]]*\](:[0-9]+)?", place))
     elif re.fullmatch(r"[0-9.]+", host):
         is_host = is_ipv4(host)
     else:
         is_host = bool(re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", host))
-    is_plain = bool(re.fullmatch(r"[!-~]+", url)) and not re.search(r"[?#@\\]", url)
-    return "" if is_host and is_plain and not place.endswith(":") else URL
+    return "" if is_host and not place.endswith(":") else ";"
 
 
 def is_ipv4(host: str) -> bool:

@@ -115,9 +115,11 @@ async def grid(kind: str, home: Path, prefix: str, archive_dir: str = "") -> Asy
 async def test_every_stream_keeps_within_its_retention(
     tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Far more is written to each stream than it may hold, and none is ever longer than that; the guard has
-    a cursor for each input and a last token for each open attempt, and none afterwards."""
-    monkeypatch.setattr(apps, "KEEP_EVERY_S", 0.1)
+    """Far more is written to each stream than it may hold, and none is ever longer than that, as a round
+    comes after so many events; the guard has a cursor for each input and a last token for each open
+    attempt, and none afterwards."""
+    monkeypatch.setattr(apps, "KEEP_EVERY_S", 1e9)
+    monkeypatch.setattr(apps, "KEEP_EVERY_EVENTS", 100)
     async with grid(kind, tmp_path, prefix) as bench, loaded(bench) as (seen, added):
         assert over(seen) == [], seen
         for name, bound in BOUNDS.items():
@@ -139,6 +141,7 @@ async def test_without_house_keeping_streams_grow(
 ) -> None:
     """The control: a router that never trims; what it trims elsewhere is then longer than it may be."""
     monkeypatch.setattr(apps, "KEEP_EVERY_S", 1e9)
+    monkeypatch.setattr(apps, "KEEP_EVERY_EVENTS", 10**9)
     async with grid("valkey", tmp_path, prefix) as bench, loaded(bench) as (seen, _):
         pass
     assert set(over(seen)) >= {"log", "replies:brain", "requests:brain", f"work:{NODE}"}

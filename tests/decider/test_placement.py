@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.decider.placement import Placement, demand_of, plan, work_of
+from orion_streams.decider.placement import Placement, demand_of, missing_pins, plan, work_of
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Grid, Resident
 from orion_streams.projections import fold
-from tests.grids import AT_MS, BIG, HEAVY, LIBRARY, MODEL, TWIN, edge, fails, grid, kinds, node
+from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, TWIN, edge, fails, grid, kinds, node
 from tests.properties import strategies as make
 from tests.properties.laws import check
 from tests.properties.oracle import promised_mb
@@ -214,3 +214,16 @@ def test_a_quiet_house_comes_to_rest(models: tuple[str, ...]) -> None:
     for row in world.grid.nodes.values():
         assert promised_mb(world.grid, row) <= row.ram_total_mb * 880 // 1_000
         assert row.resident
+
+
+def test_a_pinned_model_that_is_not_on_disk_is_told() -> None:
+    """With the line that brings it; a node whose models are unknown is not accused."""
+    pins = {"big:27b": ModelRules(resident_on=("n", "m"))}
+    some = grid(node("n"), node("m", inventory_known=False), models=pins)
+    assert missing_pins(some) == [("n", "big:27b")]
+    [line] = [each for each in plan(some, {}) if each.action == "missing"]
+    assert (line.node, line.model, line.reason) == (
+        "n", "big:27b", "pinned, and not on disk: ollama pull big:27b",
+    )  # fmt: skip
+    there = node("n", installed={**DISK, "big:27b": DISK[HEAVY]})
+    assert missing_pins(grid(there, models=pins)) == []

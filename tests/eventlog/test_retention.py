@@ -193,6 +193,28 @@ async def test_over_the_limit_ids_are_forgotten_before_their_replies_go(
     assert await kinds(store, f"q{agent.beats}") == ["done"]
 
 
+async def test_however_many_replies_are_too_many_they_go_in_one_round(config: Config) -> None:
+    """At any rate: all beyond the limit are forgotten by the next commit, and gone by the round after."""
+    store = MemoryStore()
+    agent = Agent(store, WORKER)
+    router = await running(store, keeping(config, replies_entries=30), agent)
+    for _ in range(400):
+        await agent.beat()
+        await ask(store, f"q{agent.beats}")
+        await settle(router)
+        for run in await agent.read_work():
+            await agent.complete(run)
+        await settle(router)
+    assert len(await replies(store)) == 400
+    for _ in range(2):
+        await router.retention.keep(router.state, router.guard)
+        await agent.beat()
+        await settle(router)
+    left = {row["entry"] for row in await replies(store)}
+    assert 25 <= len(left) <= 30
+    assert {row.reply_id for row in router.state.grid.closed["brain"].values()} <= left
+
+
 async def test_every_house_keeping_leaves_what_is_needed(config: Config) -> None:
     """With exact trimming after every round, open bodies, attempts and remembered replies are there."""
     store = MemoryStore()

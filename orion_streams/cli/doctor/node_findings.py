@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
+from orion_streams.decider.placement import missing_pins
 from orion_streams.model.names import same_name
 from orion_streams.model.policy import UNLISTED
 from orion_streams.model.state import Grid, Node, parse_stream_id
@@ -162,9 +163,7 @@ def lists(row: NodeRow, node: Node) -> Iterator[Finding]:
 def pinned(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
     """Yield a finding for each model that is to stay in this node's memory and is not on its disk, or is
     listed there in another case: rules are found by the name that Ollama lists."""
-    for model, rules in sorted(grid.models.items()):
-        if row.node not in rules.resident_on or not node.inventory_known or model in node.installed:
-            continue
+    for model in [model for name, model in missing_pins(grid) if name == row.node]:
         listed = same_name(model, node.installed)
         if listed != model:
             what = f"it lists {model} as {listed}: the rules of {model} do not keep it in memory"
