@@ -45,6 +45,12 @@ def shown(url: str) -> str:
     return _IN_QUERY.sub("", url).rstrip("?&")
 
 
+def without_user(url: str) -> str:
+    """Return the URL without user and password."""
+    scheme, _, rest = _taken_apart(shown(url))
+    return scheme + rest
+
+
 def with_password(url: str, password: str) -> str:
     """Return the URL with this password instead of its own."""
     scheme, user, rest = _taken_apart(shown(url))

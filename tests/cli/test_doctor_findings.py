@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from orion_streams.cli.doctor.doctor_command import diagnose
 from orion_streams.cli.doctor.findings import Facts, Finding, Group, Kept, Seen, Severity
+from orion_streams.cli.doctor.node_findings import url_of
 from orion_streams.cli.doctor.routing_findings import restore
+from orion_streams.cli.doctor.server_findings import cli
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
@@ -291,3 +293,17 @@ def test_the_keys_of_others_are_counted() -> None:
     ours = len(healthy().streams)
     [first, *_] = findings(info(db0={"keys": ours + 5}), "redis")
     assert first.what == f"Redis 7.0.15 at {URL}: {ours} keys under g:, beside 5 keys of others"
+
+
+def test_who_may_mend_it_is_named() -> None:
+    """Where the server has users, the grid's own may not: the line asks for an administrator."""
+    facts = healthy()
+    assert cli(facts) == f"redis-cli -u {URL}"
+    facts.url = "rediss://orion-observer@house:6379/0"
+    assert cli(facts) == "redis-cli --user ADMIN --askpass -u rediss://house:6379/0"
+
+
+def test_advice_on_an_ollama_names_its_own_url() -> None:
+    """As streams.toml has it."""
+    facts = healthy()
+    assert url_of(facts, "pi") == "http://127.0.0.1:11434"

@@ -36,7 +36,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
         if row.state not in ("silent", "stale"):
             yield from power(row)
             yield from leftover(grid, row, node)
-            yield from lists(row, node)
+            yield from lists(facts, row, node)
             yield from pinned(grid, row, node)
         yield from ollama(facts, row)
         yield from abandoned(facts, row)
@@ -76,7 +76,14 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
         case other:
             what, mend = OTHERS.get(other, (f"takes nothing now: {other.replace('_', ' ')}", ""))
             severity: Severity = "problem" if other in OTHERS else "warning"
-            return Finding(severity, row.node, what, mend.format(node=row.node))
+            return Finding(
+                severity, row.node, what, mend.format(node=row.node, url=url_of(facts, row.node))
+            )
+
+
+def url_of(facts: Facts, node: str) -> str:
+    """Return where the node's own Ollama answers, as streams.toml says."""
+    return facts.config.nodes[node].ollama.rstrip("/") if node in facts.config.nodes else "http://OLLAMA"
 
 
 def is_alive(facts: Facts, node: str) -> bool:
@@ -89,7 +96,7 @@ def is_alive(facts: Facts, node: str) -> bool:
 OTHERS = {
     "inventory_unknown": (
         "its agent cannot ask its Ollama: its models are unknown",
-        "on {node}: systemctl status ollama; curl -s localhost:11434/api/version",
+        "on {node}: systemctl status ollama; curl -s {url}/api/version",
     ),
     "two_agents": (
         "two agents claim to be this node: it takes nothing",
@@ -149,12 +156,14 @@ def leftover(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
     yield Finding("warning", row.node, what, f"on {row.node}: ps aux --sort -rss | grep -i ollama")
 
 
-def lists(row: NodeRow, node: Node) -> Iterator[Finding]:
+def lists(facts: Facts, row: NodeRow, node: Node) -> Iterator[Finding]:
     """Yield findings on what Ollama lists and the grid cannot use."""
     if node.left_out:
         rows = "1 row is" if node.left_out == 1 else f"{node.left_out} rows are"
         what = f"{rows} left out of what its Ollama lists, the first for {node.left_out_why}"
-        yield Finding("warning", row.node, what, f"on {row.node}: curl -s localhost:11434/api/tags")
+        yield Finding(
+            "warning", row.node, what, f"on {row.node}: curl -s {url_of(facts, row.node)}/api/tags"
+        )
     if node.remote:
         what = f"never asked, since they run outside this house: {', '.join(node.remote)}"
         yield Finding("ok", row.node, what)

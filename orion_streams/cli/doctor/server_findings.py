@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orion_streams.cli.doctor.findings import Facts, Finding
+from orion_streams.model.server_urls import without_user
 from orion_streams.model.text import percent, seconds
 from orion_streams.runtime.server_check import weakness
 
@@ -111,5 +112,11 @@ def pace(facts: Facts) -> Iterator[Finding]:
 
 
 def cli(facts: Facts) -> str:
-    """Return the redis-cli command for this server."""
-    return f"redis-cli -u {facts.url}"
+    """Return the redis-cli command for this server. Where it has users, those of the grid may not mend
+    anything: ADMIN stands for an administrator, who is asked for a password."""
+    place = without_user(facts.url)
+    return (
+        f"redis-cli -u {facts.url}"
+        if place == facts.url
+        else f"redis-cli --user ADMIN --askpass -u {place}"
+    )
