@@ -134,6 +134,7 @@ class Residency:
                 self._described[row.digest] = await self._backend.described(row)
             except (httpx.HTTPError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 log.info("what %s is cannot be told: %s", row.name, error or type(error).__name__)
+                return  # one that hangs must not hold up the look for more than its own time
             else:
                 self._to_tell[row.digest] = None
 

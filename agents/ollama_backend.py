@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -13,6 +11,7 @@ import msgspec
 from orion_streams.agents.backend import Chunk, Listing, RunFailedError
 from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
+from orion_streams.agents.ollama_http import Transport
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.agents.ollama_requests import request_body, texts_of
 from orion_streams.agents.ollama_show import description
@@ -23,8 +22,6 @@ from orion_streams.protocol.agent_entries import InstalledModel, ModelDescriptio
 EMBEDS_ONLY = "does not support generate"
 LINE_MAX_BYTES = 16_000_000
 IDENTIFY_S, NAME_MAX = 2.0, 48
-END_S = 1.0
-"""Longest wait for the end of a body after its last line."""
 
 
 class Ollama:
@@ -36,6 +33,7 @@ class Ollama:
         self._http = httpx.AsyncClient(
             base_url=node.ollama,
             timeout=httpx.Timeout(None, connect=5.0, pool=None),
+            transport=Transport(),
             trust_env=False,  # the house is air-gapped: no proxy from the environment
         )
         self.engine, self.where = "ollama", node.ollama
@@ -58,14 +56,11 @@ class Ollama:
                 if kind == "embed":
                     yield embedded(await answer.aread(), len(texts_of(entry)))
                     return
-                rows = lines(answer)
-                async for raw in rows:
+                async for raw in lines(answer):
                     piece = chunk(raw)
-                    if piece.usage is not None:  # a connection is kept only if the body's end was read
-                        with suppress(TimeoutError, httpx.HTTPError):
-                            async with asyncio.timeout(END_S):
-                                await anext(rows, None)
                     yield piece
+                    if piece.usage is not None:
+                        return  # whatever may come after it
         except httpx.HTTPError as error:
             self._identified = False  # whoever answers next may be another version
             raise broken(error) from error
@@ -95,7 +90,7 @@ class Ollama:
     async def described(self, model: InstalledModel) -> ModelDescription:
         """Ask what an installed model is; that loads nothing. Raises httpx.HTTPError or one of
         UNREADABLE."""
-        answer = await self._http.post("/api/show", json={"model": model.name}, timeout=5)
+        answer = await self._http.post("/api/show", json={"model": model.name}, timeout=2)
         answer.raise_for_status()
         return description(answer.content, model)
 

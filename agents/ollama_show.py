@@ -29,7 +29,11 @@ def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     if tells_error(error := said.get("error")):
         raise msgspec.ValidationError(words_of(error))
     details, about = mapping(said.get("details")), mapping(said.get("model_info"))
-    parameters, template = text(said.get("parameters")), text(said.get("template"))
+    # in the order of the alphabet, as Ollama gives them in any order
+    parameters = "\n".join(
+        sorted(line for line in text(said.get("parameters")).split("\n") if line.strip())
+    )
+    template = text(said.get("template"))
     found = SAYS_NUM_CTX.search(parameters)
     trained = about.get(f"{about.get('general.architecture')}.context_length")
     cut = {"parameters": len(parameters) > PARAMETERS_MAX, "template": len(template) > TEMPLATE_MAX}

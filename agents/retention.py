@@ -184,7 +184,7 @@ class Retention:
             floor = f"{max(parse_stream_id(floor)[0] - GRACE_MS, 0)}-0"
         await self.store.trim(stream, floor)
         ends = [row.reply_id for row in grid.closed.get(client, {}).values()]
-        if surplus > 0 and ends:  # else no id was remembered, and the trim took all of them
+        if surplus > 0 and len(ends) > 1:  # else the trim took all that may go
             # each end has its share of the entries: its own reply and the tokens before it
             last = min(surplus * len(ends) // count + 1, len(ends) - 1)
             self._due[client] = ev.RepliesTrimmed(client, ends[last])

@@ -183,6 +183,8 @@ class Router:
         if not self._may_announce or 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS:
             return
         self._announced_ms = server_ms
+        if self.config.revision < self.state.grid.revision:
+            return  # its list of clients may be an old one
         row = PublicRow(tuple(sorted(self.config.clients)), self.state.grid.revision, server_ms)
         self._may_announce = await self.store.announce(row.fields())
         if not self._may_announce:
@@ -330,16 +332,18 @@ class Router:
 
 def proposal(grid: Grid, config: Config) -> ev.PolicyChanged | None:
     """Return what a router puts into force before it leads: the file's rules, if their revision is above
-    the log's; else its own version, if it is newer: with the file's rules, or the log's if their revision
-    is above the file's. The revision guards what the file says; a newer version may have other defaults."""
-    if config.revision > grid.revision or (config.revision == grid.revision and grid.decider < DECIDER):
+    the log's. Else, if this code is newer than the log's, the same revision under this version, with the
+    rules of whichever has the higher revision. The revision guards what the file says, but a newer version
+    may have other defaults: rules that an older one wrote yield to the file's of the same revision."""
+    is_older = grid.decider < DECIDER or (grid.inherited and config.policy_id() != grid.policy_id)
+    if config.revision > grid.revision or (config.revision == grid.revision and is_older):
         rules = (config.policy, config.rules(), config.model_rules(), DECIDER, config.clients)
         return ev.PolicyChanged(config.revision, config.policy_id(), *rules)
     if grid.decider < DECIDER:
         nodes = tuple(node.rules for _, node in sorted(grid.nodes.items()))
         known = policy_id(grid.policy, nodes, grid.models, grid.clients)
         rules = (grid.policy, nodes, grid.models, DECIDER, grid.clients)
-        return ev.PolicyChanged(grid.revision, known, *rules)
+        return ev.PolicyChanged(grid.revision, known, *rules, inherited=True)
     return None
 
 

@@ -18,14 +18,16 @@ def installed(grid: Grid, event: ev.ModelInstalled) -> None:
 
 
 def removed(grid: Grid, event: ev.ModelRemoved) -> None:
-    """Forget a model that left the node's disk."""
+    """Forget a model that left the node's disk, and what it was, once no node has it."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.installed:
-        left = {name: row for name, row in node.installed.items() if name != event.model}
-        grid.nodes[event.node] = replace(node, installed=left)
+        digest = node.installed[event.model].digest
+        grid.nodes[event.node] = replace(node, installed=without(node.installed, event.model))
+        if not any(row.digest == digest for each in grid.nodes.values() for row in each.installed.values()):
+            grid.described.pop(digest, None)
 
 
-MAX_FOOTPRINTS = MAX_DESCRIBED = 256
+MAX_FOOTPRINTS, MAX_DESCRIBED = 256, 1_000
 
 
 def described(grid: Grid, event: ev.ModelDescribed) -> None:
@@ -101,13 +103,12 @@ def unload_ordered(grid: Grid, event: ev.UnloadOrdered) -> None:
 
 
 def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
-    """Forget a model that left the node's memory. One that nobody told to go while another came, and
-    nothing failed, was thrown out: the node has no place for more models than are there then."""
+    """Forget a model that left the node's memory. If it went unasked while another came, Ollama has thrown
+    it out: it holds only as many as remain."""
     node = grid.nodes.get(event.node)
     if node is not None and event.model in node.resident:
         coming = newcomers(grid, node, event.model)
-        is_sound = node.inventory_known and not is_recent(grid, node.failed_ms)
-        if coming and is_sound and event.model not in node.unload_ordered_ms:
+        if coming and is_thrown_out(grid, node, event.model, coming):
             left = (node.resident.keys() | coming) - {event.model}
             node = replace(node, most_models=len(left), most_models_ms=grid.at_ms)
         grid.nodes[event.node] = replace(
@@ -121,6 +122,25 @@ def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
 JUST_MS = 5_000
 """A model that came so short a time ago may be why another went: health tells of both at once, or of one
 after the other."""
+
+
+EXPIRES_MS = 240_000
+"""A model that was asked for longer ago may have gone because its time had come (Ollama's own: 5
+minutes)."""
+
+
+def is_thrown_out(grid: Grid, node: Node, model: str, coming: set[str]) -> bool:
+    """Whether a model went only because the node holds no more: nobody told it to, it was in use of late,
+    nothing failed, and there was memory for all."""
+    if model in node.unload_ordered_ms or not node.inventory_known or is_recent(grid, node.failed_ms):
+        return False
+    if grid.at_ms - node.used_ms.get(model, -EXPIRES_MS) >= EXPIRES_MS:
+        return False
+    there_mb = sum(row.size_mb for row in node.resident.values())
+    loads = [held for held in node.assignments.values() if held.model in coming]
+    coming_mb = sum(held.reserve_mb for held in loads if held.model not in node.resident)
+    free_mb = node.ram_total_mb * grid.policy.ram_max_permille // 1000 - grid.policy.ram_system_mb
+    return there_mb + coming_mb <= free_mb
 
 
 def is_recent(grid: Grid, at_ms: int | None) -> bool:

@@ -24,6 +24,7 @@ def policy_changed(grid: Grid, event: ev.PolicyChanged) -> None:
     grid.models = event.models
     grid.clients = event.clients
     grid.decider = event.decider
+    grid.inherited = event.inherited
     grid.nodes = {rules.name: with_rules(before, rules) for rules in event.nodes}
 
 

@@ -24,6 +24,7 @@ from orion_streams.model.state import (
 from orion_streams.model.vocabulary import Blame, RequestState, WaitKind
 from orion_streams.projections.attempts import fence
 
+NUM_CTX = "options.num_ctx"
 WAITING, ASSIGNED, RUNNING = RequestState.WAITING, RequestState.ASSIGNED, RequestState.RUNNING
 OPEN = (WAITING, ASSIGNED, RUNNING)
 
@@ -106,6 +107,7 @@ def moved(grid: Grid, event: LifeEvent) -> None:
                 node=event.node,
                 work_id=fence(event),
                 deferred=WaitKind.NONE,
+                ignored=ignored_on(request, event),
             )
         case ev.RequestStarted():
             row = replace(request, started=True)
@@ -123,6 +125,12 @@ def moved(grid: Grid, event: LifeEvent) -> None:
         case _:
             assert_never(event)
     grid.open[event.request] = row
+
+
+def ignored_on(request: Request, event: ev.RequestRouted) -> tuple[str, ...]:
+    """Return what does not count of the request: also its context, where its node gives it less."""
+    is_less = 0 < event.num_ctx < request.num_ctx and NUM_CTX not in request.ignored
+    return (*request.ignored, NUM_CTX) if is_less else request.ignored
 
 
 def counts(request: Request, event: LifeEvent) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
+from orion_streams.model.toml_values import masked
 from tests.config_reference import DOCUMENT, document, keys
 from tests.conftest import STREAMS_TOML
 
@@ -86,6 +87,19 @@ WRONG = {
         '[redis]\nurl = "redis://me:geheim@h:99999"',
         'redis.url = "redis://…@h:99999": expected a URL',
     ),
+    "a password in a query": (
+        '[redis]\nurl = "http://h/x?password=geheim"',
+        'redis.url = "http://h/x?…": exp',
+    ),
+    "a password with a slash": (
+        '[redis]\nurl = "redis://u:ge/heim@h:99999"',
+        'redis.url = "redis://…@h:99999"',
+    ),
+    "a password with signs": (
+        '[redis]\nurl = "redis://:g@h?e@h:99999"',
+        'redis.url = "redis://…": expected',
+    ),
+    "a password alone": ('[redis]\nurl = "me:geheim@h"', 'redis.url = "…@h": expected a URL'),
     "nobody asks": (
         NODE + "[clients]\nnames = []",
         "clients: expected at least one client, e.g. [clients.brain]",
@@ -212,7 +226,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
         parse(f'[nodes.pi]\nollama = "{url}"', "house.toml")
     message = str(caught.value)
     assert message.startswith(
-        f'house.toml: nodes.pi.ollama = "{url}": expected a URL, e.g. "http://127.0.0.1'
+        f'house.toml: nodes.pi.ollama = "{masked(url)}": expected a URL, e.g. "http://127.0.0.1'
     )
     assert URLS[url] in message
     assert "\n" not in message
@@ -316,5 +330,7 @@ def test_a_policys_id_names_its_content() -> None:
     assert one.policy_id() == same.policy_id()
     other = parse(NODE + "slots = 2")
     assert one.policy_id() != other.policy_id()
+    one, same = (parse(NODE + f"[clients]\nnames = {names}") for names in (["a", "b"], ["b", "a"]))
+    assert one.policy_id() == same.policy_id()
     third = parse(NODE + "[policy]\nspill_ms = 1")
     assert one.policy_id() != third.policy_id()

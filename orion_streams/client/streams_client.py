@@ -205,13 +205,13 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
 
     async def _look(self, request_id: str) -> None:
         """Look into the grid's public row; one that is not there, or that this user may not read, says
-        nothing. Raises RequestRejectedError."""
+        nothing, and an old one may know too few clients. Raises RequestRejectedError."""
         now_ms, row = await self._patiently(self._public_row)
-        if row is not None and self._client not in row.clients:
+        silent_ms = now_ms - row.looked_ms if row is not None else 0
+        if row is not None and self._client not in row.clients and silent_ms <= SILENT_MS:
             what = f"{self._client} is no client of this grid (known: {', '.join(row.clients)})"
             mend = f"add [clients.{self._client}] to the router's streams.toml, and raise revision"
             raise calls.RequestRejectedError(request_id, "unknown_client", f"{what}: {mend}")
-        silent_ms = now_ms - row.looked_ms if row is not None else 0
         if silent_ms > SILENT_MS:
             log.warning("no router has looked for requests for %d s: this one waits", silent_ms // 1000)
         self._is_known = True

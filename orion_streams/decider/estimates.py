@@ -15,8 +15,8 @@ UNMEASURED = Speed()
 
 
 def expected_speed(grid: Grid, node: Node, model: str, on_disk: Installed) -> Speed:
-    """Return how fast a node loads, reads and writes with a model: by its weights, and as far as that was
-    learned of late, as learned."""
+    """Return how fast a node loads, reads and writes with a model: between the prior, by its weights, and
+    what was learned, which counts for half after each `speed_half_ms`."""
     prior = prior_speed(grid.policy, node.rules, on_disk.size_mb)
     learned = grid.speeds.get((node.rules.name, model))
     if learned is None:

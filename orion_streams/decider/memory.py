@@ -44,12 +44,12 @@ def footprint_mb(grid: Grid, node: Node, on_disk: Installed, num_ctx: int) -> in
 
 def default_num_ctx(grid: Grid, model: str) -> int:
     """Return the context length of a model for who asks for none: pinned, by policy, its Modelfile's, or
-    Ollama's, never more than it was trained for."""
+    Ollama's, never more than its `max_num_ctx`, nor than it was trained for."""
     rules, own, trained = grid.models.get(model, NO_RULES), 0, 0
     for row in descriptions(grid, model):
         own, trained = max(own, row.num_ctx), max(trained, row.context_length)
     wanted = rules.num_ctx or grid.policy.num_ctx or own or OLLAMA_NUM_CTX
-    return min(wanted, trained) if trained else wanted
+    return min([wanted, *(limit for limit in (rules.max_num_ctx, trained) if limit)])
 
 
 def descriptions(grid: Grid, model: str) -> Iterator[Description]:
@@ -63,8 +63,12 @@ def descriptions(grid: Grid, model: str) -> Iterator[Description]:
 
 def wanted_num_ctx(grid: Grid, node: Node, request: Request) -> int:
     """Return how much context the request needs on this node."""
-    wanted, most = request.num_ctx or default_num_ctx(grid, request.model), node.rules.max_num_ctx
-    return min(wanted, most) if most else wanted
+    return num_ctx_there(node, request.num_ctx or default_num_ctx(grid, request.model))
+
+
+def num_ctx_there(node: Node, num_ctx: int) -> int:
+    """Return a context length, limited to what the node allows."""
+    return min(num_ctx, node.rules.max_num_ctx) if node.rules.max_num_ctx else num_ctx
 
 
 def serves(grid: Grid, row: Resident, num_ctx: int, runner: str) -> bool:

@@ -14,7 +14,15 @@ from msgspec.structs import replace
 
 from orion_streams.decider.estimates import demand_now, expected_speed
 from orion_streams.decider.filters import is_heard, node_filter
-from orion_streams.decider.memory import capacity_mb, default_num_ctx, footprint_mb, places, room
+from orion_streams.decider.memory import (
+    capacity_mb,
+    default_num_ctx,
+    footprint_mb,
+    num_ctx_there,
+    places,
+    room,
+    weights,
+)
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Installed, Node
@@ -65,7 +73,7 @@ def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
         for name, node in sorted(grid.nodes.items())
         if node.rules.takes_inference and is_heard(grid, node) and node.inventory_known
     }
-    free_places = {name: places(grid, grid.nodes[name]) for name in free_mb}
+    taken: dict[str, set[str]] = {name: set() for name in free_mb}
     copies: dict[str, int] = {}
     placed: list[Placement] = []
     left = candidates(grid, free_mb, demand)
@@ -73,10 +81,12 @@ def plan(grid: Grid, demand: Mapping[str, int]) -> tuple[Placement, ...]:
         best = min(left, key=lambda each: rank(each, copies, demand))
         left.remove(best)
         worth = worth_now(best, copies, demand)
-        has_room = best.size_mb <= free_mb[best.node] and free_places[best.node] > 0
+        node = grid.nodes[best.node]
+        runners = taken[best.node] | {weights(node, best.model)}
+        has_room = best.size_mb <= free_mb[best.node] and len(runners) <= places(grid, node)
         if (worth or best.pinned) and has_room:
             free_mb[best.node] -= best.size_mb
-            free_places[best.node] -= 1
+            taken[best.node] = runners
             copies[best.model] = copies.get(best.model, 0) + 1
             placed.append(chosen(best, worth, copies[best.model]))
         elif best.resident:
@@ -107,7 +117,8 @@ def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:
     goes_for: dict[tuple[str, str], str] = {}
     for each in placed:
         if each.action == "load" and not any(node == each.node for node, _ in goes_for):
-            found = room(grid, grid.nodes[each.node], each.model, default_num_ctx(grid, each.model))
+            node = grid.nodes[each.node]
+            found = room(grid, node, each.model, num_ctx_there(node, default_num_ctx(grid, each.model)))
             goes_for |= dict.fromkeys(((each.node, model) for model in found.evicts), each.model)
     return [
         replace(each, action="unload", reason=f"makes room for {goes_for[each.node, each.model]}")
@@ -124,7 +135,8 @@ def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) 
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in sorted(node.installed.items()):
-            size_mb = footprint_mb(grid, node, on_disk, default_num_ctx(grid, model))
+            num_ctx = num_ctx_there(node, default_num_ctx(grid, model))
+            size_mb = footprint_mb(grid, node, on_disk, num_ctx)
             pinned = name in grid.models.get(model, NO_RULES).resident_on
             resident = is_there(node, model, on_disk)
             worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
@@ -192,7 +204,7 @@ def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEve
         node = grid.nodes[each.node]
         if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model):
             continue
-        num_ctx = default_num_ctx(grid, each.model)
+        num_ctx = num_ctx_there(node, default_num_ctx(grid, each.model))
         found = room(grid, node, each.model, num_ctx)
         if (
             found.short_mb

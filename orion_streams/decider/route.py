@@ -87,7 +87,7 @@ def pick(verdicts: tuple[Verdict, ...]) -> Decision:
     return Wait(WaitKind.BUSY, best.node, verdicts)
 
 
-HOPELESS = ((Filter.TOO_LARGE, Code.MODEL_TOO_LARGE), (Filter.INCAPABLE, Code.INCAPABLE))
+CODE_FOR = ((Filter.TOO_LARGE, Code.MODEL_TOO_LARGE), (Filter.INCAPABLE, Code.INCAPABLE))
 
 
 def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
@@ -95,7 +95,7 @@ def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
     filters = {verdict.filter for verdict in verdicts}
     if verdicts and filters <= NEVER:
         return Reject(
-            next((code for each, code in HOPELESS if each in filters), Code.UNKNOWN_MODEL), verdicts
+            next((code for each, code in CODE_FOR if each in filters), Code.UNKNOWN_MODEL), verdicts
         )
     return Wait(WaitKind.NO_NODE, "", verdicts)
 

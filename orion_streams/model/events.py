@@ -31,7 +31,8 @@ class Committed(Event, frozen=True, tag="committed"):
 
 
 class PolicyChanged(Event, frozen=True, tag="policy.changed"):
-    """From here on these rules hold, and this version of the code decides."""
+    """From here on these rules hold, and this version of the code decides. `inherited`: the rules are those
+    that an older version had put into force."""
 
     revision: int
     policy_id: str
@@ -40,6 +41,7 @@ class PolicyChanged(Event, frozen=True, tag="policy.changed"):
     models: dict[str, ModelRules] = {}
     decider: int = 1
     clients: dict[str, ClientRules] = {}
+    inherited: bool = False
 
 
 class NodeSampled(Event, frozen=True, tag="node.sampled"):

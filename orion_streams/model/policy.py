@@ -161,5 +161,5 @@ def policy_id(
     clients: Mapping[str, ClientRules],
 ) -> str:
     """Return eight hex digits that name a policy, its nodes, models and clients."""
-    rules = (policy, nodes, models, clients)
+    rules = (policy, nodes, dict(sorted(models.items())), dict(sorted(clients.items())))
     return hashlib.blake2b(msgspec.json.encode(rules), digest_size=4).hexdigest()

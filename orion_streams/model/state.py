@@ -275,6 +275,7 @@ class Grid(Struct):
     policy_id: str = ""
     policy: Policy = Policy()
     decider: int = 1
+    inherited: bool = False
     models: dict[str, ModelRules] = {}
     clients: dict[str, ClientRules] = {}
     nodes: dict[str, Node] = {}

@@ -103,10 +103,19 @@ def metas(kind: Any) -> Iterator[Meta]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as TOML has it, cut, and without the password of a URL."""
-    if isinstance(value, str):
-        value = re.sub(r"(?<=://)[^/@]*@", "…@", value)
+    """Return a value as TOML has it, cut, and without what may be a URL's password."""
+    value = masked(value) if isinstance(value, str) else value
     return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+
+
+def masked(text: str) -> str:
+    """Return a URL without user, password and query, however badly it is written."""
+    scheme, mark, rest = text.partition("://") if "://" in text else ("", "", text)
+    if "@" in rest.partition("?")[2]:
+        return f"{scheme}{mark}…"
+    rest, asks, _ = rest.partition("?")
+    _, at, place = rest.rpartition("@")
+    return scheme + mark + ("…@" if at else "") + place + ("?…" if asks else "")
 
 
 UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}

@@ -28,12 +28,11 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
             raise ContractError("too_large", f"{size} bytes; at most {entry_max_bytes}")
         fields = requests_replies.decode_fields(entry.fields)
         if "cancel" in fields:
-            owner = fields.get("client", entry.owner)
-            return take_cancel(grid, entry.owner, f"{owner}/{fields['cancel']}", reply_to)
+            return take_cancel(grid, entry.owner, fields, reply_to)
         if "list" in fields:
             return take_list(grid, entry.owner, reply_to)
         request = requests_replies.parse_request(fields)
-        check_limits(grid, entry.owner, request)
+        check_limits(grid, entry.owner, request, size)
     except ContractError as error:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
         ignored = requests_replies.unknown_fields(entry.fields)
@@ -41,15 +40,16 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
     return admit(grid, entry, request, size, reply_to)
 
 
-def take_cancel(grid: Grid, client: str, key: str, reply_to: str) -> Taken:
-    """Take a cancel: end an open request, answer a closed one of its own as known. Only an operator cancels
-    another's. Raises ContractError unknown_id, not_allowed."""
-    is_own = key.startswith(f"{client}/")
-    if not is_own:
+def take_cancel(grid: Grid, client: str, fields: Mapping[str, str], reply_to: str) -> Taken:
+    """Take a cancel: end an open request of its own, answer a closed one as known. With the field `client`
+    it is an operator's. Raises ContractError unknown_id, not_allowed."""
+    operator = client if "client" in fields else ""
+    key = f"{fields.get('client', client)}/{fields['cancel']}"
+    if operator:
         check_operator(grid, client)
     if key in grid.open:
-        return Taken((ev.RequestCancelled(key, by="" if is_own else client),), reply_to=reply_to)
-    if is_own and grid.find_closed(key) is not None:
+        return Taken((ev.RequestCancelled(key, by=operator),), reply_to=reply_to)
+    if not operator and grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
     raise ContractError("unknown_id", requests_replies.CODES["unknown_id"])
 
@@ -66,9 +66,12 @@ def check_operator(grid: Grid, client: str) -> None:
         raise ContractError("not_allowed", f"clients.{client}: {requests_replies.CODES['not_allowed']}")
 
 
-def check_limits(grid: Grid, client: str, request: requests_replies.RequestEntry) -> None:
-    """Raise ContractError for what the grid, or this client's rules, do not allow."""
+def check_limits(grid: Grid, client: str, request: requests_replies.RequestEntry, size: int) -> None:
+    """Raise ContractError for what the grid, or this client's rules, never allow."""
     rules = grid.clients.get(client, UNLISTED)
+    if size > rules.max_open_bytes:
+        what = f"{size} bytes; at most {rules.max_open_bytes} (clients.{client}.max_open_bytes)"
+        raise ContractError("too_large", what)
     if request.deadline_ms > grid.policy.max_deadline_ms:
         limit = grid.policy.max_deadline_ms
         raise ContractError("bad_field", f"deadline_ms: expected at most {limit}")
@@ -85,7 +88,7 @@ def admit(
     asked = request.options or {}
     num_ctx, runner = runner_options(grid, model, asked)
     wanted = asked.get("num_ctx")
-    unheeded = ("options.num_ctx",) if isinstance(wanted, int) and wanted > num_ctx else ()
+    unheeded = (requests.NUM_CTX,) if isinstance(wanted, int) and wanted > num_ctx else ()
     key = f"{entry.owner}/{reply_to}"
     if key in grid.open or grid.find_closed(key) is not None:
         return Taken((ev.RequestResent(key),), reply_to=reply_to)
@@ -108,7 +111,7 @@ def admit(
         ignored=(*requests_replies.unknown_fields(entry.fields), *unheeded),
         needs=needs_of(request),
     )
-    code, message = "queue_full", crowd(grid, entry.owner, size)
+    code, message = "queue_full", what_is_full(grid, entry.owner, size)
     if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
@@ -125,7 +128,7 @@ def installed_name(grid: Grid, model: str) -> str:
     return same_name(model, {name for node in nodes for name in node.installed})
 
 
-def crowd(grid: Grid, client: str, size: int) -> str:
+def what_is_full(grid: Grid, client: str, size: int) -> str:
     """Say which limit of the client another request of `size` bytes would exceed; "" if none. Each client
     has a room of its own."""
     rules, owner = grid.clients.get(client, UNLISTED), f"{client}/"

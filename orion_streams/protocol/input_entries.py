@@ -39,7 +39,7 @@ class Token(Struct, frozen=True):
 
 class Taken(Struct, frozen=True):
     """What an entry means: events in order, or a token. `reply_to` and `message` belong to a reply that
-    an event does not hold: the client's request id, a sentence; `ignored`: fields that do not exist.
+    an event does not hold: the client's request id, a sentence; `ignored`: fields that did not count.
     `answer`: body fields of a result."""
 
     events: tuple[ev.AnyEvent, ...] = ()

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 from msgspec import structs
 
-from orion_streams.decider.memory import default_num_ctx, footprint_mb
+from orion_streams.decider.memory import default_num_ctx, footprint_mb, num_ctx_there
 from orion_streams.model import events as ev
 from orion_streams.model.measured import Sample
 from orion_streams.model.state import Description, Grid, Node, parse_stream_id
@@ -74,12 +74,15 @@ def inventory_changes(node: Node, name: str, head: agent_entries.HealthHead) -> 
 
 
 def descriptions(grid: Grid, name: str, head: agent_entries.HealthHead) -> list[ev.AnyEvent]:
-    """Return what the log does not know yet of models, or knows otherwise."""
+    """Return what the log does not know yet of models. What it knows stays: Ollamas of different versions
+    describe the same model in different words."""
     changes: list[ev.AnyEvent] = []
     for row in head.described:
         values = structs.asdict(row)
         model, digest = values.pop("name"), values.pop("digest")
-        if grid.described.get(digest) != Description(**values):
+        known = structs.asdict(grid.described.get(digest, Description()))
+        values = {field: known[field] or said for field, said in values.items()}
+        if digest not in grid.described or values != known:
             changes.append(ev.ModelDescribed(name, model, digest, **values))
     return changes
 
@@ -114,4 +117,4 @@ def believed_mb(grid: Grid, node: Node, row: agent_entries.ResidentModel, ram_to
         return min(row.size_mb, ram_total_mb)
     if on_disk.size_mb // 2 <= row.size_mb <= ram_total_mb:
         return row.size_mb
-    return footprint_mb(grid, node, on_disk, default_num_ctx(grid, row.name))
+    return footprint_mb(grid, node, on_disk, num_ctx_there(node, default_num_ctx(grid, row.name)))

@@ -166,11 +166,17 @@ class Reply(Struct, frozen=True, kw_only=True):
         str, Meta(description="done: `stop`, `length`, or `load` after an empty prompt.")
     ] = ""
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
-    message: Annotated[str, Meta(description="rejected, error, expired: a sentence for a person.")] = ""
+    message: Annotated[
+        str, Meta(description="rejected, error, expired, cancelled: a sentence for a person.")
+    ] = ""
     state: Annotated[str, Meta(description="known: done, error, expired or cancelled.")] = ""
     reply_id: Annotated[str, Meta(description="known: the entry that holds the terminal reply.")] = ""
     ignored: Annotated[
-        str, Meta(description="every end: fields of the request that do not exist, separated by commas.")
+        str,
+        Meta(
+            description="every end: fields of the request that do not exist, or did not count, separated "
+            "by commas."
+        ),
     ] = ""
     requests: Annotated[
         str,
@@ -185,7 +191,7 @@ TERMINAL_KINDS = {
     "done": "the answer, whole",
     "error": "no answer can be had; `code` and `message` say why",
     "expired": "the deadline passed",
-    "cancelled": "the client cancelled it",
+    "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
@@ -200,7 +206,7 @@ CODES = {
     "too_large": f"The entry is larger than limits.entry_max_bytes or has over {MAX_FIELDS} fields.",
     "unknown_model": "No inference node that the request may run on has the model installed.",
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
-    "incapable": "The model cannot do what is asked, on no node that has it.",
+    "incapable": "No node that has the model can do with it what is asked.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
@@ -224,7 +230,10 @@ def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def unknown_fields(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
-    """Return the names of fields that no request has, the first few, cut."""
+    """Return the names of fields that no request has, the first few, cut. Of an entry that is none, all but
+    its own are ignored anyway."""
+    if b"cancel" in fields or b"list" in fields:
+        return ()
     known = {name.encode() for name in RequestEntry.__struct_fields__}
     unknown = [name.decode(errors="replace")[:IGNORED_LENGTH] for name in fields if name not in known]
     return tuple(unknown[:IGNORED_MAX])

@@ -103,6 +103,13 @@ class Library(Echo):
         return ModelDescription(model.name, model.digest, family="f")
 
 
+def test_the_order_of_parameters_does_not_count() -> None:
+    """Ollama gives them in any."""
+    one, other = ("stop  x\nnum_ctx  2048", "num_ctx  2048\nstop  x")
+    found = [description(msgspec.json.encode({**SHOWN, "parameters": each}), ROW) for each in (one, other)]
+    assert found[0] == found[1]
+
+
 async def test_each_model_is_asked_once_and_told_after_each_list() -> None:
     """A few at a time; one that cannot be told a minute later again; one that is gone no more."""
     library = Library(10)
@@ -113,6 +120,7 @@ async def test_each_model_is_asked_once_and_told_after_each_list() -> None:
         told += residency.descriptions()
         assert len(library.asked) <= ASKED_AT_ONCE * (now_s + 1)
     assert sorted(library.asked) == sorted(row.name for row in library.rows)
+    assert library.asked[:3] == ["m0", "m1", "m2"]  # after one that fails the look is over
     expected = [row.name for row in library.rows if row.name != "m1"]
     assert [each.name for each in told] == expected
     residency.tell_all()
@@ -128,7 +136,8 @@ async def test_each_model_is_asked_once_and_told_after_each_list() -> None:
 
 
 def test_the_log_has_it_once() -> None:
-    """Told again it is no event; told otherwise it is one."""
+    """Told again it is no event, nor told otherwise by a node with another Ollama; what was missing is
+    added. Once no node has the model, it is forgotten."""
     head = agent_entries.HealthHead(
         "b", 1, 50_000, 1, 8_000, 0, described=(ModelDescription(MODEL, "a", family="gemma3"),)
     )
@@ -142,8 +151,13 @@ def test_the_log_has_it_once() -> None:
     assert (event.node, event.model, event.digest, event.family) == ("n", MODEL, "a", "gemma3")
     some = fold(some, [event])
     assert heard(some, head) == []
-    other = msgspec.structs.replace(head.described[0], num_ctx=2_048)
-    assert len(heard(some, msgspec.structs.replace(head, described=(other,)))) == 1
+    other = msgspec.structs.replace(head.described[0], family="other", num_ctx=2_048)
+    [event] = heard(some, msgspec.structs.replace(head, described=(other,)))
+    assert (event.family, event.num_ctx) == ("gemma3", 2_048)
+    some = fold(some, [event])
+    assert heard(some, head) == heard(some, msgspec.structs.replace(head, described=(other,))) == []
+    assert "a" in some.described
+    assert "a" not in fold(some, [ev.ModelRemoved("n", MODEL)]).described
 
 
 async def test_an_agent_tells_what_its_models_are(valkey_url: str, prefix: str) -> None:

@@ -16,7 +16,7 @@ from tests.agents.agent_bench import MODEL
 from tests.agents.odd_server import answering
 from tests.agents.test_ollama_answers import RECORDED
 
-GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{"response":"a"}\n{"done":true}    \n'
+GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 35\r\n\r\n{"response":"a"}\n{"done":true}    \n'
 NO_VERSION = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
 ASKED = (RequestEntry(model=MODEL, prompt="x"), RequestEntry(model=MODEL, input=["x", "y"]))
 RAW = {

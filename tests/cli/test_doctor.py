@@ -104,8 +104,10 @@ def as_user(own: Any, url: str, home: Path, prefix: str, rules: list[str]) -> No
 
 
 def test_a_stream_that_nobody_reads_is_found(doctor: Doctor, own: Any, prefix: str) -> None:
-    """Under the grid's prefix only; keys that are no streams, and the grid's own, are not meant."""
-    names = (f"{prefix}requests:kitchen", f"{prefix}work:old", f"not-{prefix}requests:kitchen")
+    """Under the grid's prefix only; keys that are no streams, the grid's own, and those of a grid whose
+    prefix begins with this one's are not meant."""
+    names = [f"{prefix}requests:kitchen", f"{prefix}work:old", f"not-{prefix}requests:kitchen"]
+    names += [f"{prefix}test:log", f"{prefix}test:requests:kitchen"]
     for name in names:
         own.xadd(name, {"a": "b"})
     own.set(f"{prefix}other", "x")

@@ -67,6 +67,7 @@ def test_requests_at_a_time_have_a_limit(number: int, code: str) -> None:
 @pytest.mark.parametrize(("size", "code"), [(974, ""), (975, "queue_full")])
 def test_bytes_at_a_time_have_a_limit(size: int, code: str) -> None:
     """All entries of the client together, this one with them."""
+    assert code_of(sent(house(max_open_bytes=25))) == "too_large"
     taken = sent(house({"guest/1": request(body_bytes=size)}, max_open_bytes=1_000))
     assert code_of(taken) == code
     assert not code or f"{size} of 1000 bytes" in taken.message
@@ -114,11 +115,16 @@ async def test_an_operator_lists_and_cancels_what_others_asked(valkey_url: str, 
         with pytest.raises(RequestRejectedError, match="unknown_id"):
             await operator.cancel_of("brain", "q2")
         await operator.cancel_of("brain", "q1")
+        own = asyncio.create_task(operator.generate(MODEL, "Why?", id="own"))
+        await eventually(runs, "its own run")
+        await operator.cancel_of("house", "own")
+        with pytest.raises(RequestCancelledError):
+            await own
         [end] = await some.ends("q1")
         assert (end["kind"], end["message"]) == ("cancelled", "house cancelled it.")
         assert await operator.open_requests() == []
-        [cancelled] = [each for each in await some.events() if isinstance(each, ev.RequestCancelled)]
-        assert (cancelled.request, cancelled.by) == ("brain/q1", "house")
+        ends = [each for each in await some.events() if isinstance(each, ev.RequestCancelled)]
+        assert [(each.request, each.by) for each in ends] == [("brain/q1", "house"), ("house/own", "house")]
 
 
 async def test_limits_hold_on_a_real_grid(valkey_url: str, prefix: str) -> None:

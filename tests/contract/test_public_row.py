@@ -59,6 +59,16 @@ async def test_a_silent_router_is_a_warning(
     await redis.aclose()
 
 
+async def test_an_old_row_refuses_nobody(valkey_url: str, prefix: str) -> None:
+    """The router that wrote it may have been stopped to let a client in."""
+    redis: Any = connect(valkey_url)
+    await redis.hset(f"{prefix}grid", mapping=PublicRow(("brain",), 1, 1).fields())
+    async with AsyncClient(valkey_url, "kitchen", prefix=prefix, margin_s=0.2) as kitchen:
+        with pytest.raises(Exception, match="no end after"):
+            await kitchen.generate(MODEL, "Tea?", timeout_s=0.2)
+    await redis.aclose()
+
+
 @pytest.mark.parametrize("theirs", [False, True])
 async def test_without_a_row_nothing_changes(valkey_url: str, prefix: str, theirs: bool) -> None:
     """A router of an older version writes none; a key of another type is no row either."""

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from orion_streams.decider.decide import decide
 from orion_streams.decider.memory import default_num_ctx
+from orion_streams.decider.placement import plan, work_of
 from orion_streams.decider.route import Reject, Route, num_ctx_on, route
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
@@ -17,7 +18,21 @@ from orion_streams.projections import evolve, fold
 from orion_streams.protocol.admission import runner_options
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry
-from tests.grids import AT_MS, DISK, HEAVY, LIMITS, MODEL, grid, holding, loading, node, request, under
+from tests.grids import (
+    AT_MS,
+    DISK,
+    HEAVY,
+    LIBRARY,
+    LIMITS,
+    MODEL,
+    TWIN,
+    grid,
+    holding,
+    loading,
+    node,
+    request,
+    under,
+)
 
 EXACT = Policy(num_ctx_reuse="exact")
 
@@ -124,12 +139,28 @@ def test_two_clients_of_different_context_load_once() -> None:
 
 
 def test_a_node_may_have_a_limit_of_its_own() -> None:
-    """No run there gets more; elsewhere it does."""
-    small = node("n")
-    small = replace(small, rules=replace(small.rules, max_num_ctx=2_048))
+    """No run there gets more, which is said at its end, and no load by the plan; elsewhere it does."""
+    small = replace(node("n"), rules=NodeRules("n", max_num_ctx=2_048))
     some, wanted = grid(small, node("m")), request(num_ctx=8_192)
     assert num_ctx_on(some, small, wanted) == 2_048
     assert num_ctx_on(some, some.nodes["m"], wanted) == 8_192
+    alone = grid(small, open_requests={"brain/a": wanted})
+    [routed] = [each for each in decide(alone) if isinstance(each, ev.RequestRouted)]
+    assert routed.num_ctx == 2_048
+    assert fold(alone, (routed, routed)).open["brain/a"].ignored == ("options.num_ctx",)
+    pins = {MODEL: ModelRules(resident_on=("n",), max_num_ctx=3_000)}
+    idle = grid(small, models=pins)
+    assert default_num_ctx(idle, MODEL) == 3_000
+    [ordered] = [each for each in work_of(idle, plan(idle, {})) if isinstance(each, ev.LoadOrdered)]
+    assert ordered.num_ctx == 2_048
+
+
+def test_two_names_of_one_runner_take_one_place_of_the_plan() -> None:
+    """As they do in memory."""
+    pins = {name: ModelRules(resident_on=("n",)) for name in (MODEL, TWIN, HEAVY)}
+    row = replace(node("n", installed=LIBRARY), rules=NodeRules("n", max_models=2))
+    placed = {each.model for each in plan(grid(row, models=pins), {}) if each.action == "load"}
+    assert placed == {MODEL, TWIN, HEAVY}
 
 
 CAN = Description(capabilities=("completion", "tools"))
@@ -187,7 +218,8 @@ def test_what_no_model_there_can_do_is_refused_at_once(fields: dict[str, str], l
 def crowded(most: int = 2, **values: Any) -> Node:
     """Two small models in memory, and place for no more."""
     there = {name: Resident(name, 10) for name in ("x:1b", "y:1b")}
-    row = node("n", **{"resident": there, "used_ms": {"y:1b": AT_MS - 90_000}, **values})
+    used = {"y:1b": AT_MS - 90_000, "x:1b": AT_MS - 100_000}
+    row = node("n", **{"resident": there, "used_ms": used, **values})
     return replace(row, rules=NodeRules("n", max_models=most))
 
 
@@ -211,7 +243,7 @@ def test_without_a_place_it_waits() -> None:
 
 def three(**values: Any) -> Grid:
     """Two models in memory, the third is being loaded."""
-    held = {"5-0": holding(cold=True)}
+    held = {"5-0": holding(cold=True, reserve_mb=500)}
     return grid(crowded(3, assignments=held, **values), open_requests={"brain/other": wanted()})
 
 
@@ -231,6 +263,11 @@ GONE = ev.ModelUnloaded("n", "x:1b")
         ({"inventory_known": False}, 0),
         ({"failed_ms": AT_MS - 4_999}, 0),
         ({"failed_ms": AT_MS - 5_000}, 2),
+        ({"used_ms": {"x:1b": AT_MS - 239_999}}, 2),
+        ({"used_ms": {"x:1b": AT_MS - 240_000}}, 0),
+        ({"used_ms": {}}, 0),
+        ({"ram_total_mb": 1_134}, 2),
+        ({"ram_total_mb": 1_133}, 0),
     ],
 )
 def test_a_model_that_was_thrown_out_shows_the_limit(values: dict[str, Any], learned: int) -> None:

@@ -147,13 +147,18 @@ async def test_a_newer_version_puts_itself_into_force(
 async def test_a_newer_version_with_an_old_file_keeps_the_logs_rules(
     store: Store, config: Config, as_before: pytest.MonkeyPatch
 ) -> None:
-    """The log's revision is above the file's: only the version changes."""
+    """The log's revision is above the file's: only the version changes. Who has the file of that revision
+    brings its rules, once: their defaults may be others now."""
     await running(store, with_revision(config, 4, spill_ms=7))
     as_before.undo()
     router = await running(store, config)
     assert (router.state.grid.decider, router.state.grid.policy.spill_ms) == (DECIDER, 7)
     first, second = await changes(store)
-    assert second == structs.replace(first, decider=DECIDER)
+    assert second == structs.replace(first, decider=DECIDER, inherited=True)
+    right = await running(store, with_revision(config, 4, spill_ms=8))
+    assert right.state.grid.policy.spill_ms == 8
+    with pytest.raises(ConfigError, match="set revision = 5"):
+        await running(store, with_revision(config, 4, spill_ms=9))
 
 
 async def test_rules_of_a_newer_version_are_read(store: Store, config: Config) -> None:

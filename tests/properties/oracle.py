@@ -14,7 +14,7 @@ from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, RequestKind
 from tests.properties.oracle_memory import Memory, Queue, Row
 
-OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large"))
+OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large", "paused"))
 """Filters that say something of the request, not of the node."""
 
 

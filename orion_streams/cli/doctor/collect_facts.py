@@ -32,6 +32,8 @@ PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
 LOOK_BACK = 20_000
 """How many events are searched for the moment when a node backed off."""
+IS_STREAM = re.compile("(requests|replies|work|health|results):[^:]+")
+"""What a stream of this grid would be called: another grid's prefix may begin with this one's."""
 SCANS, SCAN_KEYS, NAMED = 100, 1_000, 20
 """How far one looks for streams that nobody reads: in so many steps, of so many keys, and so many are
 named."""
@@ -186,9 +188,10 @@ class FactCollector:
             for _ in range(SCANS):
                 cursor, some = await self.redis.scan(cursor, pattern, SCAN_KEYS, "stream")
                 names = [key.decode(errors="replace").removeprefix(prefix) for key in some]
-                for name in sorted(set(names) - known)[:NAMED]:
+                ours = {name for name in names if IS_STREAM.fullmatch(name)}
+                for name in sorted(ours - known)[: NAMED - len(found)]:
                     found[name] = await self.redis.xlen(self.store.key(name))
-                if not cursor:
+                if not cursor or len(found) == NAMED:
                     break
         except NoPermissionError:
             return
