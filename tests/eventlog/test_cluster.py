@@ -179,3 +179,64 @@ async def test_a_failing_node_rests_and_gets_one_probe(store: Store, config: Con
     assert router.state.grid.nodes[WORKER].opened_ms is None
     assert await agent.read_work() != []
     await assert_consistent(store)
+
+
+async def test_a_page_of_a_proxy_for_three_seconds_is_survived(store: Store, config: Config) -> None:
+    """One node, behind something that is no Ollama: tried again after a second, two more, and then
+    answered. The attempts are the node's fault, and the request was never refused."""
+    worker = Agent(store, WORKER)
+    router = await running(store, config, worker)
+    await ask(store, "q1")
+    await settle(router)
+    tried_ms = []
+    for second in range(8):
+        for run in await worker.read_work():
+            tried_ms.append(second * 1_000)
+            if second < 3:
+                await worker.fail(run, "not_ollama")
+            else:
+                await worker.complete(run)
+            await settle(router)
+        await passes(store, router, 1_000, worker)
+    assert tried_ms == [0, 1_000, 3_000]
+    assert (await kinds(store, "q1"))[-1] == "done"
+    await assert_consistent(store)
+
+
+async def test_while_one_node_pauses_another_is_asked_at_once(store: Store, config: Config) -> None:
+    """And when both have failed, each waits for its own time; the last word is that all was tried."""
+    agents = Agent(store, WORKER), Agent(store, MASTER)
+    router = await running(store, config, *agents)
+    await ask(store, "q1", tier="2")
+    await settle(router)
+    tried = []
+    for second in range(12):
+        for agent in agents:
+            for run in await agent.read_work():
+                tried.append((second, agent.node))
+                await agent.fail(run, "not_ollama")
+                await settle(router)
+        await passes(store, router, 1_000, *agents)
+    assert [node for _, node in tried[:2]] == [WORKER, MASTER]
+    assert [second for second, _ in tried] == [0, 0, 1, 1]
+    [end] = [row for row in await replies(store) if row["id"] == "q1" and row["kind"] == "error"]
+    assert end["code"] == "attempts_exhausted"
+
+
+async def test_who_only_embeds_refuses_at_once_while_the_other_is_away(
+    store: Store, config: Config
+) -> None:
+    """A second opinion counts from a node that could give one now: with the other one silent, twice is
+    enough, and there is no pause between."""
+    worker, master = Agent(store, WORKER), Agent(store, MASTER)
+    router = await running(store, config, worker, master)
+    await passes(store, router, 7_000, worker)
+    await ask(store, "q1", tier="2")
+    await settle(router)
+    for _ in range(2):
+        [run] = await worker.read_work()
+        await worker.fail(run, "refused", blame="request")
+        await settle(router)
+    [end] = [row for row in await replies(store) if row["kind"] == "error"]
+    assert end["code"] == "refused"
+    assert len(await work_of(store, WORKER, "run")) == 2
