@@ -48,26 +48,25 @@ def loaded(grid: Grid, event: ev.ModelLoaded) -> None:
     if node.most_models and len(node.resident.keys() | {event.model}) > node.most_models:
         node = replace(node, most_models=0, most_models_ms=0)
     before = node.resident.get(event.model)
-    known = before is not None and before.context_length in (0, event.context_length)
-    row = Resident(
-        event.digest,
-        event.size_mb,
-        event.context_length,
-        num_ctx=before.num_ctx if before is not None and known else 0,
-        runner=before.runner if before is not None and known else "",
-        since_ms=before.since_ms if before is not None and known else grid.at_ms,
-    )
-    if before is None:
-        row = asked_of(node, event.model, row)
-    grid.nodes[event.node] = replace(
-        node,
-        resident={**node.resident, event.model: row},
-        sessions=node.sessions if known else without(node.sessions, event.model),
-        unload_ordered_ms=node.unload_ordered_ms if known else without(node.unload_ordered_ms, event.model),
-    )
-    seen = footprint_key(event.digest, row.num_ctx or event.context_length, node.rules.slots)
+    row = Resident(event.digest, event.size_mb, event.context_length, since_ms=grid.at_ms)
+    if before is not None and before.context_length in (0, event.context_length):
+        row = replace(row, num_ctx=before.num_ctx, runner=before.runner, since_ms=before.since_ms)
+    else:
+        node = replace(
+            node,
+            sessions=without(node.sessions, event.model),
+            unload_ordered_ms=without(node.unload_ordered_ms, event.model),
+        )
+        row = asked_of(node, event.model, row) if before is None else row
+    grid.nodes[event.node] = replace(node, resident={**node.resident, event.model: row})
+    learn_footprint(grid, node, row)
+
+
+def learn_footprint(grid: Grid, node: Node, row: Resident) -> None:
+    """Note what the runner takes; of too many footprints the oldest is forgotten."""
+    seen = footprint_key(row.digest, row.context, node.rules.slots)
     grid.footprints.pop(seen, None)
-    grid.footprints[seen] = event.size_mb
+    grid.footprints[seen] = row.size_mb
     if len(grid.footprints) > MAX_FOOTPRINTS:
         del grid.footprints[next(iter(grid.footprints))]
 

@@ -236,9 +236,8 @@ def happened(event: ev.AnyEvent, times: int) -> StyledLine:
         case ev.BodyLost():
             return StyledLine("its entry is gone from the stream: it can no longer be run", BAD)
         case ev.RequestResent():
-            return StyledLine(
-                f"sent again{f' {times} times' if times > 1 else ''}; nothing started anew", DIM
-            )
+            again = "again" if times == 1 else f"again {times} times"
+            return StyledLine(f"sent {again}; nothing started anew", DIM)
         case ev.RequestCompleted():
             model = "model loaded for it" if event.cold else "model in memory"
             tokens = f"{event.tokens} tokens ({event.done_reason}), prompt of {event.prompt_tokens}"
@@ -248,10 +247,14 @@ def happened(event: ev.AnyEvent, times: int) -> StyledLine:
         case ev.RequestExpired():
             return StyledLine("expired: its deadline passed", BAD)
         case ev.RequestCancelled():
-            who = f"the operator {event.by}" if event.by else "its client"
-            return StyledLine(f"cancelled by {who}", WAITING)
+            return StyledLine(f"cancelled by {cancelled_by(event)}", WAITING)
         case _:
             return StyledLine(str(event.__struct_config__.tag))
+
+
+def cancelled_by(event: ev.RequestCancelled) -> str:
+    """Say who cancelled a request."""
+    return f"the operator {event.by}" if event.by else "its client"
 
 
 def timing(steps: Sequence[Step]) -> Iterator[str]:

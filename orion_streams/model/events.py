@@ -362,39 +362,13 @@ class RequestsListed(Event, frozen=True, tag="requests.listed"):
 
 
 AnyEvent = (
-    Committed
-    | PolicyChanged
-    | NodeSampled
-    | NodeBackedOff
-    | NodeReturned
-    | ModelInstalled
-    | ModelRemoved
-    | ModelDescribed
-    | ModelLoaded
-    | ModelUnloaded
-    | UnloadOrdered
-    | LoadOrdered
-    | LoadEnded
-    | BreakerOpened
-    | BreakerClosed
-    | InputRejected
-    | RequestRejected
-    | RequestResent
-    | RequestAccepted
-    | RequestRouted
-    | RequestDeferred
-    | RequestStarted
-    | AttemptFailed
-    | AttemptEnded
-    | AttemptAbandoned
-    | BodyLost
-    | RepliesTrimmed
-    | RequestCompleted
-    | RequestFailed
-    | RequestExpired
-    | RequestCancelled
-    | RequestsListed
-)
+    Committed | PolicyChanged | NodeSampled | NodeBackedOff | NodeReturned | ModelInstalled |
+    ModelRemoved | ModelDescribed | ModelLoaded | ModelUnloaded | UnloadOrdered | LoadOrdered |
+    LoadEnded | BreakerOpened | BreakerClosed | InputRejected | RequestRejected | RequestResent |
+    RequestAccepted | RequestRouted | RequestDeferred | RequestStarted | AttemptFailed | AttemptEnded |
+    AttemptAbandoned | BodyLost | RepliesTrimmed | RequestCompleted | RequestFailed | RequestExpired |
+    RequestCancelled | RequestsListed
+)  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 
 _encoder = msgspec.json.Encoder()

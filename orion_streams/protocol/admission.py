@@ -147,8 +147,11 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     if any(is_ready(grid, node, request) for node in grid.nodes.values()):
         return "", ""  # nothing needs to be worked out
     decision = route(grid, request)
-    if not isinstance(decision, Reject):
-        return "", ""
+    return (decision.code, why_never(grid, request, decision)) if isinstance(decision, Reject) else ("", "")
+
+
+def why_never(grid: Grid, request: Request, decision: Reject) -> str:
+    """Say why no node will ever take the request, with figures and what would mend it."""
     sizes = ", ".join(
         f"{each.node} has room for {each.limit} MB and it needs {each.value} MB"
         for each in decision.verdicts
@@ -164,7 +167,7 @@ def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
         nodes = [node for node in grid.nodes.values() if request.model in node.installed]
         lacks = {each for node in nodes for each in missing_capabilities(grid, node, request)}
         words += f" {request.model} lacks: {', '.join(sorted(lacks))}."
-    return decision.code, words
+    return words
 
 
 def is_ready(grid: Grid, node: Node, request: Request) -> bool:
