@@ -119,7 +119,7 @@ def test_without_any_comparison_the_log_breaks(monkeypatch: Patch) -> None:
 def test_without_known_ids_a_resend_runs_again(monkeypatch: Patch) -> None:
     """Known ids: a request that is sent again is dispatched again."""
     part = "if key in grid.open or grid.find_closed(key) is not None:"
-    without(monkeypatch, ingest, "admit", part, "if False:")
+    without(monkeypatch, admission, "admit", part, "if False:")
     found = broken("lost_answer late_resend", range(1, 3))
     assert {"known_ids_start_nothing", "one_dispatch_per_attempt"} <= found.keys()
 
