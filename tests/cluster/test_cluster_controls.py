@@ -27,7 +27,7 @@ from orion_streams.config import Config
 from orion_streams.decider import decide
 from orion_streams.eventlog.memory_log import MemoryLog
 from orion_streams.model import policy
-from orion_streams.protocol import commit_builder, ingest
+from orion_streams.protocol import admission, commit_builder, ingest
 from tests.cluster import cluster_grid, cluster_house
 from tests.cluster.cluster_agents import Agent
 from tests.cluster.removing import breaks, broken, without
