@@ -33,7 +33,7 @@ COOL = ev.NodeSampled(
 )  # fmt: skip
 ACCEPTED = ev.RequestAccepted(
     request="", entry_id="1-0", kind=RequestKind.GENERATE, model=MODEL, deadline_ms=600_000,
-    body_bytes=400, prompt_tokens=100,
+    body_bytes=400, prompt_tokens=100, num_ctx=4_096,
 )  # fmt: skip
 ROUTED = ev.RequestRouted(request="", attempt=1, node="", policy_id="bench", position=0, verdicts=())
 COMPLETED = ev.RequestCompleted(

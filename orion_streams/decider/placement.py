@@ -131,12 +131,12 @@ def make_room(grid: Grid, placed: list[Placement]) -> list[Placement]:
 def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) -> list[Candidate]:
     """Return every model on disk or in memory. Wherever it is placed, it saves the quickest load."""
     total, load_ms = sum(demand.values()) or 1, quickest_loads(grid, nodes)
+    contexts = {model: default_num_ctx(grid, model) for model in load_ms}
     found = []
     for name in nodes:
         node = grid.nodes[name]
         for model, on_disk in sorted(node.installed.items()):
-            num_ctx = num_ctx_there(node, default_num_ctx(grid, model))
-            size_mb = footprint_mb(grid, node, on_disk, num_ctx)
+            size_mb = footprint_mb(grid, node, on_disk, num_ctx_there(node, contexts[model]))
             pinned = name in grid.models.get(model, NO_RULES).resident_on
             resident = is_there(node, model, on_disk)
             worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)

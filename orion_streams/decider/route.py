@@ -11,10 +11,19 @@ from __future__ import annotations
 from operator import attrgetter
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orion_streams.decider.estimates import answer_tokens, demand_now, expected_speed
 from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
-from orion_streams.decider.memory import places, room, serves, unload_pending, wanted_num_ctx, weights
+from orion_streams.decider.memory import (
+    default_num_ctx,
+    places,
+    room,
+    serves,
+    unload_pending,
+    wanted_num_ctx,
+    weights,
+)
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Resident, Run
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Code, Filter, WaitKind
@@ -68,6 +77,8 @@ class Waiting(Struct):
 
 def route(grid: Grid, request: Request, waiting: Waiting | None = None) -> Decision:
     """Return where the request goes, in the light of what is served before it."""
+    if not request.num_ctx:  # of an older log: look once, not on each node
+        request = replace(request, num_ctx=default_num_ctx(grid, request.model))
     waiting, tokens = waiting or Waiting(), answer_tokens(grid, request)
     verdicts = [
         first_filter(grid, node, request) or estimate(grid, node, request, tokens, waiting)
