@@ -107,8 +107,9 @@ def missing_pins(grid: Grid) -> list[tuple[str, str]]:
     return [
         (name, model)
         for name, node in sorted(grid.nodes.items())
+        if node.rules.takes_inference and node.inventory_known
         for model, rules in sorted(grid.models.items())
-        if name in rules.resident_on and node.inventory_known and model not in node.installed
+        if name in rules.resident_on and model not in node.installed
     ]
 
 

@@ -47,7 +47,11 @@ def respects_what_there_is(rows: tuple[Placement, ...], some: Grid) -> None:
         assert row.rules.inference
         assert name != "orion-edge"
         placed = [each for each in rows if each.node == name]
-        assert {each.model for each in placed} <= set(row.installed)
+        missing = {each.model for each in placed if each.action == "missing"}
+        assert {each.model for each in placed} - missing <= set(row.installed)
+        assert not missing & set(row.installed)
+        stays = {row.installed[each.model].digest for each in placed if each.action not in GOING}
+        assert len(stays) <= row.rules.max_models
         there = sum(each.size_mb for each in placed if each.action not in GOING)
         assert there <= row.ram_total_mb * 880 // 1_000 - 500
 
