@@ -20,7 +20,7 @@ from tests.properties.laws import check
 from tests.properties.oracle import promised_mb
 from tests.properties.world import World
 
-GOING = ("leave", "unload")
+GOING = ("leave", "unload", "missing")
 ASKED = {HEAVY: 5_000, MODEL: 1_000}
 
 
