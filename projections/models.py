@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
-from orion_streams.model.state import Assignment, Description, Grid, Installed, Node, Resident, without
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident, without
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
@@ -32,9 +32,8 @@ MAX_FOOTPRINTS, MAX_DESCRIBED = 256, 1_000
 
 def described(grid: Grid, event: ev.ModelDescribed) -> None:
     """Note what a model is; of too many the one that was described the longest ago is forgotten."""
-    fields = {name: getattr(event, name) for name in Description.__struct_fields__}
     grid.described.pop(event.digest, None)
-    grid.described[event.digest] = Description(**fields)
+    grid.described[event.digest] = event.about
     if len(grid.described) > MAX_DESCRIBED:
         del grid.described[next(iter(grid.described))]
 

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
+from orion_streams.model.description import Description
 from orion_streams.model.learned import footprint_key
 from orion_streams.model.policy import NO_RULES, OLLAMA_NUM_CTX, Policy
-from orion_streams.model.state import Assignment, Description, Grid, Installed, Node, Request, Resident
+from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Resident
 
 
 class Room(Struct, frozen=True, kw_only=True, gc=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from orion_streams.model.description import Description
 from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, Mark, RequestKind, UnloadReason, WaitKind
@@ -102,21 +103,12 @@ class ModelRemoved(Event, frozen=True, tag="model.removed"):
 
 
 class ModelDescribed(Event, frozen=True, tag="model.described"):
-    """What a node's Ollama says of the model with this digest, once for all nodes. `context_length`: what
-    it was trained for; `num_ctx`: its Modelfile's, 0 for none. `truncated`: fields that were cut."""
+    """What a node's Ollama says of the model with this digest, once for all nodes."""
 
     node: str
     model: str
     digest: str
-    family: str = ""
-    parameter_size: str = ""
-    quantization: str = ""
-    capabilities: tuple[str, ...] = ()
-    context_length: int = 0
-    num_ctx: int = 0
-    parameters: str = ""
-    template: str = ""
-    truncated: tuple[str, ...] = ()
+    about: Description
 
 
 class ModelLoaded(Event, frozen=True, tag="model.loaded"):

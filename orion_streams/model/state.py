@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from orion_streams.model.description import Description
 from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.vocabulary import Blame, Mark, RequestKind, RequestState, WaitKind
 
@@ -54,20 +55,6 @@ class Resident(Struct, frozen=True):
         if self.num_ctx and self.runner != runner:
             return False
         return self.context == num_ctx or (self.context > num_ctx and not exact)
-
-
-class Description(Struct, frozen=True):
-    """What Ollama says of a model, by its digest. Fields as in `ev.ModelDescribed`."""
-
-    family: str = ""
-    parameter_size: str = ""
-    quantization: str = ""
-    capabilities: tuple[str, ...] = ()
-    context_length: int = 0
-    num_ctx: int = 0
-    parameters: str = ""
-    template: str = ""
-    truncated: tuple[str, ...] = ()
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):

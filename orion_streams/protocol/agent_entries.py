@@ -44,7 +44,7 @@ class ResidentModel(Struct, frozen=True):
 
 
 class ModelDescription(Struct, frozen=True, omit_defaults=True):
-    """What Ollama's /api/show says of an installed model: see `ev.ModelDescribed`."""
+    """What Ollama's /api/show says of an installed model: see `model.description`."""
 
     name: Word
     digest: Word

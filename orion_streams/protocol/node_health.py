@@ -9,8 +9,9 @@ from msgspec import structs
 
 from orion_streams.decider.memory import default_num_ctx, footprint_mb, num_ctx_there
 from orion_streams.model import events as ev
+from orion_streams.model.description import Description
 from orion_streams.model.measured import Sample
-from orion_streams.model.state import Description, Grid, Node, parse_stream_id
+from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.input_entries import NOTHING, Entry, Taken, size_of, unreadable
 
@@ -83,7 +84,7 @@ def descriptions(grid: Grid, name: str, head: agent_entries.HealthHead) -> list[
         known = structs.asdict(grid.described.get(digest, Description()))
         values = {field: known[field] or said for field, said in values.items()}
         if digest not in grid.described or values != known:
-            changes.append(ev.ModelDescribed(name, model, digest, **values))
+            changes.append(ev.ModelDescribed(name, model, digest, Description(**values)))
     return changes
 
 

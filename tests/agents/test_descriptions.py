@@ -148,12 +148,12 @@ def test_the_log_has_it_once() -> None:
 
     some = grid(node("n"))
     [event] = heard(some, head)
-    assert (event.node, event.model, event.digest, event.family) == ("n", MODEL, "a", "gemma3")
+    assert (event.node, event.model, event.digest, event.about.family) == ("n", MODEL, "a", "gemma3")
     some = fold(some, [event])
     assert heard(some, head) == []
     other = msgspec.structs.replace(head.described[0], family="other", num_ctx=2_048)
     [event] = heard(some, msgspec.structs.replace(head, described=(other,)))
-    assert (event.family, event.num_ctx) == ("gemma3", 2_048)
+    assert (event.about.family, event.about.num_ctx) == ("gemma3", 2_048)
     some = fold(some, [event])
     assert heard(some, head) == heard(some, msgspec.structs.replace(head, described=(other,))) == []
     assert "a" in some.described

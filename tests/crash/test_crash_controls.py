@@ -49,7 +49,7 @@ async def succeed_a_dying_router(
         await whole(self, part(wanted))
         life.router.struck.set()
         life.router.die()
-        await asyncio.sleep(0)  # for ever
+        await asyncio.Event().wait()  # it is dead
 
     patch.setattr(RedisLog, "commit", commit)
     router, _ = life.start_router(), life.start_agent()

@@ -12,8 +12,9 @@ from orion_streams.decider.memory import default_num_ctx
 from orion_streams.decider.placement import plan, work_of
 from orion_streams.decider.route import Reject, Route, num_ctx_on, route
 from orion_streams.model import events as ev
+from orion_streams.model.description import Description
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import Description, Grid, Node, Request, Resident
+from orion_streams.model.state import Grid, Node, Request, Resident
 from orion_streams.projections import evolve, fold
 from orion_streams.protocol.admission import runner_options
 from orion_streams.protocol.ingest import take
@@ -44,7 +45,7 @@ def here(**values: Any) -> Node:
 
 def described(some: Grid, **values: Any) -> Grid:
     """The grid once it is known what the model is."""
-    return evolve(some, ev.ModelDescribed("n", MODEL, "a", **values))
+    return evolve(some, ev.ModelDescribed("n", MODEL, "a", Description(**values)))
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,19 @@ async def work_for_a_while(store: Store, router: Router, agent: Agent, rounds: i
     """Beats and answered requests, with the router keeping house after each."""
     for _ in range(rounds):
         store.skip(1000)
-        await agent.beat()
-        await ask(store, f"q{agent.beats}")
-        await settle(router)
-        for run in await agent.read_work():
-            await agent.complete(run)
-        await settle(router)
+        await answered_request(store, router, agent)
         await router.retention.keep(router.state, router.guard)
         await router.retention.close()
+
+
+async def answered_request(store: Store, router: Router, agent: Agent) -> None:
+    """A beat, and a request to its end."""
+    await agent.beat()
+    await ask(store, f"q{agent.beats}")
+    await settle(router)
+    for run in await agent.read_work():
+        await agent.complete(run)
+    await settle(router)
 
 
 async def test_a_snapshot_equals_the_whole_log(store: Store, config: Config) -> None:
@@ -199,12 +204,7 @@ async def test_however_many_replies_are_too_many_they_go_in_one_round(config: Co
     agent = Agent(store, WORKER)
     router = await running(store, keeping(config, replies_entries=30), agent)
     for _ in range(400):
-        await agent.beat()
-        await ask(store, f"q{agent.beats}")
-        await settle(router)
-        for run in await agent.read_work():
-            await agent.complete(run)
-        await settle(router)
+        await answered_request(store, router, agent)
     assert len(await replies(store)) == 400
     for _ in range(2):
         await router.retention.keep(router.state, router.guard)
@@ -276,10 +276,12 @@ async def test_a_void_verification_is_waited_for(
 ) -> None:
     """One that its cancel did not reach is waited for by `close`; its error, about what was lost, is seen
     and says nothing, and the next round goes on."""
-    store, end, unseen = MemoryStore(), asyncio.Event(), list[dict[str, Any]]()
+    store, begun, end = MemoryStore(), asyncio.Event(), asyncio.Event()
+    unseen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
 
     async def stubborn(*_: object) -> None:
+        begun.set()
         with contextlib.suppress(asyncio.CancelledError):
             await end.wait()
         await end.wait()
@@ -289,12 +291,11 @@ async def test_a_void_verification_is_waited_for(
     with monkeypatch.context() as patch:
         patch.setattr(retention, "save_verified", stubborn)
         router.retention.verify(Snapshot(1, "", b""))
-        await asyncio.sleep(0)
+        await begun.wait()
         router.retention.begin_anew()
         closing = asyncio.create_task(router.retention.close())
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not closing.done()
+        done, _ = await asyncio.wait({closing}, timeout=0.05)
+        assert not done
         end.set()
         await closing
     await router.retention.keep(router.state, router.guard)
@@ -312,7 +313,7 @@ async def test_a_cancelled_verification_is_no_error(store: Store, config: Config
         if close:
             await router.retention.close()
         else:
-            await asyncio.sleep(0)
+            await asyncio.wait(router.retention._tasks.values())
         await router.retention.keep(router.state, router.guard)
     assert router.retention._tasks == {}
 
