@@ -17,7 +17,12 @@ from orion_streams.agents.ollama_requests import request_body, texts_of
 from orion_streams.agents.ollama_show import description
 from orion_streams.config import NodeConfig
 from orion_streams.protocol import requests_replies
-from orion_streams.protocol.agent_entries import InstalledModel, ModelDescription, ResidentModel
+from orion_streams.protocol.agent_entries import (
+    InstalledModel,
+    ModelDescription,
+    ResidentModel,
+    WorkHead,
+)
 
 EMBEDS_ONLY = "does not support generate"
 LINE_MAX_BYTES = 16_000_000
@@ -43,10 +48,10 @@ class Ollama:
         await self._http.aclose()
 
     async def run(
-        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, head: WorkHead
     ) -> AsyncGenerator[Chunk, None]:
         kind = requests_replies.kind_of(entry)
-        body = request_body(entry, options, self._keep_alive, self._num_predict_max)
+        body = request_body(entry, head, self._keep_alive, self._num_predict_max)
         try:
             if not self._identified:
                 await self._identify()
@@ -57,7 +62,7 @@ class Ollama:
                     yield embedded(await answer.aread(), len(texts_of(entry)))
                     return
                 async for raw in lines(answer):
-                    piece = chunk(raw)
+                    piece = chunk(raw, with_context=entry.context is not None)
                     yield piece
                     if piece.usage is not None:
                         return  # whatever may come after it

@@ -201,7 +201,8 @@ class RequestResent(Event, frozen=True, tag="request.resent"):
 class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
     `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist, or whose
-    value did not count. `needs`: what its model must be able to do."""
+    value did not count. `needs`: what its model must be able to do. `notify`: its client is told where it
+    stands."""
 
     request: str
     entry_id: str
@@ -220,6 +221,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     runner: str = ""
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notify: bool = False
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
@@ -321,6 +323,7 @@ class RequestCompleted(Event, frozen=True, tag="request.completed"):
     cold: bool = False
     alone: bool = False
     reply_id: str = ""
+    first_token_ms: int = 0
 
 
 class RequestFailed(Event, frozen=True, tag="request.failed"):

@@ -199,6 +199,7 @@ class Request(Struct, frozen=True):
     failures: tuple[Failure, ...] = ()
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notify: bool = False
 
 
 class Closed(Struct, frozen=True):

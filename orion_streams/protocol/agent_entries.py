@@ -96,7 +96,8 @@ class WorkHead(Struct, frozen=True, omit_defaults=True):
 
     `options` of a run or load are the runner's that the router pinned. They win over the request's own,
     and one that they leave out is Ollama's default, whatever the request says: so no request reloads the
-    model by accident. Without any, the request's own go through.
+    model by accident. Without any, the request's own go through. `keep_alive_max_ms`: so much of the
+    request's `keep_alive` counts.
     """
 
     op: Literal["run", "cancel", "load", "unload"]
@@ -105,11 +106,12 @@ class WorkHead(Struct, frozen=True, omit_defaults=True):
     model: Word = ""
     work_id: Id = ""
     options: RunnerOptions = {}
+    keep_alive_max_ms: Millis = 0
 
 
 class ResultHead(Struct, frozen=True, omit_defaults=True):
-    """An entry of `results:<node>`. tokens: `seq` and the field `text`. completed: counts, durations and
-    the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`.
+    """An entry of `results:<node>`. tokens: `seq` and PIECE_FIELDS. completed: counts, durations and
+    ANSWER_FIELDS. failed: code, blame and the field `message`.
 
     With an empty `request` it is the end of an ordered load: completed, with `load_ms` as the agent
     measured it, or failed. An unload has no result; health shows what came of it.
@@ -128,11 +130,14 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
     decode_ms: Millis = 0
     total_ms: Millis = 0
     done_reason: Word = ""
+    first_token_ms: Millis = 0
     code: Word = ""
     blame: Literal["", "request", "node", "ours"] = ""
 
 
-ANSWER_FIELDS = ("text", "thinking", "tool_calls", "vectors")
+PIECE_FIELDS = ("text", "thinking", "tool_calls", "logprobs")
+ANSWER_FIELDS = (*PIECE_FIELDS, "vectors", "context")
+"""The fields of a piece of an answer, and of a whole one; all but text and thinking are JSON."""
 
 encode_head = msgspec.json.Encoder().encode
 decode_health = msgspec.json.Decoder(HealthHead).decode
