@@ -7,13 +7,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from orion_streams.cli import log_sources, view_models
+from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.plan_rows import plan_rows
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.port import Log
+from orion_streams.gateway import view_models
 from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource, Source
 
