@@ -25,7 +25,7 @@ class NodeRow(Struct, frozen=True):
 
     `derated`: it counts as slower because it is near the mark. `open_slots`: the runs that it may hold now.
     `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was told to
-    load. `heard_ms_ago`: None if it was never heard from. `engine`: what runs its models, as its agent says.
+    load. `heard_ms_ago`: None if it was never heard from. `engine`: what runs its models.
     """
 
     node: str
