@@ -179,7 +179,7 @@ def health_of(grid: Grid, silent_ms: int, rows: Iterable[NodeRow]) -> Health:
     reasons += [f"{row.node}: {why_away(row)}" for row in away]
     stranded = sum(each.deferred == WaitKind.NO_NODE for each in grid.open.values() if not each.work_id)
     if stranded:
-        reasons.append(f"{stranded} waiting requests that no node takes now")
+        reasons.append(f"no node takes {stranded} of the waiting requests now")
     if not serving:
         reasons.append("no node answers requests")
     if silent or len(away) == len(serving):

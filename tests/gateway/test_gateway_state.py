@@ -107,7 +107,7 @@ def test_a_grid_that_was_not_heard_of_for_a_while_is_shown_as_it_is_now() -> Non
     some = grid(node("one"), position=1)
     later = state.moved_on(some, some.server_ms + 60_000)
     assert (later.at_ms, later.server_ms) == (AT_MS + 60_000, AT_MS + 60_000)
-    assert state.node_rows(later)[0].state == "stale"
+    assert node_rows(later)[0].state == "stale"
     assert state.moved_on(some, some.server_ms - 5) == some
 
 
@@ -119,7 +119,7 @@ def test_a_router_that_is_silent_for_too_long_is_a_sentence() -> None:
     )
 
 
-HOT = {"temp_mc": 80_000, "backed_off": (Mark.HOT,)}
+HOT: dict[str, Any] = {"temp_mc": 80_000, "backed_off": (Mark.HOT,)}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_health_says_what_stands_against_it(
 def test_requests_that_no_node_takes_are_told() -> None:
     """And a log that no router has begun."""
     assert state.health(one_of_all(), 0) == state.Health(
-        "degraded", ["1 waiting requests that no node takes now"]
+        "degraded", ["no node takes 1 of the waiting requests now"]
     )
     assert state.health(Grid(), 0) == state.Health("down", ["no router has run on this Redis yet"])
 
@@ -213,7 +213,7 @@ def test_a_node_with_many_models_is_asked_about_few_of_them() -> None:
     """Those in memory and the smallest: a large one that is there shows that it takes requests."""
     tiny = {f"m{n}:1b": Installed(f"d{n}", 5_000 + n) for n in range(MOST_ASKED + 5)}
     large = {"large:1b": Installed("l", 9_000)}
-    small = {"ram_total_mb": 4_000, "ram_used_mb": 500}
+    small: dict[str, Any] = {"ram_total_mb": 4_000, "ram_used_mb": 500}
     [row] = node_rows(grid(node("one", installed={**tiny, **large}, **small)))
     assert (row.state, row.value > 5_000) == ("too_large", True)
     there = {"large:1b": Resident("l", 3_000)}
