@@ -100,7 +100,8 @@ class Ollama:
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
         try:
             answer = await self._http.get(path, timeout=IDENTIFY_S)
-            name = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])[:NAME_MAX]
+            said = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])
+            name = "".join(each for each in said if each.isprintable())[:NAME_MAX]
         except httpx.HTTPError:
             self._identified = False
         except (*UNREADABLE, KeyError) as error:

@@ -15,7 +15,7 @@ from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.port import Log
 from orion_streams.gateway import view_models
-from orion_streams.gateway.state import moved_on
+from orion_streams.gateway.grid_state import moved_on
 from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource, Source
 

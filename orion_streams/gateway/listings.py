@@ -80,10 +80,13 @@ def listed(grid: Grid, aliases: Aliases) -> list[Listed]:
         for name, on_disk in node.installed.items():
             copies.setdefault(name, []).append(on_disk)
     rows = {name: Listed(name, name, most_common(found)) for name, found in copies.items()}
-    known = {name.lower(): name for name in sorted(rows, reverse=True)}
+    taken = {name.lower() for name in rows}
     for alias, model in aliases.items():
-        name, target = full_model_name(alias), known.get(full_model_name(model).lower())
-        if target is not None and name.lower() not in known:
+        name, target = full_model_name(alias), installed_as(grid, full_model_name(model))
+        if name.lower() in taken:
+            continue
+        taken.add(name.lower())
+        if target is not None:
             rows[name] = Listed(name, target, rows[target].on_disk)
     return sorted(rows.values(), key=lambda row: (-demand_now(grid, row.model), row.name))
 

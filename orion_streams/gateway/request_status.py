@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from orion_streams.decider.queue import Queue, verdict_on
-from orion_streams.decider.route import Wait, remaining_ms, route
-from orion_streams.gateway.state import held_of
+from orion_streams.decider.route import Reject, remaining_ms, route
+from orion_streams.gateway.grid_state import held_of
 from orion_streams.gateway.view_models import request_row
 from orion_streams.model.state import Grid, Request
 
@@ -77,8 +77,8 @@ def open_status(grid: Grid, key: str, request: Request) -> RequestStatus:
 def eta_ms(grid: Grid, request: Request, position: int) -> int | None:
     """Return the expected time to the end of a waiting request that is the next; of others it depends on
     those before them."""
-    decision = route(grid, request)
-    if position != 1 or not isinstance(decision, Wait) or not decision.node:
+    decision = route(grid, request) if position == 1 else None
+    if decision is None or isinstance(decision, Reject) or not decision.node:
         return None
     found = verdict_on(decision.node, decision.verdicts)
     return found.drain_ms + found.run_ms

@@ -43,6 +43,14 @@ async def test_an_ollama_that_was_replaced_has_a_new_version_and_one_that_is_awa
     await away.close()
 
 
+async def test_a_version_that_is_no_text_for_a_terminal_loses_what_is_none() -> None:
+    """Whoever reads the table reads words."""
+    async with answering(lambda path: version("1.2\\u001b[2J\\n" + "x" * 99)) as backend:
+        await backend.identify()
+        assert backend.engine.startswith("ollama 1.2[2Jxx")
+        assert len(backend.engine) <= agent_entries.WORD_MAX
+
+
 class Impostor(Echo):
     """A backend that may run nothing."""
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.gateway import listings, state
+from orion_streams.gateway import grid_state, listings
 from orion_streams.gateway.request_status import RequestStatus, request_status
 from orion_streams.gateway.view_models import MOST_ASKED, NodeRow, node_rows
 from orion_streams.model.state import Closed, Failure, Grid, Installed, Request, Resident
@@ -39,7 +39,7 @@ def one_of_all() -> Grid:
 
 def shown(some: Grid, silent_ms: int = 0) -> Any:
     """The state as a client reads it."""
-    return msgspec.json.decode(msgspec.json.encode(state.state(some, silent_ms)))
+    return msgspec.json.decode(msgspec.json.encode(grid_state.state(some, silent_ms)))
 
 
 def test_everything_is_reached_by_a_simple_path() -> None:
@@ -86,13 +86,16 @@ def test_runs_are_what_nodes_have_in_hand() -> None:
 
 def test_lists_end_and_say_so() -> None:
     """The oldest thousand requests; the numbers count all."""
-    requests = {f"c/{n}": request(accepted=n) for n in range(state.MOST, -2, -1)}
-    disk = {f"m{n:05}:1b": Installed("a", 1) for n in range(state.MOST + 3)}
+    requests = {f"c/{n}": request(accepted=n) for n in range(grid_state.MOST, -2, -1)}
+    disk = {f"m{n:05}:1b": Installed("a", 1) for n in range(grid_state.MOST + 3)}
     found = shown(grid(node("one", installed=disk), open_requests=requests))
     assert found["left_out"] == {"models": 3, "requests": 2, "runs": 0}
-    assert (len(found["queue"]["requests"]), found["queue"]["open"]) == (state.MOST, state.MOST + 2)
+    assert (len(found["queue"]["requests"]), found["queue"]["open"]) == (
+        grid_state.MOST,
+        grid_state.MOST + 2,
+    )
     assert found["queue"]["requests"][0]["id"] == "-1"
-    assert len(found["models"]) == state.MOST
+    assert len(found["models"]) == grid_state.MOST
 
 
 def test_models_that_no_node_answers_with_are_not_there() -> None:
@@ -105,16 +108,16 @@ def test_models_that_no_node_answers_with_are_not_there() -> None:
 def test_a_grid_that_was_not_heard_of_for_a_while_is_shown_as_it_is_now() -> None:
     """Its clock moves on with the server's, never back."""
     some = grid(node("one"), position=1)
-    later = state.moved_on(some, some.server_ms + 60_000)
+    later = grid_state.moved_on(some, some.server_ms + 60_000)
     assert (later.at_ms, later.server_ms) == (AT_MS + 60_000, AT_MS + 60_000)
     assert node_rows(later)[0].state == "stale"
-    assert state.moved_on(some, some.server_ms - 5) == some
+    assert grid_state.moved_on(some, some.server_ms - 5) == some
 
 
 def test_a_router_that_is_silent_for_too_long_is_a_sentence() -> None:
     """For longer than 10 s."""
-    assert state.router_silent(SILENT_MS) == ""
-    assert state.router_silent(12_000) == (
+    assert grid_state.router_silent(SILENT_MS) == ""
+    assert grid_state.router_silent(12_000) == (
         "the router has been silent for 12 s: until it is back nothing is decided"
     )
 
@@ -139,21 +142,23 @@ def test_health_says_what_stands_against_it(
 ) -> None:
     """ok, degraded while some node answers, else down; and the state says the same."""
     some = grid(*nodes, position=1)
-    found = state.health(some, silent_ms)
+    found = grid_state.health(some, silent_ms)
     assert found.status == status
     assert len(found.reasons) == len(reasons)
     for sentence, begins in zip(found.reasons, reasons, strict=True):
         assert sentence.startswith(begins.removesuffix(" of late"))
-    both = state.state(some, silent_ms)
+    both = grid_state.state(some, silent_ms)
     assert (both.status, both.reasons) == (found.status, found.reasons)
 
 
 def test_requests_that_no_node_takes_are_told() -> None:
     """And a log that no router has begun."""
-    assert state.health(one_of_all(), 0) == state.Health(
+    assert grid_state.health(one_of_all(), 0) == grid_state.Health(
         "degraded", ["no node takes 1 of the waiting requests now"]
     )
-    assert state.health(Grid(), 0) == state.Health("down", ["no router has run on this Redis yet"])
+    assert grid_state.health(Grid(), 0) == grid_state.Health(
+        "down", ["no router has run on this Redis yet"]
+    )
 
 
 def test_a_waiting_request_knows_its_place_and_what_it_waits_for() -> None:
@@ -165,6 +170,11 @@ def test_a_waiting_request_knows_its_place_and_what_it_waits_for() -> None:
     assert found.eta_ms is not None
     assert found.eta_ms > 1_600
     assert (found.reasons, found.warm, found.age_ms) == ({"orion-edge": "role"}, None, 1_000)
+    some.nodes["one"] = replace(some.nodes["one"], assignments={})
+    free = request_status(some, "brain", "b")
+    assert free is not None
+    assert free.eta_ms is not None
+    assert 0 < free.eta_ms < found.eta_ms
     last = request_status(some, "home", "c")
     assert last is not None
     assert (last.position, last.eta_ms) == (2, None)
@@ -200,7 +210,7 @@ def test_with_all_nodes_away_or_all_slots_busy_everything_answers(values: dict[s
         open_requests=waiting, position=1,
     )  # fmt: skip
     assert len(shown(some)["nodes"]) == 8
-    assert state.health(some, 0).status == "down"
+    assert grid_state.health(some, 0).status == "down"
     assert len(listings.tags(some, {})["models"]) == len(listings.v1_models(some, {})["data"]) == 2
     assert listings.ps(some) == {"models": []}
     assert listings.show(some, MODEL, {}) is not None
@@ -229,8 +239,8 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        state.State, state.RouterState, NodeRow, state.ModelState, state.QueueState, state.QueueRow,
-        state.RunRow, RequestStatus,
+        grid_state.State, grid_state.RouterState, NodeRow, grid_state.ModelState, grid_state.QueueState, grid_state.QueueRow,
+        grid_state.RunRow, RequestStatus,
     ],
 )  # fmt: skip
 def test_each_key_is_documented(kind: type[msgspec.Struct]) -> None:

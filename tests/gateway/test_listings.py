@@ -245,6 +245,8 @@ def test_an_alias_is_listed_like_a_model_of_that_name() -> None:
     shown = listings.show(some, "gpt-4o", aliases)
     assert shown is not None
     assert "FROM gpt-4o:latest\n" in shown["modelfile"]
+    assert names(some, **{"a": HEAVY, "A": MODEL}) == ["a:latest", MODEL, HEAVY]
+    assert listings.find(some, "A", {"a": HEAVY, "A": MODEL}) == HEAVY
     one, other = listings.tags(some, aliases)["models"][:2]
     assert (one["digest"], one["size"]) == (other["digest"], other["size"])
 
