@@ -239,8 +239,8 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        grid_state.State, grid_state.RouterState, NodeRow, grid_state.ModelState, grid_state.QueueState, grid_state.QueueRow,
-        grid_state.RunRow, RequestStatus,
+        grid_state.State, grid_state.RouterState, NodeRow, grid_state.ModelState,
+        grid_state.QueueState, grid_state.QueueRow, grid_state.RunRow, RequestStatus,
     ],
 )  # fmt: skip
 def test_each_key_is_documented(kind: type[msgspec.Struct]) -> None:
