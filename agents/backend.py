@@ -57,7 +57,7 @@ class Backend(Protocol):
     """What an agent needs of whatever runs its models."""
 
     engine: str
-    """What answers, for the replies; it may change with the next run."""
+    """What answers, for replies and health, as far as it was asked."""
     where: str
     """Where it answers, for the log."""
 
@@ -72,6 +72,10 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None:
         """Ask for a model to leave memory. Raises RunFailedError."""
+        ...
+
+    async def identify(self) -> None:
+        """Ask anew what answers, for `engine`. Raises RunFailedError if it may not run anything."""
         ...
 
     async def installed(self) -> Listing[InstalledModel]: ...
@@ -101,6 +105,9 @@ class Echo:
 
     async def unload(self, model: str) -> None:
         """Do nothing: everything stays loaded."""
+
+    async def identify(self) -> None:
+        """Do nothing: it is this process."""
 
     async def installed(self) -> Listing[InstalledModel]:
         return Listing((InstalledModel("echo:latest", "echo", 1),))

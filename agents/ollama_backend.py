@@ -41,7 +41,7 @@ class Ollama:
             transport=Transport(),
             trust_env=False,  # the house is air-gapped: no proxy from the environment
         )
-        self.engine, self.where = "ollama", node.ollama
+        self.engine, self.where = "simulated" if node.simulated else "ollama", node.ollama
         self._identified = False
 
     async def close(self) -> None:
@@ -54,7 +54,7 @@ class Ollama:
         body = request_body(entry, head, self._keep_alive, self._num_predict_max)
         try:
             if not self._identified:
-                await self._identify()
+                await self.identify()
             async with self._http.stream("POST", f"/api/{kind}", content=body) as answer:
                 if answer.status_code != 200:
                     raise refusal(answer.status_code, await answer.aread())
@@ -99,18 +99,22 @@ class Ollama:
         answer.raise_for_status()
         return description(answer.content, model)
 
-    async def _identify(self) -> None:
-        """Ask what answers here, for the replies' `engine`: a label, without which an Ollama works as well.
-        A simulated node must say so itself. Raises RunFailedError if it does not."""
+    async def identify(self) -> None:
+        """Ask what answers here: a label, without which an Ollama works as well; one that does not answer
+        keeps it. A simulated node must say so itself. Raises RunFailedError if it does not."""
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
         try:
             answer = await self._http.get(path, timeout=IDENTIFY_S)
-            name = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])[:NAME_MAX]
-        except (httpx.HTTPError, *UNREADABLE, KeyError) as error:
-            if self._simulated and not isinstance(error, httpx.HTTPError):
+            said = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])
+            name = "".join(each for each in said if each.isprintable())[:NAME_MAX]
+        except httpx.HTTPError:
+            self._identified = False
+        except (*UNREADABLE, KeyError) as error:
+            self._identified = False
+            if self._simulated:
                 what = f"{path} answers without `{key}`"
                 raise RunFailedError("bad_answer", "node", what) from error
-            self.engine = "simulated" if self._simulated else "ollama"
+            self.engine = "ollama"
         else:
             self.engine = f"simulated ({name})" if self._simulated else f"ollama {name}"
             self._identified = True

@@ -50,7 +50,8 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
     then were taken before. `inventory_known`: its list of models is what the log says.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere; `sensor`: where the temperature comes from, or why there is none, now and then."""
+    elsewhere; `sensor`: where the temperature comes from, or why there is none, and `engine`, what runs
+    the models, now and then."""
 
     node: str
     boot: str
@@ -69,6 +70,7 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
     sensor: str = ""
+    engine: str = ""
 
 
 class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):

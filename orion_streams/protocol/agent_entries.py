@@ -66,8 +66,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     itself comes on change and every minute; it is empty while Ollama cannot be asked. `left_out`: rows of
     Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
     few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
-    is none; on change and every minute. `described`: what models are, a few at a time: each once it is
-    known, and again after each list.
+    is none; `engine`: what runs the models, such as "ollama 0.24.0"; each on change and every minute.
+    `described`: what models are, a few at a time: each once it is known, and again after each list.
     """
 
     boot: Word
@@ -87,6 +87,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     left_out_why: Word = ""
     remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
     sensor: Word = ""
+    engine: Word = ""
     described: Annotated[tuple[ModelDescription, ...], Meta(max_length=DESCRIBED_MAX)] = ()
 
 

@@ -70,6 +70,9 @@ class Ollama:
     async def unload(self, model: str) -> None:
         """Do nothing: it stays."""
 
+    async def identify(self) -> None:
+        """Do nothing: its name is known."""
+
     async def installed(self) -> Listing[agent_entries.InstalledModel]:
         return Listing((ROW,))
 
