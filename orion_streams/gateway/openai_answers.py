@@ -168,6 +168,11 @@ def event(value: JsonObject) -> bytes:
     return b"data: " + golang.encode(value) + b"\n\n"
 
 
+def named_event(kind: str, value: JsonObject) -> bytes:
+    """Write a server-sent event with a name."""
+    return b"event: " + kind.encode() + b"\n" + event(value)
+
+
 def usage(line: Line) -> JsonObject:
     metrics = line.metrics
     return {

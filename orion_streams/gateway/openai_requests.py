@@ -60,7 +60,7 @@ def chat_request(raw: bytes) -> tuple[JsonObject, bool]:
         **_shared(body),
         "messages": native_messages(body["messages"]),
         "tools": chosen_tools(body),
-        "format": _format(body.get("response_format", {})),
+        "format": response_format(body.get("response_format", {})),
         "think": think(body),
         "logprobs": body.get("logprobs", False),
         "top_logprobs": body.get("top_logprobs", 0),
@@ -159,7 +159,8 @@ def _prompt(given: Any) -> Any:
     return given
 
 
-def _format(wanted: JsonObject) -> Any:
+def response_format(wanted: JsonObject) -> Any:
+    """Return the native format: "json", a schema, or None."""
     match wanted:
         case {"type": "json_object"}:
             return "json"
