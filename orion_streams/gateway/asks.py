@@ -12,6 +12,7 @@ from orion_streams.gateway import native_requests
 from orion_streams.gateway.refusal import JsonObject, Refusal, not_found
 from orion_streams.protocol.requests_replies import Kind
 
+_LEAST_NUM_CTX = 4
 _GENERATE_TEXTS = ("system", "suffix", "template")
 _SWITCHES = ("truncate", "shift", "raw", "logprobs", "think", "keep_alive")
 
@@ -75,7 +76,8 @@ def embedding_ask(body: JsonObject) -> Ask:
     """Convert a request of the older embeddings API, which has one prompt."""
     if not body["model"]:
         raise Refusal(400, "model is required")
-    return embed_ask({**body, "input": body.get("prompt", "")})
+    known = _given(body, ("model", "options")) | _switches(body, ("keep_alive",))
+    return embed_ask({**known, "input": body.get("prompt", "")})
 
 
 def _only(body: JsonObject, kind: Kind, content: JsonObject, *, stream: bool) -> Ask:
@@ -131,6 +133,8 @@ def _options(body: JsonObject) -> JsonObject:
     except Refusal as refusal:
         raise Refusal(400, refusal.message) from refusal
     carried = {name: value for name, value in cast.items() if _is_carried(value)}
+    if "num_ctx" in carried:
+        carried["num_ctx"] = max(_LEAST_NUM_CTX, carried["num_ctx"])
     return {"options": carried} if carried else {}
 
 
