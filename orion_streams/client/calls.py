@@ -261,7 +261,7 @@ class Call:
             case "done":
                 self._compare(reply)
                 self.finish(reply)
-            case "known" | "error" | "expired" | "cancelled" | "listed":
+            case "known" | "error" | "expired" | "cancelled" | "listed" | "noted":
                 self.finish(reply)
             case "rejected" if reply.code != "unknown_id" or not self._asks:
                 self.finish(reply)

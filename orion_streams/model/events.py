@@ -358,13 +358,28 @@ class RequestsListed(Event, frozen=True, tag="requests.listed"):
     reply_id: str = ""
 
 
+class ClientAdded(Event, frozen=True, tag="client.added"):
+    """The gateway added a guest, or gave it other rules: a client that streams.toml does not name."""
+
+    client: str
+    rules: ClientRules = ClientRules()
+    reply_id: str = ""
+
+
+class ClientRemoved(Event, frozen=True, tag="client.removed"):
+    """The gateway removed a guest: its requests are read no more, those that are open come to their end."""
+
+    client: str
+    reply_id: str = ""
+
+
 AnyEvent = (
     Committed | PolicyChanged | NodeSampled | NodeBackedOff | NodeReturned | ModelInstalled |
     ModelRemoved | ModelDescribed | ModelLoaded | ModelUnloaded | UnloadOrdered | LoadOrdered |
     LoadEnded | BreakerOpened | BreakerClosed | InputRejected | RequestRejected | RequestResent |
     RequestAccepted | RequestRouted | RequestDeferred | RequestStarted | AttemptFailed | AttemptEnded |
     AttemptAbandoned | BodyLost | RepliesTrimmed | RequestCompleted | RequestFailed | RequestExpired |
-    RequestCancelled | RequestsListed
+    RequestCancelled | RequestsListed | ClientAdded | ClientRemoved
 )  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 

@@ -58,9 +58,10 @@ def of_value(
         yield from complaints(value, kind, grammar, f"{key}.")
     else:
         name_kind, row_kind = get_args(kind)
+        of_rows = grammar if isinstance(row_kind, type) and issubclass(row_kind, Struct) else {}
         for name, row in value.items():
             yield from of_single(f"{key}.{name}", name, name_kind, {}, None)
-            yield from of_value(f"{key}.{name}", row, row_kind, grammar)
+            yield from of_value(f"{key}.{name}", row, row_kind, of_rows)
 
 
 def of_single(

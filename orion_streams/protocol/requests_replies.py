@@ -176,6 +176,9 @@ BODY_FIELDS = tuple(
 )
 """What a node needs of a request: copied from entry to entry by the server, never into the log."""
 
+OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest"})
+"""Fields that make an entry something else than a request."""
+
 JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "context"})
 
 
@@ -261,6 +264,7 @@ TERMINAL_KINDS = {
     "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
+    "noted": "to the gateway: the guest was added or removed",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 
@@ -275,7 +279,8 @@ CODES = {
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "incapable": "No node that has the model can do with it what is asked.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
-    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others.",
+    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others; "
+    "only the gateway has guests.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",
@@ -299,7 +304,7 @@ def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 def unknown_fields(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """Return the names of fields that no request has, the first few, cut. Of an entry that is none, all but
     its own are ignored anyway."""
-    if b"cancel" in fields or b"list" in fields:
+    if not fields.keys().isdisjoint(OTHER_ENTRIES):
         return ()
     known = {name.encode() for name in RequestEntry.__struct_fields__}
     unknown = [name.decode(errors="replace")[:IGNORED_LENGTH] for name in fields if name not in known]
