@@ -1,0 +1,159 @@
+"""`orion bench gateway`: what HTTP costs on top of the streams.
+
+The same chat goes through the gateway, through the streams alone, straight to the backend, and to a server
+that answers a constant; they take turns in one run, so that a disturbance meets all alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+
+from msgspec import Struct
+
+from orion_streams.bench import footprint
+from orion_streams.bench.bench_chat import Chat, HttpChat, StreamsChat, timed
+from orion_streams.bench.bench_grid import CLIENT, HTTP_MODEL, HTTP_NODE, SLOTS, STREAMS, BenchGrid
+from orion_streams.bench.bench_load import Timing
+from orion_streams.bench.bench_output import say
+from orion_streams.bench.bench_rows import Row, compared, tidy
+from orion_streams.bench.instant_ollama import CONSTANT_PATH
+from orion_streams.runtime.connection import end_if_cancelled
+from orion_streams.runtime.supervisor import Child
+
+GATEWAY, ALONE, STRAIGHT, CONSTANT = "gateway", "client", "straight", "constant"
+"""The ways: through the gateway; the Python client and the streams alone; to the backend; to a constant."""
+WORDS, FIRST_WORDS = 50, 4
+"""Of the streams at once; of those whose first word is timed."""
+PIECE_S = 10.0
+FLOORS = (
+    "floor of gateway_p50_ms: the streams alone + 2 x an aiohttp server that answers a constant; "
+    "of gateway_rps_16: the streams alone"
+)
+
+
+class GatewayPlan(Struct, frozen=True):
+    """How much is measured: rounds of turns of `turn_s`, with `firsts` streams each; requests before the
+    memory is looked at; then an idle gateway for `idle_s`."""
+
+    rounds: int = 15
+    turn_s: float = 0.4
+    firsts: int = 40
+    requests: int = 100_000
+    settle_s: float = 3.0
+    idle_s: float = 30.0
+
+
+QUICK = GatewayPlan(rounds=5, turn_s=0.2, firsts=10, requests=2_000, settle_s=1.0, idle_s=5.0)
+
+
+class Turn(Struct, frozen=True):
+    """One way in one round: one request at a time, SLOTS at a time, and seconds to the first words."""
+
+    quiet: Timing
+    busy: Timing
+    firsts_s: list[float]
+
+
+Round = dict[str, Turn]
+
+
+async def measure(folder: Path, plan: GatewayPlan) -> list[Row]:
+    """Measure all rows. Every process that was started has ended on return. Raise BackendError."""
+    remark = lambda name, what: say(f"{name} {what}")  # noqa: E731
+    async with BenchGrid(folder, remark, instant=True) as grid, AsyncExitStack() as held:
+        say("starting server, router, agent and gateway")
+        await grid.start_role("router")
+        await grid.start_agent(HTTP_NODE, HTTP_MODEL)
+        gateway = await grid.start_gateway()
+        ways = ways_of(grid, gateway)
+        for chat in ways.values():
+            held.push_async_callback(chat.close)
+        rounds = await take_turns(ways, plan)
+        say(f"{STREAMS} streams at once")
+        await many_streams(ways[GATEWAY])
+        await many_requests(ways[GATEWAY], plan.requests)
+        say(f"an idle gateway, for {plan.settle_s + plan.idle_s:g} s")
+        assert gateway.pid is not None  # noqa: S101 - it answered
+        idle = await footprint.idle(GATEWAY, gateway.pid, plan.settle_s, plan.idle_s)
+        grid.check_alive()
+    whole = Row("gateway_streams_whole", STREAMS, "streams")
+    return [*rows_of(rounds), whole, *idle, Row("gateway_requests", plan.requests, "before its memory")]
+
+
+def ways_of(grid: BenchGrid, gateway: Child) -> Mapping[str, Chat]:
+    """Return who asks, by the way it takes."""
+    return {
+        GATEWAY: HttpChat(str(gateway.announced["gateway_url"]), HTTP_MODEL),
+        ALONE: StreamsChat(grid.url, CLIENT, grid.config.prefix, HTTP_MODEL),
+        STRAIGHT: HttpChat(grid.ollama_url, HTTP_MODEL),
+        CONSTANT: HttpChat(grid.ollama_url, HTTP_MODEL, CONSTANT_PATH),
+    }
+
+
+async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]:
+    """Measure the ways in turns, every other round from the last to the first; discard a first round."""
+    rounds: list[Round] = []
+    for n in range(plan.rounds + 1):
+        if n % 5 == 0:
+            say(f"gateway, round {n} of {plan.rounds}")
+        names = list(ways)[:: -1 if n % 2 else 1]
+        quiet = {name: await timed(ways[name], plan.turn_s, 1) for name in names}
+        busy = {name: await timed(ways[name], plan.turn_s, SLOTS) for name in names}
+        firsts: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(plan.firsts):
+            for name in (GATEWAY, ALONE):
+                firsts[name].append(await ways[name].stream("first", FIRST_WORDS))
+        end_if_cancelled()
+        if n:
+            rounds.append({name: Turn(quiet[name], busy[name], firsts[name]) for name in names})
+    return rounds
+
+
+async def many_streams(chat: Chat) -> None:
+    """Open STREAMS streams at once, each with words of its own. Raise BackendError unless all come whole."""
+    await asyncio.gather(*(chat.stream(f"stream-{number}", WORDS) for number in range(STREAMS)))
+
+
+async def many_requests(chat: Chat, count: int) -> None:
+    """Ask so many times, and tell how far it is."""
+    done = 0
+    while done < count:
+        say(f"{done:,} of {count:,} requests")
+        done += len((await timed(chat, PIECE_S, SLOTS, count - done)).latencies_s)
+        end_if_cancelled()
+
+
+def rows_of(rounds: list[Round]) -> list[Row]:
+    """Make the rows of the rounds: first those with a goal, then each way by itself."""
+    added_ms = [
+        (median(turns[GATEWAY].firsts_s) - median(turns[ALONE].firsts_s)) * 1000 for turns in rounds
+    ]
+    rows = [
+        compared(
+            "gateway_p50_ms", "ms", [(turns[GATEWAY].quiet.p50_ms, allowed_ms(turns)) for turns in rounds]
+        ),
+        compared(
+            f"gateway_rps_{SLOTS}",
+            "requests/s",
+            [(turns[GATEWAY].busy.rps, turns[ALONE].busy.rps) for turns in rounds],
+        ),
+        Row("gateway_first_word_added_ms", tidy(median(added_ms)), "ms"),
+    ]
+    for name in (GATEWAY, ALONE, STRAIGHT, CONSTANT):
+        turns = [each[name] for each in rounds]
+        if name != GATEWAY:
+            rows.append(Row(f"{name}_p50_ms", tidy(median(turn.quiet.p50_ms for turn in turns)), "ms"))
+            rows.append(
+                Row(f"{name}_rps_{SLOTS}", tidy(median(turn.busy.rps for turn in turns)), "requests/s")
+            )
+        rows.append(Row(f"{name}_p99_ms", tidy(median(turn.quiet.p99_ms for turn in turns)), "ms"))
+    return rows
+
+
+def allowed_ms(turns: Round) -> float:
+    """Return what a request through the gateway may take at the median."""
+    return turns[ALONE].quiet.p50_ms + 2 * turns[CONSTANT].quiet.p50_ms
