@@ -61,6 +61,17 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
 
     Raises Refusal 400, with `when_empty` for an empty body.
     """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = _decoded_as_go_does(raw, when_empty)
+    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _too_deep(value):
+        raise Refusal(400, "invalid JSON: exceeded max depth")
+    return value
+
+
+def _decoded_as_go_does(raw: bytes, when_empty: str) -> Any:
+    """Decode what is not quite JSON; it takes three times as long for a photo."""
     text = raw.decode(errors="replace").lstrip(" \t\r\n")
     if not text:
         raise Refusal(400, when_empty)
@@ -71,8 +82,6 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
         raise Refusal(400, "unexpected EOF" if cut_short else f"invalid JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:
         raise Refusal(400, f"invalid JSON: {error}") from error
-    if text.count("[") + text.count("{") > _MAX_DEPTH and _too_deep(value):
-        raise Refusal(400, "invalid JSON: exceeded max depth")
     return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from orion_streams.client.calls import request_entry
+from orion_streams.errors import ContractError
 from orion_streams.gateway import asks, native_requests
 from orion_streams.gateway.asks import Ask
 from orion_streams.gateway.refusal import Refusal
@@ -192,3 +193,15 @@ def test_the_contract_takes_what_an_ask_says() -> None:
     entry = parse_request(request_entry(ask.fields))
     assert (entry.kind, entry.stream, entry.tools, entry.think) == ("chat", True, [tool], "low")
     assert (entry.format, entry.options) == ("json", {"seed": 1})
+
+
+def test_numbers_beyond_any_type_break_nothing() -> None:
+    """A number of hundreds of digits is as large as its type can be, or refused by the contract."""
+    huge = 10**400
+    body = {"model": "m:1b", "prompt": "x", "keep_alive": huge, "options": {"top_p": huge, "min_p": -huge}}
+    ask = asks.generate_ask(native_requests.generate_request(body))
+    assert ask.fields["options"] == {"top_p": 3.4e38, "min_p": -3.4e38}
+    seed = {**body, "keep_alive": -huge, "options": {"seed": huge}}
+    fields = asks.generate_ask(native_requests.generate_request(seed)).fields
+    with pytest.raises(ContractError, match="too large"):
+        parse_request(request_entry({key: fields[key] for key in ("model", "prompt", "options")}))

@@ -39,7 +39,8 @@ def test_nulls_mean_nothing() -> None:
     names = (
         "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "seed", "temperature",
         "top_p", "stop", "tools", "tool_choice", "response_format", "reasoning", "reasoning_effort",
-        "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "user", "metadata", "logit_bias",
+        "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "user", "metadata",
+        "logit_bias",
     )  # fmt: skip
     assert native(**dict.fromkeys(names)) == native()
     inner = {"stream_options": {"include_usage": None}, "reasoning": {"effort": None}}
