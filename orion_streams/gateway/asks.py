@@ -3,7 +3,7 @@
 All functions raise Refusal 400, or 404 without the name of a model. Nothing that Ollama would ignore fails.
 """
 
-import binascii
+import string
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -13,13 +13,16 @@ from orion_streams.gateway.refusal import JsonObject, Refusal, not_found
 from orion_streams.protocol.requests_replies import Kind
 
 _LEAST_NUM_CTX = 4
+_BASE64 = f"{string.ascii_letters}{string.digits}+/".encode()
+_PADDINGS = ("", "=", "==")
 _GENERATE_TEXTS = ("system", "suffix", "template")
 _SWITCHES = ("truncate", "shift", "raw", "logprobs", "think", "keep_alive")
 
 
 class Ask(Struct, frozen=True):
-    """What a call asks for. `fields`: those of a contract request, without the ones left unsaid; `stream`:
-    the client wants the answer as it comes; `only`: nothing is to be answered, just this done."""
+    """What a call asks for. `kind`: the call's; `fields`: those of a contract request, without the ones left
+    unsaid; `stream`: the client wants the answer as it comes; `only`: nothing is to be answered, just this
+    done. To load, the request is one with an empty prompt; for an unload the contract has none."""
 
     kind: Kind
     model: str
@@ -159,11 +162,14 @@ def _images(holder: JsonObject) -> list[str]:
     """Return images in base64, of which each is checked."""
     images: list[str] = []
     for image in holder.get("images", ()):
-        if not isinstance(image, str) or not image:
+        if not isinstance(image, str) or not _is_base64(image):
             raise Refusal(400, "an image must be a text in base64")
-        try:
-            binascii.a2b_base64(image, strict_mode=True)
-        except ValueError as error:
-            raise Refusal(400, f"an image is no base64: {error}") from error
         images.append(image)
     return images
+
+
+def _is_base64(text: str) -> bool:
+    """Tell it without decoding, which takes seven times as long for a photo."""
+    padding = text.encode(errors="replace").translate(None, _BASE64).decode()
+    whole = bool(text) and len(text) % 4 == 0
+    return whole and padding in _PADDINGS and text.endswith(padding)

@@ -20,6 +20,7 @@ _LONGEST_DURATION = 40
 _DURATION_PART = re.compile(r"([\d.]+)([^\d.]+)")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_DEPTH = 100
+_MAX_CONTAINERS = 100_000
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "bool": bool,
@@ -65,8 +66,8 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = _decoded_as_go_does(raw, when_empty)
-    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _too_deep(value):
-        raise Refusal(400, "invalid JSON: exceeded max depth")
+    if not _is_bounded(value):
+        raise Refusal(400, "invalid JSON: exceeded max depth or size")
     return value
 
 
@@ -85,12 +86,15 @@ def _decoded_as_go_does(raw: bytes, when_empty: str) -> Any:
     return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value]
+def _is_bounded(value: Any) -> bool:
+    """Tell whether a value is neither too deep nor of too many lists and objects to walk."""
+    level, seen = [value], 0
     for _ in range(_MAX_DEPTH):
-        held = [inner for outer in level for inner in _members(outer)]
-        level = [inner for inner in held if isinstance(inner, list | dict)]
-    return bool(level)
+        level = [inner for outer in level for inner in _members(outer) if isinstance(inner, list | dict)]
+        seen += len(level)
+        if not level or seen > _MAX_CONTAINERS:
+            break
+    return not level
 
 
 def _members(value: Any) -> list[Any]:

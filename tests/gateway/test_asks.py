@@ -1,10 +1,13 @@
 """A native body becomes a request of the grid's contract, without what it does not say."""
 
 import base64
+import binascii
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orion_streams.client.calls import request_entry
 from orion_streams.errors import ContractError
@@ -152,6 +155,24 @@ def test_a_chat_of_unknown_speakers_is_answered_all_the_same() -> None:
     """Dropping every message does not make a request a load, as with the real server."""
     ask = asked("chat", messages=[{"role": "robot", "content": "x"}, {}])
     assert (ask.only, ask.fields["messages"]) == ("", [{"role": "user", "content": ""}])
+
+
+@given(
+    text=st.text("AZaz09+/=-_ é", max_size=9)
+    | st.binary(max_size=9).map(lambda b: base64.b64encode(b).decode())
+)
+def test_an_image_is_what_a_strict_decoder_decodes(text: str) -> None:
+    """The quick check and the decoder of the standard library are of one mind."""
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        decoded = b""
+    try:
+        asked("generate", prompt="x", images=[text])
+    except Refusal:
+        assert decoded == b""
+    else:
+        assert decoded
 
 
 @pytest.mark.parametrize("image", ["", "no base64!", "data:image/png;base64," + PIXEL, PIXEL + "A", 5])

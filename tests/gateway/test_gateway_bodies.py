@@ -147,6 +147,17 @@ def test_a_deep_body_is_refused(depth: int) -> None:
         golang.decode(raw, when_empty="")
 
 
+def test_a_body_of_too_many_lists_is_refused() -> None:
+    """What takes long to walk is refused; as many numbers in one list are a context."""
+    for inner, fits in (("1", True), ("[]", False)):
+        raw = b"[" + b",".join([inner.encode()] * 100_001) + b"]"
+        if fits:
+            assert len(golang.decode(raw, when_empty="")) == 100_001
+            continue
+        with pytest.raises(Refusal, match="size"):
+            golang.decode(raw, when_empty="")
+
+
 def test_half_a_character_is_replaced() -> None:
     """An escaped half of a pair, which UTF-8 cannot hold, becomes the sign for it; a pair stays."""
     decoded = golang.decode(rb'{"a":["\ud83d","\ud83d\ude00"],"\udc00":1}', when_empty="")
