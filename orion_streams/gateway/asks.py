@@ -20,9 +20,9 @@ _SWITCHES = ("truncate", "shift", "raw", "logprobs", "think", "keep_alive")
 
 
 class Ask(Struct, frozen=True):
-    """What a call asks for. `kind`: the call's; `fields`: those of a contract request, without the ones left
-    unsaid; `stream`: the client wants the answer as it comes; `only`: nothing is to be answered, just this
-    done. To load, the request is one with an empty prompt; for an unload the contract has none."""
+    """What a call asks for. `fields`: those of a contract request, without the ones left unsaid; `stream`:
+    the client wants the answer as it comes; `only`: nothing is to be answered, just this done. To load, the
+    request is one with an empty prompt; for an unload the contract has none."""
 
     kind: Kind
     model: str
