@@ -10,7 +10,7 @@ import pytest
 from orion_streams.gateway.answers import Dialect, Line
 from orion_streams.gateway.messages_answers import MessagesDialect, counted_tokens
 from orion_streams.gateway.native_answers import NativeDialect, embedded, embedded_one
-from orion_streams.gateway.openai_answers import OpenAIDialect, embedding_list, model_entry, model_list
+from orion_streams.gateway.openai_answers import OpenAIDialect, embedding_list
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.gateway.responses_answers import ResponsesDialect
 from tests.gateway.written import CALLS, END, METRICS, NOW_NS, SPOKEN, WHOLE, data, events, streamed
@@ -255,10 +255,3 @@ def test_vectors() -> None:
     native = json.loads(embedded("m:1b", vectors, METRICS).body)
     assert (native["embeddings"], native["prompt_eval_count"]) == (vectors, 7)
     assert json.loads(embedded_one(vectors[0]).body) == {"embedding": vectors[0]}
-
-
-def test_no_models_are_an_empty_list() -> None:
-    """Clients iterate over it; Ollama's null breaks some of them."""
-    assert json.loads(model_list([]).body) == {"object": "list", "data": []}
-    (entry,) = json.loads(model_list([model_entry("m:1b", 5, "library")]).body)["data"]
-    assert entry == {"id": "m:1b", "object": "model", "created": 5, "owned_by": "library"}

@@ -21,7 +21,7 @@ from orion_streams.gateway import (
 )
 from orion_streams.gateway.asks import Ask
 from orion_streams.gateway.refusal import Refusal
-from orion_streams.protocol.requests_replies import RequestEntry, parse_request
+from orion_streams.protocol.requests_replies import parse_request
 
 KEYS = tuple(
     """
@@ -90,7 +90,9 @@ ROUTES: dict[str, Callable[[bytes], Ask]] = {
     "embed": native(native_requests.embed_request, asks.embed_ask),
     "embeddings": native(native_requests.embedding_request, asks.embedding_ask),
     "v1/chat": lambda raw: asks.chat_ask(openai_requests.chat_request(raw)[0]),
-    "v1/completions": lambda raw: asks.generate_ask(openai_requests.completion_request(raw)[0]),
+    "v1/completions": lambda raw: asks.generate_ask(
+        openai_requests.completion_request(raw)[0], with_context=False
+    ),
     "v1/embeddings": lambda raw: asks.embed_ask(openai_requests.embeddings_request(raw)[0]),
     "v1/responses": lambda raw: asks.chat_ask(responses_requests.responses_request(raw)[0]),
     "v1/messages": lambda raw: asks.chat_ask(messages_requests.messages_request(raw)),
@@ -99,9 +101,8 @@ ROUTES: dict[str, Callable[[bytes], Ask]] = {
 
 def refused_by_contract(ask: Ask) -> str:
     """Why the router would not take an ask, empty if it would."""
-    known = {key: value for key, value in ask.fields.items() if key in RequestEntry.__struct_fields__}
     try:
-        parse_request(request_entry(known))
+        parse_request(request_entry(ask.fields))
     except ContractError as error:
         return str(error)
     return ""

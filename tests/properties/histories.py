@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
 from tests.properties.strategies import pick
@@ -79,6 +79,8 @@ IDEMPOTENT = st.one_of(
     of(ev.RequestStarted, request=REQUESTS, attempt=SMALL, work_id=WORK, age_ms=TIMES),
     of(ev.InputRejected, stream=("s",), entry_id=WORK, code=WORDS),
     of(ev.RequestResent, request=REQUESTS),
+    of(ev.ClientAdded, client=("key-a", "key-b"), rules=(ClientRules(), ClientRules(max_open=1))),
+    of(ev.ClientRemoved, client=("key-a", "key-b")),
     of(ev.RequestRejected, request=REQUESTS, code=WORDS),
 )  # fmt: skip
 """Events that may come twice."""

@@ -1,7 +1,6 @@
 """Serve a simulated node: its routes, middlewares, and `serve`."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from orion_streams.demo.ollama.listing import Listing
 from orion_streams.demo.ollama.routes import Routes
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.demo.ollama.write_json import response_of
+from orion_streams.gateway.access import is_bound_to_loopback, is_local
 from orion_streams.gateway.native_answers import native_error
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.simulation.machine_spec import NodeSpec
@@ -23,7 +23,6 @@ from orion_streams.simulation.machine_spec import NodeSpec
 # Prompts carry images and long documents.
 _MAX_BODY_BYTES = 256 * 1024**2
 _STOP_S = 5.0
-_LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 
 
 class RunningNode:
@@ -146,25 +145,12 @@ def _tracking(node: Node) -> Middleware:
 
 def _only_local_hosts(bound_to: str) -> Middleware:
     """Refuse foreign Host headers while the node listens on loopback only: against DNS rebinding."""
-    guarded = bound_to in {"localhost", "127.0.0.1", "::1"}
+    guarded = is_bound_to_loopback(bound_to)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if guarded and not _is_local(request.host):
+        if guarded and not is_local(request.host, socket.gethostname()):
             return web.Response(status=403)
         return await handler(request)
 
     return check
-
-
-def _is_local(host_header: str) -> bool:
-    host = host_header.lower()
-    name, _, port = host.rpartition(":")
-    if name and port.isdigit() and (":" not in name or name.startswith("[")):
-        host = name
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        known = ("", "localhost", socket.gethostname().lower())
-        return host in known or host.endswith(_LOCAL_ENDINGS)
-    return True
