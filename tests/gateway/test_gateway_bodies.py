@@ -1,8 +1,6 @@
 """Whatever a client sends is an ask of the grid, or a refusal that blames the body."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,15 +9,9 @@ from hypothesis import strategies as st
 
 from orion_streams.client.calls import request_entry
 from orion_streams.errors import ContractError
-from orion_streams.gateway import (
-    asks,
-    golang,
-    messages_requests,
-    native_requests,
-    openai_requests,
-    responses_requests,
-)
+from orion_streams.gateway import golang, messages_requests
 from orion_streams.gateway.asks import Ask
+from orion_streams.gateway.http_calls import CALLS, Origin
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.requests_replies import parse_request
 
@@ -79,24 +71,9 @@ bodies = st.builds(
 raw_bodies = bodies.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=20)
 
 
-def native(check: Callable[[Any], Any], convert: Callable[[Any], Ask]) -> Callable[[bytes], Ask]:
-    """A route of the native API."""
-    return lambda raw: convert(check(native_requests.read(raw)))
-
-
-ROUTES: dict[str, Callable[[bytes], Ask]] = {
-    "generate": native(native_requests.generate_request, asks.generate_ask),
-    "chat": native(native_requests.chat_request, asks.chat_ask),
-    "embed": native(native_requests.embed_request, asks.embed_ask),
-    "embeddings": native(native_requests.embedding_request, asks.embedding_ask),
-    "v1/chat": lambda raw: asks.chat_ask(openai_requests.chat_request(raw)[0]),
-    "v1/completions": lambda raw: asks.generate_ask(
-        openai_requests.completion_request(raw)[0], with_context=False
-    ),
-    "v1/embeddings": lambda raw: asks.embed_ask(openai_requests.embeddings_request(raw)[0]),
-    "v1/responses": lambda raw: asks.chat_ask(responses_requests.responses_request(raw)[0]),
-    "v1/messages": lambda raw: asks.chat_ask(messages_requests.messages_request(raw)),
-}
+def ask_of(path: str, raw: bytes) -> Ask:
+    """What a body asks for."""
+    return CALLS[path](raw, Origin("7", 5)).ask
 
 
 def refused_by_contract(ask: Ask) -> str:
@@ -108,13 +85,13 @@ def refused_by_contract(ask: Ask) -> str:
     return ""
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("path", CALLS)
 @given(raw=raw_bodies)
 @settings(max_examples=60, deadline=None)
-def test_no_body_breaks_the_translation(route: str, raw: bytes) -> None:
+def test_no_body_breaks_the_translation(path: str, raw: bytes) -> None:
     """Each body is an ask that the contract takes, or refused with a 4xx."""
     try:
-        ask = ROUTES[route](raw)
+        ask = ask_of(path, raw)
     except Refusal as refusal:
         assert 400 <= refusal.status < 500
     else:
@@ -169,5 +146,12 @@ def test_half_a_character_is_replaced() -> None:
 def test_an_error_quotes_only_the_beginning() -> None:
     """A message that repeats what was sent has a limit."""
     with pytest.raises(Refusal) as refused:
-        ROUTES["chat"](json.dumps({"model": "m:1b", "messages": [{}], "format": "x" * 5_000}).encode())
+        ask_of("/api/chat", json.dumps({"model": "m:1b", "messages": [{}], "format": "x" * 5_000}).encode())
     assert len(refused.value.message) == 1_000
+
+
+def test_only_the_native_call_asks_for_a_context() -> None:
+    """A text completion has no place for one."""
+    raw = b'{"model":"m:1b","prompt":"x"}'
+    fields = [ask_of(path, raw).fields for path in ("/api/generate", "/v1/completions")]
+    assert ["context" in said for said in fields] == [True, False]
