@@ -26,6 +26,7 @@ from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
 
+KNOCK = web.RequestKey("knock", Knock)
 STOP_S = 5.0
 """For open answers when it stops."""
 
@@ -42,7 +43,7 @@ class Guard:
 
     async def admit(self, http: web.Request, handler: Handler) -> web.StreamResponse:
         """Let in who may ask; write refusals in the form of the API."""
-        knock = self._knock(http)
+        knock = http[KNOCK] = self._knock(http)
         if http.method == "OPTIONS":
             allowed = access.preflight(knock, self._door)
             if isinstance(allowed, dict):
@@ -82,8 +83,9 @@ class Guard:
 
     async def sign(self, http: web.Request, response: web.StreamResponse) -> None:
         """Add to every answer what it is, and what a page may see of it."""
+        knock = http.get(KNOCK) or self._knock(http)  # an Expect that is not understood never came in
         response.headers["Server"] = GATEWAY_SERVER
-        response.headers.update(access.page_headers(self._knock(http), self._door))
+        response.headers.update(access.page_headers(knock, self._door))
 
 
 def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
