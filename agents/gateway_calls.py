@@ -218,7 +218,7 @@ async def body_of(http: web.Request) -> bytes:
     if http.content_length is not None and http.content_length > limit:
         raise too_large(limit)
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(None if http.content.is_eof() else BODY_S):  # most are here already
             return await http.read()
     except TimeoutError:
         raise Refusal(408, f"the body did not come within {BODY_S:g} s") from None

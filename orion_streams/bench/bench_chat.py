@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-import httpx
+import aiohttp
 import msgspec
-from httpx_aiohttp import AiohttpTransport
 
 from orion_streams.bench.bench_load import Timing
 from orion_streams.bench.instant_ollama import words
@@ -35,40 +35,40 @@ class Chat(Protocol):
 
 
 class HttpChat:
-    """Chats over HTTP on connections that are kept: httpx over aiohttp, in Ollama's own form."""
+    """Chats over HTTP in Ollama's own form, on connections that are kept. By aiohttp, of Python's clients
+    the one that costs least itself."""
 
     def __init__(self, url: str, model: str, path: str = "/api/chat") -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        transport = AiohttpTransport(limits=limits)
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False
-        )
-        self._model, self._path = model, path
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(TIMEOUT_S)
+        self._http = aiohttp.ClientSession(url, connector=connector, timeout=timeout)
+        self._url, self._model, self._path = url, model, path
         self._body = msgspec.json.encode(body(model, TEXT, 1, stream=False))
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def ask(self) -> None:
         try:
-            answer = await self._http.post(self._path, content=self._body)
-        except httpx.HTTPError as error:
-            raise BackendError(f"{self._http.base_url} does not answer: {error!r}") from error
-        if answer.status_code != 200 or b'"done":true' not in answer.content:
-            raise BackendError(f"{self._http.base_url} answers {answer.status_code}: {answer.text[:200]}")
+            async with self._http.post(self._path, data=self._body) as answer:
+                said = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BackendError(f"{self._url} does not answer: {error!r}") from error
+        if answer.status != 200 or b'"done":true' not in said:
+            raise BackendError(f"{self._url} answers {answer.status}: {said[:200].decode()}")
 
     async def stream(self, text: str, count: int) -> float:
         content = msgspec.json.encode(body(self._model, text, count, stream=True))
         said, first_s, began = "", 0.0, time.perf_counter()
         last: dict[str, Any] = {}
         try:
-            async with self._http.stream("POST", self._path, content=content) as answer:
-                async for line in answer.aiter_lines():
+            async with self._http.post(self._path, data=content) as answer:
+                async for line in answer.content:
                     last = msgspec.json.decode(line, type=dict[str, Any])
                     said += last.get("message", {}).get("content", "")
                     first_s = first_s or (time.perf_counter() - began if said else 0.0)
-        except (httpx.HTTPError, msgspec.DecodeError) as error:
-            raise BackendError(f"{self._http.base_url} broke a stream off: {error!r}") from error
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+            raise BackendError(f"{self._url} broke a stream off: {error!r}") from error
         check_whole(said, text, count, bool(last.get("done")))
         return first_s
 
@@ -120,6 +120,18 @@ def check_whole(said: str, text: str, count: int, ended: bool) -> None:
     if said != words(text, count) or not ended:
         what = "" if ended else ", and did not end"
         raise BackendError(f"{text}: expected {count} words in order, got {said[-60:]!r}{what}")
+
+
+async def in_turn(ways: Mapping[str, Chat], count: int) -> dict[str, list[float]]:
+    """Ask each way so many times, one request at a time and by turns; return the latencies, in seconds. So
+    each of them finds processes that have just slept, and the same disturbances. Raise BackendError."""
+    latencies: dict[str, list[float]] = {name: [] for name in ways}
+    for n in range(count):
+        for name in list(ways)[:: -1 if n % 2 else 1]:
+            began = time.perf_counter()
+            await ways[name].ask()
+            latencies[name].append(time.perf_counter() - began)
+    return latencies
 
 
 async def timed(chat: Chat, seconds: float, at_a_time: int, most: int = UNLIMITED) -> Timing:

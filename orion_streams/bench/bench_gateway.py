@@ -15,7 +15,7 @@ from statistics import median
 from msgspec import Struct
 
 from orion_streams.bench import footprint
-from orion_streams.bench.bench_chat import Chat, HttpChat, StreamsChat, timed
+from orion_streams.bench.bench_chat import Chat, HttpChat, StreamsChat, in_turn, timed
 from orion_streams.bench.bench_grid import CLIENT, HTTP_MODEL, HTTP_NODE, SLOTS, STREAMS, BenchGrid
 from orion_streams.bench.bench_load import Timing
 from orion_streams.bench.bench_output import say
@@ -85,12 +85,12 @@ async def measure(folder: Path, plan: GatewayPlan) -> list[Row]:
 
 
 def ways_of(grid: BenchGrid, gateway: Child) -> Mapping[str, Chat]:
-    """Return who asks, by the way it takes."""
+    """Return who asks, by the way it takes; in this order they take turns, slow ones and fast ones."""
     return {
         GATEWAY: HttpChat(str(gateway.announced["gateway_url"]), HTTP_MODEL),
+        CONSTANT: HttpChat(grid.ollama_url, HTTP_MODEL, CONSTANT_PATH),
         ALONE: StreamsChat(grid.url, CLIENT, grid.config.prefix, HTTP_MODEL),
         STRAIGHT: HttpChat(grid.ollama_url, HTTP_MODEL),
-        CONSTANT: HttpChat(grid.ollama_url, HTTP_MODEL, CONSTANT_PATH),
     }
 
 
@@ -101,7 +101,7 @@ async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]
         if n % 5 == 0:
             say(f"gateway, round {n} of {plan.rounds}")
         names = list(ways)[:: -1 if n % 2 else 1]
-        quiet = {name: await timed(ways[name], plan.turn_s, 1) for name in names}
+        quiet = await in_turn(ways, plan.alone)
         busy = {name: await timed(ways[name], plan.turn_s, SLOTS) for name in names}
         firsts: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(plan.firsts):

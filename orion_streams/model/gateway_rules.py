@@ -15,8 +15,8 @@ from orion_streams.model.toml_values import place_fault
 
 LOCALHOST = "localhost"
 DEFAULT_PORTS = {"http": 80, "https": 443}
-KNOWN_HOSTS = 1_024
-"""So many hosts are not parsed again: each request asks for its own."""
+KNOWN_HOSTS = 256
+"""So many are not parsed again: each request asks for its own."""
 
 
 class GatewayRules(Struct, frozen=True):
