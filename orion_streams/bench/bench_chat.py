@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -23,8 +23,8 @@ UNLIMITED = 10**9
 class Chat(Protocol):
     """One way to the model."""
 
-    async def ask(self) -> None:
-        """Ask once, not streamed. Raise BackendError unless it is answered."""
+    async def ask(self) -> float:
+        """Ask once, not streamed; return the seconds to the answer. Raise BackendError without one."""
 
     async def stream(self, text: str, count: int) -> float:
         """Ask for so many words, streamed; return the seconds to the first. Raise BackendError unless they
@@ -48,7 +48,8 @@ class HttpChat:
     async def close(self) -> None:
         await self._http.close()
 
-    async def ask(self) -> None:
+    async def ask(self) -> float:
+        began = time.perf_counter()
         try:
             async with self._http.post(self._path, data=self._body) as answer:
                 said = await answer.read()
@@ -56,6 +57,7 @@ class HttpChat:
             raise BackendError(f"{self._url} does not answer: {error!r}") from error
         if answer.status != 200 or b'"done":true' not in said:
             raise BackendError(f"{self._url} answers {answer.status}: {said[:200].decode()}")
+        return time.perf_counter() - began
 
     async def stream(self, text: str, count: int) -> float:
         content = msgspec.json.encode(body(self._model, text, count, stream=True))
@@ -82,11 +84,13 @@ class StreamsChat:
     async def close(self) -> None:
         await self._client.close()
 
-    async def ask(self) -> None:
+    async def ask(self) -> float:
+        began = time.perf_counter()
         try:
             await self._client.chat(self._model, messages(TEXT), options={"num_predict": 1})
         except OrionError as error:
             raise BackendError(f"the streams do not answer: {error}") from error
+        return time.perf_counter() - began
 
     async def stream(self, text: str, count: int) -> float:
         said, first_s, ended, began = "", 0.0, False, time.perf_counter()
@@ -122,27 +126,26 @@ def check_whole(said: str, text: str, count: int, ended: bool) -> None:
         raise BackendError(f"{text}: expected {count} words in order, got {said[-60:]!r}{what}")
 
 
-async def in_turn(ways: Mapping[str, Chat], count: int) -> dict[str, list[float]]:
-    """Ask each way so many times, one request at a time and by turns; return the latencies, in seconds. So
-    each of them finds processes that have just slept, and the same disturbances. Raise BackendError."""
-    latencies: dict[str, list[float]] = {name: [] for name in ways}
+async def in_turn(
+    ways: Mapping[str, Chat], count: int, ask: Callable[[Chat], Coroutine[Any, Any, float]]
+) -> dict[str, list[float]]:
+    """Ask each way so many times, one request at a time and by turns; return what `ask` does, by way. So
+    all of them meet the same disturbances, and processes that have just slept. Raise BackendError."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for n in range(count):
         for name in list(ways)[:: -1 if n % 2 else 1]:
-            began = time.perf_counter()
-            await ways[name].ask()
-            latencies[name].append(time.perf_counter() - began)
-    return latencies
+            found[name].append(await ask(ways[name]))
+    return found
 
 
 async def timed(chat: Chat, seconds: float, at_a_time: int, most: int = UNLIMITED) -> Timing:
-    """Keep `at_a_time` requests in flight for so many seconds, at most so many in all. Raise BackendError."""
+    """Keep `at_a_time` requests in flight for so many seconds, at most `most`. Raise BackendError."""
     began, left = time.perf_counter(), iter(range(most))
     latencies: list[float] = []
 
     async def one_after_the_other() -> None:
-        while (sent := time.perf_counter()) - began < seconds and next(left, None) is not None:
-            await chat.ask()
-            latencies.append(time.perf_counter() - sent)
+        while time.perf_counter() - began < seconds and next(left, None) is not None:
+            latencies.append(await chat.ask())
 
     await asyncio.gather(*(one_after_the_other() for _ in range(at_a_time)))
     return Timing(latencies, time.perf_counter() - began)

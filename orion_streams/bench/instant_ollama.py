@@ -1,8 +1,8 @@
 """A node's Ollama that answers at once, and a server that only ever says one thing.
 
 The words of an answer are the last message's text with a count: who asks with a text of its own can tell
-whether its answer is whole. `python -m orion_streams.bench.instant_ollama MODEL` serves on a free port until
-SIGTERM or SIGINT.
+whether its answer is whole. `python -m orion_streams.bench.instant_ollama MODEL` serves on a free port,
+until SIGTERM or SIGINT.
 """
 
 from __future__ import annotations

@@ -243,9 +243,7 @@ def acl(
 def bench(
     what: Annotated[
         Literal["grid", "gateway"],
-        typer.Argument(
-            metavar="[WHAT]", help="grid, against a bare relay, or gateway, against its streams."
-        ),
+        typer.Argument(metavar="[WHAT]", help="The grid, against a bare relay, or its gateway."),
     ] = "grid",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, which tell less.")] = False,
     as_json: AsJson = False,
