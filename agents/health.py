@@ -171,11 +171,16 @@ class Health:
         self._boot = secrets.token_hex(4)
         self._sensor_told, self._sensor_told_s = "", float("-inf")
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
+        self._beating = asyncio.Lock()
 
-    async def beat(self) -> None:
-        """Take a sample and write it; without sensors write nothing, so that the node goes stale. Note what
-        was read and written before the sample is taken, so that nothing newer is claimed. Raises RedisError
-        and OSError."""
+    async def beat(self, goodbye: bool = False) -> None:
+        """Take a sample and write it; without sensors write nothing, so that the node goes stale.
+        `goodbye`: it is the last one, and nothing is read any more. Raises RedisError and OSError."""
+        async with self._beating:
+            await self._beat(goodbye)
+
+    async def _beat(self, goodbye: bool) -> None:
+        """Note what was read and written before the sample is taken, so that nothing newer is claimed."""
         core, results = self._core, self._results
         work_read = core.work_read if core else ""
         results_written = results.last_id if results else ""
@@ -215,6 +220,8 @@ class Health:
             remote=remote[: agent_entries.NAMED_MAX],
             sensor=self._sensor_to_tell(now_s)[: agent_entries.WORD_MAX],
             described=described,
+            leaving=goodbye or (core is not None and core.leaving),
+            goodbye=goodbye,
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})

@@ -62,11 +62,17 @@ class LocalRoles:
         return self._server is not None and self._server.has_ended
 
     async def stop(self) -> None:
-        """Stop agents, router and server, in this order, each within GRACE_S."""
-        await stop_all([child for name, child in self._children.items() if name != ROUTER], GRACE_S)
+        """Stop agents, router and server, in this order, each within GRACE_S; agents may drain before."""
+        agents = [child for name, child in self._children.items() if name != ROUTER]
+        await stop_all(agents, self.config.limits.drain_ms / 1000 + GRACE_S)
         await stop_all([child for name, child in self._children.items() if name == ROUTER], GRACE_S)
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
+
+    def hurry(self) -> None:
+        """End agents that drain at once."""
+        for child in self._children.values():
+            child.hurry()
 
     async def _start_children(self) -> None:
         # The URL may hold a password, so it is no argument; no other password may apply to its server.

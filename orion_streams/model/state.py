@@ -107,6 +107,7 @@ class Node(Struct, frozen=True):
     `assignments`: what it was given and has not ended, by work id.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none.
+    `leaving`: this boot of its agent begins nothing more; `left`: it has said goodbye, too.
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
@@ -152,6 +153,8 @@ class Node(Struct, frozen=True):
     most_models: int = 0
     most_models_ms: int = 0
     failed_ms: int | None = None
+    leaving: bool = False
+    left: bool = False
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""

@@ -67,7 +67,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
     few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
     is none; on change and every minute. `described`: what models are, a few at a time: each once it is
-    known, and again after each list.
+    known, and again after each list. `leaving`: the agent is to end: it begins nothing more, and hands
+    back what it is sent. `goodbye`: its last entry: it reads no more.
     """
 
     boot: Word
@@ -88,6 +89,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
     sensor: Word = ""
     described: Annotated[tuple[ModelDescription, ...], Meta(max_length=DESCRIBED_MAX)] = ()
+    leaving: bool = False
+    goodbye: bool = False
 
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):
