@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from msgspec import structs
 
 from orion_streams.agents.router import Router
 from orion_streams.cli.view_models import node_rows
@@ -122,18 +123,21 @@ async def test_what_the_agent_never_read_is_moved_at_its_goodbye(
 
 
 async def test_an_answer_that_is_on_its_way_is_waited_for(
-    store: Store, agent: Agent, master: Agent, router: Router
+    store: Store, config: Config, agent: Agent, master: Agent
 ) -> None:
-    """A goodbye may be taken before the last results: what was read has one among them."""
+    """A goodbye may be taken before the last results: what was read has its end among them."""
+    one_by_one = structs.replace(config, limits=structs.replace(config.limits, batch_entries=1))
+    router = await running(store, one_by_one, agent, master)
     run = await dispatch(store, router, agent, "q1")
-    agent.results_written = "9999999999999-0"
-    await agent.beat(leaving=True, goodbye=True, in_hand=())
-    await settle(router)
-    assert await master.read_work() == []
+    await agent.say(run, "started")
     await agent.complete(run)
+    await agent.beat(leaving=True, goodbye=True)
     await settle(router)
+    events = await assert_consistent(store)
+    said = [each for each in events if isinstance(each, ev.NodeSampled) and each.goodbye]
+    assert [each.settled for each in said] == [False]
     assert await kinds(store, "q1") == ["done"]
-    assert given_up(await assert_consistent(store)) == []
+    assert given_up(events) == []
 
 
 async def test_what_was_read_and_has_no_result_is_gone_at_the_goodbye(
