@@ -145,7 +145,9 @@ def agent_app(config: Config, node: str) -> App:
 async def leave(worker: Worker, feeder: Feeder, report: Callable[[bool], Awaitable[None]]) -> None:
     """End well: drain while health says so and what still comes is handed back, then read no more and say
     goodbye. One that cannot hand back what it holds leaves without a word, as if it had been killed."""
-    await asyncio.gather(worker.drain(), report(False))  # in this order: the report says what drain began
+    worker.core.leaving = True
+    await report(False)  # before anything is handed back, or the router would send it here again
+    await worker.drain()
     await feeder.stop()
     if await worker.is_empty():
         await report(True)

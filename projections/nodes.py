@@ -53,6 +53,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         return
     boot_before, two_agents_ms = node.boot_before, node.two_agents_ms
     same_boot = event.boot == node.boot
+    left = event.goodbye or (same_boot and node.left)
     slope_uc_per_s = slope(node, event, grid.policy.slope_smoothing_ms)
     if not same_boot:
         if event.boot == boot_before:  # back to the boot before: two agents take turns
@@ -77,8 +78,8 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         remote=event.remote,
         sensor=event.sensor or node.sensor,
         assignments=watched(node.assignments, event, grid.policy) if node.assignments else node.assignments,
-        leaving=event.leaving or (same_boot and node.leaving),
-        left=event.goodbye or (same_boot and node.left),
+        leaving=event.leaving or left,
+        left=left,
     )
 
 
@@ -157,3 +158,10 @@ def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:
     node = grid.nodes.get(event.node)
     if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)
+
+
+def handed_back(grid: Grid, event: ev.AttemptFailed) -> None:
+    """Take it that a node which hands work back is leaving, before its health says so."""
+    node = grid.nodes.get(event.node)
+    if node is not None and event.code == Code.AGENT_LEAVING:
+        grid.nodes[event.node] = replace(node, leaving=True)

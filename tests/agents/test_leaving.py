@@ -105,8 +105,8 @@ async def test_an_edge_says_goodbye(bench: Bench, tmp_path: Path) -> None:
 async def test_sigint_or_a_second_signal_ends_it_at_once(
     bench: Bench, tmp_path: Path, numbers: Sequence[Signals]
 ) -> None:
-    """However long it might drain: without a goodbye, what it held stays pending, and the next start reports
-    it, takes work, and no longer says that it leaves."""
+    """However long it might drain: without a goodbye, what it held stays pending, and the next start
+    reports it, takes work, and no longer says that it leaves."""
     async with draining(tmp_path, bench, LONG_MS) as agent:
         held = await bench.hanging()
         for number in numbers[:-1]:

@@ -1,4 +1,4 @@
-"""An agent of a whole grid is told to end while it has work: processes, a real router, simulated Ollamas."""
+"""An agent of a whole grid of processes is told to end while it has work; its Ollama is simulated."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.agents.agent_bench import Bench, agent_process, elsewhere, running
 

@@ -1,4 +1,4 @@
-"""The worker's promises over any history of entries, cancels, ends, cuts, restarts, drains and lost tails."""
+"""The worker's promises over any history of entries, cancels, ends, cuts, drains, restarts, lost tails."""
 
 from __future__ import annotations
 

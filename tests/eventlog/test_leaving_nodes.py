@@ -41,11 +41,12 @@ def given_up(events: Iterable[ev.AnyEvent]) -> list[str]:
 async def test_what_is_handed_back_runs_elsewhere_at_once(
     store: Store, agent: Agent, master: Agent, router: Router
 ) -> None:
-    """In the next commit, without a pause; it counts neither against the node nor as one of its attempts."""
+    """In the next commit, without a pause, also where health does not say yet that the node leaves; it does
+    not count against the node."""
     run = await dispatch(store, router, agent, "q1")
     await agent.fail(run, "agent_leaving", "ours")
-    await agent.beat(leaving=True)
     await settle(router)
+    assert state_of(router, WORKER) == "leaving"
     [again] = await master.read_work()
     assert (again.request, again.attempt) == ("brain/q1", 2)
     assert router.state.grid.nodes[WORKER].suspects == ()
@@ -62,7 +63,6 @@ async def test_handing_back_uses_up_no_attempt(
     run, holder, other = await dispatch(store, router, agent, "q1"), agent, master
     for _ in range(router.state.grid.policy.max_attempts + 1):
         await holder.fail(run, "agent_leaving", "ours")
-        await holder.beat(leaving=True)
         await settle(router)
         [run] = await other.read_work()
         holder.boot += " and another"
@@ -103,8 +103,8 @@ async def test_a_leaving_node_gets_nothing_more_and_what_it_runs_goes_on(
 async def test_what_the_agent_never_read_is_moved_at_its_goodbye(
     store: Store, agent: Agent, master: Agent, router: Router, goodbye: bool
 ) -> None:
-    """At once and with a cancel, so that the next boot does not run it. Without the goodbye it stays where it
-    is: only silence would move it."""
+    """At once and with a cancel, so that the next boot does not run it. Without the goodbye it stays where
+    it is: only silence would move it."""
     await ask(store, "q1", tier="2")
     await settle(router)
     await agent.beat(leaving=True, goodbye=goodbye)

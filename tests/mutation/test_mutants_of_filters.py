@@ -153,8 +153,8 @@ ALL_AT_ONCE: list[dict[str, Any]] = [
 
 
 NAMES = (
-    "role", "silent", "left", "stale", "inventory_unknown", "not_installed", "tier", "leaving", "two_agents",
-    "no_temperature", "stuck_sensor", "hot", "ram", "breaker", "paused",
+    "role", "silent", "left", "stale", "inventory_unknown", "not_installed", "tier", "leaving",
+    "two_agents", "no_temperature", "stuck_sensor", "hot", "ram", "breaker", "paused",
 )  # fmt: skip
 
 

@@ -288,19 +288,27 @@ def test_only_an_ollama_that_is_away_makes_models_unknown() -> None:
     [
         ({}, {}, (False, False)),
         ({}, {"leaving": True}, (True, False)),
-        ({"leaving": True}, {}, (True, False)),
+        ({"leaving": True}, {}, (False, False)),
         ({"leaving": True}, {"leaving": True, "goodbye": True}, (True, True)),
-        ({"leaving": True, "left": True}, {"leaving": True}, (True, True)),
+        ({}, {"goodbye": True}, (True, True)),
+        ({"leaving": True, "left": True}, {}, (True, True)),
         ({"leaving": True, "left": True}, {"boot": "another"}, (False, False)),
         ({"leaving": True, "left": True}, {"boot": "another", "leaving": True}, (True, False)),
     ],
 )
-def test_who_leaves_does_so_for_good_until_another_boot(
+def test_who_has_left_is_away_until_another_boot(
     before: dict[str, Any], entry: dict[str, Any], expected: tuple[bool, bool]
 ) -> None:
-    """An entry that was begun before and written late takes nothing back."""
+    """Whatever comes after the goodbye."""
     row = after(sample("n", **entry), node("n", **before))
     assert (row.leaving, row.left) == expected
+
+
+@pytest.mark.parametrize(("code", "expected"), [("agent_leaving", True), ("agent_restarted", False)])
+def test_who_hands_work_back_is_leaving(code: str, expected: bool) -> None:
+    """Before its health says so, or the work would be sent there again."""
+    event = ev.AttemptFailed("brain/a", 1, "n", "5-1", code, Blame.OURS)
+    assert after(event, node("n")).leaving is expected
 
 
 @pytest.mark.parametrize(
