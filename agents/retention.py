@@ -49,7 +49,7 @@ class Retention:
             await self.replace_snapshots(state)
         await self.snapshot(state)
         grid = state.grid
-        for client in self.config.clients:
+        for client in dict.fromkeys((*grid.all_clients(self.config.clients), *grid.closed)):
             await self.trim_requests(client, grid, guard)
             await self.trim_replies(client, grid, guard)
         for name in self.config.nodes:

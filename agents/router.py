@@ -20,6 +20,7 @@ from orion_streams.agents.stream_losses import lost_group, lost_stream, was_dele
 from orion_streams.config import Config
 from orion_streams.decider.decide import decide, is_timed
 from orion_streams.decider.placement import missing_pins
+from orion_streams.decider.standings import Told, is_news, standings
 from orion_streams.errors import BodyGoneError, CommitConflictError, ConfigError, LogError
 from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, extend, load, still_holds
 from orion_streams.eventlog.port import Log
@@ -41,7 +42,7 @@ class LastCommit(Struct, frozen=True):
     digest: bytes = GENESIS
 
 
-ANNOUNCE_EVERY_MS = 2_000
+ANNOUNCE_EVERY_MS, TELL_EVERY_MS = 2_000, 1_000
 MAX_COMMIT_EVENTS = 256
 """A commit that exceeds it takes no further input: one inventory is many events, and the commit script
 blocks the server."""
@@ -68,6 +69,9 @@ class Router:
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
         self._announced_ms, self._may_announce = 0, True
+        self._told: dict[str, Told] = {}
+        self._told_ms = 0
+        self._announced = self.state.grid.guests
         self._missing_pins: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
 
@@ -82,14 +86,14 @@ class Router:
             pass
 
     async def recover(self) -> bool:
-        """Load grid and guard. Return whether the log still holds this router's last commit; raise LogError
-        if log or guard was deleted.
+        """Load grid and guard, and forget what was told. Return whether the log still holds this router's
+        last commit; raise LogError if log or guard was deleted.
 
         The guard is read after the grid: a commit in between makes the next one conflict, unless it only
         passed tokens on. Then the grid catches up, since it must hold every input below the guard's
-        cursors: trimming needs to know which requests are open.
-        """
+        cursors: trimming needs to know which requests are open."""
         before = self._last_commit
+        self._told.clear()
         self.state = await load(self.store)
         await self.read_guard()
         self.state = await catch_up(self.store, self.state)
@@ -122,6 +126,10 @@ class Router:
         if not await self.recover():
             await self.start()
         self.check_decider()
+
+    def streams(self) -> list[str]:
+        """List the input streams of all that the grid and the configuration know."""
+        return self.inputs.streams(self.state.grid)
 
     async def propose_policy(self) -> None:
         """Commit the configured rules if their revision is above the log's, and this version of the code if
@@ -164,7 +172,7 @@ class Router:
         """Read what waits, fold it, ask `decide` what is missing, and commit all of it. Return whether
         there was anything to commit."""
         unanswered = self._unfinished and bool(decide(self.state.grid))
-        inputs = await self.inputs.read(self.inputs.streams, self.guard, 0 if unanswered else block_ms)
+        inputs = await self.inputs.read(self.streams(), self.guard, 0 if unanswered else block_ms)
         await self.announce(inputs.server_ms)
         if inputs.slept_ms > self.state.grid.policy.stale_ms:
             await self.start()  # what was read may be outdated
@@ -175,17 +183,24 @@ class Router:
             return False
         if builder.decides:
             self.answer(builder)
+            self.tell(builder)
+        await self.announce(inputs.server_ms)
         await self.commit(builder)
         return True
 
     async def announce(self, server_ms: int) -> None:
-        """Say in the grid's public row, now and then, whose requests are read, and that somebody looks."""
-        if not self._may_announce or 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS:
+        """Say in the grid's public row, now and then, whose requests are read, and that somebody looks; of
+        guests who come or go before anybody is told."""
+        is_known = self._announced is self.state.grid.guests
+        is_fresh = is_known and 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS
+        if not self._may_announce or is_fresh:
             return
-        self._announced_ms = server_ms
-        if self.config.revision < self.state.grid.revision:
+        self._announced_ms, self._announced = server_ms, self.state.grid.guests
+        grid = self.state.grid
+        if self.config.revision < grid.revision:
             return  # its list of clients may be an old one
-        row = PublicRow(tuple(sorted(self.config.clients)), self.state.grid.revision, server_ms)
+        names = tuple(sorted(grid.all_clients(self.config.clients)))
+        row = PublicRow(names, grid.revision, server_ms)
         self._may_announce = await self.store.announce(row.fields())
         if not self._may_announce:
             log.warning("%sgrid may not be written: clients cannot see who is read", self.config.prefix)
@@ -226,6 +241,21 @@ class Router:
         for answer in answers:
             builder.stage(answer)
 
+    def tell(self, builder: CommitBuilder) -> None:
+        """Tell clients that asked for it where their requests stand: new ones at once, the others every
+        TELL_EVERY_MS, if there is news."""
+        grid = self.state.grid
+        wanted = {key for key, row in grid.open.items() if row.notify and not row.started}
+        self._told = {key: told for key, told in self._told.items() if key in wanted}
+        if 0 <= grid.server_ms - self._told_ms < TELL_EVERY_MS:
+            wanted -= self._told.keys()
+        else:
+            self._told_ms = grid.server_ms
+        for key, standing in standings(grid, wanted).items() if wanted else ():
+            if is_news(grid, self._told.get(key), standing):
+                self._told[key] = Told(standing, grid.at_ms + standing.eta_ms)
+                builder.tell(key, standing)
+
     def tick_is_due(self, server_ms: int) -> bool:
         """Whether a commit is due for the time alone: something in the grid depends on it."""
         grid = self.state.grid
@@ -264,9 +294,9 @@ class Router:
     async def look_for_losses(self) -> None:
         """Log streams that were deleted since the last look, and read their successors from the beginning:
         after a clock was put back their ids may be below the cursor."""
-        replies = [f"replies:{name}" for name in self.config.clients]
+        streams, clients = self.streams(), self.state.grid.all_clients(self.config.clients)
         before = self._extents
-        self._extents = await self.store.extents([*self.inputs.streams, *replies])
+        self._extents = await self.store.extents([*streams, *(f"replies:{name}" for name in clients)])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
         builder = CommitBuilder(self.state, self.guard, self.state.grid.server_ms)
         for name in lost:
@@ -310,7 +340,7 @@ class Router:
     async def follow(self, block_ms: int) -> None:
         """Fold what the leader commits; take over when inputs wait and it commits nothing."""
         number = self.guard.number
-        cursors = {name: self.guard.cursors.get(name, "0-0") for name in self.inputs.streams}
+        cursors = {name: self.guard.cursors.get(name, "0-0") for name in self.streams()}
         _, waiting = await self.store.read(cursors, 1, 0)
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         last = await self.store.last_position()

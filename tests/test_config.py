@@ -11,6 +11,7 @@ import pytest
 
 from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
+from orion_streams.model.gateway_rules import place_of, taken_by
 from orion_streams.model.toml_values import masked
 from tests.config_reference import DOCUMENT, document, keys
 from tests.conftest import STREAMS_TOML
@@ -35,7 +36,7 @@ WRONG = {
         'clients.names[0] = ["Brain"]: expected small letters, digits, - and _',
     ),
     "a bad prefix": ('prefix = "a b"', 'prefix = "a b": expected up to 64 letters, digits'),
-    "unknown at the top": ("speed = 1", "speed: no such key; known: clients, limits"),
+    "unknown at the top": ("speed = 1", "speed: no such key; known: clients, gateway, limits"),
     "unknown in a table": ("[policy]\nspeed = 1", "policy.speed: no such key; "),
     "a node's value": (
         NODE + '[nodes.other]\nslots = "2"',
@@ -136,6 +137,31 @@ WRONG = {
         NODE + '[models."a b"]\nnum_ctx = 1',
         'models.a b = "a b": expected a model\'s name in Ollama',
     ),
+    "where the gateway listens": (
+        NODE + '[gateway]\nlisten = ":11435"',
+        'gateway.listen = ":11435": expected HOST:PORT, e.g. "127.0.0.1:11435"',
+    ),
+    "no port of the gateway's": (
+        NODE + '[gateway]\nlisten = "127.0.0.1"',
+        'gateway.listen = "127.0.0.1": expected HOST:PORT',
+    ),
+    "a port to chance": (NODE + '[gateway]\nlisten = "127.0.0.1:0"', "a port is a number from 1 to 65535"),
+    "an address without brackets": (NODE + '[gateway]\nlisten = "::1:11435"', "stands in brackets"),
+    "the port of Ollama": (
+        NODE + '[gateway]\nlisten = "127.0.0.1:11434"',
+        'gateway.listen = "127.0.0.1:11434": nodes.pi has its Ollama there (http://127.0.0.1:11434)',
+    ),
+    "a page of any site": (NODE + '[gateway]\norigins = ["*"]', 'gateway.origins = ["*"]: expected pages'),
+    "whose address": (
+        NODE + '[gateway.addresses]\n"192.168.1.20" = "kitchen"',
+        'gateway.addresses.192.168.1.20 = "kitchen": no such client; add [clients.kitchen]',
+    ),
+    "an address that is none": (
+        NODE + '[gateway.addresses]\n"kitchen" = "brain"',
+        'gateway.addresses.kitchen: expected an address or a network, e.g. "192.168.1.20"',
+    ),
+    "all addresses": (NODE + '[gateway.addresses]\n"0.0.0.0/0" = "brain"', "and not all there are"),
+    "a gateway's unknown key": (NODE + "[gateway]\nport = 1", "gateway.port: no such key; "),
     "the breaker's times": (
         NODE + "[policy]\nbreaker_open_ms = 240001",
         "policy.breaker_open_ms = 240001: expected at most policy.breaker_open_max_ms (240000",
@@ -276,6 +302,52 @@ def test_the_packages_file_holds_the_defaults() -> None:
     packaged = load(PACKAGED_TOML)
     assert msgspec.structs.replace(packaged, nodes={}) == Config()
     assert sorted(packaged.nodes) == ["orion-edge", "orion-master", "orion-worker"]
+
+
+def test_the_gateways_table_is_read() -> None:
+    """Networks, IPv6, pages and aliases; an alias may be called as a key of another table."""
+    text = """[gateway]
+listen = "[::]:11435"
+origins = ["https://chat.home.arpa", "http://pi:*", "http://[::1]:3000", "chrome-extension://*"]
+[gateway.addresses]
+"192.168.1.20" = "brain"
+"192.168.2.0/24" = "key-guests"
+"fd00::1" = "cli"
+[gateway.aliases]
+ollama = "llama3.2:3b"
+"gpt-4o" = "gemma3:270m"
+"""
+    rules = parse(NODE + text).gateway
+    assert (rules.place.host, rules.place.port, rules.place.is_any) == ("::", 11_435, True)
+    assert rules.aliases == {"ollama": "llama3.2:3b", "gpt-4o": "gemma3:270m"}
+    assert sorted(rules.addresses.values()) == ["brain", "cli", "key-guests"]
+
+
+PLACES = [
+    ("127.0.0.1:11434", "http://127.0.0.1:11434", True),
+    ("127.0.0.1:11435", "http://127.0.0.1:11434", False),
+    ("localhost:11434", "http://127.0.0.1:11434/", True),
+    ("0.0.0.0:11434", "http://localhost:11434", True),
+    ("192.168.1.5:11434", "http://127.0.0.1:11434", True),
+    ("192.168.1.5:11434", "http://0.0.0.0:11434", True),
+    ("192.168.1.5:11434", "http://192.168.1.5:11434", True),
+    ("192.168.1.5:11434", "http://192.168.1.6:11434", False),
+    ("[::]:11434", "http://[::1]:11434", True),
+    ("127.0.0.1:80", "http://localhost", True),
+    ("127.0.0.1:443", "https://localhost", True),
+    ("0.0.0.0:11434", "http://pi:11434", True),
+    ("0.0.0.0:11434", "http://orion-worker:11434", False),
+    ("192.168.1.5:11434", "http://pi:11434", False),
+    ("127.0.0.1:11434", "echo://x", False),
+    ("127.0.0.1:11434", "", False),
+]
+
+
+@pytest.mark.parametrize(("listen", "url", "taken"), PLACES)
+def test_the_gateway_never_stands_where_an_ollama_may(listen: str, url: str, taken: bool) -> None:
+    """The same port of the same host, of any loopback, or of what this machine is called."""
+    found = [*taken_by(place_of(listen), {"n": url}, own=("pi",))]
+    assert found == ([("n", url)] if taken else [])
 
 
 def test_the_packages_file_shows_every_key() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orion_streams.cli import log_commands, replay_commands
+from orion_streams.cli import key_commands, log_commands, replay_commands
 from orion_streams.cli.options import (
     AsJson,
     At,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 
 
+app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
 app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_commands.EXAMPLES)
 

@@ -50,8 +50,9 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
     then were taken before. `inventory_known`: its list of models is what the log says.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere; `sensor`: where the temperature comes from, or why there is none, now and then. `leaving`:
-    its agent begins nothing more; `goodbye`: this boot's last entry, after which it reads nothing."""
+    elsewhere; `sensor`: where the temperature comes from, or why there is none, and `engine`, what runs
+    the models, now and then. `leaving`: its agent begins nothing more; `goodbye`: this boot's last entry,
+    after which it reads nothing."""
 
     node: str
     boot: str
@@ -70,6 +71,7 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
     sensor: str = ""
+    engine: str = ""
     leaving: bool = False
     goodbye: bool = False
 
@@ -204,7 +206,8 @@ class RequestResent(Event, frozen=True, tag="request.resent"):
 class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
     `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist, or whose
-    value did not count. `needs`: what its model must be able to do."""
+    value did not count. `needs`: what its model must be able to do. `notify`: its client is told where it
+    stands."""
 
     request: str
     entry_id: str
@@ -223,6 +226,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     runner: str = ""
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notify: bool = False
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
@@ -325,6 +329,7 @@ class RequestCompleted(Event, frozen=True, tag="request.completed"):
     cold: bool = False
     alone: bool = False
     reply_id: str = ""
+    first_token_ms: int = 0
 
 
 class RequestFailed(Event, frozen=True, tag="request.failed"):
@@ -357,13 +362,28 @@ class RequestsListed(Event, frozen=True, tag="requests.listed"):
     reply_id: str = ""
 
 
+class ClientAdded(Event, frozen=True, tag="client.added"):
+    """The gateway added a guest, or gave it other rules: a client that streams.toml does not name."""
+
+    client: str
+    rules: ClientRules = ClientRules()
+    reply_id: str = ""
+
+
+class ClientRemoved(Event, frozen=True, tag="client.removed"):
+    """The gateway removed a guest: its requests are read no more, those that are open come to their end."""
+
+    client: str
+    reply_id: str = ""
+
+
 AnyEvent = (
     Committed | PolicyChanged | NodeSampled | NodeBackedOff | NodeReturned | ModelInstalled |
     ModelRemoved | ModelDescribed | ModelLoaded | ModelUnloaded | UnloadOrdered | LoadOrdered |
     LoadEnded | BreakerOpened | BreakerClosed | InputRejected | RequestRejected | RequestResent |
     RequestAccepted | RequestRouted | RequestDeferred | RequestStarted | AttemptFailed | AttemptEnded |
     AttemptAbandoned | BodyLost | RepliesTrimmed | RequestCompleted | RequestFailed | RequestExpired |
-    RequestCancelled | RequestsListed
+    RequestCancelled | RequestsListed | ClientAdded | ClientRemoved
 )  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 

@@ -11,11 +11,12 @@ from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.names import full_model_name, near_names, same_name
-from orion_streams.model.policy import NO_RULES, UNLISTED
+from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import requests_replies
+from orion_streams.protocol.guest_entries import take_guest
 from orion_streams.protocol.input_entries import Entry, Taken, size_of
 
 
@@ -31,12 +32,15 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
             return take_cancel(grid, entry.owner, fields, reply_to)
         if "list" in fields:
             return take_list(grid, entry.owner, reply_to)
+        if "guest" in fields or "remove_guest" in fields:
+            return take_guest(grid, entry.owner, fields, reply_to)
         request = requests_replies.parse_request(fields)
         check_limits(grid, entry.owner, request, size)
     except ContractError as error:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
         ignored = requests_replies.unknown_fields(entry.fields)
-        return Taken((rejected,), reply_to=reply_to, message=str(error), ignored=ignored)
+        model = requests_replies.model_of(entry.fields)
+        return Taken((rejected,), reply_to=reply_to, model=model, message=str(error), ignored=ignored)
     return admit(grid, entry, request, size, reply_to)
 
 
@@ -62,13 +66,13 @@ def take_list(grid: Grid, client: str, reply_to: str) -> Taken:
 
 def check_operator(grid: Grid, client: str) -> None:
     """Raise ContractError unless the client may do more than ask for itself."""
-    if not grid.clients.get(client, UNLISTED).operator:
+    if not grid.rules_of(client).operator:
         raise ContractError("not_allowed", f"clients.{client}: {requests_replies.CODES['not_allowed']}")
 
 
 def check_limits(grid: Grid, client: str, request: requests_replies.RequestEntry, size: int) -> None:
     """Raise ContractError for what the grid, or this client's rules, never allow."""
-    rules = grid.clients.get(client, UNLISTED)
+    rules = grid.rules_of(client)
     if size > rules.max_open_bytes:
         what = f"{size} bytes; at most {rules.max_open_bytes} (clients.{client}.max_open_bytes)"
         raise ContractError("too_large", what)
@@ -110,13 +114,14 @@ def admit(
         runner=runner,
         ignored=(*requests_replies.unknown_fields(entry.fields), *unheeded),
         needs=needs_of(request),
+        notify=request.notify,
     )
     code, message = "queue_full", what_is_full(grid, entry.owner, size)
     if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
         rejected = ev.RequestRejected(key, code)
-        return Taken((rejected,), reply_to=reply_to, message=message, ignored=accepted.ignored)
+        return Taken((rejected,), reply_to=reply_to, model=model, message=message, ignored=accepted.ignored)
     return Taken((accepted,), reply_to=reply_to)
 
 
@@ -131,7 +136,7 @@ def installed_name(grid: Grid, model: str) -> str:
 def what_is_full(grid: Grid, client: str, size: int) -> str:
     """Say which limit of the client another request of `size` bytes would exceed; "" if none. Each client
     has a room of its own."""
-    rules, owner = grid.clients.get(client, UNLISTED), f"{client}/"
+    rules, owner = grid.rules_of(client), f"{client}/"
     limit = rules.max_open or grid.policy.max_open
     sizes = [row.body_bytes for key, row in grid.open.items() if key.startswith(owner)]
     if len(sizes) >= limit:

@@ -9,9 +9,9 @@ import pytest
 from msgspec import structs
 
 from orion_streams import AsyncClient
-from orion_streams.cli.view_models import node_rows
 from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode, three_nodes
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.gateway.view_models import node_rows
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.runtime.connection import connect

@@ -87,7 +87,7 @@ async def test_a_killed_child_stays_down_until_it_is_started() -> None:
 
 
 async def test_a_stop_can_be_hurried() -> None:
-    """Who takes long after SIGTERM gets SIGINT, too, and is not killed; without a process that is nothing."""
+    """Who takes long after SIGTERM gets SIGINT, too, and is not killed; without a process: nothing."""
     told = Told()
     code = f"import signal; signal.signal(signal.SIGTERM, lambda *_: print('slowly', flush=True)); {READY}"
     child = Child("x", python(code + FOREVER), announces=True, say=told, remark=told)

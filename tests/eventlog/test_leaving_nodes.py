@@ -8,8 +8,8 @@ import pytest
 from msgspec import structs
 
 from orion_streams.agents.router import Router
-from orion_streams.cli.view_models import node_rows
 from orion_streams.config import Config
+from orion_streams.gateway.view_models import node_rows
 from orion_streams.model import events as ev
 from orion_streams.model.vocabulary import Filter
 from tests.eventlog.driving import MASTER, WORKER, dispatch, running

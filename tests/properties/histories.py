@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orion_streams.model import events as ev
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
 from tests.properties.strategies import pick
@@ -79,6 +79,8 @@ IDEMPOTENT = st.one_of(
     of(ev.RequestStarted, request=REQUESTS, attempt=SMALL, work_id=WORK, age_ms=TIMES),
     of(ev.InputRejected, stream=("s",), entry_id=WORK, code=WORDS),
     of(ev.RequestResent, request=REQUESTS),
+    of(ev.ClientAdded, client=("key-a", "key-b"), rules=(ClientRules(), ClientRules(max_open=1))),
+    of(ev.ClientRemoved, client=("key-a", "key-b")),
     of(ev.RequestRejected, request=REQUESTS, code=WORDS),
 )  # fmt: skip
 """Events that may come twice."""
@@ -92,8 +94,8 @@ SAMPLED = of(
     ev.NodeSampled, node=NODES, boot=("b1", "b2"), sampled_ms=TIMES,
     temp_mc=(None, 50_000, 75_000, 75_001, 83_000),
     ram_used_mb=(0, 850, 851, 901), ram_total_mb=(1_000,), cpu_permille=(0,), age_ms=TIMES, work_read=WORK,
-    in_hand=((), WORK[:2]), settled=(True, False), inventory_known=(True, True, False), leaving=(False, True),
-    goodbye=(False, False, True),
+    in_hand=((), WORK[:2]), settled=(True, False), inventory_known=(True, True, False),
+    leaving=(False, True), goodbye=(False, False, True),
 )  # fmt: skip
 EVENTS = st.one_of(
     IDEMPOTENT,

@@ -160,8 +160,8 @@ class House(RuleBasedStateMachine):
 
     @rule(name=NODES, reads_all=st.booleans())
     def leave(self, name: str, reads_all: bool) -> None:
-        """An agent leaves: it hands back what it has, and says goodbye, maybe before it has read everything;
-        the next one is not there yet."""
+        """An agent leaves: it hands back what it has and says goodbye, maybe before it has read all; the
+        next one is not there yet."""
         machine = self.world.machines[name]
         machine.alive = machine.leaving = True
         self.world.beat(name)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
-from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.decider.placement import missing_pins
+from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
-from orion_streams.model.policy import UNLISTED
 from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.model.text import degrees, percent, seconds
 
@@ -118,7 +117,8 @@ def running_well(row: NodeRow, node: Node) -> str:
     """Describe a healthy node."""
     heat = degrees(row.temp_mc) + (f" by {node.sensor}" if node.sensor and row.temp_mc is not None else "")
     memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
-    return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
+    engine = f", {row.engine}" if row.engine else ""
+    return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand{engine}"
 
 
 def backed_off(facts: Facts, row: NodeRow) -> Finding:
@@ -242,8 +242,10 @@ def why(rows: list[RequestRow]) -> str:
 def crowded(grid: Grid, rows: list[RequestRow]) -> Iterator[Finding]:
     """Yield clients that have nearly as many open requests as allowed."""
     for client, count in sorted(Counter(row.client for row in rows).items()):
-        limit = grid.clients.get(client, UNLISTED).max_open or grid.policy.max_open
+        limit = grid.rules_of(client).max_open or grid.policy.max_open
         if count * 1000 >= NEAR_PERMILLE * limit:
             what = f"client {client} has {count} of {limit} open requests: more are rejected"
-            mend = f"let it ask less, or raise max_open under [clients.{client}], and revision"
+            mend = "let it ask less"
+            if client not in grid.guests:
+                mend += f", or raise max_open under [clients.{client}], and revision"
             yield Finding("warning", "requests", what, mend)
