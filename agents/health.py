@@ -203,13 +203,15 @@ class Health:
         self._boot = secrets.token_hex(4)
         self._sensor, self._engine = LabelNews("temperature"), LabelNews("what runs the models")
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
-        self._beating = asyncio.Lock()
+        self._beating, self._is_over = asyncio.Lock(), False
 
     async def beat(self, goodbye: bool = False) -> None:
         """Take a sample and write it; without sensors write nothing, so that the node goes stale.
-        `goodbye`: it is the last one, and nothing is read any more. Raises RedisError and OSError."""
+        `goodbye`: nothing is read any more, and this entry is the last. Raises RedisError and OSError."""
         async with self._beating:
-            await self._beat(goodbye)
+            if not self._is_over:
+                self._is_over = goodbye
+                await self._beat(goodbye)
 
     async def _beat(self, goodbye: bool) -> None:
         """Note what was read and written before the sample is taken, so that nothing newer is claimed."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
+from orion_streams.agents.health import Health
+from orion_streams.agents.sensors import SimulatedSensors
 from orion_streams.protocol.agent_entries import HealthHead
-from tests.agents.agent_bench import Bench, Process, agent_process, open_bench, running, toml
+from orion_streams.runtime.faust_redis import App, StreamChannel
+from tests.agents.agent_bench import NODE, Bench, Process, agent_process, open_bench, running, toml
 
 LONG_MS, SHORT_MS = 3_600_000, 1
 
@@ -99,6 +103,20 @@ async def test_an_edge_says_goodbye(bench: Bench, tmp_path: Path) -> None:
         agent.signal(SIGTERM)
         assert await agent.ended() == 0
     assert (await bench.health("edge"))[-1].goodbye
+
+
+async def test_after_the_goodbye_nothing_is_said(bench: Bench) -> None:
+    """Whatever still asks for an entry, the timer for one: the goodbye is the last."""
+    app, sensors = App("test"), SimulatedSensors(bench.node.url)
+    try:
+        channel = StreamChannel(app, redis=bench.redis, key=f"{bench.prefix}health:{NODE}")
+        health = Health(channel, sensors, None, None, None)
+        await asyncio.gather(health.beat(), health.beat(goodbye=True), health.beat())
+        await health.beat()
+    finally:
+        await sensors.close()
+        await app.stop()
+    assert [(each.leaving, each.goodbye) for each in await bench.health()] == [(False, False), (True, True)]
 
 
 @pytest.mark.parametrize("numbers", [(SIGINT,), (SIGTERM, SIGTERM), (SIGTERM, SIGINT)])
