@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from orion_streams.bench.bench_load import Timing
-from orion_streams.bench.instant_ollama import words
+from orion_streams.bench.instant_ollama import tokens
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.protocol.answer_events import Answer, Piece
@@ -27,7 +27,7 @@ class Chat(Protocol):
         """Ask once, not streamed; return the seconds to the answer. Raise BackendError without one."""
 
     async def stream(self, text: str, count: int) -> float:
-        """Ask for so many words, streamed; return the seconds to the first. Raise BackendError unless they
+        """Ask for so many tokens, streamed; return the seconds to the first. Raise BackendError unless they
         come whole and in order."""
 
     async def close(self) -> None:
@@ -121,9 +121,9 @@ def body(model: str, text: str, count: int, *, stream: bool) -> dict[str, Any]:
 
 def check_whole(said: str, text: str, count: int, ended: bool) -> None:
     """Raise BackendError unless an answer is the one that was asked for, from its begin to its end."""
-    if said != words(text, count) or not ended:
+    if said != tokens(text, count) or not ended:
         what = "" if ended else ", and did not end"
-        raise BackendError(f"{text}: expected {count} words in order, got {said[-60:]!r}{what}")
+        raise BackendError(f"{text}: expected {count} tokens in order, got {said[-60:]!r}{what}")
 
 
 async def in_turn(

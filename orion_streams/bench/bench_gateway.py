@@ -26,8 +26,8 @@ from orion_streams.runtime.supervisor import Child
 
 GATEWAY, ALONE, STRAIGHT, CONSTANT = "gateway", "client", "straight", "constant"
 """The ways: through the gateway; the Python client and the streams alone; to the backend; to a constant."""
-WORDS, FIRST_WORDS = 50, 4
-"""Of the streams at once; of those whose first word is timed."""
+TOKENS, FIRST_TOKENS = 50, 4
+"""Of the streams at once; of those whose first token is timed."""
 PIECE_S = 10.0
 FLOORS = (
     "floor of gateway_p50_ms: the streams alone + 2 x an aiohttp server that answers a constant; "
@@ -53,7 +53,7 @@ QUICK = GatewayPlan(rounds=5, requests=2_000, settle_s=1.0, idle_s=5.0)
 
 
 class Turn(Struct, frozen=True):
-    """One way in one round: latencies one by one, SLOTS at a time, and of first words, in seconds."""
+    """One way in one round: latencies one by one, SLOTS at a time, and of first tokens, in seconds."""
 
     alone_s: list[float]
     busy: Timing
@@ -110,7 +110,7 @@ async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]
         names = list(ways)[:: -1 if n % 2 else 1]
         busy = {name: await timed(ways[name], plan.turn_s, SLOTS) for name in names}
         streaming = {name: ways[name] for name in (GATEWAY, ALONE)}
-        firsts = await in_turn(streaming, plan.firsts, lambda chat: chat.stream(TEXT, FIRST_WORDS))
+        firsts = await in_turn(streaming, plan.firsts, lambda chat: chat.stream(TEXT, FIRST_TOKENS))
         end_if_cancelled()
         if n:
             rounds.append({name: Turn(alone[name], busy[name], firsts.get(name, [])) for name in names})
@@ -118,8 +118,8 @@ async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]
 
 
 async def many_streams(chat: Chat) -> None:
-    """Open STREAMS streams at once, each with words of its own. Raise BackendError unless all are whole."""
-    await asyncio.gather(*(chat.stream(f"stream-{number}", WORDS) for number in range(STREAMS)))
+    """Open STREAMS streams at once, each with tokens of its own. Raise BackendError unless all are whole."""
+    await asyncio.gather(*(chat.stream(f"stream-{number}", TOKENS) for number in range(STREAMS)))
 
 
 async def many_requests(chat: Chat, count: int) -> None:
@@ -142,7 +142,7 @@ def rows_of(rounds: list[Round]) -> list[Row]:
     return [
         compared("gateway_p50_ms", "ms", p50),
         compared(f"gateway_rps_{SLOTS}", "requests/s", rps),
-        Row("gateway_first_word_added_ms", tidy(median(added_ms)), "ms"),
+        Row("gateway_first_token_added_ms", tidy(median(added_ms)), "ms"),
         *(row for name in (GATEWAY, ALONE, STRAIGHT, CONSTANT) for row in rows_of_way(name, rounds)),
     ]
 

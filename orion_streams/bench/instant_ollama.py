@@ -1,6 +1,6 @@
 """A node's Ollama that answers at once, and a server that only ever says one thing.
 
-The words of an answer are the last message's text with a count: who asks with a text of its own can tell
+The tokens of an answer are the last message's text with a count: who asks with a text of its own can tell
 whether its answer is whole. `python -m orion_streams.bench.instant_ollama MODEL` serves on a free port,
 until SIGTERM or SIGINT.
 """
@@ -18,7 +18,7 @@ from aiohttp import web
 
 CONSTANT_PATH = "/constant"
 CONSTANT = b'{"message":{"role":"assistant","content":"hello"},"done":true}'
-WORDS, WORDS_MAX = 1, 1_000
+TOKENS, TOKENS_MAX = 1, 1_000
 """In an answer to who does not say `num_predict`, and at most."""
 AT = "2026-01-01T00:00:00Z"
 METRICS = {
@@ -31,21 +31,21 @@ METRICS = {
 DIGEST = "0" * 64
 
 
-def word(text: str, number: int) -> str:
-    """Return one word of the answer to a text."""
+def token(text: str, number: int) -> str:
+    """Return one token of the answer to a text."""
     return f"{text}.{number} "
 
 
-def words(text: str, count: int) -> str:
+def tokens(text: str, count: int) -> str:
     """Return the whole answer to a text."""
-    return "".join(word(text, number) for number in range(count))
+    return "".join(token(text, number) for number in range(count))
 
 
 def lines(model: str, text: str, count: int) -> Iterator[dict[str, Any]]:
     """Yield the lines of a streamed chat."""
     begin = {"model": model, "created_at": AT}
     for number in range(count):
-        yield {**begin, "message": {"role": "assistant", "content": word(text, number)}, "done": False}
+        yield {**begin, "message": {"role": "assistant", "content": token(text, number)}, "done": False}
     yield {**begin, **end(""), "eval_count": count}
 
 
@@ -60,11 +60,11 @@ async def chat(http: web.Request) -> web.Response:
     asked = msgspec.json.decode(await http.read(), type=dict[str, Any])
     messages = asked.get("messages") or [{"content": ""}]
     text, model = str(messages[-1]["content"]), str(asked.get("model", ""))
-    count = min(int((asked.get("options") or {}).get("num_predict", WORDS)), WORDS_MAX)
+    count = min(int((asked.get("options") or {}).get("num_predict", TOKENS)), TOKENS_MAX)
     if asked.get("stream", True):
         body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines(model, text, count))
         return web.Response(body=body, content_type="application/x-ndjson")
-    answer = {"model": model, "created_at": AT, **end(words(text, count)), "eval_count": count}
+    answer = {"model": model, "created_at": AT, **end(tokens(text, count)), "eval_count": count}
     return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
 
