@@ -118,7 +118,7 @@ async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]
 
 
 async def many_streams(chat: Chat) -> None:
-    """Open STREAMS streams at once, each with tokens of its own. Raise BackendError unless all are whole."""
+    """Open STREAMS streams at once, each told apart. Raise BackendError unless all come whole."""
     await asyncio.gather(*(chat.stream(f"stream-{number}", TOKENS) for number in range(STREAMS)))
 
 
