@@ -112,7 +112,7 @@ class SimulatedGrid:
     (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
-    router_count = 1
+    router_count, gateway_port = 1, 0
 
     def __init__(
         self,
@@ -178,7 +178,9 @@ class SimulatedGrid:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
             await asyncio.gather(*(role.start() for role in (*self.routers, *self.agents.values())))
             if self._with_gateway:
-                self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
+                self.gateway = self._role(
+                    "gateway", "gateway", "--port", str(self.gateway_port), "--json", announces=True
+                )
                 await self.gateway.start()
             await self.wait_for(self.all_known, READY_S)
         except BaseException:
