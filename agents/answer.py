@@ -3,55 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import structs
 
 from orion_streams.agents.backend import Chunk
 from orion_streams.model.measured import Usage
+from orion_streams.protocol.agent_entries import PIECE_FIELDS
 
 
 class Answer:
-    """Collects an answer. `bytes`: its size so far; `usage` comes with the last chunk."""
+    """Collects an answer. `bytes`: its size so far; `usage` comes with the last chunk. `name`: begins the
+    ids of tool calls that come without one."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.thinking: list[str] = []
-        self.tool_calls: list[object] = []
-        self.vectors = b""
+    def __init__(self, name: str = "") -> None:
+        self.chunks: list[Chunk] = []
         self.bytes = 0
         self.usage: Usage | None = None
-        self._sent = 0
+        self._name, self._calls, self._sent = name, 0, 0
 
     def add(self, chunk: Chunk) -> None:
         """Append a piece."""
-        if chunk.text:
-            self.texts.append(chunk.text)
-        if chunk.thinking:
-            self.thinking.append(chunk.thinking)
         if chunk.tool_calls:
-            self.tool_calls += chunk.tool_calls
-            self.bytes += len(msgspec.json.encode(chunk.tool_calls))
-        self.vectors = chunk.vectors or self.vectors
-        self.bytes += len(chunk.text.encode()) + len(chunk.thinking.encode()) + len(chunk.vectors)
+            chunk = structs.replace(chunk, tool_calls=tuple(map(self._numbered, chunk.tool_calls)))
+        self.chunks.append(chunk)
+        self.bytes += sum(map(len, fields_of([chunk]).values()))
         self.usage = chunk.usage
 
-    def unsent(self) -> str:
-        """Return the text that came since the last call."""
-        piece = "".join(self.texts[self._sent :])
-        self._sent = len(self.texts)
-        return piece
+    def _numbered(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Return a tool call with an id, by which its result is told, and its place among all calls."""
+        number, self._calls = self._calls, self._calls + 1
+        function = call.get("function")
+        if isinstance(function, dict):
+            call = {**call, "function": {**function, "index": number}}
+        return call if call.get("id") else {"id": f"call_{self._name}_{number}", **call}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model has said anything."""
+        return any(fields_of([chunk]) for chunk in self.chunks)
+
+    def unsent(self) -> dict[str, bytes]:
+        """Return the fields of what came since the last call; none if nothing did."""
+        fields = fields_of(self.chunks[self._sent :])
+        self._sent = len(self.chunks)
+        return {name: value for name, value in fields.items() if name in PIECE_FIELDS}
 
     def body(self) -> dict[str, bytes]:
         """Return the fields of a completed result."""
-        fields = {
-            "text": "".join(self.texts).encode(),
-            "thinking": "".join(self.thinking).encode(),
-            "tool_calls": msgspec.json.encode(self.tool_calls) if self.tool_calls else b"",
-            "vectors": self.vectors,
-        }
-        return {name: value for name, value in fields.items() if value}
+        return fields_of(self.chunks)
+
+
+def fields_of(chunks: Sequence[Chunk]) -> dict[str, bytes]:
+    """Return pieces of an answer as fields of a result, without those that hold nothing."""
+    calls = [call for chunk in chunks for call in chunk.tool_calls]
+    logprobs = [row for chunk in chunks for row in chunk.logprobs]
+    context = [token for chunk in chunks for token in chunk.context]
+    fields = {
+        "text": "".join(chunk.text for chunk in chunks).encode(),
+        "thinking": "".join(chunk.thinking for chunk in chunks).encode(),
+        "tool_calls": msgspec.json.encode(calls) if calls else b"",
+        "logprobs": msgspec.json.encode(logprobs) if logprobs else b"",
+        "vectors": b"".join(chunk.vectors for chunk in chunks),
+        "context": msgspec.json.encode(context) if context else b"",
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 PROMPT_MARGIN = 16_384
@@ -65,14 +83,15 @@ def plausible(usage: Usage, *, waited_ms: int, tokens_max: int, prompt_bytes: in
     bounds = {
         "tokens": tokens_max,
         "prompt_tokens": prompt_bytes + PROMPT_MARGIN,
-        **dict.fromkeys(("load_ms", "prefill_ms", "decode_ms", "total_ms"), waited_ms),
+        **dict.fromkeys(("load_ms", "prefill_ms", "decode_ms", "total_ms", "first_token_ms"), waited_ms),
     }
     odd = {name: 0 for name, most in bounds.items() if getattr(usage, name) > most}
     return structs.replace(usage, **odd) if odd else usage
 
 
 class Repeater:
-    """Awaits `work` every `pause_s`, first after one pause, never twice at once."""
+    """Awaits `work` every `pause_s`, first after one pause or when it is told to begin, never twice at
+    once."""
 
     def __init__(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         self._work, self._pause_s = work, pause_s
@@ -80,6 +99,12 @@ class Repeater:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._timer = self._loop.call_later(pause_s, self._start)
+
+    def begin(self) -> None:
+        """Await the first round now."""
+        if self._task is None and not self._closed:
+            self._timer.cancel()
+            self._start()
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._once())

@@ -11,7 +11,12 @@ from msgspec import Struct
 from orion_streams.errors import OrionError
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import requests_replies
-from orion_streams.protocol.agent_entries import InstalledModel, ModelDescription, ResidentModel
+from orion_streams.protocol.agent_entries import (
+    InstalledModel,
+    ModelDescription,
+    ResidentModel,
+    WorkHead,
+)
 
 Blame = Literal["request", "node", "ours"]
 
@@ -25,12 +30,14 @@ class RunFailedError(OrionError):
 
 
 class Chunk(Struct, frozen=True):
-    """A piece of an answer; the last one, and no other, has its usage."""
+    """A piece of an answer; the last one, and no other, has its usage, and may have its context."""
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[dict[str, Any], ...] = ()
+    logprobs: tuple[dict[str, Any], ...] = ()
     vectors: bytes = b""
+    context: tuple[int, ...] = ()
     usage: Usage | None = None
 
 
@@ -50,15 +57,13 @@ class Backend(Protocol):
     """What an agent needs of whatever runs its models."""
 
     engine: str
-    """What answers, for the replies; it may change with the next run."""
+    """What answers, for replies and health, as far as it was asked."""
     where: str
     """Where it answers, for the log."""
 
-    def run(
-        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
-    ) -> AsyncGenerator[Chunk, None]:
-        """Stream an answer; it has succeeded only when the chunk with its usage came. `options`: the
-        runner's that are pinned, see WorkHead. Raises RunFailedError."""
+    def run(self, entry: requests_replies.RequestEntry, head: WorkHead) -> AsyncGenerator[Chunk, None]:
+        """Stream an answer; it has succeeded only when the chunk with its usage came. `head`: what the
+        router adds to the request. Raises RunFailedError."""
         ...
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
@@ -67,6 +72,10 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None:
         """Ask for a model to leave memory. Raises RunFailedError."""
+        ...
+
+    async def identify(self) -> None:
+        """Ask anew what answers, for `engine`. Raises RunFailedError if it may not run anything."""
         ...
 
     async def installed(self) -> Listing[InstalledModel]: ...
@@ -86,7 +95,7 @@ class Echo:
     where = "this process"
 
     async def run(
-        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, head: WorkHead
     ) -> AsyncGenerator[Chunk, None]:
         yield Chunk(text=entry.prompt or "")
         yield Chunk(usage=Usage(tokens=1, prompt_tokens=1, done_reason="stop"))
@@ -96,6 +105,9 @@ class Echo:
 
     async def unload(self, model: str) -> None:
         """Do nothing: everything stays loaded."""
+
+    async def identify(self) -> None:
+        """Do nothing: it is this process."""
 
     async def installed(self) -> Listing[InstalledModel]:
         return Listing((InstalledModel("echo:latest", "echo", 1),))

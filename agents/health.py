@@ -11,7 +11,7 @@ import httpx
 import msgspec
 from redis.exceptions import RedisError
 
-from orion_streams.agents.backend import Backend, Listing
+from orion_streams.agents.backend import Backend, Listing, RunFailedError
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.sensors import Sensors
 from orion_streams.agents.worker_core import WorkerCore
@@ -51,6 +51,26 @@ class InventoryNews:
         return digest, installed.models
 
 
+class LabelNews:
+    """Tells a label on change and every minute, else nothing; a change is logged."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._told, self._told_s = what, "", float("-inf")
+
+    def tell_anew(self) -> None:
+        """Tell it in the next entry: the last one may be lost."""
+        self._told = ""
+
+    def to_tell(self, label: str, now_s: float) -> str:
+        """Return the label if it is due."""
+        if label == self._told and now_s - self._told_s < FULL_LIST_EVERY_S:
+            return ""
+        if label != self._told:
+            log.info("%s: %s", self._what, label)
+        self._told, self._told_s = label, now_s
+        return label[: agent_entries.WORD_MAX]
+
+
 class Residency:
     """Looks now and then what Ollama has on disk and in memory; unknown while it does not answer."""
 
@@ -64,6 +84,8 @@ class Residency:
         self._ask_again_s: dict[str, float] = {}
         self._to_tell: dict[str, None] = {}
         self._looking: asyncio.Task[None] | None = None
+        self.engine = ""
+        """What runs the models; empty until it was asked."""
         self.installed: Listing[agent_entries.InstalledModel] | None = None
         self.resident: Listing[agent_entries.ResidentModel] = Listing()
 
@@ -90,8 +112,8 @@ class Residency:
         return tuple(self._described[digest] for digest in digests if digest in self._described)
 
     async def look(self, now_s: float) -> None:
-        """Ask Ollama for what is in memory, and every `inventory_ms` for what is on disk. Wait PATIENCE_S
-        at most: the node's health must not grow stale with an Ollama that hangs."""
+        """Ask Ollama for what is in memory, and every `inventory_ms` for its version and what is on disk.
+        Wait PATIENCE_S at most: the node's health must not grow stale with an Ollama that hangs."""
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(now_s))
         await asyncio.wait({self._looking}, timeout=PATIENCE_S)
@@ -103,6 +125,7 @@ class Residency:
         try:
             resident = await self._backend.resident()
             if self.installed is None or now_s - self._looked_s >= self._pause_s:
+                await self._identify()
                 self.installed = await self._backend.installed()
                 self._looked_s = now_s
             if not self._answers:
@@ -116,6 +139,15 @@ class Residency:
                 where = self._backend.where
                 log.warning("Ollama at %s does not answer (%s): its models are unknown", where, what)
             self.installed, self.resident, self._answers = None, Listing(), False
+
+    async def _identify(self) -> None:
+        """Ask what runs the models; say nothing of what may not run any."""
+        try:
+            await self._backend.identify()
+        except RunFailedError as error:
+            log.info("what runs the models cannot be told: %s", error)
+        else:
+            self.engine = self._backend.engine
 
     async def _describe(self, models: tuple[agent_entries.InstalledModel, ...], now_s: float) -> None:
         """Ask what models are, each digest once and a few at a time; of one that cannot be told again after
@@ -169,7 +201,7 @@ class Health:
         self._sensors, self._residency = sensors, residency
         self._core, self._results = core, results
         self._boot = secrets.token_hex(4)
-        self._sensor_told, self._sensor_told_s = "", float("-inf")
+        self._sensor, self._engine = LabelNews("temperature"), LabelNews("what runs the models")
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
 
     async def beat(self) -> None:
@@ -213,26 +245,18 @@ class Health:
             left_out=len(left_out),
             left_out_why=left_out[0][: agent_entries.WORD_MAX] if left_out else "",
             remote=remote[: agent_entries.NAMED_MAX],
-            sensor=self._sensor_to_tell(now_s)[: agent_entries.WORD_MAX],
+            sensor=self._sensor.to_tell(self._sensors.sensor, now_s),
+            engine=self._engine.to_tell(self._residency.engine, now_s) if self._residency else "",
             described=described,
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})
         except (RedisError, OSError):
-            self._sensor_told = ""
+            self._sensor.tell_anew()
+            self._engine.tell_anew()
             if self._residency is not None:
                 self._residency.news.tell_anew()
             raise
-
-    def _sensor_to_tell(self, now_s: float) -> str:
-        """Return where the temperature comes from, if it is due: on change and every minute."""
-        sensor = self._sensors.sensor
-        if sensor == self._sensor_told and now_s - self._sensor_told_s < FULL_LIST_EVERY_S:
-            return ""
-        if sensor != self._sensor_told:
-            log.info("temperature: %s", sensor)
-        self._sensor_told, self._sensor_told_s = sensor, now_s
-        return sensor
 
     def _compare(self, resident: tuple[agent_entries.ResidentModel, ...]) -> None:
         """Let the sensors look again when a model came or went: the next sample must show its memory."""

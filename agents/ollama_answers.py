@@ -49,6 +49,9 @@ class Line(Metrics):
     response: str | None = None
     thinking: str | None = None
     message: Message | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    logprobs: list[dict[str, Any]] | None = None
+    context: list[int] | None = None
     done: bool | None = None
 
 
@@ -63,8 +66,9 @@ _embedded = msgspec.json.Decoder(Embedded).decode
 _vectors = msgspec.json.Decoder(list[list[float]]).decode
 
 
-def chunk(raw: bytes) -> Chunk:
-    """Read one line of a stream. Raises RunFailedError, also for an error told under status 200."""
+def chunk(raw: bytes, with_context: bool = False) -> Chunk:
+    """Read one line of a stream; keep its context only if that was asked for: it is as long as the prompt.
+    Raises RunFailedError, also for an error told under status 200."""
     try:
         line = _line(raw)
     except UNREADABLE as error:
@@ -76,7 +80,9 @@ def chunk(raw: bytes) -> Chunk:
     return Chunk(
         text=line.response or said.content or "",
         thinking=line.thinking or said.thinking or "",
-        tool_calls=tuple(said.tool_calls or ()),
+        tool_calls=tuple(line.tool_calls or said.tool_calls or ()),
+        logprobs=tuple(line.logprobs or ()),
+        context=tuple(line.context or ()) if with_context else (),
         usage=usage_of(line) if line.done else None,
     )
 

@@ -17,7 +17,12 @@ from orion_streams.agents.ollama_requests import request_body, texts_of
 from orion_streams.agents.ollama_show import description
 from orion_streams.config import NodeConfig
 from orion_streams.protocol import requests_replies
-from orion_streams.protocol.agent_entries import InstalledModel, ModelDescription, ResidentModel
+from orion_streams.protocol.agent_entries import (
+    InstalledModel,
+    ModelDescription,
+    ResidentModel,
+    WorkHead,
+)
 
 EMBEDS_ONLY = "does not support generate"
 LINE_MAX_BYTES = 16_000_000
@@ -36,20 +41,20 @@ class Ollama:
             transport=Transport(),
             trust_env=False,  # the house is air-gapped: no proxy from the environment
         )
-        self.engine, self.where = "ollama", node.ollama
+        self.engine, self.where = "simulated" if node.simulated else "ollama", node.ollama
         self._identified = False
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def run(
-        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, head: WorkHead
     ) -> AsyncGenerator[Chunk, None]:
         kind = requests_replies.kind_of(entry)
-        body = request_body(entry, options, self._keep_alive, self._num_predict_max)
+        body = request_body(entry, head, self._keep_alive, self._num_predict_max)
         try:
             if not self._identified:
-                await self._identify()
+                await self.identify()
             async with self._http.stream("POST", f"/api/{kind}", content=body) as answer:
                 if answer.status_code != 200:
                     raise refusal(answer.status_code, await answer.aread())
@@ -57,7 +62,7 @@ class Ollama:
                     yield embedded(await answer.aread(), len(texts_of(entry)))
                     return
                 async for raw in lines(answer):
-                    piece = chunk(raw)
+                    piece = chunk(raw, with_context=entry.context is not None)
                     yield piece
                     if piece.usage is not None:
                         return  # whatever may come after it
@@ -94,18 +99,22 @@ class Ollama:
         answer.raise_for_status()
         return description(answer.content, model)
 
-    async def _identify(self) -> None:
-        """Ask what answers here, for the replies' `engine`: a label, without which an Ollama works as well.
-        A simulated node must say so itself. Raises RunFailedError if it does not."""
+    async def identify(self) -> None:
+        """Ask what answers here: a label, without which an Ollama works as well; one that does not answer
+        keeps it. A simulated node must say so itself. Raises RunFailedError if it does not."""
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
         try:
             answer = await self._http.get(path, timeout=IDENTIFY_S)
-            name = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])[:NAME_MAX]
-        except (httpx.HTTPError, *UNREADABLE, KeyError) as error:
-            if self._simulated and not isinstance(error, httpx.HTTPError):
+            said = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])
+            name = "".join(each for each in said if each.isprintable())[:NAME_MAX]
+        except httpx.HTTPError:
+            self._identified = False
+        except (*UNREADABLE, KeyError) as error:
+            self._identified = False
+            if self._simulated:
                 what = f"{path} answers without `{key}`"
                 raise RunFailedError("bad_answer", "node", what) from error
-            self.engine = "simulated" if self._simulated else "ollama"
+            self.engine = "ollama"
         else:
             self.engine = f"simulated ({name})" if self._simulated else f"ollama {name}"
             self._identified = True

@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from orion_streams.model import toml_values
 from orion_streams.protocol import requests_replies
+from orion_streams.protocol.agent_entries import WorkHead
 
+RUN_FIELDS = (
+    *("prompt", "system", "messages", "format", "tools", "images", "think", "raw", "suffix", "template"),
+    *("context", "truncate", "shift", "logprobs", "top_logprobs"),
+)
+EMBED_FIELDS = ("truncate", "dimensions")
 RUNNER_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
 """What a model is loaded with: with another value Ollama loads it anew."""
 
 
 def request_body(
     entry: requests_replies.RequestEntry,
-    pinned: Mapping[str, int],
+    head: WorkHead,
     keep_alive: str | float,
     num_predict_max: int,
 ) -> bytes:
     """Make a request. It always limits the answer: without a limit a model may go on for ever."""
-    options = merged(entry.options or {}, pinned)
+    options = merged(entry.options or {}, head.options)
+    keep_alive = longer(keep_alive, entry, head.keep_alive_max_ms)
     body: dict[str, Any] = {"model": entry.model, "keep_alive": keep_alive, "options": options}
     if requests_replies.kind_of(entry) == "embed":
         body["input"] = texts_of(entry)
-        return msgspec.json.encode(body)
+        return msgspec.json.encode(body | given(entry, EMBED_FIELDS))
     if is_number(options.get("num_predict", 0)):  # else Ollama refuses it
         options["num_predict"] = tokens_allowed(options, num_predict_max)
     body["stream"] = True
-    for name in ("prompt", "system", "messages", "format", "tools", "images", "think"):
-        value = getattr(entry, name)
-        if value is not None:
-            body[name] = value
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body | given(entry, RUN_FIELDS))
+
+
+def given(entry: requests_replies.RequestEntry, names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that the request has, under Ollama's names, which are the same."""
+    return {name: value for name in names if (value := getattr(entry, name)) is not None}
+
+
+def longer(own: str | float, entry: requests_replies.RequestEntry, max_ms: int) -> str | float:
+    """Return for how long the model stays in memory: the node's `own` time, or what the request asks for
+    where that is longer, at most `max_ms`. An empty prompt with 0 lets it go."""
+    asked_ms = requests_replies.keep_alive_ms(entry.keep_alive or "")
+    if asked_ms == 0 and only_loads(entry):
+        return 0
+    own_ms = own * 1000 if not isinstance(own, str) else toml_values.duration_ms(own) or 0
+    if own_ms < 0 or asked_ms is None or min(asked_ms, max_ms) <= own_ms:
+        return own
+    return min(asked_ms, max_ms) / 1000
+
+
+def only_loads(entry: requests_replies.RequestEntry) -> bool:
+    """Whether nothing is asked: the request only brings the model into memory, or lets it go."""
+    return entry.prompt == "" or entry.messages == []
 
 
 def tokens_allowed(options: Mapping[str, Any], most: int) -> int:

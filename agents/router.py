@@ -20,6 +20,7 @@ from orion_streams.agents.stream_losses import lost_group, lost_stream, was_dele
 from orion_streams.config import Config
 from orion_streams.decider.decide import decide, is_timed
 from orion_streams.decider.placement import missing_pins
+from orion_streams.decider.standings import Told, is_news, standings
 from orion_streams.errors import BodyGoneError, CommitConflictError, ConfigError, LogError
 from orion_streams.eventlog.loader import catch_up, check_cursors, check_guard, extend, load, still_holds
 from orion_streams.eventlog.port import Log
@@ -41,7 +42,7 @@ class LastCommit(Struct, frozen=True):
     digest: bytes = GENESIS
 
 
-ANNOUNCE_EVERY_MS = 2_000
+ANNOUNCE_EVERY_MS, TELL_EVERY_MS = 2_000, 1_000
 MAX_COMMIT_EVENTS = 256
 """A commit that exceeds it takes no further input: one inventory is many events, and the commit script
 blocks the server."""
@@ -68,6 +69,8 @@ class Router:
         self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
         self._announced_ms, self._may_announce = 0, True
+        self._told: dict[str, Told] = {}
+        self._told_ms = 0
         self._announced = self.state.grid.guests
         self._missing_pins: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
@@ -83,14 +86,14 @@ class Router:
             pass
 
     async def recover(self) -> bool:
-        """Load grid and guard. Return whether the log still holds this router's last commit; raise LogError
-        if log or guard was deleted.
+        """Load grid and guard, and forget what was told. Return whether the log still holds this router's
+        last commit; raise LogError if log or guard was deleted.
 
         The guard is read after the grid: a commit in between makes the next one conflict, unless it only
         passed tokens on. Then the grid catches up, since it must hold every input below the guard's
-        cursors: trimming needs to know which requests are open.
-        """
+        cursors: trimming needs to know which requests are open."""
         before = self._last_commit
+        self._told.clear()
         self.state = await load(self.store)
         await self.read_guard()
         self.state = await catch_up(self.store, self.state)
@@ -180,6 +183,7 @@ class Router:
             return False
         if builder.decides:
             self.answer(builder)
+            self.tell(builder)
         await self.announce(inputs.server_ms)
         await self.commit(builder)
         return True
@@ -236,6 +240,21 @@ class Router:
         self._unfinished = bool(answers)
         for answer in answers:
             builder.stage(answer)
+
+    def tell(self, builder: CommitBuilder) -> None:
+        """Tell clients that asked for it where their requests stand: new ones at once, the others every
+        TELL_EVERY_MS, if there is news."""
+        grid = self.state.grid
+        wanted = {key for key, row in grid.open.items() if row.notify and not row.started}
+        self._told = {key: told for key, told in self._told.items() if key in wanted}
+        if 0 <= grid.server_ms - self._told_ms < TELL_EVERY_MS:
+            wanted -= self._told.keys()
+        else:
+            self._told_ms = grid.server_ms
+        for key, standing in standings(grid, wanted).items() if wanted else ():
+            if is_news(grid, self._told.get(key), standing):
+                self._told[key] = Told(standing, grid.at_ms + standing.eta_ms)
+                builder.tell(key, standing)
 
     def tick_is_due(self, server_ms: int) -> bool:
         """Whether a commit is due for the time alone: something in the grid depends on it."""

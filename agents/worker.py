@@ -117,8 +117,9 @@ class Worker:
             self.perform(self.core.written(job.work_id))
 
     async def _run(self, job: Job) -> Done:
-        """Run a request. While the answer grows say that it runs and pass on its tokens, joined for
-        `token_flush_ms`; announce one that is ready sooner by its end alone. Raises RunFailedError."""
+        """Run a request. Pass its first token on at once, the others joined for `token_flush_ms`, and say
+        before that it runs. An answer that does not stream and is ready sooner is announced by its end
+        alone. Raises RunFailedError."""
         try:
             entry = requests_replies.parse_request(requests_replies.decode_fields(job.fields))
         except ContractError as error:
@@ -126,7 +127,7 @@ class Worker:
         entry = structs.replace(
             entry, model=job.head.model or entry.model
         )  # as this node's Ollama lists it
-        answer = Answer()
+        answer = Answer(job.work_id)
         has_started = False
 
         async def pass_on() -> None:
@@ -142,7 +143,7 @@ class Worker:
 
         passing = Repeater(pass_on, self.config.limits.token_flush_ms / 1000)
         try:
-            usage = await self._consume(job, entry, answer)
+            usage = await self._consume(job, entry, answer, passing.begin if entry.stream else None)
         finally:
             await passing.close()
         if entry.stream:
@@ -150,14 +151,22 @@ class Worker:
         log.debug("%s done: %d tokens in %d ms", named(job.head), usage.tokens, usage.total_ms)
         return Done(usage, answer.body())
 
-    async def _consume(self, job: Job, entry: requests_replies.RequestEntry, answer: Answer) -> Usage:
-        """Take the answer in, within all deadlines. Raises RunFailedError."""
+    async def _consume(
+        self,
+        job: Job,
+        entry: requests_replies.RequestEntry,
+        answer: Answer,
+        begun: Callable[[], None] | None,
+    ) -> Usage:
+        """Take the answer in, within all deadlines; `begun` is called at its first piece. Raises
+        RunFailedError."""
         limits, policy = self.config.limits, self.config.policy
         patience_ms, total_ms = limits.load_deadline_ms, policy.attempt_deadline_ms
         now = asyncio.get_running_loop().time
         began_s = now()
         overdue_s = began_s + total_ms / 1000
-        stream = self.backend.run(entry, job.head.options)
+        first_ms = 0
+        stream = self.backend.run(entry, job.head)
         try:
             async with asyncio.timeout_at(min(now() + patience_ms / 1000, overdue_s)) as limit:
                 while answer.usage is None:
@@ -165,13 +174,17 @@ class Worker:
                     if piece is None:
                         raise RunFailedError("no_done", "node", "Ollama ended without `done`", True)
                     answer.add(piece)
+                    if not first_ms and answer.has_begun:
+                        first_ms = ceil((now() - began_s) * 1000)
+                        if begun is not None:
+                            begun()
                     if answer.bytes > limits.answer_max_bytes:
                         what = requests_replies.CODES["answer_too_large"]
                         raise RunFailedError("answer_too_large", "request", what)
                     patience_ms = limits.inter_token_ms
                     limit.reschedule(min(now() + patience_ms / 1000, overdue_s))
                 return plausible(
-                    answer.usage,
+                    structs.replace(answer.usage, first_token_ms=first_ms),
                     waited_ms=ceil((now() - began_s) * 1000),
                     tokens_max=tokens_allowed(entry.options or {}, limits.num_predict_max),
                     prompt_bytes=sum(map(len, job.fields.values())),
@@ -185,9 +198,9 @@ class Worker:
             await stream.aclose()  # closing the connection cancels the run
 
     async def _pass_on(self, job: Job, answer: Answer) -> None:
-        """Write the text that has come since, if any."""
+        """Write what has come since, if anything."""
         if piece := answer.unsent():
-            tokens = self.core.passed_on(job, piece.encode())
+            tokens = self.core.passed_on(job, piece)
             await self.results.write(tokens.head, tokens.body)
 
     async def _set_loaded(self, job: Job) -> Done:

@@ -176,10 +176,10 @@ class WorkerCore:
         """Make the result that says that a run goes on."""
         return Result(self._head("started", job))
 
-    def passed_on(self, job: Job, text: bytes) -> Result:
-        """Make the result with the next piece of a run's answer."""
+    def passed_on(self, job: Job, piece: dict[str, bytes]) -> Result:
+        """Make the result with the next piece of a run's answer: fields of PIECE_FIELDS."""
         job.pieces += 1
-        return Result(self._head("tokens", job, seq=job.pieces), {"text": text})
+        return Result(self._head("tokens", job, seq=job.pieces), piece)
 
     def ended(self, work_id: str, outcome: Done | RunFailedError) -> list[Effect]:
         """Take in how a job that had begun came out."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orion_streams.client.calls import (
+        Accepted,
         Answer,
         Piece,
         RequestCancelledError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orion_streams.errors import BackendError, OrionError
 
 __all__ = [
+    "Accepted",
     "Answer",
     "AsyncClient",
     "BackendError",

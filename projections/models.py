@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from orion_streams.model import events as ev
 from orion_streams.model.learned import footprint_key
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Resident, without
+from orion_streams.model.vocabulary import UNLOADED
 
 
 def installed(grid: Grid, event: ev.ModelInstalled) -> None:
@@ -157,7 +158,7 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
     """Note what an answer shows, sooner than the next health entry: its model is in memory, with which
     options, and whose prompt its slot holds."""
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
-    if request is None or node is None:
+    if request is None or node is None or event.done_reason == UNLOADED:
         return
     held = node.assignments.get(event.work_id)
     if held is not None:

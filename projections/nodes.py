@@ -75,6 +75,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         left_out_why=event.left_out_why,
         remote=event.remote,
         sensor=event.sensor or node.sensor,
+        engine=event.engine or node.engine,
         assignments=watched(node.assignments, event) if node.assignments else node.assignments,
     )
 

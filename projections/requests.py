@@ -89,6 +89,7 @@ def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
         runner=event.runner,
         ignored=event.ignored,
         needs=event.needs,
+        notify=event.notify,
     )
 
 

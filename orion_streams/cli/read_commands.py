@@ -7,13 +7,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from orion_streams.cli import log_sources, view_models
+from orion_streams.cli import log_sources
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.cli.plan_rows import plan_rows
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.port import Log
+from orion_streams.gateway import view_models
+from orion_streams.gateway.grid_state import moved_on
 from orion_streams.model.state import Grid
 from orion_streams.replay.source import LiveSource, Source
 
@@ -59,9 +61,7 @@ async def look(store: Log) -> Now:
     if grid.position == 0:
         raise BackendError("the log is empty: no router has run on this Redis yet")
     server_ms, _ = await store.read({"log": f"{grid.position}-0"}, 1, 0)
-    silence_ms = max(server_ms - grid.server_ms, 0)
-    grid.at_ms += silence_ms
-    return Now(grid, silence_ms)
+    return Now(moved_on(grid, server_ms), max(server_ms - grid.server_ms, 0))
 
 
 async def grid_at(log: Source, at: str | None = None) -> Now:

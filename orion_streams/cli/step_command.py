@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 
-from orion_streams.cli import log_sources, tables, view_models
+from orion_streams.cli import log_sources, tables
 from orion_streams.cli.log_lines import Line, as_text
 from orion_streams.cli.options import CommonOptions
 from orion_streams.errors import ConfigError
 from orion_streams.eventlog.loader import decoded
+from orion_streams.gateway import view_models
 from orion_streams.replay.stepper import Stepper
 from orion_streams.replay.verify import DECISIONS
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orion_streams.cli.plan_rows import PlanNode, PlanRows
-from orion_streams.cli.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
 from orion_streams.config import Config
 from orion_streams.decider.placement import Placement
+from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
 from orion_streams.model.text import degrees, duration, gigabytes, percent, seconds
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"

@@ -14,6 +14,7 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
 from orion_streams.eventlog.jsonl import Stretch
+from orion_streams.gateway import view_models
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
@@ -110,7 +111,7 @@ def show(done: Replayed) -> None:
 
 def show_state(state: dict[str, Any]) -> None:
     """Print nodes and open requests of a grid to stderr."""
-    from orion_streams.cli import tables, view_models  # noqa: PLC0415 - rich only where something is drawn
+    from orion_streams.cli import tables  # noqa: PLC0415 - rich only where something is drawn
 
     grid = msgspec.convert(state, Grid)
     console = tables.make_console(stderr=True)

@@ -24,6 +24,7 @@ from orion_streams.errors import BackendError, OrionError
 from orion_streams.protocol.requests_replies import Reply, RequestEntry
 
 DEFAULT_TIMEOUT_S = 600.0
+_rows = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class RequestError(OrionError):
@@ -58,10 +59,23 @@ ERRORS: dict[str, type[RequestError]] = {
 
 
 class Piece(Struct, frozen=True):
-    """The next piece of an answer's text."""
+    """The next piece of an answer: of its text, of the model's thoughts, or calls of tools."""
 
-    text: str
+    text: str = ""
     attempt: int = 1
+    thinking: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    logprobs: tuple[dict[str, Any], ...] = ()
+
+
+class Accepted(Struct, frozen=True):
+    """Where a request stands that was sent with `notify`: see docs/CONTRACT.md."""
+
+    waiting: int = 0
+    eta_ms: int = 0
+    eta_high_ms: int = 0
+    waits_for: str = ""
+    position: int = 0
 
 
 class Restarted(Struct, frozen=True):
@@ -75,10 +89,13 @@ class Answer(Struct, frozen=True):
     """A `done` reply. The fields are those of the contract, with JSON decoded."""
 
     id: str
+    model: str
     text: str
     thinking: str
     tool_calls: list[dict[str, Any]]
+    logprobs: list[dict[str, Any]]
     vectors: list[list[float]]
+    context: list[int]
     node: str
     engine: str
     attempt: int
@@ -89,11 +106,12 @@ class Answer(Struct, frozen=True):
     prefill_ms: int
     decode_ms: int
     total_ms: int
+    first_token_ms: int
     done_reason: str
     ignored: str
 
 
-AnswerEvent = Piece | Restarted | Answer
+AnswerEvent = Accepted | Piece | Restarted | Answer
 Messages = Sequence[Mapping[str, Any]]
 One = TypeVar("One")
 Many = TypeVar("Many")
@@ -112,9 +130,20 @@ class Fields(TypedDict, total=False):
     format: Literal["json"] | Mapping[str, Any]
     tools: Sequence[Mapping[str, Any]]
     images: Sequence[str]
-    think: bool | Literal["low", "medium", "high"]
+    think: bool | Literal["low", "medium", "high", "max"]
+    raw: bool
+    suffix: str
+    template: str
+    context: Sequence[int]
+    truncate: bool
+    shift: bool
+    dimensions: int
+    logprobs: bool
+    top_logprobs: int
+    keep_alive: str | float
     priority: int
     session: str
+    notify: bool
 
 
 class RequestMethods(ABC, Generic[One, Many]):
@@ -140,7 +169,8 @@ class RequestMethods(ABC, Generic[One, Many]):
         return self._answer({"kind": "embed", "model": model, "input": list(texts)}, fields)
 
     def stream(self, model: str, ask: str | Messages, **fields: Unpack[Fields]) -> Many:
-        """Yield the answer as it is generated: Piece and Restarted events, then the Answer."""
+        """Yield the answer as it is generated: Piece and Restarted events, then the Answer; with `notify`
+        also Accepted events."""
         content = {"prompt": ask} if isinstance(ask, str) else {"messages": ask}
         return self._events({"model": model, "stream": True, **content}, fields)
 
@@ -190,13 +220,14 @@ def conclude(reply: Reply) -> Answer:
     if reply.kind in ERRORS:
         raise ERRORS[reply.kind](reply.id, reply.code or reply.kind, reply.message)
     values = {name: getattr(reply, name) for name in Answer.__struct_fields__}
-    for name in ("tool_calls", "vectors"):
+    for name in ("tool_calls", "logprobs", "vectors", "context"):
         values[name] = msgspec.json.decode(values[name] or "[]")
     return Answer(**values)
 
 
 class Call:
-    """A request in flight, and the events received for it but not yet taken: a restart, text, the end.
+    """A request in flight, and the events received for it but not yet taken: news of where it stands, a
+    restart, pieces, the end.
     `asks`: it is a request, and no operator's entry."""
 
     def __init__(self, entry: dict[str, str], asks: bool = True) -> None:
@@ -204,8 +235,9 @@ class Call:
         self.news = asyncio.Event()
         self.end: Reply | Exception | None = None
         self._attempt, self._seq, self._fence = 1, 0, ""
+        self._accepted: Accepted | None = None
         self._restarted: Restarted | None = None
-        self._texts: list[str] = []
+        self._pieces: list[Reply] = []
 
     def hear(self, reply: Reply) -> None:
         """Process a reply. Tokens out of sequence are dropped: they were resent, or the beginning of
@@ -218,10 +250,14 @@ class Call:
                 place = (reply.attempt, reply.seq)
                 if place == (self._attempt, self._seq + 1) and self._fence in ("", reply.work_id):
                     self._seq, self._fence = reply.seq, reply.work_id
-                    self._texts.append(reply.text)
+                    self._pieces.append(reply)
                     self.news.set()
             case "restarted":
                 self._restart(reply)
+            case "accepted":
+                values = {name: getattr(reply, name) for name in Accepted.__struct_fields__}
+                self._accepted = Accepted(**values)
+                self.news.set()
             case "done":
                 self._compare(reply)
                 self.finish(reply)
@@ -237,7 +273,7 @@ class Call:
             self._restart(reply)
 
     def _restart(self, reply: Reply) -> None:
-        self._attempt, self._seq, self._fence, self._texts = reply.attempt, 0, "", []
+        self._attempt, self._seq, self._fence, self._pieces = reply.attempt, 0, "", []
         self._restarted = Restarted(reply.attempt, reply.node)
         self.news.set()
 
@@ -246,12 +282,31 @@ class Call:
         self.end = self.end or end
         self.news.set()
 
-    def take(self) -> Iterator[Piece | Restarted]:
+    def take(self) -> Iterator[Accepted | Piece | Restarted]:
         """Yield the new events and remove them."""
         self.news.clear()
+        accepted, self._accepted = self._accepted, None
         restarted, self._restarted = self._restarted, None
-        texts, self._texts = self._texts, []
+        pieces, self._pieces = self._pieces, []
+        if accepted is not None:
+            yield accepted
         if restarted is not None:
             yield restarted
-        if texts:
-            yield Piece("".join(texts), self._attempt)
+        if pieces:
+            yield joined(pieces, self._attempt)
+
+
+def joined(replies: Sequence[Reply], attempt: int) -> Piece:
+    """Return token replies as one piece."""
+
+    def rows(name: str) -> tuple[dict[str, Any], ...]:
+        lists = (getattr(reply, name) for reply in replies)
+        return tuple(row for each in lists if each for row in _rows(each))
+
+    return Piece(
+        "".join(reply.text for reply in replies),
+        attempt,
+        "".join(reply.thinking for reply in replies),
+        rows("tool_calls"),
+        rows("logprobs"),
+    )

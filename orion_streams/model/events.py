@@ -50,7 +50,8 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     the agent holds, `work_read` the last one it has read; `settled`: all results that it had written by
     then were taken before. `inventory_known`: its list of models is what the log says.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere; `sensor`: where the temperature comes from, or why there is none, now and then."""
+    elsewhere; `sensor`: where the temperature comes from, or why there is none, and `engine`, what runs
+    the models, now and then."""
 
     node: str
     boot: str
@@ -69,6 +70,7 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     left_out_why: str = ""
     remote: tuple[str, ...] = ()
     sensor: str = ""
+    engine: str = ""
 
 
 class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):
@@ -201,7 +203,8 @@ class RequestResent(Event, frozen=True, tag="request.resent"):
 class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
     `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist, or whose
-    value did not count. `needs`: what its model must be able to do."""
+    value did not count. `needs`: what its model must be able to do. `notify`: its client is told where it
+    stands."""
 
     request: str
     entry_id: str
@@ -220,6 +223,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     runner: str = ""
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notify: bool = False
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):
@@ -321,6 +325,7 @@ class RequestCompleted(Event, frozen=True, tag="request.completed"):
     cold: bool = False
     alone: bool = False
     reply_id: str = ""
+    first_token_ms: int = 0
 
 
 class RequestFailed(Event, frozen=True, tag="request.failed"):

@@ -32,7 +32,8 @@ def fields_of(kind: type[Measured]) -> attrgetter[tuple[Any, ...]]:
 class Usage(Measured, frozen=True):
     """What an answer took, as its node measured it: from Ollama's last chunk to the client's reply.
 
-    Durations in ms; zero and "" where nothing was measured.
+    Durations in ms; zero and "" where nothing was measured. `first_token_ms`: from the begin of the run to
+    the first piece of the answer, thoughts included.
     """
 
     tokens: int = 0
@@ -42,6 +43,7 @@ class Usage(Measured, frozen=True):
     decode_ms: int = 0
     total_ms: int = 0
     done_reason: str = ""
+    first_token_ms: int = 0
 
 
 class Sample(Measured, frozen=True):

@@ -138,12 +138,14 @@ class ModelRules(Struct, frozen=True, omit_defaults=True):
 class ClientRules(Struct, frozen=True, omit_defaults=True):
     """One [clients.NAME] table: how much a client may ask for at a time, in requests (0: policy.max_open)
     and in bytes of their entries, and at which priority. An `operator` may also list and cancel the
-    requests of others; nobody asks in another's name."""
+    requests of others; nobody asks in another's name. `max_keep_alive_ms`: for so long at most its requests
+    keep an idle model in memory."""
 
     max_open: Natural = 0
     max_open_bytes: Count = 64_000_000
     max_priority: Annotated[int, Meta(ge=-9, le=9)] = 9
     operator: bool = False
+    max_keep_alive_ms: Natural = 86_400_000
 
 
 NO_RULES = ModelRules()

@@ -107,7 +107,8 @@ class Node(Struct, frozen=True):
     `backed_off`: the marks that it passed and has yet to return from, in the order of their names.
     `assignments`: what it was given and has not ended, by work id.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
-    elsewhere. `sensor`: where the temperature comes from, or why there is none.
+    elsewhere. `sensor`: where the temperature comes from, or why there is none. `engine`: what runs the
+    models, such as "ollama 0.24.0".
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
@@ -153,6 +154,7 @@ class Node(Struct, frozen=True):
     most_models: int = 0
     most_models_ms: int = 0
     failed_ms: int | None = None
+    engine: str = ""
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""
@@ -200,6 +202,7 @@ class Request(Struct, frozen=True):
     failures: tuple[Failure, ...] = ()
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    notify: bool = False
 
 
 class Closed(Struct, frozen=True):

@@ -131,13 +131,22 @@ def keep_alive(value: str | float) -> str:
         return KEEP_ALIVE
     if not isinstance(value, str):
         return "" if abs(value) < 2**33 else KEEP_ALIVE
-    if value in ("0", "+0", "-0"):
+    if duration_ms(value) is not None:
         return ""
-    if not re.fullmatch(f"[-+]?(?:{PART})+", value):
-        seconds = " (a number of seconds stands without quotes)" if re.fullmatch("-?[0-9]+", value) else ""
-        return KEEP_ALIVE + seconds
-    total_ns = sum(float(number) * UNITS_NS[unit] for number, unit in re.findall(PART, value))
-    return "" if total_ns < 2**63 else KEEP_ALIVE
+    seconds = " (a number of seconds stands without quotes)" if re.fullmatch("-?[0-9]+", value) else ""
+    return KEEP_ALIVE + seconds
+
+
+def duration_ms(text: str) -> int | None:
+    """Return a duration as Go writes it, such as "1h30m", in ms; None if it is none."""
+    if text in ("0", "+0", "-0"):
+        return 0
+    if not re.fullmatch(f"[-+]?(?:{PART})+", text):
+        return None
+    total_ns = sum(float(number) * UNITS_NS[unit] for number, unit in re.findall(PART, text))
+    if total_ns >= 2**63:
+        return None
+    return round(-total_ns if text.startswith("-") else total_ns) // 10**6
 
 
 URL = 'a URL, e.g. "http://127.0.0.1:11434" or "http://[::1]:11434"'

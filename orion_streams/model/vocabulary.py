@@ -65,6 +65,10 @@ class RequestKind(OpenEnum):
     EMBED = "embed"
 
 
+UNLOADED = "unload"
+"""The `done_reason` of a request that only let a model go."""
+
+
 class WaitKind(OpenEnum):
     """Why a request waits: its best node is busy, or every node is filtered."""
 

@@ -39,7 +39,8 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
     except ContractError as error:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
         ignored = requests_replies.unknown_fields(entry.fields)
-        return Taken((rejected,), reply_to=reply_to, message=str(error), ignored=ignored)
+        model = requests_replies.model_of(entry.fields)
+        return Taken((rejected,), reply_to=reply_to, model=model, message=str(error), ignored=ignored)
     return admit(grid, entry, request, size, reply_to)
 
 
@@ -113,13 +114,14 @@ def admit(
         runner=runner,
         ignored=(*requests_replies.unknown_fields(entry.fields), *unheeded),
         needs=needs_of(request),
+        notify=request.notify,
     )
     code, message = "queue_full", what_is_full(grid, entry.owner, size)
     if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
         rejected = ev.RequestRejected(key, code)
-        return Taken((rejected,), reply_to=reply_to, message=message, ignored=accepted.ignored)
+        return Taken((rejected,), reply_to=reply_to, model=model, message=message, ignored=accepted.ignored)
     return Taken((accepted,), reply_to=reply_to)
 
 

@@ -66,8 +66,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     itself comes on change and every minute; it is empty while Ollama cannot be asked. `left_out`: rows of
     Ollama's lists that could not be used, and why the first. `remote`: models that run elsewhere, the first
     few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
-    is none; on change and every minute. `described`: what models are, a few at a time: each once it is
-    known, and again after each list.
+    is none; `engine`: what runs the models, such as "ollama 0.24.0"; each on change and every minute.
+    `described`: what models are, a few at a time: each once it is known, and again after each list.
     """
 
     boot: Word
@@ -87,6 +87,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     left_out_why: Word = ""
     remote: Annotated[tuple[Word, ...], Meta(max_length=NAMED_MAX)] = ()
     sensor: Word = ""
+    engine: Word = ""
     described: Annotated[tuple[ModelDescription, ...], Meta(max_length=DESCRIBED_MAX)] = ()
 
 
@@ -96,7 +97,8 @@ class WorkHead(Struct, frozen=True, omit_defaults=True):
 
     `options` of a run or load are the runner's that the router pinned. They win over the request's own,
     and one that they leave out is Ollama's default, whatever the request says: so no request reloads the
-    model by accident. Without any, the request's own go through.
+    model by accident. Without any, the request's own go through. `keep_alive_max_ms`: so much of the
+    request's `keep_alive` counts.
     """
 
     op: Literal["run", "cancel", "load", "unload"]
@@ -105,11 +107,12 @@ class WorkHead(Struct, frozen=True, omit_defaults=True):
     model: Word = ""
     work_id: Id = ""
     options: RunnerOptions = {}
+    keep_alive_max_ms: Millis = 0
 
 
 class ResultHead(Struct, frozen=True, omit_defaults=True):
-    """An entry of `results:<node>`. tokens: `seq` and the field `text`. completed: counts, durations and
-    the fields text, thinking, tool_calls, vectors. failed: code, blame and the field `message`.
+    """An entry of `results:<node>`. tokens: `seq` and PIECE_FIELDS. completed: counts, durations and
+    ANSWER_FIELDS. failed: code, blame and the field `message`.
 
     With an empty `request` it is the end of an ordered load: completed, with `load_ms` as the agent
     measured it, or failed. An unload has no result; health shows what came of it.
@@ -128,11 +131,14 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
     decode_ms: Millis = 0
     total_ms: Millis = 0
     done_reason: Word = ""
+    first_token_ms: Millis = 0
     code: Word = ""
     blame: Literal["", "request", "node", "ours"] = ""
 
 
-ANSWER_FIELDS = ("text", "thinking", "tool_calls", "vectors")
+PIECE_FIELDS = ("text", "thinking", "tool_calls", "logprobs")
+ANSWER_FIELDS = (*PIECE_FIELDS, "vectors", "context")
+"""The fields of a piece of an answer, and of a whole one; all but text and thinking are JSON."""
 
 encode_head = msgspec.json.Encoder().encode
 decode_health = msgspec.json.Decoder(HealthHead).decode

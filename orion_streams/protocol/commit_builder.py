@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from orion_streams.decider.standings import Standing
 from orion_streams.model import events as ev
 from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard, OutEntry, Raw
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.emit import Out, deliver, token_reply
+from orion_streams.protocol.emit import Out, accepted_reply, deliver, token_reply
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
 
@@ -152,6 +153,10 @@ class CommitBuilder:
             event = structs.replace(event, **stamps)
         self._events.append(event)
         apply(self.grid, event)
+
+    def tell(self, key: str, standing: Standing) -> None:
+        """Tell a client where its request stands; that is no event."""
+        self._out(accepted_reply(key, standing, self.grid.position))
 
     def _out(self, out: Out) -> str:
         entry_id = f"{self._out_ms}-{self._out_n}"

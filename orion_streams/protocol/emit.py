@@ -6,9 +6,10 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orion_streams.decider.route import Wait, route
+from orion_streams.decider.standings import Standing
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Body
 from orion_streams.model.measured import Usage
@@ -43,7 +44,7 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return work(grid, event, position)
         case ev.RequestCompleted():
             request = grid.open.get(event.request)
-            return [done(event, position, taken, request.ignored)] if request is not None else []
+            return [done(event, position, taken, request)] if request is not None else []
         case ev.RequestFailed():
             return [error(grid, event, position)]
         case ev.RequestExpired():
@@ -82,8 +83,24 @@ def token_reply(piece: Token, node: str) -> Out:
         node=node,
     )
     fields: dict[str, Any] = reply_fields(reply)
-    fields["text"] = piece.text
-    return Out(f"replies:{client}", fields, bytes=len(piece.text))
+    fields["text"] = b""
+    fields |= {name.decode(): value for name, value in piece.fields.items()}
+    return Out(f"replies:{client}", fields, bytes=sum(map(len, piece.fields.values())))
+
+
+def accepted_reply(key: str, standing: Standing, position: int) -> Out:
+    """Tell a client where its request stands."""
+    client, request_id = split(key)
+    reply = Reply(
+        id=request_id,
+        kind="accepted",
+        waiting=standing.waiting,
+        eta_ms=standing.eta_ms,
+        eta_high_ms=standing.eta_high_ms,
+        waits_for=standing.waits_for,
+        position=position,
+    )
+    return Out(f"replies:{client}", reply_fields(reply))
 
 
 def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
@@ -96,6 +113,7 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
         event.attempt,
         request.model,
         options=options(event.num_ctx or request.num_ctx, request.runner),
+        keep_alive_max_ms=grid.rules_of(client).max_keep_alive_ms,
     )
     body = Body(
         stream=f"requests:{client}",
@@ -131,7 +149,7 @@ def options(num_ctx: int, runner: str) -> dict[str, int]:
     return named
 
 
-def done(event: ev.RequestCompleted, position: int, taken: Taken | None, ignored: tuple[str, ...]) -> Out:
+def done(event: ev.RequestCompleted, position: int, taken: Taken | None, request: Request) -> Out:
     """Return the reply with the whole answer."""
     client, request_id = split(event.request)
     answer = taken.answer if taken is not None else {}
@@ -144,7 +162,8 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None, ignored
         engine=agent_entries.decode_result(answer[b"head"]).engine if answer else "",
         position=position,
         **Usage.of(event).fields(),
-        ignored=",".join(ignored),
+        model=request.model,
+        ignored=",".join(request.ignored),
     )
     fields: dict[str, Any] = reply_fields(reply)
     for name in agent_entries.ANSWER_FIELDS:
@@ -168,6 +187,7 @@ def error(grid: Grid, event: ev.RequestFailed, position: int) -> Out:
         id=request_id,
         kind="error",
         code=event.code,
+        model=request.model,
         message=message,
         position=position,
         ignored=",".join(request.ignored),
@@ -182,9 +202,10 @@ def cancelled(grid: Grid, event: ev.RequestCancelled, position: int, taken: Take
     """Return the reply to whose request it was, and another to the operator who cancelled it."""
     client, request_id = split(event.request)
     request = grid.open.get(event.request)
-    ignored = ",".join(request.ignored) if request is not None else ""
     message = f"{event.by} cancelled it." if event.by else ""
-    reply = Reply(id=request_id, kind="cancelled", message=message, position=position, ignored=ignored)
+    reply = Reply(id=request_id, kind="cancelled", message=message, position=position)
+    if request is not None:
+        reply = structs.replace(reply, model=request.model, ignored=",".join(request.ignored))
     outs = [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
     if event.by and taken is not None:
         answer = Reply(id=taken.reply_to, kind="cancelled", position=position)
@@ -230,6 +251,7 @@ def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:
     reply = Reply(
         id=request_id,
         kind="expired",
+        model=request.model,
         message=f"The deadline passed while it {whereabouts(grid, request)}.",
         position=position,
         ignored=",".join(request.ignored),
@@ -292,6 +314,7 @@ def rejected(event: ev.InputRejected | ev.RequestRejected, position: int, taken:
         id=taken.reply_to,
         kind="rejected",
         code=event.code,
+        model=taken.model,
         message=taken.message,
         position=position,
         ignored=",".join(taken.ignored),

@@ -60,8 +60,7 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
         case "tokens":
             if head.seq != relayed.get(head.work_id, 0) + 1:
                 return NOTHING  # resent, or the one before it is still to come again
-            text = entry.fields.get(b"text", b"")
-            return Taken(token=Token(head.request, request.attempt, head.work_id, head.seq, text))
+            return Taken(token=piece_of(entry, head, request))
         case "started":
             started = ev.RequestStarted(head.request, request.attempt, head.work_id, age_ms=entry.age_ms)
             return NOTHING if request.started else Taken((started,))
@@ -79,6 +78,13 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
                 source=entry.id,
             )
             return Taken((failed,))
+
+
+def piece_of(entry: Entry, head: agent_entries.ResultHead, request: Request) -> Token:
+    """Return the piece of an answer that an entry holds."""
+    names = (name.encode() for name in agent_entries.PIECE_FIELDS)
+    fields = {name: value for name in names if (value := entry.fields.get(name))}
+    return Token(head.request, request.attempt, head.work_id, head.seq, fields)
 
 
 def take_load(grid: Grid, node: str, head: agent_entries.ResultHead) -> Taken:

@@ -28,23 +28,25 @@ class Entry(Struct, frozen=True):
 
 
 class Token(Struct, frozen=True):
-    """A piece of an answer, to be passed on without an event."""
+    """A piece of an answer, to be passed on without an event: `fields` are those of PIECE_FIELDS."""
 
     request: str
     attempt: int
     work_id: str
     seq: int
-    text: bytes
+    fields: Fields
 
 
 class Taken(Struct, frozen=True):
     """What an entry means: events in order, or a token. `reply_to` and `message` belong to a reply that
-    an event does not hold: the client's request id, a sentence; `ignored`: fields that did not count.
+    an event does not hold: the client's request id, its model, a sentence; `ignored`: fields that did not
+    count.
     `answer`: body fields of a result."""
 
     events: tuple[ev.AnyEvent, ...] = ()
     token: Token | None = None
     reply_to: str = ""
+    model: str = ""
     message: str = ""
     ignored: tuple[str, ...] = ()
     answer: Fields = {}

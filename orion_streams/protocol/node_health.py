@@ -43,6 +43,7 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         left_out_why=head.left_out_why,
         remote=head.remote,
         sensor=head.sensor,
+        engine=head.engine,
     )
     return Taken((sampled, *models, *residency_changes(grid, node, head)))
 

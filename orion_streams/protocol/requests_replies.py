@@ -5,6 +5,7 @@ docs/CONTRACT.md is generated from the structs and tables here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from orion_streams.errors import ContractError
+from orion_streams.model import toml_values
+from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import ModelName
 
 MAX_DEPTH = 32
@@ -19,6 +22,7 @@ MAX_INTEGER = 2**63 - 1
 MAX_ID_BYTES = 128
 MAX_FIELDS = 64
 MAX_NUM_CTX = 10_000_000
+FOREVER_MS = 2**53
 LISTED_MAX, IGNORED_MAX, IGNORED_LENGTH = 1_000, 8, 64
 MAX_MESSAGE = 300
 """Characters of the sentence in a rejected reply: it may quote what the client sent."""
@@ -105,8 +109,42 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         "its messages)."),
     ] = None  # fmt: skip
     think: Annotated[
-        bool | Literal["low", "medium", "high"] | None,
+        bool | Literal["low", "medium", "high", "max"] | None,
         Meta(description="Ask a thinking model to think; its thoughts come as `thinking`."),
+    ] = None
+    raw: Annotated[
+        bool | None,
+        Meta(description="generate: the model gets the prompt as it is, without a template."),
+    ] = None
+    suffix: Annotated[str | None, Meta(description="generate: what comes after the answer.")] = None
+    template: Annotated[str | None, Meta(description="generate: instead of the model's own.")] = None
+    context: Annotated[
+        list[int] | None,
+        Meta(
+            description="generate: JSON list, the `context` of an earlier answer to go on from; `[]` asks "
+            "for one."
+        ),
+    ] = None
+    truncate: Annotated[
+        bool | None, Meta(description="`0`: refuse a prompt that does not fit, instead of cutting it.")
+    ] = None
+    shift: Annotated[
+        bool | None, Meta(description="`0`: end when the context is full, instead of forgetting its begin.")
+    ] = None
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="embed: length of the vectors.")
+    ] = None
+    logprobs: Annotated[bool | None, Meta(description="Ask for the probabilities of tokens.")] = None
+    top_logprobs: Annotated[
+        Annotated[int, Meta(ge=0, le=20)] | None, Meta(description="So many alternatives of each token.")
+    ] = None
+    keep_alive: Annotated[
+        str | None,
+        Meta(
+            description="How long the model stays in memory without work, such as `10m`, seconds, or `-1` "
+            "for as long as may be. It only makes the node's own time longer, up to the client's "
+            "max_keep_alive_ms. `0` with an empty prompt unloads it where it is."
+        ),
     ] = None
     priority: Annotated[
         int, Meta(ge=-9, le=9, description="Higher goes first; within one, the earliest deadline.")
@@ -126,35 +164,54 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
             description="A conversation's name: where its last prompt is cached counts as faster.",
         ),
     ] = ""
+    notify: Annotated[
+        bool, Meta(description="`1`: `accepted` replies say where it stands while it waits.")
+    ] = False
 
 
 BODY_FIELDS = tuple(
     name
     for name in RequestEntry.__struct_fields__
-    if name not in ("id", "tier", "priority", "deadline_ms", "session")
+    if name not in ("id", "tier", "priority", "deadline_ms", "session", "notify")
 )
 """What a node needs of a request: copied from entry to entry by the server, never into the log."""
 
 OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest"})
 """Fields that make an entry something else than a request."""
 
-JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images"})
+JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "context"})
 
 
 class Reply(Struct, frozen=True, kw_only=True):
     """An entry of `replies:<client>`; a field that has nothing to say is left out."""
 
     id: Annotated[str, Meta(description="The request's id.")]
-    kind: Annotated[str, Meta(description="token, restarted, or one of the terminal kinds below.")]
+    kind: Annotated[
+        str, Meta(description="token, restarted, accepted, or one of the terminal kinds below.")
+    ]
+    model: Annotated[str, Meta(description="Every end: the model by its full name, where it is known.")] = (
+        ""
+    )
     attempt: Annotated[int, Meta(description="Counts from 1; tokens of two attempts never mix.")] = 0
     seq: Annotated[int, Meta(description="token: counts from 1 within an attempt, gapless.")] = 0
     work_id: Annotated[
         str, Meta(description="token, done: the attempt's fence; it never repeats, a number might.")
     ] = ""
     text: Annotated[str, Meta(description="token: the next piece; done: the whole answer.")] = ""
-    thinking: Annotated[str, Meta(description="done: the model's thoughts, if it has any.")] = ""
-    tool_calls: Annotated[str, Meta(description="done: JSON list of the calls a chat asks for.")] = ""
+    thinking: Annotated[
+        str, Meta(description="token: the next piece of the model's thoughts; done: all of them.")
+    ] = ""
+    tool_calls: Annotated[
+        str,
+        Meta(description="token: JSON list of further calls that a chat asks for; done: of all."),
+    ] = ""
+    logprobs: Annotated[
+        str, Meta(description="token, done: JSON list of the tokens' probabilities, if asked for.")
+    ] = ""
     vectors: Annotated[str, Meta(description="done: JSON list of vectors, one per text.")] = ""
+    context: Annotated[
+        str, Meta(description="done: JSON list of tokens to go on from, if the request has `context`.")
+    ] = ""
     node: Annotated[str, Meta(description="Where it ran; token and restarted: where it runs.")] = ""
     engine: Annotated[str, Meta(description="done: what made it, e.g. `ollama 0.24.0`, or a "
     "name beginning with `simulated`.")] = ""  # fmt: skip
@@ -165,8 +222,18 @@ class Reply(Struct, frozen=True, kw_only=True):
     prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
     decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
     total_ms: Annotated[int, Meta(description="done: all of it, on the node.")] = 0
+    first_token_ms: Annotated[
+        int, Meta(description="done: from its begin on the node to the first piece of the answer.")
+    ] = 0
     done_reason: Annotated[
-        str, Meta(description="done: `stop`, `length`, or `load` after an empty prompt.")
+        str, Meta(description="done: `stop`, `length`, or after an empty prompt `load` or `unload`.")
+    ] = ""
+    waiting: Annotated[int, Meta(description="accepted: so many requests go before it.")] = 0
+    eta_ms: Annotated[int, Meta(description="accepted: until its first token, as expected.")] = 0
+    eta_high_ms: Annotated[int, Meta(description="accepted: the same, when all takes its longest.")] = 0
+    waits_for: Annotated[
+        str,
+        Meta(description="accepted: `queue`, `load`, `heat` or `node`; absent: for nothing."),
     ] = ""
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
     message: Annotated[
@@ -256,6 +323,15 @@ def request_id(fields: Mapping[bytes, bytes], entry_id: str) -> str:
     return text if is_usable(text) else entry_id
 
 
+def model_of(fields: Mapping[bytes, bytes]) -> str:
+    """Return the full name of the model that an entry asks for; "" if it names none."""
+    try:
+        name = msgspec.convert(fields.get(b"model", b"").decode(), ModelName)
+    except (UnicodeDecodeError, msgspec.ValidationError):
+        return ""
+    return full_model_name(name)
+
+
 def is_usable(request_id: str) -> bool:
     """Whether a text may name a request."""
     return 0 < len(request_id.encode()) <= MAX_ID_BYTES and request_id.isprintable()
@@ -323,11 +399,20 @@ def check_content(entry: RequestEntry) -> None:
             f"kind {kind_of(entry)} takes exactly one of {' or '.join(needs)}, "
             f"got {' and '.join(given) or 'none'}",
         )
+    if entry.keep_alive is not None and keep_alive_ms(entry.keep_alive) is None:
+        raise ContractError("bad_field", f"keep_alive: expected {toml_values.KEEP_ALIVE}")
     num_ctx = (entry.options or {}).get("num_ctx", 1)
     if not isinstance(num_ctx, int) or isinstance(num_ctx, bool) or not 1 <= num_ctx <= MAX_NUM_CTX:
         raise ContractError("bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}")
     if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
         raise ContractError("bad_field", "format: expected `json` or a JSON schema object")
+
+
+def keep_alive_ms(text: str) -> int | None:
+    """Return a request's `keep_alive` in ms, FOREVER_MS for a negative one; None for no duration."""
+    seconds = re.fullmatch(r"[-+]?[0-9]{1,9}(?:\.[0-9]*)?", text)
+    total_ms = round(float(text) * 1000) if seconds else toml_values.duration_ms(text)
+    return FOREVER_MS if total_ms is not None and total_ms < 0 else total_ms
 
 
 def kind_of(entry: RequestEntry) -> Kind:

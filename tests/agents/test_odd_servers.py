@@ -11,6 +11,7 @@ import pytest
 
 from orion_streams.agents.backend import RunFailedError
 from orion_streams.agents.ollama_backend import Ollama
+from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.protocol.requests_replies import RequestEntry
 from tests.agents.agent_bench import MODEL
 from tests.agents.odd_server import answering
@@ -42,7 +43,7 @@ def one_by_one(answers: list[bytes]) -> Callable[[str], bytes]:
 async def ends(backend: Ollama, entry: RequestEntry) -> str:
     """How a run ends: in an answer, without one, or the code of its failure, which has a sentence."""
     try:
-        chunks = [each async for each in backend.run(entry, {})]
+        chunks = [each async for each in backend.run(entry, WorkHead("run"))]
     except RunFailedError as error:
         assert str(error)
         return error.code

@@ -17,9 +17,12 @@ from orion_streams.agents.ollama_requests import request_body, tokens_allowed
 from orion_streams.config import NodeConfig
 from orion_streams.demo.ollama import ModelSpec, RunningNode, serve
 from orion_streams.model.measured import Usage
+from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.protocol.requests_replies import Message, RequestEntry
 from tests.agents.agent_bench import MODEL, QUICK, SKILLED
 from tests.agents.odd_server import answering
+
+RUN = WorkHead("run")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_every_answer_has_a_limit(asked: Any, sent: Any) -> None:
     """`num_predict` is bounded, whatever is asked; what is no number goes on, to be refused."""
     options = {} if asked is None else {"num_predict": asked}
     entry = RequestEntry(model=MODEL, prompt="x", options={"temperature": 0.5, **options})
-    body = msgspec.json.decode(request_body(entry, {}, "30m", 100))
+    body = msgspec.json.decode(request_body(entry, RUN, "30m", 100))
     assert body["options"] == {"temperature": 0.5, "num_predict": sent}
 
 
@@ -44,7 +47,7 @@ def test_so_many_tokens_may_come(asked: Any, allowed: int) -> None:
 
 def test_a_body_holds_what_was_asked_and_nothing_else() -> None:
     """Fields that were not given are left out; every kind pins how long the model stays."""
-    body = msgspec.json.decode(request_body(RequestEntry(model=MODEL, prompt="x"), {}, "30m", 9))
+    body = msgspec.json.decode(request_body(RequestEntry(model=MODEL, prompt="x"), RUN, "30m", 9))
     assert body == {
         "model": MODEL,
         "keep_alive": "30m",
@@ -52,7 +55,7 @@ def test_a_body_holds_what_was_asked_and_nothing_else() -> None:
         "stream": True,
         "prompt": "x",
     }
-    embed = msgspec.json.decode(request_body(RequestEntry(model=MODEL, input=["x"]), {}, "30m", 9))
+    embed = msgspec.json.decode(request_body(RequestEntry(model=MODEL, input=["x"]), RUN, "30m", 9))
     assert embed == {"model": MODEL, "keep_alive": "30m", "options": {}, "input": ["x"]}
 
 
@@ -71,14 +74,15 @@ def test_pinned_options_are_the_runners_only_ones(content: dict[str, Any]) -> No
     own: dict[str, Any] = {"num_ctx": 8192, "num_thread": 7, "num_batch": 8, "num_gpu": 0, "main_gpu": 1}
     asked: dict[str, Any] = own | {"use_mmap": False, "temperature": 0.5, "num_predict": 5}
     entry = RequestEntry(model=MODEL, options=asked, **content)
-    body = msgspec.json.decode(request_body(entry, {"num_ctx": 2048, "num_gpu": -1}, "30m", 9))
+    pinned = WorkHead("run", options={"num_ctx": 2048, "num_gpu": -1})
+    body = msgspec.json.decode(request_body(entry, pinned, "30m", 9))
     assert body["options"] == {"num_ctx": 2048, "num_gpu": -1, "temperature": 0.5, "num_predict": 5}
-    assert msgspec.json.decode(request_body(entry, {}, "30m", 9))["options"] == asked
+    assert msgspec.json.decode(request_body(entry, RUN, "30m", 9))["options"] == asked
     assert entry.options == asked
 
 
 async def collect(backend: Ollama, entry: RequestEntry) -> list[Chunk]:
-    return [each async for each in backend.run(entry, {})]
+    return [each async for each in backend.run(entry, WorkHead("run"))]
 
 
 async def test_two_requests_at_once_do_not_mix(node: RunningNode) -> None:

@@ -210,7 +210,7 @@ def test_results_say_whose_they_are_and_who_made_them() -> None:
     stage = Stage()
     stage.hear("read 1 run, 2 load")
     core, job = stage.core, stage.core.jobs["1-0"]
-    told = [core.started(job), core.passed_on(job, b"an"), core.passed_on(job, b"swer")]
+    told = [core.started(job), core.passed_on(job, {"text": b"an"}), core.passed_on(job, {"text": b"swer"})]
     [end, *_] = core.ended("1-0", Done(Usage(7, 3, total_ms=9, done_reason="stop"), {"text": b"answer"}))
     [failed] = core.ended("2-0", RunFailedError("load_overdue", "node", "too slow"))
     assert isinstance(end, Write)

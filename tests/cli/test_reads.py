@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.console import Console
 
-from orion_streams.cli import read_commands, tables, view_models
+from orion_streams.cli import read_commands, tables
 from orion_streams.cli.log_lines import COLOURS, Line, as_data, as_text
 from orion_streams.config import Config
 from orion_streams.decider.route import route
+from orion_streams.gateway import view_models
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Node
@@ -33,7 +34,7 @@ NODE_KEYS = {
     "node", "inference", "state", "value", "limit", "tiers", "temp_mc", "forecast_mc", "derated",
     "ram_used_mb", "ram_total_mb", "committed_mb", "capacity_mb", "cpu_permille", "throttled", "slots",
     "open_slots", "in_hand", "breaker", "breaker_left_ms", "resident", "loading", "installed",
-    "heard_ms_ago",
+    "heard_ms_ago", "engine",
 }  # fmt: skip
 
 

@@ -237,7 +237,7 @@ class Agent:
 
     def _pass_on(self, job: Job, piece: bytes) -> None:
         if job.phase is Phase.RUNNING:
-            self._say(self.core.passed_on(job, piece), _nothing)
+            self._say(self.core.passed_on(job, {"text": piece}), _nothing)
 
     # results
 

@@ -63,14 +63,18 @@ class Run:
         await self._write("started")
 
     async def token(self, text: str) -> None:
-        """Pass a piece on."""
-        self._seq += 1
-        await self._write("tokens", {"text": text}, seq=self._seq)
+        """Pass a piece of text on."""
+        await self.piece(text=text)
 
-    async def done(self, text: str = "", body: Mapping[str, str] | None = None, **head: Any) -> None:
+    async def piece(self, **fields: Any) -> None:
+        """Pass a piece on; a list as JSON."""
+        self._seq += 1
+        await self._write("tokens", wire(fields), seq=self._seq)
+
+    async def done(self, text: str = "", body: Mapping[str, Any] | None = None, **head: Any) -> None:
         """The answer."""
         self.ended = True
-        await self._write("completed", {"text": text, **(body or {})}, engine="simulated", **head)
+        await self._write("completed", {"text": text, **wire(body or {})}, engine="simulated", **head)
 
     async def fail(self, code: str, blame: str = "node", message: str = "scripted") -> None:
         """No answer."""
@@ -80,6 +84,14 @@ class Run:
     async def _write(self, op: Any, fields: Mapping[str, str] | None = None, **head: Any) -> None:
         result = agent_entries.ResultHead(op, self.head.request, self.head.attempt, self.work_id, **head)
         await self.agent.write("results", {"head": agent_entries.encode_head(result), **(fields or {})})
+
+
+def wire(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of an entry: text as it is, all else as JSON."""
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in fields.items()
+    }
 
 
 Script = Callable[[Run], Awaitable[None]]

@@ -25,6 +25,7 @@ from orion_streams.config import Config
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.measured import Sample, Usage
 from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.runtime.backoff import OutageLog
 from orion_streams.runtime.connection import connect, end_if_cancelled
 from orion_streams.runtime.faust_redis import App, Feeder, StreamChannel, supervised
@@ -50,7 +51,7 @@ class Ollama:
         self.hold.set()
 
     async def run(
-        self, entry: requests_replies.RequestEntry, options: Mapping[str, int]
+        self, entry: requests_replies.RequestEntry, head: WorkHead
     ) -> AsyncGenerator[Chunk, None]:
         self.runs += 1
         mine = self.runs
@@ -68,6 +69,9 @@ class Ollama:
 
     async def unload(self, model: str) -> None:
         """Do nothing: it stays."""
+
+    async def identify(self) -> None:
+        """Do nothing: its name is known."""
 
     async def installed(self) -> Listing[agent_entries.InstalledModel]:
         return Listing((ROW,))

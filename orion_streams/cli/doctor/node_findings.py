@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
-from orion_streams.cli.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.decider.placement import missing_pins
+from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
 from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.model.text import degrees, percent, seconds
@@ -110,7 +110,8 @@ def running_well(row: NodeRow, node: Node) -> str:
     """Describe a healthy node."""
     heat = degrees(row.temp_mc) + (f" by {node.sensor}" if node.sensor and row.temp_mc is not None else "")
     memory = percent(row.ram_used_mb * 1000 // row.ram_total_mb) if row.ram_total_mb else "?"
-    return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand"
+    engine = f", {row.engine}" if row.engine else ""
+    return f"{row.state.replace('_', ' ')}: {heat}, {memory} RAM, {row.in_hand} in hand{engine}"
 
 
 def backed_off(facts: Facts, row: NodeRow) -> Finding:

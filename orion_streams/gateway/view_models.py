@@ -25,7 +25,7 @@ class NodeRow(Struct, frozen=True):
 
     `derated`: it counts as slower because it is near the mark. `open_slots`: the runs that it may hold now.
     `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was told to
-    load. `heard_ms_ago`: None if it was never heard from.
+    load. `heard_ms_ago`: None if it was never heard from. `engine`: what runs its models.
     """
 
     node: str
@@ -52,6 +52,7 @@ class NodeRow(Struct, frozen=True):
     loading: list[str]
     installed: list[str]
     heard_ms_ago: int | None
+    engine: str
 
 
 class ModelRow(Struct, frozen=True):
@@ -144,6 +145,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
         loading=sorted({held.model for held in node.assignments.values() if isinstance(held, Load)}),
         installed=sorted(node.installed),
         heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
+        engine=node.engine,
     )
 
 
@@ -154,6 +156,7 @@ def breaker_of(grid: Grid, node: Node) -> tuple[str, int]:
     return state, left_ms if state == BreakerState.OPEN else 0
 
 
+MOST_ASKED = 20
 NO_INFERENCE, NO_MODELS = Filter("no_inference"), Filter("no_models")
 """Why a node that no filter holds back takes nothing all the same."""
 
@@ -174,14 +177,18 @@ def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
 
 
 def best_of_models(grid: Grid, node: Node, policy: Policy) -> Verdict:
-    """Return the verdict for the smallest model that passes all filters, else for the smallest of all."""
+    """Return a verdict that no filter made, for one of the models; if there is none, the verdict for the
+    smallest. Of many models those in memory and the MOST_ASKED smallest are asked about."""
     alone = replace(grid, nodes={node.rules.name: node})
-    verdicts = [
-        route(alone, any_request(grid, model)).verdicts[0]
-        for model, _ in sorted(node.installed.items(), key=lambda item: (item[1].size_mb, item[0]))
-    ]
-    nothing = Verdict(node=node.rules.name, filter=NO_MODELS)
-    return min(verdicts, key=lambda each: bool(each.filter), default=nothing)
+    sizes = {model: row.size_mb for model, row in node.installed.items()}
+    smallest = sorted(sizes, key=lambda model: (sizes[model], model))[:MOST_ASKED]
+    first: Verdict | None = None
+    for model in dict.fromkeys((*smallest, *(each for each in node.resident if each in sizes))):
+        found = route(alone, any_request(grid, model)).verdicts[0]
+        if not found.filter:
+            return found
+        first = first or found
+    return first or Verdict(node=node.rules.name, filter=NO_MODELS)
 
 
 def with_mark(found: Verdict, policy: Policy) -> Verdict:
