@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,16 +28,15 @@ from orion_streams.errors import ConfigError, OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.policy import ROBOT
 from orion_streams.model.server_urls import shown
-from orion_streams.runtime.connection import connect, end_if_cancelled, will_pass
+from orion_streams.runtime.connection import away, connect, end_if_cancelled, refused, will_pass
 from orion_streams.runtime.faust_redis import (
     STEADY_S,
     App,
     Feeder,
     StreamChannel,
-    away,
-    refused,
     supervised,
 )
+from orion_streams.runtime.process_log import log_to_stderr
 
 log = logging.getLogger("orion")
 
@@ -219,18 +217,3 @@ def run(app: App) -> int:
         if app.fatal is None:
             return end.code if isinstance(end.code, int) else 0
     return app.fatal.exit_code if app.fatal else 0
-
-
-def log_to_stderr(level: str) -> None:
-    """Log our own lines from `level` on, and warnings of libraries. Raise ConfigError for no such level."""
-    try:
-        logging.basicConfig(
-            level=level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        )
-    except ValueError as error:
-        raise ConfigError(f"ORION_LOG: {error}: expected debug, info, warning or error") from error
-    for noisy in ("faust", "mode", "orion_streams", "httpx", "httpcore", "asyncio"):  # ours are "orion"
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # timers are late on a busy Pi

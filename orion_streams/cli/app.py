@@ -93,11 +93,11 @@ def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on t
     return do("orion_streams.cli.test_command", arguments=arguments or [])
 
 
-@command("up --simulated", "up --simulated --json", "up --roles router,agent:orion-master")
+@command("up --simulated", "up --simulated --json", "up --roles router,gateway,agent:orion-master")
 def up(
     simulated: Annotated[bool, typer.Option("--simulated", help="Three simulated nodes, to play.")] = False,
     roles: Annotated[
-        str | None, typer.Option(metavar="LIST", help="router, agent:NODE, with commas between.")
+        str | None, typer.Option(metavar="LIST", help="router, gateway, agent:NODE, with commas between.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded server; 0: a free one.")] = 0,
     as_json: AsJson = False,
@@ -114,6 +114,7 @@ def up(
 for name, text in (
     ("router", "Run the router: it folds the log, decides and commits."),
     ("agent", "Run a node's agent: its health, and its work on Ollama."),
+    ("gateway", "Run the gateway: Ollama's and OpenAI's API in front of the grid."),
 ):  # for the list of commands only: `cli.main` runs them before it imports this module
     app.command(name, help=text)(lambda: EXIT_USAGE)
 

@@ -30,11 +30,12 @@ from redis.backoff import DecorrelatedJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.client import calls
-from orion_streams.client.calls import Answer, AnswerEvent, Call, Fields, RequestMethods
+from orion_streams.client.calls import Call, Fields, RequestMethods
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.model.commit import PUBLIC
 from orion_streams.model.policy import UNLISTED, ClientRules
+from orion_streams.protocol.answer_events import Answer, AnswerEvent
 from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
 from orion_streams.protocol.requests_replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass

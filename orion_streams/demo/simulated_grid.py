@@ -108,7 +108,7 @@ class SimulatedGrid:
     `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
     processes print, `remark` what happens to them unasked, such as a restart. Without a `folder` it makes a
     temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
-    (0: any free port).
+    (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
     router_count = 1
@@ -122,6 +122,7 @@ class SimulatedGrid:
         say: Say = silent,
         remark: Say = silent,
         redis: str | int = 0,
+        gateway: bool = False,
     ) -> None:
         self.nodes = {node.name: node for node in (nodes or three_nodes())}
         self.redis_url, self._port = (redis, 0) if isinstance(redis, str) else ("", redis)
@@ -130,6 +131,8 @@ class SimulatedGrid:
         self.routers: list[Child] = []
         self.agents: dict[str, Child] = {}
         self.ollamas: dict[str, Child] = {}
+        self.gateway: Child | None = None
+        self._with_gateway = gateway
         self._settings = settings or {}
         self._say, self._remark = say, remark
         self._server: EmbeddedServer | None = None
@@ -173,13 +176,17 @@ class SimulatedGrid:
             for name in self.nodes:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
             await asyncio.gather(*(role.start() for role in (*self.routers, *self.agents.values())))
+            if self._with_gateway:
+                self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
+                await self.gateway.start()
             await self.wait_for(self.all_known, READY_S)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
-        """Stop agents, routers, nodes and the server, in this order, each within GRACE_S."""
+        """Stop gateway, agents, routers, nodes and the server, in this order, each within GRACE_S."""
+        await stop_all([self.gateway] if self.gateway is not None else [], GRACE_S)
         await stop_all(list(self.agents.values()), GRACE_S)
         await stop_all(self.routers, GRACE_S)
         await stop_all(list(self.ollamas.values()), GRACE_S)
@@ -188,6 +195,11 @@ class SimulatedGrid:
         if self._temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    @property
+    def gateway_url(self) -> str:
+        """Return where the gateway listens; "" without one."""
+        return str(self.gateway.announced["gateway_url"]) if self.gateway is not None else ""
 
     @property
     def server_has_ended(self) -> bool:
@@ -266,18 +278,20 @@ class SimulatedGrid:
         """Return the command line that starts a process."""
         return argv
 
-    def _role(self, name: str, *arguments: str) -> Child:
+    def _role(self, name: str, *arguments: str, announces: bool = False) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
         url = self.url_for(name)
         env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": url, "ORION_REDIS_PASSWORD": ""}
-        return Child(name, self.command(name, argv), env=env, say=self._say, remark=self._remark)
+        argv = self.command(name, argv)
+        return Child(name, argv, env=env, announces=announces, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:
         tables: dict[str, Mapping[str, Any]] = {
             f"nodes.{name}": node.table(self.node_urls[name]) for name, node in self.nodes.items()
         }
         tables["redis"] = {"url": self.redis_url}
+        tables["gateway"] = {"keys_file": str(self.folder / "keys.json")}
         for name, values in self._settings.items():
             tables[name] = {**tables.get(name, {}), **values}
         return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())

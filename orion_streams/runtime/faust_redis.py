@@ -19,20 +19,23 @@ from mode import Service
 from msgspec import Struct
 from redis.exceptions import RedisError, ResponseError
 
-from orion_streams.errors import ConfigError, OrionError
+from orion_streams.errors import OrionError
 from orion_streams.model.commit import GROUP
 from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
-from orion_streams.runtime.connection import as_dict, ask, end_if_cancelled, in_short, will_pass
+from orion_streams.runtime.connection import (
+    as_dict,
+    ask,
+    away,
+    end_if_cancelled,
+    in_short,
+    refused,
+    will_pass,
+)
 
 log = logging.getLogger("orion.channels")
 
 STEADY_S = 10.0
 """After work that ran for longer, the pauses between tries begin anew."""
-
-
-def refused(key: str, error: Exception) -> ConfigError:
-    """Return the error that ends a process when Redis refuses a command for good."""
-    return ConfigError(f"{key}: Redis refuses: {in_short(error)}")
 
 
 class NoKafka(BootStrategy):
@@ -221,11 +224,6 @@ class Feeder(Service):
             outages.failed("work", away(error))
             return True
         return False
-
-
-def away(error: Exception) -> str:
-    """Return the log line for an outage of Redis."""
-    return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"
 
 
 async def supervised(name: str, work: Callable[[], Awaitable[None]], outages: OutageLog) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from orion_streams import Answer, Piece, Restarted
 from orion_streams.client import calls
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError
@@ -108,11 +109,11 @@ class ChaosClients:
         pieces = ""
         async for event in client.stream(model, prompt, **fields):
             match event:
-                case calls.Restarted():
+                case Restarted():
                     pieces = ""
-                case calls.Piece(text=text):
+                case Piece(text=text):
                     pieces += text
-                case calls.Answer(text=text):
+                case Answer(text=text):
                     if not text.startswith(pieces):
                         self.texts.setdefault((model, prompt), Counter())[f"{pieces} | {text}"] += 1
                     return text
