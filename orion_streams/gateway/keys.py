@@ -45,8 +45,8 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class KeyTable(Struct, frozen=True, forbid_unknown_fields=True):
     """All keys, and the gateway's secret, by which it names conversations without telling what they are.
-    `removed`: names of keys that are no more, so that the grid forgets their guests; those of another gateway
-    are not this one's to remove."""
+    `removed`: names of keys that are no more, so that the grid forgets their guests: others are another
+    gateway's."""
 
     secret: Digest
     keys: tuple[Key, ...] = ()
