@@ -79,7 +79,7 @@ class ChaosGrid(SimulatedGrid):
     def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
         super().__init__(cast(), folder=folder, settings=settings, say=say, gateway=True)
-        self.gateway_port, self.gateway_deaths, self.gateway_is_up = free_port(), 0, False
+        self.gateway_deaths, self.gateway_is_up = 0, False
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         # libfaketime does not work with the malloc of Debian's Redis
