@@ -148,12 +148,16 @@ class Gateway:
         return [request_id for client, _, request_id in keys if client == name]
 
     async def keep_guests_for_ever(self) -> None:
-        """Look at the keys every KEEP_GUESTS_S, until cancelled."""
+        """Look at the keys every KEEP_GUESTS_S, until cancelled. Log a failure once until it changes."""
+        said = ""
         while True:
             try:
                 await self.keep_guests()
+                said = ""
             except OrionError as error:
-                log.warning("the grid could not be told of the keys: %s", error)
+                if said != str(error):
+                    log.warning("the grid could not be told of the keys: %s", error)
+                said = str(error)
             await asyncio.sleep(KEEP_GUESTS_S)
 
     async def cancel_earlier(self) -> None:
