@@ -105,10 +105,13 @@ class Gateway:
     async def _client_of(self, name: str) -> AsyncClient:
         """Return the grid's client of that name, once the grid knows it. Raise Refusal if it does not."""
         try:
-            async with asyncio.timeout(GUEST_S):
-                while not self._is_known(name):
+            if not self._is_known(name):
+                async with asyncio.timeout(GUEST_S):
                     await self.keep_guests()
-                    await self.follower.news()
+                    await self.follower.fresh()
+                    while not self._is_known(name):
+                        await self.follower.news()
+                        await self.keep_guests()
         except TimeoutError:
             what = f"the grid does not know the client {name}: is it in the router's streams.toml?"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None

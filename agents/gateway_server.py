@@ -25,12 +25,14 @@ from orion_streams.errors import BackendError, ConfigError
 from orion_streams.gateway import access, http_calls, keys
 from orion_streams.gateway.access import Door, Knock
 from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.keys import Key
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
 
 log = logging.getLogger("orion.gateway")
 
+KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S = 10.0, 5.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
 answers when it stops."""
@@ -48,7 +50,7 @@ class Guard:
 
     async def admit(self, http: web.Request, handler: Handler) -> web.StreamResponse:
         """Let in who may ask; write refusals in the form of the API."""
-        knock = self._knock(http)
+        knock = http[KNOCK] = self._knock(http)
         if http.method == "OPTIONS":
             allowed = access.preflight(knock, self._door)
             if isinstance(allowed, dict):
@@ -82,14 +84,22 @@ class Guard:
             host=headers.get("Host", ""),
             origin=headers.get("Origin", ""),
             token=token,
-            key=keys.find(self._key_file.current().table, token) if token else None,
+            key=self._key_of(token),
             forwarded=access.is_forwarded(headers),
         )
 
+    def _key_of(self, token: str) -> Key | None:
+        """Return the key of a token. One that looks like ours may have been made just now."""
+        key = keys.find(self._key_file.current().table, token) if token else None
+        if key is None and token.startswith(keys.TOKEN_PREFIX):
+            key = keys.find(self._key_file.current(at_once=True).table, token)
+        return key
+
     async def sign(self, http: web.Request, response: web.StreamResponse) -> None:
         """Add to every answer what it is, and what a page may see of it."""
+        knock = http.get(KNOCK) or self._knock(http)  # an Expect that is not understood never came in
         response.headers["Server"] = GATEWAY_SERVER
-        response.headers.update(access.page_headers(self._knock(http), self._door))
+        response.headers.update(access.page_headers(knock, self._door))
 
 
 def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
