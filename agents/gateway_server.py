@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -73,6 +74,13 @@ class Guard:
             return web.Response(status=405, text="405 method not allowed", headers=allow)
         except (RequestError, BackendError) as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+            log.error("%s %s failed: %s", http.method, http.path, what)
+            return refused(http, Refusal(500, "the gateway failed: its log says where"))
 
     def _knock(self, http: web.Request) -> Knock:
         headers = http.headers
