@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from orion_streams.errors import BackendError, ConfigError
 from orion_streams.gateway import access, http_calls, keys
 from orion_streams.gateway.access import Door, Knock
 from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.keys import Key
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
@@ -72,6 +74,13 @@ class Guard:
             return web.Response(status=405, text="405 method not allowed", headers=allow)
         except (RequestError, BackendError) as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+            log.error("%s %s failed: %s", http.method, http.path, what)
+            return refused(http, Refusal(500, "the gateway failed: its log says where"))
 
     def _knock(self, http: web.Request) -> Knock:
         headers = http.headers
@@ -83,9 +92,16 @@ class Guard:
             host=headers.get("Host", ""),
             origin=headers.get("Origin", ""),
             token=token,
-            key=keys.find(self._key_file.current().table, token) if token else None,
+            key=self._key_of(token),
             forwarded=access.is_forwarded(headers),
         )
+
+    def _key_of(self, token: str) -> Key | None:
+        """Return the key of a token. One that looks like ours may have been made just now."""
+        key = keys.find(self._key_file.current().table, token) if token else None
+        if key is None and token.startswith(keys.TOKEN_PREFIX):
+            key = keys.find(self._key_file.current(at_once=True).table, token)
+        return key
 
     async def sign(self, http: web.Request, response: web.StreamResponse) -> None:
         """Add to every answer what it is, and what a page may see of it."""
