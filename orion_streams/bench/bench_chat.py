@@ -12,6 +12,7 @@ import msgspec
 
 from orion_streams.bench.bench_load import Timing
 from orion_streams.bench.instant_ollama import tokens
+from orion_streams.client.calls import Fields
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.protocol.answer_events import Answer, Piece
@@ -76,7 +77,8 @@ class HttpChat:
 
 
 class StreamsChat:
-    """Chats through the streams alone, with the Python client."""
+    """Chats through the streams alone, with the Python client. As the gateway does, it names the
+    conversation, by its text."""
 
     def __init__(self, url: str, client: str, prefix: str, model: str) -> None:
         self._client, self._model = AsyncClient(url, client, prefix=prefix), model
@@ -87,7 +89,7 @@ class StreamsChat:
     async def ask(self) -> float:
         began = time.perf_counter()
         try:
-            await self._client.chat(self._model, messages(TEXT), options={"num_predict": 1})
+            await self._client.chat(self._model, messages(TEXT), **self._fields(TEXT, 1))
         except OrionError as error:
             raise BackendError(f"the streams do not answer: {error}") from error
         return time.perf_counter() - began
@@ -95,9 +97,8 @@ class StreamsChat:
     async def stream(self, text: str, count: int) -> float:
         said, first_s, ended, began = "", 0.0, False, time.perf_counter()
         try:
-            async for event in self._client.stream(
-                self._model, messages(text), options={"num_predict": count}
-            ):
+            fields = self._fields(text, count)
+            async for event in self._client.stream(self._model, messages(text), **fields):
                 if isinstance(event, Piece):
                     said += event.text
                     first_s = first_s or time.perf_counter() - began
@@ -106,6 +107,9 @@ class StreamsChat:
             raise BackendError(f"the streams broke a stream off: {error}") from error
         check_whole(said, text, count, ended)
         return first_s
+
+    def _fields(self, text: str, count: int) -> Fields:
+        return {"session": text, "options": {"num_predict": count}}
 
 
 def messages(text: str) -> list[dict[str, str]]:
