@@ -26,6 +26,8 @@ from orion_streams.runtime.supervisor import Child
 
 GATEWAY, ALONE, STRAIGHT, CONSTANT = "gateway", "client", "straight", "constant"
 """The ways: through the gateway; the Python client and the streams alone; to the backend; to a constant."""
+BESIDE = (GATEWAY, ALONE, STRAIGHT, CONSTANT)
+"""In this order each has its turn: those that are compared beside each other."""
 TOKENS, FIRST_TOKENS = 50, 4
 """Of the streams at once; of those whose first token is timed."""
 PIECE_S = 10.0
@@ -40,16 +42,16 @@ class GatewayPlan(Struct, frozen=True):
     `turn_s` with SLOTS at a time, and `firsts` streams; requests before the memory is looked at; then an
     idle gateway for `idle_s`."""
 
-    rounds: int = 15
-    alone: int = 40
-    turn_s: float = 0.5
-    firsts: int = 20
+    rounds: int = 40
+    alone: int = 30
+    turn_s: float = 0.25
+    firsts: int = 15
     requests: int = 100_000
     settle_s: float = 3.0
     idle_s: float = 30.0
 
 
-QUICK = GatewayPlan(rounds=5, requests=2_000, settle_s=1.0, idle_s=5.0)
+QUICK = GatewayPlan(rounds=8, requests=2_000, settle_s=1.0, idle_s=5.0)
 
 
 class Turn(Struct, frozen=True):
@@ -91,7 +93,8 @@ async def measure(folder: Path, plan: GatewayPlan) -> list[Row]:
 
 
 def ways_of(grid: BenchGrid, gateway: Child) -> Mapping[str, Chat]:
-    """Return who asks, by the way it takes; in this order they take turns, slow ones and fast ones."""
+    """Return who asks, by the way it takes. One by one they ask in this order, to and fro: the constant
+    always after a slow one, as the others find processes that have just slept."""
     return {
         GATEWAY: HttpChat(str(gateway.announced["gateway_url"]), HTTP_MODEL),
         CONSTANT: HttpChat(grid.ollama_url, HTTP_MODEL, CONSTANT_PATH),
@@ -104,10 +107,10 @@ async def take_turns(ways: Mapping[str, Chat], plan: GatewayPlan) -> list[Round]
     """Measure the ways in turns, every other round from the last to the first; discard a first round."""
     rounds: list[Round] = []
     for n in range(plan.rounds + 1):
-        if n % 5 == 0:
+        if n % 10 == 0:
             say(f"gateway, round {n} of {plan.rounds}")
         alone = await in_turn(ways, plan.alone, lambda chat: chat.ask())
-        names = list(ways)[:: -1 if n % 2 else 1]
+        names = BESIDE[:: -1 if n % 2 else 1]
         busy = {name: await timed(ways[name], plan.turn_s, SLOTS) for name in names}
         streaming = {name: ways[name] for name in (GATEWAY, ALONE)}
         firsts = await in_turn(streaming, plan.firsts, lambda chat: chat.stream(TEXT, FIRST_TOKENS))
@@ -143,7 +146,7 @@ def rows_of(rounds: list[Round]) -> list[Row]:
         compared("gateway_p50_ms", "ms", p50),
         compared(f"gateway_rps_{SLOTS}", "requests/s", rps),
         Row("gateway_first_token_added_ms", tidy(median(added_ms)), "ms"),
-        *(row for name in (GATEWAY, ALONE, STRAIGHT, CONSTANT) for row in rows_of_way(name, rounds)),
+        *(row for name in BESIDE for row in rows_of_way(name, rounds)),
     ]
 
 

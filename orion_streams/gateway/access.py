@@ -168,9 +168,11 @@ def is_address(text: str) -> bool:
 def is_foreign(knock: Knock, door: Door) -> bool:
     """Whether a request comes from a page, and not from one of this server's own under a name of this
     machine: a page that has itself resolved to it looks like its own under another."""
+    if not knock.origin:
+        return False
     own = [f"{scheme}://{knock.host.lower()}" for scheme in ("http", "https")]
     is_own = knock.origin.lower() in own and is_local(knock.host, door.machine)
-    return bool(knock.origin) and not is_own
+    return not is_own
 
 
 OWN_ORIGINS = re.compile(

@@ -68,6 +68,7 @@ def parsed(host: str) -> IPv4Network | IPv6Network | None:
     return ip_network(mapped or address)
 
 
+@lru_cache(KNOWN_HOSTS)
 def is_loopback(address: str) -> bool:
     """Whether it is an address of this machine alone."""
     return (found := parsed(address)) is not None and found.is_loopback
