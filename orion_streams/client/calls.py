@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 import msgspec
 from msgspec import Struct
 
+from orion_streams.client.upload import Upload
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.protocol.requests_replies import Reply, RequestEntry
 
@@ -232,6 +233,7 @@ class Call:
 
     def __init__(self, entry: dict[str, str], asks: bool = True) -> None:
         self.entry, self._asks = entry, asks
+        self.upload: Upload | None = None
         self.news = asyncio.Event()
         self.end: Reply | Exception | None = None
         self._attempt, self._seq, self._fence = 1, 0, ""

@@ -118,6 +118,13 @@ class RedisLog:
     async def trim(self, stream: str, min_id: str) -> None:
         await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)
 
+    async def shorten(self, stream: str, entries: int) -> None:
+        await self._redis.xtrim(self.key(stream), maxlen=entries, approximate=True)
+
+    async def drop(self, stream: str, ids: Iterable[str]) -> None:
+        if wanted := list(ids):
+            await self._redis.xdel(self.key(stream), *wanted)
+
     async def size(self, stream: str) -> tuple[int, int]:
         key = self.key(stream)
         return await self._redis.xlen(key), await self._redis.memory_usage(key) or 0

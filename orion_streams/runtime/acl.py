@@ -19,7 +19,7 @@ from orion_streams.errors import ConfigError
 from orion_streams.model.commit import PUBLIC
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
-KINDS = ("requests", "replies", "work", "health", "results")
+KINDS = ("requests", "parts", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
 """Commands for a stream's size and its group's progress. XINFO STREAM would show two entries."""
@@ -82,9 +82,10 @@ def chosen(config: Config, names: Iterable[str]) -> tuple[User, ...]:
 
 
 def client(config: Config, name: str) -> User:
-    """Return the user of a client: it writes its requests and reads its replies."""
+    """Return the user of a client: it writes its requests and their parts, and reads its replies."""
     grants = (
-        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}"])),
+        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}", f"parts:{name}"])),
+        Grant(("xrange",), keys(config, READ, [f"parts:{name}"])),  # are they still there?
         Grant(ENTRIES, keys(config, READ, [f"replies:{name}"])),
         Grant(("hgetall",), keys(config, READ, [PUBLIC])),
     )
@@ -97,6 +98,7 @@ def agent(config: Config, name: str) -> User:
     beats = Grant(("xadd",), keys(config, WRITE, [f"health:{name}"]))
     works = (
         Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, [f"work:{name}"])),
+        Grant(("xrange",), keys(config, READ, ["parts:*"])),
         Grant(("xack",), keys(config, WRITE, [f"work:{name}"])),
         Grant(("xadd",), keys(config, WRITE, [f"health:{name}", f"results:{name}"])),
     )
@@ -105,8 +107,8 @@ def agent(config: Config, name: str) -> User:
 
 
 def router(config: Config) -> User:
-    """Return the user of the router: it runs the commit script, reads all streams and trims them. A script
-    runs with its caller's rights, so none can do more than this."""
+    """Return the user of the router: it runs the commit script, reads all streams but the parts of images,
+    and trims them. A script runs with its caller's rights, so none can do more than this."""
     outputs = ("work:*", "replies:*")
     bodies = ("requests:*", "results:*")  # only copied from, but EVALSHA requires write permission
     grants = (
@@ -119,6 +121,8 @@ def router(config: Config) -> User:
         Grant(("xadd",), keys(config, WRITE, ["log", "snapshots", *outputs])),
         Grant(("xtrim",), keys(config, WRITE, ["log", "snapshots", "requests:*", *outputs])),
         Grant(("xgroup|create",), keys(config, WRITE, ["work:*"])),
+        Grant(("xlen", "memory|usage"), keys(config, READ, ["parts:*"])),
+        Grant(("xdel", "xtrim"), keys(config, WRITE, ["parts:*"])),
     )
     more = ("info", "time", "script|load")
     return User(user_name(config, "router"), "router", plain(config, *more), grants)
@@ -126,7 +130,7 @@ def router(config: Config) -> User:
 
 def reader(config: Config) -> User:
     """Return a user that reads the log and measures the other streams, without prompts and answers."""
-    bodies = ("requests:*", "replies:*", "work:*", "results:*")
+    bodies = ("requests:*", "parts:*", "replies:*", "work:*", "results:*")
     told = ("log", "snapshots", "health:*")
     grants = (
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
