@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -47,6 +47,11 @@ class InputReader:
         return Inputs(
             server_ms=server_ms,
             entries=entries,
-            drained=frozenset(name for name in streams if counts[name] < limit),
+            drained=drained(streams, counts, limit),
             slept_ms=(self._read_s - before_s) * 1000 - block_ms,
         )
+
+
+def drained(streams: Sequence[str], counts: Mapping[str, int], limit: int) -> frozenset[str]:
+    """Return the streams of which a read of up to `limit` entries each left nothing."""
+    return frozenset(name for name in streams if counts.get(name, 0) < limit)

@@ -31,11 +31,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.client import calls
 from orion_streams.client.calls import Answer, AnswerEvent, Call, Fields, RequestMethods
-from orion_streams.client.upload import Upload
-from orion_streams.errors import BackendError, ContractError, OrionError
+from orion_streams.client.upload import NO_PARTS, Upload
+from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.model.commit import PUBLIC
-from orion_streams.protocol import photo_parts
 from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
 from orion_streams.protocol.requests_replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
@@ -155,12 +154,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         values = {name: value for name, value in {**content, **fields}.items() if name != "timeout_s"}
         request_id = values["id"] = fields.get("id") or self.new_id()
         deadline_ms = calls.deadline_ms_of(fields)
-        try:
-            values, texts = photo_parts.split(values)
-        except ContractError as error:
-            raise calls.RequestRejectedError(request_id, error.code, str(error)) from None
-        call = Call(calls.request_entry({**values, "deadline_ms": deadline_ms}))
-        call.upload = Upload(self._redis, self._parts, texts)
+        call = calls.request_call({**values, "deadline_ms": deadline_ms})
         if request_id in self._calls:
             raise ValueError(f"{request_id} is already in flight")
         self._calls[request_id] = call
@@ -211,7 +205,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             if self._reader is None or self._reader.done():
                 self._position, self._last = await self._patiently(self._newest_reply)
                 self._reader = asyncio.create_task(self._read())
-        await self._send_call(call)
+        await self._send(call.entry, call.upload)
 
     async def _look(self, request_id: str) -> None:
         """Look into the grid's public row; one that is not there, or that this user may not read, says
@@ -234,19 +228,10 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         except ResponseError:
             return 0, None
 
-    async def _send(self, entry: Mapping[str, str]) -> None:
-        async with self._sending:
-            await self._patiently(lambda: self._redis.xadd(self._requests, entry))
-
-    async def _send_call(self, call: Call) -> None:
-        """Send a request, with the parts of its images before it."""
-        if call.upload is None:
-            await self._send(call.entry)
-            return
-        upload = call.upload
-
+    async def _send(self, entry: dict[str, str], upload: Upload = NO_PARTS) -> None:
         async def put() -> None:
-            await self._redis.xadd(self._requests, {**call.entry, **await upload.fields()})
+            parts = await upload.fields(self._redis, self._parts)
+            await self._redis.xadd(self._requests, entry | parts)
 
         async with self._sending:
             await self._patiently(put)
@@ -278,7 +263,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         try:
             while (call := self._calls.get(request_id)) and call.end is None and cuts != self._cuts:
                 cuts = self._cuts
-                await self._send_call(call)
+                await self._send(call.entry, call.upload)
         finally:
             self._resending.discard(request_id)
 

@@ -8,28 +8,32 @@ import msgspec
 
 
 class Upload:
-    """Parts that stand before their request, in `stream`. Nobody but their request needs them, so they may
-    be written twice."""
+    """Parts that stand before their request. Nobody but their request needs them, so they may be written
+    twice."""
 
-    def __init__(self, redis: Any, stream: str, texts: tuple[str, ...]) -> None:
-        self._redis, self._stream, self._texts = redis, stream, texts
+    def __init__(self, texts: tuple[str, ...] = ()) -> None:
+        self._texts = texts
         self._ids: list[bytes] = []
 
-    async def fields(self) -> dict[str, str]:
+    async def fields(self, redis: Any, stream: str) -> dict[str, str]:
         """Write what is not written, and return what the request says of it. After a cut all is written
         anew, unless it stands. Raises RedisError."""
-        if self._ids and not (await self._stands(0) and await self._stands(-1)):
+        stand = [await self._stands(redis, stream, which) for which in (0, -1) if self._ids]
+        if not all(stand):
             self._ids.clear()
         while len(self._ids) < len(self._texts):
             text = self._texts[len(self._ids)]
-            self._ids.append(await self._redis.xadd(self._stream, {"data": text}))
+            self._ids.append(await redis.xadd(stream, {"data": text}))
         names = [entry_id.decode() for entry_id in self._ids]
         return {"parts": msgspec.json.encode(names).decode()} if names else {}
 
-    async def _stands(self, which: int) -> bool:
+    async def _stands(self, redis: Any, stream: str, which: int) -> bool:
         """Whether the first (0) or the last (-1) part that was written is there, unchanged: trims take the
         first ones, a server that loses its tail the last."""
         entry_id = self._ids[which]
         text = self._texts[which % len(self._ids)]
-        rows = await self._redis.xrange(self._stream, entry_id, entry_id)
+        rows = await redis.xrange(stream, entry_id, entry_id)
         return bool(rows) and rows[0][1] == {b"data": text.encode()}
+
+
+NO_PARTS = Upload()

@@ -114,10 +114,8 @@ def admit(
         notify=request.notify,
         parts=tuple(request.parts or ()),
     )
-    code, message = (
-        "queue_full",
-        what_is_full(grid, entry.owner, size + photo_parts.size_of(accepted.parts)),
-    )
+    whole = size + photo_parts.size_of(accepted.parts)
+    code, message = "queue_full", what_is_full(grid, entry.owner, whole)
     if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:

@@ -1,4 +1,4 @@
-"""Images that are too large for an entry: their base64 is written in parts, and a request refers to it. Pure.
+"""Images too large for an entry: their base64 is written in parts, and a request refers to it. Pure.
 
 A client writes `data` fields of at most PART_BYTES into `parts:<client>`, names their ids in its request's
 `parts`, and says where an image stands `parts:FROM-TO`: the characters from FROM up to, but without, TO of
