@@ -299,8 +299,8 @@ class Call:
 
 
 def request_call(values: Mapping[str, Any]) -> Call:
-    """Return a request that is to be sent, its large images as parts. Raises TypeError for an unknown field,
-    RequestRejectedError for images that are too large."""
+    """Return a request that is to be sent, its large images as parts. Raises TypeError for an unknown
+    field, RequestRejectedError for images that are too large."""
     try:
         values, texts = photo_parts.split(values)
     except ContractError as error:
