@@ -19,7 +19,7 @@ from orion_streams.errors import ConfigError
 from orion_streams.model.commit import PUBLIC
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
-KINDS = ("requests", "parts", "replies", "work", "health", "results")
+KINDS = ("requests", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
 """Commands for a stream's size and its group's progress. XINFO STREAM would show two entries."""
@@ -121,7 +121,7 @@ def router(config: Config) -> User:
         Grant(("xadd",), keys(config, WRITE, ["log", "snapshots", *outputs])),
         Grant(("xtrim",), keys(config, WRITE, ["log", "snapshots", "requests:*", *outputs])),
         Grant(("xgroup|create",), keys(config, WRITE, ["work:*"])),
-        Grant(("xlen", "memory|usage"), keys(config, READ, ["parts:*"])),
+        Grant(("xlen", "memory|usage"), keys(config, READ, ["parts:*"])),  # never read
         Grant(("xdel", "xtrim"), keys(config, WRITE, ["parts:*"])),
     )
     more = ("info", "time", "script|load")
@@ -142,12 +142,13 @@ def reader(config: Config) -> User:
 
 
 def observer(config: Config) -> User:
-    """Return a user that reads every stream, with prompts and answers: XINFO STREAM shows a stream's end
-    only together with its last entry."""
+    """Return a user that reads every stream but the parts of images, with prompts and answers: XINFO STREAM
+    shows a stream's end only together with its last entry."""
     streams = ("log", "snapshots", *(f"{kind}:*" for kind in KINDS))
     grants = (
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
         Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, streams)),
+        Grant(MEASURES, keys(config, READ, ["parts:*"])),
     )
     what = "observer of all streams: doctor"
     return User(user_name(config, "observer"), what, plain(config, "info", "time"), grants)

@@ -64,7 +64,7 @@ def streams(config: Config) -> list[str]:
     """All keys of a grid."""
     clients, nodes = config.clients, config.nodes
     return [
-        *(f"{kind}:{name}" for kind in ("requests", "replies") for name in clients),
+        *(f"{kind}:{name}" for kind in ("requests", "parts", "replies") for name in clients),
         *(f"{kind}:{name}" for kind in ("work", "health", "results") for name in nodes),
         *("log", "guard", "grid", "snapshots"),
     ]

@@ -178,6 +178,12 @@ def streams(facts: Facts) -> Iterator[Finding]:
         what = f"{prefix}log takes {size // 1_000_000} MB, kept are {config.retention.log_keep_mb}"
         mend = "look into the router's log: it trims below snapshots, and below the archive if there is one"
         yield Finding("warning", "streams", what, mend)
+    for name, rules in config.clients.items():
+        parts = facts.streams.get(f"parts:{name}")
+        if parts is not None and parts.size > 3 * rules.max_open_bytes:
+            what = f"{prefix}parts:{name} takes {parts.size // 1_000_000} MB: nobody trims it"
+            mend = f"{start(facts)}; where the server has users: orion acl --apply"
+            yield Finding("warning", "streams", what, mend)
     for name, entries in sorted((facts.unread or {}).items()):
         kind, _, owner = name.partition(":")
         what = f"{prefix}{name} has {entries} entries, and nobody reads it"
