@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
+from orion_streams.eventlog.redis_log import FREED_BYTES, RedisLog
 from orion_streams.model.policy import ClientRules
 from orion_streams.protocol.photo_parts import PARTS_WAIT_MS
+from orion_streams.runtime.connection import connect
 from tests.eventlog.driving import MASTER, WORKER, running
 from tests.helpers import Agent, Store, ask, kinds, settle
 
@@ -159,3 +162,23 @@ async def test_the_router_never_reads_a_part(
     assert any("parts:0-4" in each for each in seen)
     assert not any("aGVycmluZw" in each for each in seen)
     assert await left(store) == []
+
+
+async def test_a_trim_frees_little_at_a_time(valkey_url: str, prefix: str) -> None:
+    """64 MB in large entries go in calls of some of them each, and small ones all the same; the server's
+    log of commands is the witness."""
+    redis: Any = connect(valkey_url)
+    store = RedisLog(redis, prefix)
+    for stream, entries, size in (("parts:brain", 256, 250_000), ("requests:brain", 2_000, 20)):
+        pipe = redis.pipeline(transaction=False)
+        for n in range(1, entries + 1):
+            pipe.xadd(prefix + stream, {"data": b"x" * size}, id=f"{n}-0")
+        await pipe.execute()
+        await redis.config_resetstat()
+        await store.trim(stream, f"{entries + 1}-0")
+        calls = (await redis.info("commandstats"))["cmdstat_xtrim"]["calls"]
+        assert await redis.xlen(prefix + stream) < 100
+        assert calls >= entries * size // FREED_BYTES
+        assert calls < 40
+    await redis.delete(f"{prefix}parts:brain", f"{prefix}requests:brain")
+    await redis.aclose()
