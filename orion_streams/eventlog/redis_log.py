@@ -128,12 +128,16 @@ class RedisLog:
         """Trim in calls of about FREED_BYTES each: the server frees memory while nobody else is served. It
         drops its nodes of many small entries only whole, hence a call with NODE_ENTRIES, and at last one
         without a number, for a server with larger nodes."""
-        entries, size = await self.size(stream)
-        few = max(FREED_BYTES * entries // max(size, 1), 1)
-        for count in (few, max(few, NODE_ENTRIES), 0):
-            more = ("LIMIT", count) if count else ()
-            while await ask_one(self._redis, "XTRIM", self.key(stream), by, "~", limit, *more) and count:
+        key = self.key(stream)
+        for least in (1, NODE_ENTRIES):
+            gone = 1
+            while gone:
                 end_if_cancelled()
+                entries = await ask_one(self._redis, "XLEN", key)
+                size = await ask_one(self._redis, "MEMORY", "USAGE", key, "SAMPLES", NODE_ENTRIES)
+                count = max(FREED_BYTES * entries // max(size or 0, 1), least)
+                gone = await ask_one(self._redis, "XTRIM", key, by, "~", limit, "LIMIT", count)
+        await ask_one(self._redis, "XTRIM", key, by, "~", limit)
 
     async def drop(self, stream: str, ids: Iterable[str]) -> None:
         wanted = list(ids)
