@@ -11,6 +11,8 @@ from msgspec import Struct
 from orion_streams.config import Config
 from orion_streams.eventlog.port import Log
 from orion_streams.model.commit import Guard, Raw
+from orion_streams.model.policy import ClientRules
+from orion_streams.model.state import Grid
 from orion_streams.runtime.read_size import ReadSize, size_of
 
 
@@ -33,8 +35,15 @@ class InputReader:
         self._clock, self._read_s = clock, clock()
         nodes = sorted(config.nodes)
         self.of_nodes = [f"{kind}:{name}" for kind in ("results", "health") for name in nodes]
-        self.streams = [*self.of_nodes, *(f"requests:{name}" for name in config.clients)]
-        """All inputs, in the order they are taken: results before the health entry that refers to them."""
+        self._named, self._guests, self._streams = config.clients, dict[str, ClientRules](), list[str]()
+
+    def streams(self, grid: Grid) -> list[str]:
+        """List all inputs, in the order they are taken: results before the health entry that refers to
+        them, then the requests of clients and guests."""
+        if grid.guests is not self._guests or not self._streams:  # their table is never changed in place
+            of_clients = [f"requests:{name}" for name in grid.all_clients(self._named)]
+            self._guests, self._streams = grid.guests, [*self.of_nodes, *of_clients]
+        return self._streams
 
     async def read(self, streams: Sequence[str], guard: Guard, block_ms: int) -> Inputs:
         """Read the entries above the guard's cursors; wait up to `block_ms` for the first one."""

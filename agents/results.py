@@ -10,8 +10,7 @@ from redis.exceptions import RedisError
 
 from orion_streams.protocol import agent_entries
 from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
-from orion_streams.runtime.connection import ask, end_if_cancelled, will_pass
-from orion_streams.runtime.faust_redis import away, refused
+from orion_streams.runtime.connection import ask, away, end_if_cancelled, refused, will_pass
 
 log = logging.getLogger("orion.agent")
 

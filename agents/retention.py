@@ -16,7 +16,6 @@ from orion_streams.eventlog.loader import END, position_at, save_verified, take_
 from orion_streams.eventlog.port import Log
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
-from orion_streams.model.policy import UNLISTED
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.photo_parts import PARTS_WAIT_MS
@@ -55,7 +54,7 @@ class Retention:
             await self.replace_snapshots(state)
         await self.snapshot(state)
         grid = state.grid
-        for client in self.config.clients:
+        for client in dict.fromkeys((*grid.all_clients(self.config.clients), *grid.closed)):
             await self.trim_requests(client, grid, guard)
             await self.trim_replies(client, grid, guard)
             await self.trim_parts(client, grid, guard)
@@ -182,7 +181,7 @@ class Retention:
             needed = [each for key, row in grid.open.items() if key.startswith(owner) for each in row.parts]
             needed.append(f"{max(asked_ms - PARTS_WAIT_MS, 0)}-0")
             await self.store.trim(stream, min(needed, key=parse_stream_id))
-            most = 2 * grid.clients.get(client, UNLISTED).max_open_bytes
+            most = 2 * grid.rules_of(client).max_open_bytes
             if size > most:
                 log.warning("%s takes %d MB: its oldest entries go", stream, size // 1_000_000)
                 await self.store.shorten(stream, count * most // size)

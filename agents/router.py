@@ -71,6 +71,7 @@ class Router:
         self._announced_ms, self._may_announce = 0, True
         self._told: dict[str, Told] = {}
         self._told_ms = 0
+        self._announced = self.state.grid.guests
         self._missing_pins: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
 
@@ -126,6 +127,10 @@ class Router:
             await self.start()
         self.check_decider()
 
+    def streams(self) -> list[str]:
+        """List the input streams of all that the grid and the configuration know."""
+        return self.inputs.streams(self.state.grid)
+
     async def propose_policy(self) -> None:
         """Commit the configured rules if their revision is above the log's, and this version of the code if
         it is newer than the log's. Raise ConfigError if the log has the same revision with other rules;
@@ -167,7 +172,7 @@ class Router:
         """Read what waits, fold it, ask `decide` what is missing, and commit all of it. Return whether
         there was anything to commit."""
         unanswered = self._unfinished and bool(decide(self.state.grid))
-        inputs = await self.inputs.read(self.inputs.streams, self.guard, 0 if unanswered else block_ms)
+        inputs = await self.inputs.read(self.streams(), self.guard, 0 if unanswered else block_ms)
         await self.announce(inputs.server_ms)
         if inputs.slept_ms > self.state.grid.policy.stale_ms:
             await self.start()  # what was read may be outdated
@@ -179,17 +184,23 @@ class Router:
         if builder.decides:
             self.answer(builder)
             self.tell(builder)
+        await self.announce(inputs.server_ms)
         await self.commit(builder)
         return True
 
     async def announce(self, server_ms: int) -> None:
-        """Say in the grid's public row, now and then, whose requests are read, and that somebody looks."""
-        if not self._may_announce or 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS:
+        """Say in the grid's public row, now and then, whose requests are read, and that somebody looks; of
+        guests who come or go before anybody is told."""
+        is_known = self._announced is self.state.grid.guests
+        is_fresh = is_known and 0 <= server_ms - self._announced_ms < ANNOUNCE_EVERY_MS
+        if not self._may_announce or is_fresh:
             return
-        self._announced_ms = server_ms
-        if self.config.revision < self.state.grid.revision:
+        self._announced_ms, self._announced = server_ms, self.state.grid.guests
+        grid = self.state.grid
+        if self.config.revision < grid.revision:
             return  # its list of clients may be an old one
-        row = PublicRow(tuple(sorted(self.config.clients)), self.state.grid.revision, server_ms)
+        names = tuple(sorted(grid.all_clients(self.config.clients)))
+        row = PublicRow(names, grid.revision, server_ms)
         self._may_announce = await self.store.announce(row.fields())
         if not self._may_announce:
             log.warning("%sgrid may not be written: clients cannot see who is read", self.config.prefix)
@@ -283,9 +294,9 @@ class Router:
     async def look_for_losses(self) -> None:
         """Log streams that were deleted since the last look, and read their successors from the beginning:
         after a clock was put back their ids may be below the cursor."""
-        replies = [f"replies:{name}" for name in self.config.clients]
+        streams, clients = self.streams(), self.state.grid.all_clients(self.config.clients)
         before = self._extents
-        self._extents = await self.store.extents([*self.inputs.streams, *replies])
+        self._extents = await self.store.extents([*streams, *(f"replies:{name}" for name in clients)])
         lost = [name for name, now in self._extents.items() if was_deleted(before.get(name, now), now)]
         builder = CommitBuilder(self.state, self.guard, self.state.grid.server_ms)
         for name in lost:
@@ -330,7 +341,7 @@ class Router:
     async def follow(self, block_ms: int) -> None:
         """Fold what the leader commits; take over when inputs wait and it commits nothing."""
         number = self.guard.number
-        cursors = {name: self.guard.cursors.get(name, "0-0") for name in self.inputs.streams}
+        cursors = {name: self.guard.cursors.get(name, "0-0") for name in self.streams()}
         _, waiting = await self.store.read(cursors, 1, 0)
         _, news = await self.store.read({"log": f"{self.state.grid.position}-0"}, 1, block_ms)
         last = await self.store.last_position()

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orion_streams.client.calls import (
-        Accepted,
-        Answer,
-        Piece,
         RequestCancelledError,
         RequestError,
         RequestExpiredError,
         RequestFailedError,
         RequestRejectedError,
         RequestTimeoutError,
-        Restarted,
     )
     from orion_streams.client.streams_client import AsyncClient, Client
     from orion_streams.errors import BackendError, OrionError
+    from orion_streams.protocol.answer_events import Accepted, Answer, Piece, Restarted
 
 __all__ = [
     "Accepted",
@@ -46,6 +43,7 @@ _HOMES = {
     "Client": "client.streams_client",
     "BackendError": "errors",
     "OrionError": "errors",
+    **dict.fromkeys(("Accepted", "Answer", "Piece", "Restarted"), "protocol.answer_events"),
 }
 
 

@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
-from orion_streams.model import server_urls, toml_values
+from orion_streams.model import gateway_rules, server_urls, toml_values
+from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
     ROBOT,
@@ -87,6 +88,7 @@ class Limits(Struct, frozen=True):
     num_predict_max: Count = 4_096
     health_ms: Count = 1_000
     inventory_ms: Count = 5_000
+    drain_ms: Natural = 20_000
     lose_before_following: Count = 3
 
 
@@ -114,6 +116,7 @@ class Config(Struct, frozen=True):
     nodes: dict[Name, NodeConfig] = {}
     models: dict[ModelName, ModelRules] = {}
     policy: Policy = Policy()
+    gateway: GatewayRules = GatewayRules()
     limits: Limits = Limits()
     retention: Retention = Retention()
 
@@ -285,6 +288,8 @@ GRAMMAR: Mapping[str, Grammar] = {
     "ollama": toml_values.ollama_url,
     "url": toml_values.redis_url,
     "keep_alive": toml_values.keep_alive,
+    "listen": gateway_rules.listen_fault,
+    "origins": gateway_rules.origins_fault,
     **dict.fromkeys(
         ("temp_max_mc", "temp_return_mc", "temp_critical_mc", "derate_from_mc"), toml_values.mark_mc
     ),
@@ -350,6 +355,8 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
         for key, holds, expected in NODE_RULES
         if not holds(name, node)
     ]
+    ollamas = {name: node.ollama for name, node in inference.items()}
+    found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)
     return found + missing_nodes(config, inference)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
-from orion_streams.projections import attempts, breaker, models, nodes, requests, speeds
+from orion_streams.projections import attempts, breaker, clients, models, nodes, requests, speeds
 
 
 def evolve(grid: Grid, event: ev.AnyEvent) -> Grid:
@@ -57,7 +57,7 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.RequestDeferred: (requests.moved,),
     ev.RequestStarted: (attempts.moved, requests.moved),
     ev.AttemptFailed: (
-        breaker.failed, nodes.failed, nodes.unreachable, attempts.moved, requests.moved,
+        breaker.failed, nodes.failed, nodes.unreachable, nodes.handed_back, attempts.moved, requests.moved,
     ),
     ev.AttemptAbandoned: (breaker.failed, nodes.failed, attempts.moved, requests.moved),
     ev.AttemptEnded: (attempts.moved,),
@@ -73,6 +73,8 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.RequestRejected: (),
     ev.RequestResent: (),
     ev.RequestsListed: (),
+    ev.ClientAdded: (clients.added,),
+    ev.ClientRemoved: (clients.removed,),
 }  # fmt: skip
 """Which folds an event reaches, in this order: each reads what those before it have left."""
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from orion_streams.config import Config, Limits, NodeConfig, RedisConfig, Retention
+from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.policy import ClientRules, ModelRules, Policy
 from tests.contract.contract_document import default_of, described, type_name
 
@@ -22,6 +23,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[nodes.NAME]": NodeConfig,
     '[models."NAME"]': ModelRules,
     "[policy]": Policy,
+    "[gateway]": GatewayRules,
     "[limits]": Limits,
     "[retention]": Retention,
 }

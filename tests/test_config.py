@@ -35,7 +35,7 @@ WRONG = {
         'clients.names[0] = ["Brain"]: expected small letters, digits, - and _',
     ),
     "a bad prefix": ('prefix = "a b"', 'prefix = "a b": expected up to 64 letters, digits'),
-    "unknown at the top": ("speed = 1", "speed: no such key; known: clients, limits"),
+    "unknown at the top": ("speed = 1", "speed: no such key; known: clients, gateway, limits"),
     "unknown in a table": ("[policy]\nspeed = 1", "policy.speed: no such key; "),
     "a node's value": (
         NODE + '[nodes.other]\nslots = "2"',
@@ -136,6 +136,31 @@ WRONG = {
         NODE + '[models."a b"]\nnum_ctx = 1',
         'models.a b = "a b": expected a model\'s name in Ollama',
     ),
+    "where the gateway listens": (
+        NODE + '[gateway]\nlisten = ":11435"',
+        'gateway.listen = ":11435": expected HOST:PORT, e.g. "127.0.0.1:11435"',
+    ),
+    "no port of the gateway's": (
+        NODE + '[gateway]\nlisten = "127.0.0.1"',
+        'gateway.listen = "127.0.0.1": expected HOST:PORT',
+    ),
+    "a port to chance": (NODE + '[gateway]\nlisten = "127.0.0.1:0"', "a port is a number from 1 to 65535"),
+    "an address without brackets": (NODE + '[gateway]\nlisten = "::1:11435"', "stands in brackets"),
+    "the port of Ollama": (
+        NODE + '[gateway]\nlisten = "127.0.0.1:11434"',
+        'gateway.listen = "127.0.0.1:11434": nodes.pi has its Ollama there (http://127.0.0.1:11434)',
+    ),
+    "a page of any site": (NODE + '[gateway]\norigins = ["*"]', 'gateway.origins = ["*"]: expected pages'),
+    "whose address": (
+        NODE + '[gateway.addresses]\n"192.168.1.20" = "kitchen"',
+        'gateway.addresses.192.168.1.20 = "kitchen": no such client; add [clients.kitchen]',
+    ),
+    "an address that is none": (
+        NODE + '[gateway.addresses]\n"kitchen" = "brain"',
+        'gateway.addresses.kitchen: expected an address or a network, e.g. "192.168.1.20"',
+    ),
+    "all addresses": (NODE + '[gateway.addresses]\n"0.0.0.0/0" = "brain"', "and not all there are"),
+    "a gateway's unknown key": (NODE + "[gateway]\nport = 1", "gateway.port: no such key; "),
     "the breaker's times": (
         NODE + "[policy]\nbreaker_open_ms = 240001",
         "policy.breaker_open_ms = 240001: expected at most policy.breaker_open_max_ms (240000",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from orion_streams.cli import log_commands, replay_commands
+from orion_streams.cli import key_commands, log_commands, replay_commands
 from orion_streams.cli.options import (
     AsJson,
     At,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 
 
+app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
 app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_commands.EXAMPLES)
 
@@ -92,11 +93,11 @@ def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on t
     return do("orion_streams.cli.test_command", arguments=arguments or [])
 
 
-@command("up --simulated", "up --simulated --json", "up --roles router,agent:orion-master")
+@command("up --simulated", "up --simulated --json", "up --roles router,gateway,agent:orion-master")
 def up(
     simulated: Annotated[bool, typer.Option("--simulated", help="Three simulated nodes, to play.")] = False,
     roles: Annotated[
-        str | None, typer.Option(metavar="LIST", help="router, agent:NODE, with commas between.")
+        str | None, typer.Option(metavar="LIST", help="router, gateway, agent:NODE, with commas between.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded server; 0: a free one.")] = 0,
     as_json: AsJson = False,
@@ -113,6 +114,7 @@ def up(
 for name, text in (
     ("router", "Run the router: it folds the log, decides and commits."),
     ("agent", "Run a node's agent: its health, and its work on Ollama."),
+    ("gateway", "Run the gateway: Ollama's and OpenAI's API in front of the grid."),
 ):  # for the list of commands only: `cli.main` runs them before it imports this module
     app.command(name, help=text)(lambda: EXIT_USAGE)
 
@@ -237,10 +239,17 @@ def acl(
     )
 
 
-@command("bench", "bench --json")
-def bench(as_json: AsJson = False) -> int:
-    """Measure the grid on this machine against a bare relay."""
-    return do("orion_streams.bench.bench_run", json=as_json)
+@command("bench", "bench --json", "bench gateway --quick")
+def bench(
+    what: Annotated[
+        Literal["grid", "gateway"],
+        typer.Argument(metavar="[WHAT]", help="The grid, against a bare relay, or its gateway."),
+    ] = "grid",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, which tell less.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Measure the grid, or its gateway, on this machine."""
+    return do("orion_streams.bench.bench_run", gateway=what == "gateway", quick=quick, json=as_json)
 
 
 @command(

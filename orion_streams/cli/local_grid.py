@@ -17,7 +17,7 @@ from orion_streams.runtime.embedded_server import EmbeddedServer, data_dir
 from orion_streams.runtime.server_check import check_server, wait_for_server
 from orion_streams.runtime.supervisor import Child, Say, stop_all
 
-ROUTER, AGENT = "router", "agent:"
+ROUTER, GATEWAY, AGENT = "router", "gateway", "agent:"
 READY_S, GRACE_S = 20.0, 10.0
 LOOK_EVERY_MS = 500
 
@@ -57,16 +57,31 @@ class LocalRoles:
             raise
 
     @property
+    def gateway_url(self) -> str:
+        """Return where the gateway of this machine listens; "" without one."""
+        child = self._children.get(GATEWAY)
+        return str(child.announced.get("gateway_url", "")) if child is not None else ""
+
+    @property
     def server_has_ended(self) -> bool:
         """Whether the embedded server ended by itself."""
         return self._server is not None and self._server.has_ended
 
     async def stop(self) -> None:
-        """Stop agents, router and server, in this order, each within GRACE_S."""
-        await stop_all([child for name, child in self._children.items() if name != ROUTER], GRACE_S)
-        await stop_all([child for name, child in self._children.items() if name == ROUTER], GRACE_S)
+        """Stop gateway, agents, router and server, in this order, each within GRACE_S; agents may drain
+        before."""
+        drain_s = self.config.limits.drain_ms / 1000
+        for kind, grace_s in ((GATEWAY, GRACE_S), (AGENT, drain_s + GRACE_S), (ROUTER, GRACE_S)):
+            await stop_all(
+                [each for role, each in self._children.items() if role.startswith(kind)], grace_s
+            )
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
+
+    def hurry(self) -> None:
+        """End agents that drain at once."""
+        for child in self._children.values():
+            child.hurry()
 
     async def _start_children(self) -> None:
         # The URL may hold a password, so it is no argument; no other password may apply to its server.
@@ -76,7 +91,10 @@ class LocalRoles:
             argv = [sys.executable, "-m", "orion_streams.cli", name]
             argv += ["--node", node] if node else []
             argv += ["--config", self.config_file] if self.config_file else []
-            self._children[role] = Child(role, argv, env=env, say=self._say, remark=self._say)
+            argv += ["--json"] if name == GATEWAY else []
+            self._children[role] = Child(
+                role, argv, env=env, announces=name == GATEWAY, say=self._say, remark=self._say
+            )
         await asyncio.gather(*(child.start() for child in self._children.values()))
 
     async def _wait_for_agents(self, store: RedisLog, before: Grid) -> None:
@@ -100,7 +118,7 @@ class LocalRoles:
     def _unheard(self, before: Grid, now: Grid) -> list[str]:
         """List the agents of this machine that the log has no entry of since they were started."""
         missing = []
-        for name in (role.removeprefix(AGENT) for role in self.roles if role != ROUTER):
+        for name in (role.removeprefix(AGENT) for role in self.roles if role.startswith(AGENT)):
             node, old = now.nodes.get(name), before.nodes.get(name)
             if node is None or node.heard_ms is None or (old is not None and node.boot == old.boot):
                 missing.append(name)
@@ -115,16 +133,16 @@ def choose(config: Config, wanted: str | None, host: str) -> list[str]:
         known = ", ".join(f"{AGENT}{name}" for name in sorted(config.nodes))
         raise ConfigError(
             f"this machine is called {host}, which is no node in streams.toml: choose with "
-            f"--roles (router, {known}), or play with --simulated"
+            f"--roles (router, gateway, {known}), or play with --simulated"
         )
     leads = config.nodes[host].router or not config.redis.url
-    return [*([ROUTER] if leads else []), f"{AGENT}{host}"]
+    return [*([ROUTER, GATEWAY] if leads else []), f"{AGENT}{host}"]
 
 
 def checked(config: Config, role: str) -> str:
     """Return the role if it is valid. Raises ConfigError otherwise."""
     if role.startswith(AGENT):
         config.node(role.removeprefix(AGENT))
-    elif role != ROUTER:
-        raise ConfigError(f"--roles: expected router or agent:NODE, got {role or 'nothing'!r}")
+    elif role not in (ROUTER, GATEWAY):
+        raise ConfigError(f"--roles: expected router, gateway or agent:NODE, got {role or 'nothing'!r}")
     return role

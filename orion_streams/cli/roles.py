@@ -1,4 +1,5 @@
-"""`orion router` and `orion agent`: the processes of a grid, in the foreground until a signal."""
+"""`orion router`, `orion agent`, `orion gateway`: the processes of a grid, in the foreground until a
+signal."""
 
 from __future__ import annotations
 
@@ -19,6 +20,15 @@ examples:
   orion router --redis redis://orion-master:6379/0
   orion router --config /etc/orion/streams.toml
 """
+GATEWAY = (
+    "Run the gateway: what speaks Ollama's or OpenAI's API asks the grid through it. It listens where "
+    "streams.toml says (gateway.listen); from other machines a key is needed (orion key add)."
+)
+GATEWAY_EXAMPLES = """\
+examples:
+  orion gateway --redis redis://orion-master:6379/0
+  curl http://127.0.0.1:11435/api/tags
+"""
 AGENT_EXAMPLES = """\
 examples:
   orion agent --node orion-worker --redis redis://orion-master:6379/0
@@ -26,23 +36,36 @@ examples:
 """
 
 
+ROLES = (
+    ("router", ROUTER, ROUTER_EXAMPLES),
+    ("agent", AGENT, AGENT_EXAMPLES),
+    ("gateway", GATEWAY, GATEWAY_EXAMPLES),
+)
+
+
 def main(words: Sequence[str]) -> int:
-    """Run one of the two commands; `words` begins with its name."""
+    """Run one of the commands; `words` begins with its name."""
     options = parser().parse_args(words)
     return outcome(lambda: run(options))
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of both commands."""
+    """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="orion")
     commands = top.add_subparsers(dest="command", required=True)
     layout = argparse.RawDescriptionHelpFormatter
-    for name, text, examples in (("router", ROUTER, ROUTER_EXAMPLES), ("agent", AGENT, AGENT_EXAMPLES)):
+    for name, text, examples in ROLES:
         command = commands.add_parser(
             name, help=text, description=text, epilog=examples, formatter_class=layout
         )
         if name == "agent":
             command.add_argument("--node", required=True, help="the node's name in streams.toml")
+        if name == "gateway":
+            command.add_argument("--insecure", action="store_true", help="nobody needs a key")
+            command.add_argument(
+                "--port", type=int, help="another port than in streams.toml; 0: a free one, for tests"
+            )
+            command.add_argument("--json", action="store_true", help="say the URL as JSON")
         command.add_argument("--redis", metavar="URL", help="the grid's Redis or Valkey")
         command.add_argument("--config", metavar="FILE", help="streams.toml to use")
     return top
@@ -51,6 +74,10 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Check the server, then run the role. Raises ConfigError, and BackendError if no grid is named."""
     config = grid_discovery.find(options.redis, options.config)
+    if options.command == "gateway":
+        from orion_streams.agents import gateway_process  # noqa: PLC0415 - without Faust
+
+        return gateway_process.run(config, options.insecure, options.port, options.json)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
     if options.command == "agent":

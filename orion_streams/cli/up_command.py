@@ -34,7 +34,7 @@ class Ready(NamedTuple):
 async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOptions) -> int:
     """Start the grid, announce it, wait for a signal, and stop in order. Raise what starting raises."""
     if simulated:
-        grid = SimulatedGrid(redis=port, remark=remark)
+        grid = SimulatedGrid(redis=port, remark=remark, gateway=True)
         return await serve(grid, lambda: ready_simulated(grid), common.as_json)
     config = configuration.load(common.config_path, common.redis_url)
     local = LocalRoles(config, common.config_path or "", roles=roles, port=port, say=remark)
@@ -47,7 +47,7 @@ def remark(name: str, line: str) -> None:
 
 
 async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Ready], as_json: bool) -> int:
-    """Run the grid until a signal, which may come while it starts. Ignore further signals."""
+    """Run the grid until a signal, which may come while it starts. A second one ends it at once."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for each in SIGNALS:
         loop.add_signal_handler(each, asked.set)
@@ -67,8 +67,19 @@ async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Rea
                 if grid.server_has_ended:
                     raise BackendError("the embedded server ended by itself: start it all again")
     finally:
-        await grid.stop()
+        asked.clear()
+        await stop(grid, asked)
     return 0
+
+
+async def stop(grid: SimulatedGrid | LocalRoles, again: asyncio.Event) -> None:
+    """Stop the grid, at once if a further signal comes."""
+    stopping, asked = asyncio.create_task(grid.stop()), asyncio.create_task(again.wait())
+    await asyncio.wait({stopping, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not stopping.done():
+        grid.hurry()
+    await stopping
 
 
 def announce(ready: Ready, as_json: bool) -> None:
@@ -96,22 +107,24 @@ def ready_simulated(grid: SimulatedGrid) -> Ready:
     engines = ", ".join(sorted(set(grid.engines.values())))
     text = (
         f"The grid is up: a router, and {len(grid.nodes)} SIMULATED nodes (engine: {engines}) with "
-        f"{' and '.join(models)}.\n" + hints(grid.redis_url, "orion:", models[0])
+        f"{' and '.join(models)}.\n" + hints(grid.redis_url, "orion:", models[0], grid.gateway_url)
     )
     note = Running(os.getpid(), grid.redis_url, str(grid.config_path), simulated=True)
-    return Ready(note, {"models": models, "nodes": nodes}, text)
+    return Ready(note, {"models": models, "nodes": nodes, "gateway_url": grid.gateway_url}, text)
 
 
 def ready_local(local: LocalRoles) -> Ready:
     """Make the announcement of the roles of this machine."""
     model = local.models[0] if local.models else "MODEL"
     text = f"Up on this machine: {', '.join(local.roles)}.\n"
-    text += hints(local.redis_url, local.config.prefix, model)
+    text += hints(local.redis_url, local.config.prefix, model, local.gateway_url)
     note = Running(os.getpid(), local.redis_url, local.config_file, simulated=False)
-    return Ready(note, {"roles": local.roles, "models": local.models}, text)
+    return Ready(
+        note, {"roles": local.roles, "models": local.models, "gateway_url": local.gateway_url}, text
+    )
 
 
-def hints(url: str, prefix: str, model: str) -> str:
+def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
     """Return commands to paste. redis-cli reads a password from REDISCLI_AUTH."""
     url, question = shown(url), '"Why is the sky blue?"'
     by_hand = (
@@ -119,8 +132,9 @@ def hints(url: str, prefix: str, model: str) -> str:
         f"prompt {question}\n"
         f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
     )
+    http = f"  HTTP      {gateway_url} speaks Ollama's and OpenAI's API\n" if gateway_url else ""
     return (
-        f"\n  Redis     {url}\n"
+        f"\n  Redis     {url}\n{http}"
         f"  ask       ./orion ask {question} --model {model}\n"
         f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
         f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"

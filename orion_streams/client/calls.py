@@ -18,11 +18,11 @@ from math import isfinite
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
-from msgspec import Struct
 
 from orion_streams.client.upload import NO_PARTS, Upload
 from orion_streams.errors import BackendError, ContractError, OrionError
 from orion_streams.protocol import photo_parts
+from orion_streams.protocol.answer_events import Accepted, Answer, Piece, Restarted
 from orion_streams.protocol.requests_replies import Reply, RequestEntry
 
 DEFAULT_TIMEOUT_S = 600.0
@@ -60,60 +60,6 @@ ERRORS: dict[str, type[RequestError]] = {
 }
 
 
-class Piece(Struct, frozen=True):
-    """The next piece of an answer: of its text, of the model's thoughts, or calls of tools."""
-
-    text: str = ""
-    attempt: int = 1
-    thinking: str = ""
-    tool_calls: tuple[dict[str, Any], ...] = ()
-    logprobs: tuple[dict[str, Any], ...] = ()
-
-
-class Accepted(Struct, frozen=True):
-    """Where a request stands that was sent with `notify`: see docs/CONTRACT.md."""
-
-    waiting: int = 0
-    eta_ms: int = 0
-    eta_high_ms: int = 0
-    waits_for: str = ""
-    position: int = 0
-
-
-class Restarted(Struct, frozen=True):
-    """A new attempt begins: discard all pieces received so far."""
-
-    attempt: int
-    node: str = ""
-
-
-class Answer(Struct, frozen=True):
-    """A `done` reply. The fields are those of the contract, with JSON decoded."""
-
-    id: str
-    model: str
-    text: str
-    thinking: str
-    tool_calls: list[dict[str, Any]]
-    logprobs: list[dict[str, Any]]
-    vectors: list[list[float]]
-    context: list[int]
-    node: str
-    engine: str
-    attempt: int
-    position: int
-    prompt_tokens: int
-    tokens: int
-    load_ms: int
-    prefill_ms: int
-    decode_ms: int
-    total_ms: int
-    first_token_ms: int
-    done_reason: str
-    ignored: str
-
-
-AnswerEvent = Accepted | Piece | Restarted | Answer
 Messages = Sequence[Mapping[str, Any]]
 One = TypeVar("One")
 Many = TypeVar("Many")
@@ -175,6 +121,11 @@ class RequestMethods(ABC, Generic[One, Many]):
         also Accepted events."""
         content = {"prompt": ask} if isinstance(ask, str) else {"messages": ask}
         return self._events({"model": model, "stream": True, **content}, fields)
+
+    def send(self, content: Mapping[str, Any], **fields: Unpack[Fields]) -> Many:
+        """Yield the answer to a request whose fields stand in `content`, whatever its kind: as `stream`
+        does, or with `stream` false only the Answer."""
+        return self._events(content, fields)
 
     def new_id(self) -> str:
         """Return an unused id."""
@@ -263,7 +214,7 @@ class Call:
             case "done":
                 self._compare(reply)
                 self.finish(reply)
-            case "known" | "error" | "expired" | "cancelled" | "listed":
+            case "known" | "error" | "expired" | "cancelled" | "listed" | "noted":
                 self.finish(reply)
             case "rejected" if reply.code != "unknown_id" or not self._asks:
                 self.finish(reply)

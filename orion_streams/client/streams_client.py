@@ -30,11 +30,13 @@ from redis.backoff import DecorrelatedJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.client import calls
-from orion_streams.client.calls import Answer, AnswerEvent, Call, Fields, RequestMethods
+from orion_streams.client.calls import Call, Fields, RequestMethods
 from orion_streams.client.upload import NO_PARTS, Upload
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.model.commit import PUBLIC
+from orion_streams.model.policy import UNLISTED, ClientRules
+from orion_streams.protocol.answer_events import Answer, AnswerEvent
 from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
 from orion_streams.protocol.requests_replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
@@ -109,8 +111,17 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         end = await self._told({"list": "open"})
         return msgspec.json.decode(end.requests or "[]", type=list[dict[str, Any]])
 
+    async def add_guest(self, name: str, rules: ClientRules = UNLISTED) -> None:
+        """Add a client `key-…` of the grid, or give it other rules, as the gateway. Raises
+        RequestRejectedError for others, and for another name."""
+        await self._told({"guest": name, "rules": msgspec.json.encode(rules).decode()})
+
+    async def remove_guest(self, name: str) -> None:
+        """Remove a client that was added, as the gateway. What it has open comes to its end."""
+        await self._told({"remove_guest": name})
+
     async def _told(self, entry: dict[str, str]) -> Reply:
-        """Send an operator's entry, and wait for what the grid says to it. Raises as a request does."""
+        """Send an operator's entry, or the gateway's, and wait for the reply. Raises as a request does."""
         request_id = self.new_id()
         call = self._calls[request_id] = Call({**entry, "id": request_id}, asks=False)
         try:

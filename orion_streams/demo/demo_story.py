@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from orion_streams.client.calls import Answer
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.demo.cast import models_of
 from orion_streams.demo.screen import Screen
@@ -13,6 +12,7 @@ from orion_streams.demo.simulated_grid import SimulatedGrid
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import Mark
+from orion_streams.protocol.answer_events import Answer
 
 MASTER, WORKER = "orion-master", "orion-worker"
 ACT_S = 30.0

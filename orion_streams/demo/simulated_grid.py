@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +109,7 @@ class SimulatedGrid:
     `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
     processes print, `remark` what happens to them unasked, such as a restart. Without a `folder` it makes a
     temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
-    (0: any free port).
+    (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
     router_count = 1
@@ -122,6 +123,7 @@ class SimulatedGrid:
         say: Say = silent,
         remark: Say = silent,
         redis: str | int = 0,
+        gateway: bool = False,
     ) -> None:
         self.nodes = {node.name: node for node in (nodes or three_nodes())}
         self.redis_url, self._port = (redis, 0) if isinstance(redis, str) else ("", redis)
@@ -130,6 +132,8 @@ class SimulatedGrid:
         self.routers: list[Child] = []
         self.agents: dict[str, Child] = {}
         self.ollamas: dict[str, Child] = {}
+        self.gateway: Child | None = None
+        self._with_gateway, self._listen = gateway, ""
         self._settings = settings or {}
         self._say, self._remark = say, remark
         self._server: EmbeddedServer | None = None
@@ -173,14 +177,18 @@ class SimulatedGrid:
             for name in self.nodes:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
             await asyncio.gather(*(role.start() for role in (*self.routers, *self.agents.values())))
+            if self._with_gateway:
+                await self._start_gateway()
             await self.wait_for(self.all_known, READY_S)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
-        """Stop agents, routers, nodes and the server, in this order, each within GRACE_S."""
-        await stop_all(list(self.agents.values()), GRACE_S)
+        """Stop gateway, agents, routers, nodes and the server, in this order, each within GRACE_S. No agent
+        drains: there is nobody left to take its work."""
+        await stop_all([self.gateway] if self.gateway is not None else [], GRACE_S)
+        await stop_all(list(self.agents.values()), GRACE_S, signal.SIGINT)
         await stop_all(self.routers, GRACE_S)
         await stop_all(list(self.ollamas.values()), GRACE_S)
         if self._server is not None:
@@ -188,6 +196,14 @@ class SimulatedGrid:
         if self._temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def hurry(self) -> None:
+        """Do nothing: nobody drains."""
+
+    @property
+    def gateway_url(self) -> str:
+        """Return where the gateway listens; "" without one."""
+        return str(self.gateway.announced["gateway_url"]) if self.gateway is not None else ""
 
     @property
     def server_has_ended(self) -> bool:
@@ -247,6 +263,14 @@ class SimulatedGrid:
             for node in grid.nodes.values()
         )
 
+    async def _start_gateway(self) -> None:
+        """Start the gateway at a free port, which it keeps from then on: streams.toml has it."""
+        self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
+        await self.gateway.start()
+        self._listen = self.gateway_url.removeprefix("http://")
+        self.config_path.write_text(self._toml(), encoding="utf-8")
+        self.gateway.argv = self._role("gateway", "gateway", "--json").argv
+
     async def _start_server(self) -> str:
         self._server = EmbeddedServer(self.folder / "redis", "everysec", self._port)
         return await asyncio.to_thread(self._server.start)
@@ -266,18 +290,22 @@ class SimulatedGrid:
         """Return the command line that starts a process."""
         return argv
 
-    def _role(self, name: str, *arguments: str) -> Child:
+    def _role(self, name: str, *arguments: str, announces: bool = False) -> Child:
         argv = (sys.executable, "-m", "orion_streams.cli", *arguments, "--config", str(self.config_path))
         # an agent's lock file lies in TMPDIR: two grids on one machine do not meet
         url = self.url_for(name)
         env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": url, "ORION_REDIS_PASSWORD": ""}
-        return Child(name, self.command(name, argv), env=env, say=self._say, remark=self._remark)
+        argv = self.command(name, argv)
+        return Child(name, argv, env=env, announces=announces, say=self._say, remark=self._remark)
 
     def _toml(self) -> str:
         tables: dict[str, Mapping[str, Any]] = {
             f"nodes.{name}": node.table(self.node_urls[name]) for name, node in self.nodes.items()
         }
         tables["redis"] = {"url": self.redis_url}
+        tables["gateway"] = {"keys_file": str(self.folder / "keys.json")}
+        if self._listen:
+            tables["gateway"] = {**tables["gateway"], "listen": self._listen}
         for name, values in self._settings.items():
             tables[name] = {**tables.get(name, {}), **values}
         return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())

@@ -126,18 +126,19 @@ class RedisLog:
 
     async def _trim(self, stream: str, by: str, limit: str | int) -> None:
         """Trim in calls of about FREED_BYTES each: the server frees memory while nobody else is served. It
-        drops its nodes of many small entries only whole, hence a call with NODE_ENTRIES, and at last one
+        drops its nodes of many small entries only whole, hence calls with NODE_ENTRIES, and at last one
         without a number, for a server with larger nodes."""
-        key = self.key(stream)
+        command = ("XTRIM", self.key(stream), by, "~", limit)
         for least in (1, NODE_ENTRIES):
             gone = 1
             while gone:
                 end_if_cancelled()
-                entries = await ask_one(self._redis, "XLEN", key)
-                size = await ask_one(self._redis, "MEMORY", "USAGE", key, "SAMPLES", NODE_ENTRIES)
-                count = max(FREED_BYTES * entries // max(size or 0, 1), least)
-                gone = await ask_one(self._redis, "XTRIM", key, by, "~", limit, "LIMIT", count)
-        await ask_one(self._redis, "XTRIM", key, by, "~", limit)
+                entries, size = await self.size(stream)
+                if size <= FREED_BYTES:
+                    break
+                count = max(FREED_BYTES * entries // size, least)
+                gone = await ask_one(self._redis, *command, "LIMIT", count)
+        await ask_one(self._redis, *command)
 
     async def drop(self, stream: str, ids: Iterable[str]) -> None:
         wanted = list(ids)
@@ -146,7 +147,12 @@ class RedisLog:
 
     async def size(self, stream: str) -> tuple[int, int]:
         key = self.key(stream)
-        return await self._redis.xlen(key), await self._redis.memory_usage(key) or 0
+        measure = ("MEMORY", "USAGE", key, "SAMPLES", NODE_ENTRIES)
+        entries, size = await ask(self._redis, ("XLEN", key), measure)
+        for answer in (entries, size):
+            if isinstance(answer, ResponseError):
+                raise answer
+        return entries, size or 0
 
     async def oldest_ids(self, stream: str, count: int) -> list[str]:
         rows = await self._redis.xrange(self.key(stream), count=count)

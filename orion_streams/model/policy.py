@@ -156,6 +156,13 @@ UNLISTED = ClientRules()
 """The rules of a client that the log does not name."""
 
 
+GATEWAY = "gateway"
+"""The client that may add and remove guests: clients that streams.toml does not name."""
+GUEST_PREFIX = "key-"
+"""How a guest's name begins, so that the server's rules can name the streams of all guests."""
+MAX_GUESTS = 1_000
+
+
 def policy_id(
     policy: Policy,
     nodes: tuple[NodeRules, ...],

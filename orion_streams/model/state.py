@@ -6,13 +6,14 @@ All times are grid time in ms, a clock that only the log advances.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from orion_streams.model.description import Description
-from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
+from orion_streams.model.policy import UNLISTED, ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.vocabulary import Blame, Mark, RequestKind, RequestState, WaitKind
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class Node(Struct, frozen=True):
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none. `engine`: what runs the
     models, such as "ollama 0.24.0".
+    `leaving`: this boot of its agent begins nothing more; `left`: it has said goodbye, too.
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
@@ -154,6 +156,8 @@ class Node(Struct, frozen=True):
     most_models_ms: int = 0
     failed_ms: int | None = None
     engine: str = ""
+    leaving: bool = False
+    left: bool = False
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""
@@ -255,7 +259,7 @@ class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
     commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
     node and model; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
-    seen to take, in MB; `described` models by digest."""
+    seen to take, in MB; `described` models by digest; `guests` the clients that the gateway added."""
 
     position: int = 0
     number: int = 0
@@ -277,6 +281,7 @@ class Grid(Struct):
     footprints: dict[FootprintKey, int] = {}
     demand: dict[str, Demand] = {}
     described: dict[str, Description] = {}
+    guests: dict[str, ClientRules] = {}
 
     def copy(self) -> Grid:
         """Return a working copy that its owner may fold into; the rows are shared."""
@@ -295,6 +300,14 @@ class Grid(Struct):
     def find_closed(self, request: str) -> Closed | None:
         """Return the remembered end of a request, or None."""
         return self.closed.get(client_of(request), {}).get(request)
+
+    def rules_of(self, client: str) -> ClientRules:
+        """Return the rules of a client: those of streams.toml, else a guest's, else the default ones."""
+        return self.clients.get(client) or self.guests.get(client, UNLISTED)
+
+    def all_clients(self, named: Iterable[str]) -> list[str]:
+        """List the clients that are read: those that a router's streams.toml names, then the guests."""
+        return list(dict.fromkeys((*named, *self.guests)))
 
     def draft(self) -> Grid:
         """Return a working copy for `decide`, which neither reads closed requests nor learns speeds."""

@@ -11,11 +11,12 @@ from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.names import full_model_name, near_names, same_name
-from orion_streams.model.policy import NO_RULES, UNLISTED
+from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import photo_parts, requests_replies
+from orion_streams.protocol.guest_entries import take_guest
 from orion_streams.protocol.input_entries import Entry, Taken, size_of
 
 
@@ -31,6 +32,8 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
             return take_cancel(grid, entry.owner, fields, reply_to)
         if "list" in fields:
             return take_list(grid, entry.owner, reply_to)
+        if "guest" in fields or "remove_guest" in fields:
+            return take_guest(grid, entry.owner, fields, reply_to)
         request = requests_replies.parse_request(fields)
         check_limits(grid, entry.owner, request, size + photo_parts.size_of(request.parts or ()))
     except ContractError as error:
@@ -63,13 +66,13 @@ def take_list(grid: Grid, client: str, reply_to: str) -> Taken:
 
 def check_operator(grid: Grid, client: str) -> None:
     """Raise ContractError unless the client may do more than ask for itself."""
-    if not grid.clients.get(client, UNLISTED).operator:
+    if not grid.rules_of(client).operator:
         raise ContractError("not_allowed", f"clients.{client}: {requests_replies.CODES['not_allowed']}")
 
 
 def check_limits(grid: Grid, client: str, request: requests_replies.RequestEntry, size: int) -> None:
     """Raise ContractError for what the grid, or this client's rules, never allow."""
-    rules = grid.clients.get(client, UNLISTED)
+    rules = grid.rules_of(client)
     if size > rules.max_open_bytes:
         what = f"{size} bytes; at most {rules.max_open_bytes} (clients.{client}.max_open_bytes)"
         raise ContractError("too_large", what)
@@ -142,7 +145,7 @@ def installed_name(grid: Grid, model: str) -> str:
 def what_is_full(grid: Grid, client: str, size: int) -> str:
     """Say which limit of the client another request of `size` bytes, its parts among them, would exceed; ""
     if none. Each client has a room of its own."""
-    rules, owner = grid.clients.get(client, UNLISTED), f"{client}/"
+    rules, owner = grid.rules_of(client), f"{client}/"
     limit = rules.max_open or grid.policy.max_open
     rows = (row for key, row in grid.open.items() if key.startswith(owner))
     sizes = [row.body_bytes + photo_parts.size_of(row.parts) for row in rows]

@@ -13,7 +13,7 @@ from orion_streams.decider.standings import Standing
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Body
 from orion_streams.model.measured import Usage
-from orion_streams.model.policy import UNLISTED
+from orion_streams.model.policy import GATEWAY
 from orion_streams.model.state import Grid, Request
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol import agent_entries, requests_replies
@@ -63,8 +63,8 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
         case ev.RequestResent():
             return known(grid, event, position)
-        case ev.RequestsListed():
-            return [listed(grid, event, position, taken)]
+        case ev.RequestsListed() | ev.ClientAdded() | ev.ClientRemoved():
+            return [told(grid, event, position, taken.reply_to if taken is not None else "")]
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
@@ -113,7 +113,7 @@ def work(grid: Grid, event: ev.RequestRouted, position: int) -> list[Out]:
         event.attempt,
         request.model,
         options=options(event.num_ctx or request.num_ctx, request.runner),
-        keep_alive_max_ms=grid.clients.get(client, UNLISTED).max_keep_alive_ms,
+        keep_alive_max_ms=grid.rules_of(client).max_keep_alive_ms,
     )
     body = Body(
         stream=f"requests:{client}",
@@ -163,6 +163,7 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None, request
         position=position,
         **Usage.of(event).fields(),
         model=request.model,
+        warm=not event.cold,
         ignored=",".join(request.ignored),
     )
     fields: dict[str, Any] = reply_fields(reply)
@@ -208,13 +209,25 @@ def cancelled(grid: Grid, event: ev.RequestCancelled, position: int, taken: Take
         reply = structs.replace(reply, model=request.model, ignored=",".join(request.ignored))
     outs = [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
     if event.by and taken is not None:
-        told = Reply(id=taken.reply_to, kind="cancelled", position=position)
-        outs.append(Out(f"replies:{event.by}", reply_fields(told)))
+        answer = Reply(id=taken.reply_to, kind="cancelled", position=position)
+        outs.append(Out(f"replies:{event.by}", reply_fields(answer)))
     return outs
 
 
-def listed(grid: Grid, event: ev.RequestsListed, position: int, taken: Taken | None) -> Out:
-    """Return the open requests of all clients, for the operator who asked."""
+def told(
+    grid: Grid, event: ev.RequestsListed | ev.ClientAdded | ev.ClientRemoved, position: int, reply_to: str
+) -> Out:
+    """Return the reply to an operator who asked what is open, or to the gateway about a guest."""
+    if isinstance(event, ev.RequestsListed):
+        client, kind, rows = event.client, "listed", msgspec.json.encode(open_rows(grid)).decode()
+    else:
+        client, kind, rows = GATEWAY, "noted", ""
+    reply = Reply(id=reply_to, kind=kind, position=position, requests=rows)
+    return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")
+
+
+def open_rows(grid: Grid) -> list[dict[str, Any]]:
+    """Return the open requests of all clients, oldest first."""
     rows = []
     for key, request in islice(grid.open.items(), requests_replies.LISTED_MAX):
         client, request_id = split(key)
@@ -229,9 +242,7 @@ def listed(grid: Grid, event: ev.RequestsListed, position: int, taken: Taken | N
                 "waited_ms": grid.at_ms - request.accepted_ms,
             }
         )
-    reply_to = taken.reply_to if taken is not None else ""
-    told = Reply(id=reply_to, kind="listed", position=position, requests=msgspec.json.encode(rows).decode())
-    return Out(f"replies:{event.client}", reply_fields(told), stamp="reply_id")
+    return rows
 
 
 def expired(grid: Grid, event: ev.RequestExpired, position: int) -> Out:

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 SILENT_MS = 10_000
 """A router that has not looked for so long is silent."""
+GATEWAY_SERVER = "orion-gateway"
+"""How a gateway calls itself in the header `Server`, so that no agent takes it for an Ollama."""
 
 
 class PublicRow(Struct, frozen=True):

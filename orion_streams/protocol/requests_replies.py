@@ -181,6 +181,9 @@ BODY_FIELDS = tuple(
 )
 """What a node needs of a request: copied from entry to entry by the server, never into the log."""
 
+OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest"})
+"""Fields that make an entry something else than a request."""
+
 JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "parts", "context"})
 
 
@@ -220,6 +223,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     position: Annotated[int, Meta(description="The log position of the decision or end.")] = 0
     prompt_tokens: Annotated[int, Meta(description="done: tokens of the prompt.")] = 0
     tokens: Annotated[int, Meta(description="done: tokens of the answer.")] = 0
+    warm: Annotated[
+        bool, Meta(description="done: `1` if the model was in memory when it was sent there.")
+    ] = False
     load_ms: Annotated[int, Meta(description="done: loading or waiting for the model.")] = 0
     prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
     decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
@@ -266,6 +272,7 @@ TERMINAL_KINDS = {
     "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
+    "noted": "to the gateway: the guest was added or removed",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 
@@ -280,7 +287,8 @@ CODES = {
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "incapable": "No node that has the model can do with it what is asked.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
-    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others.",
+    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others; "
+    "only the gateway has guests.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",
@@ -305,7 +313,7 @@ def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 def unknown_fields(fields: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """Return the names of fields that no request has, the first few, cut. Of an entry that is none, all but
     its own are ignored anyway."""
-    if b"cancel" in fields or b"list" in fields:
+    if not fields.keys().isdisjoint(OTHER_ENTRIES):
         return ()
     known = {name.encode() for name in RequestEntry.__struct_fields__}
     unknown = [name.decode(errors="replace")[:IGNORED_LENGTH] for name in fields if name not in known]
@@ -435,7 +443,7 @@ def kind_of(entry: RequestEntry) -> Kind:
 def reply_fields(reply: Reply) -> dict[str, str | int]:
     """Return a reply as stream fields, without those that hold nothing."""
     return {
-        name: value
+        name: int(value) if isinstance(value, bool) else value
         for name in Reply.__struct_fields__
         if (value := getattr(reply, name)) or name in ("id", "kind")
     }

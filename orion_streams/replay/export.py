@@ -17,6 +17,7 @@ from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog import jsonl
 from orion_streams.eventlog.jsonl import FORMAT, SUFFIXES, Chain, Header, Row, Stretch, is_head
 from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -154,7 +155,7 @@ def rules_of(grid: Grid) -> dict[str, Any]:
 def harmless(config: Config) -> dict[str, Any]:
     """Return a configuration without addresses and credentials."""
     nodes = {name: replace(node, ollama="") for name, node in config.nodes.items()}
-    safe = replace(config, redis=RedisConfig(), nodes=nodes)
+    safe = replace(config, redis=RedisConfig(), nodes=nodes, gateway=GatewayRules())
     return cast(dict[str, Any], to_builtins(safe))
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError
 from orion_streams.model.commit import PUBLIC
+from orion_streams.model.policy import GATEWAY, GUEST_PREFIX
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
 KINDS = ("requests", "replies", "work", "health", "results")
@@ -62,11 +63,12 @@ def hashed(password: str) -> str:
 
 
 def users(config: Config) -> tuple[User, ...]:
-    """Return all users of a grid: clients, agents, the router, a reader and an observer."""
+    """Return all users of a grid: clients, agents, the router, the gateway, a reader and an observer."""
     return (
         *(client(config, name) for name in config.clients),
         *(agent(config, name) for name in sorted(config.nodes)),
         router(config),
+        gateway(config),
         reader(config),
         observer(config),
     )
@@ -126,6 +128,22 @@ def router(config: Config) -> User:
     )
     more = ("info", "time", "script|load")
     return User(user_name(config, "router"), "router", plain(config, *more), grants)
+
+
+def gateway(config: Config) -> User:
+    """Return the user of the gateway: it writes requests, with their parts, and reads replies of the clients
+    that it stands for, its own, its guests and those of its addresses, and follows log and snapshots."""
+    names = dict.fromkeys((GATEWAY, f"{GUEST_PREFIX}*", *sorted(config.gateway.addresses.values())))
+    parts = [f"parts:{name}" for name in names]
+    grants = (
+        Grant(
+            ("xadd",), keys(config, WRITE, [f"{kind}:{n}" for kind in ("requests", "parts") for n in names])
+        ),
+        Grant(("xrange",), keys(config, READ, [f"parts:{name}" for name in names])),
+        Grant(ENTRIES, keys(config, READ, [*(f"replies:{name}" for name in names), "log", "snapshots"])),
+        Grant(("hgetall",), keys(config, READ, ["guard", PUBLIC])),
+    )
+    return User(user_name(config, "gateway"), "gateway", plain(config, "info", "time"), grants)
 
 
 def reader(config: Config) -> User:

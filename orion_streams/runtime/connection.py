@@ -204,3 +204,13 @@ def end_if_cancelled() -> None:
     wait_for, inside redis-py, loses a cancellation that arrives as a write ends."""
     if cancel_requests():
         raise asyncio.CancelledError
+
+
+def refused(key: str, error: Exception) -> ConfigError:
+    """Return the error that ends a process when Redis refuses a command for good."""
+    return ConfigError(f"{key}: Redis refuses: {in_short(error)}")
+
+
+def away(error: Exception) -> str:
+    """Return the log line for an outage of Redis."""
+    return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"

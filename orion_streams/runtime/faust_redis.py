@@ -19,21 +19,24 @@ from mode import Service
 from msgspec import Struct
 from redis.exceptions import RedisError, ResponseError
 
-from orion_streams.errors import ConfigError, OrionError
+from orion_streams.errors import OrionError
 from orion_streams.model.commit import GROUP
 from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
-from orion_streams.runtime.connection import as_dict, ask, end_if_cancelled, in_short, will_pass
+from orion_streams.runtime.connection import (
+    as_dict,
+    ask,
+    away,
+    end_if_cancelled,
+    in_short,
+    refused,
+    will_pass,
+)
 from orion_streams.runtime.read_size import ReadSize, size_of
 
 log = logging.getLogger("orion.channels")
 
 STEADY_S = 10.0
 """After work that ran for longer, the pauses between tries begin anew."""
-
-
-def refused(key: str, error: Exception) -> ConfigError:
-    """Return the error that ends a process when Redis refuses a command for good."""
-    return ConfigError(f"{key}: Redis refuses: {in_short(error)}")
 
 
 class NoKafka(BootStrategy):
@@ -57,7 +60,8 @@ class NoConsumer:
 
 
 class App(faust.App):
-    """A Faust app on Redis Streams. `closers` are awaited in order after everything else has stopped."""
+    """A Faust app on Redis Streams. `leave`, if there is one, is awaited at SIGTERM before anything stops;
+    `closers` in order after everything else has stopped."""
 
     BootStrategy = NoKafka
     mundane_level = "debug"  # mode logs "Starting..." for each service
@@ -66,6 +70,7 @@ class App(faust.App):
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
         self.outages = OutageLog(log)
+        self.leave: Callable[[], Awaitable[None]] | None = None
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
 
@@ -237,11 +242,6 @@ class Feeder(Service):
             outages.failed("work", away(error))
             return True
         return False
-
-
-def away(error: Exception) -> str:
-    """Return the log line for an outage of Redis."""
-    return f"redis is away ({type(error).__name__}: {in_short(error)}): waiting"
 
 
 async def supervised(name: str, work: Callable[[], Awaitable[None]], outages: OutageLog) -> None:

@@ -13,8 +13,8 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from orion_streams.model.commit import GROUP
 from orion_streams.runtime.backoff import OutageLog
-from orion_streams.runtime.connection import connect, in_short, will_pass
-from orion_streams.runtime.faust_redis import App, Feeder, Item, StreamChannel, refused, supervised
+from orion_streams.runtime.connection import connect, in_short, refused, will_pass
+from orion_streams.runtime.faust_redis import App, Feeder, Item, StreamChannel, supervised
 from tests.helpers import WAIT_S, eventually
 
 Handler = Callable[[Item], None]

@@ -22,6 +22,8 @@ from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.lasting import lasts
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
+LEAVE_S = 30.0
+"""Of an agent that drains, also while its server is away."""
 
 
 @dataclass
@@ -70,6 +72,13 @@ async def kill_agent(scene: Scene, target: str) -> None:
     await scene.grid.start_agent(node)
 
 
+async def stop_agent(scene: Scene, target: str) -> None:
+    agent = scene.grid.agents[node_of(target)]
+    await agent.stop(LEAVE_S)
+    await lasts(scene.rng.uniform(0, 0.5))
+    await agent.start()
+
+
 async def kill(scene: Scene, killing: Awaitable[None]) -> None:
     """Kill a process; it stays away for up to half a second."""
     scene.count_kill()
@@ -89,6 +98,11 @@ async def kill_both_routers(scene: Scene, target: str) -> None:
         await router.kill()
     await lasts(scene.rng.uniform(0, 0.5))
     await asyncio.gather(*(router.start() for router in scene.grid.routers))
+
+
+async def kill_gateway(scene: Scene, target: str) -> None:
+    await kill(scene, scene.grid.kill_gateway())
+    await scene.grid.start_gateway()
 
 
 async def kill_ollama(scene: Scene, target: str) -> None:
@@ -234,8 +248,10 @@ async def fill_memory(scene: Scene, target: str) -> None:
 
 FAULTS = (
     Fault("kill_agent", "what it ran ends as agent_restarted and runs again", kill_agent, AGENTS, 7),
+    Fault("stop_agent", "it hands its work over and says goodbye", stop_agent, AGENTS, 4),
     Fault("kill_router", "the other one goes on; nothing is decided twice", kill_router, ("routers",), 6),
     Fault("kill_both_routers", "what waits is taken up again", kill_both_routers, ("routers",), 2),
+    Fault("kill_gateway", "only its own connections break", kill_gateway, ("gateway",), 3),
     Fault("kill_ollama", "the attempt fails on the node and runs again", kill_ollama, OLLAMAS, 6),
     Fault("kill_server", "fsync always loses nothing; else a resend mends it", kill_server, SERVER, 4),
     Fault("server_gone", "everybody waits, and goes on by himself", server_gone, SERVER),
@@ -284,6 +300,8 @@ async def mend(scene: Scene) -> None:
             await grid.start_agent(name)
         with suppress(httpx.HTTPError, BackendError):
             await grid.push(name, temp_mc=50_000, extra_ram_mb=0)
+    if not grid.gateway_is_up:
+        await grid.start_gateway()
     for router in grid.routers:
         if router.pid is None:
             await router.start()

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import inspect, structs
 
 from orion_streams.config import Limits, Retention
-from orion_streams.model.policy import UNLISTED, Policy
+from orion_streams.model.policy import GUEST_PREFIX, MAX_GUESTS, UNLISTED, Policy
 from orion_streams.protocol import photo_parts
 from orion_streams.protocol.requests_replies import (
     CODES,
@@ -46,6 +46,8 @@ def numbers() -> dict[str, str]:
         "max_parts_bytes": f"{photo_parts.MAX_BYTES:,}",
         "part_bytes": f"{photo_parts.PART_BYTES:,}",
         "parts_wait_s": str(photo_parts.PARTS_WAIT_MS // 1000),
+        "guest_prefix": GUEST_PREFIX,
+        "max_guests": f"{MAX_GUESTS:,}",
         "max_depth": str(MAX_DEPTH),
         "max_fields": str(MAX_FIELDS),
         "max_id_bytes": str(MAX_ID_BYTES),

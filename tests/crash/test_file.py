@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from orion_streams.client.calls import Answer, Piece, Restarted
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import LogError
+from orion_streams.protocol.answer_events import Answer, Piece, Restarted
 from orion_streams.runtime.faust_redis import App
 from tests.conftest import SERVERS
 from tests.crash.aof import Own, command_ends, copy_cut, file_of

@@ -241,7 +241,7 @@ async def test_a_backlog_is_taken_in_bounded_commits(store: Store, config: Confi
     accepted = [event.request for event in events if isinstance(event, ev.RequestAccepted)]
     assert accepted == [f"brain/q{n}" for n in range(count)]
     inputs = [event.inputs for event in events if isinstance(event, ev.Committed)]
-    assert max(inputs) <= config.limits.batch_entries * len(router.inputs.streams)
+    assert max(inputs) <= config.limits.batch_entries * len(router.streams())
 
 
 async def test_every_client_has_replies_of_its_own(store: Store, config: Config) -> None:

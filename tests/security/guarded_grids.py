@@ -53,10 +53,10 @@ class GuardedGrid(SimulatedGrid):
         await redis.aclose()
         return self.url("orion-reader")
 
-    def _role(self, name: str, *arguments: str) -> Child:
+    def _role(self, name: str, *arguments: str, announces: bool = False) -> Child:
         reader = self.redis_url
         self.redis_url = self.url("-".join(("orion", *name.split())))
         try:
-            return super()._role(name, *arguments)
+            return super()._role(name, *arguments, announces=announces)
         finally:
             self.redis_url = reader

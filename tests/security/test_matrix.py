@@ -12,13 +12,13 @@ from orion_streams.runtime import acl
 from orion_streams.runtime.acl import Grant
 from tests.conftest import SERVERS
 from tests.security.guarded import Guarded, guarded, the_config
-from tests.security.walking import ON_KEYS, WITHOUT_KEYS, Cell, lines, streams, walk
+from tests.security.walking import GUEST, ON_KEYS, WITHOUT_KEYS, Cell, lines, streams, walk
 
 CONFIG = the_config()
 CLIENTS, NODES = CONFIG.clients, sorted(CONFIG.nodes)
 WORKERS, ROBOT = [name for name in NODES if CONFIG.nodes[name].inference], "orion-edge"
-PARTS = [f"parts:{name}" for name in CLIENTS]
-REQUESTS, REPLIES = ([f"{kind}:{name}" for name in CLIENTS] for kind in ("requests", "replies"))
+PARTS = [f"parts:{name}" for name in [*CLIENTS, GUEST]]
+REQUESTS, REPLIES = ([f"{kind}:{name}" for name in [*CLIENTS, GUEST]] for kind in ("requests", "replies"))
 WORK, HEALTH, RESULTS = ([f"{kind}:{name}" for name in NODES] for kind in ("work", "health", "results"))
 HEAD, TOLD = ["guard"], ["log", "snapshots", *HEALTH]
 BODIES = [*REQUESTS, *REPLIES, *WORK, *RESULTS]
@@ -68,12 +68,23 @@ READER: Rights = {
     **on((*MEASURES, GROUPS), HEAD, TOLD, BODIES, PARTS),
     **on((*READS, STREAM), TOLD),
 }
+GATEWAY: Rights = {
+    **on(("INFO", "TIME"), [""]),
+    **on(WRITES, ["requests:gateway", f"requests:{GUEST}", "parts:gateway", f"parts:{GUEST}"]),
+    **on(READS, ["replies:gateway", f"replies:{GUEST}", "log", "snapshots"]),
+    **on(
+        ("XRANGE {key} - +",),
+        ["replies:gateway", f"replies:{GUEST}", "log", "snapshots", "parts:gateway", f"parts:{GUEST}"],
+    ),
+    **on(("HGETALL {key}",), HEAD, ["grid"]),
+}
 OBSERVER: Rights = {**READER, **on((*READS, STREAM), TOLD, BODIES)}
 EXPECTED: dict[str, Rights] = {
     **{f"orion-client-{name}": of_client(name) for name in CLIENTS},
     **{f"orion-agent-{name}": of_agent(name) for name in WORKERS},
     f"orion-agent-{ROBOT}": on(WRITES, [f"health:{ROBOT}"]),
     "orion-router": ROUTER,
+    "orion-gateway": GATEWAY,
     "orion-reader": READER,
     "orion-observer": OBSERVER,
 }
@@ -121,6 +132,8 @@ WIDER: dict[str, tuple[str, Grant]] = {
     "prompts": ("orion-reader", Grant(("xrange",), ("%R~orion:requests:*",))),
     "the house's keys": ("orion-router", Grant(("xadd",), ("~*",))),
     "all keys": ("orion-reader", Grant(("keys",))),
+    "the gateway as everybody": ("orion-gateway", Grant(("xadd",), ("%W~orion:requests:*",))),
+    "a guest": ("orion-client-brain", Grant(("xadd",), ("%W~orion:requests:key-*",))),
     "scripts": ("orion-client-gateway", Grant(("eval",), ("~orion:requests:gateway",))),
 }
 
@@ -205,6 +218,17 @@ def test_users_of_two_grids_do_not_meet() -> None:
     assert {user.name for user in theirs} >= {"orion2-router", "orion2-client-brain"}
     patterns = [key for user in mine for grant in user.grants for key in grant.keys]
     assert all(pattern.split("~")[1].startswith("orion:") for pattern in patterns)
+
+
+def test_the_gateway_is_also_who_an_address_stands_for() -> None:
+    """The client of streams.toml that it names, and no other."""
+    rules = structs.replace(CONFIG.gateway, addresses={"192.168.1.20": "brain", "10.0.0.0/8": "brain"})
+    config = structs.replace(CONFIG, gateway=rules)
+    keys = [key for grant in acl.gateway(config).grants for key in grant.keys]
+    writes = [key for key in keys if key.startswith("%W~")]
+    assert writes == [f"%W~orion:requests:{name}" for name in ("gateway", "key-*", "brain")]
+    assert "%R~orion:replies:brain" in keys
+    assert not any("cli" in key for key in keys)
 
 
 @pytest.mark.parametrize(

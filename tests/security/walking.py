@@ -51,6 +51,8 @@ Cell = tuple[str, str, str]
 """User, command, key without the grid's prefix; no key for a command without."""
 OUTSIDE = ("/bus", "/orion", "/orions:log", "/x:orion:log", "/{orion}:log")
 """Keys of others on the same server."""
+GUEST = "key-anna"
+"""A client that the gateway added."""
 UNKNOWN = ("other", "guards", "log:x", "requests", "worker:orion-worker", "snapshots:x")
 """Under the prefix, and nobody's."""
 
@@ -62,7 +64,7 @@ def lines(text: str) -> list[str]:
 
 def streams(config: Config) -> list[str]:
     """All keys of a grid."""
-    clients, nodes = config.clients, config.nodes
+    clients, nodes = [*config.clients, GUEST], config.nodes
     return [
         *(f"{kind}:{name}" for kind in ("requests", "parts", "replies") for name in clients),
         *(f"{kind}:{name}" for kind in ("work", "health", "results") for name in nodes),

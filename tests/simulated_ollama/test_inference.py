@@ -263,19 +263,6 @@ async def test_tools_are_called_then_their_results_are_put_into_words() -> None:
     assert "tool_calls" not in told
 
 
-async def test_a_tool_call_has_openai_s_form_under_v1() -> None:
-    """Under /v1 arguments are a string of JSON and the reason to end is the call."""
-    async with client_of(SKILLED) as client:
-        body = {
-            "model": "tool:1b",
-            "messages": [{"role": "user", "content": "hello"}],
-            "tools": [WEATHER],
-        }
-        choice = (await client.post("/v1/chat/completions", json=body)).json()["choices"][0]
-    assert choice["finish_reason"] == "tool_calls"
-    assert "city" in json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
-
-
 async def test_thoughts_come_apart_from_the_answer() -> None:
     """A thinking model thinks by default, beside its content, and not when told not to."""
     async with client_of(SKILLED) as client:
@@ -294,13 +281,11 @@ async def test_vectors_are_deterministic_and_of_length_one() -> None:
         short = (await client.post("/api/embed", json={**body, "dimensions": 8})).json()
         old = {"model": "vec:1b", "prompt": "one"}
         single = (await client.post("/api/embeddings", json=old)).json()["embedding"]
-        listed = (await client.post("/v1/embeddings", json=body)).json()
     one, two, again = answer["embeddings"]
     assert one == again == single != two
     assert (len(one), len(short["embeddings"][0])) == (48, 8)
     assert all(math.isclose(math.hypot(*v), 1) for v in (one, two, short["embeddings"][0]))
-    assert [entry["embedding"] for entry in listed["data"]] == [one, two, one]
-    assert answer["prompt_eval_count"] == listed["usage"]["prompt_tokens"] > 3
+    assert answer["prompt_eval_count"] > 3
 
 
 @pytest.mark.parametrize(("path", "verb"), [("/api/generate", "generate"), ("/api/chat", "chat")])

@@ -54,7 +54,7 @@ def shorter(exchange: Exchange) -> Exchange:
 @in_one_loop
 async def test_real_tokens_have_the_recorded_form(llama: httpx.AsyncClient) -> None:
     """Streams, whole answers, log probabilities, cuts and refusals come out as recorded."""
-    files = ("3-inference", "4-reload-and-context", "6-openai")
+    files = ("3-inference", "4-reload-and-context")
     exchanges = by_name([exchange for file in files for exchange in recorded(file)])
     kinds = (
         "generate-stream-cold",
@@ -63,7 +63,6 @@ async def test_real_tokens_have_the_recorded_form(llama: httpx.AsyncClient) -> N
         "chat-stream",
         "chat-logprobs",
         "embed",
-        "v1-chat-stream-usage",
     )
     asked = [exchanges[kind] for kind in kinds]
     asked += [shorter(exchanges[kind]) for kind in CUT]

@@ -38,7 +38,6 @@ SEQUENTIAL = (
     "3-inference",
     "4-reload-and-context",
     "5-refusals",
-    "6-openai",
 )
 SPECS = {
     **dict.fromkeys(SEQUENTIAL, QUICK),

@@ -1,7 +1,5 @@
 """Error texts, names and times: what is worded as the real server's language words it."""
 
-import base64
-import struct
 from typing import Any
 
 import httpx
@@ -11,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from orion_streams.demo.ollama import ModelSpec, golang
-from orion_streams.demo.ollama.engine import Refusal
+from orion_streams.demo.ollama import ModelSpec
 from orion_streams.demo.ollama.model_names import ModelName
+from orion_streams.gateway import golang
+from orion_streams.gateway.refusal import Refusal
 from tests.simulated_ollama.conftest import INSTANT, client_of
 
 
@@ -99,14 +98,13 @@ KEYS = (
     "model", "messages", "prompt", "options", "format", "keep_alive", "tools", "role",
     "content", "think", "input", "images", "stop", "num_predict", "num_ctx", "temperature",
     "stream", "logprobs", "top_logprobs", "suffix", "raw", "context", "type", "text",
-    "response_format", "stream_options", "max_tokens", "properties", "items", "enum",
+    "properties", "items", "enum", "tool_calls", "thinking",
 )
 # fmt: on
 # fmt: off
 ROUTES = (
     "/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show",
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses",
-    "/v1/messages", "/sim/set", "/sim/fault",
+    "/sim/set", "/sim/fault",
 )
 # fmt: on
 leaves = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=5)
@@ -165,48 +163,3 @@ async def test_text_is_escaped_for_html(client: httpx.AsyncClient) -> None:
     assert reply.json() == {"error": "invalid model name"}
     reply = await client.post("/api/generate", json={"model": "a", "keep_alive": "<&>"})
     assert b"\\u003c\\u0026\\u003e" in reply.content
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "sentence"),
-    [
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 5}]}, 400,
-         "invalid message content type: float64"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}],
-                                  "reasoning_effort": "huge"}, 400,
-         "invalid reasoning value: 'huge' (must be \"high\", \"medium\", \"low\", \"max\", "
-         'or "none")'),
-        ("/v1/completions", {"prompt": 5}, 400, "json: cannot unmarshal number into Go struct "
-         "field CompletionRequest.prompt of type string"),
-        ("/v1/completions", {"prompt": "x"}, 404, "model '' not found"),
-        ("/v1/embeddings", {"model": "gemma3:270m"}, 400, "invalid input"),
-        ("/v1/embeddings", {"model": "nope", "input": "x"}, 404,
-         'model "nope" not found, try pulling it first'),
-        ("/v1/responses", {"model": "nope", "input": "x"}, 404, "model 'nope' not found"),
-        ("/v1/messages", {"messages": []}, 400, "model is required"),
-        ("/v1/messages", {"model": "nope", "max_tokens": 1,
-                          "messages": [{"role": "user", "content": "x"}]}, 404,
-         "model 'nope' not found"),
-    ],
-)  # fmt: skip
-async def test_errors_under_v1_are_objects(
-    client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int, sentence: str
-) -> None:
-    """Under /v1 an error is an object with a message and a type that fits its status."""
-    reply = await client.post(path, json=body)
-    error = reply.json()["error"]
-    kind = "not_found_error" if status == 404 else "invalid_request_error"
-    assert (reply.status_code, error["message"], error["type"]) == (status, sentence, kind)
-
-
-async def test_vectors_can_be_packed() -> None:
-    """`encoding_format: base64` gives the same numbers as 32-bit floats."""
-    model = ModelSpec(name="vec", size_mb=50, capabilities=("embedding",), embedding_length=16)
-    async with client_of(replace(INSTANT, models=(model,))) as client:
-        body = {"model": "vec", "input": "x"}
-        plain, packed = [
-            (await client.post("/v1/embeddings", json={**body, **more})).json()["data"][0]
-            for more in ({}, {"encoding_format": "base64"})
-        ]
-    numbers = struct.unpack("<16f", base64.b64decode(packed["embedding"]))
-    assert numbers == pytest.approx(plain["embedding"], rel=1e-6)

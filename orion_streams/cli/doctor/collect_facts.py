@@ -6,7 +6,8 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,21 +64,20 @@ class FactCollector:
         self.archive()
         return facts
 
-    def steps(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        """List the checks of the server, by the name under which a failure is reported."""
-        names = self.streams()
-        return [
-            ("PING", self.ping),
-            ("INFO", self.info),
-            ("TIME", self.clock),
-            ("guard", self.guard),
-            ("log", self.log),
-            ("snapshots", self.snapshots),
-            ("grid", self.grid),
-            *((name, lambda name=name: self.stream(name)) for name in names),
-            ("streams that nobody reads", self.unread),
-            ("guard again", self.guard_again),
-        ]
+    def steps(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        """Yield the checks of the server, by the name under which a failure is reported. The grid says
+        which streams there are."""
+        yield "PING", self.ping
+        yield "INFO", self.info
+        yield "TIME", self.clock
+        yield "guard", self.guard
+        yield "log", self.log
+        yield "snapshots", self.snapshots
+        yield "grid", self.grid
+        for name in self.streams():
+            yield name, partial(self.stream, name)
+        yield "streams that nobody reads", self.unread
+        yield "guard again", self.guard_again
 
     async def tried(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
         """Run one check and record its failure."""
@@ -102,9 +102,10 @@ class FactCollector:
         per_node = [
             f"{kind}:{name}" for name in self.config.nodes for kind in ("health", "results", "work")
         ]
-        per_client = [
-            f"{kind}:{name}" for name in self.config.clients for kind in ("requests", "parts", "replies")
-        ]
+        grid, named = self.facts.grid, self.config.clients
+        clients = {*named, *grid.guests, *grid.closed} if grid is not None else {*named}
+        kinds = ("requests", "parts", "replies")
+        per_client = [f"{kind}:{name}" for name in sorted(clients) for kind in kinds]
         return ["guard", "log", "snapshots", *per_node, *per_client]
 
     async def ping(self) -> None:

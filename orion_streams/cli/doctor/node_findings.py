@@ -9,7 +9,6 @@ from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.decider.placement import missing_pins
 from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
-from orion_streams.model.policy import UNLISTED
 from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.model.text import degrees, percent, seconds
 
@@ -20,6 +19,8 @@ THROTTLED = {
     3: "at the soft temperature limit",
 }
 """Bits of `vcgencmd get_throttled`; 16 bits higher they say that it happened since boot."""
+AWAY = ("silent", "left", "stale")
+"""States of a node whose health is not of now."""
 NEAR_PERMILLE = 900
 SPARE_MB = 1_000
 """Memory that may be used beyond policy.ram_system_mb without a warning."""
@@ -33,7 +34,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
     for row in node_rows(grid):
         node = grid.nodes[row.node]
         yield standing(facts, row, node)
-        if row.state not in ("silent", "stale"):
+        if row.state not in AWAY:
             yield from power(row)
             yield from leftover(grid, row, node)
             yield from lists(facts, row, node)
@@ -55,6 +56,11 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
         case "stale":
             what = f"not heard from for {seconds(row.value)}"
             return Finding("problem", row.node, what, agent)
+        case "left":
+            what = f"its agent was stopped, and said goodbye {seconds(row.heard_ms_ago or 0)} ago"
+            return Finding("warning", row.node, what, agent)
+        case "leaving":
+            return Finding("ok", row.node, f"its agent is about to stop: {row.in_hand} in hand")
         case "hot" | "ram":
             return backed_off(facts, row)
         case "breaker":
@@ -197,7 +203,7 @@ def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
 def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     """Yield a finding if an agent went away with work that it had read and not ended."""
     group = facts.groups.get(f"work:{row.node}")
-    if group is not None and group.pending and row.state in ("silent", "stale"):
+    if group is not None and group.pending and row.state in AWAY:
         what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
         yield Finding("warning", row.node, what, f"on {row.node}: orion agent --node {row.node}")
 
@@ -236,8 +242,10 @@ def why(rows: list[RequestRow]) -> str:
 def crowded(grid: Grid, rows: list[RequestRow]) -> Iterator[Finding]:
     """Yield clients that have nearly as many open requests as allowed."""
     for client, count in sorted(Counter(row.client for row in rows).items()):
-        limit = grid.clients.get(client, UNLISTED).max_open or grid.policy.max_open
+        limit = grid.rules_of(client).max_open or grid.policy.max_open
         if count * 1000 >= NEAR_PERMILLE * limit:
             what = f"client {client} has {count} of {limit} open requests: more are rejected"
-            mend = f"let it ask less, or raise max_open under [clients.{client}], and revision"
+            mend = "let it ask less"
+            if client not in grid.guests:
+                mend += f", or raise max_open under [clients.{client}], and revision"
             yield Finding("warning", "requests", what, mend)

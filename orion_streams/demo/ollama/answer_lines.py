@@ -1,4 +1,4 @@
-"""Run a call and yield the lines of its answer: shared by generate and chat, wrapped by /v1."""
+"""Run a call and yield the lines of its answer: shared by generate and chat."""
 
 import asyncio
 import time
@@ -7,19 +7,12 @@ from contextlib import aclosing
 
 import msgspec
 
-from orion_streams.demo.ollama.engine import (
-    Event,
-    Finished,
-    Job,
-    JsonObject,
-    Piece,
-    Prefilled,
-    Refusal,
-    RunnerOptions,
-)
+from orion_streams.demo.ollama.engine import Event, Finished, Job, Piece, Prefilled, RunnerOptions
 from orion_streams.demo.ollama.ollama_faults import FaultKind, spoiled
 from orion_streams.demo.ollama.runner import BUSY, Runner
 from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.gateway.answers import Line, Metrics
+from orion_streams.gateway.refusal import Refusal, not_found
 from orion_streams.simulation.machine_spec import ModelSpec
 
 CRASHED = "llama runner process no longer running: -1 "
@@ -45,31 +38,6 @@ class Call(msgspec.Struct, frozen=True):
     unload: bool = False
     refusal: Refusal | None = None
     with_context: bool = False
-
-
-class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Durations in nanoseconds. Zeros are left out, such as `eval_duration` of a single token."""
-
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-
-
-class Line(msgspec.Struct):
-    """A part of an answer, or (`done`) its end."""
-
-    created_ns: int
-    text: str = ""
-    thinking: str = ""
-    tool_calls: list[JsonObject] = []
-    logprobs: list[JsonObject] = []
-    done: bool = False
-    done_reason: str = ""
-    context: list[int] | None = None
-    metrics: Metrics = Metrics()
 
 
 class _Stopwatch:
@@ -119,10 +87,6 @@ async def answer(node: Node, call: Call) -> AsyncGenerator[Line, None]:
         if not node.stopping or task is None:
             raise
         task.uncancel()
-
-
-def not_found(name: str) -> Refusal:
-    return Refusal(404, f"model '{name}' not found")
 
 
 def fail_at_once(node: Node, missing: Refusal) -> None:

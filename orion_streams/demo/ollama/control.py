@@ -8,11 +8,11 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from orion_streams.demo.ollama import golang
-from orion_streams.demo.ollama.engine import Refusal
 from orion_streams.demo.ollama.ollama_faults import Fault
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.gateway import golang
+from orion_streams.gateway.refusal import Refusal
 
 S = TypeVar("S", bound=msgspec.Struct)
 

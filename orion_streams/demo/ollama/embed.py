@@ -1,26 +1,27 @@
-"""`/api/embed` and the older `/api/embeddings`; `/v1/embeddings` wraps the former."""
+"""`/api/embed` and the older `/api/embeddings`."""
 
 import asyncio
 import time
 from math import sqrt
 
 import msgspec
-from aiohttp import web
 
 from orion_streams.demo.ollama import validate
-from orion_streams.demo.ollama.answer_lines import CRASHED, fail_at_once, not_found
-from orion_streams.demo.ollama.engine import JsonObject, Refusal
+from orion_streams.demo.ollama.answer_lines import CRASHED, fail_at_once
 from orion_streams.demo.ollama.native_api import resolve
 from orion_streams.demo.ollama.ollama_faults import CRASH
 from orion_streams.demo.ollama.runner import Runner
 from orion_streams.demo.ollama.simulated_node import Node
-from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.gateway import native_requests
+from orion_streams.gateway.answers import HttpAnswer, Metrics
+from orion_streams.gateway.native_answers import embedded, embedded_one
+from orion_streams.gateway.refusal import JsonObject, Refusal, not_found, not_found_to_embed
 from orion_streams.simulation.machine_spec import ModelSpec
 
 _UNSUPPORTED = "this model does not support embeddings"
 
 
-class Embedded(msgspec.Struct):
+class _Embedded(msgspec.Struct):
     """One vector for each text; durations in nanoseconds."""
 
     vectors: list[list[float]]
@@ -29,51 +30,36 @@ class Embedded(msgspec.Struct):
     load_ns: int = 0
 
 
-async def embed(node: Node, body: JsonObject) -> web.Response:
+async def embed(node: Node, body: JsonObject) -> HttpAnswer:
     """Answer `/api/embed`. Raises Refusal and ConnectionDroppedError."""
-    texts = validate.embed_inputs(body)
-    done = await embedded(node, body, texts)
-    shown: JsonObject = {"model": body["model"], "embeddings": done.vectors}
-    if texts:
-        shown |= {
-            "total_duration": done.total_ns,
-            "load_duration": done.load_ns,
-            "prompt_eval_count": done.tokens,
-        }
-    return json_response(shown)
+    texts = native_requests.embed_inputs(body)
+    name = body["model"]
+    model = resolve(node, name, empty=not_found(name), missing=not_found_to_embed(name))
+    done = await _embedded(node, model, body, texts)
+    metrics = Metrics(done.total_ns, done.load_ns, done.tokens) if texts else Metrics()
+    return embedded(name, done.vectors, metrics)
 
 
-async def embeddings(node: Node, body: JsonObject) -> web.Response:
+async def embeddings(node: Node, body: JsonObject) -> HttpAnswer:
     """Answer `/api/embeddings`: one prompt, one vector. A Refusal of the model is always a 500 here."""
-    name = body.get("model", "")
-    model = resolve(node, name, missing=_try_pulling(name))
+    name = body["model"]
+    model = resolve(node, name, missing=not_found_to_embed(name))
     prompt = body.get("prompt", "")
     try:
         done = await _embedded(node, model, body, [prompt] if prompt else [])
     except Refusal as refusal:
         raise Refusal(500, refusal.message) if refusal.late else refusal from refusal
-    return json_response({"embedding": done.vectors[0] if prompt else []})
+    return embedded_one(done.vectors[0] if prompt else [])
 
 
-async def embedded(node: Node, body: JsonObject, texts: list[str]) -> Embedded:
-    """Embed texts. Raises Refusal and ConnectionDroppedError."""
-    name = body["model"]
-    model = resolve(node, name, empty=not_found(name), missing=_try_pulling(name))
-    return await _embedded(node, model, body, texts)
-
-
-def _try_pulling(name: str) -> Refusal:
-    return Refusal(404, f'model "{name}" not found, try pulling it first')
-
-
-async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[str]) -> Embedded:
+async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[str]) -> _Embedded:
     started = time.perf_counter_ns()
     runner_options, _ = validate.options(body, model)
     if texts:
-        fail_at_once(node, _try_pulling(body["model"]))
+        fail_at_once(node, not_found_to_embed(body["model"]))
     await node.engine.inspect(model)
-    async with node.scheduler.lease(model, runner_options, body.get("keep_alive")) as runner:
-        done = Embedded([], load_ns=max(1, time.perf_counter_ns() - started))
+    async with node.scheduler.lease(model, runner_options, native_requests.keep_alive_s(body)) as runner:
+        done = _Embedded([], load_ns=max(1, time.perf_counter_ns() - started))
         try:
             for text in texts:
                 await _add(done, node, runner, text, body)
@@ -84,7 +70,7 @@ async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[
         return done
 
 
-async def _add(done: Embedded, node: Node, runner: Runner, text: str, body: JsonObject) -> None:
+async def _add(done: _Embedded, node: Node, runner: Runner, text: str, body: JsonObject) -> None:
     if "embedding" not in runner.model.capabilities:
         raise Refusal(501, _UNSUPPORTED)
     async with runner.slots:

@@ -5,30 +5,18 @@ a job by raising `Refusal` before the first event; cancelling the iteration canc
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
+from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.simulation.machine_spec import ModelSpec
 
-JsonObject = dict[str, Any]
 DoneReason = Literal["stop", "length"]
 
 DEFAULT_NUM_CTX = 4096
 
 T = TypeVar("T")
-
-
-class Refusal(Exception):
-    """A request is answered by an error: an HTTP status and a message. `late`: it comes from the model
-    itself, when an answer may have begun. `wrapped`: the native API raised it under /v1, which shows in the
-    content type."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.late = self.wrapped = False
 
 
 class RunnerOptions(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import math
 import random
 from typing import Any
 
-from orion_streams.demo.ollama.engine import JsonObject
+from orion_streams.gateway.refusal import JsonObject
 
 # A schema may refer to itself for ever: below the first depth only what is required is made,
 # below the second nothing.

@@ -1,14 +1,14 @@
-"""The routes that list models: version, tags, ps, show, delete, and /v1/models."""
+"""The routes that list models: version, tags, ps, show and delete."""
 
 from aiohttp import web
 
-from orion_streams.demo.ollama import golang, validate
-from orion_streams.demo.ollama.engine import JsonObject, Refusal
 from orion_streams.demo.ollama.model_names import ModelName
 from orion_streams.demo.ollama.native_api import resolve
 from orion_streams.demo.ollama.runner import Runner
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.gateway import golang, native_requests
+from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.simulation.machine_spec import ModelSpec
 
 VERSION = "0.24.0"
@@ -61,13 +61,15 @@ class Listing:
         return json_response({"models": models})
 
     async def show(self, request: web.Request) -> web.Response:
-        name = validate.named_request(validate.read(await request.read()), "api.ShowRequest")
+        name = await _name(request, "api.ShowRequest")
         model = resolve(self._node, name)
         return json_response(_shown(model))
 
     async def delete(self, request: web.Request) -> web.Response:
         """Remove a model from the list; a resident one stays in memory."""
-        name = validate.named_request(validate.read(await request.read()), "api.DeleteRequest")
+        name = native_requests.named_request(
+            native_requests.read(await request.read()), "api.DeleteRequest"
+        )
         parsed = ModelName.parse(name)
         if name and not parsed.valid:
             raise Refusal(400, f'name "{name}" is invalid')
@@ -75,19 +77,13 @@ class Listing:
         del self._node.installed[parsed.key]
         return web.Response()
 
-    async def v1_models(self, _: web.Request) -> web.Response:
-        data = [_v1_model(model.name, model) for model in self._newest_first()]
-        # A nil slice: no models is null, not an empty list.
-        return json_response({"object": "list", "data": data or None}, charset=False, newline=True)
-
-    async def v1_model(self, request: web.Request) -> web.Response:
-        name = request.match_info["model"]
-        model = resolve(self._node, name)
-        return json_response(_v1_model(name, model), charset=False, newline=True)
-
     def _newest_first(self) -> list[ModelSpec]:
         models = self._node.installed.values()
         return sorted(models, key=lambda model: model.modified_at_s, reverse=True)
+
+
+async def _name(request: web.Request, struct: str) -> str:
+    return native_requests.named_request(native_requests.read(await request.read()), struct)
 
 
 def _tag(model: ModelSpec) -> JsonObject:
@@ -124,15 +120,6 @@ def _details(model: ModelSpec, parent: str = "") -> JsonObject:
         "families": [model.family],
         "parameter_size": model.parameter_size,
         "quantization_level": model.quantization,
-    }
-
-
-def _v1_model(name: str, model: ModelSpec) -> JsonObject:
-    return {
-        "id": name,
-        "object": "model",
-        "created": model.modified_at_s,
-        "owned_by": ModelName.parse(name).namespace,
     }
 
 

@@ -24,14 +24,13 @@ from orion_streams.demo.ollama.engine import (
     Event,
     Finished,
     Job,
-    JsonObject,
     Piece,
     Prefilled,
-    Refusal,
     RunnerOptions,
     context_size,
     fitted_prompt,
 )
+from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 
 _BEGINNING_ID = 2

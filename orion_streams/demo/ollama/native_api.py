@@ -1,79 +1,20 @@
-"""`/api/generate` and `/api/chat`: convert a request body to a call, and write its answer."""
+"""`/api/generate` and `/api/chat`: convert a request body to a call."""
 
-from typing import Literal
-
-import msgspec
-from aiohttp import web
 from msgspec.structs import replace
 
-from orion_streams.demo.ollama import golang, validate
-from orion_streams.demo.ollama.answer_lines import Call, Line, not_found
-from orion_streams.demo.ollama.engine import Job, JsonObject, Refusal, Sampling
+from orion_streams.demo.ollama import validate
+from orion_streams.demo.ollama.answer_lines import Call
+from orion_streams.demo.ollama.engine import Job, Sampling
 from orion_streams.demo.ollama.model_names import ModelName
 from orion_streams.demo.ollama.simulated_node import Node
-from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.gateway import native_requests
+from orion_streams.gateway.refusal import JsonObject, Refusal, not_found
 from orion_streams.simulation.machine_spec import ModelSpec
 
-Style = Literal["generate", "chat"]
-
-_SPEAKERS = ("system", "user", "assistant", "tool")
 _NO_IMAGES = (
     "Failed to create new sequence: failed to process inputs: "
     "this model is missing data required for image input"
 )
-
-
-class NativeDialect:
-    """Writes lines of JSON, or one object."""
-
-    stream_type = "application/x-ndjson"
-
-    def __init__(self, style: Style, name: str) -> None:
-        self._style = style
-        self._name = name
-
-    def part(self, line: Line) -> bytes:
-        return golang.encode(rendered(self._style, self._name, line)) + b"\n"
-
-    def broken(self, message: str) -> bytes:
-        return golang.encode({"error": message}) + b"\n"
-
-    def whole(self, line: Line) -> web.Response:
-        return json_response(rendered(self._style, self._name, line))
-
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> web.Response:
-        # A stream has its content type set before the model is asked; without a charset.
-        charset = not (streaming and refusal.late)
-        return json_response({"error": refusal.message}, refusal.status, charset=charset)
-
-
-def rendered(style: Style, name: str, line: Line) -> JsonObject:
-    """Convert a line to the keys of the native API, in its order, without empty ones."""
-    shown: JsonObject = {"model": name, "created_at": golang.timestamp(line.created_ns)}
-    if style == "generate":
-        shown["response"] = line.text
-        _put(shown, "thinking", line.thinking)
-    else:
-        message: JsonObject = {"role": "assistant", "content": line.text}
-        _put(message, "thinking", line.thinking)
-        _put(message, "tool_calls", line.tool_calls)
-        shown["message"] = message
-    shown["done"] = line.done
-    _put(shown, "done_reason", line.done_reason)
-    if style == "generate":
-        _put(shown, "context", line.context)
-    else:
-        _put(shown, "logprobs", line.logprobs)
-    shown |= msgspec.to_builtins(line.metrics)
-    if style == "generate":
-        _put(shown, "tool_calls", line.tool_calls)
-        _put(shown, "logprobs", line.logprobs)
-    return shown
-
-
-def _put(target: JsonObject, key: str, value: object) -> None:
-    if value:
-        target[key] = value
 
 
 def resolve(
@@ -94,15 +35,14 @@ def resolve(
 
 def generate_call(node: Node, body: JsonObject) -> Call:
     """Check a generate request, in the order of the real server. Raises Refusal."""
-    validate.check_logprobs(body)
+    native_requests.check_logprobs(body)
     name = body["model"]
     model = resolve(node, name, empty=not_found(name))
     prompt: str = body.get("prompt", "")
-    if not prompt and body.get("keep_alive") == 0:
+    if not prompt and native_requests.unloads(body):
         return Call(name, model, unload=True)
     raw = body.get("raw", False)
-    if raw and (body.get("template") or body.get("system") or body.get("context")):
-        raise Refusal(400, "raw mode does not support template, system, or context")
+    native_requests.check_raw(body)
     think = validate.thinks(body, model)
     needed = ("insert",) if body.get("suffix") else ()
     validate.check_capabilities(body, model, "generate", *needed)
@@ -118,11 +58,11 @@ def generate_call(node: Node, body: JsonObject) -> Call:
 
 def chat_call(node: Node, body: JsonObject) -> Call:
     """Check a chat request. Raises Refusal."""
-    validate.check_logprobs(body)
+    native_requests.check_logprobs(body)
     name = body["model"]
     model = resolve(node, name)
     messages: list[JsonObject] = body["messages"]
-    if not messages and body.get("keep_alive") == 0:
+    if not messages and native_requests.unloads(body):
         return Call(name, model, unload=True)
     think = validate.thinks(body, model)
     needed = ("tools",) if body["tools"] else ()
@@ -131,7 +71,7 @@ def chat_call(node: Node, body: JsonObject) -> Call:
     if not messages:
         return call
     # Messages of unknown roles are dropped; an empty rest is answered all the same.
-    said = [m.get("content", "") for m in messages if m.get("role", "").lower() in _SPEAKERS]
+    said = [message.get("content", "") for message in native_requests.spoken(messages)]
     # The result of a tool is answered with text, not with another call.
     tools = () if messages[-1].get("role", "").lower() == "tool" else body["tools"]
     job = replace(_job(body, _joined(*said), sampling, think=think), tools=tuple(tools))
@@ -146,7 +86,7 @@ def _joined(*parts: str) -> str:
 def _loading(body: JsonObject, model: ModelSpec) -> tuple[Call, Sampling]:
     """Return a call that only loads, and the sampling options of the body."""
     runner_options, sampling = validate.options(body, model)
-    keep_s = body.get("keep_alive")
+    keep_s = native_requests.keep_alive_s(body)
     call = Call(body["model"], model, body.get("stream", True), keep_s, runner_options)
     return call, sampling
 
@@ -156,7 +96,7 @@ def _job(body: JsonObject, prompt: str, sampling: Sampling, *, think: bool) -> J
         prompt=prompt,
         sampling=sampling,
         context=tuple(body.get("context", ())),
-        format=validate.format_or_refusal(body)[0],
+        format=native_requests.format_or_refusal(body)[0],
         truncate=body.get("truncate", True),
         shift=body.get("shift", True),
         logprobs=body.get("logprobs", False),
@@ -167,7 +107,7 @@ def _job(body: JsonObject, prompt: str, sampling: Sampling, *, think: bool) -> J
 
 def _refused_later(call: Call, body: JsonObject, *, images: bool) -> Call:
     """Add the refusals that the real server raises only after the load."""
-    _, refusal = validate.format_or_refusal(body)
+    _, refusal = native_requests.format_or_refusal(body)
     if refusal is None and images and "vision" not in call.model.capabilities:
         refusal = Refusal(500, _NO_IMAGES)
     return replace(call, refusal=refusal)

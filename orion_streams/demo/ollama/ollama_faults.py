@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from orion_streams.demo.ollama.engine import Event, Finished, Piece, Refusal
+from orion_streams.demo.ollama.engine import Event, Finished, Piece
 from orion_streams.demo.ollama.runner import Runner
+from orion_streams.gateway.refusal import Refusal
 
 FaultKind = Literal["error_line", "end_without_done", "hang", "busy", "not_found", "slow_unload_ms", "kill"]
 

@@ -1,7 +1,6 @@
 """Serve a simulated node: its routes, middlewares, and `serve`."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,19 +11,18 @@ from aiohttp.typedefs import Handler, Middleware
 
 from orion_streams.demo.ollama.answer_lines import ConnectionDroppedError
 from orion_streams.demo.ollama.control import Control
-from orion_streams.demo.ollama.engine import Refusal
 from orion_streams.demo.ollama.listing import Listing
-from orion_streams.demo.ollama.openai_answers import error
-from orion_streams.demo.ollama.other_v1 import messages_error
 from orion_streams.demo.ollama.routes import Routes
 from orion_streams.demo.ollama.simulated_node import Node
-from orion_streams.demo.ollama.write_json import json_response
+from orion_streams.demo.ollama.write_json import response_of
+from orion_streams.gateway.access import is_bound_to_loopback, is_local
+from orion_streams.gateway.native_answers import native_error
+from orion_streams.gateway.refusal import Refusal
 from orion_streams.simulation.machine_spec import NodeSpec
 
 # Prompts carry images and long documents.
 _MAX_BODY_BYTES = 256 * 1024**2
 _STOP_S = 5.0
-_LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 
 
 class RunningNode:
@@ -86,8 +84,6 @@ def _routes(node: Node) -> list[web.RouteDef]:
     gets: list[tuple[str, Handler]] = [
         *both,
         ("/api/ps", listing.ps),
-        ("/v1/models", listing.v1_models),
-        ("/v1/models/{model:.+}", listing.v1_model),
         ("/sim/sensors", control.sensors),
     ]
     posts: list[tuple[str, Handler]] = [
@@ -96,11 +92,6 @@ def _routes(node: Node) -> list[web.RouteDef]:
         ("/api/chat", models.chat),
         ("/api/embed", models.embed),
         ("/api/embeddings", models.embeddings),
-        ("/v1/chat/completions", models.v1_chat),
-        ("/v1/completions", models.v1_completions),
-        ("/v1/embeddings", models.v1_embeddings),
-        ("/v1/responses", models.v1_responses),
-        ("/v1/messages", models.v1_messages),
         ("/sim/set", control.set),
         ("/sim/fault", control.fault),
     ]
@@ -122,11 +113,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as refusal:
-        if request.path == "/v1/messages":
-            return messages_error(refusal, wrapped=refusal.wrapped)
-        if request.path.startswith("/v1/"):
-            return error(refusal, wrapped=refusal.wrapped)
-        return json_response({"error": refusal.message}, refusal.status)
+        return response_of(native_error(refusal))
     except ConnectionDroppedError:
         # The response that is returned never leaves.
         if request.transport is not None:
@@ -158,25 +145,12 @@ def _tracking(node: Node) -> Middleware:
 
 def _only_local_hosts(bound_to: str) -> Middleware:
     """Refuse foreign Host headers while the node listens on loopback only: against DNS rebinding."""
-    guarded = bound_to in {"localhost", "127.0.0.1", "::1"}
+    guarded = is_bound_to_loopback(bound_to)
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if guarded and not _is_local(request.host):
+        if guarded and not is_local(request.host, socket.gethostname()):
             return web.Response(status=403)
         return await handler(request)
 
     return check
-
-
-def _is_local(host_header: str) -> bool:
-    host = host_header.lower()
-    name, _, port = host.rpartition(":")
-    if name and port.isdigit() and (":" not in name or name.startswith("[")):
-        host = name
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        known = ("", "localhost", socket.gethostname().lower())
-        return host in known or host.endswith(_LOCAL_ENDINGS)
-    return True

@@ -19,12 +19,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from orion_streams.demo.ollama.engine import Engine, LoadedModel, Refusal, RunnerOptions, context_size
+from orion_streams.demo.ollama.engine import Engine, LoadedModel, RunnerOptions, context_size
+from orion_streams.gateway.native_requests import FOREVER_S
+from orion_streams.gateway.refusal import Refusal
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 from orion_streams.simulation.machine_state import Machine
-
-# "For ever" is the longest duration that fits into 64 bits of nanoseconds.
-FOREVER_S = (2**63 - 1) / 1e9
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 

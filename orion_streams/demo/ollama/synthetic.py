@@ -17,16 +17,15 @@ from orion_streams.demo.ollama.engine import (
     Event,
     Finished,
     Job,
-    JsonObject,
     Piece,
     Prefilled,
-    Refusal,
     RunnerOptions,
     Sampling,
     context_size,
     fitted_prompt,
 )
 from orion_streams.demo.ollama.tokenizer import Cut, cut, logprob, prose, seeded, token_id, tokenize
+from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 from orion_streams.simulation.machine_state import Machine
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orion_streams.demo.ollama.engine import DoneReason, JsonObject
+from orion_streams.demo.ollama.engine import DoneReason
+from orion_streams.gateway.refusal import JsonObject
 
 _TOKEN = re.compile(r" ?[^\W\d_]{1,12}|\d|\s|[^\w\s]|_")
 _VOCABULARY_SIZE = 262_144

@@ -1,66 +1,41 @@
-"""Write answers to the wire, in any dialect."""
+"""Write answers to the wire."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from aiohttp import web
 
-from orion_streams.demo.ollama import golang
-from orion_streams.demo.ollama.answer_lines import Call, Line, answer, gathered
-from orion_streams.demo.ollama.engine import Refusal
+from orion_streams.demo.ollama.answer_lines import Call, answer, gathered
 from orion_streams.demo.ollama.simulated_node import Node
+from orion_streams.gateway.answers import Dialect, HttpAnswer, Line, json_answer
+from orion_streams.gateway.refusal import Refusal
 
 
-class Dialect(Protocol):
-    """Writes a whole answer and a refusal of one API."""
-
-    def whole(self, line: Line) -> web.Response: ...
-
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> web.Response: ...
+def response_of(answered: HttpAnswer) -> web.Response:
+    """Convert a value to a response."""
+    headers = {**answered.headers, "Content-Type": answered.content_type}
+    return web.Response(body=answered.body, status=answered.status, headers=headers)
 
 
-class StreamDialect(Dialect, Protocol):
-    """Also writes a line of an answer, and an error in the middle of it."""
-
-    stream_type: str
-
-    def part(self, line: Line) -> bytes: ...
-
-    def broken(self, message: str) -> bytes: ...
+def json_response(value: object) -> web.Response:
+    """Make a JSON response as the real server does."""
+    return response_of(json_answer(value))
 
 
-def json_response(
-    value: object, status: int = 200, *, charset: bool = True, newline: bool = False
-) -> web.Response:
-    """Make a JSON response with the content type and the last byte of the real server."""
-    body = golang.encode(value) + (b"\n" if newline else b"")
-    kind = "application/json; charset=utf-8" if charset else "application/json"
-    return web.Response(body=body, status=status, headers={"Content-Type": kind})
-
-
-async def reply(request: web.Request, node: Node, call: Call, dialect: StreamDialect) -> web.StreamResponse:
+async def reply(request: web.Request, node: Node, call: Call, dialect: Dialect) -> web.StreamResponse:
     """Run a call and write its answer. Raises ConnectionDroppedError."""
-    if not call.stream or call.job is None:
-        return await reply_whole(node, call, dialect)
+    streaming = call.stream and call.job is not None
     try:
         async with aclosing(answer(node, call)) as lines:
-            return await _stream(request, lines, dialect)
+            if streaming:
+                return await _stream(request, lines, dialect)
+            return response_of(dialect.whole(await gathered(lines)))
     except Refusal as refusal:
-        return dialect.refused(refusal, streaming=True)
-
-
-async def reply_whole(node: Node, call: Call, dialect: Dialect) -> web.Response:
-    """Run a call and answer in one piece. Raises ConnectionDroppedError."""
-    try:
-        async with aclosing(answer(node, call)) as lines:
-            return dialect.whole(await gathered(lines))
-    except Refusal as refusal:
-        return dialect.refused(refusal)
+        return response_of(dialect.refused(refusal, streaming=streaming))
 
 
 async def _stream(
-    request: web.Request, lines: AsyncGenerator[Line, None], dialect: StreamDialect
+    request: web.Request, lines: AsyncGenerator[Line, None], dialect: Dialect
 ) -> web.StreamResponse:
     """Stream lines. Raises a Refusal that comes before the first one; a later one is written as a line."""
     first = await anext(lines, None)
@@ -72,6 +47,6 @@ async def _stream(
         async for line in lines:
             await response.write(dialect.part(line))
     except Refusal as refusal:
-        await response.write(dialect.broken(refusal.message))
+        await response.write(dialect.broken(refusal))
     await response.write_eof()
     return response

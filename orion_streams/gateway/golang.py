@@ -6,22 +6,23 @@ Error texts are Go's where they were recorded; the others only say what is wrong
 import json
 import math
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from orion_streams.demo.ollama.engine import JsonObject, Refusal
+from orion_streams.gateway.refusal import JsonObject, Refusal
+from orion_streams.gateway.timestamps import date_of
+from orion_streams.model.toml_values import duration_ns
 
 _ESCAPED = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
-_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
-_DURATION_PART = re.compile(r"([\d.]+)([^\d.]+)")
+_LONGEST_DURATION = 40
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+_MAX_DEPTH = 100
+_MAX_CONTAINERS = 100_000
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "bool": bool,
-    "int": int,
     "float64": (int, float),
 }
 
@@ -37,8 +38,12 @@ def encode(value: object) -> bytes:
 def timestamp(at_ns: int) -> str:
     """Format nanoseconds since 1970 as UTC, without trailing zeros."""
     seconds, nanoseconds = divmod(at_ns, 1_000_000_000)
+    minutes, second = divmod(seconds, 60)
+    days, minute_of_day = divmod(minutes, 1440)
+    hour, minute = divmod(minute_of_day, 60)
     fraction = f".{nanoseconds:09d}".rstrip("0").rstrip(".")
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+    year, month, day = date_of(days)
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
 
 
 def decode(raw: bytes, *, when_empty: str) -> Any:
@@ -46,16 +51,59 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
 
     Raises Refusal 400, with `when_empty` for an empty body.
     """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = _decoded_as_go_does(raw, when_empty)
+    if not _is_bounded(value):
+        raise Refusal(400, "invalid JSON: exceeded max depth or size")
+    return value
+
+
+def _decoded_as_go_does(raw: bytes, when_empty: str) -> Any:
+    """Decode what is not quite JSON; it takes three times as long for a photo."""
     text = raw.decode(errors="replace").lstrip(" \t\r\n")
     if not text:
         raise Refusal(400, when_empty)
     try:
-        return _DECODER.raw_decode(text)[0]
+        value = _DECODER.raw_decode(text)[0]
     except json.JSONDecodeError as error:
         cut_short = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
         raise Refusal(400, "unexpected EOF" if cut_short else f"invalid JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:
         raise Refusal(400, f"invalid JSON: {error}") from error
+    return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
+
+
+def _is_bounded(value: Any) -> bool:
+    """Tell whether a value is neither too deep nor of too many lists and objects to walk."""
+    level, seen = [value], 0
+    for _ in range(_MAX_DEPTH):
+        level = [inner for outer in level for inner in _members(outer) if isinstance(inner, list | dict)]
+        seen += len(level)
+        if not level or seen > _MAX_CONTAINERS:
+            break
+    return not level
+
+
+def _members(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _without_half_characters(value: Any) -> Any:
+    """Replace each half of a surrogate pair that stands alone, which UTF-8 cannot hold."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [_without_half_characters(inner) for inner in value]
+        case dict():
+            return {
+                _without_half_characters(key): _without_half_characters(inner)
+                for key, inner in value.items()
+            }
+        case _:
+            return value
 
 
 def _no_constant(name: str) -> object:
@@ -78,7 +126,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, pa
 
 def check_types(body: Any, struct: str, fields: Mapping[str, str]) -> JsonObject:
     """Return the body as an object without null fields. Raises Refusal 400 for the first known field of
-    another type than listed; types are Go's."""
+    another type than listed; types are Go's, but a whole number may be written with a fraction of 0."""
     if not isinstance(body, dict):
         raise Refusal(400, f"json: cannot unmarshal {_kind(body)} into Go value of type {struct}")
     struct_name = struct.rpartition(".")[2]
@@ -87,10 +135,22 @@ def check_types(body: Any, struct: str, fields: Mapping[str, str]) -> JsonObject
         if wanted and value is not None and not _fits(value, wanted):
             field = f"Go struct field {struct_name}.{key} of type {wanted}"
             raise Refusal(400, f"json: cannot unmarshal {_kind(value)} into {field}")
-    return {key: value for key, value in body.items() if value is not None}
+    return {
+        key: _integers(value) if fields.get(key) in ("int", "[]int") else value
+        for key, value in body.items()
+        if value is not None
+    }
+
+
+def _integers(value: Any) -> Any:
+    return [int(item) for item in value] if isinstance(value, list) else int(value)
 
 
 def _fits(value: object, wanted: str) -> bool:
+    if wanted == "int":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return abs(value) < 2**63 and value == int(value)
     if wanted == "[]int":
         return isinstance(value, list) and all(_fits(item, "int") for item in value)
     if wanted in _TYPES:
@@ -105,7 +165,7 @@ def _kind(value: object) -> str:
 
 def parse_duration(text: str) -> float:
     """Parse a duration such as "1h30m" or "-1s" into seconds. Raises Refusal 400."""
-    if not _DURATION.fullmatch(text):
+    total_ns = duration_ns(text) if len(text) <= _LONGEST_DURATION else None
+    if total_ns is None:
         raise Refusal(400, f"time: invalid duration {json.dumps(text, ensure_ascii=False)}")
-    total = sum(float(amount) * _UNIT_S[unit] for amount, unit in _DURATION_PART.findall(text))
-    return -total if text.startswith("-") else total
+    return total_ns / 1e9

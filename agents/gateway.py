@@ -1,0 +1,178 @@
+"""The gateway's requests: whoever asks over HTTP is a client of the streams. No node is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from orion_streams.agents import gateway_calls
+from orion_streams.agents.gateway_calls import CALLER, Request, body_of, response_of
+from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.key_file import KeyFile
+from orion_streams.client.streams_client import AsyncClient
+from orion_streams.config import Config
+from orion_streams.errors import OrionError
+from orion_streams.gateway import grid_state, http_calls, keys, listings
+from orion_streams.gateway.access import Caller
+from orion_streams.gateway.asks import Ask
+from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.grid_answers import headers_of, metrics_of
+from orion_streams.gateway.refusal import Refusal, not_found
+from orion_streams.gateway.sessions import BACKGROUND_PRIORITY, LEAST_PRIORITY, is_background, session_of
+from orion_streams.model.policy import GATEWAY
+
+log = logging.getLogger("orion.gateway")
+
+GIVE_UP_S, GUEST_S, KEEP_GUESTS_S = 10.0, 10.0, 1.0
+"""How long the server may be away under a request; a request waits for its client to be known to the grid;
+between two looks at the keys."""
+
+
+class Gateway:
+    """One gateway. `follower`: the grid as the log tells it; `boot`: names this life of the process."""
+
+    def __init__(self, config: Config, follower: GridFollower, key_file: KeyFile, boot: str) -> None:
+        self.config, self.follower, self.key_file = config, follower, key_file
+        self._prefix, self._count = f"{config.gateway.name}-{boot}-", itertools.count(1)
+        self._clients: dict[str, AsyncClient] = {}
+        self._open: Counter[str] = Counter()
+
+    # requests
+
+    async def ask(self, http: web.Request) -> web.StreamResponse:
+        """Answer a call that asks a model. Raise Refusal."""
+        raw = await body_of(http)
+        origin = http_calls.Origin(secrets.token_hex(12), int(time.time()))
+        call = http_calls.CALLS[http.path](raw, origin)
+        caller = http[CALLER]
+        request = await self._request(http, caller, call.ask)
+        with self._counted(caller.client):
+            if call.of_vectors is not None:
+                answer = await gateway_calls.whole_answer(request)
+                written = call.of_vectors(answer.vectors, metrics_of(answer))
+                return response_of(written, headers_of(answer))
+            if call.ask.stream and not call.ask.only:
+                return await gateway_calls.answered_as_stream(http, request, call.dialect)
+            return await gateway_calls.answered_whole(request, call.dialect)
+
+    async def _request(self, http: web.Request, caller: Caller, ask: Ask) -> Request:
+        """Make the grid's request. Raise Refusal if nobody could answer it."""
+        self.check_router()
+        model = listings.find(self.follower.folded, ask.model, self.config.gateway.aliases)
+        if model is None:
+            raise not_found(ask.model)
+        client = await self._client_of(caller.client)
+        secret = self.key_file.current().table.secret_bytes
+        fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
+        fields.pop("session", None)
+        if session := session_of(secret, caller.client, http.headers, ask.fields):
+            fields["session"] = session
+        return Request(client, f"{self._prefix}{next(self._count)}", fields)
+
+    def _priority(self, caller: Caller, ask: Ask) -> int:
+        """Return a request's priority: its key's, lower for background work."""
+        lower = BACKGROUND_PRIORITY if is_background(ask.fields) else 0
+        return max(min(caller.default_priority, caller.max_priority) + lower, LEAST_PRIORITY)
+
+    @contextmanager
+    def _counted(self, client: str) -> Iterator[None]:
+        """Count an open request of a client. Raise Refusal if it has as many as it may."""
+        limit = self.config.gateway.max_streams
+        if self._open[client] >= limit:
+            what = f"{client} has {limit} requests open, as many as it may (gateway.max_streams)"
+            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
+        self._open[client] += 1
+        try:
+            yield
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+    def check_router(self) -> None:
+        """Raise Refusal 503 if no router decides."""
+        if sentence := grid_state.router_silent(self.follower.silent_ms):
+            raise Refusal(503, sentence, retry_after_s=RETRY_AFTER_S)
+
+    async def _client_of(self, name: str) -> AsyncClient:
+        """Return the grid's client of that name, once the grid knows it. Raise Refusal if it does not."""
+        try:
+            if not self._is_known(name):
+                async with asyncio.timeout(GUEST_S):
+                    await self.keep_guests()
+                    await self.follower.fresh()
+                    while not self._is_known(name):
+                        await self.follower.news()
+                        await self.keep_guests()
+        except TimeoutError:
+            what = f"the grid does not know the client {name}: is it in the router's streams.toml?"
+            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None
+        return self.client(name)
+
+    def _is_known(self, name: str) -> bool:
+        grid = self.follower.folded
+        return name in grid.clients or name in grid.guests
+
+    def client(self, name: str) -> AsyncClient:
+        """Return the client of the streams under that name."""
+        if name not in self._clients:
+            url, prefix = self.config.redis.url, self.config.prefix
+            self._clients[name] = AsyncClient(url, name, prefix=prefix, give_up_s=GIVE_UP_S)
+        return self._clients[name]
+
+    # guests
+
+    async def keep_guests(self) -> None:
+        """Tell the grid which clients there are by their keys, where it does not know."""
+        held, grid = self.key_file.current(), self.follower.folded
+        if held.fault or not self.follower.loaded.is_set():
+            return
+        added, removed = keys.guest_changes(held.table, grid.guests, self.config.clients)
+        client = self.client(GATEWAY)
+        for name, rules in added.items():
+            await client.add_guest(name, rules)
+        for name in removed:
+            for request_id in self._open_of(name):  # nobody reads its cancels once it is gone
+                await gateway_calls.cancel(self.client(name), request_id)
+            await client.remove_guest(name)
+            await self._clients.pop(name).close()
+
+    def _open_of(self, name: str) -> list[str]:
+        """Return the ids of a client's open requests."""
+        keys = (key.partition("/") for key in self.follower.folded.open)
+        return [request_id for client, _, request_id in keys if client == name]
+
+    async def keep_guests_for_ever(self) -> None:
+        """Look at the keys every KEEP_GUESTS_S, until cancelled. Log a failure once until it changes."""
+        said = ""
+        while True:
+            try:
+                await self.keep_guests()
+                said = ""
+            except OrionError as error:
+                if said != str(error):
+                    log.warning("the grid could not be told of the keys: %s", error)
+                said = str(error)
+            await asyncio.sleep(KEEP_GUESTS_S)
+
+    async def cancel_earlier(self) -> None:
+        """Cancel what an earlier life of this gateway had open: nobody waits for it."""
+        await self.follower.loaded.wait()
+        mine = f"{self.config.gateway.name}-"
+        for key in list(self.follower.folded.open):
+            name, _, request_id = key.partition("/")
+            if request_id.startswith(mine) and not request_id.startswith(self._prefix):
+                log.info("%s was asked by an earlier life of this gateway: cancelled", key)
+                await gateway_calls.cancel(self.client(name), request_id)
+
+    async def close(self) -> None:
+        """Close the connections to the server."""
+        await asyncio.gather(*(client.close() for client in self._clients.values()))

@@ -1,0 +1,205 @@
+"""The gateway's HTTP server: who is let in, the routes, and the process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from orion_streams.agents.gateway import Gateway
+from orion_streams.agents.gateway_calls import CALLER, response_of, too_large
+from orion_streams.agents.gateway_connections import Connections
+from orion_streams.agents.gateway_pages import Pages
+from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.key_file import KeyFile, change, path_of
+from orion_streams.client.calls import RequestError
+from orion_streams.config import Config
+from orion_streams.errors import BackendError, ConfigError
+from orion_streams.gateway import access, http_calls, keys
+from orion_streams.gateway.access import Door, Knock
+from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.keys import Key
+from orion_streams.gateway.refusal import Refusal
+from orion_streams.protocol.public_row import GATEWAY_SERVER
+from orion_streams.runtime.connection import connect
+
+log = logging.getLogger("orion.gateway")
+
+KNOCK = web.RequestKey("knock", Knock)
+READY_S, STOP_S = 10.0, 5.0
+"""How long a router may be silent before it is said that the gateway is there all the same; for open
+answers when it stops."""
+
+
+class Guard:
+    """Lets in who may ask, and writes refusals in the form of the API."""
+
+    def __init__(self, config: Config, key_file: KeyFile, insecure: bool) -> None:
+        rules = config.gateway
+        self._max_body_bytes, self._key_file = rules.max_body_bytes, key_file
+        self._door = Door(
+            rules=rules, bound=rules.place.host, machine=socket.gethostname(), insecure=insecure
+        )
+
+    async def admit(self, http: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let in who may ask; write refusals in the form of the API."""
+        knock = http[KNOCK] = self._knock(http)
+        if http.method == "OPTIONS":
+            allowed = access.preflight(knock, self._door)
+            if isinstance(allowed, dict):
+                return web.Response(status=204, headers=allowed)
+            return denied(http, allowed)
+        caller = access.admit(knock, self._door)
+        if isinstance(caller, access.Refusal):
+            return denied(http, caller)
+        http[CALLER] = caller
+        try:
+            return await handler(http)
+        except Refusal as refusal:
+            return refused(http, refusal)
+        except web.HTTPRequestEntityTooLarge:
+            return refused(http, too_large(self._max_body_bytes))
+        except web.HTTPNotFound:
+            return web.Response(status=404, text="404 page not found")
+        except web.HTTPMethodNotAllowed as error:
+            allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
+            return web.Response(status=405, text="405 method not allowed", headers=allow)
+        except (RequestError, BackendError) as error:
+            return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+            log.error("%s %s failed: %s", http.method, http.path, what)
+            return refused(http, Refusal(500, "the gateway failed: its log says where"))
+
+    def _knock(self, http: web.Request) -> Knock:
+        headers = http.headers
+        token = access.presented(headers)
+        return Knock(
+            peer=http.remote or "",
+            method=http.method,
+            path=http.path,
+            host=headers.get("Host", ""),
+            origin=headers.get("Origin", ""),
+            token=token,
+            key=self._key_of(token),
+            forwarded=access.is_forwarded(headers),
+        )
+
+    def _key_of(self, token: str) -> Key | None:
+        """Return the key of a token. One that looks like ours may have been made just now."""
+        key = keys.find(self._key_file.current().table, token) if token else None
+        if key is None and token.startswith(keys.TOKEN_PREFIX):
+            key = keys.find(self._key_file.current(at_once=True).table, token)
+        return key
+
+    async def sign(self, http: web.Request, response: web.StreamResponse) -> None:
+        """Add to every answer what it is, and what a page may see of it."""
+        knock = http.get(KNOCK) or self._knock(http)  # an Expect that is not understood never came in
+        response.headers["Server"] = GATEWAY_SERVER
+        response.headers.update(access.page_headers(knock, self._door))
+
+
+def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
+    """Return the aiohttp application."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        connections.asked(request)
+        return await guard.admit(request, handler)
+
+    pages, limit = Pages(gateway), gateway.config.gateway.max_body_bytes
+    app = web.Application(middlewares=[guarded], client_max_size=limit)
+    both: dict[str, Handler] = {"/": pages.root, "/api/version": pages.version, "/api/tags": pages.tags}
+    gets: dict[str, Handler] = {
+        "/api/ps": pages.ps,
+        "/v1/models": pages.v1_models,
+        "/v1/models/{model:.+}": pages.v1_model,
+        "/orion/v1/state": pages.state,
+        "/orion/v1/health": pages.health,
+        "/orion/v1/requests/{id}": pages.request,
+    }
+    posts: dict[str, Handler] = dict.fromkeys(http_calls.CALLS, gateway.ask)
+    posts |= {"/api/show": pages.show, "/v1/messages/count_tokens": pages.count_tokens}
+    for path, handler in (both | gets).items():
+        app.router.add_get(path, handler, allow_head=path in both)
+    for path, handler in posts.items():
+        app.router.add_post(path, handler)
+    for path in http_calls.NOT_HERE:
+        app.router.add_route("*", path, pages.elsewhere)
+    app.on_response_prepare.append(guard.sign)
+    return app
+
+
+def refused(http: web.Request, refusal: Refusal) -> web.Response:
+    """Write a refusal in the form of the path's API."""
+    return response_of(http_calls.refused(http.path, refusal, secrets.token_hex(12)))
+
+
+def denied(http: web.Request, denial: access.Refusal) -> web.Response:
+    """Write why somebody may not ask."""
+    response = refused(http, Refusal(denial.status, denial.message))
+    response.headers.update(denial.headers)
+    return response
+
+
+async def run(config: Config, *, insecure: bool, port: int | None, ready: Callable[[str], None]) -> None:
+    """Serve until cancelled. `port`: another one than in streams.toml; 0: a free one. `ready` is called
+    with the URL. Raise OSError if the place is taken."""
+    redis = connect(config.redis.url)
+    follower = GridFollower(redis, config.prefix)
+    key_file = KeyFile(path_of(config))
+    with_secret(key_file.path)
+    gateway = Gateway(config, follower, key_file, boot=secrets.token_hex(4))
+    guard = Guard(config, key_file, insecure)
+    connections = Connections(config.gateway.max_connections)
+    app = application(gateway, guard, connections)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
+    await runner.setup()
+    connections.server = runner.server
+    place, loop = config.gateway.place, asyncio.get_running_loop()
+    server = await loop.create_server(
+        connections.accept, place.host, place.port if port is None else port, reuse_address=True
+    )
+    works = (follower.run, gateway.keep_guests_for_ever, connections.sweep, gateway.cancel_earlier)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_S):
+                    await follower.heard()
+            ready(url_of(server))
+            await asyncio.Event().wait()
+    finally:
+        server.close()
+        await runner.cleanup()
+        await gateway.close()
+        await redis.aclose()
+
+
+def with_secret(path: Path) -> None:
+    """Make the file of the keys where there is none, so that sessions have the same names after a
+    restart."""
+    try:
+        change(path, lambda table: table)
+    except ConfigError as error:
+        log.warning("%s: conversations get other names at each start", error)
+
+
+def url_of(server: asyncio.Server) -> str:
+    """Return where a server listens, as clients on this machine reach it."""
+    host, port = server.sockets[0].getsockname()[:2]
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound, only recognised
+    host = everywhere.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,148 @@
+"""Follows the log: the folded table of a process that only reads.
+
+A busy grid commits a thousand times a second. What came is folded together, at most every REST_S: whoever
+needs the table as it is now asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from orion_streams.errors import LogError
+from orion_streams.eventlog.loader import fold_raw, load
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.gateway.grid_state import moved_on
+from orion_streams.model.commit import PUBLIC
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.protocol.public_row import SILENT_MS, read_row
+from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
+from orion_streams.runtime.connection import end_if_cancelled, in_short, will_pass
+
+log = logging.getLogger("orion.gateway")
+
+BLOCK_MS, LOOK_EVERY_S = 1_000, 1.0
+REST_S, FRESH_S, CHUNK = 0.05, 0.25, 100
+"""After what came was folded; for a fold that somebody waits for; entries that are folded in one go."""
+
+
+class GridFollower:
+    """Keeps a grid up to date with the log, and knows for how long no router has looked at its inputs.
+    `clock`: a monotonic one, in seconds."""
+
+    def __init__(self, redis: Any, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis, self._store, self._row_key = redis, RedisLog(redis, prefix), prefix + PUBLIC
+        self._clock = clock
+        self._state = LoggedGrid(Grid())
+        self._outages = OutageLog(log)
+        self._server_ms = self._silent_ms = 0
+        self._looked_s: float | None = None
+        self.loaded, self._news = asyncio.Event(), asyncio.Event()
+        self._folding = asyncio.Lock()
+
+    @property
+    def grid(self) -> Grid:
+        """The grid as it is now: nodes that are not heard age, whether or not a router commits."""
+        return moved_on(self._state.grid, self._server_ms + self._passed_ms)
+
+    @property
+    def folded(self) -> Grid:
+        """The grid as the log has it."""
+        return self._state.grid
+
+    @property
+    def silent_ms(self) -> int:
+        """For how long no router has looked, as far as is known; a server that is away counts as well."""
+        if self._looked_s is None:
+            return SILENT_MS + 1
+        return self._silent_ms + self._passed_ms
+
+    @property
+    def _is_silent(self) -> bool:
+        return self.silent_ms > SILENT_MS
+
+    @property
+    def _passed_ms(self) -> int:
+        return round((self._clock() - self._looked_s) * 1000) if self._looked_s is not None else 0
+
+    async def heard(self) -> None:
+        """Wait until a router has been heard."""
+        while self._is_silent:
+            await self.news()
+
+    async def news(self) -> None:
+        """Wait until there is something new to see."""
+        await self._news.wait()
+
+    async def fresh(self) -> None:
+        """Fold what the log holds now; a server that does not answer within FRESH_S is not waited for."""
+        with suppress(RedisError, OSError, LogError):  # TimeoutError is an OSError
+            async with asyncio.timeout(FRESH_S):
+                await self._catch_up()
+
+    async def run(self) -> None:
+        """Follow until cancelled; while the server is away, try again. Raise RedisError if it refuses."""
+        backoff = reconnect_backoff()
+        while True:
+            end_if_cancelled()
+            try:
+                await self._follow()
+            except (RedisError, OSError, LogError) as error:
+                if isinstance(error, RedisError) and not will_pass(error):
+                    raise
+                self._outages.failed("gateway", in_short(error))
+                await asyncio.sleep(backoff.compute(0))
+
+    async def _follow(self) -> None:
+        """Load the grid, then fold what comes. Raise LogError if the log was trimmed beyond the grid, or
+        lost its tail: then it is loaded again."""
+        self._state = await load(self._store)
+        await self._look()
+        self.loaded.set()
+        while True:
+            end_if_cancelled()
+            position = self._state.grid.position
+            _, news = await self._store.read({"log": f"{position}-0"}, 1, BLOCK_MS)
+            if news:
+                await self._catch_up()
+                await asyncio.sleep(REST_S)
+            if self._is_silent or self._clock() - (self._looked_s or 0) >= LOOK_EVERY_S:
+                if not news and await self._store.last_position() < position:
+                    raise LogError("the log lost its tail")
+                await self._look()
+            self._outages.worked("gateway")
+
+    async def _catch_up(self) -> None:
+        """Fold the log to its end. Raise LogError if it was trimmed beyond the grid."""
+        async with self._folding:
+            rows: list[tuple[int, bytes]] | None = None
+            while rows is None or len(rows) == CHUNK:
+                state = self._state
+                rows = await self._store.events(state.grid.position, CHUNK)
+                fold_raw(state, rows)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let whoever waits go on; who waits next waits for the next."""
+        self._news.set()
+        self._news.clear()
+
+    async def _look(self) -> None:
+        """Read the grid's public row and the server's time."""
+        seconds, micros = await self._redis.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        try:
+            row = read_row(await self._redis.hgetall(self._row_key))
+        except ResponseError:  # a user of an older `orion acl`: the last commit is the next best
+            row = None
+        looked_ms = row.looked_ms if row is not None else self._state.grid.server_ms
+        self._server_ms, self._silent_ms = now_ms, max(now_ms - looked_ms, 0)
+        self._looked_s = self._clock()
+        self._tell()

@@ -1,0 +1,232 @@
+"""`orion key`: make, list and remove the keys of the gateway. No server is asked: the gateway notices the
+changed file, and tells the grid."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from rich.table import Table
+
+from orion_streams import config as configuration
+from orion_streams.agents import key_file
+from orion_streams.cli import grid_discovery
+from orion_streams.cli.outcome import tell, write, write_json, write_result
+from orion_streams.cli.tables import make_console, table
+from orion_streams.config import Config
+from orion_streams.errors import ConfigError
+from orion_streams.gateway import keys
+from orion_streams.gateway.keys import Form, Key
+from orion_streams.model.gateway_rules import Place
+from orion_streams.model.policy import Name
+
+NAME = f"NAME: expected small letters, digits, - and _; at most {keys.MAX_NAME}"
+ONLY_HERE = (
+    "orion: the gateway listens on this machine only, where no key is needed: set gateway.listen, e.g. to "
+    '"0.0.0.0:{port}", in streams.toml'
+)
+CONTAINER = "host.docker.internal"
+"""What a container calls the machine that it runs on."""
+
+
+class KeyRow(Struct, frozen=True):
+    """A key as it is listed."""
+
+    name: str
+    client: str
+    created: str
+    priority: int
+    max_priority: int
+    view_only: bool
+    form: str
+
+
+class KeyList(Struct, frozen=True):
+    """All keys, and their file."""
+
+    file: str
+    keys: list[KeyRow]
+
+
+class NewKey(Struct, frozen=True):
+    """A key that was made: the only time that it is said."""
+
+    name: str
+    client: str
+    url: str
+    key: str
+
+
+class RemovedKey(Struct, frozen=True):
+    """A key that is no more."""
+
+    name: str
+    client: str
+
+
+def run(
+    *, action: Literal["add", "list", "rm"], as_json: bool, config_path: str | None, **options: Any
+) -> int:
+    """Do one of the actions, and print what came of it. Raises ConfigError."""
+    config = found(config_path)
+    path = key_file.path_of(config)
+    match action:
+        case "add":
+            add(config, path, as_json, **options)
+        case "list":
+            show(path, as_json)
+        case "rm":
+            remove(path, as_json, **options)
+    return 0
+
+
+def found(config_path: str | None) -> Config:
+    """Return the configuration of the gateway: of the grid that runs here, if none names another. No
+    password is read: keys need no server. Raises ConfigError."""
+    file = configuration.chosen_file(config_path)
+    config = configuration.parse(configuration.read_text(file), str(file))
+    running = None if config_path or config.redis.url else grid_discovery.running_here()
+    if running is None or not running.config:
+        return config
+    return configuration.parse(configuration.read_text(Path(running.config)), running.config)
+
+
+def add(
+    config: Config,
+    path: Path,
+    as_json: bool,
+    *,
+    name: str,
+    priority: int | None,
+    view_only: bool,
+    form: Form,
+) -> None:
+    """Make a key and print it, with what to enter where."""
+    token = keys.token_of(secrets.token_bytes(keys.TOKEN_BYTES))
+    key = Key(
+        name=checked_name(name),
+        client=keys.client_of_key(name),
+        hash=keys.digest_of(token),
+        created=datetime.now(UTC).date().isoformat(),
+        priority=priority or 0,
+        max_priority=9 if priority is None else priority,
+        view_only=view_only,
+        form=form,
+    )
+    key_file.change(path, lambda table: keys.with_key(table, key))
+    place, url = config.gateway.place, url_of(config.gateway.place)
+    if as_json:
+        write_json(NewKey(key.name, key.client, url, token))
+    else:
+        write(f"URL  {url}\nKey  {token}")
+        for line in instructions(form, place, url, token):
+            write(line)
+        tell(f"orion: {name} is known by this key alone, which is not shown again")
+    if place.is_loopback:
+        tell(ONLY_HERE.format(port=place.port))
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a key. Raises ConfigError for one that cannot be."""
+    try:
+        if len(name) <= keys.MAX_NAME:
+            return msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        pass
+    raise ConfigError(f"{name[:80]!a}: {NAME}")
+
+
+def url_of(place: Place, own: str = "") -> str:
+    """Return where a program finds the gateway: by the name of this machine if it listens on all its
+    addresses."""
+    host = (own or socket.gethostname()) if place.is_any else place.host
+    return f"http://[{host}]:{place.port}" if ":" in host else f"http://{host}:{place.port}"
+
+
+def instructions(form: Form, place: Place, url: str, token: str) -> list[str]:
+    """Return what to enter in a program, line by line."""
+    match form:
+        case "open-webui":
+            return ["", *open_webui(url_of(place, CONTAINER) if place.is_any else url, token)]
+        case "home-assistant":
+            return ["", *home_assistant(url, token)]
+        case "none":
+            return ["", f'curl {url}/v1/models -H "Authorization: Bearer {token}"']
+
+
+def open_webui(url: str, token: str) -> list[str]:
+    """Return the line that starts Open WebUI on this grid. A key for its Ollama connection can be set on
+    its page alone, so OpenAI's API is what its environment names."""
+    return [
+        "docker run -d --name open-webui -p 3000:8080 -v open-webui:/app/backend/data \\",
+        f"  --add-host={CONTAINER}:host-gateway \\",
+        f"  -e OPENAI_API_BASE_URL={url}/v1 -e OPENAI_API_KEY={token} \\",
+        "  -e ENABLE_OLLAMA_API=false -e ENABLE_FORWARD_USER_INFO_HEADERS=true \\",
+        "  ghcr.io/open-webui/open-webui:main",
+        "",
+        "One that has run before keeps its connections: change them in Admin Panel, Settings, Connections.",
+        f"An Ollama connection, {url} with the key above, may stand there instead. With the variable",
+        "ENABLE_FORWARD_USER_INFO_HEADERS a conversation returns to where it is cached.",
+    ]
+
+
+def home_assistant(url: str, token: str) -> list[str]:
+    """Return what Home Assistant asks for. Older versions have no field for a key."""
+    return [
+        "Settings, Devices & services, Add integration, Ollama:",
+        f"  URL      {url}",
+        f"  API key  {token}",
+        "An older Home Assistant has no field for the key. Then let its address stand for a client:",
+        '  [gateway.addresses] "192.168.1.20" = "NAME", with [clients.NAME], in streams.toml',
+        "For sensors (rest):",
+        f"  resource: {url}/orion/v1/state",
+        f'  headers: {{ Authorization: "Bearer {token}" }}',
+    ]
+
+
+def show(path: Path, as_json: bool) -> None:
+    """List the keys."""
+    held = key_file.read(path)
+    listed = KeyList(str(path), [row_of(key) for key in held.keys] if held is not None else [])
+    if as_json:
+        write_json(listed)
+    elif listed.keys:
+        make_console().print(table_of(listed.keys))
+    else:
+        write(f"no keys in {path}: orion key add NAME makes one")
+
+
+def row_of(key: Key) -> KeyRow:
+    """Return a key without its hash."""
+    values = {name: getattr(key, name) for name in KeyRow.__struct_fields__}
+    return KeyRow(**values)
+
+
+def table_of(rows: list[KeyRow]) -> Table:
+    """Make the table of keys."""
+    made = table("NAME", "CLIENT", "CREATED", "PRIORITY", "MAY", "FOR", right=("PRIORITY",))
+    for row in rows:
+        priority = (
+            f"{row.priority}"
+            if row.priority == row.max_priority
+            else f"{row.priority} to {row.max_priority}"
+        )
+        may = "look" if row.view_only else "ask"
+        made.add_row(
+            row.name, row.client, row.created, priority, may, "" if row.form == "none" else row.form
+        )
+    return made
+
+
+def remove(path: Path, as_json: bool, *, name: str) -> None:
+    """Remove a key."""
+    if key_file.read(path) is None:
+        raise ConfigError(f"{name[:80]!a}: no such key: there is no file {path}")
+    key_file.change(path, lambda table: keys.without_key(table, name))
+    gone = RemovedKey(name, keys.client_of_key(name))
+    write_result(gone, f"{name} is removed", as_json)

@@ -1,0 +1,51 @@
+"""Which conversation a request belongs to, and whether it is only background work. Pure.
+
+A session's name stands in the log, so it is an HMAC under the gateway's secret: a plain hash of a short
+prompt could be guessed.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+SESSION_HEADERS = ("X-OpenWebUI-Chat-Id", "X-Orion-Session")
+NAME_BYTES = 16
+BACKGROUND = "### Task:"
+"""How Open WebUI begins what it asks by itself: titles, tags, follow-up questions, searches."""
+BACKGROUND_PRIORITY, LEAST_PRIORITY = -3, -9
+"""So much lower is the priority of background work, and the lowest there is."""
+
+
+def is_background(fields: Mapping[str, Any]) -> bool:
+    """Whether a chat is background work of Open WebUI: one message, in its own words."""
+    messages = [each for each in fields.get("messages") or () if each["role"] != "system"]
+    return len(messages) == 1 and messages[0].get("content", "").startswith(BACKGROUND)
+
+
+def session_of(secret: bytes, client: str, headers: Mapping[str, str], fields: Mapping[str, Any]) -> str:
+    """Return the session's name: by a header, by `session` in the body, else by how the chat begins, up to
+    the first message of its user; "" if there is nothing to tell by. Background work has none, so it does
+    not take the conversation's place."""
+    if is_background(fields):
+        return ""
+    named = [headers.get(name, "") for name in SESSION_HEADERS]
+    told = next((each for each in (*named, fields.get("session")) if each), "")
+    begin = told or beginning(fields)
+    if not begin:
+        return ""
+    raw = msgspec.json.encode([client, fields.get("model", ""), begin])
+    return hmac.digest(secret, raw, "sha256")[:NAME_BYTES].hex()
+
+
+def beginning(fields: Mapping[str, Any]) -> list[Any]:
+    """Return the messages up to the first one of the user, images left out; none without such a one."""
+    begin = []
+    for message in fields.get("messages") or ():
+        begin.append([message["role"], message.get("content", "")])
+        if message["role"] == "user":
+            return begin
+    return []
