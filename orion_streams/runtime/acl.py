@@ -131,15 +131,13 @@ def router(config: Config) -> User:
 
 
 def gateway(config: Config) -> User:
-    """Return the user of the gateway: it writes requests, with their parts, and reads replies of the clients
+    """Return the user of the gateway: it writes requests, with their parts, and reads replies of clients
     that it stands for, its own, its guests and those of its addresses, and follows log and snapshots."""
     names = dict.fromkeys((GATEWAY, f"{GUEST_PREFIX}*", *sorted(config.gateway.addresses.values())))
     parts = [f"parts:{name}" for name in names]
     grants = (
-        Grant(
-            ("xadd",), keys(config, WRITE, [f"{kind}:{n}" for kind in ("requests", "parts") for n in names])
-        ),
-        Grant(("xrange",), keys(config, READ, [f"parts:{name}" for name in names])),
+        Grant(("xadd",), keys(config, WRITE, [*(f"requests:{name}" for name in names), *parts])),
+        Grant(("xrange",), keys(config, READ, parts)),
         Grant(ENTRIES, keys(config, READ, [*(f"replies:{name}" for name in names), "log", "snapshots"])),
         Grant(("hgetall",), keys(config, READ, ["guard", PUBLIC])),
     )
