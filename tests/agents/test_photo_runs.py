@@ -69,7 +69,11 @@ async def test_a_backend_sees_the_images_and_no_parts(
 
 
 async def test_ollama_gets_images_of_parts_like_others(agent: Bench) -> None:
-    """The model that sees answers, the other one refuses: as with images in the entry."""
+    """The model that sees answers, also to 4 MB over HTTP; the other one refuses: as with images in the
+    entry."""
+    large = [await part(agent, "aGkh" * (PART_BYTES // 4)) for _ in range(16)]
+    end = await asked(agent, [f"parts:0-{16 * PART_BYTES}"], large, model=SKILLED)
+    assert end.head.op == "completed"
     image, parts = ["parts:0-4"], [await part(agent, IMAGE)]
     assert (await asked(agent, image, parts, model=SKILLED)).head.op == "completed"
     blind = await asked(agent, image, parts)

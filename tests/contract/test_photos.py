@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from orion_streams import AsyncClient, Client, RequestFailedError, RequestReject
 from orion_streams.agents.part_reader import PartReader
 from orion_streams.client import upload
 from orion_streams.model import events as ev
+from orion_streams.model.state import client_of
 from orion_streams.protocol import photo_parts, requests_replies
 from orion_streams.protocol.photo_parts import MAX_BYTES, PART_BYTES
 from tests.chaos.proxy import Proxy
 from tests.contract.contract_grid import MODEL, Grid, Run, connected, count, running, silence
+from tests.gateway.gateway_stage import gateway
 from tests.helpers import eventually
 
 PHOTO = "iVBORw0KGgo" * 40_000
@@ -29,7 +33,7 @@ async def look(run: Run) -> None:
     entry = requests_replies.parse_request(run.fields)
     reader = PartReader(run.agent._redis, lambda kind, name: f"{run.agent._prefix}{kind}:{name}")
     try:
-        seen = await reader.whole(entry, "brain")
+        seen = await reader.whole(entry, client_of(run.head.request))
     except Exception as error:  # as the worker does
         await run.fail(error.code, error.blame, str(error))  # type: ignore[attr-defined]
         return
@@ -114,6 +118,21 @@ async def test_the_blocking_client_does_so_too(valkey_url: str, prefix: str) -> 
                 return brain.generate(MODEL, "what?", images=[PHOTO]).text
 
         assert await asyncio.to_thread(ask) == seen_as(PHOTO)
+
+
+async def test_a_photo_of_megabytes_comes_through_the_gateway(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """A program that knows nothing of parts posts 5 MB in one body: it is seen whole."""
+    photo = "iVBORw0KGgoA" * 420_000
+    async with gateway(valkey_url, prefix, tmp_path, look) as stage:
+        message = {"role": "user", "content": "what?", "images": [photo]}
+        body = json.dumps({"model": MODEL, "messages": [message], "stream": False}).encode()
+        answer = await stage.http.post(f"{stage.url}/api/chat", data=io.BytesIO(body))
+        assert answer.status == 200
+        assert (await answer.json())["message"]["content"] == seen_as(photo)
+        added = await stage.grid.redis.xinfo_stream(f"{prefix}parts:gateway")
+        assert added["entries-added"] == 20
 
 
 async def test_two_clients_at_once_mix_nothing(valkey_url: str, prefix: str) -> None:

@@ -226,7 +226,8 @@ def test_the_gateway_is_also_who_an_address_stands_for() -> None:
     config = structs.replace(CONFIG, gateway=rules)
     keys = [key for grant in acl.gateway(config).grants for key in grant.keys]
     writes = [key for key in keys if key.startswith("%W~")]
-    assert writes == [f"%W~orion:requests:{name}" for name in ("gateway", "key-*", "brain")]
+    names = ("gateway", "key-*", "brain")
+    assert writes == [f"%W~orion:{kind}:{name}" for kind in ("requests", "parts") for name in names]
     assert "%R~orion:replies:brain" in keys
     assert not any("cli" in key for key in keys)
 
