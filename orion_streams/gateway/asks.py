@@ -99,8 +99,11 @@ def _ask(
 
 
 def _common(body: JsonObject) -> JsonObject:
-    """Return what a generate and a chat request have in common."""
+    """Return what a generate and a chat request have in common. `session` is no field of Ollama's: one
+    that is no text is ignored, as other unknown ones are."""
     fields = {**_switches(body, _SWITCHES), **_options(body)}
+    if isinstance(session := body.get("session"), str) and session:
+        fields["session"] = session
     wanted, refusal = native_requests.format_or_refusal(body)
     if refusal is not None:
         raise Refusal(400, refusal.message)

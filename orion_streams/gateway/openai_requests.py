@@ -142,7 +142,8 @@ def _shared(body: JsonObject) -> JsonObject:
     options |= {native: body[key] for key, native in _OPTIONS.items() if key in body}
     if stop := stops(body.get("stop")):
         options["stop"] = stop
-    return {"model": body.get("model", ""), "stream": body.get("stream", False), "options": options}
+    said = {"model": body.get("model", ""), "stream": body.get("stream", False), "options": options}
+    return {**said, "session": body.get("session")}
 
 
 def _wants_usage(body: JsonObject) -> bool:
