@@ -16,8 +16,8 @@ SESSION_HEADERS = ("X-Orion-Session", "X-OpenWebUI-Chat-Id")
 """The first one that is there counts. Open WebUI sends its own with background work too."""
 NAME_BYTES = 16
 TASK, HISTORY = "### Task:", "<chat_history>"
-"""How Open WebUI begins what it asks by itself (titles, tags, follow-ups, searches), and what stands in it.
-What it makes of a question about documents begins in the same way; that is streamed, and holds a context."""
+"""How Open WebUI begins what it asks by itself (titles, tags, follow-ups, searches), and what stands in
+it. What it makes of a question about documents begins so, too; that is streamed, and holds a context."""
 BACKGROUND_PRIORITY, LEAST_PRIORITY = -3, -9
 """So much lower is the priority of background work, and the lowest there is."""
 

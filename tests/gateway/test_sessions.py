@@ -25,7 +25,7 @@ ORION, OPEN_WEBUI = SESSION_HEADERS
 HISTORY = "<chat_history>\nUSER: Hello.\n</chat_history>"
 TASKS = {
     "title": f"### Task:\nGenerate a title.\n### Output:\nJSON format\n### Chat History:\n{HISTORY}",
-    "autocomplete": f"### Task:\nContinue the text.\n### Context:\n{HISTORY}\n<text>Hel</text>\n#### Output:\n",
+    "autocomplete": f"### Task:\nContinue.\n### Context:\n{HISTORY}\n<text>Hel</text>\n#### Output:\n",
 }
 """As Open WebUI 0.12 asks, shortened."""
 DOCUMENTS = "### Task:\nRespond to the user query.\n<context>\nA document.\n</context>\nWhat does it say?"
