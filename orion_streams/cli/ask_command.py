@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from orion_streams.cli import grid_discovery
@@ -12,9 +13,9 @@ from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell, write_result
 from orion_streams.cli.request_options import (
     check_client,
     fields_of,
+    from_stdin,
     image_of,
     model_to_ask,
-    standard_input,
 )
 
 
@@ -29,7 +30,7 @@ async def run(
         fields["system"] = wishes.system
     if images:
         fields["images"] = [image_of(Path(each)) for each in images]
-    text = standard_input() if prompt == "-" else prompt
+    text = from_stdin(sys.stdin.read) if prompt == "-" else prompt
     model = await model_to_ask(config, wishes.model)
     content = {"kind": "generate", "model": model, "prompt": text, "stream": stream}
     async with client_of(config, wishes.client) as client:

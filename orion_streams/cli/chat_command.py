@@ -15,7 +15,7 @@ from orion_streams.cli.asking import Interrupted, answered, client_of, sign
 from orion_streams.cli.conversation import Conversation, TooLongError
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell
-from orion_streams.cli.request_options import check_client, fields_of, model_to_ask, not_text
+from orion_streams.cli.request_options import check_client, fields_of, from_stdin, model_to_ask
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, OrionError
@@ -134,9 +134,7 @@ def lines(is_terminal: bool) -> Iterator[str]:
             import readline  # noqa: F401, PLC0415 - editing and history, where Python has it
     while True:
         try:
-            line = input(PROMPT) if is_terminal else sys.stdin.readline()
-        except UnicodeDecodeError as error:
-            raise not_text(error) from error
+            line = from_stdin((lambda: input(PROMPT)) if is_terminal else sys.stdin.readline)
         except (EOFError, KeyboardInterrupt):
             if is_terminal:
                 tell("")

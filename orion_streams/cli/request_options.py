@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +80,14 @@ def read(path: Path, option: str) -> bytes:
     return raw
 
 
-def standard_input() -> str:
-    """Return all of stdin. Raises ConfigError if it is no text."""
+def from_stdin(read_text: Callable[[], str]) -> str:
+    """Return what a function reads from stdin. Raises ConfigError if it is no text."""
+    if isinstance(sys.stdin, TextIOWrapper) and sys.stdin.errors != "strict":
+        sys.stdin.reconfigure(errors="strict")  # a plain locale lets any bytes pass
     try:
-        return sys.stdin.read()
+        return read_text()
     except UnicodeDecodeError as error:
-        raise not_text(error) from error
-
-
-def not_text(error: UnicodeDecodeError) -> ConfigError:
-    """Return the error for a stdin that is no text."""
-    return ConfigError(f"stdin: expected UTF-8: {error.reason}")
+        raise ConfigError(f"stdin: expected UTF-8: {error.reason}") from error
 
 
 def check_client(config: Config, client: str) -> None:
