@@ -72,7 +72,9 @@ class Gateway:
         client = await self._client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
-        fields["session"] = session_of(secret, caller.client, http.headers, ask.fields) or None
+        fields.pop("session", None)
+        if session := session_of(secret, caller.client, http.headers, ask.fields):
+            fields["session"] = session
         return Request(client, f"{self._prefix}{next(self._count)}", fields)
 
     def _priority(self, caller: Caller, ask: Ask) -> int:
@@ -103,10 +105,13 @@ class Gateway:
     async def _client_of(self, name: str) -> AsyncClient:
         """Return the grid's client of that name, once the grid knows it. Raise Refusal if it does not."""
         try:
-            async with asyncio.timeout(GUEST_S):
-                while not self._is_known(name):
+            if not self._is_known(name):
+                async with asyncio.timeout(GUEST_S):
                     await self.keep_guests()
-                    await self.follower.news()
+                    await self.follower.fresh()
+                    while not self._is_known(name):
+                        await self.follower.news()
+                        await self.keep_guests()
         except TimeoutError:
             what = f"the grid does not know the client {name}: is it in the router's streams.toml?"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None
@@ -135,15 +140,27 @@ class Gateway:
         for name, rules in added.items():
             await client.add_guest(name, rules)
         for name in removed:
+            for request_id in self._open_of(name):  # nobody reads its cancels once it is gone
+                await gateway_calls.cancel(self.client(name), request_id)
             await client.remove_guest(name)
+            await self._clients.pop(name).close()
+
+    def _open_of(self, name: str) -> list[str]:
+        """Return the ids of a client's open requests."""
+        keys = (key.partition("/") for key in self.follower.folded.open)
+        return [request_id for client, _, request_id in keys if client == name]
 
     async def keep_guests_for_ever(self) -> None:
-        """Look at the keys every KEEP_GUESTS_S, until cancelled."""
+        """Look at the keys every KEEP_GUESTS_S, until cancelled. Log a failure once until it changes."""
+        said = ""
         while True:
             try:
                 await self.keep_guests()
+                said = ""
             except OrionError as error:
-                log.warning("the grid could not be told of the keys: %s", error)
+                if said != str(error):
+                    log.warning("the grid could not be told of the keys: %s", error)
+                said = str(error)
             await asyncio.sleep(KEEP_GUESTS_S)
 
     async def cancel_earlier(self) -> None:

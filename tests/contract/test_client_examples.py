@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 async def grid(place: str) -> AsyncIterator[Grid]:
-    """The stand-ins that the examples ask; the first one is alone, so that it answers."""
+    """The stand-ins that the examples ask."""
     async with running(place, "orion:", house) as found:
         yield found
 
