@@ -9,6 +9,9 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from orion_streams.protocol.public_row import GATEWAY_SERVER
+
+NO_OLLAMA = "is the gateway of a grid, no Ollama: mend `ollama` in the node's table of streams.toml"
 NEVER_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
@@ -47,7 +50,7 @@ class Body(httpx.AsyncByteStream):
 
 class Transport(AiohttpTransport):
     """Makes a connection for each request: a server may close an idle one just when it is used again, and
-    a run must not be sent twice."""
+    a run must not be sent twice. A gateway is refused: its requests would come back to it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -57,6 +60,9 @@ class Transport(AiohttpTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         with errors_of_httpx():
             answer = await super().handle_async_request(request)
+        if answer.headers.get("server") == GATEWAY_SERVER:
+            await answer.aclose()
+            raise httpx.ConnectError(f"{request.url.host}:{request.url.port} {NO_OLLAMA}")
         assert isinstance(answer.stream, httpx.AsyncByteStream)  # noqa: S101 - it is the transport's own
         answer.stream = Body(answer.stream)
         return answer

@@ -48,19 +48,15 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
-class WholeDialect(Protocol):
-    """Writes a whole answer and a refusal of one API."""
+class Dialect(Protocol):
+    """Writes one answer of one API, whole or as a stream: its lines, a sign of life while there are none,
+    and an error that ends it after the headers are sent."""
+
+    stream_type: str
 
     def whole(self, line: Line) -> HttpAnswer: ...
 
     def refused(self, refusal: Refusal, *, streaming: bool = False) -> HttpAnswer: ...
-
-
-class Dialect(WholeDialect, Protocol):
-    """Also writes an answer as a stream: its lines, a sign of life while there are none, and an error that
-    ends it after the headers are sent. One serves one answer."""
-
-    stream_type: str
 
     def part(self, line: Line) -> bytes: ...
 

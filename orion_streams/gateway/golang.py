@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from orion_streams.gateway.refusal import JsonObject, Refusal
+from orion_streams.gateway.timestamps import date_of
+from orion_streams.model.toml_values import duration_ns
 
 _ESCAPED = {b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
-_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+|[+-]?0")
 _LONGEST_DURATION = 40
-_DURATION_PART = re.compile(r"([\d.]+)([^\d.]+)")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_DEPTH = 100
+_MAX_CONTAINERS = 100_000
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "bool": bool,
@@ -42,18 +42,8 @@ def timestamp(at_ns: int) -> str:
     days, minute_of_day = divmod(minutes, 1440)
     hour, minute = divmod(minute_of_day, 60)
     fraction = f".{nanoseconds:09d}".rstrip("0").rstrip(".")
-    return f"{_date(days)}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
-
-
-def _date(days: int) -> str:
-    """Format a day since 1970: counted in eras of 400 years, whose years begin in March, so that a leap day
-    ends one."""
-    era, day = divmod(days + 719_468, 146_097)
-    year = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
-    day -= 365 * year + year // 4 - year // 100
-    month = (5 * day + 2) // 153
-    day_of_month = day - (153 * month + 2) // 5 + 1
-    return f"{400 * era + year + (month > 9):04d}-{(month + 2) % 12 + 1:02d}-{day_of_month:02d}"
+    year, month, day = date_of(days)
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{fraction}Z"
 
 
 def decode(raw: bytes, *, when_empty: str) -> Any:
@@ -61,6 +51,17 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
 
     Raises Refusal 400, with `when_empty` for an empty body.
     """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = _decoded_as_go_does(raw, when_empty)
+    if not _is_bounded(value):
+        raise Refusal(400, "invalid JSON: exceeded max depth or size")
+    return value
+
+
+def _decoded_as_go_does(raw: bytes, when_empty: str) -> Any:
+    """Decode what is not quite JSON; it takes three times as long for a photo."""
     text = raw.decode(errors="replace").lstrip(" \t\r\n")
     if not text:
         raise Refusal(400, when_empty)
@@ -71,17 +72,18 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
         raise Refusal(400, "unexpected EOF" if cut_short else f"invalid JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:
         raise Refusal(400, f"invalid JSON: {error}") from error
-    if text.count("[") + text.count("{") > _MAX_DEPTH and _too_deep(value):
-        raise Refusal(400, "invalid JSON: exceeded max depth")
     return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value]
+def _is_bounded(value: Any) -> bool:
+    """Tell whether a value is neither too deep nor of too many lists and objects to walk."""
+    level, seen = [value], 0
     for _ in range(_MAX_DEPTH):
-        held = [inner for outer in level for inner in _members(outer)]
-        level = [inner for inner in held if isinstance(inner, list | dict)]
-    return bool(level)
+        level = [inner for outer in level for inner in _members(outer) if isinstance(inner, list | dict)]
+        seen += len(level)
+        if not level or seen > _MAX_CONTAINERS:
+            break
+    return not level
 
 
 def _members(value: Any) -> list[Any]:
@@ -163,7 +165,7 @@ def _kind(value: object) -> str:
 
 def parse_duration(text: str) -> float:
     """Parse a duration such as "1h30m" or "-1s" into seconds. Raises Refusal 400."""
-    if len(text) > _LONGEST_DURATION or not _DURATION.fullmatch(text):
+    total_ns = duration_ns(text) if len(text) <= _LONGEST_DURATION else None
+    if total_ns is None:
         raise Refusal(400, f"time: invalid duration {json.dumps(text, ensure_ascii=False)}")
-    total = sum(float(amount) * _UNIT_S[unit] for amount, unit in _DURATION_PART.findall(text))
-    return -total if text.startswith("-") else total
+    return total_ns / 1e9

@@ -81,7 +81,7 @@ def v1_chat(raw: bytes, origin: Origin) -> Call:
 def v1_completions(raw: bytes, origin: Origin) -> Call:
     """Read `/v1/completions`."""
     body, usage = openai_requests.completion_request(raw)
-    ask = asks.generate_ask(body)
+    ask = asks.generate_ask(body, with_context=False)
     answer_id = f"cmpl-{origin.number}"
     return Call(ask, OpenAIDialect(ask.model, answer_id, origin.now_s, chat=False, usage=usage))
 

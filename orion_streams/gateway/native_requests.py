@@ -56,6 +56,7 @@ _OPTIONS = {
     "stop": "array",
 }
 
+_MAX_FLOAT32 = 3.4e38
 FOREVER_S = (2**63 - 1) / 1e9
 """The longest duration that fits into 64 bits of nanoseconds."""
 
@@ -149,8 +150,8 @@ def keep_alive_s(body: JsonObject) -> float | None:
     value = body["keep_alive"]
     if isinstance(value, bool | list | dict):
         raise Refusal(400, "Unsupported type of keep_alive")
-    seconds = golang.parse_duration(value) if isinstance(value, str) else float(value)
-    return FOREVER_S if seconds < 0 else min(seconds, FOREVER_S)
+    seconds = golang.parse_duration(value) if isinstance(value, str) else value
+    return FOREVER_S if seconds < 0 else float(min(seconds, FOREVER_S))
 
 
 def unloads(body: JsonObject) -> bool:
@@ -173,7 +174,7 @@ def cast_option(key: str, value: object) -> Any:
         case "boolean" if isinstance(value, bool):
             return value
         case "float32" if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return float(max(-_MAX_FLOAT32, min(value, _MAX_FLOAT32)))
         case "array" if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value
         case wanted:

@@ -199,18 +199,3 @@ def embedding_list(name: str, vectors: Sequence[list[float]], tokens: int, *, pa
 
 def _packed(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def model_entry(name: str, created_s: int, owned_by: str) -> JsonObject:
-    """Return an item of `/v1/models`."""
-    return {"id": name, "object": "model", "created": created_s, "owned_by": owned_by}
-
-
-def one_model(entry: JsonObject) -> HttpAnswer:
-    """Write the answer of `/v1/models/NAME`."""
-    return json_answer(entry, charset=False, newline=True)
-
-
-def model_list(entries: list[JsonObject]) -> HttpAnswer:
-    """Write the answer of `/v1/models`."""
-    return json_answer({"object": "list", "data": entries}, charset=False, newline=True)

@@ -138,7 +138,13 @@ def keep_alive(value: str | float) -> str:
 
 
 def duration_ms(text: str) -> int | None:
-    """Return a duration as Go writes it, such as "1h30m", in ms; None if it is none."""
+    """Return a duration as Go writes it, such as "1h30m", in whole ms; None if it is none."""
+    total_ns = duration_ns(text)
+    return None if total_ns is None else total_ns // 10**6
+
+
+def duration_ns(text: str) -> int | None:
+    """Return a duration as Go writes it in ns; None if it is none."""
     if text in ("0", "+0", "-0"):
         return 0
     if not re.fullmatch(f"[-+]?(?:{PART})+", text):
@@ -146,7 +152,7 @@ def duration_ms(text: str) -> int | None:
     total_ns = sum(float(number) * UNITS_NS[unit] for number, unit in re.findall(PART, text))
     if total_ns >= 2**63:
         return None
-    return round(-total_ns if text.startswith("-") else total_ns) // 10**6
+    return round(-total_ns if text.startswith("-") else total_ns)
 
 
 URL = 'a URL, e.g. "http://127.0.0.1:11434" or "http://[::1]:11434"'

@@ -6,7 +6,7 @@ answers is scripted by the test. It runs no model.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ MODEL = "gemma3:270m"
 HEALTH_S = 0.25
 CONFIG = """
 [clients]
-names = ["brain"]
+names = {clients}
 [nodes.one]
 tiers = [1]
 [nodes.two]
@@ -200,7 +200,7 @@ class Grid:
     """What a test sees of the running grid."""
 
     def __init__(self, url: str, prefix: str, config: Config, agents: list[Agent]) -> None:
-        self.url, self.prefix, self.agents = url, prefix, agents
+        self.url, self.prefix, self.agents, self.config = url, prefix, agents, config
         self.redis: Any = connect(url)
         self._router_redis = connect(url)
         self.router = Router(RedisLog(self._router_redis, prefix), config)
@@ -256,9 +256,12 @@ class Grid:
 
 
 @asynccontextmanager
-async def running(url: str, prefix: str, script: Script = echo, policy: str = "") -> AsyncIterator[Grid]:
+async def running(
+    url: str, prefix: str, script: Script = echo, policy: str = "", clients: Sequence[str] = ("brain",)
+) -> AsyncIterator[Grid]:
     """A grid that runs while the block does. A router or stand-in that dies fails the test."""
-    config = msgspec.structs.replace(parse(CONFIG.format(policy=policy)), prefix=prefix)
+    text = CONFIG.format(policy=policy, clients=list(clients))
+    config = msgspec.structs.replace(parse(text), prefix=prefix)
     agents = [Agent(name, url, prefix, script) for name in ("one", "two")]
     grid = Grid(url, prefix, config, agents)
     for agent in agents:

@@ -301,7 +301,7 @@ async def ends_of(fields: dict[bytes, bytes]) -> list[dict[bytes, bytes]]:
     """All replies to one entry and what an agent makes of it, by a router on a log in memory."""
     clock = count(1_000_000, 10)
     store = MemoryLog(lambda: next(clock))
-    router = Router(store, parse(CONFIG.format(policy="")), token=lambda: "token")
+    router = Router(store, parse(CONFIG.format(policy="", clients=["brain"])), token=lambda: "token")
     row = agent_entries.InstalledModel(MODEL, "sha256:x", 300)
     head = agent_entries.HealthHead(
         "boot", 1, 50_000, 1_000, 8_000, 0, inventory=(row,), inventory_digest=inventory_digest((row,))

@@ -8,17 +8,12 @@ from typing import Any
 import msgspec
 
 from orion_streams.gateway import openai_requests
-from orion_streams.gateway.answers import Dialect, HttpAnswer, Line, Metrics
+from orion_streams.gateway.answers import Dialect, HttpAnswer, Line, Metrics, json_answer
+from orion_streams.gateway.listings import v1_row
 from orion_streams.gateway.messages_answers import MessagesDialect
 from orion_streams.gateway.messages_requests import messages_request
 from orion_streams.gateway.native_answers import NativeDialect, native_error
-from orion_streams.gateway.openai_answers import (
-    OpenAIDialect,
-    model_entry,
-    model_list,
-    one_model,
-    openai_error,
-)
+from orion_streams.gateway.openai_answers import OpenAIDialect, openai_error
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.gateway.responses_answers import ResponsesDialect
 from orion_streams.gateway.responses_requests import responses_request
@@ -107,11 +102,9 @@ def v1_answer(exchange: Exchange) -> Exchange:
 
 
 def _models(recorded: dict[str, Any]) -> HttpAnswer:
-    entries = [
-        model_entry(entry["id"], entry["created"], entry["owned_by"])
-        for entry in recorded.get("data", [recorded])
-    ]
-    return model_list(entries) if "data" in recorded else one_model(entries[0])
+    rows = [v1_row(entry["id"]) for entry in recorded.get("data", [recorded])]
+    shown = {"object": "list", "data": rows} if "data" in recorded else rows[0]
+    return json_answer(shown, charset=False, newline=True)
 
 
 def _chat(exchange: Exchange) -> Dialect:

@@ -1,12 +1,16 @@
 """A native body becomes a request of the grid's contract, without what it does not say."""
 
 import base64
+import binascii
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orion_streams.client.calls import request_entry
+from orion_streams.errors import ContractError
 from orion_streams.gateway import asks, native_requests
 from orion_streams.gateway.asks import Ask
 from orion_streams.gateway.refusal import Refusal
@@ -56,13 +60,13 @@ def test_what_is_not_said_is_left_out() -> None:
         stream=True,
     )
     off = {"system": "", "suffix": "", "template": "", "context": [], "raw": False, "images": []}
-    assert fields("generate", prompt="x", **off) == {"prompt": "x"}
+    assert fields("generate", prompt="x", **off) == {"prompt": "x", "context": []}
 
 
 def test_what_is_said_is_kept_also_when_it_is_zero() -> None:
     """A zero that is no default is told: thinking off, no truncation, no delay."""
-    said = {"think": False, "truncate": False, "shift": False, "keep_alive": 0}
-    assert fields("chat", messages=USER, **said) == {"messages": USER, **said}
+    said = {"think": False, "truncate": False, "shift": False, "keep_alive": "0"}
+    assert fields("chat", messages=USER, **{**said, "keep_alive": 0}) == {"messages": USER, **said}
     more = {"system": "s", "suffix": "e", "template": "t", "think": "max", "keep_alive": "5m"}
     assert fields("generate", prompt="x", **more, context=[1]) == {"prompt": "x", **more, "context": [1]}
     scored = {"logprobs": True, "top_logprobs": 3}
@@ -72,6 +76,29 @@ def test_what_is_said_is_kept_also_when_it_is_zero() -> None:
         "dimensions": 8,
         "truncate": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("5m", "5m"), ("-1m", "-1m"), (300, "300"), (300.0, "300"), (0.5, "0.5"), (1e-9, "0"), (-1, "-1"),
+        (-0.5, "-1"), (1e10, "-1"), ("999999h", "999999h"),
+    ],
+)  # fmt: skip
+def test_how_long_a_model_stays_is_told_as_the_contract_reads_it(given: Any, told: str) -> None:
+    """A number is of seconds; what is negative or longer than any clock is for ever."""
+    ask = asked("generate", prompt="x", keep_alive=given)
+    assert ask.fields["keep_alive"] == told
+    assert parse_request(request_entry(ask.fields)).keep_alive == told
+
+
+def test_an_answer_has_a_context_where_ollama_gives_one() -> None:
+    """A context to go on from is asked for, but not for a raw prompt nor where the API has no place."""
+    assert fields("generate", prompt="x")["context"] == []
+    assert "context" not in fields("generate", prompt="x", raw=True)
+    body = native_requests.generate_request({"model": "m:1b", "prompt": "x"})
+    assert "context" not in asks.generate_ask(body, with_context=False).fields
+    assert fields("generate", prompt="x", context=[1, 2.0])["context"] == [1, 2]
 
 
 def test_whole_numbers_may_be_written_with_a_fraction() -> None:
@@ -115,7 +142,10 @@ def test_nothing_to_answer_loads_or_unloads(route: str, body: dict[str, Any]) ->
 
 
 def test_an_embed_without_texts_loads() -> None:
-    """Both embedding calls load by nothing to embed; the older has one prompt."""
+    """Both embedding calls load by nothing to embed; the older has one prompt. An unload is the same for
+    all."""
+    ask = asked("embed", input="", keep_alive=0)
+    assert (ask.only, ask.fields["prompt"], ask.fields["keep_alive"]) == ("unload", "", "0")
     assert (asked("embed", input=[]).only, asked("embeddings", prompt="").only) == ("load", "load")
     assert fields("embeddings", prompt="one", options={"num_ctx": 64}) == {
         "input": ["one"],
@@ -151,6 +181,24 @@ def test_a_chat_of_unknown_speakers_is_answered_all_the_same() -> None:
     """Dropping every message does not make a request a load, as with the real server."""
     ask = asked("chat", messages=[{"role": "robot", "content": "x"}, {}])
     assert (ask.only, ask.fields["messages"]) == ("", [{"role": "user", "content": ""}])
+
+
+@given(
+    text=st.text("AZaz09+/=-_ é", max_size=9)
+    | st.binary(max_size=9).map(lambda b: base64.b64encode(b).decode())
+)
+def test_an_image_is_what_a_strict_decoder_decodes(text: str) -> None:
+    """The quick check and the decoder of the standard library are of one mind."""
+    try:
+        decoded = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        decoded = b""
+    try:
+        asked("generate", prompt="x", images=[text])
+    except Refusal:
+        assert decoded == b""
+    else:
+        assert decoded
 
 
 @pytest.mark.parametrize("image", ["", "no base64!", "data:image/png;base64," + PIXEL, PIXEL + "A", 5])
@@ -192,3 +240,16 @@ def test_the_contract_takes_what_an_ask_says() -> None:
     entry = parse_request(request_entry(ask.fields))
     assert (entry.kind, entry.stream, entry.tools, entry.think) == ("chat", True, [tool], "low")
     assert (entry.format, entry.options) == ("json", {"seed": 1})
+
+
+def test_numbers_beyond_any_type_break_nothing() -> None:
+    """A number of hundreds of digits is as large as its type can be, or refused by the contract."""
+    huge = 10**400
+    body = {"model": "m:1b", "prompt": "x", "keep_alive": huge, "options": {"top_p": huge, "min_p": -huge}}
+    ask = asks.generate_ask(native_requests.generate_request(body))
+    assert ask.fields["options"] == {"top_p": 3.4e38, "min_p": -3.4e38}
+    assert ask.fields["keep_alive"] == "-1"
+    seed = {**body, "keep_alive": -huge, "options": {"seed": huge}}
+    fields = asks.generate_ask(native_requests.generate_request(seed)).fields
+    with pytest.raises(ContractError, match="too large"):
+        parse_request(request_entry({key: fields[key] for key in ("model", "prompt", "options")}))

@@ -1,8 +1,6 @@
 """Whatever a client sends is an ask of the grid, or a refusal that blames the body."""
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,17 +9,11 @@ from hypothesis import strategies as st
 
 from orion_streams.client.calls import request_entry
 from orion_streams.errors import ContractError
-from orion_streams.gateway import (
-    asks,
-    golang,
-    messages_requests,
-    native_requests,
-    openai_requests,
-    responses_requests,
-)
+from orion_streams.gateway import golang, messages_requests
 from orion_streams.gateway.asks import Ask
+from orion_streams.gateway.http_calls import CALLS, Origin
 from orion_streams.gateway.refusal import Refusal
-from orion_streams.protocol.requests_replies import RequestEntry, parse_request
+from orion_streams.protocol.requests_replies import parse_request
 
 KEYS = tuple(
     """
@@ -79,41 +71,27 @@ bodies = st.builds(
 raw_bodies = bodies.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=20)
 
 
-def native(check: Callable[[Any], Any], convert: Callable[[Any], Ask]) -> Callable[[bytes], Ask]:
-    """A route of the native API."""
-    return lambda raw: convert(check(native_requests.read(raw)))
-
-
-ROUTES: dict[str, Callable[[bytes], Ask]] = {
-    "generate": native(native_requests.generate_request, asks.generate_ask),
-    "chat": native(native_requests.chat_request, asks.chat_ask),
-    "embed": native(native_requests.embed_request, asks.embed_ask),
-    "embeddings": native(native_requests.embedding_request, asks.embedding_ask),
-    "v1/chat": lambda raw: asks.chat_ask(openai_requests.chat_request(raw)[0]),
-    "v1/completions": lambda raw: asks.generate_ask(openai_requests.completion_request(raw)[0]),
-    "v1/embeddings": lambda raw: asks.embed_ask(openai_requests.embeddings_request(raw)[0]),
-    "v1/responses": lambda raw: asks.chat_ask(responses_requests.responses_request(raw)[0]),
-    "v1/messages": lambda raw: asks.chat_ask(messages_requests.messages_request(raw)),
-}
+def ask_of(path: str, raw: bytes) -> Ask:
+    """What a body asks for."""
+    return CALLS[path](raw, Origin("7", 5)).ask
 
 
 def refused_by_contract(ask: Ask) -> str:
     """Why the router would not take an ask, empty if it would."""
-    known = {key: value for key, value in ask.fields.items() if key in RequestEntry.__struct_fields__}
     try:
-        parse_request(request_entry(known))
+        parse_request(request_entry(ask.fields))
     except ContractError as error:
         return str(error)
     return ""
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("path", CALLS)
 @given(raw=raw_bodies)
 @settings(max_examples=60, deadline=None)
-def test_no_body_breaks_the_translation(route: str, raw: bytes) -> None:
+def test_no_body_breaks_the_translation(path: str, raw: bytes) -> None:
     """Each body is an ask that the contract takes, or refused with a 4xx."""
     try:
-        ask = ROUTES[route](raw)
+        ask = ask_of(path, raw)
     except Refusal as refusal:
         assert 400 <= refusal.status < 500
     else:
@@ -147,6 +125,17 @@ def test_a_deep_body_is_refused(depth: int) -> None:
         golang.decode(raw, when_empty="")
 
 
+def test_a_body_of_too_many_lists_is_refused() -> None:
+    """What takes long to walk is refused; as many numbers in one list are a context."""
+    for inner, fits in (("1", True), ("[]", False)):
+        raw = b"[" + b",".join([inner.encode()] * 100_001) + b"]"
+        if fits:
+            assert len(golang.decode(raw, when_empty="")) == 100_001
+            continue
+        with pytest.raises(Refusal, match="size"):
+            golang.decode(raw, when_empty="")
+
+
 def test_half_a_character_is_replaced() -> None:
     """An escaped half of a pair, which UTF-8 cannot hold, becomes the sign for it; a pair stays."""
     decoded = golang.decode(rb'{"a":["\ud83d","\ud83d\ude00"],"\udc00":1}', when_empty="")
@@ -157,5 +146,12 @@ def test_half_a_character_is_replaced() -> None:
 def test_an_error_quotes_only_the_beginning() -> None:
     """A message that repeats what was sent has a limit."""
     with pytest.raises(Refusal) as refused:
-        ROUTES["chat"](json.dumps({"model": "m:1b", "messages": [{}], "format": "x" * 5_000}).encode())
+        ask_of("/api/chat", json.dumps({"model": "m:1b", "messages": [{}], "format": "x" * 5_000}).encode())
     assert len(refused.value.message) == 1_000
+
+
+def test_only_the_native_call_asks_for_a_context() -> None:
+    """A text completion has no place for one."""
+    raw = b'{"model":"m:1b","prompt":"x"}'
+    fields = [ask_of(path, raw).fields for path in ("/api/generate", "/v1/completions")]
+    assert ["context" in said for said in fields] == [True, False]

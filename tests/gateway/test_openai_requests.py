@@ -39,7 +39,8 @@ def test_nulls_mean_nothing() -> None:
     names = (
         "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "seed", "temperature",
         "top_p", "stop", "tools", "tool_choice", "response_format", "reasoning", "reasoning_effort",
-        "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "user", "metadata", "logit_bias",
+        "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "user", "metadata",
+        "logit_bias",
     )  # fmt: skip
     assert native(**dict.fromkeys(names)) == native()
     inner = {"stream_options": {"include_usage": None}, "reasoning": {"effort": None}}
@@ -75,7 +76,10 @@ def test_parts_of_a_message_become_one_message() -> None:
         ({"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}, "none is fetched"),
         ({"type": "image_url", "image_url": {"url": "HTTP://a.b/c.png"}}, "none is fetched"),
         ({"type": "image_url", "image_url": {"url": "data:image/png,abc"}}, "invalid image input"),
-        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,?"}}, "no base64"),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,?"}},
+            "must be a text in base64",
+        ),
         ({"type": "image_url"}, "invalid message format"),
         ({"type": "text"}, "invalid message format"),
         ({"type": "input_audio", "input_audio": {}}, "'input_audio' is not understood"),

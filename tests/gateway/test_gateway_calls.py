@@ -1,0 +1,217 @@
+"""A call of the gateway while its client waits: failover, leaving, refusals, signs of life."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from orion_streams.agents import gateway_calls
+from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.model import events as ev
+from orion_streams.protocol.public_row import SILENT_MS
+from tests.contract.contract_grid import MODEL, Run, count, echo, running, silence
+from tests.gateway.gateway_stage import CHAT, gateway, serving
+from tests.helpers import eventually
+
+
+async def broken_once(run: Run) -> None:
+    """The first attempt breaks in the middle; the second one says the same from the beginning."""
+    await run.started()
+    if run.head.attempt == 1:
+        await run.token("The sky ")
+        await run.fail("stream_cut")
+        return
+    for piece in ("The ", "sky is ", "blue."):
+        await run.token(piece)
+    await run.done("The sky is blue.")
+
+
+async def another_answer(run: Run) -> None:
+    """The first attempt breaks in the middle; the second one answers something else."""
+    await run.started()
+    if run.head.attempt == 1:
+        await run.token("The sky ")
+        await run.fail("stream_cut")
+        return
+    await run.token("A cat")
+    await run.done("A cat sat.")
+
+
+async def test_a_new_attempt_that_says_the_same_goes_on_silently(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """What was sent is not repeated, and the rest follows: one whole answer, which names its attempt."""
+    async with gateway(valkey_url, prefix, tmp_path, broken_once) as stage:
+        status, lines = await stage.lines("/api/chat", CHAT)
+    assert status == 200
+    assert "".join(line["message"]["content"] for line in lines) == "The sky is blue."
+    assert [line["done"] for line in lines] == [*[False] * (len(lines) - 1), True]
+    assert lines[-1]["orion"]["attempt"] == 2
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+async def test_two_halves_are_never_glued(valkey_url: str, prefix: str, tmp_path: Path, path: str) -> None:
+    """An attempt that answers otherwise ends the stream in the API's own error, after what was sent."""
+    async with gateway(valkey_url, prefix, tmp_path, another_answer) as stage:
+        answer = await stage.post(path, {**CHAT, "stream": True})
+        text = await answer.text()
+    assert answer.status == 200
+    assert "cat" not in text
+    assert "[DONE]" not in text
+    last = text.strip().splitlines()[-1].removeprefix("data: ")
+    assert "answers otherwise" in str(msgspec.json.decode(last)["error"])
+
+
+async def test_who_does_not_stream_sees_nothing_of_a_crash(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """The whole answer of the second attempt, and headers that say so."""
+    async with gateway(valkey_url, prefix, tmp_path, another_answer) as stage:
+        answer = await stage.post("/api/chat", {**CHAT, "stream": False})
+        body = msgspec.json.decode(await answer.read())
+    assert (answer.status, body["message"]["content"]) == (200, "A cat sat.")
+    assert answer.headers["X-Orion-Attempt"] == "2"
+    assert answer.headers["X-Orion-Id"] == body["orion"]["id"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_cancels(valkey_url: str, prefix: str, tmp_path: Path, stream: bool) -> None:
+    """A client that goes away takes its request along: the node is told to stop."""
+    async with gateway(valkey_url, prefix, tmp_path, silence) as stage:
+        leaving = asyncio.create_task(stage.post("/api/chat", {**CHAT, "stream": stream}))
+        [run] = await eventually(lambda: stage.grid.runs, "it runs")
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await run.cancelled.wait()
+        assert await count(stage.grid, ev.RequestCancelled) == 1
+
+
+async def test_an_answered_request_is_not_cancelled(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """Nothing is sent after the end, streamed or not."""
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        for stream in (True, False):
+            assert (await stage.post("/api/chat", {**CHAT, "stream": stream})).status == 200
+        entries = await stage.grid.redis.xrange(f"{prefix}requests:gateway")
+        assert [fields for _, fields in entries if b"cancel" in fields] == []
+
+
+async def test_a_refusal_is_a_status_even_for_who_streams(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """What is refused at once is no 200: an unknown model, and what a node refuses."""
+
+    async def refusing(run: Run) -> None:
+        await run.fail("refused", "request", "bad image")
+
+    async with gateway(valkey_url, prefix, tmp_path, refusing) as stage:
+        unknown = await stage.post("/api/chat", {**CHAT, "model": "nope"})
+        refused = await stage.post("/v1/chat/completions", {**CHAT, "stream": True})
+        what = await refused.json()
+    assert (unknown.status, await unknown.json()) == (404, {"error": "model 'nope' not found"})
+    assert refused.status == 400
+    assert "bad image" in what["error"]["message"]
+
+
+async def test_signs_of_life_add_nothing(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing comes there are headers and heartbeats, and the answer is the same as without."""
+    monkeypatch.setattr(gateway_calls, "FIRST_S", 0.0)
+    monkeypatch.setattr(gateway_calls, "HEARTBEAT_S", 0.01)
+    go_on = asyncio.Event()
+
+    async def waiting(run: Run) -> None:
+        await go_on.wait()
+        await echo(run)
+
+    async with gateway(valkey_url, prefix, tmp_path, waiting) as stage:
+        body = {"model": MODEL, "prompt": "Why?"}
+        async with stage.http.post(f"{stage.url}/api/generate", json=body) as answer:
+            beats = [await answer.content.readline() for _ in range(3)]
+            go_on.set()
+            lines = [*beats, *(await answer.read()).splitlines()]
+    found = [msgspec.json.decode(line) for line in lines]
+    assert [line["response"] for line in found[:3]] == ["", "", ""]
+    assert "".join(line["response"] for line in found) == "Why?"
+    assert found[-1]["done"] is True
+
+
+async def test_a_gateway_that_comes_back_cancels_what_it_had_open(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """Of its own name only: what another gateway, or nobody, asked stays."""
+    async with running(valkey_url, prefix, silence, clients=("gateway", "brain")) as grid:
+        mine = {"id": "gateway-0ld-1", "model": MODEL, "prompt": "x"}
+        await grid.redis.xadd(f"{prefix}requests:gateway", mine)
+        await grid.redis.xadd(f"{prefix}requests:gateway", {**mine, "id": "other-0ld-1"})
+        await eventually(lambda: len(grid.runs) == 2, "both run")
+        async with serving(grid, tmp_path):
+            gone = next(run for run in grid.runs if run.head.request == "gateway/gateway-0ld-1")
+            await gone.cancelled.wait()
+        assert await count(grid, ev.RequestCancelled) == 1
+
+
+async def test_a_silent_router_is_a_503_that_says_so(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking and listing are refused with a time to come back; the state is told."""
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        assert (await stage.http.get(f"{stage.url}/api/tags")).status == 200
+        monkeypatch.setattr(GridFollower, "silent_ms", SILENT_MS + 1)
+        asked = await stage.post("/api/chat", CHAT)
+        listed = await stage.http.get(f"{stage.url}/api/tags")
+        healthy = await stage.http.get(f"{stage.url}/orion/v1/health")
+        state = await (await stage.http.get(f"{stage.url}/orion/v1/state")).json()
+    assert (asked.status, listed.status, healthy.status) == (503, 503, 503)
+    assert "the router has been silent for" in (await asked.json())["error"]
+    assert asked.headers["Retry-After"]
+    assert state["router"]["silent"] is True
+
+
+async def test_a_client_has_so_many_requests_open_and_no_more(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """`max_streams`: one more is a 503; once one has ended there is room again."""
+    async with gateway(valkey_url, prefix, tmp_path, silence, max_streams=1) as stage:
+        first = asyncio.create_task(stage.post("/api/chat", CHAT))
+        [run] = await eventually(lambda: stage.grid.runs, "it runs")
+        full = await stage.post("/api/chat", CHAT)
+        await run.done("x")
+        assert (await first).status == 200
+        second = asyncio.create_task(stage.post("/api/chat", CHAT))
+        await eventually(lambda: len(stage.grid.runs) == 2, "there is room again")
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+    assert full.status == 503
+    assert "max_streams" in (await full.json())["error"]
+
+
+async def test_a_conversation_keeps_its_session(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """The second turn has the name of the first, another conversation has another; no prompt is in it."""
+    turn = [
+        *CHAT["messages"],
+        {"role": "assistant", "content": "Blue."},
+        {"role": "user", "content": "So?"},
+    ]
+    other = [{"role": "user", "content": "Else"}]
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        for messages in (CHAT["messages"], turn, other):
+            await stage.post("/api/chat", {**CHAT, "messages": messages})
+        accepted = [each for each in await stage.grid.events() if isinstance(each, ev.RequestAccepted)]
+    first, second, third = [each.session for each in accepted]
+    assert first == second != third
+    assert len(first) == 32
+
+
+async def test_its_requests_status_is_told_to_its_client(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """`/orion/v1/requests/ID`: of one that has ended; one of another client is unknown."""
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        answer = await stage.post("/api/chat", {**CHAT, "stream": False})
+        name = answer.headers["X-Orion-Id"]
+        own = await stage.http.get(f"{stage.url}/orion/v1/requests/{name}")
+        unknown = await stage.http.get(f"{stage.url}/orion/v1/requests/nobody")
+        status = await own.json()
+    assert (own.status, status["state"], unknown.status) == (200, "done", 404)
