@@ -100,4 +100,4 @@ class RunningEndpoint:
         found = grid.find_closed(key)
         assert found is not None
         assert found.state == "cancelled"
-        self.when(lambda now: not any(node.runs for node in now.nodes.values()), "no node works")
+        self.when(lambda now: not any(node.assignments for node in now.nodes.values()), "no node works")
