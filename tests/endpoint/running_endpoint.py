@@ -32,7 +32,11 @@ INSTANT = NodeSpec(
 )
 """A node that answers at once."""
 NODE = INSTANT.name
-SETTINGS: dict[str, dict[str, Any]] = {"gateway.aliases": {"gpt-4o": PLAIN.name}, "limits": {"health_ms": 200}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gateway.aliases": {"gpt-4o": PLAIN.name},
+    "limits": {"health_ms": 200},
+    "policy": {"speed_half_ms": 1},  # a client's unload must not teach how many models there is room for
+}
 
 T = TypeVar("T")
 
