@@ -10,8 +10,10 @@ import os
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from signal import SIGTERM, Signals
+from typing import IO, Any, cast
 
 import faust
 from redis.exceptions import RedisError
@@ -101,6 +103,18 @@ def agent_app(config: Config, node: str) -> App:
     beats = StreamChannel(
         app, redis=redis, key=config.key("health", node), keep_entries=keep.health_entries
     )
+
+    async def report(goodbye: bool = False) -> None:
+        try:
+            await health.beat(goodbye)
+        except (RedisError, OSError) as error:
+            if will_pass(error):
+                app.outages.failed("health", away(error))
+            else:
+                app.end(refused(beats.key_name, error))
+        else:
+            app.outages.worked("health")
+
     if table.inference:
         channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
         worker = Worker(config, node, channel, results, backend)
@@ -112,30 +126,35 @@ def agent_app(config: Config, node: str) -> App:
         async def write_results() -> None:
             await end_on_error(app, results.run)
 
-        take_work(app, channel, worker, residency, config.redis.block_ms)
+        feeder = take_work(app, channel, worker, residency, config.redis.block_ms)
+        app.leave = partial(leave, worker, feeder, report)
     else:
         health = Health(beats, sensors, None, None, results)
+        app.leave = partial(report, goodbye=True)
 
     @app.timer(interval=config.limits.health_ms / 1000, on_leader=False)
     async def report_health() -> None:
-        try:
-            await health.beat()
-        except (RedisError, OSError) as error:
-            if will_pass(error):
-                app.outages.failed("health", away(error))
-            else:
-                app.end(refused(beats.key_name, error))
-        else:
-            app.outages.worked("health")
+        await report()
 
     app.closers += [sensors.close, backend.close, redis.aclose, blocking.aclose]
     return app
 
 
+async def leave(worker: Worker, feeder: Feeder, report: Callable[[bool], Awaitable[None]]) -> None:
+    """End well: drain while health says so and what still comes is handed back, then read no more and say
+    goodbye. One that cannot hand back what it holds leaves without a word, as if it had been killed."""
+    worker.core.leaving = True
+    await report(False)  # before anything is handed back, or the router would send it here again
+    await worker.drain()
+    await feeder.stop()
+    if await worker.is_empty():
+        await report(True)
+
+
 def take_work(
     app: App, channel: StreamChannel, worker: Worker, residency: Residency, block_ms: int
-) -> None:
-    """Read the work channel, and give each item to the worker."""
+) -> Feeder:
+    """Read the work channel, and give each item to the worker. Return what reads it."""
 
     @app.agent(channel)
     async def work(items: faust.StreamT[Any]) -> None:
@@ -146,10 +165,13 @@ def take_work(
         residency.news.tell_anew()  # an outage may have lost the last list that health reported
         await worker.catch_up()
 
+    feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.core.drained)
+
     @app.task
     async def feed() -> None:
-        feeder = Feeder(channel, block_ms, catch_up, worker.noticed, worker.core.drained)
         await app.add_runtime_dependency(feeder)
+
+    return feeder
 
 
 def make_backend(table: NodeConfig, config: Config) -> Backend:
@@ -200,7 +222,25 @@ def run_agent(config: Config, node: str) -> int:
 
 
 class Foreground(faust.Worker):
-    """Faust's worker without the second that mode sleeps after everything has stopped."""
+    """Faust's worker, which lets its app leave well: SIGTERM begins that, SIGINT or a second SIGTERM ends
+    the process at once. Without the second that mode sleeps after everything has stopped."""
+
+    _leaving: asyncio.Task[None] | None = None
+
+    def _schedule_shutdown(self, signal: Signals) -> None:
+        app = cast(App, self.app)
+        if signal == SIGTERM and self._leaving is None and app.leave is not None and app.fatal is None:
+            self._leaving = self.loop.create_task(self._leave(app.leave, signal))
+            return
+        if self._leaving is not None:
+            self._leaving.cancel()
+        super()._schedule_shutdown(signal)
+
+    async def _leave(self, leave: Callable[[], Awaitable[None]], signal: Signals) -> None:
+        try:
+            await leave()
+        finally:
+            super()._schedule_shutdown(signal)
 
     async def _sentinel_task(self) -> None:
         return

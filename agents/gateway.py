@@ -72,6 +72,7 @@ class Gateway:
         client = await self._client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
+        fields.pop("session", None)
         if session := session_of(secret, caller.client, http.headers, ask.fields):
             fields["session"] = session
         return Request(client, f"{self._prefix}{next(self._count)}", fields)

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -26,8 +27,9 @@ from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
 
-STOP_S = 5.0
-"""For open answers when it stops."""
+READY_S, STOP_S = 10.0, 5.0
+"""How long a router may be silent before it is said that the gateway is there all the same; for open
+answers when it stops."""
 
 
 class Guard:
@@ -151,7 +153,9 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         async with asyncio.TaskGroup() as tasks:
             for work in works:
                 tasks.create_task(work())
-            await follower.loaded.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_S):
+                    await follower.heard()
             ready(url_of(server))
             await asyncio.Event().wait()
     finally:

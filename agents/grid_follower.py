@@ -59,11 +59,20 @@ class GridFollower:
         return max(self._server_ms + self._passed_ms - heard_ms, 0)
 
     @property
+    def _is_silent(self) -> bool:
+        return self.silent_ms > SILENT_MS
+
+    @property
     def _passed_ms(self) -> int:
         return round((self._clock() - self._looked_s) * 1000) if self._looked_s is not None else 0
 
+    async def heard(self) -> None:
+        """Wait until a router has been heard."""
+        while self._is_silent:
+            await self.news()
+
     async def news(self) -> None:
-        """Wait until the log has been folded further."""
+        """Wait until there is something new to see."""
         await self._news.wait()
 
     async def run(self) -> None:
@@ -91,13 +100,17 @@ class GridFollower:
             _, news = await self._store.read({"log": f"{position}-0"}, 1, BLOCK_MS)
             if news:
                 await extend(self._store, self._state, await self._store.last_position())
-                self._news.set()  # whoever waits goes on; who waits next waits for the next
-                self._news.clear()
-            if self._looked_s is None or self._clock() - self._looked_s >= LOOK_EVERY_S:
+                self._tell()
+            if self._is_silent or self._clock() - (self._looked_s or 0) >= LOOK_EVERY_S:
                 if not news and await self._store.last_position() < position:
                     raise LogError("the log lost its tail")
                 await self._look()
             self._outages.worked("gateway")
+
+    def _tell(self) -> None:
+        """Let whoever waits go on; who waits next waits for the next."""
+        self._news.set()
+        self._news.clear()
 
     async def _look(self) -> None:
         """Read the grid's public row and the server's time."""
@@ -109,3 +122,4 @@ class GridFollower:
             row = None
         self._server_ms, self._router_ms = now_ms, row.looked_ms if row is not None else 0
         self._looked_s = self._clock()
+        self._tell()

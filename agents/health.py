@@ -203,11 +203,18 @@ class Health:
         self._boot = secrets.token_hex(4)
         self._sensor, self._engine = LabelNews("temperature"), LabelNews("what runs the models")
         self._there: frozenset[agent_entries.ResidentModel] = frozenset()
+        self._beating, self._is_over = asyncio.Lock(), False
 
-    async def beat(self) -> None:
-        """Take a sample and write it; without sensors write nothing, so that the node goes stale. Note what
-        was read and written before the sample is taken, so that nothing newer is claimed. Raises RedisError
-        and OSError."""
+    async def beat(self, goodbye: bool = False) -> None:
+        """Take a sample and write it; without sensors write nothing, so that the node goes stale.
+        `goodbye`: nothing is read any more, and this entry is the last. Raises RedisError and OSError."""
+        async with self._beating:
+            if not self._is_over:
+                self._is_over = goodbye
+                await self._beat(goodbye)
+
+    async def _beat(self, goodbye: bool) -> None:
+        """Note what was read and written before the sample is taken, so that nothing newer is claimed."""
         core, results = self._core, self._results
         work_read = core.work_read if core else ""
         results_written = results.last_id if results else ""
@@ -248,6 +255,8 @@ class Health:
             sensor=self._sensor.to_tell(self._sensors.sensor, now_s),
             engine=self._engine.to_tell(self._residency.engine, now_s) if self._residency else "",
             described=described,
+            leaving=goodbye or (core is not None and core.leaving),
+            goodbye=goodbye,
         )
         try:
             await self._channel.send(value={"head": agent_entries.encode_head(head)})

@@ -27,7 +27,7 @@ class Input(StrEnum):
     """What happens to a job."""
 
     TAKEN = "taken up, maybe once more"
-    CANCELLED = "cancelled"
+    CANCELLED = "cancelled, or handed back"
     BEGUN = "its turn has come"
     ENDED = "the backend is done with it"
     WRITTEN = "its result is written"
@@ -40,7 +40,7 @@ MEANINGS: dict[Phase, str] = {
     Phase.WITHDRAWN: "cancelled before it was taken up: it does not begin",
     Phase.WAITING: "for the unloads read before it, and a run for a slot",
     Phase.RUNNING: "the backend carries it out; a run has a slot",
-    Phase.STOPPING: "cancelled while the backend carries it out; a run still has its slot",
+    Phase.STOPPING: "cancelled or let go while the backend carries it out; a run still has its slot",
     Phase.ENDED: "it has its one result, which is being written",
     Phase.REPORTED: "it was over before this process, or before the server lost its tail: "
     "its result is being written, and health does not list it",
@@ -73,13 +73,15 @@ TRANSITIONS: dict[tuple[Phase, Input], Phase] = {
 
 class Job(Struct, eq=False):
     """A run, load or unload from the moment it was read. `fields` are the entry's, with the request's body;
-    `pieces` counts those of its answer that were passed on."""
+    `pieces` counts those of its answer that were passed on. `let_go`: it is to stop because the agent
+    leaves."""
 
     work_id: str
     head: WorkHead
     fields: Mapping[bytes, bytes] = {}
     phase: Phase = Phase.NOTICED
     pieces: int = 0
+    let_go: bool = False
 
     def advance(self, given: Input) -> bool:
         """Move to the phase that the table names, and say whether it is another one. Raises RuntimeError

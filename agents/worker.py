@@ -42,6 +42,8 @@ from orion_streams.runtime.faust_redis import Item, StreamChannel
 log = logging.getLogger("orion.agent")
 
 STOP_STEP_S = 0.2
+HAND_BACK_S = 3.0
+"""So long an agent that leaves waits for what it has stopped, and for its results to be written."""
 Outcome = Done | RunFailedError
 
 
@@ -57,6 +59,7 @@ class Worker:
         self.core = WorkerCore(config.node(node).slots, backend.engine)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._stops = False
+        self._settled = asyncio.Event()
 
     def noticed(self, item: Item) -> None:
         """Note an entry the moment it is read: from now on health lists it."""
@@ -94,6 +97,7 @@ class Worker:
                     if unreadable:
                         log.error("work entry %s cannot be read: left out", work_id)
                     self.channel.settle(work_id)
+                    self._settled.set()
 
     def _start(
         self, work_id: str, work: Coroutine[Any, Any, Any], then: Callable[[asyncio.Task[Any]], None]
@@ -220,6 +224,25 @@ class Worker:
         took_ms = round((now() - began_s) * 1000)
         log.info("%s took %d ms", named(head), took_ms)
         return Done(Usage(load_ms=took_ms, total_ms=took_ms))
+
+    async def drain(self) -> None:
+        """Begin nothing more, give what runs `drain_ms` to end, and hand back the rest."""
+        drain_ms = self.config.limits.drain_ms
+        self.perform(self.core.drain())
+        if self.core.jobs:
+            log.info("leaving: %d in hand, for at most %d ms", len(self.core.jobs), drain_ms)
+        await self.is_empty(drain_ms / 1000)
+        self.perform(self.core.let_go())
+        await self.is_empty()
+
+    async def is_empty(self, within_s: float = HAND_BACK_S) -> bool:
+        """Wait until nothing is in hand, and say whether that came to be."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.core.jobs:
+                    self._settled.clear()
+                    await self._settled.wait()
+        return not self.core.jobs
 
     async def stop(self) -> None:
         """Let go of what runs: it stays pending and is reported at the next start."""

@@ -11,6 +11,8 @@ further input. Each entry is noticed as it is read and taken up in its turn; a r
 - What was delivered to a former process may have run: it ends as `agent_restarted` and does not run again.
 - A server that lost its tail delivers again what was read. Nothing begins twice: work in hand has its one
   end still before it, and work that was over ends once more as it did, or as lost where that is forgotten.
+- An agent that leaves begins nothing more: what has not begun, and whatever it reads from then on, is
+  handed back as `agent_leaving`, and so is in the end what still runs.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ REMEMBERED, REMEMBERED_BYTES = 16, 8 * 2**20
 """Ends that may have to be written again; of one that is older it is said that it was lost."""
 CANCELLED = RunFailedError("cancelled", "ours", "cancelled by the router")
 RESTARTED = RunFailedError("agent_restarted", "node", "the agent of this node was restarted")
+LEAVING = RunFailedError("agent_leaving", "ours", "the agent of this node is leaving")
 LOST = RunFailedError("agent_restarted", "node", "the server lost what this node had said of it")
 
 Entry = tuple[str, Mapping[bytes, bytes]]
@@ -87,7 +90,7 @@ class WorkerCore:
 
     `engine`: what answers on this node, for the results; whoever runs the core keeps it up to date.
     `work_read`: the last entry that was read. `broken`: models that are not in memory, whatever the backend
-    lists. `restarted`: what is pending now was delivered to a former process.
+    lists. `restarted`: what is pending now was delivered to a former process. `leaving`: it is to end.
     """
 
     def __init__(self, slots: int, engine: str = "") -> None:
@@ -96,6 +99,7 @@ class WorkerCore:
         self.work_read = ""
         self.broken: set[str] = set()
         self.restarted = True
+        self.leaving = False
         self._seen: dict[str, bytes] = {}
         self._ends: dict[str, Result] = {}
         self._ends_bytes = 0
@@ -170,6 +174,21 @@ class WorkerCore:
         lost and made anew never comes. The router then misses it and tries again."""
         self.work_read = work_id or self.work_read
 
+    # the end of this life
+
+    def drain(self) -> list[Effect]:
+        """Begin nothing more, and hand back what waits, and whatever is taken up from now on."""
+        self.leaving = True
+        return self._begin()
+
+    def let_go(self) -> list[Effect]:
+        """Hand back what still runs, by stopping it."""
+        running = [job for job in self.jobs.values() if job.phase is Phase.RUNNING]
+        for job in running:
+            job.advance(Input.CANCELLED)
+            job.let_go = True
+        return [Stop(job.work_id) for job in running]
+
     # what becomes of it
 
     def started(self, job: Job) -> Result:
@@ -185,6 +204,8 @@ class WorkerCore:
         """Take in how a job that had begun came out."""
         job = self.jobs[work_id]
         job.advance(Input.ENDED)
+        if outcome is CANCELLED and job.let_go:
+            outcome = LEAVING
         if isinstance(outcome, Done):
             self.broken.discard(job.head.model)
         elif outcome.breaks_model and job.head.op != "unload":
@@ -201,7 +222,12 @@ class WorkerCore:
 
     def _begin(self) -> list[Effect]:
         """Begin what waits, in the order of reading: runs as long as slots are free, and nothing that was
-        read after an unload which is still in hand."""
+        read after an unload which is still in hand. An agent that leaves hands all of it back."""
+        if self.leaving:
+            waiting = [job for job in self.jobs.values() if job.phase is Phase.WAITING]
+            for job in waiting:
+                job.advance(Input.CANCELLED)
+            return [effect for job in waiting for effect in self._end(job, LEAVING)]
         effects: list[Effect] = []
         free = self.slots - sum(has_slot(job) for job in self.jobs.values())
         has_room = True

@@ -88,6 +88,7 @@ class Limits(Struct, frozen=True):
     num_predict_max: Count = 4_096
     health_ms: Count = 1_000
     inventory_ms: Count = 5_000
+    drain_ms: Natural = 20_000
     lose_before_following: Count = 3
 
 

@@ -57,7 +57,7 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.RequestDeferred: (requests.moved,),
     ev.RequestStarted: (attempts.moved, requests.moved),
     ev.AttemptFailed: (
-        breaker.failed, nodes.failed, nodes.unreachable, attempts.moved, requests.moved,
+        breaker.failed, nodes.failed, nodes.unreachable, nodes.handed_back, attempts.moved, requests.moved,
     ),
     ev.AttemptAbandoned: (breaker.failed, nodes.failed, attempts.moved, requests.moved),
     ev.AttemptEnded: (attempts.moved,),

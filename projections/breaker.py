@@ -47,6 +47,7 @@ NOBODYS = (
     AbandonReason.RAM,
     AbandonReason.CRITICAL,
     AbandonReason.REMOVED,
+    AbandonReason.LEFT,
 )
 """Ends of attempts that other filters look after, or that we brought about."""
 

@@ -52,8 +52,10 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
     if node is None:
         return
     boot_before, two_agents_ms = node.boot_before, node.two_agents_ms
+    same_boot = event.boot == node.boot
+    left = event.goodbye or (same_boot and node.left)
     slope_uc_per_s = slope(node, event, grid.policy.slope_smoothing_ms)
-    if event.boot != node.boot:
+    if not same_boot:
         if event.boot == boot_before:  # back to the boot before: two agents take turns
             two_agents_ms = grid.at_ms
         boot_before = node.boot
@@ -76,7 +78,9 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         remote=event.remote,
         sensor=event.sensor or node.sensor,
         engine=event.engine or node.engine,
-        assignments=watched(node.assignments, event) if node.assignments else node.assignments,
+        assignments=watched(node.assignments, event, grid.policy) if node.assignments else node.assignments,
+        leaving=event.leaving or left,
+        left=left,
     )
 
 
@@ -114,11 +118,14 @@ def still_ms(node: Node, event: ev.NodeSampled, policy: Policy) -> int:
     return node.still_ms + min(max(event.sampled_ms - node.sampled_ms, 0), policy.stale_ms)
 
 
-def watched(assignments: dict[str, Assignment], event: ev.NodeSampled) -> dict[str, Assignment]:
-    """Count, for each assignment, the entries in a row that should list it and do not."""
-    read = parse_stream_id(event.work_read)
+def watched(
+    assignments: dict[str, Assignment], event: ev.NodeSampled, policy: Policy
+) -> dict[str, Assignment]:
+    """Count, for each assignment, the entries in a row that should list it and do not; the last entry of a
+    boot counts for all that would follow."""
+    read, step = parse_stream_id(event.work_read), policy.gone_samples if event.goodbye else 1
     return {
-        work_id: replace(held, missing=held.missing + 1)
+        work_id: replace(held, missing=held.missing + step)
         if event.settled and work_id not in event.in_hand and parse_stream_id(work_id) <= read
         else (replace(held, missing=0) if held.missing else held)
         for work_id, held in assignments.items()
@@ -152,3 +159,10 @@ def unreachable(grid: Grid, event: ev.AttemptFailed) -> None:
     node = grid.nodes.get(event.node)
     if node is not None and event.code == Code.OLLAMA_UNREACHABLE:
         grid.nodes[event.node] = replace(node, inventory_known=False)
+
+
+def handed_back(grid: Grid, event: ev.AttemptFailed) -> None:
+    """Take it that a node which hands work back is leaving, before its health says so."""
+    node = grid.nodes.get(event.node)
+    if node is not None and event.code == Code.AGENT_LEAVING:
+        grid.nodes[event.node] = replace(node, leaving=True)

@@ -68,13 +68,20 @@ class LocalRoles:
         return self._server is not None and self._server.has_ended
 
     async def stop(self) -> None:
-        """Stop gateway, agents, router and server, in this order, each within GRACE_S."""
-        for kind in (GATEWAY, AGENT, ROUTER):
+        """Stop gateway, agents, router and server, in this order, each within GRACE_S; agents may drain
+        before."""
+        drain_s = self.config.limits.drain_ms / 1000
+        for kind, grace_s in ((GATEWAY, GRACE_S), (AGENT, drain_s + GRACE_S), (ROUTER, GRACE_S)):
             await stop_all(
-                [each for role, each in self._children.items() if role.startswith(kind)], GRACE_S
+                [each for role, each in self._children.items() if role.startswith(kind)], grace_s
             )
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
+
+    def hurry(self) -> None:
+        """End agents that drain at once."""
+        for child in self._children.values():
+            child.hurry()
 
     async def _start_children(self) -> None:
         # The URL may hold a password, so it is no argument; no other password may apply to its server.

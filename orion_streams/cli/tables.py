@@ -95,6 +95,8 @@ def node_state(row: NodeRow) -> Text:
             return available(row)
         case "no_inference":
             return Text("no inference", style=DIM)
+        case "left" | "leaving":
+            return Text(row.state, style=WAITING)
         case "hot":
             return Text(f"hot: {against(row, degrees)}", style=BAD)
         case "ram":

@@ -47,7 +47,7 @@ def remark(name: str, line: str) -> None:
 
 
 async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Ready], as_json: bool) -> int:
-    """Run the grid until a signal, which may come while it starts. Ignore further signals."""
+    """Run the grid until a signal, which may come while it starts. A second one ends it at once."""
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for each in SIGNALS:
         loop.add_signal_handler(each, asked.set)
@@ -67,8 +67,19 @@ async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Rea
                 if grid.server_has_ended:
                     raise BackendError("the embedded server ended by itself: start it all again")
     finally:
-        await grid.stop()
+        asked.clear()
+        await stop(grid, asked)
     return 0
+
+
+async def stop(grid: SimulatedGrid | LocalRoles, again: asyncio.Event) -> None:
+    """Stop the grid, at once if a further signal comes."""
+    stopping, asked = asyncio.create_task(grid.stop()), asyncio.create_task(again.wait())
+    await asyncio.wait({stopping, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not stopping.done():
+        grid.hurry()
+    await stopping
 
 
 def announce(ready: Ready, as_json: bool) -> None:

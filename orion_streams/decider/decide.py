@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from orion_streams.decider.filters import is_heard
+from orion_streams.decider.filters import is_heard, is_silent
 from orion_streams.decider.memory import assigned_models, unload_pending
 from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
@@ -18,7 +18,7 @@ from orion_streams.decider.route import route
 from orion_streams.model import events as ev
 from orion_streams.model import marks
 from orion_streams.model.policy import NO_RULES
-from orion_streams.model.state import Assignment, Grid, Node, Request, Run
+from orion_streams.model.state import Assignment, Grid, Node, Request, Run, parse_stream_id
 from orion_streams.model.vocabulary import AbandonReason, Blame, Code, Mark, UnloadReason
 from orion_streams.projections import apply
 
@@ -63,7 +63,7 @@ def relief(grid: Grid) -> Iterator[ev.AnyEvent]:
     the least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
     for name, node in sorted(grid.nodes.items()):
         full = Mark.RAM in node.backed_off and marks.ram_permille(node) > grid.policy.ram_return_permille
-        if not full or not is_heard(grid, node):
+        if not full or node.leaving or not is_heard(grid, node):
             continue
         if any(unload_pending(grid, node, model) for model in node.unload_ordered_ms):
             continue
@@ -90,7 +90,8 @@ def breakers(grid: Grid) -> Iterator[ev.AnyEvent]:
 
 
 def lost_attempts(grid: Grid) -> Iterator[ev.AnyEvent]:
-    """Abandon attempts whose node no longer has them, is silent, too slow, or unfit before they started."""
+    """Abandon attempts whose node no longer has them, left before it read them, is silent, too slow, or
+    unfit before they started."""
     for name, node in sorted(grid.nodes.items()):
         for work_id, held in list(node.assignments.items()):
             reason = why_lost(grid, node, work_id, held)
@@ -106,7 +107,9 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Assignment) -> AbandonR
         return AbandonReason.GONE
     if not isinstance(held, Run) or not is_current(grid, work_id, held):
         return None  # it only waits for its slot to come free
-    if not is_heard(grid, node):
+    if node.left and parse_stream_id(work_id) > parse_stream_id(node.work_read):
+        return AbandonReason.LEFT
+    if is_silent(grid, node):
         return AbandonReason.SILENT
     if grid.at_ms - held.since_ms > policy.attempt_deadline_ms:
         return AbandonReason.OVERDUE
@@ -141,12 +144,15 @@ def ends(grid: Grid) -> Iterator[ev.AnyEvent]:
 
 NO_ATTEMPT = (
     Code.OLLAMA_UNREACHABLE,
+    Code.AGENT_LEAVING,
     AbandonReason.HOT,
     AbandonReason.RAM,
     AbandonReason.CRITICAL,
     AbandonReason.REMOVED,
+    AbandonReason.LEFT,
 )
-"""Ends of attempts that are no failures: Ollama was away, or the router moved the work itself."""
+"""Ends of attempts that are no failures: Ollama was away, the agent handed the work back as it left, or the
+router moved it itself."""
 
 
 def why_hopeless(grid: Grid, request: Request) -> Code | None:

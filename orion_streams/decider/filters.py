@@ -36,9 +36,9 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
     return own or (paused(grid, name, request) if request.failures else None)
 
 
-NO_PAUSE = (Code.OLLAMA_UNREACHABLE, Code.CANCELLED, *AbandonReason)
-"""Ends of attempts after which other filters look after the node: its Ollama is away, or the router gave
-the attempt up."""
+NO_PAUSE = (Code.OLLAMA_UNREACHABLE, Code.AGENT_LEAVING, Code.CANCELLED, *AbandonReason)
+"""Ends of attempts after which other filters look after the node: its Ollama is away, its agent leaves, or
+the router gave the attempt up."""
 
 
 def paused(grid: Grid, name: str, request: Request) -> Verdict | None:
@@ -82,9 +82,11 @@ def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
 
 
 def unheard(grid: Grid, node: Node) -> Verdict:
-    """Return the verdict on a node that is not heard from: it never was, or not of late."""
+    """Return the verdict on a node that is not heard from: it never was, it has left, or not of late."""
     if node.heard_ms is None:
         return Verdict(node=node.rules.name, filter=Filter.SILENT)
+    if node.left:
+        return Verdict(node=node.rules.name, filter=Filter.LEFT)
     age_ms = grid.at_ms - node.heard_ms
     return Verdict(node=node.rules.name, filter=Filter.STALE, value=age_ms, limit=grid.policy.stale_ms)
 
@@ -92,6 +94,8 @@ def unheard(grid: Grid, node: Node) -> Verdict:
 def node_filter(grid: Grid, node: Node) -> Verdict | None:
     """Return the first filter of the node itself, whatever is asked of it, or None."""
     policy, name = grid.policy, node.rules.name
+    if node.leaving:
+        return Verdict(node=name, filter=Filter.LEAVING)
     if node.two_agents_ms is not None and grid.at_ms - node.two_agents_ms <= policy.two_agents_ms:
         return Verdict(node=name, filter=Filter.TWO_AGENTS)
     if node.temp_mc is None and node.rules.temperature_sensor:
@@ -119,5 +123,10 @@ def unsafe(grid: Grid, node: Node) -> Verdict:
 
 
 def is_heard(grid: Grid, node: Node) -> bool:
-    """Whether the node's last health entry is at most `stale_ms` old."""
-    return node.heard_ms is not None and grid.at_ms - node.heard_ms <= grid.policy.stale_ms
+    """Whether the node's last health entry is at most `stale_ms` old, and was no goodbye."""
+    return not node.left and not is_silent(grid, node)
+
+
+def is_silent(grid: Grid, node: Node) -> bool:
+    """Whether the node has said nothing for more than `stale_ms`."""
+    return node.heard_ms is None or grid.at_ms - node.heard_ms > grid.policy.stale_ms

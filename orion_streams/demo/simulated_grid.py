@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -185,9 +186,10 @@ class SimulatedGrid:
             raise
 
     async def stop(self) -> None:
-        """Stop gateway, agents, routers, nodes and the server, in this order, each within GRACE_S."""
+        """Stop gateway, agents, routers, nodes and the server, in this order, each within GRACE_S. No agent
+        drains: there is nobody left to take its work."""
         await stop_all([self.gateway] if self.gateway is not None else [], GRACE_S)
-        await stop_all(list(self.agents.values()), GRACE_S)
+        await stop_all(list(self.agents.values()), GRACE_S, signal.SIGINT)
         await stop_all(self.routers, GRACE_S)
         await stop_all(list(self.ollamas.values()), GRACE_S)
         if self._server is not None:
@@ -195,6 +197,9 @@ class SimulatedGrid:
         if self._temporary and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def hurry(self) -> None:
+        """Do nothing: nobody drains."""
 
     @property
     def gateway_url(self) -> str:

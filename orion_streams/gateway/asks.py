@@ -13,6 +13,7 @@ from orion_streams.gateway.refusal import JsonObject, Refusal, not_found
 from orion_streams.protocol.requests_replies import Kind, keep_alive_ms
 
 _LEAST_NUM_CTX = 4
+MAX_SESSION = 128
 _BASE64 = f"{string.ascii_letters}{string.digits}+/".encode()
 _PADDINGS = ("", "=", "==")
 _GENERATE_TEXTS = ("system", "suffix", "template")
@@ -109,6 +110,8 @@ def _ask(
 def _common(body: JsonObject) -> JsonObject:
     """Return what a generate and a chat request have in common."""
     fields = {**_switches(body, _SWITCHES), **_keep_alive(body), **_options(body)}
+    if isinstance(body.get("session"), str):
+        fields["session"] = body["session"][:MAX_SESSION]
     wanted, refusal = native_requests.format_or_refusal(body)
     if refusal is not None:
         raise Refusal(400, refusal.message)

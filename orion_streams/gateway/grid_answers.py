@@ -62,6 +62,7 @@ def orion_of(answer: Answer, took_ms: int) -> JsonObject:
         "engine": answer.engine,
         "attempt": answer.attempt,
         "position": answer.position,
+        "warm": answer.warm,
         "load_ms": answer.load_ms,
         "first_token_ms": answer.first_token_ms,
         "waited_ms": max(took_ms - answer.total_ms, 0),
@@ -77,5 +78,6 @@ def headers_of(answer: Answer) -> dict[str, str]:
         "X-Orion-Engine": answer.engine,
         "X-Orion-Attempt": str(answer.attempt),
         "X-Orion-Position": str(answer.position),
+        "X-Orion-Warm": "1" if answer.warm else "0",
         "X-Orion-Load-Ms": str(answer.load_ms),
     }

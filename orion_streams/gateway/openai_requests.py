@@ -142,7 +142,18 @@ def _shared(body: JsonObject) -> JsonObject:
     options |= {native: body[key] for key, native in _OPTIONS.items() if key in body}
     if stop := stops(body.get("stop")):
         options["stop"] = stop
-    return {"model": body.get("model", ""), "stream": body.get("stream", False), "options": options}
+    return {
+        "model": body.get("model", ""),
+        "stream": body.get("stream", False),
+        "options": options,
+        "session": session(body),
+    }
+
+
+def session(body: JsonObject) -> Any:
+    """Return what names the conversation: our own field, or that by which OpenAI's clients ask for a
+    cache."""
+    return body.get("session") or body.get("prompt_cache_key")
 
 
 def _wants_usage(body: JsonObject) -> bool:

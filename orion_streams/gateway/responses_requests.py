@@ -5,7 +5,7 @@ from typing import Any
 
 from orion_streams.gateway import native_requests
 from orion_streams.gateway.openai_messages import native_messages
-from orion_streams.gateway.openai_requests import checked, chosen_tools, response_format, think
+from orion_streams.gateway.openai_requests import checked, chosen_tools, response_format, session, think
 from orion_streams.gateway.refusal import JsonObject, Refusal
 
 _RESPONSES = {
@@ -35,6 +35,7 @@ def responses_request(raw: bytes) -> tuple[JsonObject, JsonObject]:
     system = [{"role": "system", "content": instructions}] if instructions else []
     native = {
         "model": body.get("model", ""),
+        "session": session(body),
         "messages": native_messages([*system, *_messages(body.get("input", ""))]),
         "tools": chosen_tools({**body, "tools": [_tool(tool) for tool in body.get("tools", [])]}),
         "format": response_format(_format(body.get("text", {}))),

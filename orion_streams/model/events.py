@@ -51,7 +51,8 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     then were taken before. `inventory_known`: its list of models is what the log says.
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere; `sensor`: where the temperature comes from, or why there is none, and `engine`, what runs
-    the models, now and then."""
+    the models, now and then. `leaving`: its agent begins nothing more; `goodbye`: this boot's last entry,
+    after which it reads nothing."""
 
     node: str
     boot: str
@@ -71,6 +72,8 @@ class NodeSampled(Event, frozen=True, tag="node.sampled"):
     remote: tuple[str, ...] = ()
     sensor: str = ""
     engine: str = ""
+    leaving: bool = False
+    goodbye: bool = False
 
 
 class NodeBackedOff(Event, frozen=True, tag="node.backed_off"):
@@ -284,7 +287,8 @@ class AttemptEnded(Event, frozen=True, tag="attempt.ended"):
 
 
 class AttemptAbandoned(Event, frozen=True, tag="attempt.abandoned"):
-    """The router gives this attempt up: its node is `silent`, `gone`, `overdue` or backed off."""
+    """The router gives this attempt up: its node no longer has it (`gone`), is `silent`, `left`, too slow
+    (`overdue`) or backed off."""
 
     request: str
     attempt: int

@@ -16,6 +16,8 @@ WORD_FOR = {"evict": "others"}
 WITHOUT_FIGURES = {
     "role": "not a node that answers requests",
     "silent": "never heard from",
+    "left": "its agent has left",
+    "leaving": "its agent is about to leave",
     "inventory_unknown": "not known which models it has",
     "not_installed": "does not have the model on disk",
     "incapable": "its model cannot do what is asked",
@@ -76,6 +78,7 @@ def why_abandoned(reason: str) -> str:
         "ram": "the node's memory was too full before it started",
         "critical": "the node passed the critical temperature",
         "removed": "the node is no longer configured",
+        "left": "the node's agent left before it read it",
     }.get(reason, reason)
 
 

@@ -24,12 +24,14 @@ class Filter(OpenEnum):
     NONE = ""
     ROLE = "role"
     SILENT = "silent"
+    LEFT = "left"
     STALE = "stale"
     INVENTORY_UNKNOWN = "inventory_unknown"
     NOT_INSTALLED = "not_installed"
     INCAPABLE = "incapable"
     TIER = "tier"
     TOO_LARGE = "too_large"
+    LEAVING = "leaving"
     TWO_AGENTS = "two_agents"
     NO_TEMPERATURE = "no_temperature"
     STUCK_SENSOR = "stuck_sensor"
@@ -87,6 +89,7 @@ class AbandonReason(OpenEnum):
     RAM = "ram"
     CRITICAL = "critical"
     REMOVED = "removed"
+    LEFT = "left"
 
 
 class UnloadReason(OpenEnum):
@@ -131,6 +134,7 @@ class Code(OpenEnum):
     """Ends of attempts and requests that a decision tells apart."""
 
     OLLAMA_UNREACHABLE = "ollama_unreachable"
+    AGENT_LEAVING = "agent_leaving"
     OLLAMA_ERROR = "ollama_error"
     CANCELLED = "cancelled"
     ANSWER_TOO_LARGE = "answer_too_large"

@@ -68,6 +68,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     few: they are in no list, and are never asked. `sensor`: where the temperature comes from, or why there
     is none; `engine`: what runs the models, such as "ollama 0.24.0"; each on change and every minute.
     `described`: what models are, a few at a time: each once it is known, and again after each list.
+    `leaving`: the agent is to end: it begins nothing more, and hands back what it is sent. `goodbye`: its
+    last entry: it reads no more.
     """
 
     boot: Word
@@ -89,6 +91,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     sensor: Word = ""
     engine: Word = ""
     described: Annotated[tuple[ModelDescription, ...], Meta(max_length=DESCRIBED_MAX)] = ()
+    leaving: bool = False
+    goodbye: bool = False
 
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):

@@ -51,6 +51,7 @@ class Answer(Struct, frozen=True):
     position: int
     prompt_tokens: int
     tokens: int
+    warm: bool
     load_ms: int
     prefill_ms: int
     decode_ms: int

@@ -163,6 +163,7 @@ def done(event: ev.RequestCompleted, position: int, taken: Taken | None, request
         position=position,
         **Usage.of(event).fields(),
         model=request.model,
+        warm=not event.cold,
         ignored=",".join(request.ignored),
     )
     fields: dict[str, Any] = reply_fields(reply)

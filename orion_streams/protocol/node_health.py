@@ -44,6 +44,8 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         remote=head.remote,
         sensor=head.sensor,
         engine=head.engine,
+        leaving=head.leaving,
+        goodbye=head.goodbye,
     )
     return Taken((sampled, *models, *residency_changes(grid, node, head)))
 

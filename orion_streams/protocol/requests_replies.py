@@ -218,6 +218,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     position: Annotated[int, Meta(description="The log position of the decision or end.")] = 0
     prompt_tokens: Annotated[int, Meta(description="done: tokens of the prompt.")] = 0
     tokens: Annotated[int, Meta(description="done: tokens of the answer.")] = 0
+    warm: Annotated[
+        bool, Meta(description="done: `1` if the model was in memory when it was sent there.")
+    ] = False
     load_ms: Annotated[int, Meta(description="done: loading or waiting for the model.")] = 0
     prefill_ms: Annotated[int, Meta(description="done: reading the prompt.")] = 0
     decode_ms: Annotated[int, Meta(description="done: writing the answer.")] = 0
@@ -427,7 +430,7 @@ def kind_of(entry: RequestEntry) -> Kind:
 def reply_fields(reply: Reply) -> dict[str, str | int]:
     """Return a reply as stream fields, without those that hold nothing."""
     return {
-        name: value
+        name: int(value) if isinstance(value, bool) else value
         for name in Reply.__struct_fields__
         if (value := getattr(reply, name)) or name in ("id", "kind")
     }

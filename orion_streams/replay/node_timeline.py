@@ -120,7 +120,7 @@ class NodeTimeline:
         for name, node in grid.nodes.items():
             row = self.rows[name]
             since_ms = row.known_ms if node.heard_ms is None else node.heard_ms
-            if row.silence is None and at_ms - since_ms > limit_ms:
+            if row.silence is None and not node.left and at_ms - since_ms > limit_ms:
                 begin, first = row.heard or self.start, row.heard is None
                 row.silence = Silence(begin=begin, node=name, limit_ms=limit_ms, first=first)
                 self.silences.append(row.silence)

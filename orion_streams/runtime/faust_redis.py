@@ -59,7 +59,8 @@ class NoConsumer:
 
 
 class App(faust.App):
-    """A Faust app on Redis Streams. `closers` are awaited in order after everything else has stopped."""
+    """A Faust app on Redis Streams. `leave`, if there is one, is awaited at SIGTERM before anything stops;
+    `closers` in order after everything else has stopped."""
 
     BootStrategy = NoKafka
     mundane_level = "debug"  # mode logs "Starting..." for each service
@@ -68,6 +69,7 @@ class App(faust.App):
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
         self.outages = OutageLog(log)
+        self.leave: Callable[[], Awaitable[None]] | None = None
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
 

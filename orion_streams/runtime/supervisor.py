@@ -80,9 +80,15 @@ class Child:
         await self._spawn(timeout_s)
         self._watcher = asyncio.create_task(self._watch())
 
-    async def stop(self, grace_s: float = 5.0) -> int | None:
-        """Send SIGTERM, and SIGKILL after `grace_s`. Return the exit code; None when nothing ran."""
-        return await self._end(signal.SIGTERM, grace_s)
+    async def stop(self, grace_s: float = 5.0, how: signal.Signals = signal.SIGTERM) -> int | None:
+        """Send SIGTERM or another signal, and SIGKILL after `grace_s`. Return the exit code; None when
+        nothing ran."""
+        return await self._end(how, grace_s)
+
+    def hurry(self) -> None:
+        """Send SIGINT: whatever it does, it ends at once."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGINT)
 
     async def kill(self) -> None:
         """Send SIGKILL. The process stays down until `start`."""
@@ -213,6 +219,8 @@ def describe_exit(code: int) -> str:
         return f"signal {-code}"
 
 
-async def stop_all(children: Sequence[Child], grace_s: float = 5.0) -> None:
+async def stop_all(
+    children: Sequence[Child], grace_s: float = 5.0, how: signal.Signals = signal.SIGTERM
+) -> None:
     """Stop all children concurrently."""
-    await asyncio.gather(*(child.stop(grace_s) for child in children))
+    await asyncio.gather(*(child.stop(grace_s, how) for child in children))

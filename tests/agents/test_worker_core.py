@@ -149,6 +149,45 @@ SCRIPTS = {
         written 1                         -> ack 1
         pending 1 run, 2 run, 3 load      -> write 1 completed, begin 3
     """,
+    "an agent that leaves lets runs go on, and hands back what has not begun": """
+        read 1 unload, 2 load             -> begin 1
+        drain                             -> write 2 failed agent_leaving
+        done 1                            -> ack 1
+        read 3 run                        -> write 3 failed agent_leaving
+        written 2                         -> ack 2
+        written 3                         -> ack 3
+        read 3 run                        -> write 3 failed agent_leaving
+    """,
+    "runs that go on may end well, and nothing follows them": """
+        read 1 run, 2 run, 3 run          -> begin 1
+        drain                             -> write 2 failed agent_leaving, write 3 failed agent_leaving
+        drain                             ->
+        done 1                            -> write 1 completed
+        in hand                           -> 1, 2, 3
+    """,
+    "what was read when the agent was told to leave is handed back as it is taken up": """
+        notice 1 run                      ->
+        notice 2 load                     ->
+        notice 3 cancel 2                 ->
+        notice 4 unload                   ->
+        drain                             ->
+        take 1                            -> write 1 failed agent_leaving
+        take 2                            -> write 2 failed cancelled
+        take 3                            -> ack 3
+        take 4                            -> ack 4
+    """,
+    "what still runs in the end is stopped and handed back, unless it ends or was cancelled": """
+        read 1 load, 2 load, 3 load, 4 unload -> begin 1, begin 2, begin 3, begin 4
+        read 5 cancel 1                   -> stop 1, ack 5
+        drain                             ->
+        let go                            -> stop 2, stop 3, stop 4
+        let go                            ->
+        read 6 cancel 2                   -> ack 6
+        stopped 1                         -> write 1 failed cancelled
+        stopped 2                         -> write 2 failed agent_leaving
+        done 3                            -> write 3 completed
+        stopped 4                         -> ack 4
+    """,
     "what cannot be read is acknowledged and in nobody's hand": """
         notice 1 junk                     ->
         in hand                           ->

@@ -1,4 +1,4 @@
-"""The worker's promises over any history of entries, cancels, ends, cuts, restarts and lost tails."""
+"""The worker's promises over any history of entries, cancels, ends, cuts, drains, restarts, lost tails."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec import Struct, field
 
 from orion_streams.agents.backend import RunFailedError
-from orion_streams.agents.job import Job
+from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.worker_core import (
     CANCELLED,
+    LEAVING,
     Acknowledge,
     Begin,
     Done,
@@ -67,6 +68,7 @@ class Histories(RuleBasedStateMachine):
         self.settled: list[str] = []
         self.asked: tuple[set[str], list[Entry] | None, list[Entry]] | None = None
         self.over: set[str] = set()
+        self.let_go_of: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.deliveries: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
@@ -131,6 +133,20 @@ class Histories(RuleBasedStateMachine):
         self.start()
 
     @rule()
+    def drain(self) -> None:
+        """The process is told to leave, maybe once more."""
+        self.perform(self.core.drain())
+        assert Phase.WAITING not in [job.phase for job in self.core.jobs.values()], "waits on"
+
+    @precondition(lambda self: self.core.leaving)
+    @rule()
+    def let_go(self) -> None:
+        """It has waited for long enough."""
+        self.let_go_of |= set(self.running) - set(self.stopping)
+        self.perform(self.core.let_go())
+        assert set(self.stopping) == set(self.running), "goes on"
+
+    @rule()
     def save(self) -> None:
         """All that there is reaches the server's disk."""
         self.saved = copy.deepcopy(self.server)
@@ -193,6 +209,11 @@ class Histories(RuleBasedStateMachine):
                 case Write(job, result):
                     assert result.head.work_id == job.work_id
                     assert job.work_id not in self.running
+                    if job.work_id in self.let_go_of:
+                        assert result.head.code != CANCELLED.code, "nobody cancelled it"
+                    if result.head.code == LEAVING.code:
+                        assert result.head.blame == "ours"
+                        assert self.core.leaving, "it does not leave"
                     self.ends[job.work_id] += 1
                     self.over.add(job.work_id)
                     self.writing.append(effect)
@@ -214,6 +235,7 @@ class Histories(RuleBasedStateMachine):
         self.begun[job.work_id] += 1
         assert self.begun[job.work_id] == 1, "begun twice"
         assert job.work_id not in self.over, "begun after its end"
+        assert not self.core.leaving, "begun by one that leaves"
         if job.head.op != "unload":
             before = self.core.in_hand[: self.core.in_hand.index(job.work_id)]
             assert "unload" not in [self.core.jobs[each].head.op for each in before], "there is no room yet"
@@ -280,6 +302,10 @@ def replay(history: str) -> None:
 @pytest.mark.parametrize(
     ("name", "part", "instead", "history", "broken"),
     [
+        ("_begin", "if self.leaving", "if False", "drain run read", "begun by one that leaves"),
+        ("drain", "return self._begin()", "return []", "run run read drain end", "waits on"),
+        ("let_go", "Stop(job.work_id) for", "job for", "run read drain let_go", "goes on"),
+        ("ended", "and job.let_go", "and False", "run read drain let_go stop", "nobody cancelled it"),
         (
             "notice", "self._seen.get(work_id) == raw", "False",
             "run save read end write lose_tail read", "begun twice",

@@ -49,6 +49,10 @@ class Stage:
                 return told(core.ended(work_id, RunFailedError(rest.split()[1], "node", "it failed")))
             case "stopped":
                 return told(core.ended(work_id, CANCELLED))
+            case "drain":
+                return told(core.drain())
+            case "let":  # let go
+                return told(core.let_go())
             case "written":
                 return told(core.written(work_id))
         return ", ".join(each.removesuffix("-0") for each in core.in_hand)

@@ -22,6 +22,8 @@ from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.lasting import lasts
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
+LEAVE_S = 30.0
+"""Of an agent that drains, also while its server is away."""
 
 
 @dataclass
@@ -68,6 +70,13 @@ async def kill_agent(scene: Scene, target: str) -> None:
     node = node_of(target)
     await kill(scene, scene.grid.kill_agent(node))
     await scene.grid.start_agent(node)
+
+
+async def stop_agent(scene: Scene, target: str) -> None:
+    agent = scene.grid.agents[node_of(target)]
+    await agent.stop(LEAVE_S)
+    await lasts(scene.rng.uniform(0, 0.5))
+    await agent.start()
 
 
 async def kill(scene: Scene, killing: Awaitable[None]) -> None:
@@ -234,6 +243,7 @@ async def fill_memory(scene: Scene, target: str) -> None:
 
 FAULTS = (
     Fault("kill_agent", "what it ran ends as agent_restarted and runs again", kill_agent, AGENTS, 7),
+    Fault("stop_agent", "it hands its work over and says goodbye", stop_agent, AGENTS, 4),
     Fault("kill_router", "the other one goes on; nothing is decided twice", kill_router, ("routers",), 6),
     Fault("kill_both_routers", "what waits is taken up again", kill_both_routers, ("routers",), 2),
     Fault("kill_ollama", "the attempt fails on the node and runs again", kill_ollama, OLLAMAS, 6),

@@ -47,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "inventory_ms": 1_500,
         "inter_token_ms": 3_000,
         "load_deadline_ms": 6_000,
+        "drain_ms": 500,
         "lose_before_following": 3,
     },
     "retention": {"snapshot_events": 2_000, "replies_entries": 6_000},

@@ -112,6 +112,11 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     ),
     "silent": (gone(heard_ms=None), P, "pi", "never heard from", f"orion agent --node pi --redis {URL}"),
     "stale": (gone(heard_ms=AT_MS - 9_000), P, "pi", "not heard from for 9.0 s", "orion agent --node pi"),
+    "left": (
+        state(leaving=True, left=True, heard_ms=AT_MS - 9_000), W, "pi",
+        "its agent was stopped, and said goodbye 9.0 s ago", f"orion agent --node pi --redis {URL}",
+    ),
+    "leaving": (state(leaving=True), "ok", "pi", "its agent is about to stop: 0 in hand", ""),
     "hot": (
         state(temp_mc=76_000, backed_off=(Mark.HOT,)), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
         "at 70.0 °C or below for 3 samples",

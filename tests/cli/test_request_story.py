@@ -158,6 +158,8 @@ def test_only_remembered_requests_are_meant_by_an_id_alone() -> None:
 FILTERS = {
     "role": (0, 0, "not a node that answers requests"),
     "silent": (0, 0, "never heard from"),
+    "left": (0, 0, "its agent has left"),
+    "leaving": (0, 0, "its agent is about to leave"),
     "stale": (7_200, 5_000, "not heard from for 7.2 s, limit 5.0 s"),
     "inventory_unknown": (0, 0, "not known which models it has"),
     "incapable": (0, 0, "its model cannot do what is asked"),

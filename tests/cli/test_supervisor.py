@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import pytest
 from orion_streams.errors import BackendError
 from orion_streams.runtime import supervisor
 from orion_streams.runtime.supervisor import Child
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 
 READY = 'import sys, time; print(\'{"url": "here"}\', flush=True); '
 FOREVER = "import threading; threading.Event().wait()"
@@ -83,6 +84,21 @@ async def test_a_killed_child_stays_down_until_it_is_started() -> None:
     await child.start()
     assert child.pid is not None
     await child.stop()
+
+
+async def test_a_stop_can_be_hurried() -> None:
+    """Who takes long after SIGTERM gets SIGINT, too, and is not killed; without a process: nothing."""
+    told = Told()
+    code = f"import signal; signal.signal(signal.SIGTERM, lambda *_: print('slowly', flush=True)); {READY}"
+    child = Child("x", python(code + FOREVER), announces=True, say=told, remark=told)
+    child.hurry()
+    await child.start()
+    stopping = asyncio.create_task(child.stop(WAIT_S))
+    await eventually(lambda: "x: slowly" in told, "its answer to SIGTERM")
+    assert not stopping.done()
+    child.hurry()
+    assert await stopping == -signal.SIGINT
+    assert not any("killed" in each for each in told)
 
 
 async def test_a_stop_is_bounded() -> None:

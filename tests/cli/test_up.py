@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import msgspec
 import psutil
 import pytest
 
+from orion_streams.cli import up_command
 from orion_streams.cli.local_grid import choose
 from orion_streams.config import Config, parse
 from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode
@@ -168,6 +170,30 @@ def test_the_roles_of_this_machine_run_without_simulation(tmp_path: Path) -> Non
     code, _, err = grid.end(signal.SIGTERM)
     assert code == 0
     assert "Traceback" not in err
+
+
+class Slow:
+    """A grid whose stop takes until it has ended, of itself or hurried."""
+
+    def __init__(self) -> None:
+        self.ended, self.is_hurried = asyncio.Event(), False
+
+    async def stop(self) -> None:
+        await self.ended.wait()
+
+    def hurry(self) -> None:
+        self.is_hurried = True
+        self.ended.set()
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_only_a_further_signal_hurries_the_stop(again: bool) -> None:
+    """Without one, agents drain for as long as they may."""
+    grid: Any = Slow()
+    signalled = asyncio.Event()
+    (signalled if again else grid.ended).set()
+    await up_command.stop(grid, signalled)
+    assert grid.is_hurried is again
 
 
 def test_nothing_outlives_a_kill(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from orion_streams.agents import gateway_server
 from tests.contract.contract_grid import Grid, Script, echo, running, stop
+from tests.helpers import eventually
 
 CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "Why?"}]}
 
@@ -27,6 +28,12 @@ class Stage:
         answer = await self.http.post(self.url + path, json=body, **options)
         await answer.read()
         return answer
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What `/api/tags` lists."""
+        answer = await self.http.get(f"{self.url}/api/tags")
+        found = await answer.json()
+        return list(found.get("models", ()))
 
     async def lines(self, path: str, body: object) -> tuple[int, list[dict[str, Any]]]:
         """Post, and read lines of JSON."""
@@ -56,9 +63,12 @@ async def serving(grid: Grid, folder: Path, **rules: Any) -> AsyncIterator[Stage
     where: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     work = gateway_server.run(config, insecure=False, port=0, ready=where.set_result)
     task = asyncio.create_task(work)
-    await asyncio.wait({task, where}, return_when=asyncio.FIRST_COMPLETED)
+    waits: set[asyncio.Future[Any]] = {task, where}
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     try:
         async with aiohttp.ClientSession() as http:
-            yield Stage(grid, where.result(), http)
+            stage = Stage(grid, where.result(), http)
+            await eventually(stage.models, "the models are known")
+            yield stage
     finally:
         await stop([task])

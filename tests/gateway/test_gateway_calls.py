@@ -10,42 +10,47 @@ from orion_streams.agents import gateway_calls
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.model import events as ev
 from orion_streams.protocol.public_row import SILENT_MS
-from tests.contract.contract_grid import MODEL, Run, count, echo, running, silence
-from tests.gateway.gateway_stage import CHAT, gateway, serving
+from tests.contract.contract_grid import MODEL, Run, Script, count, echo, running, silence
+from tests.gateway.gateway_stage import CHAT, Stage, gateway, serving
 from tests.helpers import eventually
 
 
-async def broken_once(run: Run) -> None:
-    """The first attempt breaks in the middle; the second one says the same from the beginning."""
-    await run.started()
-    if run.head.attempt == 1:
-        await run.token("The sky ")
-        await run.fail("stream_cut")
-        return
-    for piece in ("The ", "sky is ", "blue."):
-        await run.token(piece)
-    await run.done("The sky is blue.")
+def breaking(answers: str, heard: asyncio.Event) -> Script:
+    """The first attempt breaks once what it has said was heard; the second one says `answers`."""
+
+    async def script(run: Run) -> None:
+        await run.started()
+        if run.head.attempt == 1:
+            await run.token("The sky ")
+            await heard.wait()
+            await run.fail("stream_cut")
+            return
+        for word in answers.split():
+            await run.token(f"{word} ")
+        await run.done("".join(f"{word} " for word in answers.split()))
+
+    return script
 
 
-async def another_answer(run: Run) -> None:
-    """The first attempt breaks in the middle; the second one answers something else."""
-    await run.started()
-    if run.head.attempt == 1:
-        await run.token("The sky ")
-        await run.fail("stream_cut")
-        return
-    await run.token("A cat")
-    await run.done("A cat sat.")
+async def broken_stream(stage: Stage, heard: asyncio.Event, path: str) -> str:
+    """What a client reads that streams while the first attempt breaks."""
+    async with stage.http.post(stage.url + path, json={**CHAT, "stream": True}) as answer:
+        assert answer.status == 200
+        first = await answer.content.readline()
+        assert b"The sky" in first
+        heard.set()
+        return (first + await answer.read()).decode()
 
 
 async def test_a_new_attempt_that_says_the_same_goes_on_silently(
     valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
     """What was sent is not repeated, and the rest follows: one whole answer, which names its attempt."""
-    async with gateway(valkey_url, prefix, tmp_path, broken_once) as stage:
-        status, lines = await stage.lines("/api/chat", CHAT)
-    assert status == 200
-    assert "".join(line["message"]["content"] for line in lines) == "The sky is blue."
+    heard = asyncio.Event()
+    async with gateway(valkey_url, prefix, tmp_path, breaking("The sky is blue.", heard)) as stage:
+        text = await broken_stream(stage, heard, "/api/chat")
+    lines = [msgspec.json.decode(line) for line in text.splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == "The sky is blue. "
     assert [line["done"] for line in lines] == [*[False] * (len(lines) - 1), True]
     assert lines[-1]["orion"]["attempt"] == 2
 
@@ -53,24 +58,24 @@ async def test_a_new_attempt_that_says_the_same_goes_on_silently(
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
 async def test_two_halves_are_never_glued(valkey_url: str, prefix: str, tmp_path: Path, path: str) -> None:
     """An attempt that answers otherwise ends the stream in the API's own error, after what was sent."""
-    async with gateway(valkey_url, prefix, tmp_path, another_answer) as stage:
-        answer = await stage.post(path, {**CHAT, "stream": True})
-        text = await answer.text()
-    assert answer.status == 200
+    heard = asyncio.Event()
+    async with gateway(valkey_url, prefix, tmp_path, breaking("A cat sat.", heard)) as stage:
+        text = await broken_stream(stage, heard, path)
     assert "cat" not in text
     assert "[DONE]" not in text
-    last = text.strip().splitlines()[-1].removeprefix("data: ")
-    assert "answers otherwise" in str(msgspec.json.decode(last)["error"])
+    assert "answers otherwise" in text.strip().splitlines()[-1]
 
 
 async def test_who_does_not_stream_sees_nothing_of_a_crash(
     valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
     """The whole answer of the second attempt, and headers that say so."""
-    async with gateway(valkey_url, prefix, tmp_path, another_answer) as stage:
+    heard = asyncio.Event()
+    heard.set()
+    async with gateway(valkey_url, prefix, tmp_path, breaking("A cat sat.", heard)) as stage:
         answer = await stage.post("/api/chat", {**CHAT, "stream": False})
         body = msgspec.json.decode(await answer.read())
-    assert (answer.status, body["message"]["content"]) == (200, "A cat sat.")
+    assert (answer.status, body["message"]["content"]) == (200, "A cat sat. ")
     assert answer.headers["X-Orion-Attempt"] == "2"
     assert answer.headers["X-Orion-Id"] == body["orion"]["id"]
 
@@ -211,7 +216,13 @@ async def test_its_requests_status_is_told_to_its_client(
     async with gateway(valkey_url, prefix, tmp_path) as stage:
         answer = await stage.post("/api/chat", {**CHAT, "stream": False})
         name = answer.headers["X-Orion-Id"]
-        own = await stage.http.get(f"{stage.url}/orion/v1/requests/{name}")
-        unknown = await stage.http.get(f"{stage.url}/orion/v1/requests/nobody")
-        status = await own.json()
-    assert (own.status, status["state"], unknown.status) == (200, "done", 404)
+
+        async def state(request_id: str) -> str:
+            answer = await stage.http.get(f"{stage.url}/orion/v1/requests/{request_id}")
+            return str((await answer.json()).get("state", answer.status))
+
+        async def is_done() -> bool:
+            return await state(name) == "done"
+
+        await eventually(is_done, "the log tells of its end")
+        assert await state("nobody") == "404"

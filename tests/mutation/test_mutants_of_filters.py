@@ -48,6 +48,14 @@ FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
     ({"heard_ms": None}, {}, Verdict(node="n", filter=Filter.SILENT)),
     ({"heard_ms": AT_MS - 5_000}, {}, None),
     ({"heard_ms": AT_MS - 5_001}, {}, Verdict(node="n", filter=Filter.STALE, value=5_001, limit=5_000)),
+    ({"leaving": True}, {}, Verdict(node="n", filter=Filter.LEAVING)),
+    ({"leaving": True, "left": True}, {}, Verdict(node="n", filter=Filter.LEFT)),
+    ({"leaving": True, "left": True, "heard_ms": 1}, {}, Verdict(node="n", filter=Filter.LEFT)),
+    (
+        {"leaving": True, "heard_ms": AT_MS - 5_001},
+        {},
+        Verdict(node="n", filter=Filter.STALE, value=5_001, limit=5_000),
+    ),
     ({"inventory_known": False}, {}, Verdict(node="n", filter=Filter.INVENTORY_UNKNOWN)),
     ({"installed": {HEAVY: DISK[HEAVY]}}, {}, Verdict(node="n", filter=Filter.NOT_INSTALLED)),
     ({"tiers": (1,)}, {"tier": 2}, Verdict(node="n", filter=Filter.TIER, value=2)),
@@ -107,7 +115,7 @@ FILTERS: list[tuple[dict[str, Any], dict[str, Any], Verdict | None]] = [
     ({}, {"failures": failed(0, blame=Blame.OURS)}, paused(0, 1_000)),
     *(
         ({}, {"failures": failed(0, code=code)}, None)
-        for code in ("ollama_unreachable", "cancelled", "gone")
+        for code in ("ollama_unreachable", "agent_leaving", "cancelled", "gone", "left")
     ),
     ({}, {"failures": (*failed(9_000, 500), *failed(0, node="m"))}, paused(500, 2_000)),
 ]
@@ -127,10 +135,12 @@ def test_each_filter_says_what_tripped_it(
 ALL_AT_ONCE: list[dict[str, Any]] = [
     {"inference": False},
     {"heard_ms": None},
+    {"left": True},
     {"heard_ms": AT_MS - 9_000},
     {"inventory_known": False},
     {"installed": {}},
     {"tiers": (1,)},
+    {"leaving": True},
     {"two_agents_ms": AT_MS},
     {"temp_mc": None},
     {"still_ms": 3_600_000, "temp_mc": 80_000},
@@ -143,8 +153,8 @@ ALL_AT_ONCE: list[dict[str, Any]] = [
 
 
 NAMES = (
-    "role", "silent", "stale", "inventory_unknown", "not_installed", "tier", "two_agents", "no_temperature",
-    "stuck_sensor", "hot", "ram", "breaker", "paused",
+    "role", "silent", "left", "stale", "inventory_unknown", "not_installed", "tier", "leaving",
+    "two_agents", "no_temperature", "stuck_sensor", "hot", "ram", "breaker", "paused",
 )  # fmt: skip
 
 

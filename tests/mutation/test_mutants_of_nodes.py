@@ -283,7 +283,52 @@ def test_only_an_ollama_that_is_away_makes_models_unknown() -> None:
     assert away.inventory_known is False
 
 
-@pytest.mark.parametrize(("reason", "freed"), [("gone", True), ("silent", False), ("overdue", False)])
+@pytest.mark.parametrize(
+    ("before", "entry", "expected"),
+    [
+        ({}, {}, (False, False)),
+        ({}, {"leaving": True}, (True, False)),
+        ({"leaving": True}, {}, (False, False)),
+        ({"leaving": True}, {"leaving": True, "goodbye": True}, (True, True)),
+        ({}, {"goodbye": True}, (True, True)),
+        ({"leaving": True, "left": True}, {}, (True, True)),
+        ({"leaving": True, "left": True}, {"boot": "another"}, (False, False)),
+        ({"leaving": True, "left": True}, {"boot": "another", "leaving": True}, (True, False)),
+    ],
+)
+def test_who_has_left_is_away_until_another_boot(
+    before: dict[str, Any], entry: dict[str, Any], expected: tuple[bool, bool]
+) -> None:
+    """Whatever comes after the goodbye."""
+    row = after(sample("n", **entry), node("n", **before))
+    assert (row.leaving, row.left) == expected
+
+
+@pytest.mark.parametrize(("code", "expected"), [("agent_leaving", True), ("agent_restarted", False)])
+def test_who_hands_work_back_is_leaving(code: str, expected: bool) -> None:
+    """Before its health says so, or the work would be sent there again."""
+    event = ev.AttemptFailed("brain/a", 1, "n", "5-1", code, Blame.OURS)
+    assert after(event, node("n")).leaving is expected
+
+
+@pytest.mark.parametrize(
+    ("entry", "missing"),
+    [
+        ({}, 1),
+        ({"goodbye": True}, 3),
+        ({"goodbye": True, "in_hand": ("5-1",)}, 0),
+        ({"goodbye": True, "settled": False}, 0),
+        ({"goodbye": True, "work_read": "5-0"}, 0),
+    ],
+)
+def test_after_a_goodbye_nothing_more_is_waited_for(entry: dict[str, Any], missing: int) -> None:
+    """What was read and has no result is gone at once; what has one on its way is not, nor what was never
+    read."""
+    row = after(sample("n", **entry), node("n", assignments={"5-1": holding()}))
+    assert row.assignments["5-1"].missing == missing
+
+
+@pytest.mark.parametrize(("reason", "freed"), [("gone", True), ("silent", False), ("left", False)])
 def test_only_what_is_gone_frees_its_slot(reason: str, freed: bool) -> None:
     """Whatever else is given up may still be running."""
     row = node("n", assignments={"5-1": holding()})

@@ -14,7 +14,7 @@ from tests.properties.strategies import pick
 
 NODES, REQUESTS, MODELS = ("a", "b", "c"), ("x/1", "x/2", "y/1"), ("m:1", "n:1")
 WORK = tuple(f"{n}-0" for n in range(1, 7))
-WORDS = ("", "stream_cut", "ollama_error", "ollama_unreachable", "gone", "silent")
+WORDS = ("", "stream_cut", "ollama_error", "ollama_unreachable", "agent_leaving", "gone", "silent", "left")
 SMALL, TIMES, YES_NO = (1, 2, 3), (0, 1, 700, 9_000), (True, False)
 
 
@@ -95,6 +95,7 @@ SAMPLED = of(
     temp_mc=(None, 50_000, 75_000, 75_001, 83_000),
     ram_used_mb=(0, 850, 851, 901), ram_total_mb=(1_000,), cpu_permille=(0,), age_ms=TIMES, work_read=WORK,
     in_hand=((), WORK[:2]), settled=(True, False), inventory_known=(True, True, False),
+    leaving=(False, True), goodbye=(False, False, True),
 )  # fmt: skip
 EVENTS = st.one_of(
     IDEMPOTENT,

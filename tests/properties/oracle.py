@@ -20,6 +20,8 @@ OF_THE_REQUEST = frozenset(("not_installed", "tier", "too_large", "paused"))
 
 NO_PAUSE = (
     "ollama_unreachable",
+    "agent_leaving",
+    "left",
     "cancelled",
     "gone",
     "silent",
@@ -58,6 +60,7 @@ class Oracle(Memory):
         return [
             ("role", 0, 0, not node.rules.inference or self.name == "orion-edge"),
             ("silent", 0, 0, node.heard_ms is None),
+            ("left", 0, 0, node.left),
             ("stale", age_ms, policy.stale_ms, age_ms > policy.stale_ms),
             ("inventory_unknown", 0, 0, not node.inventory_known),
             ("not_installed", 0, 0, not installed),
@@ -68,6 +71,7 @@ class Oracle(Memory):
                 self.capacity_mb(),
                 not self.is_there() and need_mb > self.capacity_mb(),
             ),
+            ("leaving", 0, 0, node.leaving),
             (
                 "two_agents",
                 0,

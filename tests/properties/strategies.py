@@ -76,6 +76,8 @@ TROUBLES: list[Values] = [
     {"ram_used_mb": 15_000},
     {"backed_off": (Mark.HOT,)},
     {"backed_off": (Mark.RAM,)},
+    {"leaving": True},
+    {"leaving": True, "left": True},
     {"two_agents_ms": AT_MS - 30_000},
     {"inventory_known": False},
     {"installed": {}},

@@ -158,6 +158,24 @@ class House(RuleBasedStateMachine):
         self.world.beat(name)
         self.world.settle()
 
+    @rule(name=NODES, reads_all=st.booleans())
+    def leave(self, name: str, reads_all: bool) -> None:
+        """An agent leaves: it hands back what it has and says goodbye, maybe before it has read all; the
+        next one is not there yet."""
+        machine = self.world.machines[name]
+        machine.alive = machine.leaving = True
+        self.world.beat(name)
+        self.world.settle()
+        if reads_all:
+            self.world.read_work(name)
+        for work_id in list(machine.in_hand):
+            self.world.end(name, work_id, "failed", code="agent_leaving", blame="ours")
+        machine.goodbye = True
+        self.world.beat(name)
+        self.world.settle()
+        machine.alive = machine.leaving = machine.goodbye = False
+        machine.boot += 1
+
     @rule(name=NODES, model=MODELS, what=st.sampled_from(["forget", "crash", "remove", "install"]))
     def lose(self, name: str, model: str, what: str) -> None:
         """An agent loses its work, Ollama a runner; a model comes or goes."""
@@ -225,8 +243,8 @@ class House(RuleBasedStateMachine):
 
     @invariant()
     def in_good_hands(self) -> None:
-        """No open request is past its deadline, or with a node that is silent, far too hot, or out before
-        it began."""
+        """No open request is past its deadline, or with a node that is silent, has left, is far too hot, or
+        out before it began."""
         if not hasattr(self, "world"):
             return
         grid = self.world.grid
@@ -238,6 +256,7 @@ class House(RuleBasedStateMachine):
                 assert grid.at_ms - node.heard_ms <= 5_000
                 assert (node.temp_mc or 0) <= 85_000
                 assert request.started or not node.backed_off
+                assert not node.left, "its agent has left"
 
     @invariant()
     def same_bytes(self) -> None:

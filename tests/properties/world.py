@@ -44,6 +44,7 @@ class Machine:
         self.boot = 1
         self.clock_ms = 1_000
         self.alive = True
+        self.leaving = self.goodbye = False
         self.installed = {
             model: InstalledModel(model, LIBRARY[model].digest, LIBRARY[model].size_mb) for model in models
         }
@@ -75,6 +76,8 @@ class Machine:
             in_hand=tuple(self.in_hand),
             work_read=self.work_read,
             results_written=self.results_written,
+            leaving=self.leaving,
+            goodbye=self.goodbye,
         )
 
     def read_work(self) -> list[str]:

@@ -19,6 +19,8 @@ THROTTLED = {
     3: "at the soft temperature limit",
 }
 """Bits of `vcgencmd get_throttled`; 16 bits higher they say that it happened since boot."""
+AWAY = ("silent", "left", "stale")
+"""States of a node whose health is not of now."""
 NEAR_PERMILLE = 900
 SPARE_MB = 1_000
 """Memory that may be used beyond policy.ram_system_mb without a warning."""
@@ -32,7 +34,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
     for row in node_rows(grid):
         node = grid.nodes[row.node]
         yield standing(facts, row, node)
-        if row.state not in ("silent", "stale"):
+        if row.state not in AWAY:
             yield from power(row)
             yield from leftover(grid, row, node)
             yield from lists(facts, row, node)
@@ -54,6 +56,11 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
         case "stale":
             what = f"not heard from for {seconds(row.value)}"
             return Finding("problem", row.node, what, agent)
+        case "left":
+            what = f"its agent was stopped, and said goodbye {seconds(row.heard_ms_ago or 0)} ago"
+            return Finding("warning", row.node, what, agent)
+        case "leaving":
+            return Finding("ok", row.node, f"its agent is about to stop: {row.in_hand} in hand")
         case "hot" | "ram":
             return backed_off(facts, row)
         case "breaker":
@@ -196,7 +203,7 @@ def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
 def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     """Yield a finding if an agent went away with work that it had read and not ended."""
     group = facts.groups.get(f"work:{row.node}")
-    if group is not None and group.pending and row.state in ("silent", "stale"):
+    if group is not None and group.pending and row.state in AWAY:
         what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
         yield Finding("warning", row.node, what, f"on {row.node}: orion agent --node {row.node}")
 
