@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from orion_streams.gateway.refusal import Refusal, not_found
 
 RETRY_AFTER_S = 5
@@ -32,14 +34,19 @@ STATUSES = {
 }
 """By the codes of the contract; any other is the grid's own fault, a 502."""
 RETRIED = frozenset({503})
-UNKNOWN = "unknown_model"
+UNKNOWN, INCAPABLE = "unknown_model", "incapable"
+LACKS = re.compile(r" lacks: ([a-z, ]+)\.$")
+"""How the contract's sentence of a model that cannot do what is asked ends."""
 REFUSED_BY_OLLAMA = "Ollama refused the request itself; the message holds its words."
 
 
 def refusal_of(code: str, message: str, model: str) -> Refusal:
-    """Return the refusal that a code and its sentence stand for; `model`: as the client wrote it."""
+    """Return the refusal that a code and its sentence stand for; `model`: as the client wrote it. What a
+    model cannot do is said in Ollama's words, by which clients know to ask without it."""
     status = STATUSES.get(code, 502)
     if code == UNKNOWN:
         return not_found(model)
+    if code == INCAPABLE and (found := LACKS.search(message)):
+        return Refusal(status, f'"{model}" does not support {found[1]}')
     retry_after_s = RETRY_AFTER_S if status in RETRIED else 0
     return Refusal(status, message or code, retry_after_s=retry_after_s)

@@ -17,9 +17,7 @@ SKILLED = ModelSpec(
     name="skilled:1b", size_mb=800, capabilities=("completion", "tools", "thinking", "vision", "insert")
 )
 PLAIN = ModelSpec(name="plain:270m", size_mb=253.113294)
-EMBEDDER = ModelSpec(
-    name="embedder:latest", size_mb=274, embedding_length=768, capabilities=("embedding",)
-)
+EMBEDDER = ModelSpec(name="embedder:latest", size_mb=274, embedding_length=768, capabilities=("embedding",))
 INSTANT = NodeSpec(
     name="pi",
     ram_total_mb=64_000,

@@ -130,7 +130,9 @@ def test_texts_become_vectors(client: ollama.Client) -> None:
     assert one.embeddings[0] == two.embeddings[0] != two.embeddings[1]
     assert one.prompt_eval_count
     assert len(client.embed(EMBEDDER.name, "a text", dimensions=64).embeddings[0]) == 64
-    assert client.embeddings(EMBEDDER.name, "a text").embedding == pytest.approx(one.embeddings[0], abs=1e-5)
+    assert client.embeddings(EMBEDDER.name, "a text").embedding == pytest.approx(
+        one.embeddings[0], abs=1e-5
+    )
     assert client.embed(EMBEDDER.name, []).embeddings == []
 
 
@@ -212,7 +214,9 @@ def test_a_client_that_breaks_off_a_stream_cancels_it(endpoint: RunningEndpoint)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_task_that_is_cancelled_cancels_its_request(endpoint: RunningEndpoint, stream: bool) -> None:
+async def test_a_task_that_is_cancelled_cancels_its_request(
+    endpoint: RunningEndpoint, stream: bool
+) -> None:
     """Whether or not it streams; while nothing has come back either."""
     endpoint.hang()
     async with ollama.AsyncClient(host=endpoint.url) as client:

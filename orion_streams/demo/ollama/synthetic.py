@@ -155,7 +155,9 @@ def _answer(job: Job, rng: random.Random, room: int | None) -> _Answer:
     if job.tools:
         calls = _tool_calls(job, rng)
         made = sum(len(tokenize(name_of(call))) + len(call["function"]["arguments"]) + 3 for call in calls)
-        return _Answer([*pieces, *(Piece(tool_calls=(call,)) for call in calls)], "stop", len(pieces) + made)
+        return _Answer(
+            [*pieces, *(Piece(tool_calls=(call,)) for call in calls)], "stop", len(pieces) + made
+        )
     said = cut(_text(job, rng), job.sampling.stop, left)
     pieces += _spoken(said, job, rng)
     return _Answer(pieces, said.reason, len(thoughts) + said.tokens)
