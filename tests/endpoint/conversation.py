@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-HELLO = [{"role": "user", "content": "Say hello"}]
+HELLO: Any = [{"role": "user", "content": "Say hello"}]
 FIXED = {"temperature": 0}
 
 
@@ -18,7 +18,7 @@ def tool(name: str, argument: str) -> dict[str, Any]:
     }
 
 
-TOOLS = [tool("weather", "place"), tool("time", "zone")]
+TOOLS: Any = [tool("weather", "place"), tool("time", "zone")]
 BOTH = "Call weather and time for Bonn"
 """The simulated model calls each tool that the prompt names."""
 SCHEMA = {

@@ -41,7 +41,7 @@ async def test_a_chat_comes_whole_and_in_pieces(endpoint: RunningEndpoint) -> No
     assert isinstance(added, AIMessageChunk)
     assert added.content == whole.content == (await llm.ainvoke("Say hello")).content
     assert whole.content
-    assert added.usage_metadata == whole.usage_metadata  # type: ignore[attr-defined]
+    assert added.usage_metadata == whole.usage_metadata
     assert whole.response_metadata["done_reason"] == "stop"
     assert whole.response_metadata["model"] == PLAIN.name
 

@@ -72,12 +72,12 @@ async def test_many_streams_at_once_are_each_whole_and_in_order(endpoint: Runnin
     async with asynchronous(endpoint) as client:
 
         async def streamed(number: int) -> str:
-            asked = [{"role": "user", "content": f"Tale {number}"}]
-            stream = await client.chat.completions.create(
+            asked: Any = [{"role": "user", "content": f"Tale {number}"}]
+            stream: Any = await client.chat.completions.create(
                 model=PLAIN.name,
                 messages=asked,
                 stream=True,
-                temperature=0,  # type: ignore[call-overload]
+                temperature=0,
             )
             return texts([chunk async for chunk in stream])
 
@@ -182,7 +182,7 @@ def test_a_text_goes_on(client: openai.OpenAI) -> None:
         messages=HELLO,
         logprobs=True,
         top_logprobs=2,
-        max_tokens=3,  # type: ignore[arg-type]
+        max_tokens=3,
     ).choices[0]
     assert odds.logprobs is not None
     assert [len(row.top_logprobs) for row in odds.logprobs.content or ()] == [2, 2, 2]
@@ -197,7 +197,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 def test_a_name_that_programs_insist_on_is_an_alias(client: openai.OpenAI) -> None:
     """An alias of the configuration answers under its own name."""
-    told = client.chat.completions.create(model="gpt-4o", messages=HELLO)  # type: ignore[arg-type]
+    told = client.chat.completions.create(model="gpt-4o", messages=HELLO)
     assert told.model == "gpt-4o"
     assert told.choices[0].message.content
 
@@ -242,7 +242,7 @@ def test_a_client_that_breaks_off_a_stream_cancels_it(
 ) -> None:
     """The request ends as cancelled, and the node is free."""
     endpoint.hang()
-    stream: Any = client.chat.completions.create(model=PLAIN.name, messages=HELLO, stream=True)  # type: ignore[call-overload]
+    stream: Any = client.chat.completions.create(model=PLAIN.name, messages=HELLO, stream=True)
     assert next(stream).choices
     key = endpoint.the_open_one()
     stream.close()
