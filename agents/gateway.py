@@ -137,7 +137,15 @@ class Gateway:
         for name, rules in added.items():
             await client.add_guest(name, rules)
         for name in removed:
+            for request_id in self._open_of(name):  # nobody reads its cancels once it is gone
+                await gateway_calls.cancel(self.client(name), request_id)
             await client.remove_guest(name)
+            await self._clients.pop(name).close()
+
+    def _open_of(self, name: str) -> list[str]:
+        """Return the ids of a client's open requests."""
+        keys = (key.partition("/") for key in self.follower.folded.open)
+        return [request_id for client, _, request_id in keys if client == name]
 
     async def keep_guests_for_ever(self) -> None:
         """Look at the keys every KEEP_GUESTS_S, until cancelled."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -16,16 +18,18 @@ from orion_streams.agents.gateway_calls import CALLER, response_of, too_large
 from orion_streams.agents.gateway_connections import Connections
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
-from orion_streams.agents.key_file import KeyFile, path_of
+from orion_streams.agents.key_file import KeyFile, change, path_of
 from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
-from orion_streams.errors import BackendError
+from orion_streams.errors import BackendError, ConfigError
 from orion_streams.gateway import access, http_calls, keys
 from orion_streams.gateway.access import Door, Knock
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
+
+log = logging.getLogger("orion.gateway")
 
 READY_S, STOP_S = 10.0, 5.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
@@ -137,6 +141,7 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     redis = connect(config.redis.url)
     follower = GridFollower(redis, config.prefix)
     key_file = KeyFile(path_of(config))
+    with_secret(key_file.path)
     gateway = Gateway(config, follower, key_file, boot=secrets.token_hex(4))
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
@@ -163,6 +168,15 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         await runner.cleanup()
         await gateway.close()
         await redis.aclose()
+
+
+def with_secret(path: Path) -> None:
+    """Make the file of the keys where there is none, so that sessions have the same names after a
+    restart."""
+    try:
+        change(path, lambda table: table)
+    except ConfigError as error:
+        log.warning("%s: conversations get other names at each start", error)
 
 
 def url_of(server: asyncio.Server) -> str:

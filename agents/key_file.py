@@ -7,7 +7,6 @@ import fcntl
 import logging
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ def read(path: Path) -> KeyTable | None:
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(opened, "rb") as file:
             mode = os.fstat(opened).st_mode
-            raw = file.read(keys.MAX_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
+            raw = file.read(keys.MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -96,7 +95,6 @@ def write(path: Path, raw: bytes) -> None:
     try:
         opened = os.open(other, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(opened, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from orion_streams import config as configuration
 from orion_streams.agents import key_file
+from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import tell, write, write_json, write_result
 from orion_streams.cli.tables import make_console, table
 from orion_streams.config import Config
@@ -72,8 +73,7 @@ def run(
     *, action: Literal["add", "list", "rm"], as_json: bool, config_path: str | None, **options: Any
 ) -> int:
     """Do one of the actions, and print what came of it. Raises ConfigError."""
-    file = configuration.chosen_file(config_path)
-    config = configuration.parse(configuration.read_text(file), str(file))
+    config = found(config_path)
     path = key_file.path_of(config)
     match action:
         case "add":
@@ -83,6 +83,17 @@ def run(
         case "rm":
             remove(path, as_json, **options)
     return 0
+
+
+def found(config_path: str | None) -> Config:
+    """Return the configuration of the gateway: of the grid that runs here, if none names another. No
+    password is read: keys need no server. Raises ConfigError."""
+    file = configuration.chosen_file(config_path)
+    config = configuration.parse(configuration.read_text(file), str(file))
+    running = None if config_path or config.redis.url else grid_discovery.running_here()
+    if running is None or not running.config:
+        return config
+    return configuration.parse(configuration.read_text(Path(running.config)), running.config)
 
 
 def add(
@@ -181,11 +192,11 @@ def home_assistant(url: str, token: str) -> list[str]:
 def show(path: Path, as_json: bool) -> None:
     """List the keys."""
     held = key_file.read(path)
-    found = KeyList(str(path), [row_of(key) for key in held.keys] if held is not None else [])
+    listed = KeyList(str(path), [row_of(key) for key in held.keys] if held is not None else [])
     if as_json:
-        write_json(found)
-    elif found.keys:
-        make_console().print(table_of(found.keys))
+        write_json(listed)
+    elif listed.keys:
+        make_console().print(table_of(listed.keys))
     else:
         write(f"no keys in {path}: orion key add NAME makes one")
 

@@ -133,7 +133,7 @@ class SimulatedGrid:
         self.agents: dict[str, Child] = {}
         self.ollamas: dict[str, Child] = {}
         self.gateway: Child | None = None
-        self._with_gateway = gateway
+        self._with_gateway, self._listen = gateway, ""
         self._settings = settings or {}
         self._say, self._remark = say, remark
         self._server: EmbeddedServer | None = None
@@ -178,8 +178,7 @@ class SimulatedGrid:
                 self.agents[name] = self._role(f"agent {name}", "agent", "--node", name)
             await asyncio.gather(*(role.start() for role in (*self.routers, *self.agents.values())))
             if self._with_gateway:
-                self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
-                await self.gateway.start()
+                await self._start_gateway()
             await self.wait_for(self.all_known, READY_S)
         except BaseException:
             await self.stop()
@@ -264,6 +263,14 @@ class SimulatedGrid:
             for node in grid.nodes.values()
         )
 
+    async def _start_gateway(self) -> None:
+        """Start the gateway at a free port, which it keeps from then on: streams.toml has it."""
+        self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
+        await self.gateway.start()
+        self._listen = self.gateway_url.removeprefix("http://")
+        self.config_path.write_text(self._toml(), encoding="utf-8")
+        self.gateway.argv = self._role("gateway", "gateway", "--json").argv
+
     async def _start_server(self) -> str:
         self._server = EmbeddedServer(self.folder / "redis", "everysec", self._port)
         return await asyncio.to_thread(self._server.start)
@@ -297,6 +304,8 @@ class SimulatedGrid:
         }
         tables["redis"] = {"url": self.redis_url}
         tables["gateway"] = {"keys_file": str(self.folder / "keys.json")}
+        if self._listen:
+            tables["gateway"] = {**tables["gateway"], "listen": self._listen}
         for name, values in self._settings.items():
             tables[name] = {**tables.get(name, {}), **values}
         return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())

@@ -44,10 +44,13 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyTable(Struct, frozen=True, forbid_unknown_fields=True):
-    """All keys, and the gateway's secret, by which it names conversations without telling what they are."""
+    """All keys, and the gateway's secret, by which it names conversations without telling what they are.
+    `removed`: names of keys that are no more, so that the grid forgets their guests: others are another
+    gateway's."""
 
     secret: Digest
     keys: tuple[Key, ...] = ()
+    removed: tuple[Name, ...] = ()
 
     @property
     def secret_bytes(self) -> bytes:
@@ -86,7 +89,8 @@ def with_key(table: KeyTable, key: Key) -> KeyTable:
         raise ConfigError(f"there is a key {key.name}: remove it first (orion key rm {key.name})")
     if len(table.keys) >= MAX_KEYS:
         raise ConfigError(f"there are {MAX_KEYS} keys, and no more may be: remove one (orion key rm NAME)")
-    return KeyTable(table.secret, (*table.keys, key))
+    removed = tuple(name for name in table.removed if name != key.name)
+    return KeyTable(table.secret, (*table.keys, key), removed)
 
 
 def without_key(table: KeyTable, name: str) -> KeyTable:
@@ -95,7 +99,7 @@ def without_key(table: KeyTable, name: str) -> KeyTable:
     if len(kept) == len(table.keys):
         known = ", ".join(sorted(key.name for key in kept)[:20]) or "none"
         raise ConfigError(f"{name}: no such key (known: {known})")
-    return KeyTable(table.secret, kept)
+    return KeyTable(table.secret, kept, (*table.removed, name)[-MAX_KEYS:])
 
 
 def encode(table: KeyTable) -> bytes:
@@ -110,7 +114,7 @@ def decode(raw: bytes) -> KeyTable:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     names = [key.name for key in table.keys]
-    if len(names) > MAX_KEYS or len(set(names)) < len(names):
+    if max(len(names), len(table.removed)) > MAX_KEYS or len(set(names)) < len(names):
         raise ValueError(f"expected at most {MAX_KEYS} keys, each name once")
     return table
 
@@ -118,7 +122,7 @@ def decode(raw: bytes) -> KeyTable:
 def guest_changes(
     table: KeyTable, guests: Mapping[str, ClientRules], named: Collection[str]
 ) -> tuple[dict[str, ClientRules], list[str]]:
-    """Return the guests that the grid lacks, or has under other rules, and those that it has for no key.
+    """Return the guests that the grid lacks, or has under other rules, and those whose key was removed.
     `named`: the clients of streams.toml, which cannot be guests."""
     wanted = {
         key.client: ClientRules(max_priority=key.max_priority)
@@ -126,4 +130,5 @@ def guest_changes(
         if key.client not in named and key.client.startswith(GUEST_PREFIX)
     }
     added = {name: rules for name, rules in wanted.items() if guests.get(name) != rules}
-    return added, sorted(guests.keys() - wanted.keys())
+    gone = {client_of_key(name) for name in table.removed} & guests.keys()
+    return added, sorted(gone - wanted.keys())

@@ -18,7 +18,7 @@ class Change(Struct, frozen=True):
     after: Any
 
 
-TABLES = ("nodes", "open", "models", "speeds", "answers", "footprints", "demand")
+TABLES = ("nodes", "open", "models", "speeds", "answers", "footprints", "demand", "guests")
 PLAIN = ("revision", "policy_id", "decider")
 
 

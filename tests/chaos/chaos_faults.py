@@ -100,6 +100,11 @@ async def kill_both_routers(scene: Scene, target: str) -> None:
     await asyncio.gather(*(router.start() for router in scene.grid.routers))
 
 
+async def kill_gateway(scene: Scene, target: str) -> None:
+    await kill(scene, scene.grid.kill_gateway())
+    await scene.grid.start_gateway()
+
+
 async def kill_ollama(scene: Scene, target: str) -> None:
     node = node_of(target)
     await kill(scene, scene.grid.ollamas[node].kill())
@@ -246,6 +251,7 @@ FAULTS = (
     Fault("stop_agent", "it hands its work over and says goodbye", stop_agent, AGENTS, 4),
     Fault("kill_router", "the other one goes on; nothing is decided twice", kill_router, ("routers",), 6),
     Fault("kill_both_routers", "what waits is taken up again", kill_both_routers, ("routers",), 2),
+    Fault("kill_gateway", "only its own connections break", kill_gateway, ("gateway",), 3),
     Fault("kill_ollama", "the attempt fails on the node and runs again", kill_ollama, OLLAMAS, 6),
     Fault("kill_server", "fsync always loses nothing; else a resend mends it", kill_server, SERVER, 4),
     Fault("server_gone", "everybody waits, and goes on by himself", server_gone, SERVER),
@@ -294,6 +300,8 @@ async def mend(scene: Scene) -> None:
             await grid.start_agent(name)
         with suppress(httpx.HTTPError, BackendError):
             await grid.push(name, temp_mc=50_000, extra_ram_mb=0)
+    if not grid.gateway_is_up:
+        await grid.start_gateway()
     for router in grid.routers:
         if router.pid is None:
             await router.start()

@@ -70,14 +70,16 @@ def cast() -> tuple[SimulatedNode, ...]:
 
 
 class ChaosGrid(SimulatedGrid):
-    """Two routers, three nodes, and a server. `proxies`: by role or client. `clock_file`: the offset of the
-    server's clock, if libfaketime is installed."""
+    """Two routers, three nodes, a gateway, and a server. `proxies`: by role or client. `clock_file`: the
+    offset of the server's clock, if libfaketime is installed. `gateway_deaths`: how often the gateway was
+    killed."""
 
     router_count = len(ROUTERS)
 
     def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
-        super().__init__(cast(), folder=folder, settings=settings, say=say)
+        super().__init__(cast(), folder=folder, settings=settings, say=say, gateway=True)
+        self.gateway_deaths, self.gateway_is_up = 0, False
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         # libfaketime does not work with the malloc of Debian's Redis
@@ -90,6 +92,24 @@ class ChaosGrid(SimulatedGrid):
     def url_for(self, role: str) -> str:
         """Return the address of the role's proxy."""
         return self.proxies[role].url
+
+    async def start(self) -> None:
+        """Start everything."""
+        await super().start()
+        self.gateway_is_up = True
+
+    async def kill_gateway(self) -> None:
+        """Kill the gateway with SIGKILL; it stays down until `start_gateway`."""
+        self.gateway_is_up = False
+        self.gateway_deaths += 1
+        if self.gateway is not None:
+            await self.gateway.kill()
+
+    async def start_gateway(self) -> None:
+        """Start the gateway again, at the same port."""
+        if self.gateway is not None:
+            await self.gateway.start()
+        self.gateway_is_up = True
 
     async def stop(self) -> None:
         """Stop everything, the proxies last."""

@@ -19,6 +19,8 @@ from orion_streams.client import calls
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError
 from orion_streams.runtime.connection import connect
+from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
+from tests.chaos.chaos_http import HttpClients
 from tests.chaos.lasting import lasts
 
 PROMPTS = [f"What does the robot see in room {n}?" for n in range(12)]
@@ -53,14 +55,24 @@ class ChaosClients:
         self._tasks: list[asyncio.Task[None]] = []
         self._poison_task: asyncio.Task[None] | None = None
         self._brain: AsyncClient | None = None
+        self.http: HttpClients | None = None
 
-    def start(self, brain_url: str, hand_url: str, slow_url: str, prefix: str, users: int) -> None:
-        """Start `users` users and two clients that write by hand."""
+    def start(self, grid: ChaosGrid, users: int, http_users: int) -> None:
+        """Start `users` users, two clients that write by hand, and `http_users` of the gateway."""
+        brain_url, hand_url, slow_url = (grid.proxies[name].url for name in CLIENTS)
+        prefix = grid.config.prefix
+        self.http = HttpClients(grid, self.rng, self.models, PROMPTS, self.note_text)
         self._brain = AsyncClient(brain_url, "brain", prefix=prefix)
         self._tasks = [asyncio.create_task(self._user(self._brain)) for _ in range(users)]
         hands = (("gateway", hand_url, READ_PAUSE_S), ("cli", slow_url, 20 * READ_PAUSE_S))
         for name, url, pause_s in hands:
             self._tasks.append(asyncio.create_task(self._by_hand(name, url, prefix, pause_s)))
+        for _ in range(http_users):
+            self._tasks.append(asyncio.create_task(self.http.user(lambda: self.stopping)))
+
+    def note_text(self, model: str, prompt: str, text: str) -> None:
+        """Note a whole answer."""
+        self.texts.setdefault((model, prompt), Counter())[text] += 1
 
     async def stop(self, within_s: float) -> None:
         """Send no more requests, and wait until all have ended."""
@@ -89,7 +101,7 @@ class ChaosClients:
                     text = await self._streamed(client, model, prompt, fields)
                 else:
                     text = (await client.generate(model, prompt, **fields)).text
-                self.texts.setdefault((model, prompt), Counter())[text] += 1
+                self.note_text(model, prompt, text)
                 self.told.add(("brain", name))
             except calls.RequestTimeoutError:
                 self.gave_up.append(name)

@@ -27,6 +27,7 @@ class ChaosReport(Counts, kw_only=True):
     recovery_ms: dict[str, tuple[int | None, int | None]]
     longest_silence_ms: int
     codes: dict[str, int]
+    http: dict[str, int]
     broken: list[str]
 
 
@@ -45,6 +46,7 @@ def summarize(seed: int, minutes: float, rounds: list[Round]) -> ChaosReport:
         recovery_ms={name: both(times) for name, times in sorted(recoveries.items())},
         longest_silence_ms=max((each.longest_silence_ms for each in rounds), default=0),
         codes=added(each.codes for each in rounds),
+        http=added(each.http for each in rounds),
         broken=[f"{each.place}: {line}" for each in rounds for line in each.broken],
         **{name: sum(getattr(each, name) for each in rounds) for name in Counts.__struct_fields__},
     )

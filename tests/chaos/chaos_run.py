@@ -37,7 +37,7 @@ from tests.chaos.chaos_load import ChaosClients, end_tasks
 from tests.chaos.invariants import LogRow
 from tests.chaos.lasting import lasts
 
-USERS = 24
+USERS, HTTP_USERS = 24, 50
 FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 88, 25
 AT_ONCE = 6
 REST_S, REPLAY_S = 120.0, 300.0
@@ -82,6 +82,7 @@ class Round(Counts):
     recovery_ms: dict[str, list[int]] = {}
     longest_silence_ms: int = 0
     codes: dict[str, int] = {}
+    http: dict[str, int] = {}
     broken: list[str] = []
 
     @property
@@ -160,8 +161,7 @@ class Chaos:
     async def run(self, seconds: float) -> Round:
         """Inject faults for so many seconds, then check."""
         scene, grid = self.scene, self.scene.grid
-        brain, by_hand, slow = (grid.proxies[name].url for name in CLIENTS)
-        scene.load.start(brain, by_hand, slow, grid.config.prefix, USERS)
+        scene.load.start(grid, USERS, HTTP_USERS)
         began_s = time.monotonic()
         await self._break_things(began_s + seconds)
         await end_tasks(self._running)
@@ -234,6 +234,7 @@ class Chaos:
         out.tail_repeats, out.gone = load.repeats, observer.gone
         out.decisions, out.events = replayed.decisions, replayed.events
         out.codes = dict(sorted(load.codes.items()))
+        out.http = dict(sorted(load.http.ends.items())) if load.http is not None else {}
 
     def _time(self, began_s: float, ended_s: float) -> None:
         answered_s = sorted(self.scene.observer.answered_s)
@@ -264,6 +265,7 @@ def broken_promises(
         "robot_worked": invariants.robot_worked(observer),
         "log_gaps": invariants.log_gaps(rows),
         "worked_while_backed_off": invariants.worked_while_backed_off(rows),
+        "broken_over_http": load.http.broken if load.http is not None else [],
         "acknowledged_but_gone": [f"{observer.gone} entries"] if always and observer.gone else [],
     }
 

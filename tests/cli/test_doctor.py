@@ -20,7 +20,9 @@ from orion_streams.config import Config, NodeConfig, parse
 from orion_streams.demo.ollama import serve
 from orion_streams.errors import LogError
 from orion_streams.model import events as ev
-from orion_streams.model.vocabulary import Mark
+from orion_streams.model.policy import ClientRules
+from orion_streams.model.state import Closed, Grid
+from orion_streams.model.vocabulary import Mark, RequestState
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from tests.agents.agent_bench import QUICK, Bench, process, running
@@ -115,6 +117,17 @@ def test_a_stream_that_nobody_reads_is_found(doctor: Doctor, own: Any, prefix: s
     unread = [each.what for each in found.findings if "nobody reads" in each.what]
     assert unread == [f"{name} has 1 entries, and nobody reads it" for name in names[:2]]
     own.delete(*names)
+
+
+def test_the_streams_of_guests_are_the_grids_own() -> None:
+    """Of those that are there, and of one that was removed while its ends are remembered."""
+    collector = FactCollector(parse(TOML.format(prefix="g:", url="redis://127.0.0.1:1/0")))
+    before = {*collector.streams()}
+    closed = {"key-ben": {"key-ben/q": Closed(RequestState.DONE, "1-0", 0)}}
+    collector.facts.grid = Grid(guests={"key-anna": ClientRules()}, closed=closed)
+    more = {f"{kind}:key-{name}" for kind in ("requests", "replies") for name in ("anna", "ben")}
+    assert {*collector.streams()} == before | more
+    assert "requests:brain" in before
 
 
 @pytest.mark.parametrize("by_orion_acl", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from orion_streams.agents.key_file import read
 from orion_streams.cli import key_command
+from orion_streams.cli.grid_discovery import Running, noted
 from orion_streams.gateway.keys import MAX_NAME, Key, find
 from orion_streams.model.gateway_rules import Place
 from tests.cli.conftest import Orion
@@ -196,3 +198,15 @@ def test_a_key_needs_no_server_and_no_password(orion: Orion, home: Path) -> None
         '[nodes.pi]\n[redis]\nurl = "redis://127.0.0.1:1/0"\npassword_file = "/nowhere"\n'
     )
     assert orion("key", "add", "anna")[0] == 0
+
+
+def test_beside_a_running_grid_its_keys_are_meant(orion: Orion, home: Path, file: Path) -> None:
+    """As other commands mean that grid; a configuration that is named goes before it."""
+    (home / "grid.toml").write_text(f'[nodes.pi]\n[gateway]\nkeys_file = "{home / "grid.json"}"\n')
+    running = Running(os.getpid(), "redis://127.0.0.1:1/0", str(home / "grid.toml"), simulated=True)
+    with noted(running):
+        assert orion("key", "add", "anna")[0] == 0
+        assert ((home / "grid.json").exists(), file.exists()) == (True, False)
+        (home / "own.toml").write_text("[nodes.pi]\n")
+        assert orion("key", "add", "anna", "--config", "own.toml")[0] == 0
+        assert file.exists()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
-from orion_streams import AsyncClient, RequestRejectedError
+from orion_streams import AsyncClient, RequestCancelledError, RequestRejectedError
 from orion_streams.model import events as ev
 from orion_streams.model.policy import GUEST_PREFIX, MAX_GUESTS, ClientRules, Policy
 from orion_streams.model.snapshot import decode_grid, encode_grid
@@ -15,7 +16,7 @@ from orion_streams.projections import evolve, fold
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
 from orion_streams.protocol.public_row import read_row
-from tests.contract.contract_grid import MODEL, running
+from tests.contract.contract_grid import MODEL, Run, running
 from tests.grids import LIMITS, grid, node
 from tests.helpers import eventually
 
@@ -192,7 +193,8 @@ async def test_the_streams_of_guests_are_trimmed(valkey_url: str, prefix: str) -
         AsyncClient(valkey_url, "gateway", prefix=prefix) as gateway,
         AsyncClient(valkey_url, ANNA, prefix=prefix) as anna,
     ):
-        await gateway.add_guest(ANNA)
+        for name in (ANNA, "key-ben"):
+            await gateway.add_guest(name)
         await anna.generate(MODEL, "Why?")
         await gateway.remove_guest(ANNA)
         trimmed = []
@@ -202,4 +204,37 @@ async def test_the_streams_of_guests_are_trimmed(valkey_url: str, prefix: str) -
 
         some.router.store.trim = note  # type: ignore[assignment, method-assign]
         await some.router.retention.keep(some.router.state, some.router.guard)
-        assert {f"requests:{ANNA}", f"replies:{ANNA}"} <= {*trimmed}
+        assert {f"requests:{ANNA}", f"replies:{ANNA}", "requests:key-ben"} <= {*trimmed}
+
+
+async def test_what_a_removed_guest_has_open_comes_to_its_end(valkey_url: str, prefix: str) -> None:
+    """It is answered, or cancelled by what was sent before."""
+    may_end = asyncio.Event()
+
+    async def patient(run: Run) -> None:
+        await run.started()
+        waits = [asyncio.ensure_future(each.wait()) for each in (may_end, run.cancelled)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if may_end.is_set():
+            await run.done("whole", tokens=1)
+
+    async with (
+        running(valkey_url, prefix, patient, policy=HOUSE) as some,
+        AsyncClient(valkey_url, "gateway", prefix=prefix) as gateway,
+        AsyncClient(valkey_url, ANNA, prefix=prefix) as anna,
+    ):
+        await gateway.add_guest(ANNA)
+        asked = [asyncio.create_task(anna.generate(MODEL, "Why?", id=name)) for name in ("one", "two")]
+
+        async def both_run() -> bool:
+            return len(some.runs) == 2
+
+        await eventually(both_run, "two runs")
+        await anna.cancel("two")
+        await gateway.remove_guest(ANNA)
+        with pytest.raises(RequestCancelledError):
+            await asked[1]
+        may_end.set()
+        assert (await asked[0]).text == "whole"

@@ -122,7 +122,9 @@ def test_keys_come_and_go_by_name() -> None:
     """A name that is taken, one that is not known, and one more than there may be are refused."""
     more = keys.with_key(TABLE, key(2))
     assert (more.secret, more.keys) == (SECRET, (key(0), key(1), key(2)))
-    assert keys.without_key(more, "k0").keys == (key(1), key(2))
+    less = keys.without_key(more, "k0")
+    assert (less.keys, less.removed) == ((key(1), key(2)), ("k0",))
+    assert keys.with_key(less, key(0)).removed == ()
     with pytest.raises(ConfigError, match="there is a key k0: remove it first"):
         keys.with_key(TABLE, key(0))
     with pytest.raises(ConfigError, match=r"k9: no such key .known: k0, k1."):
@@ -132,12 +134,29 @@ def test_keys_come_and_go_by_name() -> None:
         keys.with_key(full, key(1))
 
 
-def test_the_grid_learns_what_it_lacks_and_forgets_what_has_no_key() -> None:
-    """Guests with their highest priority; a client of streams.toml keeps its own rules."""
-    table = KeyTable(SECRET, (key(0, max_priority=3), key(1), key(2, client="brain")))
+def test_the_grid_learns_what_it_lacks_and_forgets_what_was_removed() -> None:
+    """Guests with their highest priority; a client of streams.toml keeps its own rules, and a guest that
+    this file never had is another gateway's."""
+    table = KeyTable(SECRET, (key(0, max_priority=3), key(1), key(2, client="brain")), ("old", "k1", "ben"))
     rules = {"key-k0": ClientRules(max_priority=3), "key-k1": ClientRules()}
-    assert guest_changes(table, {}, ()) == (rules, [])
+    other = {"key-theirs": ClientRules()}
+    assert guest_changes(table, other, ()) == (rules, [])
     assert guest_changes(table, rules, ()) == ({}, [])
-    assert guest_changes(table, {**rules, "key-old": ClientRules()}, ()) == ({}, ["key-old"])
+    assert guest_changes(table, {**rules, **other, "key-old": ClientRules()}, ()) == ({}, ["key-old"])
     assert guest_changes(table, {**rules, "key-k0": ClientRules()}, ()) == ({"key-k0": rules["key-k0"]}, [])
     assert guest_changes(table, {}, ("key-k0",)) == ({"key-k1": ClientRules()}, [])
+
+
+def test_what_was_removed_is_remembered_within_limits() -> None:
+    """The latest names; more in a file than there may be is a damaged one."""
+    table = TABLE
+    for n in range(keys.MAX_KEYS + 1):
+        table = keys.without_key(keys.with_key(table, key(2, name=f"n{n}")), f"n{n}")
+    assert (len(table.removed), table.removed[0], table.removed[-1]) == (
+        keys.MAX_KEYS,
+        "n1",
+        f"n{keys.MAX_KEYS}",
+    )
+    assert decode(encode(table)) == table
+    with pytest.raises(ValueError, match="at most 1000"):
+        decode(encode(KeyTable(SECRET, (), (*table.removed, "n0"))))

@@ -16,6 +16,7 @@ from orion_streams.eventlog import jsonl
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay import export as exporting
 from orion_streams.replay.export import bring_in, export
@@ -123,7 +124,9 @@ async def test_the_first_line_says_by_which_rules_and_no_secret(config: Config, 
     """Policy and configuration are there to be read; where servers are, and what opens them, is not."""
     node = NodeConfig(ollama="http://user:secret@house:11434", tiers=(1,))
     redis = RedisConfig(url="redis://user:secret@house:6379", password_file="/secret")
-    config = structs.replace(config, redis=redis, nodes={**config.nodes, "other": node})
+    gateway = GatewayRules(keys_file="/secret", addresses={"192.168.1.20": "secret"})
+    nodes = {**config.nodes, "other": node}
+    config = structs.replace(config, redis=redis, nodes=nodes, gateway=gateway)
     store = await grown(config)
     path = await exported(store, config, tmp_path / "log.jsonl", 10)
     header = json.loads(path.read_text().splitlines()[0])
@@ -131,6 +134,7 @@ async def test_the_first_line_says_by_which_rules_and_no_secret(config: Config, 
     assert {row["name"] for row in header["rules"]["nodes"]} == set(config.nodes)
     assert header["config"]["nodes"]["other"]["tiers"] == [1]
     assert "secret" not in path.read_text()
+    assert "192.168" not in path.read_text()
     found = await FileSource(path).config()
     assert found.policy == config.policy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from orion_streams import Answer, AsyncClient, Piece
 from orion_streams.agents.router import Router
 from orion_streams.demo.observer import Observer
 from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
+from orion_streams.errors import BackendError
+from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.server_check import check_server
@@ -115,3 +118,57 @@ async def test_everything_the_router_does_is_allowed(held: Guarded) -> None:
     assert len(held.admin.execute_command("ACL", "LOG")) == 1
     await admin.aclose()
     await own.aclose()
+
+
+@contextlib.asynccontextmanager
+async def answering(held: Guarded) -> AsyncIterator[None]:
+    """A router and an agent that go on while the block runs."""
+    admin, own = connect(held.url(ADMIN)), connect(held.url("orion-router"))
+    store, log = ServerStore("", admin, held.config.prefix), RedisLog(own, held.config.prefix)
+    router, agent = Router(log, held.config), Agent(store, "orion-worker", (MODEL,))
+    await router.start()
+    await router.make_groups()
+    is_over = False
+
+    async def serve() -> None:
+        while not is_over:
+            await agent.beat()
+            await router.cycle(block_ms=200)
+            for given in await agent.read_work():
+                await agent.complete(given)
+
+    serving = asyncio.create_task(serve())
+    try:
+        yield
+    finally:
+        is_over = True
+        await serving
+        await admin.aclose()
+        await own.aclose()
+
+
+async def test_everything_the_gateway_does_is_allowed(held: Guarded) -> None:
+    """It adds a guest, asks as that and as itself, follows the log, looks at the server; no more."""
+    url = held.url("orion-gateway")
+    async with (
+        answering(held),
+        AsyncClient(url, "gateway") as gateway,
+        AsyncClient(url, "key-anna") as anna,
+        AsyncClient(url, "brain") as brain,
+        AsyncClient(held.url("orion-client-brain"), "gateway") as stranger,
+        AsyncClient(held.url("orion-client-brain"), "key-anna") as thief,
+    ):
+        await gateway.add_guest("key-anna")
+        assert (await anna.generate(MODEL, "Why?", timeout_s=30)).text == "42"
+        assert (await gateway.generate(MODEL, "Why?", timeout_s=30)).text == "42"
+        async with connect(url) as reader:
+            await check_server(reader)
+            state = await load(RedisLog(reader, held.config.prefix))
+        assert list(state.grid.guests) == ["key-anna"]
+        assert held.admin.execute_command("ACL", "LOG") == []
+        with pytest.raises(BackendError, match="redis refuses"):
+            await stranger.add_guest("key-evil")
+        for other in (thief, brain):
+            with pytest.raises(BackendError, match="redis refuses"):
+                await other.generate(MODEL, "Why?")
+        await gateway.remove_guest("key-anna")
