@@ -105,10 +105,13 @@ class Gateway:
     async def _client_of(self, name: str) -> AsyncClient:
         """Return the grid's client of that name, once the grid knows it. Raise Refusal if it does not."""
         try:
-            async with asyncio.timeout(GUEST_S):
-                while not self._is_known(name):
+            if not self._is_known(name):
+                async with asyncio.timeout(GUEST_S):
                     await self.keep_guests()
-                    await self.follower.news()
+                    await self.follower.fresh()
+                    while not self._is_known(name):
+                        await self.follower.news()
+                        await self.keep_guests()
         except TimeoutError:
             what = f"the grid does not know the client {name}: is it in the router's streams.toml?"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None
@@ -148,12 +151,16 @@ class Gateway:
         return [request_id for client, _, request_id in keys if client == name]
 
     async def keep_guests_for_ever(self) -> None:
-        """Look at the keys every KEEP_GUESTS_S, until cancelled."""
+        """Look at the keys every KEEP_GUESTS_S, until cancelled. Log a failure once until it changes."""
+        said = ""
         while True:
             try:
                 await self.keep_guests()
+                said = ""
             except OrionError as error:
-                log.warning("the grid could not be told of the keys: %s", error)
+                if said != str(error):
+                    log.warning("the grid could not be told of the keys: %s", error)
+                said = str(error)
             await asyncio.sleep(KEEP_GUESTS_S)
 
     async def cancel_earlier(self) -> None:

@@ -51,26 +51,29 @@ class Events:
         self._request, self._ended = request, False
         self._events: AsyncGenerator[AnswerEvent, None] = request.client.send(request.fields, id=request.id)
         self._next: asyncio.Task[AnswerEvent] | None = None
-        self._cancels: set[asyncio.Task[None]] = set()
 
     async def take(self, timeout_s: float | None = None) -> AnswerEvent | None:
         """Return the next event; None if there is none within `timeout_s`. Raise Refusal for an end without
         an answer."""
+        try:
+            event = await (anext(self._events) if timeout_s is None else self._within(timeout_s))
+        except RequestError as error:
+            self._ended = True
+            raise refusal_of(error.code, error.message, str(self._request.fields["model"])) from error
+        except BackendError as error:
+            raise Refusal(503, str(error), retry_after_s=RETRY_AFTER_S) from error
+        self._ended = isinstance(event, Answer)  # None: not yet
+        return event
+
+    async def _within(self, timeout_s: float) -> AnswerEvent | None:
+        """Return the next event; what does not come in time goes on coming."""
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._events))
         done, _ = await asyncio.wait({self._next}, timeout=timeout_s)
         if not done:
             return None
         task, self._next = self._next, None
-        try:
-            event = task.result()
-        except RequestError as error:
-            self._ended = True
-            raise refusal_of(error.code, error.message, str(self._request.fields["model"])) from error
-        except BackendError as error:
-            raise Refusal(503, str(error), retry_after_s=RETRY_AFTER_S) from error
-        self._ended = isinstance(event, Answer)
-        return event
+        return task.result()
 
     async def close(self) -> None:
         """End it. What has no end yet is cancelled in the grid, whatever becomes of the task that asks."""
@@ -237,7 +240,7 @@ async def body_of(http: web.Request) -> bytes:
     if is_too_large(http):
         raise too_large(http.client_max_size)
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(None if http.content.is_eof() else BODY_S):  # most are here already
             return await http.read()
     except TimeoutError:
         raise Refusal(408, f"the body did not come within {BODY_S:g} s") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -92,4 +94,12 @@ class Connections:
                 elif row.transport.is_closing():
                     row.closing_s = row.closing_s or now_s
                     if now_s - row.closing_s > HEAD_S:
-                        row.transport.abort()
+                        cut(row.transport)
+
+
+def cut(transport: asyncio.BaseTransport | None) -> None:
+    """End a connection at once: what was not taken is not kept, not by the kernel either."""
+    if isinstance(transport, asyncio.Transport):
+        reset = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        transport.abort()

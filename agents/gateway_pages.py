@@ -88,6 +88,7 @@ class Pages:
     async def request(self, http: web.Request) -> web.Response:
         """Answer `/orion/v1/requests/ID`, of the caller's own."""
         name = http.match_info["id"]
+        await self.follower.fresh()  # its answer may have come just now
         found = request_status(self.follower.grid, http[CALLER].client, name)
         if found is None:
             raise Refusal(404, f"no request {name!r} of yours is known: it is remembered for a while only")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from orion_streams.agents import gateway_server
 from orion_streams.config import Config, log_level
 from orion_streams.errors import ConfigError
+from orion_streams.model.gateway_rules import taken_by
 from orion_streams.runtime.connection import connect, refused
 from orion_streams.runtime.process_log import log_to_stderr
 from orion_streams.runtime.server_check import wait_for_server
@@ -24,9 +26,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(config: Config, insecure: bool, port: int | None, as_json: bool) -> int:
-    """Serve until a signal. Return the exit code. Raise ConfigError if its place is taken, or the server
-    refuses it."""
+    """Serve until a signal. Return the exit code. Raise ConfigError if its place is taken, or is that of a
+    node's Ollama, or the server refuses it."""
     log_to_stderr(log_level())
+    check_place(config, socket.gethostname())
 
     def ready(url: str) -> None:
         if insecure:
@@ -58,3 +61,15 @@ def run(config: Config, insecure: bool, port: int | None, as_json: bool) -> int:
         what = f"gateway.listen: {place} cannot be used: {errors.exceptions[0]}"
         raise ConfigError(what) from errors
     return 0
+
+
+def check_place(config: Config, host: str) -> None:
+    """Raise ConfigError if the gateway would listen where a node has its Ollama, by whatever name of this
+    machine that is called."""
+    own = {host, host.partition(".")[0], f"{host.partition('.')[0]}.local"}
+    ollamas = {name: node.ollama for name, node in config.nodes.items() if node.inference}
+    for node, url in taken_by(config.gateway.place, ollamas, own):
+        raise ConfigError(
+            f"gateway.listen = {config.gateway.listen}: that is where {node} has its Ollama ({url}): "
+            "set another port, e.g. 11435"
+        )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from aiohttp.typedefs import Handler
 
 from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_calls import CALLER, deliver, expected, response_of, too_large
-from orion_streams.agents.gateway_connections import Connections
+from orion_streams.agents.gateway_connections import Connections, cut
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
@@ -25,12 +26,14 @@ from orion_streams.errors import BackendError, ConfigError
 from orion_streams.gateway import access, http_calls, keys
 from orion_streams.gateway.access import Door, Knock
 from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.keys import Key
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 from orion_streams.runtime.connection import connect
 
 log = logging.getLogger("orion.gateway")
 
+KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open answers
 when it stops; for a connection without a request; for the rest of a body that nobody reads."""
@@ -48,7 +51,7 @@ class Guard:
 
     async def admit(self, http: web.Request, handler: Handler) -> web.StreamResponse:
         """Let in who may ask; write refusals in the form of the API."""
-        knock = self._knock(http)
+        knock = http[KNOCK] = self._knock(http)
         if http.method == "OPTIONS":
             allowed = access.preflight(knock, self._door)
             if isinstance(allowed, dict):
@@ -71,6 +74,13 @@ class Guard:
             return web.Response(status=405, text="405 method not allowed", headers=allow)
         except (RequestError, BackendError) as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
+        except (ConnectionError, web.HTTPException):
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+            log.error("%s %s failed: %s", http.method, http.path, what)
+            return refused(http, Refusal(500, "the gateway failed: its log says where"))
 
     def _knock(self, http: web.Request) -> Knock:
         headers = http.headers
@@ -82,14 +92,22 @@ class Guard:
             host=headers.get("Host", ""),
             origin=headers.get("Origin", ""),
             token=token,
-            key=keys.find(self._key_file.current().table, token) if token else None,
+            key=self._key_of(token),
             forwarded=access.is_forwarded(headers),
         )
 
+    def _key_of(self, token: str) -> Key | None:
+        """Return the key of a token. One that looks like ours may have been made just now."""
+        key = keys.find(self._key_file.current().table, token) if token else None
+        if key is None and token.startswith(keys.TOKEN_PREFIX):
+            key = keys.find(self._key_file.current(at_once=True).table, token)
+        return key
+
     async def sign(self, http: web.Request, response: web.StreamResponse) -> None:
         """Add to every answer what it is, and what a page may see of it."""
+        knock = http.get(KNOCK) or self._knock(http)  # an Expect that is not understood never came in
         response.headers["Server"] = GATEWAY_SERVER
-        response.headers.update(access.page_headers(self._knock(http), self._door))
+        response.headers.update(access.page_headers(knock, self._door))
 
 
 def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
@@ -101,10 +119,10 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
         try:
             response = await guard.admit(request, handler)
             await deliver(request, response)
-        except ConnectionError:
-            if request.transport is not None:
-                request.transport.abort()  # what was not taken is not kept
-            raise
+        except ConnectionError as error:
+            log.debug("%s is gone: %s", request.remote, error)
+            cut(request.transport)
+            return web.Response()  # nobody gets it
         return response
 
     pages, limit = Pages(gateway), gateway.config.gateway.max_body_bytes

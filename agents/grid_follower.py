@@ -1,4 +1,8 @@
-"""Follows the log: the folded table of a process that only reads."""
+"""Follows the log: the folded table of a process that only reads.
+
+A busy grid commits a thousand times a second. What came is folded together, at most every REST_S: whoever
+needs the table as it is now asks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.errors import LogError
-from orion_streams.eventlog.loader import extend, load
+from orion_streams.eventlog.loader import fold_raw, load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.gateway.grid_state import moved_on
 from orion_streams.model.commit import PUBLIC
@@ -24,6 +29,8 @@ from orion_streams.runtime.connection import end_if_cancelled, in_short, will_pa
 log = logging.getLogger("orion.gateway")
 
 BLOCK_MS, LOOK_EVERY_S = 1_000, 1.0
+REST_S, FRESH_S, CHUNK = 0.05, 0.25, 100
+"""After what came was folded; for a fold that somebody waits for; entries that are folded in one go."""
 
 
 class GridFollower:
@@ -38,6 +45,7 @@ class GridFollower:
         self._server_ms = self._router_ms = 0
         self._looked_s: float | None = None
         self.loaded, self._news = asyncio.Event(), asyncio.Event()
+        self._folding = asyncio.Lock()
 
     @property
     def grid(self) -> Grid:
@@ -75,6 +83,12 @@ class GridFollower:
         """Wait until there is something new to see."""
         await self._news.wait()
 
+    async def fresh(self) -> None:
+        """Fold what the log holds now; a server that does not answer within FRESH_S is not waited for."""
+        with suppress(RedisError, OSError, LogError):  # TimeoutError is an OSError
+            async with asyncio.timeout(FRESH_S):
+                await self._catch_up()
+
     async def run(self) -> None:
         """Follow until cancelled; while the server is away, try again. Raise RedisError if it refuses."""
         backoff = reconnect_backoff()
@@ -99,13 +113,23 @@ class GridFollower:
             position = self._state.grid.position
             _, news = await self._store.read({"log": f"{position}-0"}, 1, BLOCK_MS)
             if news:
-                await extend(self._store, self._state, await self._store.last_position())
-                self._tell()
+                await self._catch_up()
+                await asyncio.sleep(REST_S)
             if self._is_silent or self._clock() - (self._looked_s or 0) >= LOOK_EVERY_S:
                 if not news and await self._store.last_position() < position:
                     raise LogError("the log lost its tail")
                 await self._look()
             self._outages.worked("gateway")
+
+    async def _catch_up(self) -> None:
+        """Fold the log to its end. Raise LogError if it was trimmed beyond the grid."""
+        async with self._folding:
+            rows: list[tuple[int, bytes]] | None = None
+            while rows is None or len(rows) == CHUNK:
+                state = self._state
+                rows = await self._store.events(state.grid.position, CHUNK)
+                fold_raw(state, rows)
+        self._tell()
 
     def _tell(self) -> None:
         """Let whoever waits go on; who waits next waits for the next."""

@@ -125,10 +125,10 @@ class KeyFile:
         self._stamp: Stamp | None = None
         self._held = Held(fresh_table())
 
-    def current(self) -> Held:
-        """Return the keys as they are now."""
+    def current(self, *, at_once: bool = False) -> Held:
+        """Return the keys as they were at the last look; with `at_once` look again."""
         now_s = self._clock()
-        if self._looked_s is None or now_s - self._looked_s >= LOOK_EVERY_S:
+        if at_once or self._looked_s is None or now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             self._look()
         return self._held

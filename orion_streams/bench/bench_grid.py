@@ -1,4 +1,5 @@
-"""The processes that are measured: server, relay, router, agents and an Ollama that answers at once.
+"""The processes that are measured: server, relay, router, agents, gateway and an Ollama that answers at
+once.
 
 Two of the house's three nodes have an agent: `orion-worker` answers inside its agent, `orion-master` asks a
 simulated Ollama. The marks are set so that the machine is never too hot or too full.
@@ -23,7 +24,8 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say
 from orion_streams.simulation.machine_spec import NodeSpec
 
-SLOTS = 16
+SLOTS, STREAMS = 16, 200
+"""Requests in flight when a rate is measured; streams that are open at once."""
 ECHO_MODEL, HTTP_MODEL = "echo:latest", GEMMA.name
 ECHO_NODE, HTTP_NODE = "orion-worker", "orion-master"
 READY_S = 20.0
@@ -32,10 +34,11 @@ RELAY_STREAMS = ("relay:1", "relay:2", "relay:3", "relay:4")
 
 
 class BenchGrid:
-    """Context manager that starts the processes of a measurement and ends them all."""
+    """Context manager that starts the processes of a measurement and ends them all. `instant`: the node's
+    Ollama is no simulated one, but one that answers at once."""
 
-    def __init__(self, folder: Path, remark: Say) -> None:
-        self.folder, self._remark = folder, remark
+    def __init__(self, folder: Path, remark: Say, *, instant: bool = False) -> None:
+        self.folder, self._remark, self._instant = folder, remark, instant
         self.url = self.ollama_url = ""
         self.children: list[Child] = []
         self._held = AsyncExitStack()
@@ -50,8 +53,7 @@ class BenchGrid:
         self._held.push_async_callback(asyncio.to_thread, server.stop)
         try:
             self.url = await asyncio.to_thread(server.start)
-            command = ("-m", "orion_streams.demo.ollama", "--spec", str(self._spec()))
-            node = await self._start("simulated Ollama", *command, announces=True)
+            node = await self._start("Ollama", "-m", *self._ollama(), announces=True)
             self.ollama_url = str(node.announced["url"])
             self._config_path.write_text(self._toml(), encoding="utf-8")
         except BaseException:
@@ -75,6 +77,10 @@ class BenchGrid:
         await self.wait_for(lambda grid: node in grid.nodes and has_model(grid, node, model), child)
         return child
 
+    async def start_gateway(self) -> Child:
+        """Start the gateway on a free port, and wait until it answers."""
+        return await self.start_role("gateway", "--port", "0", "--json", announces=True)
+
     async def wait_for(self, condition: Callable[[Grid], bool], child: Child) -> None:
         """Wait until the grid at the log's end satisfies a condition. Raises BackendError after READY_S."""
         try:
@@ -92,6 +98,11 @@ class BenchGrid:
     def _config_path(self) -> Path:
         return self.folder / "streams.toml"
 
+    def _ollama(self) -> tuple[str, ...]:
+        if self._instant:
+            return ("orion_streams.bench.instant_ollama", HTTP_MODEL)
+        return ("orion_streams.demo.ollama", "--spec", str(self._spec()))
+
     def _spec(self) -> Path:
         spec = NodeSpec(
             HTTP_NODE,
@@ -106,10 +117,10 @@ class BenchGrid:
         path.write_bytes(msgspec.json.encode(spec))
         return path
 
-    async def start_role(self, *words: str) -> Child:
+    async def start_role(self, *words: str, announces: bool = False) -> Child:
         """Start a process of the grid by the words of its command."""
         command = ("-m", "orion_streams.cli", *words, "--config", str(self._config_path))
-        return await self._start(" ".join(words), *command)
+        return await self._start(" ".join(words), *command, announces=announces)
 
     async def _start(self, name: str, *arguments: str, announces: bool = False) -> Child:
         env = {"TMPDIR": str(self.folder), "ORION_REDIS_URL": self.url, "ORION_REDIS_PASSWORD": ""}
@@ -125,6 +136,7 @@ class BenchGrid:
             "redis": {"url": self.url},
             f"nodes.{HTTP_NODE}": {**node, "tiers": [1], "ollama": self.ollama_url},
             f"nodes.{ECHO_NODE}": {**node, "tiers": [2], "ollama": "echo://"},
+            "gateway": {"keys_file": str(self.folder / "keys.json"), "max_streams": STREAMS},
             "nodes.orion-edge": {"inference": False, "ollama": ""},
             "policy": {
                 "temp_max_mc": 119_000,

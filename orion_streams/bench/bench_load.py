@@ -29,6 +29,11 @@ class Timing(Struct, frozen=True):
         return median(self.latencies_s) * 1000
 
     @property
+    def p99_ms(self) -> float:
+        """The latency that one in a hundred exceeds."""
+        return sorted(self.latencies_s)[len(self.latencies_s) * 99 // 100] * 1000
+
+    @property
     def rps(self) -> float:
         return len(self.latencies_s) / self.seconds
 

@@ -32,7 +32,7 @@ class Goal(Struct, frozen=True):
         return f"{what}≤ {self.most:g}" if self.most is not None else f"{what}≥ {self.least:g}"
 
 
-GOALS = {
+GRID_GOALS = {
     "streams_p50_ms": Goal("ratio", most=2),
     "streams_rps_16": Goal("ratio", least=0.4),
     "script_p99_ms": Goal("value", most=1),
@@ -43,6 +43,15 @@ GOALS = {
     "route_us_per_node_1000_cold": Goal("value", most=4),
     "simulate_us_per_request": Goal("value", most=360),  # a million in six minutes
 }
+GATEWAY_GOALS = {
+    "gateway_p50_ms": Goal("ratio", most=1),
+    "gateway_rps_16": Goal("ratio", least=0.8),
+    "gateway_first_token_added_ms": Goal("value", most=3),
+    "gateway_streams_whole": Goal("value", least=200),
+    "gateway_rss_mb": Goal("value", most=96),
+    "gateway_idle_cpu_percent": Goal("value", most=1),
+}
+GOALS = GRID_GOALS | GATEWAY_GOALS
 
 
 class Row(Struct, frozen=True):

@@ -11,15 +11,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
-from rich.console import Console
-from rich.table import Table
 
-from orion_streams.bench import bench_core, footprint
+from orion_streams.bench import bench_core, bench_gateway, footprint
 from orion_streams.bench.bench_grid import (
     CLIENT,
     ECHO_MODEL,
@@ -32,7 +31,8 @@ from orion_streams.bench.bench_grid import (
 )
 from orion_streams.bench.bench_load import StreamsLoad
 from orion_streams.bench.bench_ollama import HttpLoad
-from orion_streams.bench.bench_rows import GOALS, Row, compared
+from orion_streams.bench.bench_output import say, show
+from orion_streams.bench.bench_rows import Row, compared
 from orion_streams.errors import EXIT_OK
 from orion_streams.runtime.connection import end_if_cancelled
 
@@ -54,11 +54,19 @@ class Plan(Struct, frozen=True):
     idle_s: float = 8.0
 
 
-def run(*, json: bool) -> int:
-    """Measure and print the results; a missed goal does not fail the command. Raises BackendError."""
+QUICK = Plan(streams_rounds=3, http_rounds=3, idle_s=2.0)
+
+
+def run(*, gateway: bool, quick: bool, json: bool) -> int:
+    """Measure the grid, or its gateway, and print the results; a missed goal does not fail the command.
+    Raises BackendError."""
     folder = Path(tempfile.mkdtemp(prefix="orion-bench-"))
     try:
-        rows = asyncio.run(until_told(folder, Plan()))
+        if gateway:
+            plan = bench_gateway.QUICK if quick else bench_gateway.GatewayPlan()
+            rows = asyncio.run(until_told(bench_gateway.measure(folder, plan)))
+        else:
+            rows = asyncio.run(until_told(measure(folder, QUICK if quick else Plan())))
     except asyncio.CancelledError:
         return INTERRUPTED + signal.SIGTERM
     finally:
@@ -66,16 +74,16 @@ def run(*, json: bool) -> int:
     if json:
         sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
     else:
-        show(rows)
+        show(rows, bench_gateway.FLOORS if gateway else FLOORS)
     return EXIT_OK
 
 
-async def until_told(folder: Path, plan: Plan) -> list[Row]:
+async def until_told(measuring: Coroutine[Any, Any, list[Row]]) -> list[Row]:
     """Measure; SIGTERM ends it as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is a coroutine
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await measure(folder, plan)
+    return await measuring
 
 
 async def measure(folder: Path, plan: Plan) -> list[Row]:
@@ -93,7 +101,7 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
         held = await footprint.script(grid.url)
         assert agent.pid is not None  # noqa: S101 - it answered
         say("an idle agent")
-        idle = await footprint.idle(agent.pid, plan.settle_s, plan.idle_s)
+        idle = await footprint.idle("agent", agent.pid, plan.settle_s, plan.idle_s)
         grid.check_alive()
     return [*streams, *over_http, held, *idle, *rows]
 
@@ -148,31 +156,3 @@ async def take_turns(
         compared(f"{name}_p50_ms", "ms", p50),
         compared(f"{name}_rps_{SLOTS}", "requests/s", rps),
     ]
-
-
-def say(line: str) -> None:
-    """Write a line of progress to stderr."""
-    sys.stderr.write(f"bench: {line}\n")
-    sys.stderr.flush()
-
-
-def show(rows: Sequence[Row]) -> None:
-    """Print the table."""
-    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    for title in ("FIGURE", "VALUE", "UNIT", "FLOOR", "RATIO", "GOAL", ""):
-        table.add_column(title, justify="right" if title in ("VALUE", "FLOOR", "RATIO") else "left")
-    for row in rows:
-        goal = GOALS.get(row.name)
-        colour = {"pass": "green", "over": "red"}.get(row.verdict, "")
-        table.add_row(
-            row.name,
-            f"{row.value:,}",
-            row.unit,
-            f"{row.floor:,}" if row.floor is not None else "",
-            f"{row.ratio:g}" if row.ratio is not None else "",
-            str(goal or ""),
-            f"[{colour}]{row.verdict}[/]" if colour else "",
-        )
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(FLOORS, soft_wrap=True)

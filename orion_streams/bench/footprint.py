@@ -13,8 +13,9 @@ from orion_streams.runtime.connection import connect
 MB = 1024 * 1024
 
 
-async def idle(pid: int, settle_s: float, seconds: float) -> list[Row]:
-    """Measure resident memory, and processor time as a share of one core, over so many idle seconds."""
+async def idle(who: str, pid: int, settle_s: float, seconds: float) -> list[Row]:
+    """Measure resident memory, and processor time as a share of one core, over so many idle seconds.
+    `who`: what the process is called in the rows."""
     process = psutil.Process(pid)
     await asyncio.sleep(settle_s)
     began, before_s = asyncio.get_running_loop().time(), cpu_s(process)
@@ -22,8 +23,8 @@ async def idle(pid: int, settle_s: float, seconds: float) -> list[Row]:
     used_s = cpu_s(process) - before_s
     passed_s = asyncio.get_running_loop().time() - began
     return [
-        Row("agent_rss_mb", tidy(process.memory_info().rss / MB), "MB"),
-        Row("agent_idle_cpu_percent", tidy(used_s / passed_s * 100), "% of a core"),
+        Row(f"{who}_rss_mb", tidy(process.memory_info().rss / MB), "MB"),
+        Row(f"{who}_idle_cpu_percent", tidy(used_s / passed_s * 100), "% of a core"),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -239,10 +239,17 @@ def acl(
     )
 
 
-@command("bench", "bench --json")
-def bench(as_json: AsJson = False) -> int:
-    """Measure the grid on this machine against a bare relay."""
-    return do("orion_streams.bench.bench_run", json=as_json)
+@command("bench", "bench --json", "bench gateway --quick")
+def bench(
+    what: Annotated[
+        Literal["grid", "gateway"],
+        typer.Argument(metavar="[WHAT]", help="The grid, against a bare relay, or its gateway."),
+    ] = "grid",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds, which tell less.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Measure the grid, or its gateway, on this machine."""
+    return do("orion_streams.bench.bench_run", gateway=what == "gateway", quick=quick, json=as_json)
 
 
 @command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
@@ -19,8 +20,8 @@ from orion_streams.model.policy import GATEWAY
 
 LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 REALM = 'Bearer realm="orion"'
-SHOWN = 80
-"""So many characters of a header stand in a refusal."""
+SHOWN, KNOWN_HOSTS = 80, 256
+"""So many characters of a header stand in a refusal; so many hosts are not parsed again."""
 
 
 class Knock(Struct, frozen=True, kw_only=True):
@@ -150,10 +151,17 @@ def is_local(host_header: str, machine: str) -> bool:
     name, _, port = host.rpartition(":")
     if name and port.isdigit() and (":" not in name or name.startswith("[")):
         host = name
+    named = host in ("", "localhost", machine.lower()) or host.endswith(LOCAL_ENDINGS)
+    return named or is_address(host.strip("[]"))
+
+
+@lru_cache(KNOWN_HOSTS)
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
     try:
-        ip_address(host.strip("[]"))
+        ip_address(text)
     except ValueError:
-        return host in ("", "localhost", machine.lower()) or host.endswith(LOCAL_ENDINGS)
+        return False
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ from orion_streams.model.toml_values import place_fault
 
 LOCALHOST = "localhost"
 DEFAULT_PORTS = {"http": 80, "https": 443}
+KNOWN_HOSTS = 256
+"""So many are not parsed again: each request asks for its own."""
 
 
 class GatewayRules(Struct, frozen=True):
@@ -54,6 +57,7 @@ class Place(Struct, frozen=True):
         return (address := parsed(self.host)) is not None and address.is_unspecified
 
 
+@lru_cache(KNOWN_HOSTS)
 def parsed(host: str) -> IPv4Network | IPv6Network | None:
     """Return an address, one of IPv4 that is written as IPv6 as IPv4; None for a name."""
     try:

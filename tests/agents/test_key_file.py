@@ -178,6 +178,7 @@ def test_a_running_gateway_notices_a_change_within_a_second(path: Path) -> None:
     assert held.current().fault == ""
     add(path, 1)
     assert find(held.current().table, token(1)) is None, "not looked yet"
+    assert find(held.current(at_once=True).table, token(1)) is not None
     clock.now_s += 1.0
     assert find(held.current().table, token(1)) is not None
     clock.now_s += 1.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import httpx
 import msgspec
 import pytest
 
@@ -79,3 +80,19 @@ async def test_any_mixture_of_recorded_answers_is_taken(seed: int) -> None:
         codes = {await ends(backend, rng.choice(ASKED)) for _ in bodies}
         assert await ends(backend, ASKED[0]) == "done"
     assert {"bad_answer", "no_done", "not_ollama", "model_missing"} <= codes
+
+
+async def test_a_gateway_is_no_ollama() -> None:
+    """Whatever it answers, its requests would come back to it: nothing is asked of it, and the place is
+    named. The same answer of another server is taken."""
+    tags = b'{"models":[]}'
+    length = b"Content-Length: %d\r\n" % len(tags)
+    of_gateway = b"HTTP/1.1 200 OK\r\nServer: orion-gateway\r\n" + length + b"\r\n" + tags
+    async with answering(lambda _: of_gateway) as backend:
+        assert await ends(backend, ASKED[0]) == "ollama_unreachable"
+        with pytest.raises(
+            httpx.ConnectError, match=r"127\.0\.0\.1:\d+ is the gateway of a grid, no Ollama"
+        ):
+            await backend.installed()
+    async with answering(lambda _: of_gateway.replace(b"orion-gateway", b"other")) as backend:
+        assert (await backend.installed()).models == ()

@@ -13,7 +13,7 @@ import pytest
 
 from orion_streams.bench import bench_core
 from orion_streams.bench.bench_load import StreamsLoad, check
-from orion_streams.bench.bench_rows import GOALS, Row, compared
+from orion_streams.bench.bench_rows import GRID_GOALS, Row, compared
 from orion_streams.bench.bench_run import Plan, measure
 from orion_streams.bench.relay import hand_on, pairs
 from orion_streams.errors import BackendError
@@ -116,7 +116,7 @@ async def test_a_run_gives_all_promised_rows_and_leaves_no_process(
     assert after <= before
     read: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(rows))
     names = [row["name"] for row in read]
-    assert set(names) >= PROMISED | set(GOALS)
+    assert set(names) >= PROMISED | set(GRID_GOALS)
     assert len(names) == len(set(names))
     for row in read:
         assert list(row) == ["name", "value", "unit", "floor", "ratio"]

@@ -224,11 +224,12 @@ def house() -> Config:
 
 
 def test_the_roles_of_a_machine_follow_from_its_name(house: Config) -> None:
-    """Its agent; and where no Redis is named, the router as well."""
-    assert choose(house, None, "two") == ["router", "agent:two"]
+    """Its agent; and where no Redis is named, the router as well, with a gateway."""
+    assert choose(house, None, "two") == ["router", "gateway", "agent:two"]
     with_redis = parse('[redis]\nurl = "redis://x:1/0"\n[nodes.one]\n')
     assert choose(with_redis, None, "one") == ["agent:one"]
     assert choose(with_redis, "router, agent:one", "elsewhere") == ["router", "agent:one"]
+    assert choose(with_redis, "gateway", "elsewhere") == ["gateway"]
 
 
 @pytest.mark.parametrize("roles", ["nonsense", "agent:nobody", "router,", ""])

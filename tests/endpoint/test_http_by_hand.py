@@ -245,7 +245,11 @@ async def talking(run: Run) -> None:
 
 
 async def test_who_does_not_read_is_given_up(
-    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once nothing more can be written for a while, the request is cancelled."""
     monkeypatch.setattr(gateway_calls, "WRITE_S", 0.1)
@@ -257,6 +261,8 @@ async def test_who_does_not_read_is_given_up(
         [run] = await eventually(lambda: stage.grid.runs, "it runs")
         await run.cancelled.wait()
         assert await count(stage.grid, ev.RequestCancelled) == 1
+        await eventually(lambda: line.was_cut, "the connection was cut")
+    assert not caplog.records
 
 
 async def test_who_does_not_take_a_whole_answer_is_cut_off(
