@@ -30,8 +30,8 @@ from orion_streams.protocol.answer_events import Answer, AnswerEvent, Piece, Res
 log = logging.getLogger("orion.gateway")
 
 FIRST_S, HEARTBEAT_S, BODY_S, WRITE_S, CANCEL_S = 1.0, 10.0, 60.0, 30.0, 10.0
-"""How long a refusal may take to be a status; between signs of life; for a body to come, or a whole answer to
-be taken; for a client to take a piece; for a cancel to be sent."""
+"""How long a refusal may take to be a status; between signs of life; for a body to come, or a whole answer
+to be taken; for a client to take a piece; for a cancel to be sent."""
 CALLER = web.RequestKey("caller", Caller)
 
 

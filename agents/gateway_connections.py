@@ -11,8 +11,8 @@ from aiohttp.web_protocol import RequestHandler
 from msgspec import Struct
 
 HEAD_S, SWEEP_S = 20.0, 5.0
-"""So long a connection may take for the head of its first request, and for its end; how often that is looked
-at."""
+"""So long a connection may take for the head of its first request, and for its end; how often that is
+looked at."""
 FULL = b'{"error":"the gateway has as many connections as it may (gateway.max_connections)"}'
 HEAD = (
     "HTTP/1.1 503 Service Unavailable",

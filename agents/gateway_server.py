@@ -35,8 +35,8 @@ log = logging.getLogger("orion.gateway")
 
 KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
-"""How long a router may be silent before it is said that the gateway is there all the same; for open answers
-when it stops; for a connection without a request; for the rest of a body that nobody reads."""
+"""How long a router may be silent before it is said that the gateway is there all the same; for open
+answers when it stops; for a connection without a request; for the rest of a body that nobody reads."""
 
 
 class Guard:

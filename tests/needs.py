@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 REDIS_SERVER = shutil.which("redis-server")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,6 +37,18 @@ def namespaces() -> bool:
     return bool(shutil.which(tried[0])) and subprocess.call(tried, stderr=subprocess.DEVNULL) == 0
 
 
+@cache
+def other_address() -> str:
+    """Find an address of this machine that is not the loopback one; "" without any."""
+    found = [
+        row.address
+        for rows in psutil.net_if_addrs().values()
+        for row in rows
+        if row.family == socket.AF_INET
+    ]
+    return next((each for each in found if not each.startswith("127.")), "")
+
+
 def missing() -> list[str]:
     """Return the Debian packages that `./orion test --all` needs and does not find."""
     found = {
@@ -52,6 +67,7 @@ def left_out() -> list[str]:
         "a real Ollama: set ORION_TEST_OLLAMA to its URL": REAL_URL is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
+        "a key from another address: a network": bool(other_address()),
     }
     return [name for name, is_here in optional.items() if not is_here]
 

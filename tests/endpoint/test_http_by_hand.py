@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from orion_streams.agents import gateway_calls, gateway_connections, gateway_server
+from orion_streams.agents import gateway_calls, gateway_connections, gateway_server, key_file
+from orion_streams.agents.gateway_connections import Connections
+from orion_streams.gateway import keys
 from orion_streams.model import events as ev
 from tests.contract.contract_grid import MODEL, Run, count, silence
-from tests.endpoint.wire import Wire, wire
-from tests.gateway.gateway_stage import Stage, gateway
+from tests.endpoint.wire import wire
+from tests.gateway.gateway_stage import CHAT, Stage, gateway
 from tests.helpers import eventually
+from tests.needs import other_address
 
 GET = ("GET / HTTP/1.1", "Host: localhost")
 RUNNING = b"Ollama is running"
@@ -76,7 +80,10 @@ async def test_a_connection_serves_request_after_request(stage: Stage) -> None:
 async def test_hasty_requests_are_answered_in_their_order(stage: Stage) -> None:
     """Pipelined: several requests in one packet."""
     body = json.dumps(WHOLE).encode()
-    post = f"POST /api/generate HTTP/1.1\r\nHost: x.local\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    post = (
+        f"POST /api/generate HTTP/1.1\r\nHost: x.local\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
     page = "\r\n".join((*GET, "", "")).encode()
     async with wire(stage.url) as line:
         line.writer.write(page + post + page)
@@ -113,7 +120,12 @@ async def test_a_connection_that_is_to_be_closed_is(stage: Stage) -> None:
         ("GET /\x00 HTTP/1.1", "Host: localhost"),
         ("GET / HTTP/1.1", "Host: localhost", "no colon"),
         ("POST /api/generate HTTP/1.1", "Host: localhost", "Content-Length: -1"),
-        ("POST /api/generate HTTP/1.1", "Host: localhost", "Content-Length: 3", "Transfer-Encoding: chunked"),
+        (
+            "POST /api/generate HTTP/1.1",
+            "Host: localhost",
+            "Content-Length: 3",
+            "Transfer-Encoding: chunked",
+        ),
         ("GET / HTTP/1.1", "Host: localhost", "X-Long: " + "x" * 20_000),
         ("GET /" + "x" * 20_000 + " HTTP/1.1", "Host: localhost"),
         ("GET / HTTP/1.1", "Host: localhost", *(f"X-{number}: x" for number in range(1_000))),
@@ -205,7 +217,7 @@ async def test_a_head_that_never_ends_is_given_up(
     async with wire(stage.url) as asked, wire(stage.url) as line:
         await asked.send(*GET)
         await asked.answer()
-        await line.send(*first, end="" if first else "")
+        await line.send(*first, end="")
         monkeypatch.setattr(gateway_connections, "HEAD_S", 0.0)
         assert await line.is_closed()
         await asked.send(*GET)
@@ -336,3 +348,66 @@ async def test_a_browser_may_ask_before_it_asks(stage: Stage) -> None:
     assert set(asked.split(",")) <= names
     for each in (allowed, answer):
         assert each.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+@pytest.mark.everything(bool(other_address()))
+async def test_another_address_needs_a_key(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """Listening everywhere: 401 and how to get one; with the key an answer as its own client, until it is
+    removed."""
+    token = keys.token_of(bytes(keys.TOKEN_BYTES))
+    key = keys.Key(name="tablet", client="key-tablet", hash=keys.digest_of(token), created="2026-11-01")
+    async with (
+        gateway(valkey_url, prefix, tmp_path, listen="0.0.0.0:1") as stage,
+        wire(stage.url, other_address()) as line,
+    ):
+        await line.post("/v1/chat/completions", CHAT)
+        refused = await line.answer()
+        assert refused.status == 401
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert "orion key add" in refused.error["message"]
+        key_file.change(tmp_path / "keys.json", lambda table: keys.with_key(table, key))
+
+        async def status() -> int:
+            await line.post("/v1/chat/completions", CHAT, f"Authorization: Bearer {token}")
+            return (await line.answer()).status
+
+        async def is_let_in() -> bool:
+            return await status() == 200
+
+        await eventually(is_let_in, "the key is known")
+        [run] = stage.grid.runs
+        assert run.head.request.startswith("key-tablet/")
+        key_file.change(tmp_path / "keys.json", lambda table: keys.without_key(table, "tablet"))
+
+        async def is_refused() -> bool:
+            return await status() == 401
+
+        await eventually(is_refused, "the key is forgotten")
+
+
+async def test_what_is_left_of_a_closed_connection_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts until it is gone, and it goes, whether or not its client reads."""
+    connections = Connections(1)
+
+    async def hasty_end(request: web.BaseRequest) -> web.Response:
+        transport = request.transport
+        assert transport is not None
+        connections.asked(request)
+        transport.write(b"x" * 20_000_000)
+        transport.close()
+        return web.Response()
+
+    connections.server = web.Server(hasty_end)
+    server = await asyncio.get_running_loop().create_server(connections.accept, "127.0.0.1", 0)
+    sweeping = asyncio.create_task(connections.sweep())
+    host, port = server.sockets[0].getsockname()
+    async with wire(f"http://{host}:{port}", buffer_bytes=4096) as line:
+        await line.send(*GET)
+        await line.reader.readexactly(1)
+        assert len(connections) == 1
+        monkeypatch.setattr(gateway_connections, "HEAD_S", 0.0)
+        await eventually(lambda: line.was_cut, "the connection was cut")
+        assert len(connections) == 0
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    server.close()
