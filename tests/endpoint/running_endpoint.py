@@ -30,6 +30,12 @@ INSTANT = NodeSpec(
 )
 """A node that answers at once."""
 NODE = INSTANT.name
+RECORDED = NodeSpec(
+    name="bench", disk_mb_per_s=5_000, prefill_tokens_per_s=1_000, decode_tokens_per_s=75, unload_ms=50
+)
+"""A node with the models of the recorded transcripts, slow enough that each part of an answer takes time."""
+NAMES = {*(model.name for spec in (INSTANT, RECORDED) for model in spec.models), "gpt-4o:latest"}
+"""What is listed."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "gateway.aliases": {"gpt-4o": PLAIN.name},
     "limits": {"health_ms": 200},
@@ -43,7 +49,7 @@ class RunningEndpoint:
     """A grid with a gateway. Its loop runs in a thread of its own, so that blocking clients can ask it."""
 
     def __init__(self, grid: SimulatedGrid | None = None) -> None:
-        nodes = (SimulatedNode(NODE, "everything", INSTANT, tiers=(1,)),)
+        nodes = [SimulatedNode(spec.name, "everything", spec) for spec in (INSTANT, RECORDED)]
         self.grid = grid or SimulatedGrid(nodes, settings=SETTINGS, gateway=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -12,7 +12,7 @@ import pytest
 
 from orion_streams.gateway.listings import EXPIRES_AT
 from tests.endpoint.conversation import BOTH, FIXED, HELLO, PNG, SCHEMA, TOOLS
-from tests.endpoint.running_endpoint import EMBEDDER, NODE, PLAIN, SKILLED, RunningEndpoint
+from tests.endpoint.running_endpoint import EMBEDDER, NAMES, NODE, PLAIN, SKILLED, RunningEndpoint
 
 STREAMS = 100
 
@@ -168,7 +168,7 @@ def test_a_model_is_loaded_and_unloaded(client: ollama.Client, endpoint: Running
 def test_models_are_listed_and_shown(client: ollama.Client) -> None:
     """With what clients choose by: name, digest, size, capabilities, context."""
     listed = {row.model: row for row in client.list().models}
-    assert set(listed) == {SKILLED.name, PLAIN.name, EMBEDDER.name, "gpt-4o:latest"}
+    assert set(listed) == NAMES
     assert listed[PLAIN.name].digest == PLAIN.digest
     assert listed[PLAIN.name].modified_at is not None
     shown = client.show(SKILLED.name)

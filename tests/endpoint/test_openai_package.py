@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.endpoint.conversation import BOTH, HELLO, PNG_URI, SCHEMA, TOOLS
-from tests.endpoint.running_endpoint import EMBEDDER, PLAIN, SKILLED, RunningEndpoint
+from tests.endpoint.running_endpoint import EMBEDDER, NAMES, PLAIN, SKILLED, RunningEndpoint
 
 KEY = "any text"
 STREAMS = 100
@@ -191,7 +191,7 @@ def test_a_text_goes_on(client: openai.OpenAI) -> None:
 def test_models_are_listed(client: openai.OpenAI) -> None:
     """All of them with their names, aliases too, and one alone."""
     names = {model.id for model in client.models.list()}
-    assert names == {SKILLED.name, PLAIN.name, EMBEDDER.name, "gpt-4o:latest"}
+    assert names == NAMES
     assert client.models.retrieve(PLAIN.name).id == PLAIN.name
 
 
