@@ -33,6 +33,7 @@ from orion_streams.runtime.connection import connect
 
 log = logging.getLogger("orion.gateway")
 
+PLAIN = {"Content-Type": "text/plain"}
 KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
@@ -68,10 +69,10 @@ class Guard:
         except web.HTTPRequestEntityTooLarge:
             return refused(http, too_large(self._max_body_bytes))
         except web.HTTPNotFound:
-            return web.Response(status=404, text="404 page not found")
+            return web.Response(status=404, body=b"404 page not found", headers=PLAIN)
         except web.HTTPMethodNotAllowed as error:
-            allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
-            return web.Response(status=405, text="405 method not allowed", headers=allow)
+            headers = {**PLAIN, "Allow": ", ".join(sorted(error.allowed_methods))}
+            return web.Response(status=405, body=b"405 method not allowed", headers=headers)
         except (RequestError, BackendError) as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
         except (ConnectionError, web.HTTPException):

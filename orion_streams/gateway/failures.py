@@ -40,13 +40,19 @@ LACKS = re.compile(r" lacks: ([a-z, ]+)\.$")
 REFUSED_BY_OLLAMA = "Ollama refused the request itself; the message holds its words."
 
 
+def cannot(model: str, lacks: str) -> str:
+    """Return Ollama's words for a model that cannot do what is asked, by which clients ask without it."""
+    if lacks == "embedding":
+        return "this model does not support embeddings"
+    return f'"{model}" does not support {lacks}'
+
+
 def refusal_of(code: str, message: str, model: str) -> Refusal:
-    """Return the refusal that a code and its sentence stand for; `model`: as the client wrote it. What a
-    model cannot do is said in Ollama's words, by which clients know to ask without it."""
+    """Return the refusal that a code and its sentence stand for; `model`: as the client wrote it."""
     status = STATUSES.get(code, 502)
     if code == UNKNOWN:
         return not_found(model)
     if code == INCAPABLE and (found := LACKS.search(message)):
-        return Refusal(status, f'"{model}" does not support {found[1]}')
+        return Refusal(status, cannot(model, found[1]))
     retry_after_s = RETRY_AFTER_S if status in RETRIED else 0
     return Refusal(status, message or code, retry_after_s=retry_after_s)

@@ -33,7 +33,7 @@ NODE = INSTANT.name
 RECORDED = NodeSpec(
     name="bench", disk_mb_per_s=5_000, prefill_tokens_per_s=1_000, decode_tokens_per_s=75, unload_ms=50
 )
-"""A node with the models of the recorded transcripts, slow enough that each part of an answer takes time."""
+"""A node with the models of the transcripts, slow enough that each part of an answer takes time."""
 NAMES = {*(model.name for spec in (INSTANT, RECORDED) for model in spec.models), "gpt-4o:latest"}
 """What is listed."""
 SETTINGS: dict[str, dict[str, Any]] = {

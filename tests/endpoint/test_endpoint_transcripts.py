@@ -9,17 +9,45 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.endpoint.running_endpoint import RunningEndpoint
-from tests.helpers import WAIT_S
+from tests.helpers import WAIT_S, eventually
 from tests.simulated_ollama.recorded_contract import BodyLine, Exchange, by_name, recorded, send, shape
 
 FILES = ("1-discovery", "2-residency", "3-inference", "4-reload-and-context", "5-refusals", "6-openai")
 EXCHANGES = [exchange for file in FILES for exchange in recorded(file)]
 
+# What is in memory depends on the tests before: ps has a test of its own.
+EXCHANGES = [each for each in EXCHANGES if each.request.path != "/api/ps"]
+
+FEW_KEYS = "of a model's file the log has the few keys that clients read, and no tensors"
+HALVES = "a request that is wrong is a 400, whenever that is noticed"
+INCAPABLE = "the router knows what a model can do before any node is asked"
+ROOMY = "another runner of the model has a longer context, where the prompt fits"
+BY_NAME = "a name that no model has is not found, however it is written"
+ELSEWHERE = "models are removed on the nodes"
+ROLE_ONCE = "the role stands in the first chunk only, as OpenAI sends it and its clients add it up"
+EMPTY_END = "the last chunk has an empty delta, as OpenAI's has"
+ONE_TYPE = "an error has one content type and ends with a line, whoever raised it"
+
 # Exchange, place of the field, and why it is not as recorded.
-DIFFERENCES: tuple[tuple[str, str, str], ...] = ()
+DIFFERENCES = (
+    ("show.*", r"end\.(model_info\..*|tensors\..*)?", FEW_KEYS),
+    ("embed|embeddings-old|images-unsupported", "status", INCAPABLE),
+    ("embed-empty", ".*", INCAPABLE),
+    ("images-unsupported|tools-unsupported", r"end\.error", INCAPABLE),
+    ("v1-embeddings", r"status|end\.error\.type", INCAPABLE),
+    ("wrong-option-type", "status", HALVES),
+    ("bad-format", "status|type", HALVES),
+    ("long-prompt-no-truncate", r"status|end\..*", ROOMY),
+    ("bad-model-name", r"status|end\.error", BY_NAME),
+    ("missing-model-delete", r"status|end\.error", ELSEWHERE),
+    ("v1-chat-stream(-usage)?", r"part\.choices", ROLE_ONCE),
+    ("v1-chat-stream", r"end\.choices", EMPTY_END),
+    ("v1-(bad-json|no-messages)", "type", ONE_TYPE),
+)
 
 
 @pytest.fixture
@@ -57,21 +85,24 @@ def flat(found: Any, place: str = "") -> dict[str, Any]:
 
 
 def outline(exchange: Exchange) -> dict[str, Any]:
-    """All that is compared: of a stream its first objects, those between, the last one, and its end."""
+    """All that is compared: of a stream its first event, the parts, the last one, and how it ends."""
     values = units(exchange)
     objects = [value for value in values if isinstance(value, dict)]
     places = {"status": exchange.status, "type": kind(exchange), "ends": exchange.text[-2:] == "\n\n"}
     places["rest"] = [value for value in values if not isinstance(value, dict)]
-    roles = ["end"] if len(objects) == 1 else ["first", *["part"] * (len(objects) - 2), "end"]
-    for role, value in zip(roles, objects, strict=False):
+    begin = "first" if "event-stream" in kind(exchange) else "part"
+    roles = [begin, *["part"] * (len(objects) - 2)] if len(objects) > 1 else []
+    for role, value in zip([*roles, *["end"] * bool(objects)], objects, strict=True):
         for place, leaf in flat(shape(value)).items():
             places.setdefault(role + place, leaf)
     return places
 
 
 def differing(wanted: Exchange, got: Exchange) -> dict[str, tuple[Any, Any]]:
-    """The places that are not as recorded."""
+    """The places that are not as recorded. Parts may all have been joined to one."""
     was, now = outline(wanted), outline(got)
+    if not any(place.startswith("part") for place in now):
+        was = {place: leaf for place, leaf in was.items() if not place.startswith("part")}
     pairs = {place: (was.get(place, "nothing"), now.get(place, "nothing")) for place in (*was, *now)}
     return {place: pair for place, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -88,3 +119,46 @@ async def test_an_answer_through_the_grid_is_as_recorded(
 ) -> None:
     """Each recorded request, sent to the gateway."""
     assert unlisted(exchange, differing(exchange, await send(http, exchange))) == {}
+
+
+@pytest.mark.parametrize("row", DIFFERENCES, ids=lambda row: f"{row[0]} {row[1]}")
+async def test_each_listed_difference_is_one(http: httpx.AsyncClient, row: tuple[str, str, str]) -> None:
+    """No row of the table explains what is no longer so."""
+    name, place, _ = row
+    chosen = [exchange for exchange in EXCHANGES if re.fullmatch(name, exchange.name)]
+    found = [differing(exchange, await send(http, exchange)) for exchange in chosen]
+    assert chosen
+    assert any(re.fullmatch(place, at) for each in found for at in each)
+
+
+async def test_what_is_in_memory_is_listed_as_recorded(http: httpx.AsyncClient) -> None:
+    """`/api/ps`, once a model is there."""
+    exchanges = by_name(recorded("2-residency"))
+    wanted = exchanges["ps-resident"]
+    await send(http, exchanges["generate-load"])
+
+    async def as_recorded() -> bool:
+        return differing(wanted, await send(http, wanted)) == {}
+
+    await eventually(as_recorded, "the list is as recorded")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "place"),
+    [
+        ("generate-once", '"eval_count":8,', "", "end.eval_count"),
+        ("generate-once", '"done":true', '"done":"true"', "end.done"),
+        ("generate-stream-warm", '"response":', '"text":', "part.response"),
+        ("chat-stream", '"done_reason"', '"reason"', "end.done_reason"),
+        ("v1-chat-stream", "[DONE]", "[ENDED]", "rest"),
+        ("v1-missing-model", '"param":null', '"param":""', "end.error.param"),
+        ("missing-model-chat", "not found", "unknown", "end.error"),
+    ],
+)
+def test_the_comparison_sees_a_changed_field(name: str, old: str, new: str, place: str) -> None:
+    """A key, a type, an end or an error that was not recorded is a difference."""
+    exchange = by_name(EXCHANGES)[name]
+    text = exchange.text.replace(old, new)
+    assert text != exchange.text
+    assert differing(exchange, exchange) == {}
+    assert place in differing(msgspec.structs.replace(exchange, body=[BodyLine(0, text)]), exchange)
