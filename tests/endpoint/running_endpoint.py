@@ -34,10 +34,10 @@ RECORDED = NodeSpec(
     name="bench", disk_mb_per_s=5_000, prefill_tokens_per_s=1_000, decode_tokens_per_s=75, unload_ms=50
 )
 """A node with the models of the transcripts, slow enough that each part of an answer takes time."""
-NAMES = {*(model.name for spec in (INSTANT, RECORDED) for model in spec.models), "gpt-4o:latest"}
+NAMES = {*(model.name for model in INSTANT.models), "gpt-4o:latest"}
 """What is listed."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "gateway.aliases": {"gpt-4o": PLAIN.name},
+    "gateway.aliases": {"gpt-4o": PLAIN.name},  # of a model that only the first has
     "limits": {"health_ms": 200},
     "policy": {"speed_half_ms": 1},  # a client's unload must not teach how many models there is room for
 }
@@ -48,8 +48,8 @@ T = TypeVar("T")
 class RunningEndpoint:
     """A grid with a gateway. Its loop runs in a thread of its own, so that blocking clients can ask it."""
 
-    def __init__(self, grid: SimulatedGrid | None = None) -> None:
-        nodes = [SimulatedNode(spec.name, "everything", spec) for spec in (INSTANT, RECORDED)]
+    def __init__(self, spec: NodeSpec = INSTANT, grid: SimulatedGrid | None = None) -> None:
+        nodes = [SimulatedNode(spec.name, "everything", spec)]
         self.grid = grid or SimulatedGrid(nodes, settings=SETTINGS, gateway=True)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -15,7 +15,7 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from tests.endpoint.conversation import BOTH, PNG_URI, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import EMBEDDER, PLAIN, SKILLED, RunningEndpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [pytest.mark.everything, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
 
 @pytest.fixture(autouse=True)

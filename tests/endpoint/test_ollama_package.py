@@ -45,6 +45,7 @@ def test_a_chat_comes_whole_and_in_pieces(client: ollama.Client) -> None:
         assert end.model_extra is None or end.model_extra["orion"]["node"] == NODE
 
 
+@pytest.mark.everything
 async def test_many_streams_at_once_are_each_whole_and_in_order(endpoint: RunningEndpoint) -> None:
     """A hundred conversations get a hundred answers, each its own."""
     async with ollama.AsyncClient(host=endpoint.url) as client:

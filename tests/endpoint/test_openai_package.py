@@ -67,6 +67,7 @@ def test_a_helper_adds_the_chunks_up(client: openai.OpenAI) -> None:
     assert told
 
 
+@pytest.mark.everything
 async def test_many_streams_at_once_are_each_whole_and_in_order(endpoint: RunningEndpoint) -> None:
     """A hundred streams, each with its own answer, from one client."""
     async with asynchronous(endpoint) as client:

@@ -45,7 +45,7 @@ def real() -> Iterator[RunningEndpoint]:
     """A grid whose only node is the real one."""
     nodes = (SimulatedNode(NAME, "real", NodeSpec(name=NAME)),)
     settings = {f"nodes.{NAME}": {"simulated": False, "temperature_sensor": False}}
-    with RunningEndpoint(RealGrid(nodes, settings=settings, gateway=True)) as running:
+    with RunningEndpoint(grid=RealGrid(nodes, settings=settings, gateway=True)) as running:
         yield running
 
 
