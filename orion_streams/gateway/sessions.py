@@ -12,18 +12,23 @@ from typing import Any
 
 import msgspec
 
-SESSION_HEADERS = ("X-OpenWebUI-Chat-Id", "X-Orion-Session")
+SESSION_HEADERS = ("X-Orion-Session", "X-OpenWebUI-Chat-Id")
+"""The first one that is there counts. Open WebUI sends its own with background work too."""
 NAME_BYTES = 16
-BACKGROUND = "### Task:"
-"""How Open WebUI begins what it asks by itself: titles, tags, follow-up questions, searches."""
+TASK, HISTORY = "### Task:", "<chat_history>"
+"""How Open WebUI begins what it asks by itself (titles, tags, follow-ups, searches), and what stands in
+it. What it makes of a question about documents begins so, too; that is streamed, and holds a context."""
 BACKGROUND_PRIORITY, LEAST_PRIORITY = -3, -9
 """So much lower is the priority of background work, and the lowest there is."""
 
 
 def is_background(fields: Mapping[str, Any]) -> bool:
-    """Whether a chat is background work of Open WebUI: one message, in its own words."""
+    """Whether a chat is background work of Open WebUI: one message, not streamed, in its own words."""
     messages = [each for each in fields.get("messages") or () if each["role"] != "system"]
-    return len(messages) == 1 and messages[0].get("content", "").startswith(BACKGROUND)
+    if len(messages) != 1 or fields.get("stream"):
+        return False
+    content = messages[0].get("content", "")
+    return content.startswith(TASK) and HISTORY in content
 
 
 def session_of(secret: bytes, client: str, headers: Mapping[str, str], fields: Mapping[str, Any]) -> str:
@@ -34,7 +39,7 @@ def session_of(secret: bytes, client: str, headers: Mapping[str, str], fields: M
         return ""
     named = [headers.get(name, "") for name in SESSION_HEADERS]
     told = next((each for each in (*named, fields.get("session")) if each), "")
-    begin = told or beginning(fields)
+    begin = ascii(told) if told else beginning(fields)  # a header may hold what is no text
     if not begin:
         return ""
     raw = msgspec.json.encode([client, fields.get("model", ""), begin])
