@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from tests.contract.contract_grid import MODEL
 from tests.helpers import WAIT_S
+
+GET = ("GET / HTTP/1.1", "Host: localhost")
+RUNNING = b"Ollama is running"
+ECHO: dict[str, Any] = {"model": MODEL, "prompt": "Why?"}
+WHOLE: dict[str, Any] = {**ECHO, "stream": False}
 
 TCP_CLOSE = 7
 """The state of a connection that was reset, in Linux's tcp_states.h."""
