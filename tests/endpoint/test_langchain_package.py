@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 
-from tests.endpoint.conversation import BOTH, PNG_URI, SCHEMA, TOOLS
+from tests.endpoint.client_requests import BOTH, PNG_URI, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import EMBEDDER, PLAIN, SKILLED, RunningEndpoint
 
 pytestmark = [pytest.mark.everything, pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.endpoint.conversation import BOTH, HELLO, PNG, SCHEMA, TOOLS
+from tests.endpoint.client_requests import BOTH, HELLO, PNG, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import RunningEndpoint
 from tests.helpers import WAIT_S
 from tests.needs import NODE, NPM

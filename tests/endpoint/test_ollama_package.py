@@ -11,7 +11,7 @@ import ollama
 import pytest
 
 from orion_streams.gateway.listings import EXPIRES_AT
-from tests.endpoint.conversation import BOTH, FIXED, HELLO, PNG, SCHEMA, TOOLS
+from tests.endpoint.client_requests import BOTH, FIXED, HELLO, PNG, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import EMBEDDER, NAMES, NODE, PLAIN, SKILLED, RunningEndpoint
 
 STREAMS = 100

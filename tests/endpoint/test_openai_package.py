@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.endpoint.conversation import BOTH, HELLO, PNG_URI, SCHEMA, TOOLS
+from tests.endpoint.client_requests import BOTH, HELLO, PNG_URI, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import EMBEDDER, NAMES, PLAIN, SKILLED, RunningEndpoint
 
 KEY = "any text"
