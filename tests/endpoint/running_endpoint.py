@@ -39,7 +39,6 @@ NAMES = {*(model.name for model in INSTANT.models), "gpt-4o:latest"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "gateway.aliases": {"gpt-4o": PLAIN.name},  # of a model that only the first has
     "limits": {"health_ms": 200},
-    "policy": {"speed_half_ms": 1},  # a client's unload must not teach how many models there is room for
 }
 
 T = TypeVar("T")
