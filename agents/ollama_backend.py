@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
@@ -25,7 +26,7 @@ from orion_streams.protocol.agent_entries import (
 )
 
 EMBEDS_ONLY = "does not support generate"
-LINE_MAX_BYTES = 16_000_000
+LINE_MAX_BYTES, PIECE_BYTES = 16_000_000, 256 * 1024
 IDENTIFY_S, NAME_MAX = 2.0, 48
 
 
@@ -55,7 +56,7 @@ class Ollama:
         try:
             if not self._identified:
                 await self.identify()
-            async with self._http.stream("POST", f"/api/{kind}", content=body) as answer:
+            async with self._post_of(f"/api/{kind}", body) as answer:
                 if answer.status_code != 200:
                     raise refusal(answer.status_code, await answer.aread())
                 if kind == "embed":
@@ -69,6 +70,13 @@ class Ollama:
         except httpx.HTTPError as error:
             self._identified = False  # whoever answers next may be another version
             raise broken(error) from error
+
+    def _post_of(self, path: str, body: bytes) -> AbstractAsyncContextManager[httpx.Response]:
+        """Post for a stream. A body with photos goes in pieces: it would hold the event loop."""
+        if len(body) <= PIECE_BYTES:
+            return self._http.stream("POST", path, content=body)
+        length = {"Content-Length": str(len(body))}
+        return self._http.stream("POST", path, content=pieces(body), headers=length)
 
     async def load(self, model: str, options: Mapping[str, int]) -> None:
         """Load by an empty prompt, or by an empty list of texts a model that only embeds."""
@@ -146,6 +154,12 @@ def broken(error: httpx.HTTPError) -> RunFailedError:
         return RunFailedError("ollama_unreachable", "node", f"Ollama: {error or 'no connection'}")
     what = f"the connection to Ollama broke: {type(error).__name__}"
     return RunFailedError("stream_cut", "node", what, breaks_model=True)
+
+
+async def pieces(body: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield a body in pieces of PIECE_BYTES."""
+    for at in range(0, len(body), PIECE_BYTES):
+        yield body[at : at + PIECE_BYTES]
 
 
 async def lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from redis.exceptions import NoPermissionError
 
 from orion_streams.config import Config
 from orion_streams.errors import LogError
@@ -15,6 +18,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
+from orion_streams.protocol.photo_parts import PARTS_WAIT_MS
 
 log = logging.getLogger("orion.retention")
 
@@ -37,6 +41,7 @@ class Retention:
         self._archived = 0
         self._archive_fault = ""
         self._closing = False
+        self._may_trim_parts = True
 
     def due(self) -> list[ev.RepliesTrimmed]:
         """Return the trims that forget ids: they have to be committed before the streams are trimmed."""
@@ -52,6 +57,7 @@ class Retention:
         for client in dict.fromkeys((*grid.all_clients(self.config.clients), *grid.closed)):
             await self.trim_requests(client, grid, guard)
             await self.trim_replies(client, grid, guard)
+            await self.trim_parts(client, grid, guard)
         for name in self.config.nodes:
             await self.trim_work(name, grid)
         await self.trim_log(grid)
@@ -157,6 +163,41 @@ class Retention:
         needed = [request.entry_id for key, request in grid.open.items() if key.startswith(owner)]
         needed.append(guard.cursors.get(stream, "0-0"))
         await self.store.trim(stream, min(needed, key=parse_stream_id))
+
+    async def trim_parts(self, client: str, grid: Grid, guard: Guard) -> None:
+        """Trim a client's parts of images below the oldest of an open request, and below what is older than
+        PARTS_WAIT_MS: an upload that was cut off, and what `free` did not come to. Above twice what the
+        client may have open drop the oldest, whoever needs them."""
+        if not self._may_trim_parts:
+            return
+        stream, owner, requests = f"parts:{client}", f"{client}/", f"requests:{client}"
+        try:
+            count, size = await self.store.size(stream)
+            if not count:
+                return
+            cursor = guard.cursors.get(requests, "0-0")
+            server_ms, unread = await self.store.read({requests: cursor}, 1, 0)
+            asked_ms = parse_stream_id(cursor)[0] if unread else server_ms  # who waits there has parts, too
+            needed = [each for key, row in grid.open.items() if key.startswith(owner) for each in row.parts]
+            needed.append(f"{max(asked_ms - PARTS_WAIT_MS, 0)}-0")
+            await self.store.trim(stream, min(needed, key=parse_stream_id))
+            most = 2 * grid.rules_of(client).max_open_bytes
+            if size > most:
+                log.warning("%s takes %d MB: its oldest entries go", stream, size // 1_000_000)
+                await self.store.shorten(stream, count * most // size)
+        except NoPermissionError:
+            self._may_trim_parts = False
+            log.warning("%s*: may not be trimmed by this user: run `orion acl` again", stream[:6])
+
+    async def free(self, freed: Mapping[str, Collection[str]], grid: Grid) -> None:
+        """Drop parts whose request has ended, unless another open one names them, too."""
+        for client, parts in freed.items() if self._may_trim_parts else ():
+            owner = f"{client}/"
+            held = {each for key, row in grid.open.items() if key.startswith(owner) for each in row.parts}
+            try:
+                await self.store.drop(f"parts:{client}", sorted(set(parts) - held))
+            except NoPermissionError:
+                return  # `trim_parts` says so
 
     async def trim_work(self, name: str, grid: Grid) -> None:
         """Trim a node's work below what its agent has read and finished."""

@@ -328,6 +328,7 @@ class Router:
             self.note_last_commit()
             self._lost_in_a_row = 0
             self._gone.clear()
+            await self.retention.free(builder.freed, self.state.grid)
 
     async def note_cut(self, stream: str) -> None:
         """Note all bodies that a client cut from its stream at once, instead of reloading for each."""

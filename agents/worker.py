@@ -20,6 +20,7 @@ from orion_streams.agents.answer import Answer, Repeater, plausible
 from orion_streams.agents.backend import Backend, RunFailedError
 from orion_streams.agents.job import Job, Phase
 from orion_streams.agents.ollama_requests import tokens_allowed
+from orion_streams.agents.part_reader import PartReader
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.worker_core import (
     CANCELLED,
@@ -35,6 +36,7 @@ from orion_streams.agents.worker_core import (
 from orion_streams.config import Config
 from orion_streams.errors import ContractError
 from orion_streams.model.measured import Usage
+from orion_streams.model.state import client_of
 from orion_streams.protocol import requests_replies
 from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.runtime.faust_redis import Item, StreamChannel
@@ -56,6 +58,7 @@ class Worker:
     ) -> None:
         self.config = config
         self.channel, self.results, self.backend = channel, results, backend
+        self.parts = PartReader(channel.redis, config.key)
         self.core = WorkerCore(config.node(node).slots, backend.engine)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._stops = False
@@ -73,10 +76,10 @@ class Worker:
         """Read the stream to its end before anything new runs, at the start and after every cut."""
         self.channel.settled.clear()  # what they acknowledge may be lost: it is seen below
         known = set(self.core.jobs)  # before the read: some may end meanwhile
-        pending = await self.channel.read("0", CATCH_UP_COUNT, None)
+        pending = await self.channel.read_all("0", CATCH_UP_COUNT)
         unseen, effects = self.core.catch_up([(item.id, item.fields) for item in pending], known)
         self.perform(effects)
-        new = await self.channel.read(">", CATCH_UP_COUNT, None)
+        new = await self.channel.read_all(">", CATCH_UP_COUNT)
         self.perform(self.core.receive([*unseen, *((item.id, item.fields) for item in new)]))
 
     def perform(self, effects: Iterable[Effect]) -> None:
@@ -131,6 +134,7 @@ class Worker:
         entry = structs.replace(
             entry, model=job.head.model or entry.model
         )  # as this node's Ollama lists it
+        entry = await self._with_parts(job, entry)
         answer = Answer(job.work_id)
         has_started = False
 
@@ -154,6 +158,17 @@ class Worker:
             await self._pass_on(job, answer)
         log.debug("%s done: %d tokens in %d ms", named(job.head), usage.tokens, usage.total_ms)
         return Done(usage, answer.body())
+
+    async def _with_parts(
+        self, job: Job, entry: requests_replies.RequestEntry
+    ) -> requests_replies.RequestEntry:
+        """Return the request with its images. Raises RunFailedError."""
+        limit_ms = self.config.policy.attempt_deadline_ms
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                return await self.parts.whole(entry, client_of(job.head.request))
+        except TimeoutError:
+            raise RunFailedError("overdue", "node", f"no parts within {limit_ms} ms") from None
 
     async def _consume(
         self,

@@ -90,6 +90,7 @@ def row_of(grid: Grid, event: ev.RequestAccepted) -> Request:
         ignored=event.ignored,
         needs=event.needs,
         notify=event.notify,
+        parts=event.parts,
     )
 
 

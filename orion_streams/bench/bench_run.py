@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from orion_streams.bench import bench_core, bench_gateway, footprint
+from orion_streams.bench import bench_core, bench_gateway, bench_photos, footprint
 from orion_streams.bench.bench_grid import (
     CLIENT,
     ECHO_MODEL,
@@ -40,15 +40,18 @@ OPTIONS = {"num_predict": 1}
 INTERRUPTED = 128
 FLOORS = (
     "floor of streams: a bare relay of the same four hops between processes; "
-    "of http: httpx straight to the simulated node"
+    "of http: httpx straight to the simulated node; of photos: 1 MB in one entry instead of 4 MB in parts"
 )
 
 
 class Plan(Struct, frozen=True):
-    """How much is measured: rounds of four turns, each of `turn_s`; then an idle agent for `idle_s`."""
+    """How much is measured: rounds of four turns, each of `turn_s`, with photos three of `photo_turn_s`;
+    then an idle agent for `idle_s`."""
 
     streams_rounds: int = 15
     http_rounds: int = 12
+    photo_rounds: int = 7
+    photo_turn_s: float = 1.0
     turn_s: float = 0.2
     settle_s: float = 1.0
     idle_s: float = 8.0
@@ -99,11 +102,13 @@ async def measure(folder: Path, plan: Plan) -> list[Row]:
         agent = await grid.start_agent(HTTP_NODE, HTTP_MODEL)
         over_http = await http_path(grid, plan)
         held = await footprint.script(grid.url)
+        say("photos")
+        photos = await bench_photos.rows(grid, plan.photo_rounds, plan.photo_turn_s)
         assert agent.pid is not None  # noqa: S101 - it answered
         say("an idle agent")
         idle = await footprint.idle("agent", agent.pid, plan.settle_s, plan.idle_s)
         grid.check_alive()
-    return [*streams, *over_http, held, *idle, *rows]
+    return [*streams, *over_http, held, *photos, *idle, *rows]
 
 
 async def streams_path(grid: BenchGrid, plan: Plan) -> list[Row]:

@@ -19,7 +19,9 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 import msgspec
 
-from orion_streams.errors import BackendError, OrionError
+from orion_streams.client.upload import NO_PARTS, Upload
+from orion_streams.errors import BackendError, ContractError, OrionError
+from orion_streams.protocol import photo_parts
 from orion_streams.protocol.answer_events import Accepted, Answer, Piece, Restarted
 from orion_streams.protocol.requests_replies import Reply, RequestEntry
 
@@ -179,10 +181,10 @@ def conclude(reply: Reply) -> Answer:
 class Call:
     """A request in flight, and the events received for it but not yet taken: news of where it stands, a
     restart, pieces, the end.
-    `asks`: it is a request, and no operator's entry."""
+    `asks`: it is a request, and no operator's entry. `upload`: the parts of its images."""
 
-    def __init__(self, entry: dict[str, str], asks: bool = True) -> None:
-        self.entry, self._asks = entry, asks
+    def __init__(self, entry: dict[str, str], asks: bool = True, upload: Upload = NO_PARTS) -> None:
+        self.entry, self._asks, self.upload = entry, asks, upload
         self.news = asyncio.Event()
         self.end: Reply | Exception | None = None
         self._attempt, self._seq, self._fence = 1, 0, ""
@@ -245,6 +247,16 @@ class Call:
             yield restarted
         if pieces:
             yield joined(pieces, self._attempt)
+
+
+def request_call(values: Mapping[str, Any]) -> Call:
+    """Return a request that is to be sent, its large images as parts. Raises TypeError for an unknown
+    field, RequestRejectedError for images that are too large."""
+    try:
+        values, texts = photo_parts.split(values)
+    except ContractError as error:
+        raise RequestRejectedError(str(values["id"]), error.code, str(error)) from None
+    return Call(request_entry(values), upload=Upload(texts))
 
 
 def joined(replies: Sequence[Reply], attempt: int) -> Piece:

@@ -31,6 +31,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from orion_streams.client import calls
 from orion_streams.client.calls import Call, Fields, RequestMethods
+from orion_streams.client.upload import NO_PARTS, Upload
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
 from orion_streams.model.commit import PUBLIC
@@ -39,6 +40,7 @@ from orion_streams.protocol.answer_events import Answer, AnswerEvent
 from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
 from orion_streams.protocol.requests_replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
+from orion_streams.runtime.read_size import ReadSize, size_of
 
 log = logging.getLogger("orion.client")
 
@@ -74,12 +76,14 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         self._redis: Any = connect(server_urls.with_tls(url, tls_ca_file, tls_cert_file, tls_key_file))
         self._client, self._grid = client, prefix + PUBLIC
         self._requests, self._replies = f"{prefix}requests:{client}", f"{prefix}replies:{client}"
+        self._parts = f"{prefix}parts:{client}"
         self._is_known = False
         self._give_up_s, self._margin_s = give_up_s, margin_s
         self._calls: dict[str, Call] = {}
         self._ended: dict[str, bytes] = {}
         self._position = START
         self._last: dict[bytes, bytes] = {}
+        self._size = ReadSize(READ_COUNT)
         self._reader: asyncio.Task[None] | None = None
         self._starting, self._sending = asyncio.Lock(), asyncio.Semaphore(SENDERS)
         self._background: set[asyncio.Task[None]] = set()
@@ -161,7 +165,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         values = {name: value for name, value in {**content, **fields}.items() if name != "timeout_s"}
         request_id = values["id"] = fields.get("id") or self.new_id()
         deadline_ms = calls.deadline_ms_of(fields)
-        call = Call(calls.request_entry({**values, "deadline_ms": deadline_ms}))
+        call = calls.request_call({**values, "deadline_ms": deadline_ms})
         if request_id in self._calls:
             raise ValueError(f"{request_id} is already in flight")
         self._calls[request_id] = call
@@ -212,7 +216,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             if self._reader is None or self._reader.done():
                 self._position, self._last = await self._patiently(self._newest_reply)
                 self._reader = asyncio.create_task(self._read())
-        await self._send(call.entry)
+        await self._send(call.entry, call.upload)
 
     async def _look(self, request_id: str) -> None:
         """Look into the grid's public row; one that is not there, or that this user may not read, says
@@ -235,9 +239,13 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         except ResponseError:
             return 0, None
 
-    async def _send(self, entry: Mapping[str, str]) -> None:
+    async def _send(self, entry: dict[str, str], upload: Upload = NO_PARTS) -> None:
+        async def put() -> None:
+            parts = await upload.fields(self._redis, self._parts)
+            await self._redis.xadd(self._requests, entry | parts)
+
         async with self._sending:
-            await self._patiently(lambda: self._redis.xadd(self._requests, entry))
+            await self._patiently(put)
 
     async def _read(self) -> None:
         """Dispatch replies while any request is in flight. After a cut send all open requests again: the
@@ -266,7 +274,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         try:
             while (call := self._calls.get(request_id)) and call.end is None and cuts != self._cuts:
                 cuts = self._cuts
-                await self._send(call.entry)
+                await self._send(call.entry, call.upload)
         finally:
             self._resending.discard(request_id)
 
@@ -275,8 +283,10 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         return newest[0] if newest else (START, {})
 
     async def _next_replies(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        answer = await self._redis.xread({self._replies: self._position}, READ_COUNT, BLOCK_MS)
-        return [row for _, rows in answer or () for row in rows]
+        answer = await self._redis.xread({self._replies: self._position}, self._size.count, BLOCK_MS)
+        found = [row for _, rows in answer or () for row in rows]
+        self._size.saw(len(found), size_of(fields for _, fields in found))
+        return found
 
     async def _stands(self) -> bool:
         """Return whether the last reply read is still in the stream, unchanged."""

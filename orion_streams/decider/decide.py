@@ -159,6 +159,8 @@ def why_hopeless(grid: Grid, request: Request) -> Code | None:
     """Return the code of a waiting request that gets no further attempt, or None."""
     if request.body_lost:
         return Code.BODY_GONE
+    if request.failures and request.failures[-1].code == Code.PARTS_GONE:
+        return Code.PARTS_GONE
     if is_refused(grid, request):
         too_large = request.failures[-1].code == Code.ANSWER_TOO_LARGE
         return Code.ANSWER_TOO_LARGE if too_large else Code.REFUSED

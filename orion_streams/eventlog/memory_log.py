@@ -158,6 +158,14 @@ class MemoryLog:
         for entry_id in list(takewhile(lambda each: parse_stream_id(each) < floor, rows)):
             del rows[entry_id]
 
+    async def shorten(self, stream: str, entries: int) -> None:
+        rows = self.streams.get(stream, {})
+        await self.drop(stream, list(rows)[: max(len(rows) - entries, 0)])
+
+    async def drop(self, stream: str, ids: Iterable[str]) -> None:
+        for entry_id in ids:
+            self.streams.get(stream, {}).pop(entry_id, None)
+
     async def size(self, stream: str) -> tuple[int, int]:
         if stream == "snapshots":
             return len(self._snapshots), sum(len(each.grid) for each in self._snapshots)

@@ -50,6 +50,12 @@ class Log(Protocol):
     async def trim(self, stream: str, min_id: str) -> None:
         """Drop entries below `min_id`; some of them may stay for a while."""
 
+    async def shorten(self, stream: str, entries: int) -> None:
+        """Drop the oldest entries beyond so many; some of them may stay for a while."""
+
+    async def drop(self, stream: str, ids: Iterable[str]) -> None:
+        """Drop these entries, as far as they are there."""
+
     async def size(self, stream: str) -> tuple[int, int]:
         """Return the stream's length in entries and its memory in bytes."""
 

@@ -14,9 +14,12 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 from orion_streams.errors import BodyGoneError, CommitConflictError, LogError
 from orion_streams.model.commit import GROUP, PUBLIC, Commit, Extent, Guard, Raw, Snapshot
 from orion_streams.model.state import parse_stream_id
-from orion_streams.runtime.connection import as_dict, ask, ask_one
+from orion_streams.runtime.connection import as_dict, ask, ask_one, end_if_cancelled
 
 SCRIPT = Path(__file__).with_name("commit.lua").read_text(encoding="utf-8")
+
+FREED_BYTES, NODE_ENTRIES, DROPPED = 4_000_000, 100, 16
+"""How much one call of a trim frees, and how many entries are deleted by one."""
 
 
 class RedisLog:
@@ -116,11 +119,40 @@ class RedisLog:
         return True
 
     async def trim(self, stream: str, min_id: str) -> None:
-        await self._redis.xtrim(self.key(stream), minid=min_id, approximate=True)
+        await self._trim(stream, "MINID", min_id)
+
+    async def shorten(self, stream: str, entries: int) -> None:
+        await self._trim(stream, "MAXLEN", entries)
+
+    async def _trim(self, stream: str, by: str, limit: str | int) -> None:
+        """Trim in calls of about FREED_BYTES each: the server frees memory while nobody else is served. It
+        drops its nodes of many small entries only whole, hence calls with NODE_ENTRIES, and at last one
+        without a number, for a server with larger nodes."""
+        command = ("XTRIM", self.key(stream), by, "~", limit)
+        for least in (1, NODE_ENTRIES):
+            gone = 1
+            while gone:
+                end_if_cancelled()
+                entries, size = await self.size(stream)
+                if size <= FREED_BYTES:
+                    break
+                count = max(FREED_BYTES * entries // size, least)
+                gone = await ask_one(self._redis, *command, "LIMIT", count)
+        await ask_one(self._redis, *command)
+
+    async def drop(self, stream: str, ids: Iterable[str]) -> None:
+        wanted = list(ids)
+        for at in range(0, len(wanted), DROPPED):
+            await self._redis.xdel(self.key(stream), *wanted[at : at + DROPPED])
 
     async def size(self, stream: str) -> tuple[int, int]:
         key = self.key(stream)
-        return await self._redis.xlen(key), await self._redis.memory_usage(key) or 0
+        measure = ("MEMORY", "USAGE", key, "SAMPLES", NODE_ENTRIES)
+        entries, size = await ask(self._redis, ("XLEN", key), measure)
+        for answer in (entries, size):
+            if isinstance(answer, ResponseError):
+                raise answer
+        return entries, size or 0
 
     async def oldest_ids(self, stream: str, count: int) -> list[str]:
         rows = await self._redis.xrange(self.key(stream), count=count)

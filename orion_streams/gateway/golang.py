@@ -55,7 +55,7 @@ def decode(raw: bytes, *, when_empty: str) -> Any:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = _decoded_as_go_does(raw, when_empty)
-    if not _is_bounded(value):
+    if raw.count(b"{") + raw.count(b"[") > _MAX_DEPTH and not _is_bounded(value):  # else it cannot be deep
         raise Refusal(400, "invalid JSON: exceeded max depth or size")
     return value
 

@@ -207,7 +207,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     """The grid owes this request one terminal reply. The body stays in the entry `entry_id` of
     `requests:<client>`. `num_predict` 0: no limit asked for. `ignored`: fields that do not exist, or whose
     value did not count. `needs`: what its model must be able to do. `notify`: its client is told where it
-    stands."""
+    stands. `parts`: the entries of `parts:<client>` that hold its images."""
 
     request: str
     entry_id: str
@@ -227,6 +227,7 @@ class RequestAccepted(Event, frozen=True, tag="request.accepted"):
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     notify: bool = False
+    parts: tuple[str, ...] = ()
 
 
 class RequestRouted(Event, frozen=True, tag="request.routed"):

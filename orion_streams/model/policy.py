@@ -22,7 +22,7 @@ ModelName = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z", description="a model's name in Ollama")
 ]
 
-DECIDER = 3
+DECIDER = 4
 """The version of the code that decides, raised with every change of what it answers to the same grid. A
 router and replay compare it with the log's before they decide."""
 OLLAMA_NUM_CTX = 4_096

@@ -206,6 +206,7 @@ class Request(Struct, frozen=True):
     ignored: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     notify: bool = False
+    parts: tuple[str, ...] = ()
 
 
 class Closed(Struct, frozen=True):

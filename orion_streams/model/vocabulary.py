@@ -142,5 +142,6 @@ class Code(OpenEnum):
     BODY_GONE = "body_gone"
     INCAPABLE = "incapable"
     MODEL_TOO_LARGE = "model_too_large"
+    PARTS_GONE = "parts_gone"
     REFUSED = "refused"
     UNKNOWN_MODEL = "unknown_model"

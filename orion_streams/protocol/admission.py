@@ -15,7 +15,7 @@ from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
-from orion_streams.protocol import requests_replies
+from orion_streams.protocol import photo_parts, requests_replies
 from orion_streams.protocol.guest_entries import take_guest
 from orion_streams.protocol.input_entries import Entry, Taken, size_of
 
@@ -35,7 +35,7 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
         if "guest" in fields or "remove_guest" in fields:
             return take_guest(grid, entry.owner, fields, reply_to)
         request = requests_replies.parse_request(fields)
-        check_limits(grid, entry.owner, request, size)
+        check_limits(grid, entry.owner, request, size + photo_parts.size_of(request.parts or ()))
     except ContractError as error:
         rejected = ev.InputRejected(stream=entry.stream, entry_id=entry.id, code=error.code)
         ignored = requests_replies.unknown_fields(entry.fields)
@@ -115,13 +115,22 @@ def admit(
         ignored=(*requests_replies.unknown_fields(entry.fields), *unheeded),
         needs=needs_of(request),
         notify=request.notify,
+        parts=tuple(request.parts or ()),
     )
-    code, message = "queue_full", what_is_full(grid, entry.owner, size)
+    whole = size + photo_parts.size_of(accepted.parts)
+    code, message = "queue_full", what_is_full(grid, entry.owner, whole)
     if not message:
         code, message = hopeless(grid, requests.row_of(grid, accepted))
     if code:
         rejected = ev.RequestRejected(key, code)
-        return Taken((rejected,), reply_to=reply_to, model=model, message=message, ignored=accepted.ignored)
+        return Taken(
+            (rejected,),
+            reply_to=reply_to,
+            model=model,
+            message=message,
+            ignored=accepted.ignored,
+            parts=accepted.parts,
+        )
     return Taken((accepted,), reply_to=reply_to)
 
 
@@ -134,11 +143,12 @@ def installed_name(grid: Grid, model: str) -> str:
 
 
 def what_is_full(grid: Grid, client: str, size: int) -> str:
-    """Say which limit of the client another request of `size` bytes would exceed; "" if none. Each client
-    has a room of its own."""
+    """Say which limit of the client another request of `size` bytes, its parts among them, would exceed; ""
+    if none. Each client has a room of its own."""
     rules, owner = grid.rules_of(client), f"{client}/"
     limit = rules.max_open or grid.policy.max_open
-    sizes = [row.body_bytes for key, row in grid.open.items() if key.startswith(owner)]
+    rows = (row for key, row in grid.open.items() if key.startswith(owner))
+    sizes = [row.body_bytes + photo_parts.size_of(row.parts) for row in rows]
     if len(sizes) >= limit:
         return f"{requests_replies.CODES['queue_full']} It has {len(sizes)} of {limit}."
     if sum(sizes) + size > rules.max_open_bytes:
@@ -188,7 +198,7 @@ def needs_of(request: requests_replies.RequestEntry) -> tuple[str, ...]:
     """Return what the model must be able to do, in Ollama's words."""
     if requests_replies.kind_of(request) == "embed":
         return ("embedding",)
-    images = request.images or any(each.images for each in request.messages or ())
+    images = requests_replies.images_of(request)
     wanted = {"vision": images, "tools": request.tools, "thinking": request.think}
     return ("completion", *(name for name, is_wanted in wanted.items() if is_wanted))
 

@@ -15,13 +15,14 @@ from msgspec import Struct, structs
 from orion_streams.decider.standings import Standing
 from orion_streams.model import events as ev
 from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard, OutEntry, Raw
-from orion_streams.model.state import Grid, parse_stream_id
+from orion_streams.model.state import Grid, client_of, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.emit import Out, accepted_reply, deliver, token_reply
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
 
+ENDS_A_REQUEST = (ev.RequestCompleted, ev.RequestFailed, ev.RequestExpired, ev.RequestCancelled)
 ENDS_AN_ATTEMPT = (ev.RequestCompleted, ev.AttemptFailed, ev.AttemptAbandoned, ev.AttemptEnded)
 _TOKENS = b'{"op":"tokens"'
 GENESIS = b"\0" * 16
@@ -66,7 +67,8 @@ def is_token(raw: Raw) -> bool:
 
 class CommitBuilder:
     """Build one commit. Events are folded into `state.grid`, which the caller owns. `drained`: streams
-    in which nothing is left after what is taken; results of theirs that an agent names later were lost."""
+    in which nothing is left after what is taken; results of theirs that an agent names later were lost.
+    `freed`: by client, parts of images whose request ends in it."""
 
     def __init__(
         self, state: LoggedGrid, guard: Guard, server_ms: int, drained: frozenset[str] = frozenset()
@@ -75,6 +77,7 @@ class CommitBuilder:
         self.state = state
         self.server_ms = server_ms
         self.bytes = 0
+        self.freed: dict[str, set[str]] = {}
         self._guard, self._drained = guard, drained
         self._position = state.grid.position
         self._cursors: dict[str, str] = {}
@@ -144,6 +147,7 @@ class CommitBuilder:
         """Fold an event, with the ids of the entries that it causes stamped onto it."""
         if isinstance(event, ENDS_AN_ATTEMPT):
             self._ended.append(event.work_id)
+        self._free(event, taken)
         stamps: dict[str, Any] = {}
         for out in deliver(self.grid, event, self.grid.position + 1, taken):
             entry_id = self._out(out)
@@ -153,6 +157,18 @@ class CommitBuilder:
             event = structs.replace(event, **stamps)
         self._events.append(event)
         apply(self.grid, event)
+
+    def _free(self, event: ev.AnyEvent, taken: Taken | None) -> None:
+        """Note the parts of a request that ends, or is rejected."""
+        parts: tuple[str, ...] = ()
+        if isinstance(event, ENDS_A_REQUEST) and (row := self.grid.open.get(event.request)) is not None:
+            parts = row.parts
+        elif isinstance(event, ev.RequestRejected) and taken is not None:
+            parts = taken.parts
+        else:
+            return
+        if parts:
+            self.freed.setdefault(client_of(event.request), set()).update(parts)
 
     def tell(self, key: str, standing: Standing) -> None:
         """Tell a client where its request stands; that is no event."""

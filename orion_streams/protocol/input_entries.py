@@ -40,8 +40,7 @@ class Token(Struct, frozen=True):
 class Taken(Struct, frozen=True):
     """What an entry means: events in order, or a token. `reply_to` and `message` belong to a reply that
     an event does not hold: the client's request id, its model, a sentence; `ignored`: fields that did not
-    count.
-    `answer`: body fields of a result."""
+    count. `answer`: body fields of a result. `parts`: those of a request that was rejected."""
 
     events: tuple[ev.AnyEvent, ...] = ()
     token: Token | None = None
@@ -50,6 +49,7 @@ class Taken(Struct, frozen=True):
     message: str = ""
     ignored: tuple[str, ...] = ()
     answer: Fields = {}
+    parts: tuple[str, ...] = ()
 
 
 NOTHING = Taken()

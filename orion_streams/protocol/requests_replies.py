@@ -16,6 +16,7 @@ from orion_streams.errors import ContractError
 from orion_streams.model import toml_values
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import ModelName
+from orion_streams.protocol.photo_parts import MAX_PARTS, PartId, check_places
 
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
@@ -108,6 +109,10 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         Meta(description="JSON list of base64 images of a generate request (a chat has them in "
         "its messages)."),
     ] = None  # fmt: skip
+    parts: Annotated[
+        Annotated[list[PartId], Meta(max_length=MAX_PARTS)] | None,
+        Meta(description="JSON list of ids: where large images stand, see Photos."),
+    ] = None
     think: Annotated[
         bool | Literal["low", "medium", "high", "max"] | None,
         Meta(description="Ask a thinking model to think; its thoughts come as `thinking`."),
@@ -179,7 +184,7 @@ BODY_FIELDS = tuple(
 OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest"})
 """Fields that make an entry something else than a request."""
 
-JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "context"})
+JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "parts", "context"})
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -289,6 +294,7 @@ CODES = {
     "refused": "Ollama refused the request itself; the message holds its words.",
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
     "body_gone": "The request's entry was deleted before it could run.",
+    "parts_gone": "A part of its images is missing, or is none.",
     "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
@@ -409,6 +415,13 @@ def check_content(entry: RequestEntry) -> None:
         raise ContractError("bad_field", f"options.num_ctx: expected an integer, 1 to {MAX_NUM_CTX}")
     if entry.format is not None and not (entry.format == "json" or isinstance(entry.format, dict)):
         raise ContractError("bad_field", "format: expected `json` or a JSON schema object")
+    check_places(images_of(entry), entry.parts or ())
+
+
+def images_of(entry: RequestEntry) -> list[str]:
+    """Return all images of a request, in base64 or as references to its parts."""
+    lists = [entry.images or [], *(message.images or [] for message in entry.messages or ())]
+    return [image for images in lists for image in images]
 
 
 def keep_alive_ms(text: str) -> int | None:

@@ -84,9 +84,10 @@ def chosen(config: Config, names: Iterable[str]) -> tuple[User, ...]:
 
 
 def client(config: Config, name: str) -> User:
-    """Return the user of a client: it writes its requests and reads its replies."""
+    """Return the user of a client: it writes its requests and their parts, and reads its replies."""
     grants = (
-        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}"])),
+        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}", f"parts:{name}"])),
+        Grant(("xrange",), keys(config, READ, [f"parts:{name}"])),  # are they still there?
         Grant(ENTRIES, keys(config, READ, [f"replies:{name}"])),
         Grant(("hgetall",), keys(config, READ, [PUBLIC])),
     )
@@ -99,6 +100,7 @@ def agent(config: Config, name: str) -> User:
     beats = Grant(("xadd",), keys(config, WRITE, [f"health:{name}"]))
     works = (
         Grant(("xreadgroup", "xinfo|groups"), keys(config, READ, [f"work:{name}"])),
+        Grant(("xrange",), keys(config, READ, ["parts:*"])),
         Grant(("xack",), keys(config, WRITE, [f"work:{name}"])),
         Grant(("xadd",), keys(config, WRITE, [f"health:{name}", f"results:{name}"])),
     )
@@ -107,8 +109,8 @@ def agent(config: Config, name: str) -> User:
 
 
 def router(config: Config) -> User:
-    """Return the user of the router: it runs the commit script, reads all streams and trims them. A script
-    runs with its caller's rights, so none can do more than this."""
+    """Return the user of the router: it runs the commit script, reads all streams but the parts of images,
+    and trims them. A script runs with its caller's rights, so none can do more than this."""
     outputs = ("work:*", "replies:*")
     bodies = ("requests:*", "results:*")  # only copied from, but EVALSHA requires write permission
     grants = (
@@ -121,17 +123,21 @@ def router(config: Config) -> User:
         Grant(("xadd",), keys(config, WRITE, ["log", "snapshots", *outputs])),
         Grant(("xtrim",), keys(config, WRITE, ["log", "snapshots", "requests:*", *outputs])),
         Grant(("xgroup|create",), keys(config, WRITE, ["work:*"])),
+        Grant(("xlen", "memory|usage"), keys(config, READ, ["parts:*"])),  # never read
+        Grant(("xdel", "xtrim"), keys(config, WRITE, ["parts:*"])),
     )
     more = ("info", "time", "script|load")
     return User(user_name(config, "router"), "router", plain(config, *more), grants)
 
 
 def gateway(config: Config) -> User:
-    """Return the user of the gateway: it writes requests and reads replies of the clients that it stands
-    for, its own, its guests and those of its addresses, and follows the log and its snapshots."""
+    """Return the user of the gateway: it writes requests, with their parts, and reads replies of clients
+    that it stands for, its own, its guests and those of its addresses, and follows log and snapshots."""
     names = dict.fromkeys((GATEWAY, f"{GUEST_PREFIX}*", *sorted(config.gateway.addresses.values())))
+    parts = [f"parts:{name}" for name in names]
     grants = (
-        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}" for name in names])),
+        Grant(("xadd",), keys(config, WRITE, [*(f"requests:{name}" for name in names), *parts])),
+        Grant(("xrange",), keys(config, READ, parts)),
         Grant(ENTRIES, keys(config, READ, [*(f"replies:{name}" for name in names), "log", "snapshots"])),
         Grant(("hgetall",), keys(config, READ, ["guard", PUBLIC])),
     )
@@ -140,7 +146,7 @@ def gateway(config: Config) -> User:
 
 def reader(config: Config) -> User:
     """Return a user that reads the log and measures the other streams, without prompts and answers."""
-    bodies = ("requests:*", "replies:*", "work:*", "results:*")
+    bodies = ("requests:*", "parts:*", "replies:*", "work:*", "results:*")
     told = ("log", "snapshots", "health:*")
     grants = (
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
@@ -152,12 +158,13 @@ def reader(config: Config) -> User:
 
 
 def observer(config: Config) -> User:
-    """Return a user that reads every stream, with prompts and answers: XINFO STREAM shows a stream's end
-    only together with its last entry."""
+    """Return a user that reads every stream but the parts of images, with prompts and answers: XINFO STREAM
+    shows a stream's end only together with its last entry."""
     streams = ("log", "snapshots", *(f"{kind}:*" for kind in KINDS))
     grants = (
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
         Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, streams)),
+        Grant(MEASURES, keys(config, READ, ["parts:*"])),
     )
     what = "observer of all streams: doctor"
     return User(user_name(config, "observer"), what, plain(config, "info", "time"), grants)

@@ -31,6 +31,7 @@ from orion_streams.runtime.connection import (
     refused,
     will_pass,
 )
+from orion_streams.runtime.read_size import ReadSize, size_of
 
 log = logging.getLogger("orion.channels")
 
@@ -144,6 +145,19 @@ class StreamChannel(faust.Channel[Any]):
         rows = answers[-1][0][1] if answers[-1] else []
         return [Item(entry_id.decode(), as_dict(parts)) for entry_id, parts in rows]
 
+    async def read_all(self, after: str, most: int) -> list[Item]:
+        """Read up to `most` entries as `read` does, in reads that are bounded in bytes."""
+        found: list[Item] = []
+        size, more = ReadSize(most), True
+        while more and len(found) < most:
+            count = min(size.count, most - len(found))
+            items = await self.read(after, count, None)
+            found += items
+            size.saw(len(items), size_of(item.fields for item in items))
+            more = len(items) == count
+            after = after if after == ">" or not items else items[-1].id
+        return found
+
     async def delivered(self) -> str:
         """Return the group's last delivered id: nothing up to it will be delivered as new."""
         groups = await self.redis.xinfo_groups(self.key_name)
@@ -185,6 +199,7 @@ class Feeder(Service):
         self.channel, self.block_ms = channel, block_ms
         self.catch_up, self.noticed, self.drained = catch_up, noticed, drained
         self._behind = True
+        self._size = ReadSize(self.COUNT)
 
     @Service.task
     async def _feed(self) -> None:
@@ -208,7 +223,8 @@ class Feeder(Service):
         if self._behind:
             await self.catch_up()
             self._behind = False
-        items = await self.channel.read(">", self.COUNT, self.block_ms)
+        items = await self.channel.read(">", self._size.count, self.block_ms)
+        self._size.saw(len(items), size_of(item.fields for item in items))
         if not items:
             self.drained(await self.channel.delivered())
         for item in items:

@@ -26,11 +26,21 @@ PROMISED = {
     "http_p50_ms",
     "http_rps_16",
     "script_p99_ms",
+    "photos_ping_p99_ms",
+    "photos_command_ms",
     "agent_rss_mb",
     "agent_idle_cpu_percent",
     "route_us_3_nodes",
 }
-TINY = Plan(streams_rounds=1, http_rounds=1, turn_s=0.05, settle_s=0.0, idle_s=0.1)
+TINY = Plan(
+    streams_rounds=1,
+    http_rounds=1,
+    photo_rounds=1,
+    turn_s=0.05,
+    photo_turn_s=0.05,
+    settle_s=0.0,
+    idle_s=0.1,
+)
 
 
 async def test_a_hop_hands_on_every_entry_whole_and_in_order(valkey_url: str, prefix: str) -> None:
@@ -121,5 +131,5 @@ async def test_a_run_gives_all_promised_rows_and_leaves_no_process(
     for row in read:
         assert list(row) == ["name", "value", "unit", "floor", "ratio"]
         assert row["value"] >= 0 and row["unit"]
-        compares = row["name"].startswith(("streams_", "http_"))
+        compares = row["name"].startswith(("streams_", "http_", "photos_"))
         assert (row["floor"] is not None) == (row["ratio"] is not None) == compares

@@ -64,7 +64,7 @@ def pi(name: str, **values: Any) -> Node:
 def healthy() -> Facts:
     """A grid in which everything is as it should be."""
     names = [f"{kind}:{each}" for each in CONFIG.nodes for kind in ("health", "results", "work")]
-    names += [f"{kind}:{each}" for each in CONFIG.clients for kind in ("requests", "replies")]
+    names += [f"{kind}:{each}" for each in CONFIG.clients for kind in ("requests", "parts", "replies")]
     streams = {name: Stream("stream", 10, 1000, NOW) for name in (*names, "log", "snapshots")}
     rules: dict[str, Any] = {
         "revision": 3,

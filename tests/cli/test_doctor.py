@@ -125,7 +125,8 @@ def test_the_streams_of_guests_are_the_grids_own() -> None:
     before = {*collector.streams()}
     closed = {"key-ben": {"key-ben/q": Closed(RequestState.DONE, "1-0", 0)}}
     collector.facts.grid = Grid(guests={"key-anna": ClientRules()}, closed=closed)
-    more = {f"{kind}:key-{name}" for kind in ("requests", "replies") for name in ("anna", "ben")}
+    kinds = ("requests", "parts", "replies")
+    more = {f"{kind}:key-{name}" for kind in kinds for name in ("anna", "ben")}
     assert {*collector.streams()} == before | more
     assert "requests:brain" in before
 

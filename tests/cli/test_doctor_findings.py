@@ -98,6 +98,10 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
     "requests": (stream("requests:brain", entries=9_000), W, "streams", "g:requests:brain", "router"),
     "work": (stream("work:pi", entries=9_000), W, "streams", "g:work:pi", "orion agent --node pi"),
     "log": (stream("log", size=400_000_000), W, "streams", "g:log takes 400 MB", "trims below"),
+    "photos": (
+        stream("parts:brain", size=200_000_000), W, "streams", "g:parts:brain takes 200 MB",
+        "orion acl --apply",
+    ),
     "unread requests": (
         fact(unread={"requests:kitchen": 7}), W, "streams", "g:requests:kitchen has 7 entries, and nobody",
         "add [clients.kitchen]",

@@ -3,7 +3,7 @@ it may lose; and the lines that lead to it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -81,6 +81,11 @@ class Server(MemoryLog):
         while rows and parse_stream_id(oldest := next(iter(rows))) < floor:
             self._forget(stream, oldest)
             self.journal.trimmed(stream, oldest)
+
+    async def drop(self, stream: str, ids: Iterable[str]) -> None:
+        for entry_id in ids:
+            if entry_id in self.streams.get(stream, {}):
+                self._forget(stream, entry_id)
 
     async def size(self, stream: str) -> tuple[int, int]:
         return len(self.streams.get(stream, {})), self._bytes.get(stream, 0)
@@ -256,6 +261,8 @@ class RouterLine(Line):
     save_snapshot = over_line("save_snapshot")
     make_group = over_line("make_group")
     trim = over_line("trim")
+    shorten = over_line("shorten")
+    drop = over_line("drop")
     announce = over_line("announce")
     size = over_line("size")
     oldest_ids = over_line("oldest_ids")

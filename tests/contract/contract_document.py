@@ -12,6 +12,7 @@ from msgspec import inspect, structs
 
 from orion_streams.config import Limits, Retention
 from orion_streams.model.policy import GUEST_PREFIX, MAX_GUESTS, UNLISTED, Policy
+from orion_streams.protocol import photo_parts
 from orion_streams.protocol.requests_replies import (
     CODES,
     JSON_FIELDS,
@@ -42,6 +43,9 @@ def numbers() -> dict[str, str]:
         "default_deadline_s": str(policy.default_deadline_ms // 1000),
         "max_deadline_hours": str(policy.max_deadline_ms // 3_600_000),
         "dedupe_keep_minutes": str(policy.dedupe_keep_ms // 60_000),
+        "max_parts_bytes": f"{photo_parts.MAX_BYTES:,}",
+        "part_bytes": f"{photo_parts.PART_BYTES:,}",
+        "parts_wait_s": str(photo_parts.PARTS_WAIT_MS // 1000),
         "guest_prefix": GUEST_PREFIX,
         "max_guests": f"{MAX_GUESTS:,}",
         "max_depth": str(MAX_DEPTH),

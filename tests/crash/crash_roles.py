@@ -41,12 +41,14 @@ ROW = agent_entries.InstalledModel(MODEL, "sha256:stand-in", 300)
 
 class Ollama:
     """A backend whose every run answers differently, so that halves of two runs show. `failing`: how many
-    first runs break; `first` is added to their numbers; `hold`: a run waits for it after two words."""
+    first runs break; `first` is added to their numbers; `hold`: a run waits for it after two words;
+    `shown`: the images of each run."""
 
     engine = where = "scripted"
 
     def __init__(self, failing: int = 0) -> None:
         self.runs, self.failing, self.first = 0, failing, 0
+        self.shown: list[list[str]] = []
         self.hold = asyncio.Event()
         self.hold.set()
 
@@ -55,6 +57,7 @@ class Ollama:
     ) -> AsyncGenerator[Chunk, None]:
         self.runs += 1
         mine = self.runs
+        self.shown.append(requests_replies.images_of(entry))
         for number, word in enumerate(WORDS):
             yield Chunk(text=f"{word}-{self.first + mine} ")
             await asyncio.sleep(WORD_S)

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
@@ -46,12 +47,13 @@ ID = "q1"
 
 class Plan(Struct, frozen=True):
     """What happens in a life: runs that fail at first, a cancel after the first token, snapshots and trims
-    with every commit (on a server that trims to the entry)."""
+    with every commit (on a server that trims to the entry), a photo in parts."""
 
     name: str
     failing: int = 0
     cancelled: bool = False
     trimmed: bool = False
+    photo: bool = False
 
 
 PLANS = (
@@ -59,6 +61,7 @@ PLANS = (
     Plan("retried", failing=1),
     Plan("cancelled", cancelled=True),
     Plan("trimmed", trimmed=True),
+    Plan("shown a photo", failing=1, trimmed=True, photo=True),
 )
 
 
@@ -93,6 +96,9 @@ class Life:
     async def ask(self, request_id: str = ID, entry_id: str = "") -> None:
         """Write a request as a client does."""
         fields = {"id": request_id, "model": MODEL, "prompt": "say three words"}
+        if self.plan.photo:
+            parts = [await self.store.add("parts:brain", {"data": letter * 4}) for letter in "abc"]
+            fields |= {"images": '["parts:0-12"]', "parts": msgspec.json.encode(parts).decode()}
         await self.store.add("requests:brain", fields, entry_id)
 
     async def hand_out(self, request_id: str) -> None:
@@ -205,6 +211,8 @@ async def assert_promise(life: Life, lost: bool = False) -> None:
         assert whole, f"the pieces are not the answer: {rows}"
         number = ends[0]["text"].split()[0].partition("-")[2]
         assert ends[0]["text"].split() == [f"{word}-{number}" for word in WORDS], rows
+    if life.plan.photo:
+        assert life.ollama.shown == [["aaaabbbbcccc"]] * life.ollama.runs
     await assert_no_attempt_twice(life, lost)
     await assert_log(life)
 

@@ -242,6 +242,7 @@ OTHER = Failure("n", "stream_cut", Blame.NODE)
 AWAY = Failure("n", "ollama_unreachable", Blame.NODE)
 BAD = Failure("n", "bad_options", Blame.REQUEST)
 LARGE_ANSWER = Failure("n", "answer_too_large", Blame.REQUEST)
+NO_PARTS = Failure("n", "parts_gone", Blame.REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +261,14 @@ LARGE_ANSWER = Failure("n", "answer_too_large", Blame.REQUEST)
         ((LARGE_ANSWER, BAD, BAD), "refused"),
         ((LARGE_ANSWER, LARGE_ANSWER, BAD), "refused"),
         ((BAD, BAD, LARGE_ANSWER), "answer_too_large"),
+        ((NO_PARTS,), "parts_gone"),
+        ((OTHER, BAD, NO_PARTS), "parts_gone"),
+        ((NO_PARTS, OTHER), ""),
     ],
 )
 def test_hope_ends_with_a_code(failures: tuple[Failure, ...], code: str) -> None:
-    """Out of attempts that began, or refused by the only node; the latest refusal names the code."""
+    """Out of attempts that began, refused by the only node, or at once without its images; the latest
+    refusal names the code."""
     some = grid(node("n"))
     assert why_hopeless(some, request(failures=failures)) == (code or None)
     assert why_hopeless(some, request(failures=failures, body_lost=True)) == "body_gone"

@@ -45,11 +45,13 @@ def test_an_accepted_request_becomes_a_row() -> None:
     event = ev.RequestAccepted(
         KEY, "7-3", RequestKind.CHAT, MODEL, 60_000, body_bytes=321, prompt_tokens=12, num_predict=34,
         tier=2, priority=5, stream=False, session="s", age_ms=90, num_ctx=8_192, runner="num_thread=2",
+        parts=("6-1", "6-2"),
     )  # fmt: skip
     expected = Request(
         entry_id="7-3", kind=RequestKind.CHAT, model=MODEL, tier=2, priority=5, stream=False, session="s",
         accepted=42, accepted_ms=AT_MS - 90, deadline_ms=AT_MS - 90 + 60_000, body_bytes=321,
         prompt_tokens=12, num_predict=34, num_ctx=8_192, runner="num_thread=2",
+        parts=("6-1", "6-2"),
     )  # fmt: skip
     assert after(event, None, position=41) == {KEY: expected}
 

@@ -17,6 +17,7 @@ from tests.security.walking import GUEST, ON_KEYS, WITHOUT_KEYS, Cell, lines, st
 CONFIG = the_config()
 CLIENTS, NODES = CONFIG.clients, sorted(CONFIG.nodes)
 WORKERS, ROBOT = [name for name in NODES if CONFIG.nodes[name].inference], "orion-edge"
+PARTS = [f"parts:{name}" for name in [*CLIENTS, GUEST]]
 REQUESTS, REPLIES = ([f"{kind}:{name}" for name in [*CLIENTS, GUEST]] for kind in ("requests", "replies"))
 WORK, HEALTH, RESULTS = ([f"{kind}:{name}" for name in NODES] for kind in ("work", "health", "results"))
 HEAD, TOLD = ["guard"], ["log", "snapshots", *HEALTH]
@@ -36,36 +37,45 @@ def on(commands: tuple[str, ...], *keys: list[str]) -> Rights:
 
 
 def of_client(name: str) -> Rights:
-    """It writes its requests, reads its replies, and sees who is read at all."""
+    """It writes its requests and parts, reads its replies, and sees who is read at all, and whether its
+    parts are there."""
     sees = {"TIME": [""], "HGETALL {key}": ["grid"]}
-    return {**on(WRITES, [f"requests:{name}"]), **on(READS, [f"replies:{name}"]), **sees}
+    reads = {**on(READS, [f"replies:{name}"]), "XRANGE {key} - +": [f"replies:{name}", f"parts:{name}"]}
+    return {**on(WRITES, [f"requests:{name}", f"parts:{name}"]), **reads, **sees}
 
 
 def of_agent(name: str) -> Rights:
-    """Three streams of its own."""
+    """Three streams of its own, and everybody's parts."""
     taking = ("XREADGROUP GROUP agent agent STREAMS {key} >", "XACK {key} agent 0-1", GROUPS)
-    return {**on(WRITES, [f"health:{name}"], [f"results:{name}"]), **on(taking, [f"work:{name}"])}
+    writes = on(WRITES, [f"health:{name}"], [f"results:{name}"])
+    return {**writes, **on(taking, [f"work:{name}"]), **on(("XRANGE {key} - +",), PARTS)}
 
 
 ROUTER: Rights = {
     **on(("INFO", "TIME", SCRIPT_LOAD), [""]),
     **on(("EVALSHA {sha} 1 {key}",), ["guard", "log"], BODIES),
-    **on((*READS, *MEASURES, STREAM, "HGETALL {key}", "HMGET {key} number"), HEAD, TOLD, BODIES),
+    **on((*READS, "TYPE {key}", STREAM, "HGETALL {key}", "HMGET {key} number"), HEAD, TOLD, BODIES),
+    **on(("XLEN {key}", "MEMORY USAGE {key}"), HEAD, TOLD, BODIES, PARTS),
     **on(("HSET {key} number 1", "HDEL {key} nothing"), HEAD, ["grid"]),
     **on(WRITES, ["log", "snapshots"], WORK, REPLIES),
-    **on(("XTRIM {key} MINID 0",), ["log", "snapshots"], REQUESTS, WORK, REPLIES),
+    **on(("XTRIM {key} MINID 0",), ["log", "snapshots"], REQUESTS, WORK, REPLIES, PARTS),
+    **on(("XDEL {key} 0-1",), PARTS),
     **on(("XGROUP CREATE {key} agent 0",), WORK),
 }
 READER: Rights = {
     **on(("INFO", "TIME"), [""]),
     **on(("HGETALL {key}",), HEAD),
-    **on((*MEASURES, GROUPS), HEAD, TOLD, BODIES),
+    **on((*MEASURES, GROUPS), HEAD, TOLD, BODIES, PARTS),
     **on((*READS, STREAM), TOLD),
 }
 GATEWAY: Rights = {
     **on(("INFO", "TIME"), [""]),
-    **on(WRITES, ["requests:gateway", f"requests:{GUEST}"]),
+    **on(WRITES, ["requests:gateway", f"requests:{GUEST}", "parts:gateway", f"parts:{GUEST}"]),
     **on(READS, ["replies:gateway", f"replies:{GUEST}", "log", "snapshots"]),
+    **on(
+        ("XRANGE {key} - +",),
+        ["replies:gateway", f"replies:{GUEST}", "log", "snapshots", "parts:gateway", f"parts:{GUEST}"],
+    ),
     **on(("HGETALL {key}",), HEAD, ["grid"]),
 }
 OBSERVER: Rights = {**READER, **on((*READS, STREAM), TOLD, BODIES)}
@@ -117,6 +127,8 @@ WIDER: dict[str, tuple[str, Grant]] = {
     "forged results": ("orion-agent-orion-worker", Grant(("xadd",), ("%W~orion:results:*",))),
     "the robot's work": ("orion-agent-orion-edge", Grant(("xreadgroup",), ("%R~orion:work:orion-edge",))),
     "trimming": ("orion-agent-orion-worker", Grant(("xtrim",), ("%W~orion:work:orion-worker",))),
+    "photos": ("orion-router", Grant(("xrange",), ("%R~orion:parts:*",))),
+    "others' photos": ("orion-client-brain", Grant(("xrange",), ("%R~orion:parts:*",))),
     "prompts": ("orion-reader", Grant(("xrange",), ("%R~orion:requests:*",))),
     "the house's keys": ("orion-router", Grant(("xadd",), ("~*",))),
     "all keys": ("orion-reader", Grant(("keys",))),
@@ -214,7 +226,8 @@ def test_the_gateway_is_also_who_an_address_stands_for() -> None:
     config = structs.replace(CONFIG, gateway=rules)
     keys = [key for grant in acl.gateway(config).grants for key in grant.keys]
     writes = [key for key in keys if key.startswith("%W~")]
-    assert writes == [f"%W~orion:requests:{name}" for name in ("gateway", "key-*", "brain")]
+    names = ("gateway", "key-*", "brain")
+    assert writes == [f"%W~orion:{kind}:{name}" for kind in ("requests", "parts") for name in names]
     assert "%R~orion:replies:brain" in keys
     assert not any("cli" in key for key in keys)
 

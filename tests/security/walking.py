@@ -66,7 +66,7 @@ def streams(config: Config) -> list[str]:
     """All keys of a grid."""
     clients, nodes = [*config.clients, GUEST], config.nodes
     return [
-        *(f"{kind}:{name}" for kind in ("requests", "replies") for name in clients),
+        *(f"{kind}:{name}" for kind in ("requests", "parts", "replies") for name in clients),
         *(f"{kind}:{name}" for kind in ("work", "health", "results") for name in nodes),
         *("log", "guard", "grid", "snapshots"),
     ]

@@ -33,7 +33,7 @@ PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
 LOOK_BACK = 20_000
 """How many events are searched for the moment when a node backed off."""
-IS_STREAM = re.compile("(requests|replies|work|health|results):[^:]+")
+IS_STREAM = re.compile("(requests|parts|replies|work|health|results):[^:]+")
 """What a stream of this grid would be called: another grid's prefix may begin with this one's."""
 SCANS, SCAN_KEYS, NAMED = 100, 1_000, 20
 """How far one looks for streams that nobody reads: in so many steps, of so many keys, and so many are
@@ -104,7 +104,8 @@ class FactCollector:
         ]
         grid, named = self.facts.grid, self.config.clients
         clients = {*named, *grid.guests, *grid.closed} if grid is not None else {*named}
-        per_client = [f"{kind}:{name}" for name in sorted(clients) for kind in ("requests", "replies")]
+        kinds = ("requests", "parts", "replies")
+        per_client = [f"{kind}:{name}" for name in sorted(clients) for kind in kinds]
         return ["guard", "log", "snapshots", *per_node, *per_client]
 
     async def ping(self) -> None:
@@ -169,7 +170,7 @@ class FactCollector:
             self.facts.streams[name] = Stream(kind)
         else:
             entries, size = await self.store.size(name)
-            top = (await self.redis.xinfo_stream(key))["last-generated-id"].decode()
+            top = await self.top(name)
             self.facts.streams[name] = Stream(kind, entries, size, top)
         guard, (source, _, owner) = self.facts.guard, name.partition(":")
         if source in ("health", "results", "requests") and kind == "stream" and guard is not None:
@@ -180,6 +181,13 @@ class FactCollector:
             rows = await self.redis.xinfo_groups(key) if kind == "stream" else []
             pending = [row["pending"] for row in rows if row["name"].decode() == GROUP]
             self.facts.groups[name] = Group(pending[0]) if pending else None
+
+    async def top(self, name: str) -> str:
+        """Return the last id that a stream made; "0-0" for parts of images, of which nobody sees any."""
+        if name.startswith("parts:"):
+            return "0-0"
+        info = await self.redis.xinfo_stream(self.store.key(name))
+        return str(info["last-generated-id"].decode())
 
     async def unread(self) -> None:
         """Find streams under the prefix that are none of the grid's, if this user may."""

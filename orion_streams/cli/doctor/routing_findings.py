@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding
 from orion_streams.cli.doctor.server_findings import cli
-from orion_streams.model.policy import DECIDER
+from orion_streams.model.policy import DECIDER, UNLISTED, ClientRules
 from orion_streams.model.state import parse_stream_id
 from orion_streams.model.text import seconds
 
@@ -178,6 +178,12 @@ def streams(facts: Facts) -> Iterator[Finding]:
         what = f"{prefix}log takes {size // 1_000_000} MB, kept are {config.retention.log_keep_mb}"
         mend = "look into the router's log: it trims below snapshots, and below the archive if there is one"
         yield Finding("warning", "streams", what, mend)
+    for name, stream in sorted(facts.streams.items()):
+        kind, _, client = name.partition(":")
+        if kind == "parts" and stream.size > 3 * rules_of(facts, client).max_open_bytes:
+            what = f"{prefix}{name} takes {stream.size // 1_000_000} MB: nobody trims it"
+            mend = f"{start(facts)}; where the server has users: orion acl --apply"
+            yield Finding("warning", "streams", what, mend)
     for name, entries in sorted((facts.unread or {}).items()):
         kind, _, owner = name.partition(":")
         what = f"{prefix}{name} has {entries} entries, and nobody reads it"
@@ -190,6 +196,13 @@ def streams(facts: Facts) -> Iterator[Finding]:
             what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
             # not by hand: the router also sends the work again that no agent had read
             yield Finding("problem", "streams", what, start(facts))
+
+
+def rules_of(facts: Facts, client: str) -> ClientRules:
+    """Return what a client may have open, as the log says, else streams.toml."""
+    if facts.grid is not None:
+        return facts.grid.rules_of(client)
+    return facts.config.clients.get(client, UNLISTED)
 
 
 def limits(facts: Facts) -> Iterator[tuple[str, int, str]]:
