@@ -11,8 +11,8 @@ from typing import Any
 from orion_streams import AsyncClient, RequestError
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.answer_view import AnswerView, dim
-from orion_streams.cli.asking import Interrupted, answered, client_of, sign
 from orion_streams.cli.conversation import Conversation, TooLongError
+from orion_streams.cli.interruptible import Interrupted, answered, client_of, sign
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell
 from orion_streams.cli.request_options import check_client, fields_of, from_stdin, model_to_ask
