@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from orion_streams.cli.answer_view import ERASE, waiting_note
+from orion_streams.cli.conversation import Conversation, size_of
 from orion_streams.cli.request_options import MAX_FILE_BYTES, option_of
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
@@ -151,6 +152,19 @@ async def test_a_conversation_that_grows_too_long_loses_its_begin(
     assert "this question is too long" in err
     assert max(map(len, longest)) < 7
     assert sorted(longest)[-1][-1] == "d"
+
+
+def test_a_conversation_holds_what_fits_to_the_byte() -> None:
+    """At the limit all is kept; with one byte less the oldest turn is dropped, and only that."""
+    held = Conversation(10_000, "Be brief.")
+    for word in ("one", "two", "three"):
+        held.note(word, word.upper())
+    messages, dropped = held.ask("four", {"model": MODEL})
+    assert (len(messages), dropped) == (8, 0)
+    held.limit_bytes = size_of(messages, {"model": MODEL})
+    assert held.ask("four", {"model": MODEL}) == (messages, 0)
+    held.limit_bytes -= 1
+    assert held.ask("four", {"model": MODEL}) == ([messages[0], *messages[3:]], 1)
 
 
 async def test_ctrl_c_cancels_in_the_grid(valkey_url: str, prefix: str, tmp_path: Path) -> None:
