@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from orion_streams.cli.answer_view import ERASE, waiting_note
@@ -152,6 +153,34 @@ async def test_a_conversation_that_grows_too_long_loses_its_begin(
     assert "this question is too long" in err
     assert max(map(len, longest)) < 7
     assert sorted(longest)[-1][-1] == "d"
+
+
+def connections(talk: Talk) -> int:
+    """How many the process has."""
+    return len(psutil.Process(talk.process.pid).net_connections(kind="inet"))
+
+
+async def test_no_connection_waits_for_the_next_line(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """Between two questions somebody may think for an hour: a connection would be dead by then. While it
+    answers there is one, as the control."""
+    go_on = asyncio.Event()
+
+    async def slow(run: Run) -> None:
+        await run.started()
+        await run.token("Blue")
+        await go_on.wait()
+        await run.done("Blue")
+
+    async with house(valkey_url, prefix, tmp_path, slow) as home:
+        talk = await home.start("chat")
+        await talk.type("one\n")
+        await talk.until("Blue")
+        assert connections(talk) > 0
+        go_on.set()
+        await eventually(lambda: connections(talk) == 0, "no connection")
+        await talk.type("two\n")
+        await talk.until("Blue", times=2)
+        assert await talk.end() == 0
 
 
 def test_a_conversation_holds_what_fits_to_the_byte() -> None:
