@@ -58,20 +58,16 @@ class Answer:
 
 def fields_of(chunks: Sequence[Chunk]) -> dict[str, bytes]:
     """Return pieces of an answer as fields of a result, without those that hold nothing."""
-    calls = [call for chunk in chunks for call in chunk.tool_calls]
-    logprobs = [row for chunk in chunks for row in chunk.logprobs]
-    context = [token for chunk in chunks for token in chunk.context]
-    fields = {
-        "text": "".join(chunk.text for chunk in chunks).encode(),
-        "thinking": "".join(chunk.thinking for chunk in chunks).encode(),
-        "tool_calls": msgspec.json.encode(calls) if calls else b"",
-        "logprobs": msgspec.json.encode(logprobs) if logprobs else b"",
-        "vectors": b"".join(chunk.vectors for chunk in chunks),
-        "context": msgspec.json.encode(context) if context else b"",
-    }
+    fields = {name: "".join(getattr(each, name) for each in chunks).encode() for name in TEXTS}
+    for name in LISTS:
+        rows = [row for each in chunks for row in getattr(each, name)]
+        fields[name] = msgspec.json.encode(rows) if rows else b""
+    fields["vectors"] = b"".join(each.vectors for each in chunks)
     return {name: value for name, value in fields.items() if value}
 
 
+TEXTS, LISTS = ("text", "thinking"), ("tool_calls", "logprobs", "context")
+"""Fields of a piece by what they hold; vectors are JSON already."""
 PROMPT_MARGIN = 16_384
 """So many tokens may come on top of a prompt's bytes: a template, and what a model makes of an image."""
 

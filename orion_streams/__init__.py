@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orion_streams.client.blocking_client import Client
     from orion_streams.client.calls import (
         RequestCancelledError,
         RequestError,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
         RequestRejectedError,
         RequestTimeoutError,
     )
-    from orion_streams.client.streams_client import AsyncClient, Client
+    from orion_streams.client.streams_client import AsyncClient
     from orion_streams.errors import BackendError, OrionError
     from orion_streams.protocol.answer_events import Accepted, Answer, Piece, Restarted
 
@@ -40,7 +41,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClient": "client.streams_client",
-    "Client": "client.streams_client",
+    "Client": "client.blocking_client",
     "BackendError": "errors",
     "OrionError": "errors",
     **dict.fromkeys(("Accepted", "Answer", "Piece", "Restarted"), "protocol.answer_events"),

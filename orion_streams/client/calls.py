@@ -23,7 +23,8 @@ from orion_streams.client.upload import NO_PARTS, Upload
 from orion_streams.errors import BackendError, ContractError, OrionError
 from orion_streams.protocol import photo_parts
 from orion_streams.protocol.answer_events import Accepted, Answer, Piece, Restarted
-from orion_streams.protocol.requests_replies import Reply, RequestEntry
+from orion_streams.protocol.replies import Reply
+from orion_streams.protocol.requests_replies import RequestEntry
 
 DEFAULT_TIMEOUT_S = 600.0
 _rows = msgspec.json.Decoder(list[dict[str, Any]]).decode

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,7 +37,7 @@ from orion_streams.model.commit import PUBLIC
 from orion_streams.model.policy import UNLISTED, ClientRules
 from orion_streams.protocol.answer_events import Answer, AnswerEvent
 from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
-from orion_streams.protocol.requests_replies import Reply
+from orion_streams.protocol.replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
 from orion_streams.runtime.read_size import ReadSize, size_of
 
@@ -343,68 +342,3 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         task = asyncio.create_task(quietly())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
-    """Blocking client for any number of threads: an AsyncClient on an event loop in a thread of its own."""
-
-    def __init__(self, url: str, client: str = "brain", **settings: Any) -> None:
-        self._inner = AsyncClient(url, client, **settings)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="orion-client", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def cancel(self, request_id: str) -> None:
-        """Cancel a request. Its caller gets RequestCancelledError, unless the answer arrives first."""
-        self._wait(self._inner.cancel(request_id))
-
-    def cancel_of(self, client: str, request_id: str) -> None:
-        """Cancel a request of another client, as an operator. Raises RequestRejectedError if this client is
-        none, or nobody knows the request."""
-        self._wait(self._inner.cancel_of(client, request_id))
-
-    def open_requests(self) -> list[dict[str, Any]]:
-        """Return the open requests of all clients, for an operator. Raises RequestRejectedError for
-        others."""
-        return self._wait(self._inner.open_requests())
-
-    def close(self) -> None:
-        """Close the connection and end the thread; once it is closed, do nothing."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._inner.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _answer(self, content: Mapping[str, Any], fields: Fields) -> Answer:
-        return self._wait(self._inner._answer(content, fields))
-
-    def _events(self, content: Mapping[str, Any], fields: Fields) -> Generator[AnswerEvent, None, None]:
-        events = self._inner._events(content, fields)
-
-        async def step() -> AnswerEvent | None:
-            return await anext(events, None)
-
-        try:
-            while (event := self._wait(step())) is not None:
-                yield event
-        finally:
-            self._wait(events.aclose())
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            work.close()
-            raise BackendError("this client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise

@@ -18,7 +18,7 @@ from orion_streams.model.state import Grid, Request
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol import agent_entries, requests_replies
 from orion_streams.protocol.input_entries import Taken, Token
-from orion_streams.protocol.requests_replies import Reply, reply_fields
+from orion_streams.protocol.replies import LISTED_MAX, Reply, reply_fields
 
 
 class Out(Struct, frozen=True):
@@ -229,7 +229,7 @@ def told(
 def open_rows(grid: Grid) -> list[dict[str, Any]]:
     """Return the open requests of all clients, oldest first."""
     rows = []
-    for key, request in islice(grid.open.items(), requests_replies.LISTED_MAX):
+    for key, request in islice(grid.open.items(), LISTED_MAX):
         client, request_id = split(key)
         rows.append(
             {

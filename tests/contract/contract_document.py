@@ -13,15 +13,14 @@ from msgspec import inspect, structs
 from orion_streams.config import Limits, Retention
 from orion_streams.model.policy import GUEST_PREFIX, MAX_GUESTS, UNLISTED, Policy
 from orion_streams.protocol import photo_parts
+from orion_streams.protocol.replies import TERMINAL_KINDS, Reply
 from orion_streams.protocol.requests_replies import (
     CODES,
     JSON_FIELDS,
     MAX_DEPTH,
     MAX_FIELDS,
     MAX_ID_BYTES,
-    TERMINAL_KINDS,
     Message,
-    Reply,
     RequestEntry,
 )
 

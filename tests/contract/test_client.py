@@ -28,7 +28,7 @@ from orion_streams import (
 from orion_streams.client.calls import Call
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
-from orion_streams.protocol.requests_replies import Reply
+from orion_streams.protocol.replies import Reply
 from tests.contract.contract_grid import MODEL, Run, connected, count, running, silence
 from tests.helpers import WAIT_S, eventually
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from orion_streams.protocol import requests_replies
+from orion_streams.protocol import replies, requests_replies
 from tests.contract.contract_document import DOCUMENT, document
 
 
@@ -14,9 +14,7 @@ def test_the_document_is_what_the_generator_writes() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "struct", [requests_replies.RequestEntry, requests_replies.Message, requests_replies.Reply]
-)
+@pytest.mark.parametrize("struct", [requests_replies.RequestEntry, requests_replies.Message, replies.Reply])
 def test_every_field_has_a_row_with_its_meaning(struct: type[msgspec.Struct]) -> None:
     """Each field of a request, a message and a reply stands in a table, and its meaning is not empty."""
     rows = [line for line in document().splitlines() if line.startswith("| `")]
@@ -29,9 +27,7 @@ def test_every_field_has_a_row_with_its_meaning(struct: type[msgspec.Struct]) ->
 def test_every_kind_and_code_is_explained() -> None:
     """Each terminal kind and each code stands in the document, each code with what to do about it."""
     text = document()
-    assert all(
-        f"| `{kind}` | {meaning} |" in text for kind, meaning in requests_replies.TERMINAL_KINDS.items()
-    )
+    assert all(f"| `{kind}` | {meaning} |" in text for kind, meaning in replies.TERMINAL_KINDS.items())
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     explained = {row[1].strip(" `"): row[-2].strip() for row in rows if len(row) == 6}
     assert all(explained[code] for code in requests_replies.CODES)

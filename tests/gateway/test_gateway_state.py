@@ -162,22 +162,25 @@ def test_requests_that_no_node_takes_are_told() -> None:
 
 
 def test_a_waiting_request_knows_its_place_and_what_it_waits_for() -> None:
-    """In the order of service; of the next one also when it may end."""
+    """In the order of service, with the time until its first token."""
     some = one_of_all()
     found = request_status(some, "brain", "b")
     assert found is not None
-    assert (found.state, found.position, found.waiting, found.waiting_for) == ("waiting", 1, "busy", "one")
-    assert found.eta_ms is not None
-    assert found.eta_ms > 1_600
+    assert (found.state, found.waiting, found.waits_for, found.waiting_for) == (
+        "waiting",
+        0,
+        "queue",
+        "one",
+    )
+    assert 1_600 < found.eta_ms < found.eta_high_ms
     assert (found.reasons, found.warm, found.age_ms) == ({"orion-edge": "role"}, None, 1_000)
     some.nodes["one"] = replace(some.nodes["one"], assignments={})
     free = request_status(some, "brain", "b")
     assert free is not None
-    assert free.eta_ms is not None
-    assert 0 < free.eta_ms < found.eta_ms
+    assert free.eta_ms < found.eta_ms
     last = request_status(some, "home", "c")
     assert last is not None
-    assert (last.position, last.eta_ms) == (2, None)
+    assert last.waiting == 1
 
 
 def test_a_request_that_runs_knows_where_and_whether_its_model_was_there() -> None:
@@ -187,8 +190,8 @@ def test_a_request_that_runs_knows_where_and_whether_its_model_was_there() -> No
     some.open["brain/a"] = replace(some.open["brain/a"], failures=(failed,))
     found = request_status(some, "brain", "a")
     assert found is not None
-    assert (found.state, found.node, found.attempt, found.position) == ("running", "one", 1, 0)
-    assert (found.warm, found.eta_ms, found.failures) == (False, 1_600, ["two: ollama_error"])
+    assert (found.state, found.node, found.attempt, found.waiting) == ("running", "one", 1, 0)
+    assert (found.warm, found.left_ms, found.failures) == (False, 1_600, ["two: ollama_error"])
 
 
 def test_only_the_client_that_asked_is_told_of_a_request() -> None:
@@ -216,7 +219,7 @@ def test_with_all_nodes_away_or_all_slots_busy_everything_answers(values: dict[s
     assert listings.show(some, MODEL, {}) is not None
     found = request_status(some, "c", "49")
     assert found is not None
-    assert found.position == 50
+    assert found.waiting + 1 == 50
 
 
 def test_a_node_with_many_models_is_asked_about_few_of_them() -> None:

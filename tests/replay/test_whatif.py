@@ -21,9 +21,9 @@ from tests.cluster.cluster_grid import Cluster
 from tests.cluster.one_run import run_to_rest, undisturbed
 from tests.properties import histories
 from tests.properties.strategies import FEW
-from tests.replay.asking import AS_IT_WAS, asked, wide
 from tests.replay.books import Book
 from tests.replay.decided import chained, chunks, nothing
+from tests.replay.questions import AS_IT_WAS, asked, wide
 
 
 @pytest.mark.parametrize("workload", ["hot-afternoon", "bursty", "node-loss"])

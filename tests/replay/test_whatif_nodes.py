@@ -13,9 +13,9 @@ from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.grids import HEAVY, MODEL
-from tests.replay.asking import asked, only, wide
 from tests.replay.books import NODES, QUIET, A, B, accepted, beat, completed, house, result, started
 from tests.replay.decided import nothing, simulated
+from tests.replay.questions import asked, only, wide
 
 
 def test_a_lower_mark_takes_the_node_out_earlier() -> None:

@@ -14,9 +14,9 @@ from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
 from orion_streams.replay.whatif import WhatIf
 from tests.grids import HEAVY, MODEL, sample
-from tests.replay.asking import asked, only, wide
 from tests.replay.books import QUIET, A, B, Book, accepted, beat, completed, house, quiet, result, started
 from tests.replay.decided import nothing
+from tests.replay.questions import asked, only, wide
 
 
 def test_where_the_router_did_not_think_nothing_is_asked() -> None:
