@@ -25,7 +25,7 @@ from orion_streams.gateway.access import Caller
 from orion_streams.gateway.asks import Ask
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.grid_answers import headers_of, metrics_of
-from orion_streams.gateway.refusal import Refusal, not_found
+from orion_streams.gateway.refusal import Refusal, not_found, not_found_to_embed
 from orion_streams.gateway.sessions import BACKGROUND_PRIORITY, LEAST_PRIORITY, is_background, session_of
 from orion_streams.model.policy import GATEWAY
 
@@ -68,7 +68,7 @@ class Gateway:
         self.check_router()
         model = listings.find(self.follower.folded, ask.model, self.config.gateway.aliases)
         if model is None:
-            raise not_found(ask.model)
+            raise not_found_to_embed(ask.model) if ask.kind == "embed" else not_found(ask.model)
         client = await self._client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from msgspec import Struct
 
 from orion_streams.client.calls import RequestError
@@ -30,8 +30,8 @@ from orion_streams.protocol.answer_events import Answer, AnswerEvent, Piece, Res
 log = logging.getLogger("orion.gateway")
 
 FIRST_S, HEARTBEAT_S, BODY_S, WRITE_S, CANCEL_S = 1.0, 10.0, 60.0, 30.0, 10.0
-"""How long a refusal may take to be a status; between signs of life; for a body to come; for a client to
-take what is written; for a cancel to be sent."""
+"""How long a refusal may take to be a status; between signs of life; for a body to come, or a whole answer
+to be taken; for a client to take a piece; for a cancel to be sent."""
 CALLER = web.RequestKey("caller", Caller)
 
 
@@ -202,6 +202,16 @@ async def write(response: web.StreamResponse, raw: bytes) -> None:
         raise ConnectionResetError(f"the client took nothing for {WRITE_S:g} s") from error
 
 
+async def deliver(http: web.Request, response: web.StreamResponse) -> None:
+    """Write an answer to its end. Raise ConnectionResetError if the client does not take it in BODY_S."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            await response.prepare(http)
+            await response.write_eof()
+    except TimeoutError as error:
+        raise ConnectionResetError(f"the client did not take the answer for {BODY_S:g} s") from error
+
+
 def passed_ms(since_s: float) -> int:
     """Return the ms since a moment of the monotonic clock."""
     return round((time.monotonic() - since_s) * 1000)
@@ -212,11 +222,23 @@ def too_large(limit: int) -> Refusal:
     return Refusal(413, f"the body is larger than {limit} bytes (gateway.max_body_bytes)")
 
 
+async def expected(http: web.Request) -> None:
+    """Tell a client that asks first to send its body, unless it is too large, as it will get to know."""
+    asks = http.headers.get("Expect", "").lower() == "100-continue" and http.version >= HttpVersion11
+    if asks and not is_too_large(http):
+        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        http.writer.output_size = 0  # nothing of the answer itself
+
+
+def is_too_large(http: web.Request) -> bool:
+    """Whether the body says that it is."""
+    return http.content_length is not None and http.content_length > http.client_max_size
+
+
 async def body_of(http: web.Request) -> bytes:
     """Return the body. Raise Refusal 408 if it does not come within BODY_S, 413 if it is too large."""
-    limit = http.client_max_size
-    if http.content_length is not None and http.content_length > limit:
-        raise too_large(limit)
+    if is_too_large(http):
+        raise too_large(http.client_max_size)
     try:
         async with asyncio.timeout(None if http.content.is_eof() else BODY_S):  # most are here already
             return await http.read()

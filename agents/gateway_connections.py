@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from msgspec import Struct
 
 HEAD_S, SWEEP_S = 20.0, 5.0
-"""So long a connection may take for the head of its first request, and how often that is looked at."""
+"""So long a connection may take for the head of its first request, and for its end; how often that is
+looked at."""
 FULL = b'{"error":"the gateway has as many connections as it may (gateway.max_connections)"}'
 HEAD = (
     "HTTP/1.1 503 Service Unavailable",
@@ -28,53 +32,74 @@ class TooMany(asyncio.Protocol):
         transport.close()
 
 
+class Connection(Struct):
+    """One connection. `transport`: since its first request; `closing_s`: since when it is being closed."""
+
+    born_s: float
+    transport: asyncio.Transport | None = None
+    closing_s: float | None = None
+
+    def is_gone(self, handler: RequestHandler) -> bool:
+        """Whether nothing is left of it; what was written and not taken keeps it."""
+        if self.transport is not None:
+            return bool(self.transport.get_extra_info("socket").fileno() < 0)
+        return handler.transport is None or handler.transport.is_closing()
+
+
 class Connections:
     """Accepts connections of `server`, at most `limit` at a time. One that has not sent the head of its
-    first request within HEAD_S is closed; what is slow after that is bounded by whoever reads and
-    writes."""
+    first request within HEAD_S is closed, one that is being closed and does not take the rest within HEAD_S
+    is cut; what is slow between is bounded by whoever reads and writes."""
 
     def __init__(self, limit: int) -> None:
         self.server: web.Server | None = None
         self._limit = limit
-        self._born_s: dict[RequestHandler, float] = {}
-        self._silent: set[RequestHandler] = set()
+        self._rows: dict[RequestHandler, Connection] = {}
 
     def accept(self) -> asyncio.BaseProtocol:
         """Return the protocol of a new connection."""
         self._forget()
-        if self.server is None or len(self._born_s) >= self._limit:
+        if self.server is None or len(self._rows) >= self._limit:
             return TooMany()
         handler = self.server()
-        self._born_s[handler] = asyncio.get_running_loop().time()
-        self._silent.add(handler)
+        self._rows[handler] = Connection(asyncio.get_running_loop().time())
         return handler
 
     def asked(self, request: web.Request) -> None:
         """Note that a connection has sent a request."""
-        self._silent.discard(request.protocol)
+        if (row := self._rows.get(request.protocol)) is not None:
+            row.transport = request.transport
 
     def __len__(self) -> int:
         self._forget()
-        return len(self._born_s)
+        return len(self._rows)
 
     def _forget(self) -> None:
-        """Forget connections that are closed."""
+        """Forget connections that are gone."""
         now_s = asyncio.get_running_loop().time()
-        gone = [each for each, born_s in self._born_s.items() if is_closed(each) and now_s > born_s]
+        gone = [each for each, row in self._rows.items() if now_s > row.born_s and row.is_gone(each)]
         for each in gone:
-            del self._born_s[each]
-            self._silent.discard(each)
+            del self._rows[each]
 
     async def sweep(self) -> None:
-        """Close silent connections, until cancelled."""
+        """Close silent connections, and cut those that do not come to an end, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
             self._forget()
-            latest_s = asyncio.get_running_loop().time() - HEAD_S
-            for each in [each for each in self._silent if self._born_s[each] < latest_s]:
-                each.force_close()
+            now_s = asyncio.get_running_loop().time()
+            for handler, row in list(self._rows.items()):
+                if row.transport is None:
+                    if now_s - row.born_s > HEAD_S:
+                        handler.force_close()
+                elif row.transport.is_closing():
+                    row.closing_s = row.closing_s or now_s
+                    if now_s - row.closing_s > HEAD_S:
+                        cut(row.transport)
 
 
-def is_closed(handler: RequestHandler) -> bool:
-    """Whether a connection is gone."""
-    return handler.transport is None or handler.transport.is_closing()
+def cut(transport: asyncio.BaseTransport | None) -> None:
+    """End a connection at once: what was not taken is not kept, not by the kernel either."""
+    if isinstance(transport, asyncio.Transport):
+        reset = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        transport.abort()

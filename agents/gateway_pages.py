@@ -38,7 +38,8 @@ class Pages:
         return self._listed(lambda: listings.tags(self.follower.folded, self._aliases))
 
     async def ps(self, _: web.Request) -> web.Response:
-        """Answer `/api/ps`."""
+        """Answer `/api/ps`: also to who has just loaded a model."""
+        await self.follower.fresh()
         return self._listed(lambda: listings.ps(self.follower.grid))
 
     async def show(self, http: web.Request) -> web.Response:

@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from orion_streams.agents.gateway import Gateway
-from orion_streams.agents.gateway_calls import CALLER, response_of, too_large
-from orion_streams.agents.gateway_connections import Connections
+from orion_streams.agents.gateway_calls import CALLER, deliver, expected, response_of, too_large
+from orion_streams.agents.gateway_connections import Connections, cut
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
@@ -33,10 +33,11 @@ from orion_streams.runtime.connection import connect
 
 log = logging.getLogger("orion.gateway")
 
+PLAIN = {"Content-Type": "text/plain"}
 KNOCK = web.RequestKey("knock", Knock)
-READY_S, STOP_S = 10.0, 5.0
+READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
-answers when it stops."""
+answers when it stops; for a connection without a request; for the rest of a body that nobody reads."""
 
 
 class Guard:
@@ -68,10 +69,10 @@ class Guard:
         except web.HTTPRequestEntityTooLarge:
             return refused(http, too_large(self._max_body_bytes))
         except web.HTTPNotFound:
-            return web.Response(status=404, text="404 page not found")
+            return web.Response(status=404, body=b"404 page not found", headers=PLAIN)
         except web.HTTPMethodNotAllowed as error:
-            allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
-            return web.Response(status=405, text="405 method not allowed", headers=allow)
+            headers = {**PLAIN, "Allow": ", ".join(sorted(error.allowed_methods))}
+            return web.Response(status=405, body=b"405 method not allowed", headers=headers)
         except (RequestError, BackendError) as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
         except (ConnectionError, web.HTTPException):
@@ -116,7 +117,14 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         connections.asked(request)
-        return await guard.admit(request, handler)
+        try:
+            response = await guard.admit(request, handler)
+            await deliver(request, response)
+        except ConnectionError as error:
+            log.debug("%s is gone: %s", request.remote, error)
+            cut(request.transport)
+            return web.Response()  # nobody gets it
+        return response
 
     pages, limit = Pages(gateway), gateway.config.gateway.max_body_bytes
     app = web.Application(middlewares=[guarded], client_max_size=limit)
@@ -134,7 +142,7 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
     for path, handler in (both | gets).items():
         app.router.add_get(path, handler, allow_head=path in both)
     for path, handler in posts.items():
-        app.router.add_post(path, handler)
+        app.router.add_post(path, handler, expect_handler=expected)
     for path in http_calls.NOT_HERE:
         app.router.add_route("*", path, pages.elsewhere)
     app.on_response_prepare.append(guard.sign)
@@ -164,7 +172,14 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
     app = application(gateway, guard, connections)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=STOP_S,
+        keepalive_timeout=IDLE_S,
+        lingering_time=LINGER_S,
+    )
     await runner.setup()
     connections.server = runner.server
     place, loop = config.gateway.place, asyncio.get_running_loop()

@@ -42,7 +42,7 @@ class GridFollower:
         self._clock = clock
         self._state = LoggedGrid(Grid())
         self._outages = OutageLog(log)
-        self._server_ms = self._silent_ms = 0
+        self._server_ms = self._router_ms = 0
         self._looked_s: float | None = None
         self.loaded, self._news = asyncio.Event(), asyncio.Event()
         self._folding = asyncio.Lock()
@@ -59,10 +59,12 @@ class GridFollower:
 
     @property
     def silent_ms(self) -> int:
-        """For how long no router has looked, as far as is known; a server that is away counts as well."""
-        if self._looked_s is None:
+        """For how long no router has looked, as far as is known; a server that is away counts as well. A
+        commit that is folded is as good as a look."""
+        heard_ms = max(self._router_ms, self.folded.server_ms)
+        if self._looked_s is None or not heard_ms:
             return SILENT_MS + 1
-        return self._silent_ms + self._passed_ms
+        return max(self._server_ms + self._passed_ms - heard_ms, 0)
 
     @property
     def _is_silent(self) -> bool:
@@ -142,7 +144,6 @@ class GridFollower:
             row = read_row(await self._redis.hgetall(self._row_key))
         except ResponseError:  # a user of an older `orion acl`: the last commit is the next best
             row = None
-        looked_ms = row.looked_ms if row is not None else self._state.grid.server_ms
-        self._server_ms, self._silent_ms = now_ms, max(now_ms - looked_ms, 0)
+        self._server_ms, self._router_ms = now_ms, row.looked_ms if row is not None else 0
         self._looked_s = self._clock()
         self._tell()

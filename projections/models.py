@@ -158,7 +158,11 @@ def ran(grid: Grid, event: ev.RequestCompleted) -> None:
     """Note what an answer shows, sooner than the next health entry: its model is in memory, with which
     options, and whose prompt its slot holds."""
     request, node = grid.open.get(event.request), grid.nodes.get(event.node)
-    if request is None or node is None or event.done_reason == UNLOADED:
+    if request is None or node is None:
+        return
+    if event.done_reason == UNLOADED:  # told to go by a client: it is not thrown out
+        ordered = {**node.unload_ordered_ms, request.model: grid.at_ms}
+        grid.nodes[event.node] = replace(node, unload_ordered_ms=ordered)
         return
     held = node.assignments.get(event.work_id)
     if held is not None:

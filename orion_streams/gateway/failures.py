@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from orion_streams.gateway.refusal import Refusal, not_found
 
 RETRY_AFTER_S = 5
@@ -32,8 +34,17 @@ STATUSES = {
 }
 """By the codes of the contract; any other is the grid's own fault, a 502."""
 RETRIED = frozenset({503})
-UNKNOWN = "unknown_model"
+UNKNOWN, INCAPABLE = "unknown_model", "incapable"
+LACKS = re.compile(r" lacks: ([a-z, ]+)\.$")
+"""How the contract's sentence of a model that cannot do what is asked ends."""
 REFUSED_BY_OLLAMA = "Ollama refused the request itself; the message holds its words."
+
+
+def cannot(model: str, lacks: str) -> str:
+    """Return Ollama's words for a model that cannot do what is asked, by which clients ask without it."""
+    if lacks == "embedding":
+        return "this model does not support embeddings"
+    return f'"{model}" does not support {lacks}'
 
 
 def refusal_of(code: str, message: str, model: str) -> Refusal:
@@ -41,5 +52,7 @@ def refusal_of(code: str, message: str, model: str) -> Refusal:
     status = STATUSES.get(code, 502)
     if code == UNKNOWN:
         return not_found(model)
+    if code == INCAPABLE and (found := LACKS.search(message)):
+        return Refusal(status, cannot(model, found[1]))
     retry_after_s = RETRY_AFTER_S if status in RETRIED else 0
     return Refusal(status, message or code, retry_after_s=retry_after_s)

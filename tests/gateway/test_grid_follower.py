@@ -9,8 +9,10 @@ import pytest
 
 from orion_streams.agents import grid_follower
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.protocol.public_row import SILENT_MS
 from orion_streams.runtime.connection import connect
 from tests.contract.contract_grid import MODEL, connected, stop
+from tests.helpers import eventually
 
 
 async def test_who_asks_sees_what_came_while_it_rests(
@@ -30,6 +32,25 @@ async def test_who_asks_sees_what_came_while_it_rests(
             assert follower.folded.find_closed("brain/later") is None
             await follower.fresh()
             assert follower.folded.find_closed("brain/later") is not None
+    finally:
+        await stop([following])
+        await redis.aclose()
+
+
+async def test_a_commit_is_a_sign_of_the_router(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a log it is silent; what it commits shows that it is there, before the next look at it."""
+    monkeypatch.setattr(grid_follower, "LOOK_EVERY_S", 3_600.0)
+    redis: Any = connect(valkey_url)
+    follower = GridFollower(redis, prefix)
+    following = asyncio.create_task(follower.run())
+    try:
+        await follower.loaded.wait()
+        assert follower.silent_ms == SILENT_MS + 1
+        async with connected(valkey_url, prefix):
+            await eventually(lambda: follower.folded.position, "it has committed")
+            assert follower.silent_ms <= SILENT_MS
     finally:
         await stop([following])
         await redis.aclose()

@@ -145,7 +145,7 @@ def _prompt_tokens(job: Job) -> list[str]:
 
 
 def _answer(job: Job, rng: random.Random, room: int | None) -> _Answer:
-    """Make an answer: thinking, then a tool call or a text, within `room` tokens."""
+    """Make an answer: thinking, then tool calls or a text, within `room` tokens."""
     limit = _least(job.sampling.num_predict if job.sampling.num_predict > 0 else None, room)
     thoughts = prose(rng)[:_THOUGHT_TOKENS][:limit] if job.think else []
     pieces = [Piece(thinking=thought) for thought in thoughts]
@@ -153,9 +153,11 @@ def _answer(job: Job, rng: random.Random, room: int | None) -> _Answer:
         return _Answer(pieces, "length", limit)
     left = None if limit is None else limit - len(thoughts)
     if job.tools:
-        call = _tool_call(rng.choice(job.tools), rng)
-        made = len(tokenize(call["function"]["name"])) + len(call["function"]["arguments"]) + 3
-        return _Answer([*pieces, Piece(tool_calls=(call,))], "stop", len(pieces) + made)
+        calls = _tool_calls(job, rng)
+        made = sum(len(tokenize(name_of(call))) + len(call["function"]["arguments"]) + 3 for call in calls)
+        return _Answer(
+            [*pieces, *(Piece(tool_calls=(call,)) for call in calls)], "stop", len(pieces) + made
+        )
     said = cut(_text(job, rng), job.sampling.stop, left)
     pieces += _spoken(said, job, rng)
     return _Answer(pieces, said.reason, len(thoughts) + said.tokens)
@@ -185,11 +187,23 @@ def _sampled(wanted: object, rng: random.Random) -> object:
         raise Refusal(500, "invalid JSON schema in format") from error
 
 
-def _tool_call(tool: JsonObject, rng: random.Random) -> JsonObject:
+def _tool_calls(job: Job, rng: random.Random) -> list[JsonObject]:
+    """Call each tool that the prompt names; if it names none, one by chance."""
+    named = [tool for tool in job.tools if (name := name_of(tool)) and name in job.prompt]
+    tools = named or [rng.choice(job.tools)]
+    return [_tool_call(tool, index, rng) for index, tool in enumerate(tools)]
+
+
+def _tool_call(tool: JsonObject, index: int, rng: random.Random) -> JsonObject:
     function = tool.get("function") or {}
     made = _sampled(function.get("parameters") or {}, rng)
     arguments = made if isinstance(made, dict) else {}
     return {
         "id": f"call_{rng.getrandbits(32):08x}",
-        "function": {"index": 0, "name": str(function.get("name", "")), "arguments": arguments},
+        "function": {"index": index, "name": name_of(tool), "arguments": arguments},
     }
+
+
+def name_of(tool: JsonObject) -> str:
+    """Return the name of a tool, or of a call's."""
+    return str((tool.get("function") or {}).get("name", ""))
