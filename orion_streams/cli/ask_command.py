@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.answer_view import AnswerView, dim
-from orion_streams.cli.asking import Interrupted, answered, client_of, sign
+from orion_streams.cli.interruptible import Interrupted, answered, client_of, sign
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell, write_result
 from orion_streams.cli.request_options import (

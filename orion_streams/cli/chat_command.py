@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from orion_streams import AsyncClient, RequestError
+from orion_streams import RequestError
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.answer_view import AnswerView, dim
-from orion_streams.cli.asking import Interrupted, answered, client_of, sign
 from orion_streams.cli.conversation import Conversation, TooLongError
+from orion_streams.cli.interruptible import Interrupted, answered, client_of, sign
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell
 from orion_streams.cli.request_options import check_client, fields_of, from_stdin, model_to_ask
@@ -32,15 +33,16 @@ ENTRY_OVERHEAD_BYTES = 200
 
 
 class Chat:
-    """One conversation. `failed`: a question had no answer."""
+    """One conversation. Each question has a connection of its own, so that none is left alone while a line
+    is typed. `failed`: a question had no answer."""
 
-    def __init__(self, client: AsyncClient, config: Config, model: str, wishes: Wishes) -> None:
+    def __init__(self, config: Config, model: str, wishes: Wishes) -> None:
         limit_bytes = config.limits.entry_max_bytes - ENTRY_OVERHEAD_BYTES
         self.conversation = Conversation(limit_bytes, wishes.system)
         self.model, self.failed = model, False
-        self._client, self._thoughts = client, bool(wishes.think)
+        self._config, self._client, self._thoughts = config, wishes.client, bool(wishes.think)
         self._fields: Fields = fields_of(wishes)
-        self._fields.setdefault("session", f"chat-{client.new_id()}")
+        self._fields.setdefault("session", f"chat-{uuid.uuid4().hex}")
 
     async def say(self, line: str) -> None:
         """Ask, and show the answer. An error of the request is told. Raises Interrupted, BackendError."""
@@ -48,7 +50,8 @@ class Chat:
         view = AnswerView(thoughts=self._thoughts)
         try:
             messages = self._messages(line, content)
-            answer = await answered(self._client, {**content, "messages": messages}, self._fields, view)
+            async with client_of(self._config, self._client) as client:
+                answer = await answered(client, {**content, "messages": messages}, self._fields, view)
         except (RequestError, TooLongError) as error:
             self._fail(error)
             return
@@ -93,22 +96,11 @@ def run(*, wishes: Wishes, common: CommonOptions) -> int:
     answer. Raises BackendError, ConfigError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     check_client(config, wishes.client)
-    with asyncio.Runner() as runner:
-        model = runner.run(model_to_ask(config, wishes.model))
-        client = runner.run(connected(config, wishes.client))
-        try:
-            return talk(Chat(client, config, model, wishes), runner)
-        finally:
-            runner.run(client.close())
+    return talk(Chat(config, asyncio.run(model_to_ask(config, wishes.model)), wishes))
 
 
-async def connected(config: Config, name: str) -> AsyncClient:
-    """Return the client, made on the loop that it will run on."""
-    return client_of(config, name)
-
-
-def talk(chat: Chat, runner: asyncio.Runner) -> int:
-    """Read lines and answer them. The loop stands still while a line is typed, so Ctrl-C ends it there."""
+def talk(chat: Chat) -> int:
+    """Read lines and answer them. No loop runs while a line is typed, so Ctrl-C ends it there."""
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         tell(dim("/help lists the commands, /bye ends"))
@@ -118,7 +110,7 @@ def talk(chat: Chat, runner: asyncio.Runner) -> int:
                 break
             continue
         try:
-            runner.run(chat.say(line))
+            asyncio.run(chat.say(line))
         except Interrupted as end:
             tell(dim(str(end)))
             if not is_terminal:

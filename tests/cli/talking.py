@@ -32,7 +32,7 @@ class Talk:
     """A process and what it has said. At a terminal both streams come as one."""
 
     def __init__(self, process: asyncio.subprocess.Process, master: int | None) -> None:
-        self.process, self._master = process, master
+        self.process, self.master = process, master
         self.out = self.err = ""
 
     async def until(self, text: str, times: int = 1) -> None:
@@ -44,18 +44,18 @@ class Talk:
                 self.out += piece.decode()
 
     async def _read(self) -> bytes:
-        if self._master is None:
+        if self.master is None:
             assert self.process.stdout is not None
             return await self.process.stdout.read(CHUNK)
         try:
-            return await asyncio.to_thread(os.read, self._master, CHUNK)
+            return await asyncio.to_thread(os.read, self.master, CHUNK)
         except OSError:  # how a terminal says that its process ended
             return b""
 
     async def type(self, text: str) -> None:
         """Write to its stdin."""
-        if self._master is not None:
-            os.write(self._master, text.encode())
+        if self.master is not None:
+            os.write(self.master, text.encode())
             return
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
@@ -68,7 +68,7 @@ class Talk:
     async def end(self) -> int:
         """Close a pipe's stdin; wait for the end, read the rest, and return the exit code."""
         async with asyncio.timeout(WAIT_S):
-            if self._master is None:
+            if self.master is None:
                 assert self.process.stdin is not None
                 self.process.stdin.close()
                 out, err = await self.process.communicate()
@@ -118,8 +118,8 @@ class House:
             if talk.process.returncode is None:
                 talk.process.kill()
                 await talk.process.wait()
-            if talk._master is not None:
-                os.close(talk._master)
+            if talk.master is not None:
+                os.close(talk.master)
 
 
 @asynccontextmanager

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from orion_streams.cli.answer_view import ERASE, waiting_note
+from orion_streams.cli.conversation import Conversation, size_of
 from orion_streams.cli.request_options import MAX_FILE_BYTES, option_of
 from orion_streams.errors import ConfigError
 from orion_streams.model import events as ev
@@ -153,6 +156,47 @@ async def test_a_conversation_that_grows_too_long_loses_its_begin(
     assert sorted(longest)[-1][-1] == "d"
 
 
+def connections(talk: Talk) -> int:
+    """How many the process has."""
+    return len(psutil.Process(talk.process.pid).net_connections(kind="inet"))
+
+
+async def test_no_connection_waits_for_the_next_line(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """Between two questions somebody may think for an hour: a connection would be dead by then. While it
+    answers there is one, as the control."""
+    go_on = asyncio.Event()
+
+    async def slow(run: Run) -> None:
+        await run.started()
+        await run.token("Blue")
+        await go_on.wait()
+        await run.done("Blue")
+
+    async with house(valkey_url, prefix, tmp_path, slow) as home:
+        talk = await home.start("chat")
+        await talk.type("one\n")
+        await talk.until("Blue")
+        assert connections(talk) > 0
+        go_on.set()
+        await eventually(lambda: connections(talk) == 0, "no connection")
+        await talk.type("two\n")
+        await talk.until("Blue", times=2)
+        assert await talk.end() == 0
+
+
+def test_a_conversation_holds_what_fits_to_the_byte() -> None:
+    """At the limit all is kept; with one byte less the oldest turn is dropped, and only that."""
+    held = Conversation(10_000, "Be brief.")
+    for word in ("one", "two", "three"):
+        held.note(word, word.upper())
+    messages, dropped = held.ask("four", {"model": MODEL})
+    assert (len(messages), dropped) == (8, 0)
+    held.limit_bytes = size_of(messages, {"model": MODEL})
+    assert held.ask("four", {"model": MODEL}) == (messages, 0)
+    held.limit_bytes -= 1
+    assert held.ask("four", {"model": MODEL}) == ([messages[0], *messages[3:]], 1)
+
+
 async def test_ctrl_c_cancels_in_the_grid(valkey_url: str, prefix: str, tmp_path: Path) -> None:
     """During an answer: the node stops, the log has the end, the exit code is 130, and it is said."""
     async with house(valkey_url, prefix, tmp_path, endless) as home:
@@ -182,6 +226,8 @@ async def test_at_a_terminal_ctrl_c_ends_only_the_answer(
         await talk.until("the node stops")
         await talk.until(">>> ", times=2)
         talk.interrupt()
+        with suppress(OSError):  # it may have ended
+            await talk.type("\n")  # readline heeds a signal that came before it waits only at the next key
         assert await talk.end() == 0
     assert "Traceback" not in talk.out
 

@@ -28,6 +28,7 @@ READS = (
     ["replay"],
     ["log", "--follow"],
     ["ask", "Why?"],
+    ["chat"],
     ["agent", "--node", "x"],
 )
 
@@ -124,7 +125,7 @@ def test_wrong_usage_of_a_role_is_2(home: Path, command: str) -> None:
 
 COMMANDS = [
     *("demo", "test", "up", "router", "agent", "ask", "nodes", "models", "ps", "plan", "explain", "replay"),
-    *("log", "bench", "doctor"),
+    *("log", "bench", "doctor", "chat"),
 ]
 
 

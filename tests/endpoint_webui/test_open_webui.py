@@ -31,7 +31,6 @@ QUESTION = "Why is the sky blue?"
 SETTINGS = {
     "ANONYMIZED_TELEMETRY": "false",
     "DO_NOT_TRACK": "true",
-    "ENABLE_FORWARD_USER_INFO_HEADERS": "true",
     "ENABLE_OPENAI_API": "false",
     "HF_HUB_OFFLINE": "1",
     "OFFLINE_MODE": "true",
@@ -74,19 +73,15 @@ class OpenWebui:
     async def say(self, text: str) -> None:
         """Ask, as the page does; the first question of a conversation asks for a title too."""
         said, answer, now_s = str(uuid4()), str(uuid4()), int(time.time())
-        message: dict[str, Any] = {
-            "id": said,
-            "parentId": self.last or None,
-            "childrenIds": [],
-            "role": "user",
-        }
+        parent = self.last or None
+        message: dict[str, Any] = {"id": said, "parentId": parent, "childrenIds": [], "role": "user"}
         self.messages.append({"role": "user", "content": text})
         body: dict[str, Any] = {
             "model": MODEL,
             "stream": True,
             "id": answer,
             "session_id": "page",
-            "parent_id": self.last or None,
+            "parent_id": parent,
             "params": {"function_calling": "legacy", "max_tokens": 20},
             "user_message": {**message, "content": text, "timestamp": now_s, "models": [MODEL]},
             "messages": self.messages,
@@ -109,14 +104,15 @@ class OpenWebui:
 
 
 @asynccontextmanager
-async def open_webui(gateway_url: str, folder: Path) -> AsyncIterator[OpenWebui]:
-    """Open WebUI on a free port, with data of its own."""
+async def open_webui(gateway_url: str, folder: Path, forwards: bool) -> AsyncIterator[OpenWebui]:
+    """Open WebUI on a free port, with data of its own. `forwards`: it sends its chats' ids."""
     port = free_port()
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "DATA_DIR": str(folder), **SETTINGS}
+    own = {"HOME": str(folder), "DATA_DIR": str(folder), "ENABLE_FORWARD_USER_INFO_HEADERS": str(forwards)}
+    environment = {"PATH": os.environ["PATH"], "OLLAMA_BASE_URL": gateway_url, **own, **SETTINGS}
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(OPEN_WEBUI), "serve", "--host", "127.0.0.1", "--port", str(port),
-            cwd=folder, env={**environment, "OLLAMA_BASE_URL": gateway_url}, stdout=log, stderr=log,
+            cwd=folder, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
@@ -141,10 +137,15 @@ async def accepted(grid: SimulatedGrid) -> list[ev.RequestAccepted]:
     return [event for event in events if isinstance(event, ev.RequestAccepted)]
 
 
-async def test_conversations_stick_and_titles_wait(tmp_path: Path) -> None:
-    """Its list is the grid's. Two turns of a chat are one session, another chat with the same words is
-    another: so its chat's id arrives. The title's request has no session and the lower priority."""
-    async with SimulatedGrid(gateway=True) as grid, open_webui(grid.gateway_url, tmp_path) as page:
+@pytest.mark.parametrize("forwards", [True, False])
+async def test_conversations_stick_and_titles_wait(tmp_path: Path, forwards: bool) -> None:
+    """Its list is the grid's. Two turns of a chat are one session; another chat with the same words is
+    another, so its chat's id arrives, and the same, where it does not send that. The title's request has no
+    session and the lower priority."""
+    async with (
+        SimulatedGrid(gateway=True) as grid,
+        open_webui(grid.gateway_url, tmp_path, forwards) as page,
+    ):
         assert await page.models() == [MODEL, "llama3.2:3b", "nomic-embed-text:latest"]
         for question in (QUESTION, "And at night?"):
             await page.say(question)
@@ -161,5 +162,6 @@ async def test_conversations_stick_and_titles_wait(tmp_path: Path) -> None:
     assert (len(chats), len(titles)) == (3, 2)
     assert {each.priority for each in chats} == {0}
     assert chats[0].session == chats[1].session != ""
-    assert chats[2].session not in ("", chats[0].session)
+    assert (chats[2].session != chats[0].session) == forwards
+    assert chats[2].session
     assert {(each.session, each.priority) for each in titles} == {("", BACKGROUND_PRIORITY)}

@@ -83,7 +83,7 @@ async def cancel(client: AsyncClient, request_id: str, showing: asyncio.Task[Ans
 def became_of(showing: asyncio.Task[Answer], view: AnswerView) -> str:
     """Return what became of a request that was cancelled."""
     if showing.cancelled():
-        return "not confirmed: the cancel is on its way, and the deadline holds in any case"
+        return "the cancel is not confirmed: the grid does not answer; the deadline ends it at the latest"
     error = showing.exception()
     if isinstance(error, RequestCancelledError):
         return "cancelled: the node stops" if view.begun else "cancelled before the answer began"
