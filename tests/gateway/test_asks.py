@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orion_streams.client.calls import request_entry
@@ -183,15 +183,19 @@ def test_a_chat_of_unknown_speakers_is_answered_all_the_same() -> None:
     assert (ask.only, ask.fields["messages"]) == ("", [{"role": "user", "content": ""}])
 
 
+@example(text="0000=")
 @given(
     text=st.text("AZaz09+/=-_ é", max_size=9)
     | st.binary(max_size=9).map(lambda b: base64.b64encode(b).decode())
 )
 def test_an_image_is_what_a_strict_decoder_decodes(text: str) -> None:
-    """The quick check and the decoder of the standard library are of one mind."""
+    """The quick check and the decoder of the standard library are of one mind, but for padding that pads
+    nothing: Python 3.11 takes it, later ones and Go do not."""
     try:
         decoded = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
+        decoded = b""
+    if len(text) % 4:
         decoded = b""
     try:
         asked("generate", prompt="x", images=[text])
