@@ -41,7 +41,8 @@ class Gateway:
 
     def __init__(self, config: Config, follower: GridFollower, key_file: KeyFile, boot: str) -> None:
         self.config, self.follower, self.key_file = config, follower, key_file
-        self._prefix, self._count = f"{config.gateway.name}-{boot}-", itertools.count(1)
+        self._mine = f"{config.gateway.name}."  # no name has a dot
+        self._prefix, self._count = f"{self._mine}{boot}.", itertools.count(1)
         self._clients: dict[str, AsyncClient] = {}
         self._open: Counter[str] = Counter()
 
@@ -143,12 +144,13 @@ class Gateway:
             for request_id in self._open_of(name):  # nobody reads its cancels once it is gone
                 await gateway_calls.cancel(self.client(name), request_id)
             await client.remove_guest(name)
-            await self._clients.pop(name).close()
+            if (own := self._clients.pop(name, None)) is not None:
+                await own.close()
 
     def _open_of(self, name: str) -> list[str]:
         """Return the ids of a client's open requests."""
-        keys = (key.partition("/") for key in self.follower.folded.open)
-        return [request_id for client, _, request_id in keys if client == name]
+        rows = (key.partition("/") for key in self.follower.folded.open)
+        return [request_id for client, _, request_id in rows if client == name]
 
     async def keep_guests_for_ever(self) -> None:
         """Look at the keys every KEEP_GUESTS_S, until cancelled. Log a failure once until it changes."""
@@ -166,10 +168,9 @@ class Gateway:
     async def cancel_earlier(self) -> None:
         """Cancel what an earlier life of this gateway had open: nobody waits for it."""
         await self.follower.loaded.wait()
-        mine = f"{self.config.gateway.name}-"
         for key in list(self.follower.folded.open):
             name, _, request_id = key.partition("/")
-            if request_id.startswith(mine) and not request_id.startswith(self._prefix):
+            if request_id.startswith(self._mine) and not request_id.startswith(self._prefix):
                 log.info("%s was asked by an earlier life of this gateway: cancelled", key)
                 await gateway_calls.cancel(self.client(name), request_id)
 

@@ -1,6 +1,7 @@
 """A call of the gateway while its client waits: failover, leaving, refusals, signs of life."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,8 @@ import pytest
 
 from orion_streams.agents import gateway_calls
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.key_file import change
+from orion_streams.gateway.keys import Key, digest_of, token_of, with_key, without_key
 from orion_streams.model import events as ev
 from orion_streams.protocol.public_row import SILENT_MS
 from tests.contract.contract_grid import MODEL, Run, Script, count, echo, running, silence
@@ -147,12 +150,12 @@ async def test_a_gateway_that_comes_back_cancels_what_it_had_open(
 ) -> None:
     """Of its own name only: what another gateway, or nobody, asked stays."""
     async with running(valkey_url, prefix, silence, clients=("gateway", "brain")) as grid:
-        mine = {"id": "gateway-0ld-1", "model": MODEL, "prompt": "x"}
+        mine = {"id": "gateway.0ld.1", "model": MODEL, "prompt": "x"}
         await grid.redis.xadd(f"{prefix}requests:gateway", mine)
-        await grid.redis.xadd(f"{prefix}requests:gateway", {**mine, "id": "other-0ld-1"})
+        await grid.redis.xadd(f"{prefix}requests:gateway", {**mine, "id": "gateway-2.0ld.1"})
         await eventually(lambda: len(grid.runs) == 2, "both run")
         async with serving(grid, tmp_path):
-            gone = next(run for run in grid.runs if run.head.request == "gateway/gateway-0ld-1")
+            gone = next(run for run in grid.runs if run.head.request == "gateway/gateway.0ld.1")
             await gone.cancelled.wait()
         assert await count(grid, ev.RequestCancelled) == 1
 
@@ -226,3 +229,41 @@ async def test_its_requests_status_is_told_to_its_client(
 
         await eventually(is_done, "the log tells of its end")
         assert await state("nobody") == "404"
+
+
+async def test_a_key_makes_a_client_and_its_removal_ends_it(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """Asked with or never used: the grid knows it while it is there, and the gateway goes on without."""
+    path = tmp_path / "keys.json"
+
+    def key(name: str) -> Key:
+        digest = digest_of(token_of(name.encode()))
+        return Key(name=name, client=f"key-{name}", hash=digest, created="2026-11-29", max_priority=3)
+
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        for name in ("used", "unused"):
+            change(path, partial(with_key, key=key(name)))
+        bearer = {"Authorization": f"Bearer {token_of(b'used')}"}
+        asked = await stage.post("/api/chat", {**CHAT, "stream": False}, headers=bearer)
+
+        async def guests() -> set[str]:
+            state = await stage.grid.events()
+            added = {each.client for each in state if isinstance(each, ev.ClientAdded)}
+            return added - {each.client for each in state if isinstance(each, ev.ClientRemoved)}
+
+        async def both() -> bool:
+            return await guests() == {"key-used", "key-unused"}
+
+        async def none() -> bool:
+            return await guests() == set()
+
+        await eventually(both, "both are clients")
+        for name in ("used", "unused"):
+            change(path, partial(without_key, name=name))
+        await eventually(none, "none is left")
+        gone = await stage.post("/api/chat", CHAT, headers=bearer)
+        local = await stage.post("/api/chat", {**CHAT, "stream": False})
+        accepted = [each for each in await stage.grid.events() if isinstance(each, ev.RequestAccepted)]
+    assert (asked.status, gone.status, local.status) == (200, 401, 200)
+    assert [each.request.partition("/")[0] for each in accepted] == ["key-used", "gateway"]
