@@ -233,7 +233,7 @@ class Grid:
 
         async def there() -> list[dict[str, str]]:
             rows = await self.replies(request_id)
-            return [row for row in rows if row["kind"] not in ("token", "restarted")]
+            return [row for row in rows if row["kind"] not in ("accepted", "token", "restarted")]
 
         found: list[dict[str, str]] = await eventually(there, f"an end for {request_id}")
         return found
