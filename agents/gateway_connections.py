@@ -10,9 +10,11 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from msgspec import Struct
 
-HEAD_S, SWEEP_S = 20.0, 5.0
-"""So long a connection may take for the head of its first request, and for its end; how often that is
-looked at."""
+HEAD_S, MADE_S, SWEEP_S = 20.0, 1.0, 5.0
+"""So long a connection may take for the head of its first request, and for its end; to be made at all; how
+often that is looked at."""
+TURNED_AWAY = 64
+"""So many connections at a time are told why; further ones are only cut."""
 FULL = b'{"error":"the gateway has as many connections as it may (gateway.max_connections)"}'
 HEAD = (
     "HTTP/1.1 503 Service Unavailable",
@@ -24,12 +26,30 @@ HEAD = (
 
 
 class TooMany(asyncio.Protocol):
-    """Turns a connection away."""
+    """Turns a connection away, once it has asked: an answer to who is still sending would be lost."""
+
+    told = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what listens is TCP
-        transport.write("\r\n".join((*HEAD, "", "")).encode() + FULL)
-        transport.close()
+        self._transport = transport
+        TooMany.told += 1
+        if TooMany.told > TURNED_AWAY:
+            transport.abort()
+            return
+        self._timer = asyncio.get_running_loop().call_later(MADE_S, self._answer)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        TooMany.told -= 1
+
+    def _answer(self) -> None:
+        self._timer.cancel()
+        if not self._transport.is_closing():
+            self._transport.write("\r\n".join((*HEAD, "", "")).encode() + FULL)
+            self._transport.close()
 
 
 class Connection(Struct):
@@ -43,7 +63,9 @@ class Connection(Struct):
         """Whether nothing is left of it; what was written and not taken keeps it."""
         if self.transport is not None:
             return bool(self.transport.get_extra_info("socket").fileno() < 0)
-        return handler.transport is None or handler.transport.is_closing()
+        if handler.transport is None:  # it is still to be made, or was lost before it asked
+            return asyncio.get_running_loop().time() - self.born_s > MADE_S
+        return handler.transport.is_closing()
 
 
 class Connections:
@@ -76,8 +98,7 @@ class Connections:
 
     def _forget(self) -> None:
         """Forget connections that are gone."""
-        now_s = asyncio.get_running_loop().time()
-        gone = [each for each, row in self._rows.items() if now_s > row.born_s and row.is_gone(each)]
+        gone = [each for each, row in self._rows.items() if row.is_gone(each)]
         for each in gone:
             del self._rows[each]
 
