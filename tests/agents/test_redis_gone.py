@@ -106,7 +106,7 @@ async def test_an_agent_holds_little_while_redis_is_away(
         assert app.fatal is None
 
 
-@pytest.mark.parametrize("how", ["killed", "hung"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("hung", marks=pytest.mark.everything)])
 async def test_a_router_holds_little_while_redis_is_away(
     own: Own, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:

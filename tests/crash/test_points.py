@@ -17,6 +17,7 @@ FEWEST_POINTS = 25
 """A life has far more; with fewer the counting is broken, and the test would say nothing."""
 STRIDE = 8
 """Every so manieth await is struck in a quick run, another one for each victim."""
+LONG = pytest.mark.everything
 VICTIMS = [
     ("router", "kill"),
     ("router", "stop"),
@@ -27,7 +28,10 @@ VICTIMS = [
 
 
 @pytest.mark.parametrize(("victim", "how"), VICTIMS)
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(each, id=each.name, marks=LONG if each.photo else ()) for each in PLANS],
+)
 async def test_the_promise_holds_at_every_point(
     *,
     exact_url: str,

@@ -166,6 +166,7 @@ async def test_the_grid_goes_on_when_the_primary_is_killed(house: House, tmp_pat
         await grid.check(tmp_path, before)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("house", ["valkey"], indirect=True)
 async def test_the_grid_goes_on_when_the_primary_hangs(house: House, tmp_path: Path) -> None:
     """SIGSTOP of the primary: the grid goes on at the replica, and stays there when the old one wakes up
