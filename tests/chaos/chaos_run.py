@@ -37,7 +37,9 @@ from tests.chaos.chaos_load import ChaosClients, end_tasks
 from tests.chaos.invariants import LogRow
 from tests.chaos.lasting import lasts
 
-USERS, HTTP_USERS = 24, 50
+USERS, HTTP_USERS, FEW_HTTP_USERS = 24, 50, 10
+SHORT_S = 12.0
+"""A round that is no longer has few programs: they would only wait for the processor."""
 FAULTS_PER_MINUTE, LEAST_PER_MINUTE = 88, 25
 AT_ONCE = 6
 REST_S, REPLAY_S = 120.0, 300.0
@@ -161,7 +163,7 @@ class Chaos:
     async def run(self, seconds: float) -> Round:
         """Inject faults for so many seconds, then check."""
         scene, grid = self.scene, self.scene.grid
-        scene.load.start(grid, USERS, HTTP_USERS)
+        scene.load.start(grid, USERS, HTTP_USERS if seconds > SHORT_S else FEW_HTTP_USERS)
         began_s = time.monotonic()
         await self._break_things(began_s + seconds)
         await end_tasks(self._running)

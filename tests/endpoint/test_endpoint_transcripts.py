@@ -16,6 +16,8 @@ from tests.endpoint.running_endpoint import RECORDED, RunningEndpoint
 from tests.helpers import WAIT_S, eventually
 from tests.simulated_ollama.recorded_contract import BodyLine, Exchange, by_name, recorded, send, shape
 
+pytestmark = pytest.mark.everything  # the quick run compares what the gateway writes, without a grid
+
 FILES = ("1-discovery", "2-residency", "3-inference", "4-reload-and-context", "5-refusals", "6-openai")
 EXCHANGES = [exchange for file in FILES for exchange in recorded(file)]
 
