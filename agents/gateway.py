@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
@@ -27,7 +27,7 @@ from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.grid_answers import headers_of, metrics_of
 from orion_streams.gateway.refusal import Refusal, not_found, not_found_to_embed
 from orion_streams.gateway.sessions import BACKGROUND_PRIORITY, LEAST_PRIORITY, is_background, session_of
-from orion_streams.model.policy import GATEWAY
+from orion_streams.model.policy import GATEWAY, GUEST_PREFIX
 
 log = logging.getLogger("orion.gateway")
 
@@ -104,19 +104,25 @@ class Gateway:
             raise Refusal(503, sentence, retry_after_s=RETRY_AFTER_S)
 
     async def _client_of(self, name: str) -> AsyncClient:
-        """Return the grid's client of that name, once the grid knows it. Raise Refusal if it does not."""
-        try:
-            if not self._is_known(name):
+        """Return the grid's client of that name; a guest once the grid knows it. Raise Refusal if it does
+        not."""
+        if not self._is_known(name):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(GUEST_S):
-                    await self.keep_guests()
-                    await self.follower.fresh()
-                    while not self._is_known(name):
-                        await self.follower.news()
-                        await self.keep_guests()
-        except TimeoutError:
-            what = f"the grid does not know the client {name}: is it in the router's streams.toml?"
-            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None
+                    await self._until_known(name)
+        if not self._is_known(name):
+            mend = f"add [clients.{name}] to the router's streams.toml, and raise its revision"
+            what = f"the grid does not know the client {name}: {mend}"
+            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
         return self.client(name)
+
+    async def _until_known(self, name: str) -> None:
+        """Wait until the grid knows a guest; no other client comes without a new revision."""
+        await self.keep_guests()
+        await self.follower.fresh()
+        while name.startswith(GUEST_PREFIX) and not self._is_known(name):
+            await self.follower.news()
+            await self.keep_guests()
 
     def _is_known(self, name: str) -> bool:
         grid = self.follower.folded

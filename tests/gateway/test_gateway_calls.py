@@ -267,3 +267,13 @@ async def test_a_key_makes_a_client_and_its_removal_ends_it(
         accepted = [each for each in await stage.grid.events() if isinstance(each, ev.RequestAccepted)]
     assert (asked.status, gone.status, local.status) == (200, 401, 200)
     assert [each.request.partition("/")[0] for each in accepted] == ["key-used", "gateway"]
+
+
+async def test_a_grid_without_the_gateways_client_says_what_to_add(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """A streams.toml of an older house: 503 at once, with the table that is missing."""
+    async with running(valkey_url, prefix, clients=("brain",)) as grid, serving(grid, tmp_path) as stage:
+        refused = await stage.post("/api/chat", CHAT)
+    assert refused.status == 503
+    assert "add [clients.gateway] to the router's streams.toml" in (await refused.json())["error"]
