@@ -8,8 +8,9 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -19,7 +20,7 @@ from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.config import Config
-from orion_streams.errors import OrionError
+from orion_streams.errors import BackendError, OrionError
 from orion_streams.gateway import grid_state, http_calls, keys, listings
 from orion_streams.gateway.access import Caller
 from orion_streams.gateway.asks import Ask
@@ -27,22 +28,28 @@ from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.grid_answers import headers_of, metrics_of
 from orion_streams.gateway.refusal import Refusal, not_found, not_found_to_embed
 from orion_streams.gateway.sessions import BACKGROUND_PRIORITY, LEAST_PRIORITY, is_background, session_of
-from orion_streams.model.policy import GATEWAY, GUEST_PREFIX
+from orion_streams.model.policy import GATEWAY, GUEST_PREFIX, ClientRules
 
 log = logging.getLogger("orion.gateway")
 
-GIVE_UP_S, GUEST_S, KEEP_GUESTS_S = 10.0, 10.0, 1.0
+GIVE_UP_S, GUEST_S, KEEP_GUESTS_S, STOP_S = 10.0, 10.0, 1.0, 3.0
 """How long the server may be away under a request; a request waits for its client to be known to the grid;
-between two looks at the keys."""
+between two looks at the keys; for open requests to end when it stops."""
+STOPS = "the gateway stops: ask again in a moment"
 
 
 class Gateway:
-    """One gateway. `follower`: the grid as the log tells it; `boot`: names this life of the process."""
+    """One gateway. `follower`: the grid as the log tells it; `life`: "MACHINE.BOOT", this life of the
+    process."""
 
-    def __init__(self, config: Config, follower: GridFollower, key_file: KeyFile, boot: str) -> None:
+    def __init__(self, config: Config, follower: GridFollower, key_file: KeyFile, life: str) -> None:
         self.config, self.follower, self.key_file = config, follower, key_file
-        self._mine = f"{config.gateway.name}."  # no name has a dot
+        machine, _, boot = life.rpartition(".")
+        self._mine = f"{config.gateway.name}@{machine}."
         self._prefix, self._count = f"{self._mine}{boot}.", itertools.count(1)
+        self._asking: set[asyncio.Task[Any]] = set()
+        self._stops = False
+        self._told: dict[str, ClientRules] = {}
         self._clients: dict[str, AsyncClient] = {}
         self._open: Counter[str] = Counter()
 
@@ -54,8 +61,8 @@ class Gateway:
         origin = http_calls.Origin(secrets.token_hex(12), int(time.time()))
         call = http_calls.CALLS[http.path](raw, origin)
         caller = http[CALLER]
-        request = await self._request(http, caller, call.ask)
         with self._counted(caller.client):
+            request = await self._request(http, caller, call.ask)
             if call.of_vectors is not None:
                 answer = await gateway_calls.whole_answer(request)
                 written = call.of_vectors(answer.vectors, metrics_of(answer))
@@ -85,15 +92,22 @@ class Gateway:
 
     @contextmanager
     def _counted(self, client: str) -> Iterator[None]:
-        """Count an open request of a client. Raise Refusal if it has as many as it may."""
+        """Count an open request of a client. Raise Refusal if it has as many as it may, or nothing more may
+        begin."""
+        if self._stops:
+            raise Refusal(503, STOPS, retry_after_s=RETRY_AFTER_S)
         limit = self.config.gateway.max_streams
         if self._open[client] >= limit:
             what = f"{client} has {limit} requests open, as many as it may (gateway.max_streams)"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a handler is one
         self._open[client] += 1
+        self._asking.add(task)
         try:
             yield
         finally:
+            self._asking.discard(task)
             self._open[client] -= 1
             if not self._open[client]:
                 del self._open[client]
@@ -145,13 +159,22 @@ class Gateway:
         added, removed = keys.guest_changes(held.table, grid.guests, self.config.clients)
         client = self.client(GATEWAY)
         for name, rules in added.items():
+            if name in grid.guests and self._told.get(name) == rules:
+                continue  # another gateway has a key of that name: its rules hold until this one's change
             await client.add_guest(name, rules)
+            self._told[name] = rules
         for name in removed:
             for request_id in self._open_of(name):  # nobody reads its cancels once it is gone
                 await gateway_calls.cancel(self.client(name), request_id)
             await client.remove_guest(name)
-            if (own := self._clients.pop(name, None)) is not None:
-                await own.close()
+        await self._let_go({key.client for key in held.table.keys})
+
+    async def _let_go(self, kept: Collection[str]) -> None:
+        """End what guests still ask that the grid knows no more: nobody would answer it."""
+        gone = [each for each in self._clients if each.startswith(GUEST_PREFIX) and each not in kept]
+        for name in gone:
+            if not self._is_known(name):
+                await self._clients.pop(name).close()
 
     def _open_of(self, name: str) -> list[str]:
         """Return the ids of a client's open requests."""
@@ -179,6 +202,15 @@ class Gateway:
             if request_id.startswith(self._mine) and not request_id.startswith(self._prefix):
                 log.info("%s was asked by an earlier life of this gateway: cancelled", key)
                 await gateway_calls.cancel(self.client(name), request_id)
+
+    async def stop(self) -> None:
+        """Let nobody ask any more; end what is open with a sentence, and cancel it in the grid."""
+        self._stops = True
+        for client in self._clients.values():
+            client.abandon(BackendError(STOPS))
+        for waits in (self._asking, gateway_calls.CANCELS):
+            if waits:
+                await asyncio.wait(waits, timeout=STOP_S)
 
     async def close(self) -> None:
         """Close the connections to the server."""

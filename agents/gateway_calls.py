@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -48,7 +49,7 @@ class Events:
     the request."""
 
     def __init__(self, request: Request) -> None:
-        self._request, self._ended = request, False
+        self._request, self._ended, self._is_away = request, False, False
         self._events: AsyncGenerator[AnswerEvent, None] = request.client.send(request.fields, id=request.id)
         self._next: asyncio.Task[AnswerEvent] | None = None
 
@@ -61,6 +62,7 @@ class Events:
             self._ended = True
             raise refusal_of(error.code, error.message, str(self._request.fields["model"])) from error
         except BackendError as error:
+            self._is_away = True
             raise Refusal(503, str(error), retry_after_s=RETRY_AFTER_S) from error
         self._ended = isinstance(event, Answer)  # None: not yet
         return event
@@ -76,13 +78,22 @@ class Events:
         return task.result()
 
     async def close(self) -> None:
-        """End it. What has no end yet is cancelled in the grid, whatever becomes of the task that asks."""
+        """End it. What has no end yet is cancelled in the grid, whatever becomes of the task that asks; a
+        server that is away is not waited for."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
         await self._events.aclose()
         if not self._ended:
-            await asyncio.shield(cancel(self._request.client, self._request.id))
+            cancelling = asyncio.create_task(cancel(self._request.client, self._request.id))
+            CANCELS.add(cancelling)
+            cancelling.add_done_callback(CANCELS.discard)
+            if not self._is_away:
+                await asyncio.shield(cancelling)
+
+
+CANCELS: set[asyncio.Task[None]] = set()
+"""Cancels that are being sent."""
 
 
 async def cancel(client: AsyncClient, request_id: str) -> None:
@@ -134,11 +145,16 @@ async def answered_as_stream(http: web.Request, request: Request, dialect: Diale
                 "X-Accel-Buffering": "no",
             }
         )
+        out = Outgoing(response, dialect, began_s)
         await response.prepare(http)
         try:
-            await pour(response, events, first, dialect, began_s)
+            await pour(out, events, first)
         except Refusal as refusal:
-            await write(response, dialect.broken(refusal))
+            await out.write(dialect.broken(refusal))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await out.write(dialect.broken(failed(http, error)))
         await response.write_eof()
         return response
     finally:
@@ -155,13 +171,30 @@ async def first_of(events: Events) -> AnswerEvent | None:
     return None
 
 
-async def pour(
-    response: web.StreamResponse,
-    events: Events,
-    event: AnswerEvent | None,
-    dialect: Dialect,
-    began_s: float,
-) -> None:
+class Outgoing:
+    """A stream to a client, which hears something at least every HEARTBEAT_S."""
+
+    def __init__(self, response: web.StreamResponse, dialect: Dialect, began_s: float) -> None:
+        self._response, self.dialect, self.began_s = response, dialect, began_s
+        self._written_s = time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """How long it may stay silent now."""
+        return max(self._written_s + HEARTBEAT_S - time.monotonic(), 0.0)
+
+    async def write(self, raw: bytes) -> None:
+        """Write to the client. Raise ConnectionResetError if it does not take it."""
+        await write(self._response, raw)
+        self._written_s = time.monotonic()
+
+    async def stay_heard(self) -> None:
+        """Give a sign of life if nothing else was written for long enough."""
+        if not self.left_s:
+            await self.write(self.dialect.heartbeat(time.time_ns()))
+
+
+async def pour(out: Outgoing, events: Events, event: AnswerEvent | None) -> None:
     """Write an answer from its event `event` on. Raise Refusal if it does not come to its end."""
     sent = Continuation()
     while True:
@@ -169,14 +202,14 @@ async def pour(
             case Piece():
                 piece = sent.take(event)
                 if not is_empty(piece):
-                    await write(response, dialect.part(line_of(piece, time.time_ns())))
+                    await out.write(out.dialect.part(line_of(piece, time.time_ns())))
             case Restarted():
                 sent.restart()
             case Answer():
-                await write(response, end_lines(sent, event, dialect, began_s))
+                await out.write(end_lines(sent, event, out.dialect, out.began_s))
                 return
-        while (event := await events.take(HEARTBEAT_S)) is None:
-            await write(response, dialect.heartbeat(time.time_ns()))
+        await out.stay_heard()  # also while a new attempt says again what was sent
+        event = await events.take(out.left_s)
 
 
 def end_lines(sent: Continuation, answer: Answer, dialect: Dialect, began_s: float) -> bytes:
@@ -217,6 +250,14 @@ def passed_ms(since_s: float) -> int:
     return round((time.monotonic() - since_s) * 1000)
 
 
+def failed(http: web.Request, error: Exception) -> Refusal:
+    """Log where the gateway failed, in no words of the error's: they may quote a prompt."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
+    log.error("%s %s failed: %s", http.method, http.path, what)
+    return Refusal(500, "the gateway failed: its log says where")
+
+
 def too_large(limit: int) -> Refusal:
     """Return the refusal of a body that is too large."""
     return Refusal(413, f"the body is larger than {limit} bytes (gateway.max_body_bytes)")
@@ -236,7 +277,8 @@ def is_too_large(http: web.Request) -> bool:
 
 
 async def body_of(http: web.Request) -> bytes:
-    """Return the body. Raise Refusal 408 if it does not come within BODY_S, 413 if it is too large."""
+    """Return the body. Raise Refusal 400 if it cannot be unpacked, 408 if it does not come within BODY_S,
+    413 if it is too large."""
     if is_too_large(http):
         raise too_large(http.client_max_size)
     try:
@@ -244,3 +286,5 @@ async def body_of(http: web.Request) -> bytes:
             return await http.read()
     except TimeoutError:
         raise Refusal(408, f"the body did not come within {BODY_S:g} s") from None
+    except web.RequestPayloadError as error:
+        raise Refusal(400, "the body is not what its headers say, or was broken off") from error

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import secrets
 import socket
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import structs
 
 from orion_streams.agents.gateway import Gateway
-from orion_streams.agents.gateway_calls import CALLER, deliver, expected, response_of, too_large
+from orion_streams.agents.gateway_calls import CALLER, deliver, expected, failed, response_of, too_large
 from orion_streams.agents.gateway_connections import Connections, cut
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
@@ -34,6 +34,7 @@ from orion_streams.runtime.connection import connect
 log = logging.getLogger("orion.gateway")
 
 PLAIN = {"Content-Type": "text/plain"}
+NO_KEYS = "No key counts now: the file that holds them cannot be read, and the gateway's log says why."
 KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
@@ -59,7 +60,9 @@ class Guard:
                 return web.Response(status=204, headers=allowed)
             return denied(http, allowed)
         caller = access.admit(knock, self._door)
-        if isinstance(caller, access.Refusal):
+        if isinstance(caller, access.Denial):
+            if knock.token and self._key_file.current().fault:
+                caller = structs.replace(caller, message=NO_KEYS)
             return denied(http, caller)
         http[CALLER] = caller
         try:
@@ -78,10 +81,7 @@ class Guard:
         except (ConnectionError, web.HTTPException):
             raise
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
-            log.error("%s %s failed: %s", http.method, http.path, what)
-            return refused(http, Refusal(500, "the gateway failed: its log says where"))
+            return refused(http, failed(http, error))
 
     def _knock(self, http: web.Request) -> Knock:
         headers = http.headers
@@ -154,7 +154,7 @@ def refused(http: web.Request, refusal: Refusal) -> web.Response:
     return response_of(http_calls.refused(http.path, refusal, secrets.token_hex(12)))
 
 
-def denied(http: web.Request, denial: access.Refusal) -> web.Response:
+def denied(http: web.Request, denial: access.Denial) -> web.Response:
     """Write why somebody may not ask."""
     response = refused(http, Refusal(denial.status, denial.message))
     response.headers.update(denial.headers)
@@ -168,7 +168,8 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     follower = GridFollower(redis, config.prefix)
     key_file = KeyFile(path_of(config))
     with_secret(key_file.path)
-    gateway = Gateway(config, follower, key_file, boot=secrets.token_hex(4))
+    life = f"{socket.gethostname()}.{secrets.token_hex(4)}"
+    gateway = Gateway(config, follower, key_file, life)
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
     app = application(gateway, guard, connections)
@@ -198,6 +199,7 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
             await asyncio.Event().wait()
     finally:
         server.close()
+        await gateway.stop()
         await runner.cleanup()
         await gateway.close()
         await redis.aclose()

@@ -41,9 +41,8 @@ def read(path: Path) -> KeyTable | None:
     """Return what the file holds; None if there is none. Raises ConfigError for one that others can read,
     that is damaged, or too large."""
     try:
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(opened, "rb") as file:
-            mode = os.fstat(opened).st_mode
+        with open(path, "rb", opener=at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
             raw = file.read(keys.MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         return None
@@ -59,6 +58,11 @@ def read(path: Path) -> KeyTable | None:
         what = f"{path} is damaged ({error})"
         mend = "put back a copy, or remove it and make the keys anew"
         raise ConfigError(f"gateway.keys_file: {what}: {mend}") from error
+
+
+def at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for another end of it, as of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def change(path: Path, how: Callable[[KeyTable], KeyTable]) -> KeyTable:

@@ -139,8 +139,15 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             raise calls.RequestRejectedError(request_id, call.end.code, call.end.message)
         return call.end
 
+    def abandon(self, error: BackendError) -> None:
+        """Let all who wait for an answer go, with this error; their requests stay open in the grid."""
+        for call in self._calls.values():
+            call.finish(error)
+
     async def close(self) -> None:
-        """Close the connection. Wait up to a second for cancels that are being sent."""
+        """Close the connection. Who still waits for an answer gets BackendError. Wait up to a second for
+        cancels that are being sent."""
+        self.abandon(BackendError("this client is closed"))
         if self._background:
             await asyncio.wait(self._background, timeout=1)
         tasks = {task for task in (*self._background, self._reader) if task is not None}

@@ -58,7 +58,7 @@ class Caller(Struct, frozen=True):
     view_only: bool = False
 
 
-class Refusal(Struct, frozen=True):
+class Denial(Struct, frozen=True):
     """Why not, as a status, a sentence for a person, and headers."""
 
     status: int
@@ -79,25 +79,25 @@ def is_forwarded(headers: Mapping[str, str]) -> bool:
     return any(name in headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP"))
 
 
-def admit(knock: Knock, door: Door) -> Caller | Refusal:
+def admit(knock: Knock, door: Door) -> Caller | Denial:
     """Let a request in, or refuse it: its page, its key, what it may do."""
     if refusal := page_refusal(knock, door):
         return refusal
     if knock.key is None:
-        return without_key(knock, door)
+        return keyless(knock, door)
     key = knock.key
     if key.view_only and not only_looks(knock):
-        return Refusal(403, f"The key {key.name} is for looking only: make another with `orion key add`.")
+        return Denial(403, f"The key {key.name} is for looking only: make another with `orion key add`.")
     return Caller(key.client, key.name, key.max_priority, key.priority, key.view_only)
 
 
-def without_key(knock: Knock, door: Door) -> Caller | Refusal:
+def keyless(knock: Knock, door: Door) -> Caller | Denial:
     """Let in who needs no key: this machine, addresses that stand for a client. A token that only looks
     like one of ours is refused everywhere, so that a key that was removed is not silently somebody else;
     another is none, as clients demand some text for services that ask for none."""
     if knock.token.startswith(TOKEN_PREFIX):
         what = "This key is not known: it was removed, or mistyped. `orion key list` shows those there are."
-        return Refusal(401, what, {"WWW-Authenticate": f'{REALM}, error="invalid_token"'})
+        return Denial(401, what, {"WWW-Authenticate": f'{REALM}, error="invalid_token"'})
     if client := client_at(knock.peer, door.rules.addresses):
         return Caller(client)
     is_here = is_loopback(knock.peer) and not knock.forwarded
@@ -107,7 +107,7 @@ def without_key(knock: Knock, door: Door) -> Caller | Refusal:
         "From here a key is needed: `orion key add NAME` on the gateway's machine prints one. "
         "It is sent as `Authorization: Bearer KEY`."
     )
-    return Refusal(401, what, {"WWW-Authenticate": REALM})
+    return Denial(401, what, {"WWW-Authenticate": REALM})
 
 
 def only_looks(knock: Knock) -> bool:
@@ -128,14 +128,14 @@ def client_at(peer: str, addresses: Mapping[str, str]) -> str:
     return max(found)[1] if found else ""
 
 
-def page_refusal(knock: Knock, door: Door) -> Refusal | None:
+def page_refusal(knock: Knock, door: Door) -> Denial | None:
     """Refuse a foreign Host while only this machine can connect, as then it is a page that has itself
     resolved to this machine (DNS rebinding), and pages of foreign origins."""
     if is_bound_to_loopback(door.bound) and not is_local(knock.host, door.machine):
-        return Refusal(403, f"Host {shown(knock.host)} is not this machine.")
+        return Denial(403, f"Host {shown(knock.host)} is not this machine.")
     if is_foreign(knock, door) and not is_allowed(knock.origin, door.rules):
         what = f"Pages of {shown(knock.origin)} may not ask: add it to gateway.origins in streams.toml."
-        return Refusal(403, what)
+        return Denial(403, what)
     return None
 
 
@@ -214,7 +214,7 @@ def page_headers(knock: Knock, door: Door) -> dict[str, str]:
     return {"Access-Control-Allow-Origin": knock.origin, "Vary": "Origin"}
 
 
-def preflight(knock: Knock, door: Door) -> dict[str, str] | Refusal:
+def preflight(knock: Knock, door: Door) -> dict[str, str] | Denial:
     """Return the headers of the answer to a browser's OPTIONS, which carries no key, or refuse it."""
     if refusal := page_refusal(knock, door):
         return refusal

@@ -33,7 +33,8 @@ STATUSES = {
     "cancelled": 503,
 }
 """By the codes of the contract; any other is the grid's own fault, a 502."""
-RETRIED = frozenset({503})
+RETRIED = frozenset({"queue_full", "unknown_client"})
+"""Codes after which asking again later may help; all else the grid has tried by itself."""
 UNKNOWN, INCAPABLE = "unknown_model", "incapable"
 LACKS = re.compile(r" lacks: ([a-z, ]+)\.$")
 """How the contract's sentence of a model that cannot do what is asked ends."""
@@ -54,5 +55,5 @@ def refusal_of(code: str, message: str, model: str) -> Refusal:
         return not_found(model)
     if code == INCAPABLE and (found := LACKS.search(message)):
         return Refusal(status, cannot(model, found[1]))
-    retry_after_s = RETRY_AFTER_S if status in RETRIED else 0
+    retry_after_s = RETRY_AFTER_S if code in RETRIED else 0
     return Refusal(status, message or code, retry_after_s=retry_after_s)

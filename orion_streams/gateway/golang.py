@@ -72,7 +72,10 @@ def _decoded_as_go_does(raw: bytes, when_empty: str) -> Any:
         raise Refusal(400, "unexpected EOF" if cut_short else f"invalid JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:
         raise Refusal(400, f"invalid JSON: {error}") from error
-    return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
+    try:
+        return _without_half_characters(value) if _HALF_CHARACTER.search(text) else value
+    except RecursionError as error:
+        raise Refusal(400, "invalid JSON: nested too deep") from error
 
 
 def _is_bounded(value: Any) -> bool:

@@ -19,7 +19,7 @@ def line_of(piece: Piece, now_ns: int) -> Line:
 
 def is_empty(piece: Piece) -> bool:
     """Whether a piece says nothing."""
-    return not (piece.text or piece.thinking or piece.tool_calls)
+    return not (piece.text or piece.thinking or piece.tool_calls or piece.logprobs)
 
 
 def end_of(answer: Answer, now_ns: int, waited_ms: int) -> Line:

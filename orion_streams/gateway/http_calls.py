@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orion_streams.gateway import (
     asks,
@@ -122,6 +122,7 @@ CALLS: dict[str, Callable[[bytes, Origin], Call]] = {
     "/v1/messages": v1_messages,
 }
 """By path; all raise Refusal."""
+LEAST_SERVER_ERROR = 500
 NOT_HERE = {
     "/api/create": "models are made on the nodes: ollama create",
     "/api/copy": "models are copied on the nodes: ollama cp",
@@ -142,7 +143,12 @@ NOT_HERE = {
 
 
 def refused(path: str, refusal: Refusal, number: str) -> HttpAnswer:
-    """Write a refusal in the form of the path's API."""
+    """Write a refusal in the form of the path's API. What the grid has tried in vain, OpenAI's and
+    Anthropic's clients are told not to send again by themselves."""
     if path.startswith("/v1/messages"):
-        return messages_error(refusal, f"req_{number}")
-    return openai_error(refusal) if path.startswith("/v1/") else native_error(refusal)
+        answer = messages_error(refusal, f"req_{number}")
+    else:
+        answer = openai_error(refusal) if path.startswith("/v1/") else native_error(refusal)
+    if refusal.status < LEAST_SERVER_ERROR or refusal.retry_after_s:
+        return answer
+    return structs.replace(answer, headers={**answer.headers, "x-should-retry": "false"})

@@ -80,7 +80,8 @@ def _messages(message: Any) -> list[JsonObject]:
     if not isinstance(content, list):
         return [{"role": role, "content": content}]
     results: list[JsonObject] = []
-    rest: JsonObject = {"role": role, "content": [], "tool_calls": [], "reasoning": ""}
+    thoughts: list[str] = []
+    rest: JsonObject = {"role": role, "content": [], "tool_calls": []}
     for block in content:
         match block:
             case {"type": "tool_result"}:
@@ -90,11 +91,12 @@ def _messages(message: Any) -> list[JsonObject]:
                 function = {"name": name, "arguments": block.get("input")}
                 rest["tool_calls"].append({"id": block.get("id"), "function": function})
             case {"type": "thinking", "thinking": str(thought)}:
-                rest["reasoning"] += thought
+                thoughts.append(thought)
             case {"type": "redacted_thinking"}:
                 continue
             case _:
                 rest["content"].append(block)
+    rest["reasoning"] = "".join(thoughts)
     return [*results, rest] if rest["content"] or rest["tool_calls"] or not results else results
 
 

@@ -76,17 +76,18 @@ def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     the fields as they are and no parts for images of at most INLINE_BYTES in all. Raises ContractError
     too_large."""
     images: list[str] = []
+    size = 0
 
     def place(image: Any) -> Any:
+        nonlocal size
         text = base64.b64encode(image).decode() if isinstance(image, bytes) else image
         if not isinstance(text, str) or not text.isascii() or not text:
             return image  # whoever reads it refuses it
-        begin = sum(map(len, images))
         images.append(text)
-        return f"{_MARK}{begin}-{begin + len(text)}"
+        begin, size = size, size + len(text)
+        return f"{_MARK}{begin}-{size}"
 
     referring = with_images(values, place)
-    size = sum(map(len, images))
     if size > MAX_BYTES:
         raise ContractError("too_large", f"images of {size:,} bytes in base64; at most {MAX_BYTES:,}")
     if size <= INLINE_BYTES or "parts" in values:

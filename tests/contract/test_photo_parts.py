@@ -17,7 +17,14 @@ from orion_streams.model.state import Failure, Grid, Request
 from orion_streams.model.vocabulary import Blame
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
-from orion_streams.protocol.photo_parts import INLINE_BYTES, MAX_BYTES, MAX_PARTS, PART_BYTES, split
+from orion_streams.protocol.photo_parts import (
+    INLINE_BYTES,
+    MAX_BYTES,
+    MAX_PARTS,
+    PART_BYTES,
+    place_of,
+    split,
+)
 from tests.contract.contract_grid import MODEL
 from tests.grids import LIMITS, fails, grid, node, request
 
@@ -139,3 +146,11 @@ def test_parts_that_are_gone_end_the_request_at_once() -> None:
 
     ends("parts_gone")
     assert fails(ends, "refused")
+
+
+def test_very_many_small_images_are_placed_one_after_the_other() -> None:
+    """Each begins where the one before it ends; their number costs no more than their bytes."""
+    fields, parts = split({"images": ["AAAA"] * 50_000})
+    places = [place_of(image) for image in fields["images"]]
+    assert places == [(4 * at, 4 * at + 4) for at in range(50_000)]
+    assert "".join(parts) == "AAAA" * 50_000

@@ -20,8 +20,12 @@ CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "Why?"}
 class Stage:
     """The grid behind a gateway, and an HTTP client of it."""
 
-    def __init__(self, grid: Grid, url: str, http: aiohttp.ClientSession) -> None:
-        self.grid, self.url, self.http = grid, url, http
+    def __init__(self, grid: Grid, url: str, http: aiohttp.ClientSession, task: asyncio.Task[None]) -> None:
+        self.grid, self.url, self.http, self._task = grid, url, http, task
+
+    async def stop(self) -> None:
+        """Stop the gateway, as a signal does."""
+        await stop([self._task])
 
     async def post(self, path: str, body: object, **options: Any) -> aiohttp.ClientResponse:
         """Post JSON, and read the whole answer."""
@@ -67,7 +71,7 @@ async def serving(grid: Grid, folder: Path, **rules: Any) -> AsyncIterator[Stage
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     try:
         async with aiohttp.ClientSession() as http:
-            stage = Stage(grid, where.result(), http)
+            stage = Stage(grid, where.result(), http, task)
             await eventually(stage.models, "the models are known")
             yield stage
     finally:

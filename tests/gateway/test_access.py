@@ -10,9 +10,9 @@ from multidict import CIMultiDict
 
 from orion_streams.gateway.access import (
     Caller,
+    Denial,
     Door,
     Knock,
-    Refusal,
     admit,
     client_at,
     is_forwarded,
@@ -52,9 +52,9 @@ def knock(**values: Any) -> Knock:
     return Knock(**{**usual, **values})
 
 
-def status(answer: Caller | Refusal) -> int:
+def status(answer: Caller | Denial) -> int:
     """200 for who was let in."""
-    return answer.status if isinstance(answer, Refusal) else 200
+    return answer.status if isinstance(answer, Denial) else 200
 
 
 @pytest.mark.parametrize("peer", LOOPBACKS)
@@ -70,7 +70,7 @@ def test_this_machine_needs_no_key(peer: str, door: Door) -> None:
 def test_another_address_needs_one(peer: str) -> None:
     """Without: 401, how to get one, and the header that says how it is sent. With one it is its client."""
     refused = admit(knock(peer=peer), HOUSE)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Denial)
     assert (refused.status, refused.headers) == (401, {"WWW-Authenticate": 'Bearer realm="orion"'})
     assert "orion key add" in refused.message
     assert admit(knock(peer=peer, token=TOKEN, key=KEY), HOUSE) == ANNA
@@ -83,7 +83,7 @@ def test_a_key_that_is_not_known_is_refused_everywhere(peer: str, insecure: bool
     """One that was removed must not be somebody else. The control: what no key is, is none."""
     door = replace(HOUSE, insecure=insecure)
     refused = admit(knock(peer=peer, token=TOKEN), door)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Denial)
     assert refused.status == 401
     assert refused.headers["WWW-Authenticate"].endswith('error="invalid_token"')
     without = admit(knock(peer=peer, token="ollama"), door)
@@ -219,7 +219,7 @@ def test_a_browser_asks_first_without_a_key() -> None:
     } <= allowed
     assert {"POST", "DELETE"} <= {*answer["Access-Control-Allow-Methods"].split(", ")}
     refused = preflight(replace(asked, origin="https://evil.example"), HOUSE)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Denial)
     assert (refused.status, refused.headers) == (403, {})
     assert status(admit(asked, HOUSE)) == 401, "what follows needs one"
     assert "Access-Control-Allow-Origin" not in preflight(replace(asked, origin=""), HOUSE)  # type: ignore[operator]
@@ -249,7 +249,7 @@ def test_a_key_is_sent_as_clients_send_it(headers: dict[str, str], token: str) -
 def test_a_refusal_shows_a_header_cut_and_printable(header: str) -> None:
     """Nothing of it reaches a terminal or another header as it is."""
     for refused in (admit(knock(host=header), HERE), admit(knock(origin=header), HERE)):
-        assert isinstance(refused, Refusal)
+        assert isinstance(refused, Denial)
         assert refused.message.isascii()
         assert refused.message.isprintable()
         assert len(refused.message) < 500

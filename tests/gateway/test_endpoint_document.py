@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def served() -> set[str]:
     """Method and path of all that the gateway has, but for what is 501 and for HEAD."""
     config, nobody = parse("[nodes.one]"), cast("Any", None)
-    gateway = Gateway(config, nobody, nobody, boot="b")
+    gateway = Gateway(config, nobody, nobody, life="here.b")
     app = application(gateway, Guard(config, nobody, insecure=False), Connections(1))
     found = set()
     for route in app.router.routes():

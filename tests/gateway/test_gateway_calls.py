@@ -1,21 +1,29 @@
 """A call of the gateway while its client waits: failover, leaving, refusals, signs of life."""
 
 import asyncio
+import socket
+from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
 from orion_streams.agents import gateway_calls
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import change
+from orion_streams.client.streams_client import AsyncClient
+from orion_streams.errors import BackendError
 from orion_streams.gateway.keys import Key, digest_of, token_of, with_key, without_key
 from orion_streams.model import events as ev
+from orion_streams.protocol.answer_events import Answer
 from orion_streams.protocol.public_row import SILENT_MS
-from tests.contract.contract_grid import MODEL, Run, Script, count, echo, running, silence
+from tests.contract.contract_grid import MODEL, Run, Script, connected, count, echo, running, silence
 from tests.gateway.gateway_stage import CHAT, Stage, gateway, serving
 from tests.helpers import eventually
+
+HOST = socket.gethostname()
 
 
 def breaking(answers: str, heard: asyncio.Event) -> Script:
@@ -150,12 +158,12 @@ async def test_a_gateway_that_comes_back_cancels_what_it_had_open(
 ) -> None:
     """Of its own name only: what another gateway, or nobody, asked stays."""
     async with running(valkey_url, prefix, silence, clients=("gateway", "brain")) as grid:
-        mine = {"id": "gateway.0ld.1", "model": MODEL, "prompt": "x"}
+        mine = {"id": f"gateway@{HOST}.0ld.1", "model": MODEL, "prompt": "x"}
         await grid.redis.xadd(f"{prefix}requests:gateway", mine)
-        await grid.redis.xadd(f"{prefix}requests:gateway", {**mine, "id": "gateway-2.0ld.1"})
+        await grid.redis.xadd(f"{prefix}requests:gateway", {**mine, "id": f"gateway-2@{HOST}.0ld.1"})
         await eventually(lambda: len(grid.runs) == 2, "both run")
         async with serving(grid, tmp_path):
-            gone = next(run for run in grid.runs if run.head.request == "gateway/gateway.0ld.1")
+            gone = next(run for run in grid.runs if run.head.request == f"gateway/gateway@{HOST}.0ld.1")
             await gone.cancelled.wait()
         assert await count(grid, ev.RequestCancelled) == 1
 
@@ -277,3 +285,108 @@ async def test_a_grid_without_the_gateways_client_says_what_to_add(
         refused = await stage.post("/api/chat", CHAT)
     assert refused.status == 503
     assert "add [clients.gateway] to the router's streams.toml" in (await refused.json())["error"]
+
+
+async def test_signs_of_life_come_while_a_new_attempt_repeats(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an attempt says again is not sent; the client hears all the same that something goes on."""
+    heard, beaten = asyncio.Event(), asyncio.Event()
+
+    async def script(run: Run) -> None:
+        await run.started()
+        if run.head.attempt == 1:
+            await run.token("x" * 1_000)
+            await heard.wait()
+            await run.fail("stream_cut")
+            return
+        said = 0
+        while not beaten.is_set() and said < 900:
+            await run.token("x")
+            said += 1
+        await run.token("x" * (1_001 - said))
+        await run.done("x" * 1_001)
+
+    async with gateway(valkey_url, prefix, tmp_path, script) as stage:
+        body = {"model": MODEL, "prompt": "Why?"}
+        async with stage.http.post(f"{stage.url}/api/generate", json=body) as answer:
+            lines = [await answer.content.readline()]
+            monkeypatch.setattr(gateway_calls, "HEARTBEAT_S", 0.0)
+            heard.set()
+            lines.append(await answer.content.readline())
+            beaten.set()
+            lines += (await answer.read()).splitlines()
+    found = [msgspec.json.decode(line) for line in lines]
+    assert found[1]["response"] == ""
+    assert "".join(line["response"] for line in found) == "x" * 1_001
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_is_asking_when_it_stops_is_told(
+    valkey_url: str, prefix: str, tmp_path: Path, stream: bool
+) -> None:
+    """Its answer ends in a sentence, as a status or a last line, and the node is told to stop."""
+    async with running(valkey_url, prefix, silence, clients=("gateway", "brain")) as grid:
+        async with serving(grid, tmp_path) as stage:
+            asking = asyncio.create_task(
+                stage.http.post(f"{stage.url}/api/chat", json={**CHAT, "stream": stream})
+            )
+            [run] = await eventually(lambda: grid.runs, "it runs")
+            if stream:
+                answer = await asking  # the headers, after a second without a refusal
+            stopping = asyncio.create_task(stage.stop())
+            answer = await asking
+            text = await answer.text()
+            await stopping
+        await run.cancelled.wait()
+    assert answer.status == (200 if stream else 503)
+    assert "the gateway stops" in text
+
+
+async def test_a_server_that_is_away_costs_its_own_time_only(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is not made to wait until the cancel of his request has failed as well."""
+    never = asyncio.Event()
+
+    async def hanging(*_: object) -> None:
+        await never.wait()
+
+    def broken(*_: object, **__: object) -> object:
+        async def events() -> AsyncGenerator[Answer, None]:
+            raise BackendError("redis is away")
+            yield
+
+        return events()
+
+    monkeypatch.setattr(AsyncClient, "send", broken)
+    monkeypatch.setattr(AsyncClient, "cancel", hanging)
+    monkeypatch.setattr(gateway_calls, "CANCEL_S", 60.0)
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        answer = await stage.post("/api/chat", {**CHAT, "stream": False})
+        assert answer.status == 503
+        assert len(gateway_calls.CANCELS) == 1
+        never.set()
+
+
+async def test_a_client_of_the_streams_that_is_closed_lets_its_callers_go(
+    valkey_url: str, prefix: str
+) -> None:
+    """They get an error, and nobody waits for an answer that nobody reads."""
+    async with connected(valkey_url, prefix, silence) as (grid, client):
+        asking = asyncio.create_task(client.generate(MODEL, "x", id="q"))
+        await eventually(lambda: grid.runs, "it runs")
+        await client.close()
+        with pytest.raises(BackendError, match="closed"):
+            await asking
+
+
+async def test_bad_bodies_blame_themselves(valkey_url: str, prefix: str, tmp_path: Path) -> None:
+    """A packing that is none, half a character very deep: 400, and no defect of the gateway."""
+    deep = b"[" * 900 + b'"\\ud800"' + b"]" * 900
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        url = f"{stage.url}/api/chat"
+        packed = await stage.http.post(url, data=b"rubbish", headers={"Content-Encoding": "gzip"})
+        async with aiohttp.ClientSession() as other:  # the first connection is closed
+            nested = await other.post(url, data=b'{"model":"m","x":' + deep + b"}")
+    assert (packed.status, nested.status) == (400, 400)
