@@ -152,7 +152,8 @@ def instructions(form: Form, place: Place, url: str, token: str) -> list[str]:
     """Return what to enter in a program, line by line."""
     match form:
         case "open-webui":
-            return ["", *open_webui(url_of(place, CONTAINER) if place.is_any else url, token)]
+            inside = f"http://{CONTAINER}:{place.port}" if place.is_any or place.is_loopback else url
+            return ["", *open_webui(inside, token)]
         case "home-assistant":
             return ["", *home_assistant(url, token)]
         case "none":

@@ -119,10 +119,12 @@ class Told(Struct, frozen=True):
 def is_news(grid: Grid, told: Told | None, now: Standing) -> bool:
     """Whether a standing is worth telling: the first one; another reason to wait; or a place, or an
     expected moment, that differs by more than a fifth of what was told. As time passes the moment stays
-    the same, so a wait that goes as expected is told once."""
+    the same, so a wait that goes as expected is told once; the same figures again are no news."""
     if told is None or told.standing.waits_for != now.waits_for:
         return True
     before = told.standing
+    if now == before:
+        return False
     if 5 * abs(now.waiting - before.waiting) > before.waiting:
         return True
     if not (before.eta_ms and now.eta_ms):

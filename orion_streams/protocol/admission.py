@@ -26,7 +26,9 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
     try:
         size = size_of(entry)
         if size > entry_max_bytes:
-            raise ContractError("too_large", f"{size} bytes; at most {entry_max_bytes}")
+            raise ContractError(
+                "too_large", f"{size} bytes; at most {entry_max_bytes} (limits.entry_max_bytes)"
+            )
         fields = requests_replies.decode_fields(entry.fields)
         if "cancel" in fields:
             return take_cancel(grid, entry.owner, fields, reply_to)
