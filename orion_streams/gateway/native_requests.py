@@ -193,7 +193,8 @@ def native_tool_call(call: Any) -> JsonObject:
         raise Refusal(400, "invalid tool call")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        arguments = golang.decode(arguments.encode(), when_empty="invalid tool call arguments")
+        decoded = golang.decode(arguments.encode(), when_empty="invalid tool call arguments")
+        arguments = {} if decoded is None else decoded
     if not isinstance(arguments, dict):
         raise Refusal(400, "invalid tool call arguments")
     native: JsonObject = {"function": {"name": function["name"], "arguments": arguments}}
