@@ -290,11 +290,11 @@ async def stop(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None
 
 @asynccontextmanager
 async def connected(
-    url: str, prefix: str, script: Script = echo, **settings: Any
+    url: str, prefix: str, script: Script = echo, policy: str = "", **settings: Any
 ) -> AsyncIterator[tuple[Grid, AsyncClient]]:
     """A grid and a client of it."""
     async with (
-        running(url, prefix, script) as grid,
+        running(url, prefix, script, policy) as grid,
         AsyncClient(url, prefix=prefix, **settings) as client,
     ):
         yield grid, client
