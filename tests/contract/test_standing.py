@@ -7,7 +7,6 @@ from orion_streams import Accepted, Answer, Piece
 from tests.contract.contract_grid import MODEL, Run, connected, silence
 from tests.helpers import eventually
 
-
 PATIENT = "stale_ms = 600_000"
 """A stand-in that a busy machine holds up counts as there all the same."""
 
