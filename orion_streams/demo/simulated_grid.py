@@ -112,7 +112,7 @@ class SimulatedGrid:
     (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
-    router_count = 1
+    router_count, gateway_port = 1, 0
 
     def __init__(
         self,
@@ -264,8 +264,11 @@ class SimulatedGrid:
         )
 
     async def _start_gateway(self) -> None:
-        """Start the gateway at a free port, which it keeps from then on: streams.toml has it."""
-        self.gateway = self._role("gateway", "gateway", "--port", "0", "--json", announces=True)
+        """Start the gateway at `gateway_port`, 0 for a free one, which it keeps from then on: streams.toml has
+        it."""
+        self.gateway = self._role(
+            "gateway", "gateway", "--port", str(self.gateway_port), "--json", announces=True
+        )
         await self.gateway.start()
         self._listen = self.gateway_url.removeprefix("http://")
         self.config_path.write_text(self._toml(), encoding="utf-8")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.chaos.proxy import Proxy
 from tests.needs import faketime
 
 ROUTERS = ("router", "router 2")
+QUIET_PORTS = (20_000, 32_000)
 CLIENTS = ("brain", "gateway", "cli")
 INFERENCE = ("orion-master", "orion-worker")
 EDGE = "orion-edge"
@@ -79,7 +82,7 @@ class ChaosGrid(SimulatedGrid):
     def __init__(self, folder: Path, binary: Path | None, fsync: Fsync, say: Say) -> None:
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
         super().__init__(cast(), folder=folder, settings=settings, say=say, gateway=True)
-        self.gateway_deaths, self.gateway_is_up = 0, False
+        self.gateway_deaths, self.gateway_is_up, self.gateway_port = 0, False, quiet_port()
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         # libfaketime does not work with the malloc of Debian's Redis
@@ -169,6 +172,17 @@ class ChaosGrid(SimulatedGrid):
             return await redis.execute_command(*command)
         finally:
             await redis.aclose()
+
+
+def quiet_port() -> int:
+    """Return a free port that no connection gets by itself while the gateway is dead: Linux gives those from
+    32,768 on."""
+    rng = random.SystemRandom()
+    while True:
+        port = rng.randrange(*QUIET_PORTS)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def faked(library: Path | None, clock_file: Path) -> Mapping[str, str]:
