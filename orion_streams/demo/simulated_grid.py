@@ -264,8 +264,8 @@ class SimulatedGrid:
         )
 
     async def _start_gateway(self) -> None:
-        """Start the gateway at `gateway_port`, 0 for a free one, which it keeps from then on: streams.toml has
-        it."""
+        """Start the gateway at `gateway_port`, 0 for a free one, which it keeps from then on: streams.toml
+        has it."""
         self.gateway = self._role(
             "gateway", "gateway", "--port", str(self.gateway_port), "--json", announces=True
         )

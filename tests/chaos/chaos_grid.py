@@ -175,8 +175,8 @@ class ChaosGrid(SimulatedGrid):
 
 
 def quiet_port() -> int:
-    """Return a free port that no connection gets by itself while the gateway is dead: Linux gives those from
-    32,768 on."""
+    """Return a free port that no connection gets by itself while the gateway is dead: Linux gives those
+    from 32,768 on."""
     rng = random.SystemRandom()
     while True:
         port = rng.randrange(*QUIET_PORTS)
