@@ -15,7 +15,7 @@ TOGETHER = 5
 """Lives at a time. When none of them came to its point, none has so many."""
 FEWEST_POINTS = 25
 """A life has far more; with fewer the counting is broken, and the test would say nothing."""
-STRIDE = 8
+STRIDE = 12
 """Every so manieth await is struck in a quick run, another one for each victim."""
 LONG = pytest.mark.everything
 VICTIMS = [
