@@ -23,6 +23,8 @@ from tests.needs import faketime
 
 ROUTERS = ("router", "router 2")
 QUIET_PORTS = (20_000, 32_000)
+START_S = 60.0
+"""Of a gateway, which waits for a server that is away."""
 CLIENTS = ("brain", "gateway", "cli")
 INFERENCE = ("orion-master", "orion-worker")
 EDGE = "orion-edge"
@@ -111,7 +113,10 @@ class ChaosGrid(SimulatedGrid):
     async def start_gateway(self) -> None:
         """Start the gateway again, at the same port."""
         if self.gateway is not None:
-            await self.gateway.start()
+            await (
+                self.gateway.kill()
+            )  # one whose start took too long, as the server was away, may still be there
+            await self.gateway.start(START_S)
         self.gateway_is_up = True
 
     async def stop(self) -> None:
