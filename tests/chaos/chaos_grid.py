@@ -85,6 +85,7 @@ class ChaosGrid(SimulatedGrid):
         settings = {**SETTINGS, "redis": {"fsync": fsync, "block_ms": 1_000}}
         super().__init__(cast(), folder=folder, settings=settings, say=say, gateway=True)
         self.gateway_deaths, self.gateway_is_up, self.gateway_port = 0, False, quiet_port()
+        self._starting: asyncio.Task[None] | None = None
         self.proxies: dict[str, Proxy] = {}
         self.clock_file = folder / "clock"
         # libfaketime does not work with the malloc of Debian's Redis
@@ -111,11 +112,14 @@ class ChaosGrid(SimulatedGrid):
             await self.gateway.kill()
 
     async def start_gateway(self) -> None:
-        """Start the gateway again, at the same port."""
-        if self.gateway is not None:
-            await (
-                self.gateway.kill()
-            )  # one whose start took too long, as the server was away, may still be there
+        """Start the gateway again, at the same port; who is cancelled meanwhile leaves no half-made one."""
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start_again())
+        await asyncio.shield(self._starting)
+
+    async def _start_again(self) -> None:
+        if self.gateway is not None and not self.gateway_is_up:
+            await self.gateway.kill()  # one that waits for a server may be there
             await self.gateway.start(START_S)
         self.gateway_is_up = True
 
