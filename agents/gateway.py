@@ -75,6 +75,13 @@ class Gateway:
         """Make the grid's request. Raise Refusal if nobody could answer it."""
         self.check_router()
         model = listings.find(self.follower.folded, ask.model, self.config.gateway.aliases)
+        if model is None and not all(
+            node.inventory_known for node in listings.serving(self.follower.folded)
+        ):
+            what = (
+                f"not all nodes have told which models they have: whether {ask.model} is there is not known"
+            )
+            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
         if model is None:
             raise not_found_to_embed(ask.model) if ask.kind == "embed" else not_found(ask.model)
         client = await self._client_of(caller.client)
