@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import fold_raw, load
@@ -22,9 +22,10 @@ from orion_streams.gateway.grid_state import moved_on
 from orion_streams.model.commit import PUBLIC
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
-from orion_streams.protocol.public_row import SILENT_MS, read_row
+from orion_streams.protocol.public_row import SILENT_MS
 from orion_streams.runtime.backoff import OutageLog, reconnect_backoff
 from orion_streams.runtime.connection import end_if_cancelled, in_short, will_pass
+from orion_streams.runtime.grid_row import look
 
 log = logging.getLogger("orion.gateway")
 
@@ -138,12 +139,7 @@ class GridFollower:
 
     async def _look(self) -> None:
         """Read the grid's public row and the server's time."""
-        seconds, micros = await self._redis.time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
-        try:
-            row = read_row(await self._redis.hgetall(self._row_key))
-        except ResponseError:  # a user of an older `orion acl`: the last commit is the next best
-            row = None
+        now_ms, row = await look(self._redis, self._row_key)
         self._server_ms, self._router_ms = now_ms, row.looked_ms if row is not None else 0
         self._looked_s = self._clock()
         self._tell()

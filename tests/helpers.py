@@ -16,6 +16,7 @@ from orion_streams.agents.router import Router
 from orion_streams.decider.decide import decide
 from orion_streams.eventlog.loader import fold_raw
 from orion_streams.eventlog.port import Log
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Commit, Expected, Guard, OutEntry, Snapshot
 from orion_streams.model.state import Grid, parse_stream_id
@@ -238,7 +239,7 @@ async def kinds(store: Store, request_id: str, client: str = "brain") -> list[st
 
 async def history(log: Log) -> list[ev.AnyEvent]:
     """All events of an untrimmed log."""
-    return [ev.decode(raw) for _, raw in await log.events(0, 1_000_000)]
+    return [event_codec.decode(raw) for _, raw in await log.events(0, 1_000_000)]
 
 
 async def snapshots(log: Log) -> list[Snapshot]:

@@ -13,6 +13,7 @@ from orion_streams.bench.bench_rows import Row, tidy
 from orion_streams.decider.decide import decide
 from orion_streams.decider.route import Route, route
 from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
@@ -128,7 +129,7 @@ def history(grid: Grid) -> Iterator[tuple[int, bytes]]:
             number=n + 2, server_ms=1_000 + n, inputs=1, decided=True, hash=state.digest.hex()
         )
         for event in (head, *made):
-            raw = ev.encode(event)
+            raw = event_codec.encode(event)
             state.digest = chain(state.digest, raw)
             yield grid.position + n * 4 + len(made), raw
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.events import tag_of
 from orion_streams.model.text import describe
@@ -21,7 +22,7 @@ class Line(Struct, frozen=True):
 
 def as_data(line: Line) -> str:
     """Format an event as JSON: position and time first, then its own fields."""
-    rest = ev.encode(line.event).decode()[1:]
+    rest = event_codec.encode(line.event).decode()[1:]
     time = "" if isinstance(line.event, ev.Committed) else f'"server_ms":{line.server_ms},'
     return f'{{"position":{line.position},{time}{rest}'
 

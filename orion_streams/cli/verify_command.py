@@ -15,7 +15,7 @@ from orion_streams.cli.outcome import tell, write_json
 from orion_streams.errors import EXIT_DIVERGED, EXIT_OK
 from orion_streams.eventlog.jsonl import Stretch
 from orion_streams.gateway import view_models
-from orion_streams.model import events as ev
+from orion_streams.model import event_codec
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
 from orion_streams.replay.compare_states import plain
@@ -45,7 +45,7 @@ class Watch:
         if self.decoded < SAMPLE_EVENTS:
             began_s = time.perf_counter()
             for _, raw in stretch.rows:
-                ev.decode(raw)
+                event_codec.decode(raw)
             self.decoding_s += time.perf_counter() - began_s
             self.decoded += len(stretch.rows)
 

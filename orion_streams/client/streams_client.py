@@ -36,9 +36,10 @@ from orion_streams.model import server_urls
 from orion_streams.model.commit import PUBLIC
 from orion_streams.model.policy import UNLISTED, ClientRules
 from orion_streams.protocol.answer_events import Answer, AnswerEvent
-from orion_streams.protocol.public_row import SILENT_MS, PublicRow, read_row
+from orion_streams.protocol.public_row import SILENT_MS, PublicRow
 from orion_streams.protocol.replies import Reply
 from orion_streams.runtime.connection import cancel_requests, connect, in_short, will_pass
+from orion_streams.runtime.grid_row import look
 from orion_streams.runtime.read_size import ReadSize, size_of
 
 log = logging.getLogger("orion.client")
@@ -240,8 +241,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     async def _public_row(self) -> tuple[int, PublicRow | None]:
         """Return the server's time in ms, and the row if this user may read both."""
         try:
-            seconds, micros = await self._redis.time()
-            return seconds * 1000 + micros // 1000, read_row(await self._redis.hgetall(self._grid))
+            return await look(self._redis, self._grid)
         except ResponseError:
             return 0, None
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orion_streams.demo.observer import Observer
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid, Node
@@ -59,7 +60,7 @@ class Screen:
         while True:
             rows = await store.events(self._grid.position, 1000)
             for _, raw in rows:
-                self._take(ev.decode(raw))
+                self._take(event_codec.decode(raw))
             self._progress.update(self._task, total=total, completed=observer.answered_so_far())
             if self.console.is_terminal:
                 self._live.update(self._draw(), refresh=True)

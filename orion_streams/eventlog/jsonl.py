@@ -96,7 +96,7 @@ class Stretch(Struct, frozen=True):
 
 
 def is_head(raw: bytes) -> bool:
-    """Whether an entry, as `events.encode` writes it, is the head of a commit."""
+    """Whether an entry, as `event_codec.encode` writes it, is the head of a commit."""
     return raw.startswith(_HEAD)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from orion_streams.errors import LogError
 from orion_streams.eventlog.port import Log
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, Snapshot
 from orion_streams.model.snapshot import decode_grid, encode_grid
@@ -50,7 +51,7 @@ def fold_each(state: LoggedGrid, rows: Iterable[tuple[int, bytes]]) -> Iterator[
 def decoded(position: int, raw: bytes) -> ev.AnyEvent:
     """Decode a log entry. Raise LogError, with the position, if it is no event."""
     try:
-        return ev.decode(raw)
+        return event_codec.decode(raw)
     except msgspec.DecodeError as error:
         unknown = "`$.event`" in str(error)
         what = "no event that this version of orion-streams knows" if unknown else "not an event"
@@ -109,7 +110,7 @@ async def goes_on_from(store: Log, position: int, digest: str) -> bool:
         return True
     rows = await store.events(position, 1)
     try:
-        event = ev.decode(rows[0][1]) if rows else None
+        event = event_codec.decode(rows[0][1]) if rows else None
     except msgspec.DecodeError:
         return True  # folding it reports the position
     return event is None or (isinstance(event, ev.Committed) and event.hash == digest)

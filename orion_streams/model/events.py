@@ -7,7 +7,6 @@ input was when it was taken; absolute times exist only as `server_ms` of a commi
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from orion_streams.model.description import Description
@@ -388,23 +387,7 @@ AnyEvent = (
 )  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 
-_encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
-
 
 def tag_of(event: Event) -> str:
     """Return the event's name in the log."""
     return str(event.__struct_config__.tag)
-
-
-def encode(event: Event) -> bytes:
-    """Return an event as the JSON object that the log holds."""
-    return _encoder.encode(event)
-
-
-def decode(raw: bytes | str) -> AnyEvent:
-    """Return the event of a log entry. Raises msgspec.DecodeError when it is none."""
-    try:
-        return _decoder.decode(raw)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(str(error)) from error

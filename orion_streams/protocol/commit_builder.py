@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from orion_streams.decider.standings import Standing
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard, OutEntry, Raw
 from orion_streams.model.state import Grid, client_of, parse_stream_id
@@ -198,7 +199,7 @@ class CommitBuilder:
 
     def finish(self, token: str) -> tuple[Commit, Guard]:
         """Return the commit, and the guard as it will be once the commit is written."""
-        raws = [ev.encode(event) for event in (self._head, *self._events) if event is not None]
+        raws = [event_codec.encode(event) for event in (self._head, *self._events) if event is not None]
         for raw in raws:
             self.state.digest = chain(self.state.digest, raw)
         held, number = self._guard, self._guard.number + 1

@@ -17,6 +17,7 @@ from orion_streams.decider.decide import decide
 from orion_streams.errors import LogError
 from orion_streams.eventlog.jsonl import Header, Row, Stretch, is_head
 from orion_streams.eventlog.loader import SENSELESS, decoded, fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.snapshot import encode_grid
@@ -207,7 +208,7 @@ def differences(
 
 def in_text(event: ev.AnyEvent | None) -> str | None:
     """Return a decision as the log holds it."""
-    return ev.encode(event).decode() if event is not None else None
+    return event_codec.encode(event).decode() if event is not None else None
 
 
 def bare(event: ev.AnyEvent) -> ev.AnyEvent:

@@ -37,6 +37,7 @@ from msgspec import Struct
 from orion_streams.decider.decide import QUESTIONS, Question, decide
 from orion_streams.eventlog.jsonl import Row, is_head
 from orion_streams.eventlog.loader import decoded, fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.projections import apply, nodes
@@ -127,7 +128,7 @@ class WhatIf:
         inputs, answers = commit[: 1 + head.inputs], commit[1 + head.inputs :]
         fold_raw(self.recorded, inputs)
         for _, raw in inputs:
-            self._take_input(ev.decode(raw))
+            self._take_input(event_codec.decode(raw))
         self._pass_time()
         recorded = [(position, decoded(position, raw)) for position, raw in answers]
         if head.decided and is_judged(self.recorded.grid):

@@ -19,6 +19,7 @@ from orion_streams.cli.doctor.doctor_command import Diagnosis, diagnose
 from orion_streams.config import Config, NodeConfig, parse
 from orion_streams.demo.ollama import serve
 from orion_streams.errors import LogError
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ClientRules
 from orion_streams.model.state import Closed, Grid
@@ -323,8 +324,12 @@ async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str
     monkeypatch.setattr(collect_facts, "CHUNK", 2)
     store, wanted = MemoryStore(), {"pi", "other"}
     for number in range(1, 4):
-        await store.add("log", {"event": ev.encode(ev.Committed(number, number * 1000, 1, True, ""))})
-        await store.add("log", {"event": ev.encode(ev.NodeBackedOff("pi", Mark.HOT, 76_000, 75_000))})
+        await store.add(
+            "log", {"event": event_codec.encode(ev.Committed(number, number * 1000, 1, True, ""))}
+        )
+        await store.add(
+            "log", {"event": event_codec.encode(ev.NodeBackedOff("pi", Mark.HOT, 76_000, 75_000))}
+        )
     rows = store.memory.streams["log"]
     store.memory.streams["log"] = {f"{n}-0": row for n, row in enumerate(rows.values(), 1)}
     store.memory._tops["log"] = "6-0"
@@ -334,4 +339,4 @@ async def test_the_past_may_be_gone(monkeypatch: pytest.MonkeyPatch, damage: str
         store.memory.streams["log"]["1-0"] = {b"event": b"no event"}
     assert await backed_off_since(store.log, 6, 1, wanted) == {"pi": 3000}
     with pytest.raises((LogError, msgspec.DecodeError)):
-        [ev.decode(raw) for _, raw in await store.log.events(0, 2)]
+        [event_codec.decode(raw) for _, raw in await store.log.events(0, 2)]

@@ -13,6 +13,7 @@ from orion_streams.cli.log_lines import Line
 from orion_streams.cli.request_story import Story, story_of
 from orion_streams.cli.story_view import page, verdict
 from orion_streams.decider.route import route
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.state import Closed, Grid
 from orion_streams.model.text import held_back
@@ -116,7 +117,7 @@ def search(asked: str, *events: ev.AnyEvent, goal: frozenset[str] = frozenset())
     rows: list[tuple[int, bytes]] = []
     for number, event in enumerate(events):
         head = ev.Committed(number, 5_000 + number, 1, True, "")
-        rows += [(2 * number + 1, ev.encode(head)), (2 * number + 2, ev.encode(event))]
+        rows += [(2 * number + 1, event_codec.encode(head)), (2 * number + 2, event_codec.encode(event))]
     looking.take(rows)
     return looking.found()
 

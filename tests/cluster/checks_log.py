@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import islice
 
 from orion_streams.errors import LogError
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
 from orion_streams.model.snapshot import encode_grid
@@ -156,7 +157,7 @@ def check(cluster: Cluster, found: Found) -> None:
             commit = list(islice(rows, step.events))
             if not commit:
                 continue
-            events = [ev.decode(raw) for _, raw in commit]
+            events = [event_codec.decode(raw) for _, raw in commit]
             head = events[0]
             if not isinstance(head, ev.Committed):
                 raise LogError(f"position {commit[0][0]}: a commit begins with its head")

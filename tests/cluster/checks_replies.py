@@ -6,6 +6,7 @@ from collections import Counter
 
 from msgspec import Struct
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.state import parse_stream_id
 from orion_streams.protocol import agent_entries
@@ -42,7 +43,9 @@ class Watcher:
         self.kinds: Counter[str] = Counter()
         self.seen: dict[str, Seen] = {}
         self.dispatched: set[str] = set()
-        events = (ev.decode(raw) for raw in cluster.server.journal.log if b'"replies.trimmed"' in raw)
+        events = (
+            event_codec.decode(raw) for raw in cluster.server.journal.log if b'"replies.trimmed"' in raw
+        )
         self.floors = {
             each.client: parse_stream_id(each.min_id) for each in events if isinstance(each, TRIMMED)
         }

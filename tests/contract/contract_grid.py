@@ -17,6 +17,7 @@ from orion_streams.agents.router import Router
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.config import Config, parse
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.node_health import inventory_digest
@@ -241,7 +242,7 @@ class Grid:
     async def events(self) -> list[ev.AnyEvent]:
         """The whole log."""
         rows = await self.redis.xrange(f"{self.prefix}log")
-        return [ev.decode(fields[b"event"]) for _, fields in rows]
+        return [event_codec.decode(fields[b"event"]) for _, fields in rows]
 
     async def close(self) -> None:
         """Let go of the server."""

@@ -50,7 +50,6 @@ async def house(run: Run) -> None:
         text = "No light, no colour." if "night" in asked else BLUE
         if thoughts:
             await run.piece(**thoughts)
-            await asyncio.sleep(0)
         await run.token(text)
         await run.done(text, thoughts, tokens=5)
 

@@ -11,6 +11,7 @@ import pytest
 from orion_streams.agents.part_reader import image_of
 from orion_streams.decider.decide import why_hopeless
 from orion_streams.errors import ContractError
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ClientRules
 from orion_streams.model.state import Failure, Grid, Request
@@ -123,7 +124,7 @@ def test_what_is_accepted_names_its_parts_and_nothing_of_them() -> None:
     assert accepted.parts == ONE
     assert accepted.body_bytes < 200
     assert "vision" in accepted.needs
-    assert b"parts" not in ev.encode(ev.RequestAccepted("k", "1-0", accepted.kind, MODEL, 1, 1, 1))
+    assert b"parts" not in event_codec.encode(ev.RequestAccepted("k", "1-0", accepted.kind, MODEL, 1, 1, 1))
 
 
 @pytest.mark.parametrize(("held", "code"), [(2, ""), (3, "queue_full")])

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from orion_streams.demo.simulated_grid import SimulatedGrid, SimulatedNode
 from orion_streams.simulation.machine_spec import NodeSpec
 from tests.endpoint.running_endpoint import RunningEndpoint
-from tests.endpoint.test_endpoint_transcripts import EXCHANGES, differing, units, unlisted
+from tests.endpoint.test_endpoint_transcripts import DIFFERENCES, EXCHANGES, differing, units
+from tests.gateway.listed_differences import unlisted
 from tests.helpers import WAIT_S
 from tests.needs import REAL_URL
 from tests.simulated_ollama.recorded_contract import Exchange, send
@@ -95,6 +96,6 @@ async def test_through_the_grid_it_says_the_same(
     direct, through = both
     asked = greedy(exchange)
     wanted, got = await send(direct, asked), await send(through, asked)
-    assert unlisted(exchange, differing(wanted, got)) == {}
+    assert unlisted(DIFFERENCES, exchange, differing(wanted, got)) == {}
     if wanted.status == got.status == 200 and not has_less_room(exchange):
         assert text(got) == text(wanted)

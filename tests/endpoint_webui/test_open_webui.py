@@ -19,6 +19,7 @@ import pytest
 
 from orion_streams.demo.simulated_grid import SimulatedGrid
 from orion_streams.gateway.sessions import BACKGROUND_PRIORITY
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import free_port
@@ -133,7 +134,7 @@ async def accepted(grid: SimulatedGrid) -> list[ev.RequestAccepted]:
         rows = await redis.xrange(f"{grid.config.prefix}log")
     finally:
         await redis.aclose()
-    events = [ev.decode(fields[b"event"]) for _, fields in rows]
+    events = [event_codec.decode(fields[b"event"]) for _, fields in rows]
     return [event for event in events if isinstance(event, ev.RequestAccepted)]
 
 

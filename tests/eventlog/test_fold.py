@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid
@@ -27,4 +28,4 @@ def test_evolve_leaves_the_grid_alone(before: list[ev.AnyEvent], event: ev.AnyEv
 @given(HISTORIES)
 def test_events_survive_their_bytes(before: list[ev.AnyEvent]) -> None:
     """What the log holds of an event is the event."""
-    assert [ev.decode(ev.encode(event)) for event in before] == before
+    assert [event_codec.decode(event_codec.encode(event)) for event in before] == before

@@ -13,6 +13,7 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog.loader import decoded
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent
 from orion_streams.model.policy import DECIDER
@@ -166,8 +167,8 @@ async def test_rules_of_a_newer_version_are_read(store: Store, config: Config) -
     is not."""
     await running(store, config)
     first, *_ = await changes(store)
-    tree = msgspec.json.decode(ev.encode(first))
+    tree = msgspec.json.decode(event_codec.encode(first))
     tree["policy"]["of_tomorrow"] = tree["nodes"][0]["of_tomorrow"] = tree["of_tomorrow"] = 1
-    assert ev.decode(msgspec.json.encode(tree)) == first
+    assert event_codec.decode(msgspec.json.encode(tree)) == first
     with pytest.raises(LogError, match="position 9 of the log is no event that this version"):
         decoded(9, b'{"event":"policy.of_tomorrow"}')

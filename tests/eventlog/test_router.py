@@ -8,6 +8,7 @@ from msgspec import structs
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.eventlog.loader import position_at
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.state import parse_stream_id
 from orion_streams.model.vocabulary import Mark
@@ -46,7 +47,7 @@ async def test_a_request_is_answered_exactly_once(store: Store, agent: Agent, ro
     assert told[-1]["node"] == WORKER
     events = await assert_consistent(store)
     assert router.state.grid.closed["brain"]["brain/q1"].reply_id == told[-1]["entry"]
-    assert not any(b"prompt of" in ev.encode(event) for event in events)
+    assert not any(b"prompt of" in event_codec.encode(event) for event in events)
 
 
 async def test_a_resent_id_starts_nothing(store: Store, config: Config) -> None:

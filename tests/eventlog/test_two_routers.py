@@ -10,6 +10,7 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.eventlog.loader import load
 from orion_streams.eventlog.port import Log
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard
 from orion_streams.model.snapshot import encode_grid
@@ -147,7 +148,7 @@ async def test_a_foreign_commit_is_folded_too(store: Store, config: Config) -> N
     router = await running(store, config)
     head = await expected_next(store.log)
     foreign = ev.Committed(head.number + 1, 5, 0, False, router.state.digest.hex())
-    await store.log.commit(make_commit(head, events=(ev.encode(foreign),)))
+    await store.log.commit(make_commit(head, events=(event_codec.encode(foreign),)))
     await router.follow(1)
     assert router.state.grid.number == head.number + 1
     assert router.guard == await store.log.guard()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,15 +17,25 @@ from tests.contract.contract_grid import MODEL, connected, stop
 from tests.helpers import eventually
 
 
+@asynccontextmanager
+async def following(url: str, prefix: str) -> AsyncIterator[GridFollower]:
+    """A follower that runs while the block does."""
+    redis: Any = connect(url)
+    follower = GridFollower(redis, prefix)
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        await stop([task])
+        await redis.aclose()
+
+
 async def test_who_asks_sees_what_came_while_it_rests(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a fold it rests, and knows nothing newer; `fresh` folds what the log holds by then."""
     monkeypatch.setattr(grid_follower, "REST_S", 3_600.0)
-    redis: Any = connect(valkey_url)
-    follower = GridFollower(redis, prefix)
-    following = asyncio.create_task(follower.run())
-    try:
+    async with following(valkey_url, prefix) as follower:
         await follower.loaded.wait()  # of an empty log
         async with connected(valkey_url, prefix) as (_, client):
             while not follower.folded.position:  # its look at the router is news as well
@@ -32,9 +44,6 @@ async def test_who_asks_sees_what_came_while_it_rests(
             assert follower.folded.find_closed("brain/later") is None
             await follower.fresh()
             assert follower.folded.find_closed("brain/later") is not None
-    finally:
-        await stop([following])
-        await redis.aclose()
 
 
 async def test_a_commit_is_a_sign_of_the_router(
@@ -42,18 +51,12 @@ async def test_a_commit_is_a_sign_of_the_router(
 ) -> None:
     """Without a log it is silent; what it commits shows that it is there, before the next look at it."""
     monkeypatch.setattr(grid_follower, "LOOK_EVERY_S", 3_600.0)
-    redis: Any = connect(valkey_url)
-    follower = GridFollower(redis, prefix)
-    following = asyncio.create_task(follower.run())
-    try:
+    async with following(valkey_url, prefix) as follower:
         await follower.loaded.wait()
         assert follower.silent_ms == SILENT_MS + 1
         async with connected(valkey_url, prefix):
             await eventually(lambda: follower.folded.position, "it has committed")
             assert follower.silent_ms <= SILENT_MS
-    finally:
-        await stop([following])
-        await redis.aclose()
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

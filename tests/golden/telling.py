@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from orion_streams.eventlog.jsonl import Row, Stretch
 from orion_streams.eventlog.loader import fold_each
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.events import tag_of
 from orion_streams.model.snapshot import encode_grid
@@ -172,7 +173,7 @@ def endings(rows: Sequence[Row]) -> Iterator[str]:
     ended: dict[str, list[str]] = {}
     open_ones: dict[str, None] = {}
     for _, raw in rows:
-        match ev.decode(raw):
+        match event_codec.decode(raw):
             case ev.RequestAccepted(request):
                 open_ones[request] = None
                 continue

@@ -11,7 +11,7 @@ import pytest
 
 from orion_streams.decider import decide
 from orion_streams.eventlog.jsonl import Header
-from orion_streams.model import events as ev
+from orion_streams.model import event_codec
 from tests.golden.incidents import INCIDENTS
 from tests.golden.record import FOLDER, SUFFIX, comment_of, record, text_of, write_text
 from tests.golden.showing import SHOWS, Events
@@ -95,7 +95,7 @@ def headers_in(lines: Lines) -> list[Header]:
 
 def events_of(told: Told) -> Events:
     """What a recording holds."""
-    return [ev.decode(raw) for _, raw in told.rows]
+    return [event_codec.decode(raw) for _, raw in told.rows]
 
 
 @pytest.mark.parametrize("name", NAMES)

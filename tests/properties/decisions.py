@@ -18,6 +18,7 @@ import msgspec
 
 from orion_streams.decider.decide import decide
 from orion_streams.decider.placement import demand_of, plan
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
 from orion_streams.model.state import Demand, Grid, Length, Node, Request, Resident, Speed
@@ -118,7 +119,7 @@ def lines(backwards: bool = False) -> Iterator[str]:
         raw, words = b"", []
         for _ in range(4):
             answers = decide(some)
-            raw += b"\n".join(ev.encode(each) for each in answers)
+            raw += b"\n".join(event_codec.encode(each) for each in answers)
             words += [in_words(each) for each in answers]
             some = fold(some, answers)
         planned = plan(some, demand_of(some))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orion_streams.decider.decide import Question, decide
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, OutEntry, Raw
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
@@ -260,7 +261,7 @@ class World:
     def finish(self, draft: CommitBuilder) -> None:
         """What was committed reaches the log, the agents and the clients."""
         commit, self.guard = draft.finish("token")
-        events = [ev.decode(raw) for raw in commit.events]
+        events = [event_codec.decode(raw) for raw in commit.events]
         self.log += events
         self.ended.update(event.request for event in events if isinstance(event, TERMINAL))
         for out in commit.outs:

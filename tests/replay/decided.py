@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.model.state import Grid
@@ -30,7 +31,7 @@ def chained(events: Iterable[ev.AnyEvent], decider: int = DECIDER) -> list[Row]:
             mended = structs.replace(event, hash=digest.hex())
         elif isinstance(event, ev.PolicyChanged):
             mended = structs.replace(event, decider=decider)
-        raw = ev.encode(mended)
+        raw = event_codec.encode(mended)
         digest = chain(digest, raw)
         rows.append((position, raw))
     return rows

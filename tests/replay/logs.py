@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
@@ -33,7 +34,7 @@ class Log:
         self._number += 1
         head = ev.Committed(self._number, START_MS + at_ms, len(events), decided, self._digest.hex())
         for event in (head, *events):
-            raw = ev.encode(event)
+            raw = event_codec.encode(event)
             self._digest = chain(self._digest, raw)
             self.rows.append((len(self.rows) + 1, raw))
         return len(self.rows)

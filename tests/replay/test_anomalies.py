@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.vocabulary import Mark
@@ -285,8 +286,8 @@ def test_positions_are_where_the_log_says_it() -> None:
     log = trips()
     [one] = found(log, "breaker")
     rows = dict(log.rows)
-    assert isinstance(ev.decode(rows[one.begin.position]), ev.BreakerOpened)
-    assert isinstance(ev.decode(rows[one.end.position]), ev.BreakerClosed)
+    assert isinstance(event_codec.decode(rows[one.begin.position]), ev.BreakerOpened)
+    assert isinstance(event_codec.decode(rows[one.end.position]), ev.BreakerClosed)
 
 
 def test_what_goes_on_at_the_end_is_said_to() -> None:

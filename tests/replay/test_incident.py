@@ -10,6 +10,7 @@ from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.model.state import Grid
@@ -66,7 +67,7 @@ def faulty(seed: int) -> list[Row]:
 
 def agrees(rows: list[Row], incident: Incident) -> None:
     """The counts of an incident are those of its log."""
-    events = [ev.decode(raw) for _, raw in rows]
+    events = [event_codec.decode(raw) for _, raw in rows]
     kinds = [type(event) for event in events]
     counts = incident.counts
     assert incident.events == len(rows) == incident.end.position
@@ -186,7 +187,7 @@ def test_a_changed_row_is_refused() -> None:
     """A log that is not the one that was written gives no report."""
     log = Log()
     beats(log, WORKER, 1, 5)
-    log.rows[3] = (4, ev.encode(sample(WORKER, temp_mc=99_000)))
+    log.rows[3] = (4, event_codec.encode(sample(WORKER, temp_mc=99_000)))
     with pytest.raises(LogError, match="positions 3 to 5 is not"):
         log.incident()
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from orion_streams.eventlog.jsonl import FORMAT, Header
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
 from orion_streams.protocol.commit_builder import GENESIS, chain
@@ -59,7 +60,7 @@ def rows() -> Iterator[bytes]:
         if number == 1:
             event = ev.PolicyChanged(1, "p", Policy(), rules, decider=2)
         head = ev.Committed(number, 1_800_000_000_000 + number * 1000, 1, number > 1, digest.hex())
-        for raw in (ev.encode(head), ev.encode(event)):
+        for raw in (event_codec.encode(head), event_codec.encode(event)):
             digest = chain(digest, raw)
             yield raw
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from orion_streams.decider.decide import QUESTIONS
 from orion_streams.errors import OrionError
 from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules
 from orion_streams.replay.rule_changes import Change, change_of
@@ -60,7 +61,7 @@ def test_the_simulator_finds_again_what_was_recorded(workload: str) -> None:
 def test_slower_answers_in_the_log_are_slower_in_the_simulator() -> None:
     """Negative control of the test above: the same log with every decoding twice as long in its results."""
     rows = simulated("load-heavy", "steady", 80).rows
-    events = [ev.decode(raw) for _, raw in rows]
+    events = [event_codec.decode(raw) for _, raw in rows]
     slower = [
         replace(each, decode_ms=2 * each.decode_ms) if isinstance(each, ev.RequestCompleted) else each
         for each in events
@@ -163,14 +164,14 @@ def test_machines_are_as_the_log_shows_them() -> None:
 
 def test_a_node_that_never_came_back_stays_away() -> None:
     """And one that is still heard does not."""
-    events = [ev.decode(raw) for _, raw in simulated("load-heavy", "steady", 20).rows]
+    events = [event_codec.decode(raw) for _, raw in simulated("load-heavy", "steady", 20).rows]
     last = len(events) * 2 // 3
     gone = [
         each for n, each in enumerate(events)
         if n < last or not (isinstance(each, ev.NodeSampled) and each.node == WORKER)
     ]  # fmt: skip
     found = RecordedWorkload(nothing())
-    found.take([(n, ev.encode(each)) for n, each in enumerate(gone, 1)])
+    found.take([(n, event_codec.encode(each)) for n, each in enumerate(gone, 1)])
     assert [(each.node, each.until_ms) for each in found.losses()] == [(WORKER, NEVER)]
     assert not gathered(chained(events)).losses()
 
@@ -256,14 +257,14 @@ def test_rules_that_changed_in_the_log_change_in_the_simulator() -> None:
 def test_what_has_no_end_gets_an_answer_of_the_usual_length() -> None:
     """The learned mean of its model, at most what it allows; it is counted as open."""
     run = simulated("load-heavy", "steady", 40)
-    events = [ev.decode(raw) for _, raw in run.rows]
+    events = [event_codec.decode(raw) for _, raw in run.rows]
     last = next(each for each in reversed(events) if isinstance(each, ev.RequestCompleted))
     found = RecordedWorkload(nothing())
     for n, each in enumerate(events):
         if isinstance(each, ev.RequestAccepted) and each.request == last.request:
-            found.take([(n, ev.encode(replace(each, num_predict=3)))])
+            found.take([(n, event_codec.encode(replace(each, num_predict=3)))])
         elif each is not last:
-            found.take([(n, ev.encode(each))])
+            found.take([(n, event_codec.encode(each))])
     [asked] = [each for each in found.asked if each.tokens is None]
     lengths = {each.tokens for each in scene_of(found, AS_IT_WAS, {}).trace if each.at_ms == asked.at_ms}
     assert (asked.event.request, lengths) == (last.request, {3})

@@ -8,6 +8,7 @@ from msgspec import structs
 from orion_streams.agents.router import Router
 from orion_streams.config import Config
 from orion_streams.errors import LogError
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER
 from orion_streams.protocol.commit_builder import GENESIS, chain
@@ -45,10 +46,10 @@ async def rewrite(store: MemoryStore, change: dict[int, ev.AnyEvent]) -> None:
     """Replace events of the log and mend the running hash, as a careful forger would."""
     digest = GENESIS
     for position, (entry_id, fields) in enumerate(list(store.memory.streams["log"].items()), start=1):
-        event = change.get(position) or ev.decode(fields[b"event"])
+        event = change.get(position) or event_codec.decode(fields[b"event"])
         if isinstance(event, ev.Committed):
             event = structs.replace(event, hash=digest.hex())
-        raw = ev.encode(event)
+        raw = event_codec.encode(event)
         digest = chain(digest, raw)
         store.memory.streams["log"][entry_id] = {b"event": raw}
 
@@ -114,7 +115,9 @@ async def test_a_changed_input_breaks_the_hash(config: Config) -> None:
     events = await history(store.log)
     position, sampled = next((n, e) for n, e in enumerate(events, 1) if isinstance(e, ev.NodeSampled))
     entry = f"{position}-0"
-    store.memory.streams["log"][entry] = {b"event": ev.encode(structs.replace(sampled, temp_mc=10))}
+    store.memory.streams["log"][entry] = {
+        b"event": event_codec.encode(structs.replace(sampled, temp_mc=10))
+    }
     with pytest.raises(LogError, match=r"positions \d+ to \d+ is not the log that was written"):
         await verify(LiveSource(store.log, Config()))
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from orion_streams.errors import LogError
 from orion_streams.eventlog.jsonl import is_head
 from orion_streams.eventlog.loader import fold_raw
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.snapshot import encode_grid
 from orion_streams.replay.rule_changes import change_of
@@ -79,7 +80,7 @@ def test_the_same_rules_change_nothing_after_any_history(
 )
 def test_a_forged_decision_is_noticed(kind: type[ev.Event], changes: dict[str, Any]) -> None:
     """Negative control: one decision of the log was changed, and the same rules decide otherwise there."""
-    events = [ev.decode(raw) for _, raw in wide()]
+    events = [event_codec.decode(raw) for _, raw in wide()]
     at = next(n for n, event in enumerate(events) if isinstance(event, kind))
     events[at] = replace(events[at], **changes)
     assert asked(chained(events), AS_IT_WAS).decisions[0].position == at + 1
@@ -100,7 +101,7 @@ def test_a_log_is_asked_from_the_middle_on() -> None:
 
 def test_what_another_version_decided_is_not_judged() -> None:
     """Decisions of older code are folded and counted; our own in the same log are asked."""
-    events = [ev.decode(raw) for _, raw in wide()]
+    events = [event_codec.decode(raw) for _, raw in wide()]
     outcome = asked(chained(events, decider=1), change_of([], ["orion-worker"]))
     assert outcome.older > 60 and not outcome.decisions and not any(outcome.asked.values())
     assert asked(chained(events), change_of([], ["orion-worker"])).older == 0

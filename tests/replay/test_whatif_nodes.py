@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.errors import ConfigError
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import DECIDER, NodeRules
 from orion_streams.model.vocabulary import Blame
@@ -139,7 +140,7 @@ def test_orders_that_would_not_be_given() -> None:
     """What idle nodes were told to load: with plan_every_ms=0 nobody would have told them, each order a
     row; and with a plan that was not there, one row for each that would have been given."""
     rows = wide("decode-heavy", "bursty")
-    given = sum(isinstance(ev.decode(raw), ev.LoadOrdered) for _, raw in rows)
+    given = sum(isinstance(event_codec.decode(raw), ev.LoadOrdered) for _, raw in rows)
     outcome = asked(rows, change_of(["policy.plan_every_ms=0"]))
     loads = [each for each in outcome.decisions if each.recorded.kind == "load"]
     assert 0 < len(loads) == given

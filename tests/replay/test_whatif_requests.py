@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules
 from orion_streams.model.vocabulary import Blame
@@ -129,7 +130,7 @@ def test_without_a_node_nothing_goes_there() -> None:
     went = [
         (event.request, event.attempt)
         for _, raw in rows
-        if isinstance(event := ev.decode(raw), ev.RequestRouted) and event.node == "orion-worker"
+        if isinstance(event := event_codec.decode(raw), ev.RequestRouted) and event.node == "orion-worker"
     ]
     outcome = asked(rows, change_of([], ["orion-worker"]))
     assert went and set(went) <= {(each.request, each.attempt) for each in outcome.decisions}

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from orion_streams import AsyncClient
 from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.runtime.connection import connect
 from tests.contract.test_bad_input import REJECTED
@@ -116,7 +117,9 @@ async def test_a_hostile_agent_stops_no_other_node(tmp_path: Path) -> None:
         await harming
 
         async def all_seen() -> bool:
-            told = [ev.decode(raw) for _, raw in await RedisLog(reader, "orion:").events(0, 100_000)]
+            told = [
+                event_codec.decode(raw) for _, raw in await RedisLog(reader, "orion:").events(0, 100_000)
+            ]
             rejected = [e for e in told if isinstance(e, ev.InputRejected)]
             return {(e.stream.removesuffix(f":{WORKER}"), e.code) for e in rejected} == wanted
 

@@ -24,6 +24,7 @@ from orion_streams.eventlog.archive import last_header
 from orion_streams.eventlog.loader import CHUNK, END, load
 from orion_streams.eventlog.port import Log
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import GROUP
 from orion_streams.model.server_urls import shown
@@ -256,7 +257,7 @@ async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) 
         start = max(end - CHUNK + 1, oldest)
         server_ms, here = 0, dict[str, int]()
         try:
-            rows = [ev.decode(raw) for _, raw in await store.events(start - 1, end - start + 1)]
+            rows = [event_codec.decode(raw) for _, raw in await store.events(start - 1, end - start + 1)]
         except (LogError, msgspec.DecodeError, UnicodeDecodeError):
             break
         for event in rows:

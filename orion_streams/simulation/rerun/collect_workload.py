@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid, Installed, Load, Node
 from orion_streams.projections import apply
@@ -99,7 +100,7 @@ class RecordedWorkload:
     def take(self, rows: Sequence[tuple[int, bytes]]) -> None:
         """Take the next rows of the log, without verifying them."""
         for _, raw in rows:
-            event = ev.decode(raw)
+            event = event_codec.decode(raw)
             if isinstance(event, ev.Committed):
                 apply(self.grid, event)
                 self.now = self.grid.at_ms - self.began_ms
