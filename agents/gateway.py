@@ -15,7 +15,8 @@ from typing import Any
 from aiohttp import web
 
 from orion_streams.agents import gateway_calls
-from orion_streams.agents.gateway_calls import CALLER, Request, body_of, response_of
+from orion_streams.agents.gateway_calls import Request
+from orion_streams.agents.gateway_http import CALLER, body_of, response_of
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile
 from orion_streams.client.streams_client import AsyncClient
@@ -74,16 +75,7 @@ class Gateway:
     async def _request(self, http: web.Request, caller: Caller, ask: Ask) -> Request:
         """Make the grid's request. Raise Refusal if nobody could answer it."""
         self.check_router()
-        model = listings.find(self.follower.folded, ask.model, self.config.gateway.aliases)
-        if model is None and not all(
-            node.inventory_known for node in listings.serving(self.follower.folded)
-        ):
-            what = (
-                f"not all nodes have told which models they have: whether {ask.model} is there is not known"
-            )
-            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
-        if model is None:
-            raise not_found_to_embed(ask.model) if ask.kind == "embed" else not_found(ask.model)
+        model = self._model_of(ask)
         client = await self._client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
@@ -91,6 +83,18 @@ class Gateway:
         if session := session_of(secret, caller.client, http.headers, ask.fields):
             fields["session"] = session
         return Request(client, f"{self._prefix}{next(self._count)}", fields)
+
+    def _model_of(self, ask: Ask) -> str:
+        """Return the full name of the model that is asked for. Raise Refusal if there is none."""
+        grid = self.follower.folded
+        model = listings.find(grid, ask.model, self.config.gateway.aliases)
+        if model is not None:
+            return model
+        if untold := listings.untold(grid):
+            who = " and ".join(untold)
+            what = f"which models {who} has is not told yet, and no other node has {ask.model}"
+            raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
+        raise not_found_to_embed(ask.model) if ask.kind == "embed" else not_found(ask.model)
 
     def _priority(self, caller: Caller, ask: Ask) -> int:
         """Return a request's priority: its key's, lower for background work."""

@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from msgspec import Struct
 
+from orion_streams.agents.gateway_http import away, failed, response_of, write
 from orion_streams.client.calls import RequestError
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError, OrionError
-from orion_streams.gateway.access import Caller
-from orion_streams.gateway.answers import Dialect, HttpAnswer, Line
+from orion_streams.gateway.answers import Dialect, Line
 from orion_streams.gateway.continuation import Continuation
-from orion_streams.gateway.failures import RETRY_AFTER_S, refusal_of
+from orion_streams.gateway.failures import refusal_of
 from orion_streams.gateway.grid_answers import end_of, headers_of, is_empty, line_of, whole_of
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.answer_events import Answer, AnswerEvent, Piece, Restarted
 
 log = logging.getLogger("orion.gateway")
 
-FIRST_S, HEARTBEAT_S, BODY_S, WRITE_S, CANCEL_S = 1.0, 10.0, 60.0, 30.0, 10.0
-"""How long a refusal may take to be a status; between signs of life; for a body to come, or a whole answer
-to be taken; for a client to take a piece; for a cancel to be sent."""
-CALLER = web.RequestKey("caller", Caller)
+FIRST_S, HEARTBEAT_S, CANCEL_S = 1.0, 10.0, 10.0
+"""How long a refusal may take to be a status; between signs of life; for a cancel to be sent."""
 
 
 class Request(Struct, frozen=True):
@@ -63,7 +60,7 @@ class Events:
             raise refusal_of(error.code, error.message, str(self._request.fields["model"])) from error
         except BackendError as error:
             self._is_away = True
-            raise Refusal(503, str(error), retry_after_s=RETRY_AFTER_S) from error
+            raise away(error) from error
         self._ended = isinstance(event, Answer)  # None: not yet
         return event
 
@@ -103,14 +100,6 @@ async def cancel(client: AsyncClient, request_id: str) -> None:
             await client.cancel(request_id)
     except (TimeoutError, OrionError) as error:
         log.warning("%s could not be cancelled: %s", request_id, error or "no answer")
-
-
-def response_of(answer: HttpAnswer, headers: dict[str, str] | None = None) -> web.Response:
-    """Return a whole answer as aiohttp has it."""
-    kind = {"Content-Type": answer.content_type}
-    return web.Response(
-        status=answer.status, body=answer.body, headers={**kind, **answer.headers, **(headers or {})}
-    )
 
 
 async def whole_answer(request: Request) -> Answer:
@@ -226,65 +215,6 @@ def end_lines(sent: Continuation, answer: Answer, dialect: Dialect, began_s: flo
     return before + dialect.part(end)
 
 
-async def write(response: web.StreamResponse, raw: bytes) -> None:
-    """Write to a client. Raise ConnectionResetError if it does not take it in WRITE_S: then it is gone."""
-    try:
-        async with asyncio.timeout(WRITE_S):
-            await response.write(raw)
-    except TimeoutError as error:
-        raise ConnectionResetError(f"the client took nothing for {WRITE_S:g} s") from error
-
-
-async def deliver(http: web.Request, response: web.StreamResponse) -> None:
-    """Write an answer to its end. Raise ConnectionResetError if the client does not take it in BODY_S."""
-    try:
-        async with asyncio.timeout(BODY_S):
-            await response.prepare(http)
-            await response.write_eof()
-    except TimeoutError as error:
-        raise ConnectionResetError(f"the client did not take the answer for {BODY_S:g} s") from error
-
-
 def passed_ms(since_s: float) -> int:
     """Return the ms since a moment of the monotonic clock."""
     return round((time.monotonic() - since_s) * 1000)
-
-
-def failed(http: web.Request, error: Exception) -> Refusal:
-    """Log where the gateway failed, in no words of the error's: they may quote a prompt."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
-    log.error("%s %s failed: %s", http.method, http.path, what)
-    return Refusal(500, "the gateway failed: its log says where")
-
-
-def too_large(limit: int) -> Refusal:
-    """Return the refusal of a body that is too large."""
-    return Refusal(413, f"the body is larger than {limit} bytes (gateway.max_body_bytes)")
-
-
-async def expected(http: web.Request) -> None:
-    """Tell a client that asks first to send its body, unless it is too large, as it will get to know."""
-    asks = http.headers.get("Expect", "").lower() == "100-continue" and http.version >= HttpVersion11
-    if asks and not is_too_large(http):
-        await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        http.writer.output_size = 0  # nothing of the answer itself
-
-
-def is_too_large(http: web.Request) -> bool:
-    """Whether the body says that it is."""
-    return http.content_length is not None and http.content_length > http.client_max_size
-
-
-async def body_of(http: web.Request) -> bytes:
-    """Return the body. Raise Refusal 400 if it cannot be unpacked, 408 if it does not come within BODY_S,
-    413 if it is too large."""
-    if is_too_large(http):
-        raise too_large(http.client_max_size)
-    try:
-        async with asyncio.timeout(None if http.content.is_eof() else BODY_S):  # most are here already
-            return await http.read()
-    except TimeoutError:
-        raise Refusal(408, f"the body did not come within {BODY_S:g} s") from None
-    except web.RequestPayloadError as error:
-        raise Refusal(400, "the body is not what its headers say, or was broken off") from error

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from orion_streams.agents.gateway import Gateway
-from orion_streams.agents.gateway_calls import CALLER, body_of, response_of
+from orion_streams.agents.gateway_http import CALLER, body_of, response_of
 from orion_streams.gateway import grid_state, http_calls, listings, messages_requests
 from orion_streams.gateway.answers import HttpAnswer, json_answer
 from orion_streams.gateway.messages_answers import counted_tokens

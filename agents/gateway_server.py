@@ -15,8 +15,16 @@ from aiohttp.typedefs import Handler
 from msgspec import structs
 
 from orion_streams.agents.gateway import Gateway
-from orion_streams.agents.gateway_calls import CALLER, deliver, expected, failed, response_of, too_large
 from orion_streams.agents.gateway_connections import Connections, cut
+from orion_streams.agents.gateway_http import (
+    CALLER,
+    away,
+    deliver,
+    expected,
+    failed,
+    response_of,
+    too_large,
+)
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
@@ -76,8 +84,10 @@ class Guard:
         except web.HTTPMethodNotAllowed as error:
             headers = {**PLAIN, "Allow": ", ".join(sorted(error.allowed_methods))}
             return web.Response(status=405, body=b"405 method not allowed", headers=headers)
-        except (RequestError, BackendError) as error:
+        except RequestError as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
+        except BackendError as error:
+            return refused(http, away(error))
         except (ConnectionError, web.HTTPException):
             raise
         except Exception as error:

@@ -72,6 +72,11 @@ def serving(grid: Grid) -> list[Node]:
     return [node for _, node in sorted(grid.nodes.items()) if node.rules.takes_inference]
 
 
+def untold(grid: Grid) -> list[str]:
+    """Return the nodes that answer requests and have not told yet which models they have."""
+    return [node.rules.name for node in serving(grid) if not node.inventory_known]
+
+
 def listed(grid: Grid, aliases: Aliases) -> list[Listed]:
     """List models and aliases: first those that are asked for most of late, then by name. An alias that is
     the name of a model is that model."""

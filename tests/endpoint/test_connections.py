@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from orion_streams.agents import gateway_calls, gateway_connections, gateway_server
+from orion_streams.agents import gateway_connections, gateway_http, gateway_server
 from orion_streams.agents.gateway_connections import Connections
 from orion_streams.model import events as ev
 from tests.contract.contract_grid import Run, count, silence
@@ -99,7 +99,7 @@ async def test_who_does_not_read_is_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Once nothing more can be written for a while, the request is cancelled."""
-    monkeypatch.setattr(gateway_calls, "WRITE_S", 0.1)
+    monkeypatch.setattr(gateway_http, "WRITE_S", 0.1)
     async with (
         gateway(valkey_url, prefix, tmp_path, talking) as stage,
         wire(stage.url, buffer_bytes=4096) as line,
@@ -124,7 +124,7 @@ async def test_who_does_not_take_a_whole_answer_is_cut_off(
         gateway(valkey_url, prefix, tmp_path, long) as stage,
         wire(stage.url, buffer_bytes=4096) as line,
     ):
-        monkeypatch.setattr(gateway_calls, "BODY_S", 0.1)
+        monkeypatch.setattr(gateway_http, "BODY_S", 0.1)
         await line.post("/api/generate", WHOLE)
         await eventually(lambda: line.was_cut, "the connection was cut")
 

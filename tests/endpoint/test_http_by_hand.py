@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orion_streams.agents import gateway_calls, gateway_server, key_file
+from orion_streams.agents import gateway_http, gateway_server, key_file
 from orion_streams.gateway import keys
 from tests.endpoint.wire import ECHO, GET, RUNNING, WHOLE, wire
 from tests.gateway.gateway_stage import CHAT, Stage, gateway
@@ -191,7 +191,7 @@ async def test_a_body_that_never_ends_is_given_up(
     stage: Stage, framing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """408 after the time that a body may take."""
-    monkeypatch.setattr(gateway_calls, "BODY_S", 0.05)
+    monkeypatch.setattr(gateway_http, "BODY_S", 0.05)
     async with wire(stage.url) as line:
         await line.send("POST /api/generate HTTP/1.1", "Host: localhost", framing, body=b"5\r\n{    \r\n")
         answer = await line.answer()

@@ -9,12 +9,16 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orion_streams.agents import gateway_calls
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import change
+from orion_streams.client import streams_client
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError
+from orion_streams.gateway import listings
 from orion_streams.gateway.keys import Key, digest_of, token_of, with_key, without_key
 from orion_streams.model import events as ev
 from orion_streams.protocol.answer_events import Answer
@@ -390,3 +394,37 @@ async def test_bad_bodies_blame_themselves(valkey_url: str, prefix: str, tmp_pat
         async with aiohttp.ClientSession() as other:  # the first connection is closed
             nested = await other.post(url, data=b'{"model":"m","x":' + deep + b"}")
     assert (packed.status, nested.status) == (400, 400)
+
+
+async def test_a_model_may_be_where_nobody_has_looked_yet(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until each node has told its models, one that no other has is no 404; what another has is asked
+    for."""
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        known = await stage.post("/api/chat", {**CHAT, "model": "nope"})
+        monkeypatch.setattr(listings, "untold", lambda _: ["three"])
+        unknown = await stage.post("/api/chat", {**CHAT, "model": "nope"})
+        asked = await stage.post("/api/chat", {**CHAT, "stream": False})
+    assert (known.status, unknown.status, asked.status) == (404, 503, 200)
+    assert "which models three has is not told yet" in (await unknown.json())["error"]
+
+
+async def test_where_the_server_stands_is_told_to_nobody(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is away callers learn that, and the gateway's log has the rest."""
+
+    async def gone(*_: object) -> bytes:
+        raise RedisConnectionError(f"Error connecting to {valkey_url}")
+
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        monkeypatch.setattr(streams_client, "FIRST_PAUSE_S", 3_600.0)  # it gives up at the first try
+        monkeypatch.setattr(streams_client, "LONGEST_PAUSE_S", 3_600.0)
+        with monkeypatch.context() as away:
+            away.setattr(Redis, "xadd", gone)
+            refused = await stage.post("/api/chat", {**CHAT, "stream": False})
+    text = await refused.text()
+    assert refused.status == 503
+    assert "the grid's server is away" in text
+    assert "redis" not in text

@@ -343,3 +343,9 @@ def test_an_owner_is_the_namespace_of_the_name() -> None:
     assert [listings.v1_row(name)["owned_by"] for name in (BIG, "user/m:1b", "hf.co/User/x:Q4")] == [
         "library", "user", "User",
     ]  # fmt: skip
+
+
+def test_nodes_that_have_not_told_their_models_are_named() -> None:
+    """Those that answer requests; the robot never has any."""
+    some = grid(node("one"), node("two", inventory_known=False), edge())
+    assert listings.untold(some) == ["two"]
