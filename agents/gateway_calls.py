@@ -113,7 +113,7 @@ async def whole_answer(request: Request) -> Answer:
         await events.close()
 
 
-async def answered_whole(request: Request, dialect: Any) -> web.Response:
+async def answered_whole(request: Request, dialect: Dialect) -> web.Response:
     """Wait for the answer, and write it in one piece. Raise Refusal."""
     began_s = time.monotonic()
     answer = await whole_answer(request)

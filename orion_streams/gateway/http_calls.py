@@ -106,8 +106,10 @@ def v1_responses(raw: bytes, origin: Origin) -> Call:
 
 def v1_messages(raw: bytes, origin: Origin) -> Call:
     """Read `/v1/messages`."""
-    ask = asks.chat_ask(messages_requests.messages_request(raw))
-    return Call(ask, MessagesDialect(ask.model, origin.number, messages_requests.count_tokens(raw)))
+    native = messages_requests.messages_request(raw)
+    ask = asks.chat_ask(native)
+    tokens = messages_requests.estimated_tokens(native["messages"], native["tools"])
+    return Call(ask, MessagesDialect(ask.model, origin.number, tokens))
 
 
 CALLS: dict[str, Callable[[bytes, Origin], Call]] = {

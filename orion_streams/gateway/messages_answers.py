@@ -94,9 +94,6 @@ class MessagesDialect:
         put(value, "orion", line.orion)
         return json_answer(value, charset=False, newline=True)
 
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> HttpAnswer:
-        return messages_error(refusal, f"req_{self._number}")
-
     def _begin(self) -> bytes:
         self._begun = True
         message: JsonObject = {

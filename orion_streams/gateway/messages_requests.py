@@ -48,15 +48,17 @@ def messages_request(raw: bytes) -> JsonObject:
 
 
 def count_tokens(raw: bytes) -> int:
-    """Estimate the tokens of a request, whose answer is not wanted, as the router does those of a prompt:
-    a quarter of its bytes, images left out."""
+    """Estimate the tokens of a request whose answer is not wanted."""
     body = checked(raw, "anthropic.MessagesRequest", _MESSAGES)
     if not body.get("model"):
         raise Refusal(400, "model is required")
-    told: list[Any] = [
-        {key: value for key, value in message.items() if key != "images"} for message in _conversation(body)
-    ]
-    return len(golang.encode([*told, *_tools(body)])) // 4 + 1
+    return estimated_tokens(_conversation(body), _tools(body))
+
+
+def estimated_tokens(messages: list[JsonObject], tools: list[JsonObject]) -> int:
+    """Estimate the tokens of a prompt as the router does: a quarter of its bytes, images left out."""
+    told = [{key: value for key, value in message.items() if key != "images"} for message in messages]
+    return len(golang.encode([*told, *tools])) // 4 + 1
 
 
 def _conversation(body: JsonObject) -> list[JsonObject]:

@@ -33,10 +33,6 @@ class NativeDialect:
     def whole(self, line: Line) -> HttpAnswer:
         return json_answer(rendered(self._style, self._name, line))
 
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> HttpAnswer:
-        # A stream has its content type set before the model is asked; without a charset.
-        return native_error(refusal, charset=not (streaming and refusal.late))
-
 
 def native_error(refusal: Refusal, *, charset: bool = True) -> HttpAnswer:
     """Write a refusal."""

@@ -90,9 +90,6 @@ class OpenAIDialect:
         put(value, "orion", line.orion)
         return json_answer(value, charset=False, newline=True)
 
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> HttpAnswer:
-        return openai_error(refusal)
-
     def _chunk(self, choices: list[JsonObject]) -> JsonObject:
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         chunk: JsonObject = {"id": self._id, "object": kind, "created": self._created_s}

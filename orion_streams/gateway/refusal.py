@@ -9,16 +9,14 @@ _MAX_MESSAGE = 1_000
 
 
 class Refusal(Exception):
-    """A request is answered by an error: an HTTP status and a message, in the form of its API. `late`: it
-    comes from the model itself, when an answer may have begun. `retry_after_s`: when to ask again; 0: not
-    said."""
+    """A request is answered by an error: an HTTP status and a message, in the form of its API.
+    `retry_after_s`: when to ask again; 0: not said."""
 
     def __init__(self, status: int, message: str, *, retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.status = status
         self.message = message[:_MAX_MESSAGE]
         self.retry_after_s = retry_after_s
-        self.late = False
 
 
 def not_found(name: str) -> Refusal:

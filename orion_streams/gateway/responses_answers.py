@@ -1,7 +1,7 @@
 """Write answers as OpenAI's response objects, whole and as events."""
 
 from orion_streams.gateway.answers import EVENT_HEARTBEAT, EVENT_STREAM, HttpAnswer, Line, json_answer, put
-from orion_streams.gateway.openai_answers import error_object, named_event, openai_error, tool_call
+from orion_streams.gateway.openai_answers import error_object, named_event, tool_call
 from orion_streams.gateway.refusal import JsonObject, Refusal
 
 
@@ -46,9 +46,6 @@ class ResponsesDialect:
             self._opened("message")
         self._close()
         return json_answer(self._response("completed", line), charset=False, newline=True)
-
-    def refused(self, refusal: Refusal, *, streaming: bool = False) -> HttpAnswer:
-        return openai_error(refusal)
 
     def _begin(self) -> bytes:
         if self._sequence:

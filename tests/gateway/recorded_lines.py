@@ -9,6 +9,7 @@ import msgspec
 
 from orion_streams.gateway import openai_requests
 from orion_streams.gateway.answers import Dialect, HttpAnswer, Line, Metrics, json_answer
+from orion_streams.gateway.http_calls import refused
 from orion_streams.gateway.listings import v1_row
 from orion_streams.gateway.messages_answers import MessagesDialect
 from orion_streams.gateway.messages_requests import messages_request
@@ -93,7 +94,7 @@ def v1_answer(exchange: Exchange) -> Exchange:
         return observed(exchange, openai_error(refusal))
     if exchange.status != 200:
         said = Refusal(exchange.status or 0, told(exchange)["error"]["message"])
-        return observed(exchange, dialect.refused(said))
+        return observed(exchange, refused(path, said, "1"))
     if "event-stream" not in exchange.headers["Content-Type"]:
         return observed(exchange, dialect.whole(_said(told(exchange))))
     chunks = [event for event in events(exchange.text) if isinstance(event, dict)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orion_streams.gateway import http_calls
 from orion_streams.gateway.answers import Dialect, Line
 from orion_streams.gateway.messages_answers import MessagesDialect, counted_tokens
 from orion_streams.gateway.native_answers import NativeDialect, embedded, embedded_one
@@ -227,17 +228,17 @@ def test_what_breaks_off_ends_with_an_error(name: str) -> None:
     assert not any(end in last for end in ("[DONE]", "message_stop", "response.completed"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_refusal_has_the_form_of_its_api(name: str) -> None:
+@pytest.mark.parametrize("path", http_calls.CALLS)
+def test_a_refusal_has_the_form_of_its_api(path: str) -> None:
     """The status is the refusal's, the body the API's own error; who is to ask again later is told when."""
-    answer = all_dialects()[name].refused(GONE)
+    answer = http_calls.refused(path, GONE, "7")
     error = json.loads(answer.body)["error"]
     assert (answer.status, answer.headers) == (404, {})
-    if name.startswith("v1"):
+    if path.startswith("/v1"):
         assert (error["message"], error["type"]) == (GONE.message, "not_found_error")
     else:
         assert error == GONE.message
-    later = all_dialects()[name].refused(Refusal(503, "the queue is full", retry_after_s=7))
+    later = http_calls.refused(path, Refusal(503, "the queue is full", retry_after_s=7), "7")
     assert later.headers == {"Retry-After": "7"}
 
 

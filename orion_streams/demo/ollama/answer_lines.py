@@ -7,7 +7,15 @@ from contextlib import aclosing
 
 import msgspec
 
-from orion_streams.demo.ollama.engine import Event, Finished, Job, Piece, Prefilled, RunnerOptions
+from orion_streams.demo.ollama.engine import (
+    Event,
+    Finished,
+    Job,
+    LateRefusal,
+    Piece,
+    Prefilled,
+    RunnerOptions,
+)
 from orion_streams.demo.ollama.ollama_faults import FaultKind, spoiled
 from orion_streams.demo.ollama.runner import BUSY, Runner
 from orion_streams.demo.ollama.simulated_node import Node
@@ -116,8 +124,7 @@ async def _lines(
                     async for line in _told(events, call, job, runner, watch):
                         yield line
     except Refusal as refusal:
-        refusal.late = True
-        raise
+        raise LateRefusal(refusal) from refusal
 
 
 async def _told(

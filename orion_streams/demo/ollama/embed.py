@@ -8,6 +8,7 @@ import msgspec
 
 from orion_streams.demo.ollama import validate
 from orion_streams.demo.ollama.answer_lines import CRASHED, fail_at_once
+from orion_streams.demo.ollama.engine import LateRefusal
 from orion_streams.demo.ollama.native_api import resolve
 from orion_streams.demo.ollama.ollama_faults import CRASH
 from orion_streams.demo.ollama.runner import Runner
@@ -47,8 +48,8 @@ async def embeddings(node: Node, body: JsonObject) -> HttpAnswer:
     prompt = body.get("prompt", "")
     try:
         done = await _embedded(node, model, body, [prompt] if prompt else [])
-    except Refusal as refusal:
-        raise Refusal(500, refusal.message) if refusal.late else refusal from refusal
+    except LateRefusal as refusal:
+        raise Refusal(500, refusal.message) from refusal
     return embedded_one(done.vectors[0] if prompt else [])
 
 
@@ -64,8 +65,7 @@ async def _embedded(node: Node, model: ModelSpec, body: JsonObject, texts: list[
             for text in texts:
                 await _add(done, node, runner, text, body)
         except Refusal as refusal:
-            refusal.late = True
-            raise
+            raise LateRefusal(refusal) from refusal
         done.total_ns = time.perf_counter_ns() - started
         return done
 

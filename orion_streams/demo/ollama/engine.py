@@ -19,6 +19,13 @@ DEFAULT_NUM_CTX = 4096
 T = TypeVar("T")
 
 
+class LateRefusal(Refusal):
+    """A refusal of the model itself, when an answer may have begun."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.status, refusal.message)
+
+
 class RunnerOptions(msgspec.Struct, frozen=True):
     """The options a model is loaded with; other values mean another load."""
 

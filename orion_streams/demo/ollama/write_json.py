@@ -6,8 +6,10 @@ from contextlib import aclosing
 from aiohttp import web
 
 from orion_streams.demo.ollama.answer_lines import Call, answer, gathered
+from orion_streams.demo.ollama.engine import LateRefusal
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.gateway.answers import Dialect, HttpAnswer, Line, json_answer
+from orion_streams.gateway.native_answers import native_error
 from orion_streams.gateway.refusal import Refusal
 
 
@@ -31,7 +33,9 @@ async def reply(request: web.Request, node: Node, call: Call, dialect: Dialect) 
                 return await _stream(request, lines, dialect)
             return response_of(dialect.whole(await gathered(lines)))
     except Refusal as refusal:
-        return response_of(dialect.refused(refusal, streaming=streaming))
+        # a stream has its content type set before the model is asked, without a charset
+        has_charset = not (streaming and isinstance(refusal, LateRefusal))
+        return response_of(native_error(refusal, charset=has_charset))
 
 
 async def _stream(
