@@ -113,7 +113,7 @@ def embed_inputs(body: JsonObject) -> list[str]:
 
 
 def format_or_refusal(body: JsonObject) -> tuple[Any, Refusal | None]:
-    """Return the format, or its refusal, which is raised only after the load."""
+    """Return the format, or what it is refused with, which a real Ollama says only after the load."""
     wanted = body.get("format")
     if wanted is None or wanted == "":
         return None, None
