@@ -24,6 +24,7 @@ from orion_streams.gateway.page_day import MOST_POINTS, Day
 from orion_streams.gateway.page_recent import MOST_DECISIONS, POINTS, RecentRows
 from orion_streams.gateway.page_rows import PageCaller, View
 from orion_streams.gateway.refusal import Refusal
+from orion_streams.model.state import Run
 from orion_streams.runtime.connection import connect
 from tests.gateway.put_log import put_log
 from tests.helpers import eventually
