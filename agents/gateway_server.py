@@ -18,6 +18,7 @@ from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections, cut
 from orion_streams.agents.gateway_http import (
     CALLER,
+    KNOCK,
     away,
     deliver,
     expected,
@@ -45,7 +46,6 @@ log = logging.getLogger("orion.gateway")
 
 PLAIN = {"Content-Type": "text/plain"}
 NO_KEYS = "No key counts now: the file that holds them cannot be read, and the gateway's log says why."
-KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
 answers when it stops; for a connection without a request; for the rest of a body that nobody reads."""
@@ -192,8 +192,8 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     redis = connect(config.redis.url)
     listener = RecentListener()
     follower = GridFollower(redis, config.prefix, listeners=(listener,))
-    page = Page(config, follower, listener)
     key_file = KeyFile(path_of(config))
+    page = Page(config, follower, listener, key_file)
     with_secret(key_file.path)
     life = f"{socket.gethostname()}.{secrets.token_hex(4)}"
     gateway = Gateway(config, follower, key_file, life)

@@ -311,7 +311,8 @@ async def test_one_whose_server_is_away_says_so() -> None:
 
 
 async def test_who_goes_away_leaves_nobody_elses_answer(past: PastProcess, rows: list[Row]) -> None:
-    """A question that is given up ends its process: the next one gets its own answer."""
+    """A question that is given up is brought to its end: the next one gets its own answer, from the same
+    process."""
     await view_at(past, position=1)
     pid = past.pid
     assert pid is not None
@@ -320,7 +321,9 @@ async def test_who_goes_away_leaves_nobody_elses_answer(past: PastProcess, rows:
     await eventually(lambda: past._waiting, "it is asked")
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
+    os.kill(pid, signal.SIGCONT)
     assert (await view_at(past, position=len(rows))).position == len(rows)
+    assert past.pid == pid
 
 
 async def test_only_so_many_wait(past: PastProcess, monkeypatch: pytest.MonkeyPatch) -> None:

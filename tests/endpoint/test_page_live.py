@@ -88,8 +88,9 @@ async def test_a_cut_stream_goes_on_where_it_was(stage: Stage) -> None:
     assert min(found) > before.id
     for unknown in ("999999999", "0", "x", "-1", "9" * 40):
         async with tab(stage.url, f"Last-Event-ID: {unknown}") as anew:
-            whole = (await anew.next()).view
-        assert set(positions(before.view)) < set(positions(whole)), unknown
+            told: set[int] = set()
+            while not set(positions(before.view)) < told:
+                told.update(positions((await anew.next()).view))
 
 
 async def test_while_redis_is_away_the_page_says_so_and_comes_back(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ async def test_a_key_becomes_a_cookie_that_is_asked_for_once(
     """Beyond loopback: the page without one, 401 for its data, then the cookie, until it is forgotten or
     the key is removed."""
     far = other_address()
-    async with gateway(valkey_url, prefix, tmp_path, listen="0.0.0.0:1") as stage:
+    async with gateway(valkey_url, prefix, tmp_path, listen="0.0.0.0:1") as stage, AsyncExitStack() as held:
         url = stage.url
         token = made(tmp_path, "wall", view_only=True)
         assert (await got(url, "/", HTML, host=far)).status == 200
@@ -121,8 +123,8 @@ async def test_a_key_becomes_a_cookie_that_is_asked_for_once(
         )
         cookie = f"Cookie: {header.partition(';')[0]}"
         assert (await got(url, "/orion/v1/timeline", cookie, host=far)).status == 200
-        async with tab(url, cookie, host=far) as opened:
-            view = (await opened.next()).view
+        watching = await held.enter_async_context(tab(url, cookie, host=far))
+        view = (await watching.next()).view
         assert view["caller"] == {
             "client": "key-wall",
             "name": "wall",
@@ -137,6 +139,9 @@ async def test_a_key_becomes_a_cookie_that_is_asked_for_once(
             return (await got(url, "/orion/v1/timeline", cookie, host=far)).status == 401
 
         await eventually(is_refused, "the cookie ends with its key")
+        with pytest.raises((ValueError, asyncio.IncompleteReadError)):  # the end of its stream
+            while True:
+                await watching.next()
 
 
 async def test_a_foreign_page_writes_nothing_by_the_cookie(stage: Stage, tmp_path: Path) -> None:
