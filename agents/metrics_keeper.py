@@ -175,6 +175,7 @@ class MetricsKeeper:
             write(self._path, raw)
         except OSError as error:
             fault = f"{self._path} cannot be written: {error.strerror or error}"
+            self._written = b""  # try again
         if fault and fault != self._fault:
             log.warning("%s: a restart of the gateway will be a reset of /metrics", fault)
         self._fault = fault
