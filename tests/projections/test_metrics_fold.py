@@ -20,7 +20,7 @@ from orion_streams.model import events as ev
 from orion_streams.model import metric_specs as specs
 from orion_streams.model.metric_specs import ATTEMPT_CODES, MOST_MODELS, MOST_NODES, OTHER
 from orion_streams.model.state import Grid, Installed
-from orion_streams.model.vocabulary import AbandonReason, Blame, RequestKind
+from orion_streams.model.vocabulary import AbandonReason, Blame, Mark, RequestKind
 from orion_streams.projections import apply
 from orion_streams.projections.metrics import BETWEEN, Metrics, Spread, Tally, fitting, series_of
 from orion_streams.protocol.requests_replies import CODES
@@ -35,7 +35,7 @@ from tests.replay.recorded import rows_in
 AGENTS = Path(__file__).parents[2] / "agents"
 
 
-def counted(some: Grid, events: Iterable[ev.AnyEvent | int], tally: Tally | None = None) -> Tally:
+def counted(some: Grid, events: Iterable[ev.Event | int], tally: Tally | None = None) -> Tally:
     """Count events that are folded into a grid; a number lets so many ms pass."""
     metrics = Metrics(tally or Tally(), some)
     for event in events:
@@ -181,24 +181,11 @@ def test_each_wait_counts_once() -> None:
     """To the begin of the run; again from the failure on; to the end of a request that nothing begins."""
     some = grid(node("n"))
     again = replace(ROUTED, attempt=2, work_id="10-0")
-    events = [
-        ACCEPTED,
-        100,
-        ROUTED,
-        200,
-        STARTED,
-        1_000,
-        FAILED,
-        30,
-        again,
-        40,
-        ev.RequestExpired("brain/q"),
-    ]
-    wait = counted(some, events).spreads[specs.WAIT.name][""]
+    expired, cancelled = ev.RequestExpired("brain/q"), ev.RequestCancelled("brain/q")
+    waits: list[ev.AnyEvent | int] = [ACCEPTED, 100, ROUTED, 200, STARTED, 1_000, FAILED]
+    wait = counted(some, [*waits, 30, again, 40, expired]).spreads[specs.WAIT.name][""]
     assert (sum(wait.buckets), wait.sum) == (2, 300 + 70)
-    never = counted(grid(node("n")), [ACCEPTED, 900, ev.RequestCancelled("brain/q")]).spreads[
-        specs.WAIT.name
-    ]
+    never = counted(grid(node("n")), [ACCEPTED, 900, cancelled]).spreads[specs.WAIT.name]
     assert never[""].sum == 900
 
 
@@ -249,8 +236,8 @@ def test_other_events_are_counted_by_node() -> None:
     tally = counted(
         some,
         [
-            ev.NodeBackedOff("n", "hot", 1, 1), ev.BreakerOpened("n", 3, 9), ev.UnloadOrdered("n", MODEL),
-            load, replace(load, ok=False), ev.RequestRejected("brain/q", "queue_full"),
+            ev.NodeBackedOff("n", Mark.HOT, 1, 1), ev.BreakerOpened("n", 3, 9),
+            ev.UnloadOrdered("n", MODEL), load, replace(load, ok=False), ev.RequestRejected("brain/q", "queue_full"),
             ev.InputRejected("requests:brain", "1-0", "strange"),
             *(sample_of(boot) for boot in ("b1", "b2", "b2")),
         ],
