@@ -16,7 +16,8 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from orion_streams.agents.grid_follower import GridFollower
@@ -29,6 +30,7 @@ from orion_streams.model.state import Grid
 from orion_streams.projections.metrics import BETWEEN, Spread, Tally, series_of
 
 VERSION = version("orion-streams")
+OPENMETRICS = "application/openmetrics-text"
 
 
 class MetricsPage:
@@ -50,13 +52,11 @@ class MetricsPage:
 
 
 def written(found: Collector, accept: str) -> tuple[bytes, str]:
-    """Return the metrics in the form that is asked for, and how it is called; in the plain one for who
-    asks for a version that is none."""
-    try:
-        encode, content_type = choose_encoder(accept)
-    except ValueError:
-        encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-    return encode(found), content_type
+    """Return the metrics in the form that is asked for, and how it is called."""
+    if OPENMETRICS in accept:
+        text: bytes = openmetrics.generate_latest(found)  # type: ignore[no-untyped-call]
+        return text, openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(found), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Collected(Collector):

@@ -35,7 +35,7 @@ from tests.replay.recorded import rows_in
 AGENTS = Path(__file__).parents[2] / "agents"
 
 
-def counted(some: Grid, events: Iterable[ev.Event | int], tally: Tally | None = None) -> Tally:
+def counted(some: Grid, events: Iterable[ev.AnyEvent | int], tally: Tally | None = None) -> Tally:
     """Count events that are folded into a grid; a number lets so many ms pass."""
     metrics = Metrics(tally or Tally(), some)
     for event in events:
@@ -237,7 +237,8 @@ def test_other_events_are_counted_by_node() -> None:
         some,
         [
             ev.NodeBackedOff("n", Mark.HOT, 1, 1), ev.BreakerOpened("n", 3, 9),
-            ev.UnloadOrdered("n", MODEL), load, replace(load, ok=False), ev.RequestRejected("brain/q", "queue_full"),
+            ev.UnloadOrdered("n", MODEL), load, replace(load, ok=False),
+            ev.RequestRejected("brain/q", "queue_full"),
             ev.InputRejected("requests:brain", "1-0", "strange"),
             *(sample_of(boot) for boot in ("b1", "b2", "b2")),
         ],
