@@ -133,7 +133,9 @@ class MetricsKeeper:
             self._anew("the log is another one than that which was counted")
         elif mark is not None and grid.position > mark.position:
             missing = grid.position - mark.position
-            what = "%d events after position %d are not counted in /metrics: the log no longer has them"
+            what = (
+                "%d events after position %d are not counted in /metrics: too old, or no longer in the log"
+            )
             log.warning(what, missing, mark.position)
         self._metrics = Metrics(self.tally, grid)
 

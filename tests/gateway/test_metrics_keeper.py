@@ -208,7 +208,7 @@ def test_what_the_log_no_longer_holds_is_left_out_and_said(
     assert later.tally.counts == before.counts
     missing = len(rows) - 40
     assert caplog.messages == [
-        f"{missing} events after position 40 are not counted in /metrics: the log no longer has them"
+        f"/metrics has not counted {missing} events after position 40: too old, or no longer in the log"
     ]
     assert later.position == len(rows)
 
