@@ -133,10 +133,10 @@ class MetricsKeeper:
             self._anew("the log is another one than that which was counted")
         elif mark is not None and grid.position > mark.position:
             missing = grid.position - mark.position
-            what = (
-                "%d events after position %d are not counted in /metrics: too old, or no longer in the log"
+            why = "too old, or no longer in the log"
+            log.warning(
+                "/metrics has not counted %d events after position %d: %s", missing, mark.position, why
             )
-            log.warning(what, missing, mark.position)
         self._metrics = Metrics(self.tally, grid)
 
     def _anew(self, why: str) -> None:

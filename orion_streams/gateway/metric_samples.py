@@ -15,7 +15,7 @@ from orion_streams.model.marks import ram_permille
 from orion_streams.model.metric_specs import OTHER, Metric
 from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import BreakerState, RequestState
-from orion_streams.projections.requests import OPEN, state_of
+from orion_streams.projections.requests import state_of
 
 Sample = tuple[Metric, tuple[str, ...], float]
 """A metric, the values of its labels, its value."""
@@ -42,7 +42,7 @@ def of_queue(grid: Grid) -> Iterator[Sample]:
     waits_ms = [grid.at_ms - each.accepted_ms for each in grid.open.values() if not each.work_id]
     yield specs.QUEUE_DEPTH, (), states[RequestState.WAITING]
     yield specs.QUEUE_OLDEST, (), max(waits_ms, default=0) / 1000
-    for state in OPEN:
+    for state in specs.STATES:
         yield specs.OPEN, (state,), states[state]
 
 

@@ -11,7 +11,15 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from orion_streams.model.vocabulary import AbandonReason, Code, Mark, RequestKind, UnloadReason
+from orion_streams.model.vocabulary import (
+    AbandonReason,
+    Code,
+    Filter,
+    Mark,
+    RequestKind,
+    RequestState,
+    UnloadReason,
+)
 
 
 class MetricKind(StrEnum):
@@ -50,7 +58,10 @@ ANSWERED, FAILED, ABANDONED, CANCELLED = RESULTS = ("answered", "failed", "aband
 INPUT, OUTPUT = TOKEN_TYPES = ("input", "output")
 OK = "ok"
 LOAD_RESULTS = (OK, FAILED)
-ERROR_CODES = tuple(Code)
+ERROR_CODES = (
+    Code.REFUSED, Code.ATTEMPTS_EXHAUSTED, Code.BODY_GONE, Code.PARTS_GONE, Code.ANSWER_TOO_LARGE,
+    Code.UNKNOWN_MODEL, Code.MODEL_TOO_LARGE, Code.INCAPABLE,
+)  # fmt: skip
 REJECTIONS = (
     "bad_utf8", "bad_id", "bad_field", "bad_json", "too_large", "unknown_model", "model_too_large",
     "incapable", "unknown_id", "not_allowed", "queue_full",
@@ -63,7 +74,10 @@ ATTEMPT_CODES = (
 )  # fmt: skip
 """Why attempts end without an answer: an agent's codes, then the router's reasons."""
 
-OPERATION, MODEL = "gen_ai_operation_name", "gen_ai_request_model"
+REASONS = (*(each for each in Filter if each), "no_inference", "no_models")
+STATES = (RequestState.WAITING, RequestState.ASSIGNED, RequestState.RUNNING)
+
+OPERATION, MODEL, TOKEN_TYPE = "gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type"
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "orion_requests_total": {"outcome": OUTCOMES},
     "orion_request_errors_total": {"code": ERROR_CODES},
@@ -73,6 +87,8 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "orion_backoffs_total": {"reason": tuple(Mark)},
     "orion_planned_loads_total": {"result": LOAD_RESULTS},
     "orion_unloads_ordered_total": {"reason": tuple(UnloadReason)},
+    "orion_requests_open": {"state": STATES},
+    "orion_node_available": {"reason": REASONS},
 }
 """The words that a label may be, beside `other`."""
 
@@ -129,7 +145,7 @@ TOKENS = histogram(
     "Answered requests: tokens of the prompt (input) and of the answer (output).",
     OPERATION,
     MODEL,
-    "gen_ai_token_type",
+    TOKEN_TYPE,
     per=1,
     bounds=(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144),
 )

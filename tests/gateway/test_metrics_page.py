@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -17,6 +18,7 @@ from orion_streams.agents.metrics_keeper import MetricsKeeper
 from orion_streams.agents.metrics_page import Collected, MetricsPage, families, written
 from orion_streams.gateway import grid_state
 from orion_streams.gateway.keys import Key, digest_of, token_of, with_key
+from orion_streams.gateway.metric_samples import samples
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import metric_specs as specs
 from orion_streams.model.metric_specs import MetricKind
@@ -28,6 +30,7 @@ from tests.gateway.gateway_stage import CHAT, Stage, gateway
 from tests.gateway.scraped import Scraped, scrape
 from tests.grids import AT_MS, FENCE, HEAVY, edge, grid, holding, node, request
 from tests.helpers import eventually
+from tests.properties import strategies as make
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 SECRET = "the pin is 4711"
@@ -188,6 +191,18 @@ def test_nodes_are_as_they_are_now() -> None:
     assert found.value("orion_requests_open", state="running") == 1
     assert found.value("orion_router_silent_seconds") == 1.5
     assert (found.value("orion_log_position"), found.value("orion_policy_revision")) == (42, 3)
+
+
+@make.FEW
+@given(make.queues())
+def test_every_grid_can_be_scraped_with_words_that_are_known(some: Grid) -> None:
+    """In every condition of its nodes, the marks included; an available node has no reason."""
+    names = Metrics(Tally(), some).tally
+    for spec, labels, value in samples(some, 0, names.models, names.nodes):
+        assert len(labels) == len(spec.labels)
+        assert value >= 0
+        if spec is specs.AVAILABLE:
+            assert labels[1] in (("",) if value else specs.REASONS)
 
 
 @pytest.mark.parametrize("name", ["three", "four"])
