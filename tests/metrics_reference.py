@@ -22,10 +22,10 @@ OPENING = f"""\
 
 `GET /metrics` of the gateway ([ENDPOINT.md](ENDPOINT.md)), in Prometheus' text, or in OpenMetrics for
 who asks for that. A scrape config and a dashboard for Grafana: [deploy/](../deploy/README.md). From
-another machine than the gateway's it takes a key, and one for looking only is enough: `./orion key add
-prometheus --view-only`.
+another machine than the gateway's it takes a key, and one for looking only is enough.
 
     curl -s http://127.0.0.1:11435/metrics
+    ./orion key add prometheus --view-only
 
 - **Folded from the log.** What is counted is what the log says, whoever asked and by whichever way; no
   node is asked. A scrape is answered with every node busy or away.

@@ -22,7 +22,7 @@ from orion_streams.gateway.metric_samples import samples
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import metric_specs as specs
 from orion_streams.model.metric_specs import MetricKind
-from orion_streams.model.state import Grid, Resident
+from orion_streams.model.state import Grid, Installed, Resident
 from orion_streams.model.vocabulary import Mark, WaitKind
 from orion_streams.projections.metrics import Metrics, Tally
 from tests.contract.contract_grid import MODEL, Run
@@ -235,6 +235,24 @@ def test_more_models_than_labels_are_others_together() -> None:
     found = page_of(grid(node("one", resident=resident)))
     assert found.value("orion_model_resident", node="one", model="other") == 7
     assert found.total("orion_model_resident") == specs.MOST_MODELS + 7
+
+
+def test_a_page_has_an_end() -> None:
+    """500 models that were all asked for in every way on 8 nodes: as many lines as there are labels."""
+    disk = {f"m{n}:1b": Installed("a", 1) for n in range(500)}
+    some = grid(*(node(f"n{n}", installed=disk) for n in range(8)))
+    tally = Tally()
+    for model in disk:
+        for operation in specs.OPERATIONS.values():
+            for spec in (specs.DURATION, specs.FIRST_TOKEN, specs.PER_TOKEN):
+                tally.observe(spec, 1, operation, tally.model(some, model))
+            for kind in specs.TOKEN_TYPES:
+                tally.observe(specs.TOKENS, 1, operation, tally.model(some, model), kind)
+    series = (specs.MOST_MODELS + 1) * len(specs.OPERATIONS)
+    lines = page_of(some, tally).text.splitlines()
+    spreads = [line for line in lines if line.startswith("gen_ai_") and "_bucket" in line]
+    assert len(spreads) == series * (18 + 1 + 15 + 1 + 15 + 1 + 2 * (10 + 1))
+    assert len(lines) - len(spreads) < 5 * 3 * series
 
 
 @pytest.mark.parametrize("odd", ['a"b', "a\\b", "a\nb", "ä{}=,", "\\n"])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from orion_streams import agents
 from orion_streams.agents.ollama_blame import FAULTS
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
@@ -32,7 +33,7 @@ from tests.properties import strategies as make
 from tests.properties.test_folding import a_day
 from tests.replay.recorded import rows_in
 
-AGENTS = Path(__file__).parents[2] / "agents"
+AGENTS = Path(agents.__file__).parent
 
 
 def counted(some: Grid, events: Iterable[ev.AnyEvent | int], tally: Tally | None = None) -> Tally:
