@@ -180,8 +180,6 @@ class Metrics:
                 self._load(grid, event)
             case ev.InputRejected() | ev.RequestRejected():
                 tally.count(specs.REJECTED, word(specs.REJECTED, "code", event.code))
-            case _:
-                pass
 
     def _name(self, grid: Grid) -> None:
         """Give nodes, and models in memory, their labels."""

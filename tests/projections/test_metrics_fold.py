@@ -26,7 +26,7 @@ from orion_streams.projections import apply
 from orion_streams.projections.metrics import BETWEEN, Metrics, Spread, Tally, fitting, series_of
 from orion_streams.protocol.requests_replies import CODES
 from tests.golden.record import FOLDER, SUFFIX
-from tests.grids import HEAVY, MODEL, fails, grid, node
+from tests.grids import HEAVY, MEMORY, MODEL, fails, grid, node
 from tests.projections.test_ended_requests import ACCEPTED, ANSWERED, ROUTED, STARTED
 from tests.properties import histories
 from tests.properties import strategies as make
@@ -154,6 +154,53 @@ def test_an_answer_is_measured() -> None:
     }
 
 
+SHORT = replace(ANSWERED, total_ms=1, first_token_ms=1, tokens=1, decode_ms=1, load_ms=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, set()),
+        ({"first_token_ms": 0}, {specs.FIRST_TOKEN}),
+        ({"tokens": 0}, {specs.PER_TOKEN}),
+        ({"decode_ms": 0}, {specs.PER_TOKEN}),
+        ({"load_ms": 0}, {specs.LOAD}),
+        ({"cold": False}, {specs.LOAD}),
+    ],
+)
+def test_what_was_not_measured_is_not_counted(changes: dict[str, int], missing: set[specs.Metric]) -> None:
+    """An older log has no first token, an embedding no tokens, a warm model no load."""
+    tally = counted(grid(node("n")), [ACCEPTED, ROUTED, STARTED, 1, replace(SHORT, **changes)])
+    assert set(tally.spreads) == {each.name for each in set(specs.HISTOGRAMS) - missing}
+
+
+def test_a_node_whose_clock_runs_fast_makes_nothing_negative() -> None:
+    """It says that it took longer than the request is old."""
+    tally = counted(grid(node("n")), [ACCEPTED, ROUTED, STARTED, 4, ANSWERED])
+    assert tally.spreads[specs.FIRST_TOKEN.name][f"chat{BETWEEN}{MODEL}"].sum == 2_300
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (ev.RequestFailed("brain/q", "refused"), "refused"),
+        (ev.RequestFailed("brain/q", "something new"), OTHER),
+    ],
+)
+def test_an_error_has_its_code(end: ev.RequestFailed, code: str) -> None:
+    """Beside its outcome; it is no answer, and measures nothing."""
+    tally = counted(grid(node("n")), [ACCEPTED, 10, end])
+    assert tally.counts == {specs.REQUESTS.name: {f"{MODEL} error": 1}, specs.ERRORS.name: {code: 1}}
+    assert set(tally.spreads) == {specs.WAIT.name}
+
+
+def test_an_operation_that_is_not_known_is_another() -> None:
+    """As of a newer version."""
+    asked = replace(ACCEPTED, kind=RequestKind("paint"))
+    tally = counted(grid(node("n")), [asked, ROUTED, STARTED, ANSWERED])
+    assert list(tally.spreads[specs.DURATION.name]) == [f"{OTHER}{BETWEEN}{MODEL}"]
+
+
 FAILED = ev.AttemptFailed("brain/q", 1, "n", "9-0", "stream_cut", Blame.NODE)
 ABANDONED = ev.AttemptAbandoned("brain/q", 1, "n", "9-0", AbandonReason.SILENT)
 
@@ -190,6 +237,14 @@ def test_each_wait_counts_once() -> None:
     assert never[""].sum == 900
 
 
+def test_a_wait_ends_when_the_run_began() -> None:
+    """Not when that was told; of a run whose begin was never told, by how long the node had it."""
+    told_late = counted(grid(node("n")), [ACCEPTED, ROUTED, 900, replace(STARTED, age_ms=200)])
+    assert told_late.spreads[specs.WAIT.name][""].sum == 700
+    never_told = counted(grid(node("n")), [ACCEPTED, ROUTED, 9_000, ANSWERED])
+    assert never_told.spreads[specs.WAIT.name][""].sum == 4_000
+
+
 def test_an_upper_bound_belongs_to_its_bucket() -> None:
     """As Prometheus' `le` says it; what lies beyond the last has a bucket of its own."""
     tally = Tally()
@@ -197,6 +252,7 @@ def test_an_upper_bound_belongs_to_its_bucket() -> None:
         tally.observe(specs.WAIT, value_ms)
     buckets = tally.spreads[specs.WAIT.name][""].buckets
     assert (buckets[0], buckets[1], buckets[-2], buckets[-1]) == (2, 1, 1, 1)
+    assert tally.spreads[specs.WAIT.name][""].sum == 201 + 2_560_001
 
 
 def test_models_have_few_labels() -> None:
@@ -251,6 +307,18 @@ def test_other_events_are_counted_by_node() -> None:
         "agent_restarts": {"n": 1},
     }  # fmt: skip
     assert tally.spreads[specs.LOAD.name]["n"].sum == 4_000
+    assert tally.models == [HEAVY]
+
+
+def test_a_first_boot_is_no_restart() -> None:
+    """Of a node that was never heard."""
+    tally = counted(grid(node("n", boot="")), [sample_of("b1"), sample_of("b2")])
+    assert tally.counts == {specs.RESTARTS.name: {"n": 1}}
+
+
+def test_models_in_memory_have_their_labels_from_the_begin() -> None:
+    """Before anybody asks for them."""
+    assert Metrics(Tally(), grid(node("n", resident=MEMORY))).tally.models == sorted(MEMORY)
 
 
 def sample_of(boot: str) -> ev.NodeSampled:
@@ -265,6 +333,9 @@ def test_series_that_may_come_are_there_as_zeros() -> None:
     tally.count(specs.BACKOFFS, "n", "ram")
     assert series_of(tally, specs.BACKOFFS) == {"n hot": 0, "n ram": 1}
     assert series_of(tally, specs.ATTEMPT_FAILURES) == {}
+    assert series_of(tally, specs.REQUESTS) == {}
+    tally.models.append(MODEL)
+    assert series_of(tally, specs.REQUESTS) == {f"{MODEL} {outcome}": 0 for outcome in specs.OUTCOMES}
 
 
 def test_what_another_version_saved_is_kept_where_it_fits() -> None:
