@@ -215,8 +215,9 @@ class Metrics:
             return
         labels = (specs.OPERATIONS.get(ended.kind, OTHER), model)
         tally.observe(specs.DURATION, ended.age_ms, *labels)
-        tally.observe(specs.TOKENS, ended.prompt_tokens, *labels, specs.INPUT)
-        tally.observe(specs.TOKENS, ended.tokens, *labels, specs.OUTPUT)
+        for kind, tokens in ((specs.INPUT, ended.prompt_tokens), (specs.OUTPUT, ended.tokens)):
+            if tokens > 0:
+                tally.observe(specs.TOKENS, tokens, *labels, kind)
         if ended.first_token_ms > 0:
             before_ms = max(ended.age_ms - ended.run_ms, 0)
             tally.observe(specs.FIRST_TOKEN, before_ms + ended.first_token_ms, *labels)

@@ -142,7 +142,7 @@ PER_TOKEN = histogram(
 )  # fmt: skip
 TOKENS = histogram(
     "gen_ai_client_token_usage",
-    "Answered requests: tokens of the prompt (input) and of the answer (output).",
+    "Answered requests: tokens of the prompt (input) and of the answer (output), where there are any.",
     OPERATION,
     MODEL,
     TOKEN_TYPE,

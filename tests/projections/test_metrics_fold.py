@@ -154,7 +154,7 @@ def test_an_answer_is_measured() -> None:
     }
 
 
-SHORT = replace(ANSWERED, total_ms=1, first_token_ms=1, tokens=1, decode_ms=1, load_ms=1)
+SHORT = replace(ANSWERED, total_ms=1, first_token_ms=1, tokens=1, prompt_tokens=1, decode_ms=1, load_ms=1)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,17 @@ def test_what_was_not_measured_is_not_counted(changes: dict[str, int], missing: 
     """An older log has no first token, an embedding no tokens, a warm model no load."""
     tally = counted(grid(node("n")), [ACCEPTED, ROUTED, STARTED, 1, replace(SHORT, **changes)])
     assert set(tally.spreads) == {each.name for each in set(specs.HISTOGRAMS) - missing}
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "tokens", "kinds"),
+    [(1, 1, ["input", "output"]), (1, 0, ["input"]), (0, 1, ["output"])],
+)
+def test_tokens_that_there_are_not_are_no_zeros(prompt_tokens: int, tokens: int, kinds: list[str]) -> None:
+    """A prompt that was cached is not told, and vectors are no tokens."""
+    end = replace(SHORT, prompt_tokens=prompt_tokens, tokens=tokens)
+    series = counted(grid(node("n")), [ACCEPTED, ROUTED, STARTED, end]).spreads[specs.TOKENS.name]
+    assert [key.split(BETWEEN)[-1] for key in series] == kinds
 
 
 def test_a_node_whose_clock_runs_fast_makes_nothing_negative() -> None:
