@@ -29,12 +29,12 @@ another machine than the gateway's it takes a key, and one for looking only is e
 
 - **Folded from the log.** What is counted is what the log says, whoever asked and by whichever way; no
   node is asked. A scrape is answered with every node busy or away.
-- **A restart is no reset.** Every {SAVE_EVERY_S:g} s the counters are written to `metrics-NAME.json`
-  beside the gateway's keys (NAME: `[gateway] name`), with the position and the hash of the log up to
-  there. A gateway that comes back, or was killed, folds what came meanwhile: nothing is missing and
-  nothing counts twice. Where the file is lost, damaged or of another grid they begin at 0, and the
-  gateway's log says so. Where the log does not reach back, or the gateway was away for more than
-  {MOST_BEHIND:,} events, they go on without these, and it says how many.
+- **A restart is no reset.** Every {SAVE_EVERY_S:g} s, if anything was counted, the counters are written to
+  `metrics-NAME.json` beside the gateway's keys (NAME: `[gateway] name`), with the position and the hash of
+  the log up to there. A gateway that comes back, or was killed, folds what came meanwhile: nothing is
+  missing and nothing counts twice. They begin at 0, and the gateway's log says so, where the file is lost,
+  damaged or of another grid, or the server has lost the log's end. Where the log does not reach back, or
+  the gateway was away for more than {MOST_BEHIND:,} events, they go on without these, and it says how many.
 - **Two gateways** of one grid count the same: scrape one, or look at one `instance`.
 - **Units** are base units, ratios 0 to 1. Names are OpenTelemetry's for generative AI where it has one;
   buckets go on to what a Pi takes.
