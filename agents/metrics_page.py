@@ -27,7 +27,7 @@ from orion_streams.gateway.metric_samples import samples
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import metric_specs as specs
 from orion_streams.model.state import Grid
-from orion_streams.projections.metrics import BETWEEN, Spread, Tally, series_of
+from orion_streams.projections.metrics import BETWEEN, Spread, Tally, series_of, spreads_of
 
 VERSION = version("orion-streams")
 OPENMETRICS = "application/openmetrics-text"
@@ -73,7 +73,7 @@ class Collected(Collector):
 def families(tally: Tally, grid: Grid, silent_ms: int) -> Iterator[Metric]:
     """Yield one family for each metric: what was counted, and what the grid says, moved on to now."""
     for spec in specs.HISTOGRAMS:
-        yield histogram(spec, tally.spreads.get(spec.name, {}))
+        yield histogram(spec, spreads_of(tally, spec))
     for spec in specs.COUNTERS:
         yield counter(spec, series_of(tally, spec))
     gauges = {

@@ -48,7 +48,7 @@ class Tally(Struct):
         """Count a value; a negative one, as of clocks that differ, is 0."""
         value = max(value, 0)
         series = self.spreads.setdefault(metric.name, {})
-        spread = series.setdefault(BETWEEN.join(labels), Spread([0] * (len(metric.bounds) + 1)))
+        spread = series.setdefault(BETWEEN.join(labels), empty(metric))
         spread.buckets[bisect_left(metric.bounds, value)] += 1
         spread.sum += value
 
@@ -59,6 +59,21 @@ class Tally(Struct):
     def model(self, grid: Grid, name: str) -> str:
         """Return the label of a model, which gets one if a node has it and there is one left."""
         return named(self.models, name, MOST_MODELS, is_here(grid, name))
+
+
+def empty(metric: Metric) -> Spread:
+    """Return a histogram that counts nothing."""
+    return Spread([0] * (len(metric.bounds) + 1))
+
+
+def spreads_of(tally: Tally, metric: Metric) -> dict[str, Spread]:
+    """Return the series of a histogram; those of a node, and that of the queue, also while they count
+    nothing."""
+    found = tally.spreads.get(metric.name, {})
+    if not set(metric.labels) <= {"node"}:
+        return found
+    keys = tally.nodes if metric.labels else [""]
+    return {**{key: empty(metric) for key in keys}, **found}
 
 
 def series_of(tally: Tally, metric: Metric) -> dict[str, int]:

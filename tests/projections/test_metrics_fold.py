@@ -23,7 +23,15 @@ from orion_streams.model.metric_specs import ATTEMPT_CODES, MOST_MODELS, MOST_NO
 from orion_streams.model.state import Grid, Installed
 from orion_streams.model.vocabulary import AbandonReason, Blame, Mark, RequestKind
 from orion_streams.projections import apply
-from orion_streams.projections.metrics import BETWEEN, Metrics, Spread, Tally, fitting, series_of
+from orion_streams.projections.metrics import (
+    BETWEEN,
+    Metrics,
+    Spread,
+    Tally,
+    fitting,
+    series_of,
+    spreads_of,
+)
 from orion_streams.protocol.requests_replies import CODES
 from tests.golden.record import FOLDER, SUFFIX
 from tests.grids import HEAVY, MEMORY, MODEL, fails, grid, node
@@ -343,6 +351,11 @@ def test_series_that_may_come_are_there_as_zeros() -> None:
     assert series_of(tally, specs.BACKOFFS) == {"n hot": 0, "n ram": 0}
     tally.count(specs.BACKOFFS, "n", "ram")
     assert series_of(tally, specs.BACKOFFS) == {"n hot": 0, "n ram": 1}
+    assert spreads_of(tally, specs.WAIT) == {"": Spread([0] * 14)}
+    assert spreads_of(tally, specs.LOAD) == {"n": Spread([0] * 11)}
+    assert spreads_of(tally, specs.DURATION) == {}
+    tally.observe(specs.WAIT, 1)
+    assert spreads_of(tally, specs.WAIT) == {"": Spread([1] + [0] * 13, 1)}
     assert series_of(tally, specs.ATTEMPT_FAILURES) == {}
     assert series_of(tally, specs.REQUESTS) == {}
     tally.models.append(MODEL)
