@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -16,6 +17,7 @@ from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import PageCaller, View, as_seen_by
+from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_view import news_after, whole
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import events as ev
@@ -185,6 +187,9 @@ class Live:
     async def _pour(
         self, response: web.StreamResponse, caller: PageCaller, position: int, still: Callable[[], bool]
     ) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AWAY_MS / 1_000):  # then it is said that Redis is away
+                await self._follower.loaded.wait()
         beat = self._now()
         knows = self._listener.recent.knows_after(position)
         first = beat.chunk_after(caller, position if knows else 0)

@@ -33,7 +33,7 @@ def served() -> set[str]:
     config, nobody = parse("[nodes.one]"), cast("Any", None)
     gateway = Gateway(config, nobody, nobody, life="here.b")
     page = Page(config, nobody, RecentListener(), nobody)
-    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), page)
+    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), nobody, page)
     found = set()
     for route in app.router.routes():
         assert route.resource is not None
