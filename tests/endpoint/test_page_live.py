@@ -203,6 +203,26 @@ async def test_nothing_is_built_for_nobody(monkeypatch: pytest.MonkeyPatch, look
     assert bool(Follower.looked) is looks
 
 
+async def test_a_view_that_fails_ends_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged without a word of what is shown; requests are answered, and the next view comes."""
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("brain/q1")
+
+    async with tab(stage.url) as opened:
+        await opened.next()
+        monkeypatch.setattr(page_live, "whole", failing)
+        await eventually(
+            lambda: "the page's view failed: RuntimeError in failing" in caplog.text, "it failed"
+        )
+        assert (await stage.post("/api/generate", ASKED)).status == 200
+        monkeypatch.undo()
+        await opened.next()
+    assert "brain/q1" not in caplog.text
+
+
 async def test_a_gateway_that_stops_does_not_wait_for_its_tabs(stage: Stage) -> None:
     """They end at once."""
     async with tab(stage.url) as opened:

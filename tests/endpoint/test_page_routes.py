@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,22 @@ async def test_a_key_sees_ids_of_its_own_requests_only(
     assert shown == {
         "anna": everywhere, "bert": [False] * 7, "boss": everywhere, "here": everywhere,
     }  # fmt: skip
+
+
+async def test_a_time_of_day_leads_to_its_moment(stage: Stage) -> None:
+    """On the clock of who asks; an ISO time means the same."""
+
+    async def asked() -> Any:
+        to_ms = (await json_of(stage.url, "/orion/v1/timeline"))["to_ms"]
+        here = datetime.fromtimestamp(to_ms // 1_000, UTC) + timedelta(hours=1)
+        answer = await got(stage.url, f"/orion/v1/past?at={here:%H:%M:%S}&tz=60")
+        return (to_ms, msgspec.json.decode(answer.body)) if answer.status == 200 else None
+
+    to_ms, view = await eventually(asked, "the log is older than a second")
+    assert (view["live"], view["at_ms"]) == (False, to_ms // 1_000 * 1_000)
+    iso = datetime.fromtimestamp(to_ms // 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    same = await json_of(stage.url, f"/orion/v1/past?at={iso}")
+    assert same["position"] == view["position"]
 
 
 @pytest.mark.parametrize(
