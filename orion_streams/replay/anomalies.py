@@ -36,6 +36,7 @@ KINDS = {
     "breaker": ("Breaker", "too many requests in a row failed on a node"),
     "killed": ("Agent killed", "a new boot of a node's agent, and no goodbye of the one before"),
     "restart": ("Agent restarted", "a node's agent said goodbye"),
+    "twins": ("Two agents", "two boots of one node's agent sent health in turn"),
     "stale": ("Stale health", "a node silent for longer than policy.stale_ms"),
     "gap": ("Gap in the log", "no commit for longer than policy.stale_ms"),
     "wait": ("Long wait", "no node ran the request for over a minute"),
@@ -194,19 +195,23 @@ def breakers(facts: Facts) -> Iterator[Finding]:
 
 
 def killed(facts: Facts) -> Iterator[Finding]:
-    """Report agents that ended without a goodbye, and two agents of one name."""
+    """Report agents that ended without a goodbye."""
     for each in facts.boots:
-        if each.kind == "twins":
-            said = f"Two agents claim to be {each.node}: their health came in turn."
-            yield Finding(each, said, node=each.node)
-        elif each.kind == "killed":
-            runs = "1 request" if each.held == 1 else f"{each.held} requests"
-            held = f" with {runs} in hand" if each.held else ""
+        if each.kind == "killed":
+            held = f" with {each.held} request{'s' * (each.held > 1)} in hand" if each.held else ""
             away = seconds(each.length_ms(facts.now))
             said = (
                 f"{each.node}'s agent ended{held} and said no goodbye (killed, crashed, or without power); "
                 f"a new one was there after {away}."
             )
+            yield Finding(each, said, node=each.node)
+
+
+def twins(facts: Facts) -> Iterator[Finding]:
+    """Report two agents of one name."""
+    for each in facts.boots:
+        if each.kind == "twins":
+            said = f"{each.node} has two agents: their health came in turn."
             yield Finding(each, said, node=each.node)
 
 
@@ -293,6 +298,7 @@ DETECTORS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "breaker": breakers,
     "killed": killed,
     "restart": restarts,
+    "twins": twins,
     "stale": stale,
     "gap": gaps,
     "wait": waits,

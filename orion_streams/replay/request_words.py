@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orion_streams.model.text import duration, held_back, seconds
+from orion_streams.model.text import degrees, duration, held_back, ram, seconds
+from orion_streams.model.verdict import Verdict
 from orion_streams.replay.incident_facts import Delay, SlowRequest
 from orion_streams.replay.request_delays import MAX_TURNS
 
@@ -44,7 +45,7 @@ def of_delay(each: Delay) -> str:
         case "busy":
             return f"{for_ms} waiting for {each.node or 'its turn'}{behind(each)}{meanwhile(each)}"
         case "no_node":
-            why = "; ".join(f"{held.node}: {held_back(held)}" for held in each.held[:MOST_NAMED])
+            why = ", ".join(f"{held.node} {out_for(held)}" for held in each.held[:MOST_NAMED])
             return f"{for_ms} with no node to take it" + (f" ({why})" if why else "")
         case "sent":
             return f"{for_ms} on {each.node} before it began"
@@ -73,7 +74,26 @@ def behind(each: Delay) -> str:
 def meanwhile(each: Delay) -> str:
     """Say which other nodes could not take it."""
     out = [held for held in each.held if held.node != each.node][:MOST_NAMED]
-    return f", with {' and '.join(f'{held.node} out ({held_back(held)})' for held in out)}" if out else ""
+    return f" ({', '.join(f'{held.node} {out_for(held)}' for held in out)})" if out else ""
+
+
+def out_for(held: Verdict) -> str:
+    """Say in short why a node was out."""
+    match held.filter:
+        case "hot":
+            return f"too hot at {degrees(held.value)}"
+        case "memory" | "places":
+            return "without room for it"
+        case "ram":
+            return f"too full at {ram(held.value)}"
+        case "stale" | "silent":
+            return "not heard from"
+        case "breaker":
+            return "shut out by its breaker"
+        case "paused":
+            return "paused, as it had failed there"
+        case _:
+            return f"out: {held_back(held)}"
 
 
 PARTS: dict[str, str] = {

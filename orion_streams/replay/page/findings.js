@@ -80,6 +80,7 @@ function markChosen() {
     else row.removeAttribute("aria-current");
   }
   byId("chosen").hidden = chosen === null || chosen.number === undefined;
+  markRequest();
   if (chosen !== null && chosen.number !== undefined) {
     const place = listed().indexOf(chosen);
     const of = place < 0 ? "" : `${place + 1} of ${listed().length} `;
@@ -117,6 +118,9 @@ function letGo() {
 function followHash() {
   const match = /^#anomaly-(\d+)$/.exec(location.hash);
   if (match && report.anomalies[match[1] - 1]) choose(report.anomalies[match[1] - 1]);
+  const request = /^#request-(\d+)$/.exec(location.hash);
+  const slow = request && slowest.find((each) => each.last === Number(request[1]));
+  if (slow) choose(slow);
   else if (location.hash === "#longest-wait" && longestWait) choose(longestWait);
 }
 
@@ -126,11 +130,12 @@ const longestWait = packed.longest && {
 if (longestWait && longestWait.end === null) longestWait.end = report.to;
 
 function step(by) {
-  const all = listed();
+  const ofRequests = chosen !== null && chosen.said !== undefined;
+  const all = ofRequests ? sorted() : listed();
   if (!all.length) return;
   const place = all.indexOf(chosen);
   const next = all[(place + by + all.length) % all.length];
-  location.hash = `anomaly-${next.number + 1}`;
+  location.hash = ofRequests ? `request-${next.last}` : `anomaly-${next.number + 1}`;
 }
 
 // The same as the markers' boxes, for who has no pointer.

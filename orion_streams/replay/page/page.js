@@ -19,6 +19,8 @@ function fillHead(anomalies) {
     const link = element("a", { href: "#longest-wait" }, duration(longestWait.end - longestWait.begin));
     figures.push(figure("longest wait", link, element("small", {}, name(longestWait.request))));
   }
+  const [, , , , total] = packed.groups[0] || [];
+  if (total && total[0]) figures.push(figure("half answered within", duration(total[1])), figure("9 of 10 within", duration(total[2])));
   figures.push(figure("anomalies", count(anomalies)));
   byId("figures").replaceChildren(...figures);
   byId("remarks").textContent = remarks().join(" ");
@@ -59,6 +61,7 @@ function fillLegend() {
   );
   if (report.backoffs.length) items.push(element("li", {}, element("i", { className: "swatch backoff" }), "backed off"));
   if (report.silences.length) items.push(element("li", {}, element("i", { className: "swatch silent" }), "not heard from"));
+  if (boots.length) items.push(element("li", {}, element("i", { className: "swatch boot" }), "agent ended, and a new one"));
   byId("legend").replaceChildren(...items);
 }
 
@@ -147,6 +150,7 @@ listeners.push(fillRange, () => {
 });
 fillHead(fillKinds());
 fillTable();
+fillRequests();
 fillResolution();
 fillLegend();
 addGrid();
