@@ -66,7 +66,7 @@ def behind(each: Delay) -> str:
     named: dict[str, list[str]] = {}
     for client, model, count in each.ahead[:MOST_NAMED]:
         named.setdefault(client, []).append(f"{count} {model}")
-    whose = "; ".join(f"{', '.join(models)} of {client}" for client, models in named.items())
+    whose = ", ".join(f"{' and '.join(models)} of {client}" for client, models in named.items())
     more = sum(count for _, _, count in each.ahead[MOST_NAMED:])
     return f" behind {least}{whose}" + (f" and {more} more" if more else "")
 

@@ -149,7 +149,7 @@ def changed(recorded: Answer, would: Answer, term: Term = HOT, **values: Any) ->
         (
             ROUTED,
             Answer("routed", "a", evicts=("m",)),
-            "gone to a, unloading m, instead of unloading",
+            "gone to a, unloading m, instead of unloading nothing",
         ),
         (ROUTED, WAITS, "waited for a instead of going there at once"),
         (ROUTED, Answer("deferred", "b", "busy"), "waited for b instead of going to a"),
@@ -170,9 +170,8 @@ def changed(recorded: Answer, would: Answer, term: Term = HOT, **values: Any) ->
 def test_what_would_have_become_of_a_request(recorded: Answer, would: Answer, said: str) -> None:
     """Each pair of answers, in a sentence that names both."""
     [one] = told([changed(recorded, would)])
-    assert one.sentence.startswith(
-        f"1 request would have {said}, because a would have been held back (too hot"
-    )
+    why = "because a would have been held back (too hot: 76.0 °C, limit 75.0 °C)"
+    assert one.sentence == f"1 request would have {said}, {why}"
 
 
 @pytest.mark.parametrize(
