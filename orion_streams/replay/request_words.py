@@ -50,7 +50,7 @@ def of_delay(each: Delay) -> str:
         case "sent":
             return f"{for_ms} on {each.node} before it began"
         case "failed":
-            return f"{for_ms} on {each.node} in vain ({each.code})"
+            return f"{for_ms} on {each.node} in vain ({each.code.replace('_', ' ')})"
         case "before":
             return f"{for_ms} before this log begins"
         case _:

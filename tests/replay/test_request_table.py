@@ -107,7 +107,7 @@ def test_attempts_in_vain_and_times_without_a_node_are_said() -> None:
     log.commit(21_000, answered("brain/q1", WORKER, 3, total_ms=1_000))
     assert said(row_of(log.incident(), "brain/q1")) == (
         "3.0 s with no node to take it (orion-master too hot at 76.1 °C); "
-        "5.0 s on orion-worker in vain (stream_cut); "
+        "5.0 s on orion-worker in vain (stream cut); "
         "7.0 s on orion-master in vain (the node is not heard from); "
         "2.0 s on orion-worker before it began; 1.0 s answering on orion-worker; "
         "2.0 s until its end was known"
