@@ -327,6 +327,35 @@ async def test_kinds_can_be_left_out(page: Page, tmp_path: Path) -> None:
     assert await page.ask(count) == before
 
 
+async def test_a_crowd_of_one_kind_does_not_bury_the_others(page: Page, tmp_path: Path) -> None:
+    """Many long waits are left out until their chip is pressed, and the page says how many there are; a
+    finding that is not listed can be linked to all the same. Alone they are listed at once."""
+    log = Log()
+    log.commit(500, ev.NodeBackedOff(WORKER, Mark.HOT, 80_500, 75_000))
+    for n in range(50):
+        log.commit(1_000 + n, accepted(f"brain/q{n}"))
+    for n in range(50):
+        log.commit(90_000 + n, routed(f"brain/q{n}", MASTER), completed(f"brain/q{n}", MASTER))
+    path = write(tmp_path, render(log.incident()))
+    await page.open(path, width=DESK)
+    count = "document.querySelectorAll('#rows tr[data-number]').length"
+    assert await page.ask(count) == 1
+    note = await page.ask("document.getElementById('anomalies-note').textContent")
+    assert "50 of the kind “Long wait” are listed once you switch them on." in note
+    await page.ask("location.hash = 'anomaly-10', 1")
+    await page.settled()
+    assert "Long wait" in await page.ask("document.getElementById('chosen').innerText")
+    await page.click(".chip.kind-wait")
+    assert await page.ask(count) == 51
+    at_peace(page, path)
+    alone = Log()
+    for n in range(50):
+        alone.commit(1_000 + n, accepted(f"brain/q{n}"))
+    alone.commit(90_000)
+    await page.open(write(tmp_path, render(alone.incident())), width=DESK)
+    assert await page.ask(count) == 50
+
+
 async def test_decisions_in_view_are_listed_for_the_keyboard(page: Page, tmp_path: Path) -> None:
     """What a pointer shows stands in a list as well, which follows the range."""
     path = write(tmp_path, render(story()))
