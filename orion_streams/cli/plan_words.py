@@ -23,16 +23,17 @@ SELDOM = "asked for too seldom of late"
 
 
 class Line(NamedTuple):
-    """What becomes of a model, and its action."""
+    """What becomes of a model, by its action, and why."""
 
     action: str
-    text: str
+    what: str
+    why: str = ""
 
 
 def of_node(found: PlanRows, node: PlanNode) -> list[Line]:
     """Return a line for each model that has a place on a node, or is in its memory without one."""
     rows = [each for each in found.placements if each.node == node.node]
-    lines = [Line(each.action, line_of(found, each)) for each in rows[:MOST_LINES]]
+    lines = [line_of(found, each) for each in rows[:MOST_LINES]]
     left = len(rows) - MOST_LINES
     return [*lines, Line("", f"… and {left} more; --json has them all")] if left > 0 else lines
 
@@ -46,10 +47,11 @@ def memory(node: PlanNode) -> str:
     return f"{planned}; {taken} are used or promised"
 
 
-def line_of(found: PlanRows, each: Placement) -> str:
+def line_of(found: PlanRows, each: Placement) -> Line:
     """Say what becomes of a model on a node, and why."""
     size = f" ({gigabytes(each.size_mb)} GB)" if each.size_mb else ""
-    return f"{each.model}{size} {WHAT.get(each.action, each.action)}: {'; '.join(reasons(found, each))}"
+    what = f"{each.model}{size} {WHAT.get(each.action, each.action)}"
+    return Line(each.action, what, "; ".join(reasons(found, each)))
 
 
 def reasons(found: PlanRows, each: Placement) -> Iterator[str]:
