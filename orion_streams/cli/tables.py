@@ -198,9 +198,9 @@ def show_plan(console: Console, found: PlanRows) -> None:
         style = "" if node.known else WAITING
         console.print(Text(node.node, "bold").append(f": {plan_words.memory(node)}", style or "not bold"))
         for line in plan_words.of_node(found, node):
-            console.print(
-                Padding(Text(line.text, styles.get(line.action, DIM)), (0, 0, 0, 2), expand=False)
-            )
+            told = Text().append(line.what, styles.get(line.action, DIM))
+            told.append(f": {line.why}" if line.why else "")
+            console.print(Padding(told, (0, 0, 0, 2), expand=False))
         console.print()
     if not found.placements:
         console.print("nothing to plan: no model is in memory, pinned or asked for of late", style=DIM)
