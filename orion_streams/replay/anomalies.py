@@ -35,7 +35,7 @@ KINDS = {
     "backoff": ("Backoff", "a safety mark was passed"),
     "breaker": ("Breaker", "too many requests in a row failed on a node"),
     "killed": ("Agent killed", "a new boot of a node's agent, and no goodbye of the one before"),
-    "restart": ("Agent restarted", "a node's agent said goodbye"),
+    "restart": ("Agent stop or restart", "a node's agent said goodbye"),
     "twins": ("Two agents", "two boots of one node's agent sent health in turn"),
     "stale": ("Stale health", "a node silent for longer than policy.stale_ms"),
     "gap": ("Gap in the log", "no commit for longer than policy.stale_ms"),
@@ -201,8 +201,8 @@ def killed(facts: Facts) -> Iterator[Finding]:
             held = f" with {each.held} request{'s' * (each.held > 1)} in hand" if each.held else ""
             away = seconds(each.length_ms(facts.now))
             said = (
-                f"{each.node}'s agent ended{held} and said no goodbye (killed, crashed, or without power); "
-                f"a new one was there after {away}."
+                f"{each.node}'s agent was killed{held}, or crashed, or lost its power: it said no goodbye, "
+                f"and a new one was there after {away}."
             )
             yield Finding(each, said, node=each.node)
 
@@ -219,9 +219,10 @@ def restarts(facts: Facts) -> Iterator[Finding]:
     """Report agents that said goodbye."""
     for each in facts.boots:
         if each.kind in ("restarted", "stopped"):
-            back = f"a new one was there after {seconds(each.length_ms(facts.now))}"
-            end = back if each.end else "none has come by the log's end"
-            yield Finding(each, f"{each.node}'s agent said goodbye; {end}.", node=each.node)
+            away = seconds(each.length_ms(facts.now))
+            back = f"was restarted: it said goodbye, and a new one was there after {away}"
+            stop = "stopped: it said goodbye, and none has come by the log's end"
+            yield Finding(each, f"{each.node}'s agent {back if each.end else stop}.", node=each.node)
 
 
 def stale(facts: Facts) -> Iterator[Finding]:

@@ -215,13 +215,13 @@ CASES: dict[str, tuple[Callable[[], Log], str, tuple[int, int]]] = {
     ),
     "killed": (
         lambda: boots(FIRST, NEXT),
-        "orion-worker's agent ended with 2 requests in hand and said no goodbye (killed, crashed, or "
-        "without power); a new one was there after 2.0 s.",
+        "orion-worker's agent was killed with 2 requests in hand, or crashed, or lost its power: it said "
+        "no goodbye, and a new one was there after 2.0 s.",
         (1_000, 3_000),
     ),
     "restart": (
         lambda: boots(FIRST, GOODBYE, NEXT, NEXT),
-        "orion-worker's agent said goodbye; a new one was there after 2.0 s.",
+        "orion-worker's agent was restarted: it said goodbye, and a new one was there after 2.0 s.",
         (3_000, 5_000),
     ),
     "twins": (
@@ -322,7 +322,9 @@ def test_the_controls_depend_on_their_guard(
 def test_an_agent_that_has_not_come_back_is_said() -> None:
     """A goodbye at the log's end; one that is no longer configured is not waited for."""
     [one] = found(boots(FIRST, GOODBYE), "restart")
-    assert one.sentence == "orion-worker's agent said goodbye; none has come by the log's end."
+    assert one.sentence == (
+        "orion-worker's agent stopped: it said goodbye, and none has come by the log's end."
+    )
     assert one.ongoing and one.begin.ms == START_MS + 3_000
     log = boots(FIRST, GOODBYE)
     log.commit(9_000, ev.PolicyChanged(2, "without", Policy(), (NodeRules(MASTER),)))

@@ -308,7 +308,7 @@ async def test_a_killed_agent_is_marked_in_its_lane(page: Page, tmp_path: Path) 
     path = write(tmp_path, render(unequal()))
     await page.open(path, width=DESK)
     said = await pointed_at(page, WORKER, START_MS + 200_000)
-    assert "orion-worker's agent ended and said no goodbye" in said
+    assert "orion-worker's agent was killed, or crashed" in said
     assert await pointed_at(page, WORKER, START_MS + 190_000) == ""
 
 

@@ -188,6 +188,21 @@ def test_one_client_and_one_model_need_no_groups() -> None:
     assert Log().incident().groups == ()
 
 
+def test_groups_and_what_is_measured_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many clients those with the most requests; of many requests an even spread, all being counted."""
+    monkeypatch.setattr(request_table, "MAX_MEASURED", 10)
+    log = Log()
+    for n in range(60):
+        key = f"client-{n % 20}/{n}"
+        log.commit(n, accepted(key), routed(key, WORKER), started(key), completed(key, WORKER))
+    log.commit(99, accepted("busy/1"), ev.RequestFailed("busy/1", "refused"))
+    groups = log.incident().groups
+    assert (groups[0].answered, groups[0].otherwise, groups[0].total.count) == (60, 1, 10)
+    clients = [each.name for each in groups if each.kind == "client"]
+    assert len(clients) == request_table.MAX_GROUPS < 21
+    assert "busy" not in clients
+
+
 def test_the_slowest_in_each_order_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are: the longest in all, the longest wait and the longest load are among them."""
     monkeypatch.setattr(request_table, "MAX_SLOW", 3)

@@ -79,6 +79,10 @@ function facts(machine, [, temperature, , ram]) {
   }
   const trips = report.trips.filter((each) => each.node === machine.name);
   if (trips.length) found.push(`breaker opened ${trips.length === 1 ? "once" : `${count(trips.length)} times`}`);
+  for (const [kind, words] of [["killed", "killed"], ["restart", "stopped or restarted"]]) {
+    const times = bootsOf(machine.name).filter((each) => packed.kinds[each.kind][0] === kind).length;
+    if (times) found.push(`its agent was ${words} ${times === 1 ? "once" : `${count(times)} times`}`);
+  }
   if (!machine.inference) found.push("takes no requests");
   if (machine.gone) found.push("no longer configured at the log's end");
   return found;

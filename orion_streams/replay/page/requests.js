@@ -143,7 +143,9 @@ function fillPercentiles() {
 function fillRequests() {
   const ended = packed.groups.length ? packed.groups[0][2] + packed.groups[0][3] : 0;
   byId("requests").hidden = ended === 0;
-  byId("requests-note").textContent = "p50, p90 and p99: half, nine of ten and 99 of 100 of the answered requests took at most so long.";
+  const [, , answered, , [measuredOf] = [0]] = packed.groups[0] || [];
+  byId("requests-note").textContent = "p50, p90 and p99: half, nine of ten and 99 of 100 of the answered requests took at most so long."
+    + (measuredOf < answered ? ` Computed of ${count(measuredOf)} of them, spread evenly over time.` : "");
   byId("slow-note").textContent = (slowest.length < ended ? `${count(slowest.length)} of ${count(ended)}: the slowest in all, by wait and by load. ` : "")
     + "Choose one to see it in the timeline.";
   for (const head of document.querySelectorAll("#slow th[data-order]")) {
