@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
-from orion_streams.model import gateway_rules, server_urls, toml_values
+from orion_streams.model import alert_rules, gateway_rules, server_urls, toml_values
+from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
@@ -119,6 +120,9 @@ class Config(Struct, frozen=True):
     gateway: GatewayRules = GatewayRules()
     limits: Limits = Limits()
     retention: Retention = Retention()
+    alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
+    alerts_to: dict[Name, AlertTarget] = {}
+    alerts_file: str = ""
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
@@ -290,6 +294,7 @@ GRAMMAR: Mapping[str, Grammar] = {
     "keep_alive": toml_values.keep_alive,
     "listen": gateway_rules.listen_fault,
     "origins": gateway_rules.origins_fault,
+    "webhook": alert_rules.webhook_fault,
     **dict.fromkeys(
         ("temp_max_mc", "temp_return_mc", "temp_critical_mc", "derate_from_mc"), toml_values.mark_mc
     ),
@@ -357,6 +362,7 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     ]
     ollamas = {name: node.ollama for name, node in inference.items()}
     found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)
+    found += alert_rules.contradictions(config.alerts, config.alerts_to, config.nodes, config.clients)
     return found + missing_nodes(config, inference)
 
 

@@ -1,5 +1,5 @@
-"""What speaks against a node, in one place: the safety marks (strictly above the upper one a node is out; at
-the lower one it returns), silence, and a temperature that is not known."""
+"""What speaks against a node, in one place: the safety marks (strictly above the upper one it is out; it
+returns at the lower one), silence, and a temperature that is not known."""
 
 from __future__ import annotations
 
