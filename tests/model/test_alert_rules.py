@@ -105,7 +105,7 @@ def test_what_is_wrong_is_named_in_one_line(name: str) -> None:
     ("url", "says"),
     {
         "ftp://h/x": "http:// or https:// is missing",
-        "http://": "expected"[:0],
+        "http://": "a URL, e.g. ",
         "http://me:geheim@h/x": "no user or password stands in it",
         "http://h/a b": "in plain letters without spaces",
         "http://h/a\r\nX-Evil: 1": "in plain letters without spaces",
