@@ -172,6 +172,11 @@ def trial(grid: str, name: str) -> Message:
     return Message(0, grid, "test", "info", "orion: a test", text)
 
 
+def encoded(message: Message) -> bytes:
+    """Return a message as the JSON that a command, or a webhook of no other form, gets."""
+    return msgspec.json.encode(message)
+
+
 def request_of(form: Form, url: str, token: str, message: Message) -> Outgoing:
     """Return the request that tells a message. `token` goes where its API wants it; "" is none."""
     headers = {"Content-Type": "application/json"}
