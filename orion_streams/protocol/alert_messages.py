@@ -109,7 +109,7 @@ def seen_live(alert: Alert) -> str:
             return f"the archive is behind: {alert.detail}"
         case "unread_client":
             return (
-                f"nobody reads {alert.value} requests of {alert.about}: it has no [clients.{alert.about}]"
+                f"nobody reads requests of {alert.about} ({alert.value} wait): add [clients.{alert.about}]"
             )
         case other:
             return f"{alert.rule} ({other}) {alert.about}"

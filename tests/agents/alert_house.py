@@ -1,6 +1,6 @@
 """A log in which alerts begin and end, and a sender that follows it; also as processes that die at a step.
 
-    python -m tests.agents.alert_house FOLDER URL
+    python -m tests.agents.alert_house FOLDER URL [careless]
 
 For each step, until there is no further one: a process that dies by SIGKILL there, then one that goes on.
 Steps are before and after everything that makes something durable or sends it. Each exit code is printed.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orion_streams.agents import alert_file
-from orion_streams.agents.alert_file import SenderState
+from orion_streams.agents.alert_file import Outbox, SenderState
 from orion_streams.agents.alert_sender import Sender
 from orion_streams.agents.alert_targets import Target
 from orion_streams.model import events as ev
@@ -113,7 +113,17 @@ class MortalTarget(Target, frozen=True, kw_only=True):
         return answer
 
 
-async def send(path: Path, url: str, last: int) -> None:
+class Careless(Sender):
+    """Notes that a message was told before it is: the negative control."""
+
+    async def _send(self, name: str, outbox: Outbox) -> None:
+        message, outbox.sending = outbox.sending, None
+        self.note()
+        outbox.sending = message
+        await super()._send(name, outbox)
+
+
+async def send(path: Path, url: str, last: int, kind: type[Sender]) -> None:
     """Go on where the file says, tell everything, and end; or die at a step (0: at none)."""
     steps = Steps(last)
 
@@ -124,30 +134,30 @@ async def send(path: Path, url: str, last: int) -> None:
 
     state = alert_file.read(path, "orion:") or SenderState("orion:", position=0)
     targets = [MortalTarget(name, QUICK, f"{url}/{name}", step=steps.step) for name in ("one", "two")]
-    sender = Sender(RULES, targets, state, save)
+    sender = kind(RULES, targets, state, save)
     follow(sender, house())
     await all_told(sender)
     sender.note()
 
 
-def forked(path: Path, url: str, last: int) -> int:
+def forked(path: Path, url: str, last: int, kind: type[Sender]) -> int:
     """`send` as a process of its own; its exit code."""
     pid = os.fork()
     if not pid:
-        asyncio.run(send(path, url, last))
+        asyncio.run(send(path, url, last, kind))
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(folder: str, url: str) -> None:
+def main(folder: str, url: str, kind: type[Sender]) -> None:
     """Die at each step, and go on."""
     for step in range(1, MOST_STEPS):
         path, own = Path(folder) / f"{step}.json", f"{url}/{step}"
-        codes = (forked(path, own, step), forked(path, own, 0))
+        codes = (forked(path, own, step, kind), forked(path, own, 0, kind))
         print(step, *codes, flush=True)
         if codes[0] == 0:
             return
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], Careless if "careless" in sys.argv else Sender)

@@ -15,10 +15,10 @@ from tests.cli.run_cli import ROOT, environment
 WHOLE = sorted(["+hot", "+full", "+queue", "+hot", "-full", "-hot", "-hot"])
 
 
-async def played(home: Path, url: str) -> list[tuple[int, int, int]]:
+async def played(home: Path, url: str, *how: str) -> list[tuple[int, int, int]]:
     """Every step, the exit code of the process that died there, and of the one that went on."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.agents.alert_house", str(home), url,
+        sys.executable, "-m", "tests.agents.alert_house", str(home), url, *how,
         cwd=ROOT, env=environment(home), stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -49,3 +49,15 @@ async def test_a_kill_at_any_step_repeats_one_message_at_most(tmp_path: Path) ->
         assert (died, went_on) == (-signal.SIGKILL if step < len(steps) else 0, 0)
         twice[repeated] += 1
     assert twice[0] > twice[1] > 1
+
+
+async def test_a_sender_that_notes_too_early_loses_a_message(tmp_path: Path) -> None:
+    """The negative control: killed between its noting and its sending, a target never knows."""
+    async with hook() as seen:
+        steps = await played(tmp_path, seen.url, "careless")
+    lost = [
+        step
+        for step, *_ in steps
+        if told([each for each in seen.got if each.path == f"/{step}/one"]) != WHOLE
+    ]
+    assert lost

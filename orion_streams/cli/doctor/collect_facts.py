@@ -16,6 +16,7 @@ import httpx
 import msgspec
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from orion_streams.agents import alert_file
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
 from orion_streams.errors import LogError
@@ -58,6 +59,7 @@ class FactCollector:
             await self.redis.aclose()
         await self.ollamas()
         self.archive()
+        self.sender()
         return facts
 
     def steps(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
@@ -195,6 +197,13 @@ class FactCollector:
             asked = {name: node for name, node in self.config.nodes.items() if is_reachable(name, node)}
             seen = await asyncio.gather(*(ask_ollama(http, node.ollama) for node in asked.values()))
         self.facts.ollamas = dict(zip(asked, seen, strict=True))
+
+    def sender(self) -> None:
+        """Look whether a process sends alerts here. By default each user has a file of its own: one that
+        does not exist says nothing."""
+        path = alert_file.path_of(self.config)
+        if self.config.alerts_file or path.exists():
+            self.facts.sender_runs = alert_file.is_held(path)
 
     def archive(self) -> None:
         """Look how far the archive reaches, if there is one."""
