@@ -88,11 +88,14 @@ def write(path: Path, state: SenderState) -> None:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the file during the block. Raises ConfigError if another process does, or it cannot be made."""
+    """Hold the file during the block, and remove what a killed process left of it. Raises ConfigError if
+    another process holds it, or it cannot be made."""
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(locked(path))
+            for each in path.parent.glob(f"{path.name}.*.new"):
+                each.unlink(missing_ok=True)
         except BlockingIOError:
             raise ConfigError(f"{KEY}: another process sends alerts by {path}") from None
         except OSError as error:

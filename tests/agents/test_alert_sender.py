@@ -264,5 +264,7 @@ def test_two_senders_cannot_hold_one_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="another process sends alerts"), alert_file.held(path):
             pass
     assert not alert_file.is_held(path)
+    torn = path.with_name("alerts.json.0a1b.new")
+    torn.write_text("half")
     with alert_file.held(path):
-        pass
+        assert not torn.exists()
