@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 
+from orion_streams.config import child_environment
 from orion_streams.errors import TellError
 from orion_streams.runtime.supervisor import describe_exit, die_with_parent
 
@@ -16,14 +17,18 @@ NULL = asyncio.subprocess.DEVNULL
 
 async def run_command(argv: Sequence[str], stdin: bytes, timeout_s: float) -> str:
     """Run a command in a process group of its own, and return how it ended. What it started is killed with
-    it, at the latest after `timeout_s`. What it prints is read by nobody: it may hold a secret. Raises
-    TellError if it does not end well."""
+    it, at the latest after `timeout_s`. None of our secrets is in its environment, and what it prints is
+    read by nobody. Raises TellError if it does not end well."""
+    environment = {
+        name: value for name, value in child_environment(None).items() if not name.startswith("ORION_")
+    }
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=NULL,
             stderr=NULL,
+            env=environment,
             process_group=0,
             preexec_fn=die_with_parent(os.getpid()),
         )

@@ -14,7 +14,7 @@ from orion_streams.agents.alert_command import run_command
 from orion_streams.agents.alert_webhook import post
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError
-from orion_streams.model.alert_rules import NTFY, AlertTarget, ntfy_topic, webhook_fault
+from orion_streams.model.alert_rules import AlertTarget, form_fault, webhook_fault
 from orion_streams.protocol.alert_messages import Message, encoded, request_of
 
 NOBODY = "alerts_to: nobody is told: add [alerts_to.NAME] with a webhook or a command (docs/ALERTS.md)"
@@ -64,8 +64,8 @@ def resolved(name: str, rules: AlertTarget) -> Target:
         raise ConfigError(f"{where}: expected webhook, webhook_file or command, or {variable}")
     if fault := webhook_fault(webhook):
         raise ConfigError(f"{where}: its webhook: expected {fault}")
-    if rules.form == "ntfy" and not ntfy_topic(webhook):
-        raise ConfigError(f"{where}: its webhook: {NTFY}")
+    if fault := form_fault(rules.form, webhook):
+        raise ConfigError(f"{where}: its webhook: {fault}")
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise ConfigError(f"{where}: its token: expected plain letters without spaces")
     return Target(name, rules, webhook, token)

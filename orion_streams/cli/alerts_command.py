@@ -113,8 +113,7 @@ def table_of(rows: Iterable[OpenAlert]) -> Table:
     made = table("SINCE", "SEVERITY", "ALERT", "WHAT", whole=("SINCE", "ALERT"))
     for row in rows:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.began_ms / 1000))
-        what = f"{row.says} (seen live)" if row.live else row.says
-        made.add_row(since, Text(row.severity, style=STYLES.get(row.severity, GOOD)), row.rule, what)
+        made.add_row(since, Text(row.severity, style=STYLES.get(row.severity, GOOD)), row.rule, row.says)
     return made
 
 

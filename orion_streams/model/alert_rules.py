@@ -142,10 +142,15 @@ def faults_of(name: str, target: AlertTarget) -> Iterator[str]:
             yield f"{where}.command: it gets JSON on its stdin: form and token_file belong to a webhook"
         if not target.command[0].strip() or any("\0" in word for word in target.command):
             yield f"{where}.command: {COMMAND}"
-    elif target.form == "gotify" and "?" in target.webhook:
-        yield f"{where}.webhook: the token stands in the file that token_file names, not in the URL"
-    elif target.form == "ntfy" and target.webhook and not ntfy_topic(target.webhook):
-        yield f"{where}.webhook: {NTFY}"
+    elif target.webhook and (fault := form_fault(target.form, target.webhook)):
+        yield f"{where}.webhook: {fault}"
+
+
+def form_fault(form: Form, url: str) -> str:
+    """Judge whether a good URL is one of this form; "" if it is."""
+    if form == "gotify" and "?" in url:
+        return "the token stands in the file that token_file names, not in the URL"
+    return NTFY if form == "ntfy" and not ntfy_topic(url) else ""
 
 
 COMMAND = 'expected a program and its arguments, e.g. ["/usr/local/bin/tell", "--phone"]'

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
-from orion_streams.model.alert_rules import Form, ntfy_topic
+from orion_streams.model.alert_rules import SEEN_LIVE, Form, ntfy_topic
 from orion_streams.model.text import degrees, percent, seconds
 from orion_streams.projections.alerts import LEFT, NEVER, STUCK, Alert, AlertChange
 
@@ -31,7 +31,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 class AlertRow(Struct, frozen=True, omit_defaults=True):
-    """An alert as it is told. `ended_ms`: 0 while it holds."""
+    """An alert as it is told. `ended_ms`: 0 while it holds. `live`: seen by whoever sends, in no log."""
 
     rule: str
     kind: str
@@ -41,6 +41,7 @@ class AlertRow(Struct, frozen=True, omit_defaults=True):
     about: str = ""
     ended_ms: int = 0
     lasted_ms: int = 0
+    live: bool = False
 
 
 class Message(Struct, frozen=True):
@@ -96,7 +97,7 @@ def says(alert: Alert) -> str:
             share = f"{percent(alert.value)}, more than {percent(alert.limit)}"
             text = f"{alert.detail} requests failed ({share})"
         case _:
-            text = seen_live(alert)
+            text = f"{seen_live(alert)} (seen live)"
     return plain(text)
 
 
@@ -133,6 +134,7 @@ def row_of(change: AlertChange) -> AlertRow:
         about=plain(alert.about),
         ended_ms=change.at_ms if change.ended else 0,
         lasted_ms=change.lasted_ms if change.ended else 0,
+        live=alert.kind in SEEN_LIVE,
     )
 
 

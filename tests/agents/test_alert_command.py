@@ -47,6 +47,18 @@ async def test_it_gets_the_message_as_json(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["program.py", "seen"]
 
 
+async def test_it_is_given_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ORION_ variables hold is not in its environment; what else is there, is."""
+    monkeypatch.setenv("ORION_ALERT_TOKEN_PHONE", SECRET)
+    monkeypatch.setenv("HOUSE_COLOUR", "red")
+    text = (
+        "import os, sys\n"
+        "ours = any(name.startswith('ORION_') for name in os.environ)\n"
+        "sys.exit(ours or 'HOUSE_COLOUR' not in os.environ)"
+    )
+    assert await run_command(script(tmp_path, text), b"{}", 60.0) == "the command ended well"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -102,7 +102,7 @@ async def test_it_follows_a_grid_and_tells_what_is_wrong(
         house = House(tmp_path, valkey_url, prefix, seen)
         both = {
             "edge has never been heard from",
-            "nobody reads requests of stranger (1 wait): add [clients.stranger]",
+            "nobody reads requests of stranger (1 wait): add [clients.stranger] (seen live)",
         }
         async with house.start("first", "run") as first:
             await eventually(lambda: told(seen) == both, "both alerts")
