@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from orion_streams.eventlog import jsonl
 from orion_streams.model import event_codec
@@ -21,8 +22,8 @@ from orion_streams.model.snapshot import decode_grid, encode_grid
 from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import Mark, RequestKind
 from orion_streams.projections import apply
-from orion_streams.projections.alerts import AlertChange, AlertFold, AlertState
-from tests.grids import MODEL, grid, node
+from orion_streams.projections.alerts import NEVER, STUCK, AlertChange, AlertFold, AlertState
+from tests.grids import MODEL, POLICY, grid, node
 from tests.properties import histories
 from tests.properties import strategies as make
 
@@ -104,6 +105,31 @@ def test_each_kind_of_nodes_begins_and_ends(
     found = told(grid(node("n")), [rule(kind)], [*begins, 1 * S, 1, *ends, 1 * S, 1])
     assert shape(found) == [(kind, "n", False), (kind, "n", True)]
     assert told(grid(node("n")), [rule(kind)], [*not_yet, 1 * S]) == []
+
+
+def test_a_sensor_that_stands_still_is_none() -> None:
+    """While the processor works; once it moves it is one again. A node without a sensor lacks none."""
+
+    def stuck(ms: int, temp_mc: int = 50_100) -> ev.NodeSampled:
+        return sample(temp_mc=temp_mc, cpu_permille=900, sampled_ms=ms)
+
+    strict = replace(POLICY, stuck_ms=2 * S)
+    events: list[Any] = [stuck(1 * S), 1 * S, stuck(2 * S), 1 * S, stuck(3 * S), 1 * S]
+    found = told(
+        grid(node("n"), policy=strict), [rule("no_sensor")], [*events, stuck(4 * S, 50_200), 1 * S]
+    )
+    assert shape(found) == [("no_sensor", "n", False), ("no_sensor", "n", True)]
+    assert (found[0].alert.value, found[0].alert.detail) == (2 * S, STUCK)
+    assert told(grid(node("n")), [rule("no_sensor")], events) == []
+    bare = node("n", temp_mc=None)
+    bare = replace(bare, rules=replace(bare.rules, temperature_sensor=False))
+    assert told(grid(bare), [rule("no_sensor")], [BLIND, 1 * S]) == []
+
+
+def test_a_node_that_was_never_heard_is_silent() -> None:
+    """From the first moment that is judged."""
+    [change] = told(grid(node("n", heard_ms=None)), [rule("silent")], [1 * S])
+    assert change.alert.detail == NEVER
 
 
 def test_a_wait_over_its_limit_begins_and_ends() -> None:
