@@ -28,6 +28,8 @@ from orion_streams.agents.gateway_http import (
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
+from orion_streams.agents.metrics_keeper import MetricsKeeper, file_of
+from orion_streams.agents.metrics_page import MetricsPage
 from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
 from orion_streams.errors import BackendError, ConfigError
@@ -121,7 +123,9 @@ class Guard:
         response.headers.update(access.page_headers(knock, self._door))
 
 
-def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
+def application(
+    gateway: Gateway, guard: Guard, connections: Connections, metrics: MetricsKeeper
+) -> web.Application:
     """Return the aiohttp application."""
 
     @web.middleware
@@ -146,6 +150,7 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
         "/orion/v1/state": pages.state,
         "/orion/v1/health": pages.health,
         "/orion/v1/requests/{id}": pages.request,
+        "/metrics": MetricsPage(gateway.follower, metrics).page,
     }
     posts: dict[str, Handler] = dict.fromkeys(http_calls.CALLS, gateway.ask)
     posts |= {"/api/show": pages.show, "/v1/messages/count_tokens": pages.count_tokens}
@@ -175,14 +180,15 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     """Serve until cancelled. `port`: another one than in streams.toml; 0: a free one. `ready` is called
     with the URL. Raise OSError if the place is taken."""
     redis = connect(config.redis.url)
-    follower = GridFollower(redis, config.prefix)
+    metrics = MetricsKeeper(file_of(config), config.prefix)
+    follower = GridFollower(redis, config.prefix, listeners=(metrics,))
     key_file = KeyFile(path_of(config))
     with_secret(key_file.path)
     life = f"{socket.gethostname()}.{secrets.token_hex(4)}"
     gateway = Gateway(config, follower, key_file, life)
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
-    app = application(gateway, guard, connections)
+    app = application(gateway, guard, connections, metrics)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -197,7 +203,13 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     server = await loop.create_server(
         connections.accept, place.host, place.port if port is None else port, reuse_address=True
     )
-    works = (follower.run, gateway.keep_guests_for_ever, connections.sweep, gateway.cancel_earlier)
+    works = (
+        follower.run,
+        gateway.keep_guests_for_ever,
+        connections.sweep,
+        gateway.cancel_earlier,
+        metrics.keep,
+    )
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in works:
@@ -211,6 +223,7 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         server.close()
         await gateway.stop()
         await runner.cleanup()
+        metrics.save()
         await gateway.close()
         await redis.aclose()
 

@@ -30,7 +30,7 @@ def served() -> set[str]:
     """Method and path of all that the gateway has, but for what is 501 and for HEAD."""
     config, nobody = parse("[nodes.one]"), cast("Any", None)
     gateway = Gateway(config, nobody, nobody, life="here.b")
-    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1))
+    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), nobody)
     found = set()
     for route in app.router.routes():
         assert route.resource is not None
