@@ -17,7 +17,8 @@ from orion_streams.agents.alert_sender import Sender
 from orion_streams.agents.alert_targets import Target
 from orion_streams.agents.alert_watch import Watch
 from orion_streams.agents.grid_follower import GridFollower
-from orion_streams.config import Config, log_level
+from orion_streams.config import Config
+from orion_streams.environment import log_level
 from orion_streams.errors import OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect, refused

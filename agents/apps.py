@@ -25,7 +25,8 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import LocalSensors, Sensors, SimulatedSensors
 from orion_streams.agents.worker import Worker
-from orion_streams.config import Config, NodeConfig, log_level
+from orion_streams.config import Config, NodeConfig
+from orion_streams.environment import log_level
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.policy import ROBOT

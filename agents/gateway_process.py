@@ -13,7 +13,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from orion_streams.agents import gateway_server
-from orion_streams.config import Config, log_level
+from orion_streams.config import Config
+from orion_streams.environment import log_level
 from orion_streams.errors import ConfigError
 from orion_streams.model.gateway_rules import taken_by
 from orion_streams.runtime.connection import connect, refused

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from orion_streams.config import Config, user_folder
+from orion_streams.config import Config
+from orion_streams.environment import user_folder
 from orion_streams.errors import ConfigError
 from orion_streams.gateway import keys
 from orion_streams.gateway.keys import KeyTable

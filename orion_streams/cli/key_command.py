@@ -19,6 +19,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import tell, write, write_json, write_result
 from orion_streams.cli.tables import make_console, table
 from orion_streams.config import Config
+from orion_streams.environment import command
 from orion_streams.errors import ConfigError
 from orion_streams.gateway import keys
 from orion_streams.gateway.keys import Form, Key
@@ -202,7 +203,7 @@ def show(path: Path, as_json: bool) -> None:
     elif listed.keys:
         make_console().print(table_of(listed.keys))
     else:
-        write(f"no keys in {path}: orion key add NAME makes one")
+        write(f"no keys in {path}: {command()} key add NAME makes one")
 
 
 def row_of(key: Key) -> KeyRow:

@@ -23,7 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orion_streams import config as configuration
+from orion_streams import environment
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
 
@@ -76,7 +76,7 @@ def _by_sentinels(found: server_urls.Sentinels, options: dict[str, Any]) -> Redi
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if options.pop("connection_class", None) is SSLConnection:
         tls["ssl"] = options["ssl"] = True
-    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": configuration.sentinel_password()}
+    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": environment.sentinel_password()}
     sentinels = Sentinel(found.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     return Redis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
 

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from orion_streams.config import child_environment, user_folder
+from orion_streams.environment import child_environment, user_folder
 from orion_streams.errors import BackendError, ConfigError
 
 Fsync = Literal["everysec", "always"]
