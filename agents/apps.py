@@ -230,6 +230,7 @@ class Foreground(faust.Worker):
 
     def _schedule_shutdown(self, signal: Signals) -> None:
         app = cast(App, self.app)
+        app.manager.stopping()
         if signal == SIGTERM and self._leaving is None and app.leave is not None and app.fatal is None:
             self._leaving = self.loop.create_task(self._leave(app.leave, signal))
             return
