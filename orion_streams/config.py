@@ -42,8 +42,9 @@ from orion_streams.model.toml_values import Grammar, complaints, of_value
 PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 INSTALLED_TOML = Path("/etc/orion/streams.toml")
-"""Of the services that `orion install` sets up. What it does not say is kept in STATE."""
-STATE = Path("/var/lib/orion-streams")
+"""Of the services that `orion install` sets up."""
+KEYS_FILE, ALERTS_FILE = "/var/lib/orion-gateway/keys.json", "/var/lib/orion-alerts/alerts.json"
+"""Where those services keep what their streams.toml gives no place for."""
 
 
 class NodeConfig(Struct, frozen=True):
@@ -194,11 +195,11 @@ def chosen_file(path: str | Path | None = None) -> Path:
 
 def with_state(config: Config) -> Config:
     """Return the configuration with the services' places for what it leaves open: keys and told alerts."""
-    keys_file = config.gateway.keys_file or str(STATE / "keys.json")
+    keys_file = config.gateway.keys_file or KEYS_FILE
     return msgspec.structs.replace(
         config,
         gateway=msgspec.structs.replace(config.gateway, keys_file=keys_file),
-        alerts_file=config.alerts_file or str(STATE / "alerts.json"),
+        alerts_file=config.alerts_file or ALERTS_FILE,
     )
 
 

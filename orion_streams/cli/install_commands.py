@@ -56,3 +56,92 @@ def init(
         file, name, ollama, inference, redis, tuple(node or ()), tuple(client or ()), yes, force
     )
     return do("orion_streams.cli.install.init_command", options=options, as_json=as_json)
+
+
+Root = Annotated[str, typer.Option("--root", hidden=True, help="A folder that stands for the machine.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print each file and command, and change nothing.")]
+
+
+@install_commands.command(
+    "install",
+    epilog=examples_of(
+        "install --role server,router,agent,gateway",
+        "install --role agent --redis redis://orion-master:6379/0 --dry-run",
+        "install --role server --listen 192.168.1.10 --tls server.pem server.key ca.pem",
+        "install --role agent --node orion-worker --from /media/usb/bundle",
+    ),
+)
+def install(
+    role: Annotated[
+        str,
+        typer.Option("--role", metavar="LIST", help="Of server, router, agent, gateway, alerts."),
+    ],
+    node: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The agent's node. Default: the host name.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(metavar="URL", help="The house's server. Default: the one installed here.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="streams.toml to install. Default: the installed one, ./streams.toml, a starter.",
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of the server. Default: that in the LAN."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 6379,
+    tls: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(metavar="CERT KEY CA", help="The server speaks TLS only, with these files."),
+    ] = None,
+    ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Who signed the server's certificate, for the roles.")
+    ] = None,
+    valkey: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The server's program. Default: ours, else Debian's.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PATH", help="A wheel, a checkout, or a folder of wheels."),
+    ] = None,
+    ollama: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where Ollama is, for a starter.")
+    ] = None,
+    dry_run: DryRun = False,
+    root: Root = "",
+    as_json: AsJson = False,
+) -> int:
+    """Set this machine's roles up as services of systemd; a second time it changes nothing.
+
+    Users, folders, credentials and units are made, the program is installed into /opt/orion/venv."""
+    from orion_streams.cli.install.install_command import InstallOptions  # noqa: PLC0415 - with psutil
+
+    options = InstallOptions(
+        role, node, redis, config, listen, port, tls, ca, valkey, source, ollama, dry_run, root
+    )
+    return do("orion_streams.cli.install.install_command", options=options, as_json=as_json)
+
+
+@install_commands.command("uninstall", epilog=examples_of("uninstall --dry-run", "uninstall --purge"))
+def uninstall(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also configuration, passwords, keys and the server's data.")
+    ] = False,
+    dry_run: DryRun = False,
+    root: Root = "",
+    as_json: AsJson = False,
+) -> int:
+    """Stop and remove the services of this machine; configuration and data stay."""
+    return do(
+        "orion_streams.cli.install.uninstall_command", purge=purge, dry=dry_run, root=root, as_json=as_json
+    )
+
+
+@install_commands.command("status", epilog=examples_of("status", "status --json"))
+def status(root: Root = "", as_json: AsJson = False) -> int:
+    """The services of this machine: whether they run, and what they say; exit 3 if one does not."""
+    return do("orion_streams.cli.install.status_command", root=root, as_json=as_json)

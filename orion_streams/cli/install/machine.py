@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,8 @@ from orion_streams.protocol.public_row import GATEWAY_SERVER
 
 OLLAMA = "http://127.0.0.1:11434"
 LOOK_S = 2.0
+VIRTUAL = ("docker", "br-", "veth", "virbr", "tun", "wg")
+"""Interfaces that do not lead into the house."""
 VARIABLES = 100_000
 """Bytes that are read of a process's environment, at most."""
 
@@ -103,3 +106,33 @@ def told_to_ollama() -> dict[str, int]:
                 if name.startswith("OLLAMA_") and value.isdigit() and 1 <= int(value) <= 1000:
                     found[name] = int(value)
     return found
+
+
+def lan_address() -> str:
+    """Return this machine's address in the house: its first private one, else loopback."""
+    stats = psutil.net_if_stats()
+    for name, rows in sorted(psutil.net_if_addrs().items()):
+        if not stats[name].isup or name.startswith(VIRTUAL):
+            continue
+        for row in rows:
+            if row.family == socket.AF_INET and is_of_a_house(row.address):
+                return str(row.address)
+    return "127.0.0.1"
+
+
+def is_of_a_house(address: str) -> bool:
+    """Whether an address is private, and neither loopback nor one that a machine gives itself."""
+    found = ip_address(address)
+    return found.is_private and not found.is_loopback and not found.is_link_local
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether another program listens there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False

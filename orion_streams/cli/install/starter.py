@@ -76,6 +76,23 @@ def starter(wishes: Wishes) -> str:
     )
 
 
+def with_server(text: str, url: str, password_file: str) -> str:
+    """Return a streams.toml whose [redis] names this server and the file of the password for it: what stood
+    there of the two is replaced, all else stays."""
+    own = [f"url = {json.dumps(url)}", f"password_file = {json.dumps(password_file)}"]
+    kept: list[str] = []
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            table = line.partition("]")[0] + "]"
+        is_old = table == "[redis]" and line.partition("=")[0].strip() in ("url", "password_file")
+        kept += [] if is_old else [line]
+        if line.startswith("[redis]"):
+            kept += own
+    head = [] if "[redis]" in [line.partition("]")[0] + "]" for line in kept] else ["", "[redis]", *own]
+    return "".join(f"{line}\n" for line in (*kept, *head))
+
+
 def node_table(node: NodeWish, *, alone: bool) -> str:
     """Return the table of one node. `alone`: no other node runs inference, so it is for both tiers."""
     head = f"[nodes.{key(node.name)}]\nram_mb = {node.ram_mb}\n"

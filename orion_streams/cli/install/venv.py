@@ -1,0 +1,77 @@
+"""The installation that the services run from: /opt/orion/venv, outside of every home."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import orion_streams
+from orion_streams.cli.install.apply import Target
+from orion_streams.cli.install.plan import VENV
+from orion_streams.errors import ConfigError
+
+STAMP = f"{VENV}/.orion-installed"
+
+
+def source_of(said: str | None) -> Path | None:
+    """Return what is installed: what `--from` says, else this checkout; None: by name, from the index.
+    Raises ConfigError for what is neither a wheel, a checkout nor a folder of wheels."""
+    if said is None:
+        root = Path(orion_streams.__file__).resolve().parents[1]
+        return root if (root / "pyproject.toml").is_file() else None
+    path = Path(said).resolve()
+    is_folder = path.is_dir() and ((path / "pyproject.toml").is_file() or any(path.glob("*.whl")))
+    if (path.suffix == ".whl" and path.is_file()) or is_folder:
+        return path
+    raise ConfigError(f"--from {said}: expected a wheel, a checkout, or a folder of wheels (orion bundle)")
+
+
+def stamp_of(source: Path | None) -> str:
+    """Return what tells one source from another: the version, and a hash of the code."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in files_of(source):
+        digest.update(path.name.encode() + path.read_bytes())
+    return f"{version('orion-streams')} {sys.version_info[:2]} {digest.hexdigest()}\n"
+
+
+def files_of(source: Path | None) -> list[Path]:
+    """List the files that make a source what it is."""
+    if source is None:
+        return []
+    if source.is_file():
+        return [source]
+    if (source / "pyproject.toml").is_file():
+        folders = [source / name for name in ("orion_streams", "agents", "projections")]
+        found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return [source / "pyproject.toml", *sorted(each for each in found if each.suffix != ".pyc")]
+    return sorted(source.glob("*.whl"))
+
+
+def requirement(source: Path | None) -> list[str]:
+    """Return what pip is told to install."""
+    name = f"orion-streams=={version('orion-streams')}"
+    if source is None:
+        return [name]
+    if source.is_file() or (source / "pyproject.toml").is_file():
+        return [str(source)]
+    return ["--no-index", "--find-links", str(source), name]
+
+
+def install(target: Target, said: str | None) -> bool:
+    """Make the venv and install into it, unless it is as it should be. Return whether that changed
+    anything. Under another root nothing is installed: a venv works in one place only."""
+    if not target.is_machine or Path(sys.prefix) == Path(VENV):
+        return False
+    source = source_of(said)
+    wanted = stamp_of(source)
+    if target.read(STAMP) == wanted:
+        return False
+    python = getattr(sys, "_base_executable", sys.executable)
+    target.run(python, "-m", "venv", VENV)
+    pip = (f"{VENV}/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade")
+    target.run("env", "NO_CYTHON=1", *pip, *requirement(source))
+    if not target.dry:
+        Path(STAMP).write_text(wanted, encoding="utf-8")
+    return True
