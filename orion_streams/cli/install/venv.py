@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from orion_streams.cli.install.plan import VENV
 from orion_streams.errors import ConfigError
 
 STAMP = f"{VENV}/.orion-installed"
+PYTHONS = tuple(f"/usr/bin/python3{minor}" for minor in ("", ".14", ".13", ".12", ".11"))
 
 
 def source_of(said: str | None) -> Path | None:
@@ -28,12 +30,12 @@ def source_of(said: str | None) -> Path | None:
     raise ConfigError(f"--from {said}: expected a wheel, a checkout, or a folder of wheels (orion bundle)")
 
 
-def stamp_of(source: Path | None) -> str:
-    """Return what tells one source from another: the version, and a hash of the code."""
+def stamp_of(source: Path | None, python: str) -> str:
+    """Return what tells one installation from another: the version, the Python, and a hash of the code."""
     digest = hashlib.blake2b(digest_size=12)
     for path in files_of(source):
         digest.update(path.name.encode() + path.read_bytes())
-    return f"{version('orion-streams')} {sys.version_info[:2]} {digest.hexdigest()}\n"
+    return f"{version('orion-streams')} {python} {digest.hexdigest()}\n"
 
 
 def files_of(source: Path | None) -> list[Path]:
@@ -64,14 +66,47 @@ def install(target: Target, said: str | None) -> bool:
     anything. Under another root nothing is installed: a venv works in one place only."""
     if not target.is_machine or Path(sys.prefix) == Path(VENV):
         return False
-    source = source_of(said)
-    wanted = stamp_of(source)
-    if target.read(STAMP) == wanted:
+    source, python = source_of(said), base_python()
+    wanted = stamp_of(source, python)
+    before = target.read(STAMP)
+    if before == wanted:
         return False
-    python = getattr(sys, "_base_executable", sys.executable)
-    target.run(python, "-m", "venv", VENV)
+    if not target.dry:
+        Path(STAMP).unlink(missing_ok=True)  # what breaks off is done anew
+    is_other = before.split()[1:2] != [python]
+    target.run(python, "-m", "venv", *(("--clear",) if is_other else ()), VENV)
     pip = (f"{VENV}/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade")
     target.run("env", "NO_CYTHON=1", *pip, *requirement(source))
     if not target.dry:
         Path(STAMP).write_text(wanted, encoding="utf-8")
     return True
+
+
+def base_python() -> str:
+    """Return the Python that the venv is made with: ours, if the services can see it, else Debian's.
+    Raises ConfigError without one."""
+    for each in (Path(getattr(sys, "_base_executable", sys.executable)), *map(Path, PYTHONS)):
+        if each.exists() and not is_in_a_home(each.resolve()) and is_usable(each):
+            return str(each)
+    raise ConfigError(
+        "the services see no Python in somebody's home, and there is no other one from 3.11 on: "
+        "sudo apt install python3 python3-venv"
+    )
+
+
+def is_in_a_home(path: Path) -> bool:
+    """Whether ProtectHome hides a path."""
+    return path.parts[:2] in (("/", "home"), ("/", "root")) or path.parts[:3] == ("/", "run", "user")
+
+
+def is_usable(python: Path) -> bool:
+    """Whether it is new enough, and can make a venv."""
+    ask = "import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))"
+    return subprocess.run([python, "-c", ask], check=False, capture_output=True).returncode == 0  # noqa: S603
+
+
+def site_packages(python: str) -> str:
+    """Return where the venv has its packages."""
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True)  # noqa: S603
+    return f"{VENV}/lib/python{done.stdout.strip()}/site-packages"
