@@ -161,15 +161,9 @@ class Config(Struct, frozen=True):
 
 
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
-    """Read the configuration from `chosen_file`.
-
-    `redis_url` comes from the command line, where no password may stand. Raises ConfigError that names the
-    file, the key and what was expected.
-    """
-    chosen = chosen_file(path)
-    config = parse(read_text(chosen), str(chosen))
-    if chosen == INSTALLED_TOML:
-        config = with_state(config)
+    """Read the configuration from `chosen_file`. `redis_url` comes from the command line, where no password
+    may stand. Raises ConfigError that names the file, the key and what was expected."""
+    config = read(chosen_file(path))
     if redis_url and server_urls.has_password(redis_url):
         raise ConfigError(
             "--redis: a command line is seen by everybody on this machine: put the password into "
@@ -180,9 +174,8 @@ def load(path: str | Path | None = None, redis_url: str | None = None) -> Config
 
 
 def chosen_file(path: str | Path | None = None) -> Path:
-    """Return the file of the configuration: `path`, else $ORION_CONFIG, else ./streams.toml (in a checkout
-    that is the package's own, which counts last), else that of the installed services, else the package's.
-    """
+    """Return `path`, else $ORION_CONFIG, else ./streams.toml unless it is the package's own (as in a
+    checkout), else that of the installed services, else the package's."""
     if given := path or environment.config_file():
         return Path(given)
     own = Path("streams.toml")
@@ -191,6 +184,12 @@ def chosen_file(path: str | Path | None = None) -> Path:
     if INSTALLED_TOML.exists():
         return INSTALLED_TOML
     return own if own.exists() else PACKAGED_TOML
+
+
+def read(path: Path) -> Config:
+    """Read a streams.toml, and nothing of the environment. Raises ConfigError."""
+    config = parse(read_text(path), str(path))
+    return with_state(config) if path == INSTALLED_TOML else config
 
 
 def with_state(config: Config) -> Config:

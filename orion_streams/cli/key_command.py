@@ -91,11 +91,11 @@ def found(config_path: str | None) -> Config:
     """Return the configuration of the gateway: of the grid that runs here, if none names another. No
     password is read: keys need no server. Raises ConfigError."""
     file = configuration.chosen_file(config_path)
-    config = configuration.parse(configuration.read_text(file), str(file))
+    config = configuration.read(file)
     running = None if config_path or config.redis.url else grid_discovery.running_here()
     if running is None or not running.config:
         return config
-    return configuration.parse(configuration.read_text(Path(running.config)), running.config)
+    return configuration.read(Path(running.config))
 
 
 def add(

@@ -128,7 +128,8 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     config = configuration.parse(toml, str(INSTALLED_TOML))
     if serves:
         toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
-    url = url or server_urls.without_user(config.redis.url)
+    if not url and config.redis.url:
+        url = server_urls.without_user(config.redis.url)
     if not url:
         raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
     node = options.node or found.name
