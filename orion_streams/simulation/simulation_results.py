@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from msgspec import Struct
+
+from orion_streams.model.percentiles import percentile
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -23,12 +25,7 @@ class Result(Struct, frozen=True, kw_only=True):
     rejected: int
 
 
-def percentile(ordered: Sequence[int], per_cent: int) -> int:
-    """Return the nearest-rank percentile of sorted values; 0 if there are none."""
-    return ordered[-(-len(ordered) * per_cent // 100) - 1] if ordered else 0
-
-
 def percentiles(latencies_ms: Iterable[int]) -> dict[str, int]:
     """Return p50_ms, p95_ms and max_ms."""
     ordered = sorted(latencies_ms)
-    return {f"{name}_ms": percentile(ordered, n) for name, n in (("p50", 50), ("p95", 95), ("max", 100))}
+    return {f"{name}_ms": percentile(ordered, n) for name, n in (("p50", 500), ("p95", 950), ("max", 1000))}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from orion_streams.simulation.simulation_results import percentile
+from orion_streams.model.percentiles import percentile
 from tests.chaos.chaos_faults import FAULTS
 from tests.chaos.chaos_run import Counts, Round
 
@@ -63,8 +63,7 @@ def by_fault(rounds: list[Round]) -> dict[str, list[int]]:
 
 def both(times: list[int]) -> tuple[int | None, int | None]:
     """Return the median and the 95th percentile."""
-    ordered = sorted(times)
-    return (percentile(ordered, 50), percentile(ordered, 95)) if ordered else (None, None)
+    return (percentile(times, 500), percentile(times, 950)) if times else (None, None)
 
 
 def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
