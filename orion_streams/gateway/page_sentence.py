@@ -35,6 +35,8 @@ def sentence(
         return BAD, "No router has run on this Redis yet"
     if silent_ms > SILENT_MS:
         return BAD, f"No router since {passed(silent_ms)}: until it is back nothing is decided"
+    if not cards:
+        return BAD, "No node at all: no rules are in force yet"
     serving = [each for each in cards if each.inference]
     if not serving:
         return BAD, "No node answers requests: streams.toml names none with inference"
@@ -101,9 +103,9 @@ def all_well(grid: Grid) -> str:
         parts.append(f"{waiting} waiting")
     if not answering and not waiting:
         parts.append("nobody asks")
-    if free and answering:
+    if free and answering and not waiting:
         parts.append(f"{free} free")
-    elif not free and (next_ms := next_free_ms(grid, nodes)) is not None:
+    elif (waiting or not free) and (next_ms := next_free_ms(grid, nodes)) is not None:
         parts.append(f"next free in about {about(next_ms)}")
     return ", ".join(parts)
 
