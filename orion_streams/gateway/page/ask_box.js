@@ -3,6 +3,7 @@
 import { post } from "./api.js";
 import { byId, element } from "./format.js";
 import { say } from "./keyed.js";
+import { inTime } from "./queue.js";
 import { rough } from "./words.js";
 
 const MOST_MINE = 50, MOST_LETTERS = 20000;
@@ -18,9 +19,9 @@ function note(id) {
 }
 
 function where(view) {
-  const place = view.queue.findIndex((each) => mine(each.id));
+  const queue = inTime(view.queue), place = queue.findIndex((each) => mine(each.id));
   if (place >= 0) {
-    const { eta_ms: eta, why } = view.queue[place];
+    const { eta_ms: eta, why } = queue[place];
     return `Waits, ${place ? `${place} before it` : "the next one"}${eta ? `, about ${rough(eta)}` : ""}${why ? `: ${why}` : ""}`;
   }
   for (const node of view.nodes) {

@@ -5,6 +5,7 @@ import { keep, put, say, sayName } from "./keyed.js";
 import { degrees, gigabytes, rough, STEPS_MC, tint, warmth } from "./words.js";
 
 const TRACK_S = 600, GAP_MS = 20000, MOST_DOING = 3;
+const DEAD = new Set(["silent", "stale", "left"]); // not heard: what is shown is old
 const SVG = "http://www.w3.org/2000/svg";
 let drawn = 0;
 
@@ -125,7 +126,7 @@ function makeCard(node, open, mine) {
   title.addEventListener("click", () => open(node.name));
 
   function update({ each, points, nowMs, simulated }) {
-    const silent = each.state === "stale";
+    const silent = DEAD.has(each.state);
     card.className = `card node ${each.inference ? "" : "robot"} ${silent ? "silent" : ""}`;
     put(card, "data-tone", each.tone);
     put(title, "title", `${each.name}: its day`);
@@ -157,7 +158,8 @@ function makeCard(node, open, mine) {
 
 export function fillCards(view, nowMs, { open, mine }) {
   const host = byId("nodes");
-  const rows = view.nodes.map((each) => ({
+  const nodes = [...view.nodes].sort((a, b) => b.inference - a.inference); // the robot last
+  const rows = nodes.map((each) => ({
     each, nowMs, points: view.track[each.name] || [], simulated: (view.simulated || []).includes(each.name),
   }));
   host.dataset.count = rows.length;

@@ -12,7 +12,7 @@ import { addTicks, fillBar, startBar } from "./time_bar.js";
 import { merged } from "./views.js";
 import { rough } from "./words.js";
 
-const TICK_MS = 500, CUT_MS = 5000, IDLE_MS = 120000, SCAN_MS = 2000, TIMELINE_MS = 60000;
+const TICK_MS = 1000, CUT_MS = 5000, IDLE_MS = 120000, SCAN_MS = 2000, TIMELINE_MS = 60000;
 const page = { live: null, takenAt: 0, past: null, aimMs: null, wanted: null, problem: "" };
 let idle = 0, scan = 0, travelling = false, trip = 0;
 
@@ -182,5 +182,5 @@ byId("go-form").addEventListener("submit", goTo);
 addEventListener("hashchange", followHash);
 for (const each of ["pointerdown", "pointermove", "keydown"]) addEventListener(each, stir, { passive: true });
 new ResizeObserver(draw).observe(byId("queue"));
-setInterval(() => { stream.check(); if (!document.hidden) draw(); }, TICK_MS);
+setInterval(() => { stream.check(); if (!document.hidden && passed() > TICK_MS) draw(); }, TICK_MS);
 start();

@@ -23,6 +23,7 @@ async function open(title, path, fill) {
   }
 }
 
+const moment = (ms) => `${day(ms)} ${clock(ms).slice(0, 5)}`;
 const at = (position) => (position ? `&at=${position}` : "");
 
 export function openWhy(request, position) {
@@ -44,7 +45,7 @@ export function openDay(node, position) {
       return element("li", {}, link, " ", element("bdi", {}, each.text));
     });
     show(name(node),
-      element("p", { className: "muted" }, `${day(found.from_ms)} ${clock(found.from_ms).slice(0, 5)} – ${clock(found.to_ms).slice(0, 5)}`),
+      element("p", { className: "muted" }, `${moment(found.from_ms)} – ${moment(found.to_ms)}`),
       found.points.length ? host : element("p", {}, "Nothing was heard of it."),
       element("h3", {}, ticks.length ? "What went wrong" : "Nothing went wrong"),
       element("ul", { className: "ticks-list" }, ...ticks));
@@ -73,7 +74,7 @@ function draw(host, found) {
       line("temperature", "temperature", "celsius", "°C"), line("memory", "memory", "percent", "%"), line("CPU", "cpu-line", "percent", "%"),
     ],
     axes: [
-      { ...axis, space: 70, values: labels },
+      { ...axis, size: 28, space: 70, values: labels },
       { ...axis, scale: "celsius", size: 52, values: (u, splits) => splits.map((each) => `${each} °C`) },
       { ...axis, scale: "percent", side: 1, size: 46, grid: { show: false }, values: (u, splits) => splits.map((each) => `${each} %`) },
     ],

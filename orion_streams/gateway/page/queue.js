@@ -5,7 +5,7 @@ import { keep, put, roving, say, sayName } from "./keyed.js";
 import { hideTip, showTip } from "./tip.js";
 import { rough, tint } from "./words.js";
 
-const LABEL = 80, LEAST = 56, NAMED = 48, THIN = 5, LEAST_WORK_MS = 500;
+const LABEL = 80, LEAST = 56, NAMED = 48, THIN = 4, LEAST_WORK_MS = 500;
 
 // Widths in pixels, as the work, that fill the strip at most: what would be too narrow gets its half of an
 // equal share, and a few short ones do not fill it.
@@ -23,6 +23,9 @@ function widths(queue, free) {
   }
   return wide;
 }
+
+// In the order of their expected times; of whom nobody knows when, at the end.
+export const inTime = (queue) => [...queue].sort((a, b) => (a.eta_ms || Infinity) - (b.eta_ms || Infinity) || 0);
 
 const expected = (each) => (each.eta_ms ? rough(each.eta_ms) : ""); // 0: nobody knows
 
@@ -93,7 +96,7 @@ export function fillQueue(view, { open, mine }) {
   const host = byId("queue");
   host.parentElement.classList.toggle("none", !view.queue.length); // hidden it has no width
   const room = Math.max(host.clientWidth - 6, THIN);
-  const queue = view.queue.slice(0, Math.max(1, Math.floor(room / THIN)));
+  const queue = inTime(view.queue).slice(0, Math.max(1, Math.floor(room / THIN)));
   const gap = queue.length > 60 ? 1 : 3;
   say(byId("queue-title"), title(view, queue.length));
   host.style.gap = `${gap}px`;

@@ -46,7 +46,10 @@ export function fillBar(nowMs, at) {
 
 function makeTick(tick) {
   const node = element("i", { className: `tick kind-${tick.kind}` });
-  return { node, update: (each) => { node.style.left = `${place(each.ms) * 100}%`; } };
+  return { node, update: (each) => {
+    node.style.left = `${place(each.ms) * 100}%`;
+    node.style.width = each.until_ms ? `${Math.max(place(each.until_ms) - place(each.ms), 0) * 100}%` : "";
+  } };
 }
 
 // Full hours, minutes or days, as many as there is room for.
