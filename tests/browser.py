@@ -136,9 +136,9 @@ class Page:
         await self.call("Input.insertText", text=text)
         await self.settled()
 
-    async def until(self, expression: str, what: str = "") -> Any:
-        """The first true value of an expression in the page."""
-        return await eventually(lambda: self.ask(expression), what or expression)
+    async def until(self, expression: str, what: str = "") -> None:
+        """Wait until an expression is true in the page."""
+        await eventually(lambda: self.ask(f"Boolean({expression})"), what or expression)
 
     async def first(self, script: str) -> None:
         """Run a script in each document before its own."""

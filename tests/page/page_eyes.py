@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tests.browser import Page
 
 FAINT = """
@@ -72,8 +70,8 @@ async def text(page: Page, selector: str = "body") -> str:
     return str(await page.ask(f"document.querySelector({selector!r}).innerText"))
 
 
-async def says(page: Page, words: str, selector: str = "body") -> Any:
+async def says(page: Page, words: str, selector: str = "body") -> None:
     """Wait until an element says this."""
-    return await page.until(
+    await page.until(
         f"document.querySelector({selector!r}).innerText.includes({words!r})", f"the page says {words!r}"
     )
