@@ -140,6 +140,12 @@ class Page:
         """Wait until an expression is true in the page."""
         await eventually(lambda: self.ask(f"Boolean({expression})"), what or expression)
 
+    async def leads(self, expression: str) -> None:
+        """Evaluate what loads a page, and wait until that is there."""
+        self._loaded.clear()
+        await self.call("Runtime.evaluate", expression=expression)
+        await asyncio.wait_for(self._loaded.wait(), WAIT_S)
+
     async def first(self, script: str) -> None:
         """Run a script in each document before its own."""
         await self.call("Page.addScriptToEvaluateOnNewDocument", source=script)

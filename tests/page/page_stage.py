@@ -20,7 +20,7 @@ from orion_streams.protocol.agent_entries import InstalledModel, ResidentModel
 from orion_streams.runtime.connection import connect
 from tests.conftest import STREAMS_TOML, ServerStore
 from tests.contract.contract_grid import stop
-from tests.helpers import Agent, Run, ask, eventually, settle
+from tests.helpers import Agent, Run, ask, settle
 
 MASTER, WORKER, EDGE = "orion-master", "orion-worker", "orion-edge"
 SMALL, BIG, CODER = "gemma3:4b", "llama3.2:3b", "qwen2.5-coder:1.5b"

@@ -77,9 +77,7 @@ async def take_all(folder: Path, everything: bool) -> None:
 async def without_redis(page: Page, server: EmbeddedServer, work: Path, folder: Path) -> None:
     """Write the pictures of a page whose gateway cannot hear Redis."""
     scene = SCENES["quiet"]
-    async with page_stage(
-        server.url, "away:", work, scene.prepare, before_minutes=scene.minutes
-    ) as stage:
+    async with page_stage(server.url, "away:", work, scene.prepare, before_minutes=scene.minutes) as stage:
         await page.open(stage.url, width=1280, height=800)
         await says(page, "All well")
         await stage.rest()

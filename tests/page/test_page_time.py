@@ -139,5 +139,7 @@ async def test_it_stays_there_before(page: Page, stage: PageStage) -> None:
     await open_page(page, stage)
     await page.ask("location.hash = 'at=300'")
     await page.until(IS_THEN)
-    await page.ask("new Promise(done => new EventSource('/orion/v1/live').onmessage = () => ((window.n = (window.n || 0) + 1) > 2) && done(1))")
+    await page.ask(
+        "new Promise(done => new EventSource('/orion/v1/live').onmessage = () => ((window.n = (window.n || 0) + 1) > 2) && done(1))"
+    )
     assert await page.ask(IS_THEN)

@@ -26,7 +26,7 @@ function where(view) {
   }
   for (const node of view.nodes) {
     const run = node.doing.find((each) => mine(each.id));
-    if (run) return `On ${node.name}${run.ends_in_ms ? `, done in about ${rough(run.ends_in_ms)}` : ""}`;
+    if (run) return `On ${node.short || node.name}${run.ends_in_ms ? `, done in about ${rough(run.ends_in_ms)}` : ""}`;
   }
   return "Sent …";
 }

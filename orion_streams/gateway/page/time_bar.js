@@ -76,8 +76,8 @@ const msAt = (event) => {
   return time.from + Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * (time.to - time.from);
 };
 
-function go(ms) {
-  if (place(ms) >= NEAR_NOW) goLive();
+function go(ms, now = 1) {
+  if (place(ms) >= now) goLive();
   else seek(Math.max(ms, time.first || ms));
 }
 
@@ -96,10 +96,10 @@ function drag() {
     if (tick) return visit(tick.position);
     dragging = true;
     bar.setPointerCapture(event.pointerId);
-    return go(msAt(event));
+    return go(msAt(event), NEAR_NOW);
   });
   bar.addEventListener("pointermove", (event) => {
-    if (dragging) return go(msAt(event));
+    if (dragging) return go(msAt(event), NEAR_NOW);
     const tick = tickAt(event);
     if (!tick) return hideTip();
     return showTip(event, element("p", { className: "tip-title" }, `${moment(tick.ms)} ${tick.node}`), element("p", {}, tick.text));
