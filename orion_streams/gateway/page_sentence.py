@@ -50,8 +50,8 @@ def sentence(
 
 
 def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
-    """Say which nodes take nothing; the dead first. Bad if nobody answers."""
-    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.name))
+    """Say which nodes take nothing; the dead first. Bad if nobody answers, or one is broken."""
+    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.tone != BAD, each.name))
     named = [in_short(grid, each) for each in ranked[:MOST_NAMED]]
     more = len(ranked) - len(named)
     if more:
@@ -60,7 +60,7 @@ def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
         named[-1] = f"and {named[-1]}"
     text = " ".join(named) if len(named) == 2 else ", ".join(named)
     if len(away) < serving:
-        return WARN, capital(text)
+        return ranked[0].tone, capital(text)
     return BAD, f"Nobody answers: {text}"
 
 

@@ -46,11 +46,11 @@ def seen(some: Grid, caller: PageCaller = ALL, silent_ms: int = 0, heard_ms_ago:
         ((node("one", assignments=BUSY), node("two")), "ok", "All well, 1 answering, 1 free"),
         ((node("one"), node("orion-worker", **HOT)), "warn", "Worker hot, back below 70 °C"),
         ((node("orion-worker", **HOT),), "bad", "Nobody answers: worker hot, back below 70 °C"),
-        ((node("one"), node("two", heard_ms=AT_MS - 65_000)), "warn", "Two silent since 65 s"),
+        ((node("one"), node("two", heard_ms=AT_MS - 65_000)), "bad", "Two silent since 65 s"),
         ((node("one"), node("two", left=True, leaving=True)), "warn", "Two has left"),
         (
             (node("one"), node("two", heard_ms=None), node("x", **HOT)),
-            "warn",
+            "bad",
             "Two never heard from and x hot, back below 70 °C",
         ),
         (
@@ -65,10 +65,10 @@ def seen(some: Grid, caller: PageCaller = ALL, silent_ms: int = 0, heard_ms_ago:
         ),
         (
             (node("one"), node("two", opened_ms=AT_MS - 3_000, open_ms=15_000)),
-            "warn",
+            "bad",
             "Two fails, is tried again in 12 s",
         ),
-        ((node("one"), node("two", installed={})), "warn", "Two has no model"),
+        ((node("one"), node("two", installed={})), "bad", "Two has no model"),
         ((edge(),), "bad", "No node answers requests: streams.toml names none with inference"),
         ((), "bad", "No node at all: no rules are in force yet"),
     ],
