@@ -26,7 +26,7 @@ from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.node_health import inventory_digest
 
 POLL_S = 0.01
-WAIT_S = 12.0
+WAIT_S = 120.0
 """The bound of every wait for a condition: it only ends what will never come."""
 MODEL = "llama3.2:3b"
 TERMINAL_REPLIES = ("done", "error", "expired", "cancelled")

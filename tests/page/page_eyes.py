@@ -6,36 +6,45 @@ from tests.browser import Page
 
 FAINT = """
 (() => {
-  const parts = (text) => { const m = text.match(/[\\d.]+/g).map(Number); return [m[0], m[1], m[2], m[3] ?? 1]; };
-  const isGrey = (e) => { for (; e; e = e.parentElement) if (getComputedStyle(e).filter.includes('grayscale')) return true; return false; };
-  const grey = ([r, g, b, a]) => { const y = 0.2126 * r + 0.7152 * g + 0.0722 * b; return [y, y, y, a]; };
+  const parts = (text) => {
+    const [r, g, b, a] = text.match(/[\\d.]+/g).map(Number);
+    return [r, g, b, a ?? 1];
+  };
+  const weigh = ([r, g, b]) => 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  const above = (e) => (e ? [e, ...above(e.parentElement)] : []);
+  const isGrey = (e) => above(e).some((each) => getComputedStyle(each).filter.includes('grayscale'));
+  const grey = (c) => [weigh(c), weigh(c), weigh(c), 1];
   const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
-  const light = (c) => { const [r, g, b] = c.slice(0, 3).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
-  function behind(e) {
-    const found = [];
-    for (; e; e = e.parentElement) found.push(parts(getComputedStyle(e).backgroundColor));
-    return found.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
-  }
+  const linear = (v) => (v <= 10.31 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = (c) => weigh(c.map(linear));
+  const behind = (e) => above(e).map((each) => parts(getComputedStyle(each).backgroundColor))
+    .reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
+  const ratio = (a, b) => {
+    const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05);
+  };
+  const isSeen = (e) => e.checkVisibility({ visibilityProperty: true }) && e.getClientRects().length
+    && !['SCRIPT', 'STYLE', 'NOSCRIPT', 'OPTION'].includes(e.tagName)
+    && parseFloat(getComputedStyle(e).fontSize) > 0;
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const faint = [];
+  const faint = new Set();
   while (walker.nextNode()) {
-    const e = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !e.checkVisibility({ visibilityProperty: true }) || !e.getClientRects().length) continue;
-    if (['SCRIPT', 'STYLE', 'NOSCRIPT', 'OPTION'].includes(e.tagName) || parseFloat(getComputedStyle(e).fontSize) === 0) continue;
+    const e = walker.currentNode.parentElement, said = walker.currentNode.data.trim().slice(0, 40);
+    if (!said || !isSeen(e)) continue;
     let ink = over(parts(getComputedStyle(e).color), behind(e)), ground = behind(e);
     if (isGrey(e)) [ink, ground] = [grey(ink), grey(ground)];
     const found = ratio(ink, ground);
-    if (found < 4.5) faint.push(`${walker.currentNode.data.trim().slice(0, 40)} (${e.className}): ${found.toFixed(2)}`);
+    if (found < 4.5) faint.add(`${said} (${e.className}): ${found.toFixed(2)}`);
   }
-  return [...new Set(faint)];
+  return [...faint];
 })()
 """
 """Texts whose contrast with what lies behind them is below 4.5."""
 CUT = """
 [...document.querySelectorAll('.now, .warm, .ram, .when, .node header')]
-  .filter((e) => e.checkVisibility() && (e.scrollHeight > e.clientHeight + 2 || e.scrollWidth > e.clientWidth + 2))
-  .map((e) => `${e.className}: ${e.innerText} (${e.scrollWidth}x${e.scrollHeight} in ${e.clientWidth}x${e.clientHeight})`)
+  .filter((e) => e.checkVisibility())
+  .filter((e) => e.scrollHeight > e.clientHeight + 2 || e.scrollWidth > e.clientWidth + 2)
+  .map((e) => `${e.className}: ${e.innerText} (${e.scrollWidth}x${e.scrollHeight})`)
 """
 """Parts of cards that show less than they say."""
 DRAWN = """

@@ -86,9 +86,11 @@ class Scene(NamedTuple):
 
 
 SCENES = {
-    "quiet": Scene(quiet, MINUTES, ("All well, 1 answering, 1 free", "Nobody waits", "Free", "kinematics only", SMALL)),
-    "hot": Scene(hot, MINUTES, ("Worker hot, back below 70 °C", "takes nothing:", "goes on below 70 °C", "requests wait")),
+    "quiet": Scene(
+        quiet, MINUTES, ("All well, 1 answering, 1 free", "Nobody waits", "kinematics only", SMALL)
+    ),
+    "hot": Scene(hot, MINUTES, ("Worker hot, back below 70 °C", "goes on below 70 °C", "requests wait")),
     "dead": Scene(dead, MINUTES, ("Master silent since 2 min", "goes on once it is heard again")),
     "many": Scene(many, MINUTES, ("200 requests wait", "All well, 2 answering, 200 waiting")),
     "nobody": Scene(nobody, 0.0, ("Nobody answers", "never heard from", "Nobody waits")),
-}  # fmt: skip
+}

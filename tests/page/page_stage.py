@@ -1,5 +1,8 @@
-"""A real gateway for the page: on a real server, with the real router, in one event loop. STAND-INS write what
-agents write; minutes of their past are written in seconds, by moving the clock that the router reads."""
+"""A real gateway for the page: on a real server, with the real router, in one event loop.
+
+STAND-INS write what agents write; minutes of their past are written in seconds, by moving the clock that
+the router reads.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,13 @@ INSTALLED = tuple(
 )
 STEP_MS, BEAT_S = 2_500, 0.4
 RUN_STEPS = 7
-ANSWER = {"tokens": 96, "prompt_tokens": 210, "prefill_ms": 2_100, "decode_ms": 14_300, "total_ms": 16_400}
+ANSWER: dict[str, Any] = {
+    "tokens": 96,
+    "prompt_tokens": 210,
+    "prefill_ms": 2_100,
+    "decode_ms": 14_300,
+    "total_ms": 16_400,
+}
 CLIENTS = ("home-assistant", "open-webui", "alice")
 Health = dict[str, Any]
 
@@ -75,7 +84,8 @@ class PageStage:
         where: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         work = gateway_server.run(self.config, insecure=False, port=port, ready=where.set_result)
         self._serving = asyncio.create_task(work)
-        await asyncio.wait({self._serving, where}, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {self._serving, where}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         assert where.done(), "the gateway did not start"
         self.url = where.result()
 
@@ -110,7 +120,7 @@ class PageStage:
             for node, run in begun.popleft() if len(begun) > RUN_STEPS else ():
                 await node.complete(run, **ANSWER)
             self.store.skip(STEP_MS)
-        for node, run in sum(begun, []):
+        for node, run in chain.from_iterable(begun):
             await node.complete(run, **ANSWER)
 
     async def step(self) -> list[tuple[Node, Run]]:

@@ -58,7 +58,6 @@ async def take(
 
 async def take_all(folder: Path, everything: bool) -> None:
     """Write the pictures of all scenes; with `everything` also of a Redis that is away."""
-    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as work, EmbeddedServer(Path(work) / "server") as server:
         async with browser(Path(work) / "profile") as page:
             for name, scene in SCENES.items():
@@ -89,4 +88,5 @@ async def without_redis(page: Page, server: EmbeddedServer, work: Path, folder: 
 
 
 if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     asyncio.run(take_all(Path(sys.argv[1]), "--all" in sys.argv[2:]))

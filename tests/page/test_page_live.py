@@ -70,8 +70,8 @@ async def test_a_hidden_tab_has_no_stream(page: Page, stage: PageStage) -> None:
 
 
 async def test_cut_off_it_greys_and_comes_back(page: Page, stage: PageStage) -> None:
-    """Without a gateway nothing is green: the page greys and says when it heard last, and letters can still be
-    read; once the gateway is there it goes on by itself."""
+    """Without a gateway nothing is green: the page greys and says when it heard last, and can be read;
+    once the gateway is there it goes on by itself."""
     await open_page(page, stage.url)
     port = int(stage.url.rpartition(":")[2])
     await stage.stop_serving()
@@ -132,8 +132,8 @@ async def test_a_lozenge_opens_its_verdicts(page: Page, stage: PageStage) -> Non
 
 
 async def test_everything_works_by_keyboard(page: Page, stage: PageStage) -> None:
-    """Tab goes through cards, one lozenge, the box and the bar, each marked; arrows move among the lozenges and
-    in time, Enter opens, End is live again."""
+    """Tab goes through cards, one lozenge, the box and the bar, each marked; arrows move among the lozenges
+    and in time, Enter opens, End is live again."""
     await stage.asked(5, ("brain", "alice"))
     await open_page(page, stage.url)
     await page.until("document.querySelectorAll('.lozenge').length > 2")
@@ -142,7 +142,7 @@ async def test_everything_works_by_keyboard(page: Page, stage: PageStage) -> Non
         await page.press("Tab")
         seen.append(await page.ask(f"{FOCUSED}.id || {FOCUSED}.className || {FOCUSED}.tagName"))
         outline = await page.ask(
-            f"[getComputedStyle({FOCUSED}).outlineStyle, getComputedStyle({FOCUSED}, '::after').outlineStyle]"
+            f"['', '::after'].map((part) => getComputedStyle({FOCUSED}, part).outlineStyle)"
         )
         assert set(outline) != {"none"} or seen[-1] == "BODY", f"{seen[-1]} is not marked"
         if seen[-1] == "go-to":
@@ -176,7 +176,7 @@ async def begun(stage: PageStage, node: str, other_than: tuple[Run, ...] = ()) -
 
 
 async def test_a_question_shows_where_it_goes(page: Page, stage: PageStage) -> None:
-    """What is asked in the box is marked on the card that answers it, and its answer stands in the box alone."""
+    """What is asked in the box is marked on the card that answers it; its answer stands in the box."""
     await open_page(page, stage.url)
     await page.ask(f"document.querySelector('#ask-model').value = {BIG!r}")
     await page.type("#ask-prompt", "Why is the sky blue?")
@@ -194,7 +194,7 @@ async def test_a_question_shows_where_it_goes(page: Page, stage: PageStage) -> N
 
 
 async def test_a_question_that_waits_is_marked(page: Page, stage: PageStage) -> None:
-    """While it waits, its lozenge carries the ring, and the box says what is before it; it can be taken back."""
+    """While it waits, its lozenge carries the ring; the box says what is before it; it can be stopped."""
     await stage.asked(4, ("brain", "alice"), (SMALL, BIG))
     await begun(stage, MASTER)
     await open_page(page, stage.url)
@@ -229,9 +229,7 @@ async def test_a_key_is_asked_for_once(page: Page, stage: PageStage, view_only: 
     await page.ask("document.querySelector('#key-text').value = ''")
     await page.type("#key-text", TOKEN)
     await page.press("Enter")
-    await page.until(
-        "document.querySelectorAll('.node').length === 3 && !document.querySelector('#key').open"
-    )
+    await page.until("document.querySelectorAll('.node').length === 3")
     assert await page.ask("document.querySelector('#ask').hidden") is view_only
     assert "wall" in await text(page, "#caller")
     assert await page.ask("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]

@@ -17,9 +17,9 @@ TABLETS, PHONE = ((1280, 800), (1024, 600)), (390, 844)
 
 @pytest.mark.parametrize("name", SCENES)
 async def test_it_can_be_read(page: Page, valkey_url: str, prefix: str, tmp_path: Path, name: str) -> None:
-    """It says what is the matter; on a tablet nothing scrolls and nothing on a card is cut, on a phone nothing
-    is too wide; every text has a contrast of 4.5 in light and dark; the console is quiet, and nothing is asked
-    for beyond the gateway."""
+    """It says what is the matter; on a tablet nothing scrolls and nothing on a card is cut, on a phone
+    nothing is too wide; every text has a contrast of 4.5 in light and dark; the console is quiet;
+    nothing is asked for beyond the gateway."""
     scene = SCENES[name]
     async with page_stage(
         valkey_url, prefix, tmp_path, scene.prepare, before_minutes=scene.minutes

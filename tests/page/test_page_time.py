@@ -48,8 +48,8 @@ async def mouse(page: Page, kind: str, at: tuple[float, float]) -> None:
 
 
 async def test_the_bar_is_dragged_into_the_past_and_back(page: Page, stage: PageStage) -> None:
-    """Dragged to the left the page is the grid as it was, tinted, with its time and "not live", and without the
-    box to ask; dragged to the right end it is live again."""
+    """Dragged to the left the page is the grid as it was, tinted, with its time and "not live", and without
+    the box to ask; dragged to the right end it is live again."""
     await open_page(page, stage)
     assert await page.ask(DEGREES) >= HOT
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -71,11 +71,11 @@ async def test_the_bar_is_dragged_into_the_past_and_back(page: Page, stage: Page
 
 
 async def test_a_link_holds_a_moment(page: Page, stage: PageStage) -> None:
-    """A time that is typed becomes a link; who opens it sees the same position, and `Back to live` is live."""
+    """A time that is typed becomes a link; who opens it sees the same position; `Back to live` is live."""
     await open_page(page, stage)
     moment = await page.ask(
         "fetch('/orion/v1/timeline').then(r => r.json()).then(t => new Date(t.from_ms + 120000))"
-        ".then(d => [d.getHours(), d.getMinutes(), d.getSeconds()].map(n => String(n).padStart(2, '0')).join(':'))"
+        ".then(d => d.toLocaleTimeString('de'))"
     )
     await page.type("#go-to", moment)
     await page.press("Enter")
@@ -93,8 +93,8 @@ async def test_a_link_holds_a_moment(page: Page, stage: PageStage) -> None:
 
 
 async def test_a_position_is_typed(page: Page, stage: PageStage) -> None:
-    """A position is a moment as well; one that the log does not have is refused with a sentence, and the page
-    stays where it was."""
+    """A position is a moment as well; one that the log does not have is refused with a sentence, and the
+    page stays where it was."""
     await open_page(page, stage)
     await page.type("#go-to", "300")
     await page.press("Enter")
@@ -107,7 +107,7 @@ async def test_a_position_is_typed(page: Page, stage: PageStage) -> None:
 
 
 async def test_a_tick_is_a_moment(page: Page, stage: PageStage) -> None:
-    """A click on a tick, and the button `before`, go to where it went wrong; a decision's time does, too."""
+    """A click on a tick, and the button `before`, go to where it went wrong; so does a decision's time."""
     await open_page(page, stage)
     box = await page.ask("document.querySelector('.tick').getBoundingClientRect().toJSON()")
     for kind in ("mousePressed", "mouseReleased"):
@@ -140,6 +140,7 @@ async def test_it_stays_there_before(page: Page, stage: PageStage) -> None:
     await page.ask("location.hash = 'at=300'")
     await page.until(IS_THEN)
     await page.ask(
-        "new Promise(done => new EventSource('/orion/v1/live').onmessage = () => ((window.n = (window.n || 0) + 1) > 2) && done(1))"
+        "window.heard = 0, new EventSource('/orion/v1/live').onmessage = () => { heard += 1; }, 1"
     )
+    await page.until("heard > 2")
     assert await page.ask(IS_THEN)
