@@ -48,7 +48,7 @@ CUT = """
 """
 """Parts of cards that show less than they say."""
 DRAWN = """
-document.querySelector('#hours').children.length > 0
+document.querySelector('#hours').children.length > 1
   && [...document.querySelectorAll('.track .line')].some((e) => e.getAttribute('d').length > 500)
 """
 """Whether the minutes before now are drawn: the gateway reads them after the first view."""

@@ -58,5 +58,10 @@ async def test_what_is_wrong_with_a_look_is_noticed(
         assert len(await page.ask(CUT)) == 1
         await page.ask("document.querySelector('#sentence').style.width = '1400px'")
         assert (await page.ask(SIZE))[0] > 1280
+        assert page.complaints == []
         await page.ask("fetch('http://127.0.0.1:9/away').catch(() => 0)")
-        assert foreign(page, stage.url) != []
+        assert "violates" in page.complaints[0]
+        elsewhere = tmp_path / "elsewhere.html"
+        elsewhere.write_text("away")
+        await page.open(elsewhere, width=1280, height=800)
+        assert foreign(page, stage.url) == [elsewhere.as_uri()]

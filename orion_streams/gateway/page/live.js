@@ -151,7 +151,7 @@ async function loadTimeline() {
   let again = TIMELINE_MS;
   try {
     const found = document.hidden ? { ticks: [] } : await get("/orion/v1/timeline");
-    addTicks(found.ticks, found.from_ms);
+    addTicks(found.ticks, found.complete ? found.from_ms : 0);
     if (found.complete === false) again = SCAN_MS;
   } catch {
     // the stream says that the gateway is away
