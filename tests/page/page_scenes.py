@@ -12,6 +12,7 @@ MINUTES = 11.0
 DEAD_MINUTES = 2.0
 EVERYBODY = ("brain", *CLIENTS)
 MANY = 200
+CELLAR = tuple(f"machine-in-the-cellar-number-{n}" for n in range(5))
 WARMTH = {MASTER: 52.0, WORKER: 57.0, EDGE: 46.0}
 
 
@@ -20,7 +21,7 @@ def breathes(stage: PageStage, left: float, **warmer: float) -> None:
     for n, (name, node) in enumerate(stage.nodes.items()):
         if node.health is not None:
             wave = 2.2 * math.sin(left * 0.9 + 2 * n) + 0.5 * math.sin(left * 9.7 + n)
-            degrees = WARMTH[name] + wave + warmer.get(name.removeprefix("orion-"), 0.0)
+            degrees = WARMTH.get(name, 50.0 + 3 * n) + wave + warmer.get(name.removeprefix("orion-"), 0.0)
             node.health["temp_mc"] = round(degrees * 1000)
 
 
@@ -70,6 +71,15 @@ async def many(stage: PageStage) -> None:
     await stage.step()
 
 
+async def crowd(stage: PageStage) -> None:
+    """Eight nodes with long names, of which some answer and one is hot."""
+    for node in stage.nodes.values():
+        node.holds(SMALL, BIG)
+    await stage.passes(MINUTES, lambda left: breathes(stage, left, worker=22 * (1 - left / MINUTES)))
+    await stage.asked(24, EVERYBODY, (SMALL, BIG, CODER))
+    await stage.step()
+
+
 async def nobody(stage: PageStage) -> None:
     """No node was ever heard from."""
     for node in stage.nodes.values():
@@ -78,11 +88,13 @@ async def nobody(stage: PageStage) -> None:
 
 
 class Scene(NamedTuple):
-    """How a grid came to be as it is, since when, and words that the page then says."""
+    """How a grid came to be as it is, since when, and words that the page then says; `more`: nodes beside
+    the house's three."""
 
     prepare: Callable[[PageStage], Awaitable[None]]
     minutes: float
     words: tuple[str, ...]
+    more: tuple[str, ...] = ()
 
 
 SCENES = {
@@ -92,5 +104,6 @@ SCENES = {
     "hot": Scene(hot, MINUTES, ("Worker hot, back below 70 °C", "goes on below 70 °C", "requests wait")),
     "dead": Scene(dead, MINUTES, ("Master silent since 2 min", "goes on once it is heard again")),
     "many": Scene(many, MINUTES, ("200 requests wait", "All well, 2 answering, 200 waiting")),
+    "crowd": Scene(crowd, MINUTES, ("Worker hot", "requests wait", "machine-in-the-"), CELLAR),
     "nobody": Scene(nobody, 0.0, ("Nobody answers", "never heard from", "Nobody waits")),
 }

@@ -153,22 +153,25 @@ class PageStage:
                 continue
 
 
-def configured(url: str, prefix: str, folder: Path, **rules: Any) -> Config:
-    """The repository's streams.toml with more clients; `rules`: of the table [gateway]."""
-    more = "".join(f"[clients.{name}]\n" for name in CLIENTS)
-    text = STREAMS_TOML.read_text(encoding="utf-8").replace("[clients.cli]", f"{more}[clients.cli]")
+def configured(url: str, prefix: str, folder: Path, more: tuple[str, ...]) -> Config:
+    """The repository's streams.toml with more clients and nodes."""
+    added = "".join(f"[clients.{name}]\n" for name in CLIENTS)
+    added += "".join(f"[nodes.{name}]\ntiers = [2]\n" for name in more)
+    text = STREAMS_TOML.read_text(encoding="utf-8").replace("[clients.cli]", f"{added}[clients.cli]")
     config = parse(text, str(STREAMS_TOML))
-    table = msgspec.structs.replace(config.gateway, keys_file=str(folder / "keys.json"), **rules)
+    table = msgspec.structs.replace(config.gateway, keys_file=str(folder / "keys.json"))
     redis = msgspec.structs.replace(config.redis, url=url)
     policy = msgspec.structs.replace(config.policy, plan_every_ms=0)  # stand-ins load nothing
     return msgspec.structs.replace(config, prefix=prefix, redis=redis, gateway=table, policy=policy)
 
 
-def house(store: ServerStore) -> Iterator[Node]:
-    """The three nodes of streams.toml."""
+def house(store: ServerStore, more: tuple[str, ...]) -> Iterator[Node]:
+    """The three nodes of streams.toml, and more."""
     yield Node(store, MASTER, temp_mc=51_300, ram_used_mb=5_200)
     yield Node(store, WORKER, temp_mc=58_300, ram_used_mb=4_900)
     yield Node(store, EDGE, inference=False, temp_mc=46_200, ram_total_mb=4_096, ram_used_mb=1_320)
+    for name in more:
+        yield Node(store, name, temp_mc=55_000, ram_used_mb=4_700)
 
 
 Prepare = Callable[[PageStage], Awaitable[None]]
@@ -176,15 +179,21 @@ Prepare = Callable[[PageStage], Awaitable[None]]
 
 @asynccontextmanager
 async def page_stage(
-    url: str, prefix: str, folder: Path, prepare: Prepare, *, before_minutes: float = 0, **rules: Any
+    url: str,
+    prefix: str,
+    folder: Path,
+    prepare: Prepare,
+    *,
+    before_minutes: float = 0,
+    more: tuple[str, ...] = (),
 ) -> AsyncIterator[PageStage]:
     """A grid with its past, and a gateway in front of it, while the block runs. `prepare` makes the past,
-    which begins so many minutes before now."""
+    which begins so many minutes before now; `more`: nodes beside the house's three."""
     redis = connect(url)
     store = ServerStore("valkey", redis, prefix)
     store.skip(-int(before_minutes * 60_000))
-    config = configured(url, prefix, folder, **rules)
-    stage = PageStage(store, config, list(house(store)))
+    config = configured(url, prefix, folder, more)
+    stage = PageStage(store, config, list(house(store, more)))
     await stage.router.start()
     await prepare(stage)
     try:

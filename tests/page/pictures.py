@@ -20,6 +20,8 @@ from tests.page.page_scenes import SCENES
 from tests.page.page_stage import PageStage, page_stage
 
 SIZES = {"1280x800": (1280, 800), "1024x600": (1024, 600), "390": (390, 844)}
+DOCUMENTS = "1200x750"
+MAX_BYTES = 200_000
 
 
 class Picture(NamedTuple):
@@ -28,12 +30,11 @@ class Picture(NamedTuple):
     file: str
     size: str
     dark: bool = False
-    scale: int = 1
 
 
 SHOWN = {
-    "hot": (Picture("page-light.png", "1280x800"), Picture("page-dark.png", "1280x800", dark=True)),
-    "quiet": (Picture("page-phone.png", "390", scale=2),),
+    "hot": (Picture("page-light.png", DOCUMENTS), Picture("page-dark.png", DOCUMENTS, dark=True)),
+    "quiet": (Picture("page-phone.png", "390"),),
 }
 
 
@@ -48,12 +49,15 @@ async def take(
     page: Page, stage: PageStage, picture: Picture, folder: Path, words: tuple[str, ...], drawn: bool
 ) -> None:
     """Open the page, wait until it says what the scene is, and write a picture of it."""
-    width, height = SIZES[picture.size]
-    await page.open(stage.url, width=width, height=height, dark=picture.dark, scale=picture.scale)
+    width, height = SIZES.get(picture.size, (1200, 750))
+    await page.open(stage.url, width=width, height=height, dark=picture.dark, scale=1)
     for each in words:
         await says(page, each)
     await page.until(DRAWN if drawn else "true")
-    (folder / picture.file).write_bytes(await page.picture(whole=picture.size == "390"))
+    raw = await page.picture(whole=picture.size == "390")
+    is_shown = any(picture in row for row in SHOWN.values())
+    assert len(raw) < MAX_BYTES or not is_shown, f"{picture.file}: {len(raw)} bytes are too many"
+    (folder / picture.file).write_bytes(raw)
 
 
 async def take_all(folder: Path, everything: bool) -> None:
@@ -65,7 +69,12 @@ async def take_all(folder: Path, everything: bool) -> None:
                 if not pictures:
                     continue
                 async with page_stage(
-                    server.url, f"{name}:", Path(work), scene.prepare, before_minutes=scene.minutes
+                    server.url,
+                    f"{name}:",
+                    Path(work),
+                    scene.prepare,
+                    before_minutes=scene.minutes,
+                    more=scene.more,
                 ) as stage:
                     for picture in pictures:
                         await take(page, stage, picture, folder, scene.words, scene.minutes > 0)
@@ -78,7 +87,7 @@ async def without_redis(page: Page, server: EmbeddedServer, work: Path, folder: 
     scene = SCENES["quiet"]
     async with page_stage(server.url, "away:", work, scene.prepare, before_minutes=scene.minutes) as stage:
         await page.open(stage.url, width=1280, height=800)
-        await says(page, "All well")
+        await page.until(DRAWN)
         await stage.rest()
         server.kill()
         await page.until(CUT_OFF)

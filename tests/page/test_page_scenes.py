@@ -22,7 +22,7 @@ async def test_it_can_be_read(page: Page, valkey_url: str, prefix: str, tmp_path
     nothing is asked for beyond the gateway."""
     scene = SCENES[name]
     async with page_stage(
-        valkey_url, prefix, tmp_path, scene.prepare, before_minutes=scene.minutes
+        valkey_url, prefix, tmp_path, scene.prepare, before_minutes=scene.minutes, more=scene.more
     ) as stage:
         for dark in (False, True):
             for width, height in (*TABLETS, PHONE):
