@@ -166,4 +166,5 @@ export function fillCards(view, nowMs, { open, mine }) {
   host.style.setProperty("--columns", rows.length > 4 ? Math.ceil(rows.length / 2) : Math.max(rows.length, 1));
   keep(host, rows, (row) => row.each.name, (row) => makeCard(row.each, open, mine));
   host.classList.toggle("empty", !rows.length);
+  host.classList.toggle("dense", rows.length > 4);
 }

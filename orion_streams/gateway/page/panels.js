@@ -116,6 +116,7 @@ export function startPanels(found) {
 }
 
 export function askForKey(sentence) {
+  if (byId("key").open) return; // it says why the last key was none
   byId("key-why").textContent = sentence;
-  if (!byId("key").open) byId("key").showModal();
+  byId("key").showModal();
 }

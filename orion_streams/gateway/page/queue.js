@@ -5,7 +5,7 @@ import { keep, put, roving, say, sayName } from "./keyed.js";
 import { hideTip, showTip } from "./tip.js";
 import { rough, tint } from "./words.js";
 
-const LABEL = 80, LEAST = 56, NAMED = 48, THIN = 4, LEAST_WORK_MS = 500;
+const LABEL = 80, LEAST = 56, NAMED = 58, THIN = 4, LEAST_WORK_MS = 500;
 
 // Widths in pixels, as the work, that fill the strip at most: what would be too narrow gets its half of an
 // equal share, and a few short ones do not fill it.
