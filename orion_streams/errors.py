@@ -3,6 +3,7 @@
 OrionError
 ├── ConfigError         streams.toml, a flag or the server's settings: the owner can mend it (exit 78)
 ├── BackendError        Redis or Ollama cannot be reached (exit 69)
+├── AmbiguousError      a name that means several things: who asks can say which (exit 2)
 ├── ContractError       a client's entry breaks the contract: answered with one `rejected` reply
 └── LogError            the log or its cursors are not what was written: a lost tail, a gap (exit 1)
     ├── CommitConflictError  another router committed first: fold its commit and decide again
@@ -31,6 +32,12 @@ class BackendError(OrionError):
     """Redis or Ollama does not answer."""
 
     exit_code = EXIT_NO_BACKEND
+
+
+class AmbiguousError(OrionError):
+    """A name on the command line that means several things; the message lists them."""
+
+    exit_code = EXIT_USAGE
 
 
 class ContractError(OrionError):

@@ -161,15 +161,20 @@ def check(
     return do("orion_streams.cli.check_command", file=file, json=as_json)
 
 
-@command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
+@command("explain q1", "explain --last", "explain brain/q1 --json", "explain 3f2a --file incident.jsonl.gz")
 def explain(
-    request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
+    request: Annotated[
+        str | None, typer.Argument(help="Its id, client/id, or the beginning of one that only it has.")
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The one that was accepted or ended last.")] = False,
     file: FromFile = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
     """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
+    if (request is None) != last:
+        raise typer.BadParameter("name a request, or ask for the --last one")
     common = CommonOptions(as_json, redis, config)
     return do("orion_streams.cli.explain_command", asked=request, common=common, file=file)
 
