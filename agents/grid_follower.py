@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from orion_streams.errors import LogError
-from orion_streams.eventlog.loader import fold_raw, load
+from orion_streams.eventlog.loader import fold_each, load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.gateway.grid_state import moved_on
+from orion_streams.model import events as ev
 from orion_streams.model.commit import PUBLIC
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -34,11 +35,34 @@ REST_S, FRESH_S, CHUNK = 0.05, 0.25, 100
 """After what came was folded; for a fold that somebody waits for; entries that are folded in one go."""
 
 
+class LogListener(Protocol):
+    """Hears the events that a follower folds."""
+
+    @property
+    def position(self) -> int | None:
+        """The last event that it knows; None: it wants to begin where the log ends."""
+
+    def begin(self, state: LoggedGrid) -> None:
+        """Hear that the log was loaded: the events after this state follow. It is the state at `position`,
+        one before it (for another listener), or a later one if the log does not reach back; another log, or
+        one that lost its tail, has another digest there."""
+
+    def take(self, grid: Grid, event: ev.AnyEvent) -> None:
+        """Hear an event that was folded into the grid."""
+
+
 class GridFollower:
     """Keeps a grid up to date with the log, and knows for how long no router has looked at its inputs.
-    `clock`: a monotonic one, in seconds."""
+    `clock`: a monotonic one, in seconds. `listeners` are told what it folds, from their positions on."""
 
-    def __init__(self, redis: Any, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        prefix: str,
+        clock: Callable[[], float] = time.monotonic,
+        listeners: Sequence[LogListener] = (),
+    ) -> None:
+        self._listeners = listeners
         self._redis, self._store, self._row_key = redis, RedisLog(redis, prefix), prefix + PUBLIC
         self._clock = clock
         self._state = LoggedGrid(Grid())
@@ -106,7 +130,10 @@ class GridFollower:
     async def _follow(self) -> None:
         """Load the grid, then fold what comes. Raise LogError if the log was trimmed beyond the grid, or
         lost its tail: then it is loaded again."""
-        self._state = await load(self._store)
+        self._state = await self._load()
+        for listener in self._listeners:
+            listener.begin(self._state)
+        await self._catch_up()
         await self._look()
         self.loaded.set()
         while True:
@@ -122,6 +149,15 @@ class GridFollower:
                 await self._look()
             self._outages.worked("gateway")
 
+    async def _load(self) -> LoggedGrid:
+        """Return the state from which the listeners go on, or that at the end of the log if they want that,
+        or the log does not reach back so far."""
+        wanted = [each.position for each in self._listeners if each.position is not None]
+        if wanted:
+            with suppress(LogError):
+                return await load(self._store, min(wanted))
+        return await load(self._store)
+
     async def _catch_up(self) -> None:
         """Fold the log to its end. Raise LogError if it was trimmed beyond the grid."""
         async with self._folding:
@@ -129,7 +165,9 @@ class GridFollower:
             while rows is None or len(rows) == CHUNK:
                 state = self._state
                 rows = await self._store.events(state.grid.position, CHUNK)
-                fold_raw(state, rows)
+                for _, event in fold_each(state, rows):
+                    for listener in self._listeners:
+                        listener.take(state.grid, event)
         self._tell()
 
     def _tell(self) -> None:

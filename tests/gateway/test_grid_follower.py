@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from orion_streams.agents import grid_follower
-from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.grid_follower import GridFollower, LogListener
+from orion_streams.eventlog.loader import load, take_snapshot
+from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import events as ev
+from orion_streams.model.state import Grid
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.public_row import SILENT_MS
 from orion_streams.runtime.connection import connect
 from tests.contract.contract_grid import MODEL, connected, stop
@@ -18,10 +24,10 @@ from tests.helpers import eventually
 
 
 @asynccontextmanager
-async def following(url: str, prefix: str) -> AsyncIterator[GridFollower]:
+async def following(url: str, prefix: str, *listeners: LogListener) -> AsyncIterator[GridFollower]:
     """A follower that runs while the block does."""
     redis: Any = connect(url)
-    follower = GridFollower(redis, prefix)
+    follower = GridFollower(redis, prefix, listeners=listeners)
     task = asyncio.create_task(follower.run())
     try:
         yield follower
@@ -70,3 +76,79 @@ async def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pyte
     follower = GridFollower(Hanging(), "orion:")
     await follower.fresh()
     assert follower.folded.position == 0
+
+
+def is_known(follower: GridFollower, key: str) -> bool:
+    """Whether the table has the end of a request."""
+    return follower.folded.find_closed(key) is not None
+
+
+class Ear:
+    """Notes what it hears. `position`: where it wants to go on; afterwards the last that it heard."""
+
+    def __init__(self, position: int | None = None) -> None:
+        self.position = position
+        self.began: list[tuple[int, str]] = []
+        self.heard: list[int] = []
+
+    def begin(self, state: LoggedGrid) -> None:
+        """Note where it begins."""
+        self.position = state.grid.position
+        self.began.append((state.grid.position, state.digest.hex()))
+
+    def take(self, grid: Grid, event: ev.AnyEvent) -> None:
+        """Note the position of an event."""
+        self.position = grid.position
+        self.heard.append(grid.position)
+
+
+async def test_a_listener_goes_on_where_it_was(valkey_url: str, prefix: str) -> None:
+    """From a position each event is told once and in order, also those of before the follower began; who
+    names none begins with the other."""
+    async with connected(valkey_url, prefix) as (_, client):
+        await client.generate(MODEL, "Why?", id="first")
+        async with following(valkey_url, prefix) as follower:
+            await follower.loaded.wait()
+            await eventually(lambda: follower.folded.find_closed("brain/first"), "the first answer")
+            there = follower.folded.position
+        await client.generate(MODEL, "Why?", id="second")
+        earlier, other = Ear(there // 2), Ear()
+        async with following(valkey_url, prefix, earlier, other) as follower:
+            await follower.loaded.wait()
+            await eventually(lambda: follower.folded.find_closed("brain/second"), "the second answer")
+    assert [at for at, _ in earlier.began] == [there // 2]
+    assert earlier.heard == list(range(there // 2 + 1, follower.folded.position + 1))
+    assert (other.began, other.heard) == (earlier.began, earlier.heard)
+
+
+async def test_a_listener_of_a_trimmed_log_begins_at_its_end(valkey_url: str, prefix: str) -> None:
+    """What the log no longer holds is not told: it hears where it begins."""
+    async with connected(valkey_url, prefix) as (_, client):
+        await client.generate(MODEL, "Why?", id="first")
+    redis: Any = connect(valkey_url)
+    store = RedisLog(redis, prefix)
+    state = await load(store)
+    await store.save_snapshot(take_snapshot(state))
+    await redis.xtrim(f"{prefix}log", minid=f"{state.grid.position}-0", approximate=False)
+    await redis.aclose()
+    ear = Ear(2)
+    async with following(valkey_url, prefix, ear) as follower:
+        await follower.loaded.wait()
+    assert (ear.began, ear.heard) == ([(state.grid.position, state.digest.hex())], [])
+
+
+async def test_a_listener_goes_on_after_an_outage(valkey_url: str, prefix: str) -> None:
+    """Its connections are cut again and again: nothing is told twice, and nothing left out."""
+    ear = Ear()
+    async with (
+        connected(valkey_url, prefix) as (_, client),
+        following(valkey_url, prefix, ear) as follower,
+    ):
+        await follower.loaded.wait()
+        first = ear.began[0][0]
+        for number in range(3):
+            await follower._redis.connection_pool.disconnect(inuse_connections=True)
+            await client.generate(MODEL, "Why?", id=f"q{number}")
+            await eventually(partial(is_known, follower, f"brain/q{number}"), "the answer in the table")
+    assert len(ear.began) > 1
+    assert ear.heard == list(range(first + 1, follower.folded.position + 1))

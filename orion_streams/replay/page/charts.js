@@ -1,4 +1,3 @@
-"use strict";
 // What all charts have in common: one time range, one cursor, bands and marks behind the lines.
 
 const view = { from: report.from, to: report.to };
@@ -8,16 +7,6 @@ const GUTTER = 46, RIGHT = 10;
 let chosen = null;
 let moving = false;
 
-const colours = new Map(); // emptied when light turns to dark
-
-function colour(variable) {
-  if (!colours.has(variable)) {
-    colours.set(variable, getComputedStyle(document.documentElement).getPropertyValue(`--${variable}`).trim());
-  }
-  return colours.get(variable);
-}
-
-const font = (size) => `${size}px system-ui, sans-serif`;
 const listeners = [];
 
 // Show a range in all charts, within the log.

@@ -1,4 +1,3 @@
-"use strict";
 // The report's data: unpacked from differences and numbers into times (ms of the epoch) and words.
 
 const packed = JSON.parse(byId("data").textContent);

@@ -1,4 +1,3 @@
-"use strict";
 // The table of anomalies, the one that was chosen, and the decisions in view.
 
 const MAX_LISTED = 40;

@@ -1,22 +1,21 @@
-"use strict";
 // Units, times and elements. Whatever comes from the log is shown as text, never as markup.
 
-const two = (n) => String(n).padStart(2, "0");
-const count = (n) => n.toLocaleString("en");
-const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many || one + "s"}`;
+export const two = (n) => String(n).padStart(2, "0");
+export const count = (n) => n.toLocaleString("en");
+export const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many || one + "s"}`;
 
-function day(ms) {
+export function day(ms) {
   const d = new Date(ms);
   return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
 }
 
-function clock(ms, fine) {
+export function clock(ms, fine) {
   const d = new Date(ms);
   const seconds = `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
   return fine ? `${seconds}.${String(d.getMilliseconds()).padStart(3, "0")}` : seconds;
 }
 
-function zone(ms) {
+export function zone(ms) {
   const minutes = -new Date(ms).getTimezoneOffset();
   const size = Math.abs(minutes);
   const offset = `UTC${minutes < 0 ? "−" : "+"}${two(Math.floor(size / 60))}:${two(size % 60)}`;
@@ -24,9 +23,9 @@ function zone(ms) {
   return minutes === 0 && (!place || place === "UTC") ? "UTC" : `${place || "local time"}, ${offset}`;
 }
 
-const UNIT = "\u00a0"; // keeps a figure and its unit on one line
+export const UNIT = "\u00a0"; // keeps a figure and its unit on one line
 
-function duration(ms) {
+export function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)}${UNIT}ms`;
   if (ms < 10000) return `${(ms / 1000).toFixed(1)}${UNIT}s`;
   if (ms < 600000) return `${Math.floor(ms / 1000)}${UNIT}s`;
@@ -35,7 +34,7 @@ function duration(ms) {
   return `${Math.floor(minutes / 60)}${UNIT}h${minutes % 60 ? `${UNIT}${minutes % 60}${UNIT}min` : ""}`;
 }
 
-function element(tag, properties, ...children) {
+export function element(tag, properties, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties || {})) {
     if (name.startsWith("data-") || name.startsWith("aria-") || name === "role") made.setAttribute(name, value);
@@ -45,6 +44,6 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-const byId = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 // A name from outside stands for itself: no direction of writing in it reaches its neighbours.
-const name = (text, className) => element("bdi", { className: className || "name" }, text);
+export const name = (text, className) => element("bdi", { className: className || "name" }, text);

@@ -1,4 +1,3 @@
-"use strict";
 // Bars and spans over time: models in memory, attempts and the decisions for them. Drawn by hand on a chart
 // without lines, which gives them the common time range and cursor.
 
@@ -25,7 +24,7 @@ function drawStay(u, each, top, hits) {
   if (!place) return;
   const { ctx } = u, dpr = devicePixelRatio, tint = modelTint(each.model);
   const height = (MODEL_ROW - 4) * dpr;
-  ctx.fillStyle = colour(`model-${tint}`);
+  ctx.fillStyle = colour(`tint-${tint}`);
   ctx.beginPath();
   ctx.roundRect(place.left, top * dpr, place.width, height, Math.min(3 * dpr, place.width / 2));
   ctx.fill();

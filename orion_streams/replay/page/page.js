@@ -1,4 +1,3 @@
-"use strict";
 // The page: its head, a card for each node, and what moves it.
 
 const ended = packed.counts.ended;
