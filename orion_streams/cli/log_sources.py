@@ -16,6 +16,7 @@ from orion_streams.cli.grid_discovery import opened
 from orion_streams.errors import BackendError, ConfigError, LogError
 from orion_streams.eventlog.jsonl import head_of
 from orion_streams.eventlog.loader import END
+from orion_streams.model.toml_values import duration_ms
 from orion_streams.replay.export import See
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
@@ -81,6 +82,23 @@ async def moment(text: str, log: Source, clip: bool = False) -> int:
     if not clip and not low_ms - NEAR_MS <= wanted_ms <= high_ms + NEAR_MS:
         raise ConfigError(f"{text}: not in the log, which goes from {iso(low_ms)} to {iso(high_ms)}")
     return max(await log.position_at(wanted_ms), first - 1)
+
+
+async def since(text: str, log: FileSource | LiveSource) -> int:
+    """Return the position behind which what is asked for begins: `text` is a moment, or a duration such as
+    "2h" or "1h30m" before now, of a file before its end. A time before the log means its beginning. Raises
+    ConfigError if it is neither."""
+    span_ms = None if text.isdecimal() else duration_ms(text)
+    if span_ms is None:
+        return await moment(text, log, clip=True)
+    if span_ms <= 0:
+        raise ConfigError(f"{text}: expected a duration of more than nothing, such as 2h")
+    first, last = await log.bounds()
+    if isinstance(log, LiveSource):
+        now_ms, _ = await log.store.read({"log": f"{last}-0"}, 1, 0)
+    else:
+        now_ms = (await log.state_at(last)).grid.server_ms
+    return max(await log.position_at(now_ms - span_ms), first - 1)
 
 
 async def first_ms(log: Source) -> int:

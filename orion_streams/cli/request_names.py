@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from orion_streams.model import events as ev
 
+SHORT = 8
+"""So many characters of a shortened id are shown at least."""
+
 
 def id_of(key: str) -> str:
     """Return the id in a request's key "client/id"."""
@@ -30,6 +33,23 @@ def is_short_for(asked: str, key: str) -> bool:
     if not asked.rpartition("/")[2]:
         return False
     return id_of(key).startswith(asked) or ("/" in asked and key.startswith(asked))
+
+
+def shortest(keys: Iterable[str]) -> dict[str, str]:
+    """Return for each request its client and the beginning of its id, at least SHORT characters of it, that
+    none of the others has."""
+    known = sorted(set(keys))
+    found = {}
+    for before, key, behind in zip(["", *known], known, [*known[1:], ""], strict=False):
+        shared = max(alike(key, before), alike(key, behind))
+        found[key] = key[: max(key.index("/") + 1 + SHORT, shared + 1)]
+    return found
+
+
+def alike(one: str, other: str) -> int:
+    """Return how many characters two texts share at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (mine, yours) in pairs if mine != yours), min(len(one), len(other)))
 
 
 def meant(asked: str, keys: Iterable[str]) -> list[str]:
