@@ -59,3 +59,8 @@ def answer_tokens(grid: Grid, request: Request) -> int:
     length = grid.answers.get(request.model)
     mean = length.milli // 1000 if length is not None else prior_tokens(grid, request.model)
     return min(mean, request.num_predict) if request.num_predict else mean
+
+
+def expected_work_us(grid: Grid, request: Request, pace: tuple[int, int]) -> int:
+    """Return the request's own expected work in µs, at a pace as `best_pace` returns it."""
+    return request.prompt_tokens * pace[0] + answer_tokens(grid, request) * pace[1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from orion_streams.decider.estimates import answer_tokens, best_pace
+from orion_streams.decider.estimates import best_pace, expected_work_us
 from orion_streams.decider.route import (
     Ahead,
     Decision,
@@ -197,7 +197,7 @@ def due_ms(grid: Grid, request: Request, paces: dict[str, tuple[int, int]]) -> i
     pace = paces.get(request.model)
     if pace is None:
         pace = paces[request.model] = best_pace(grid, request.model)
-    work_us = request.prompt_tokens * pace[0] + answer_tokens(grid, request) * pace[1]
+    work_us = expected_work_us(grid, request, pace)
     return min(request.deadline_ms, request.accepted_ms + grid.policy.due_stretch * work_us // 1000)
 
 
