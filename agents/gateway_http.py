@@ -12,6 +12,7 @@ from orion_streams.errors import BackendError
 from orion_streams.gateway.access import Caller
 from orion_streams.gateway.answers import HttpAnswer
 from orion_streams.gateway.failures import RETRY_AFTER_S
+from orion_streams.gateway.page_rows import PageCaller
 from orion_streams.gateway.refusal import Refusal
 
 log = logging.getLogger("orion.gateway")
@@ -19,6 +20,12 @@ log = logging.getLogger("orion.gateway")
 BODY_S, WRITE_S = 60.0, 30.0
 """How long a body may take to come, or a whole answer to be taken; a client to take a piece."""
 CALLER = web.RequestKey("caller", Caller)
+
+
+def caller_of(http: web.Request) -> PageCaller:
+    """Return who asks, as one to whom something is shown."""
+    caller = http[CALLER]
+    return PageCaller(caller.client, caller.name, caller.view_only, caller.sees_all)
 
 
 def response_of(answer: HttpAnswer, headers: dict[str, str] | None = None) -> web.Response:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from orion_streams.agents.gateway import Gateway
-from orion_streams.agents.gateway_http import CALLER, body_of, response_of
+from orion_streams.agents.gateway_http import CALLER, body_of, caller_of, response_of
 from orion_streams.gateway import grid_state, http_calls, listings, messages_requests
 from orion_streams.gateway.answers import HttpAnswer, json_answer
 from orion_streams.gateway.messages_answers import counted_tokens
@@ -24,10 +24,6 @@ class Pages:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway, self.follower = gateway, gateway.follower
         self._aliases = gateway.config.gateway.aliases
-
-    async def root(self, _: web.Request) -> web.Response:
-        """Answer as Ollama does to who looks whether it is there."""
-        return web.Response(text="Ollama is running")
 
     async def version(self, _: web.Request) -> web.Response:
         """Answer `/api/version`."""
@@ -76,10 +72,10 @@ class Pages:
         """Answer `/v1/messages/count_tokens`."""
         return response_of(counted_tokens(messages_requests.count_tokens(await body_of(http))))
 
-    async def state(self, _: web.Request) -> web.Response:
+    async def state(self, http: web.Request) -> web.Response:
         """Answer `/orion/v1/state`."""
-        found = grid_state.state(self.follower.grid, self.follower.silent_ms)
-        return response_of(plain_json(found))
+        whole = grid_state.state(self.follower.grid, self.follower.silent_ms)
+        return response_of(plain_json(grid_state.as_told_to(whole, caller_of(http))))
 
     async def health(self, _: web.Request) -> web.Response:
         """Answer `/orion/v1/health`: 503 if no request would be answered now."""

@@ -28,10 +28,12 @@ from orion_streams.agents.gateway_http import (
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
+from orion_streams.agents.page_live import RecentListener
+from orion_streams.agents.page_routes import Page, Session
 from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
 from orion_streams.errors import BackendError, ConfigError
-from orion_streams.gateway import access, http_calls, keys
+from orion_streams.gateway import access, http_calls, keys, page_session
 from orion_streams.gateway.access import Door, Knock
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.keys import Key
@@ -95,7 +97,9 @@ class Guard:
 
     def _knock(self, http: web.Request) -> Knock:
         headers = http.headers
-        token = access.presented(headers)
+        token, by_cookie = access.presented(headers), None
+        if not token and (cookie := headers.get("Cookie")):
+            by_cookie = page_session.key_of(self._key_file.current().table, cookie)
         return Knock(
             peer=http.remote or "",
             method=http.method,
@@ -103,11 +107,13 @@ class Guard:
             host=headers.get("Host", ""),
             origin=headers.get("Origin", ""),
             token=token,
-            key=self._key_of(token),
+            key=by_cookie or self.key_of(token),
             forwarded=access.is_forwarded(headers),
+            by_cookie=by_cookie is not None,
+            accept=headers.get("Accept", ""),
         )
 
-    def _key_of(self, token: str) -> Key | None:
+    def key_of(self, token: str) -> Key | None:
         """Return the key of a token. One that looks like ours may have been made just now."""
         key = keys.find(self._key_file.current().table, token) if token else None
         if key is None and token.startswith(keys.TOKEN_PREFIX):
@@ -121,7 +127,7 @@ class Guard:
         response.headers.update(access.page_headers(knock, self._door))
 
 
-def application(gateway: Gateway, guard: Guard, connections: Connections) -> web.Application:
+def application(gateway: Gateway, guard: Guard, connections: Connections, page: Page) -> web.Application:
     """Return the aiohttp application."""
 
     @web.middleware
@@ -138,7 +144,8 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
 
     pages, limit = Pages(gateway), gateway.config.gateway.max_body_bytes
     app = web.Application(middlewares=[guarded], client_max_size=limit)
-    both: dict[str, Handler] = {"/": pages.root, "/api/version": pages.version, "/api/tags": pages.tags}
+    session = Session(gateway.key_file, guard.key_of)
+    both: dict[str, Handler] = {"/": page.root, "/api/version": pages.version, "/api/tags": pages.tags}
     gets: dict[str, Handler] = {
         "/api/ps": pages.ps,
         "/v1/models": pages.v1_models,
@@ -146,6 +153,12 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
         "/orion/v1/state": pages.state,
         "/orion/v1/health": pages.health,
         "/orion/v1/requests/{id}": pages.request,
+        "/orion/page/{name}": page.file,
+        "/orion/v1/live": page.stream,
+        "/orion/v1/past": page.past,
+        "/orion/v1/timeline": page.timeline,
+        "/orion/v1/why": page.why,
+        "/orion/v1/day": page.day,
     }
     posts: dict[str, Handler] = dict.fromkeys(http_calls.CALLS, gateway.ask)
     posts |= {"/api/show": pages.show, "/v1/messages/count_tokens": pages.count_tokens}
@@ -153,6 +166,8 @@ def application(gateway: Gateway, guard: Guard, connections: Connections) -> web
         app.router.add_get(path, handler, allow_head=path in both)
     for path, handler in posts.items():
         app.router.add_post(path, handler, expect_handler=expected)
+    app.router.add_post(access.SESSION, session.begin)
+    app.router.add_delete(access.SESSION, session.end)
     for path in http_calls.NOT_HERE:
         app.router.add_route("*", path, pages.elsewhere)
     app.on_response_prepare.append(guard.sign)
@@ -175,14 +190,16 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     """Serve until cancelled. `port`: another one than in streams.toml; 0: a free one. `ready` is called
     with the URL. Raise OSError if the place is taken."""
     redis = connect(config.redis.url)
-    follower = GridFollower(redis, config.prefix)
+    listener = RecentListener()
+    follower = GridFollower(redis, config.prefix, listeners=(listener,))
+    page = Page(config, follower, listener)
     key_file = KeyFile(path_of(config))
     with_secret(key_file.path)
     life = f"{socket.gethostname()}.{secrets.token_hex(4)}"
     gateway = Gateway(config, follower, key_file, life)
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
-    app = application(gateway, guard, connections)
+    app = application(gateway, guard, connections, page)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -197,7 +214,10 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     server = await loop.create_server(
         connections.accept, place.host, place.port if port is None else port, reuse_address=True
     )
-    works = (follower.run, gateway.keep_guests_for_ever, connections.sweep, gateway.cancel_earlier)
+    works = (
+        follower.run, gateway.keep_guests_for_ever, connections.sweep, gateway.cancel_earlier,
+        page.live.run, page.history.run,
+    )  # fmt: skip
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in works:
@@ -209,9 +229,11 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
             await asyncio.Event().wait()
     finally:
         server.close()
+        page.live.stop()
         await gateway.stop()
         await runner.cleanup()
         await gateway.close()
+        await page.past_worker.close()
         await redis.aclose()
 
 

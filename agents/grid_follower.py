@@ -69,6 +69,7 @@ class GridFollower:
         self._outages = OutageLog(log)
         self._server_ms = self._router_ms = 0
         self._looked_s: float | None = None
+        self._born_s = clock()
         self.loaded, self._news = asyncio.Event(), asyncio.Event()
         self._folding = asyncio.Lock()
 
@@ -98,6 +99,12 @@ class GridFollower:
     @property
     def _passed_ms(self) -> int:
         return round((self._clock() - self._looked_s) * 1000) if self._looked_s is not None else 0
+
+    @property
+    def heard_ms_ago(self) -> int:
+        """How long ago the server answered last; it is asked every second."""
+        since_s = self._born_s if self._looked_s is None else self._looked_s
+        return round((self._clock() - since_s) * 1000)
 
     async def heard(self) -> None:
         """Wait until a router has been heard."""

@@ -44,6 +44,7 @@ class KeyRow(Struct, frozen=True):
     max_priority: int
     view_only: bool
     form: str
+    sees_all: bool
 
 
 class KeyList(Struct, frozen=True):
@@ -104,6 +105,7 @@ def add(
     name: str,
     priority: int | None,
     view_only: bool,
+    sees_all: bool,
     form: Form,
 ) -> None:
     """Make a key and print it, with what to enter where."""
@@ -117,6 +119,7 @@ def add(
         max_priority=9 if priority is None else priority,
         view_only=view_only,
         form=form,
+        sees_all=sees_all,
     )
     key_file.change(path, lambda table: keys.with_key(table, key))
     place, url = config.gateway.place, url_of(config.gateway.place)
@@ -217,7 +220,7 @@ def table_of(rows: list[KeyRow]) -> Table:
             if row.priority == row.max_priority
             else f"{row.priority} to {row.max_priority}"
         )
-        may = "look" if row.view_only else "ask"
+        may = ("look" if row.view_only else "ask") + (", see all" if row.sees_all else "")
         made.add_row(
             row.name, row.client, row.created, priority, may, "" if row.form == "none" else row.form
         )

@@ -19,7 +19,7 @@ KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, dig
 @key_commands.command(
     epilog=examples_of(
         "key add anna", "key add chat --for open-webui", "key add house --for home-assistant --priority 5",
-        "key add wall --view-only --json",
+        "key add wall --view-only --sees-all --json",
     )
 )  # fmt: skip
 def add(
@@ -29,6 +29,9 @@ def add(
     ] = None,
     view_only: Annotated[
         bool, typer.Option("--view-only", help="For listings and the state only.")
+    ] = False,
+    sees_all: Annotated[
+        bool, typer.Option("--sees-all", help="It is told the ids of all clients' requests.")
     ] = False,
     form: Annotated[
         str, typer.Option("--for", metavar="PROGRAM", help="open-webui or home-assistant: what to enter.")
@@ -46,6 +49,7 @@ def add(
         name=name,
         priority=priority,
         view_only=view_only,
+        sees_all=sees_all,
         form=form,
         as_json=as_json,
         config_path=config,

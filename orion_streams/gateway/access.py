@@ -26,7 +26,8 @@ SHOWN, KNOWN_HOSTS = 80, 256
 
 class Knock(Struct, frozen=True, kw_only=True):
     """A request before it is let in. `peer`: the address at the other end of the connection; `token`: what
-    `presented` found, `key`: whose it is. `forwarded`: it says that it came through a proxy."""
+    `presented` found, `key`: whose it is, or whose cookie came (`by_cookie`). `forwarded`: it says that it
+    came through a proxy; `accept`: what it wants to be answered with."""
 
     peer: str
     method: str
@@ -36,6 +37,8 @@ class Knock(Struct, frozen=True, kw_only=True):
     token: str = ""
     key: Key | None = None
     forwarded: bool = False
+    by_cookie: bool = False
+    accept: str = ""
 
 
 class Door(Struct, frozen=True, kw_only=True):
@@ -49,13 +52,15 @@ class Door(Struct, frozen=True, kw_only=True):
 
 
 class Caller(Struct, frozen=True):
-    """Who was let in: a client of the grid, by which key (""; by none), with which priorities."""
+    """Who was let in: a client of the grid, by which key (""; by none), with which priorities. `sees_all`:
+    it is told the ids of all clients' requests."""
 
     client: str
     name: str = ""
     max_priority: int = 9
     default_priority: int = 0
     view_only: bool = False
+    sees_all: bool = False
 
 
 class Denial(Struct, frozen=True):
@@ -81,14 +86,46 @@ def is_forwarded(headers: Mapping[str, str]) -> bool:
 
 def admit(knock: Knock, door: Door) -> Caller | Denial:
     """Let a request in, or refuse it: its page, its key, what it may do."""
-    if refusal := page_refusal(knock, door):
+    if refusal := page_refusal(knock, door) or session_refusal(knock, door):
         return refusal
+    if is_page(knock):
+        return NOBODY
     if knock.key is None:
         return keyless(knock, door)
     key = knock.key
     if key.view_only and not only_looks(knock):
         return Denial(403, f"The key {key.name} is for looking only: make another with `orion key add`.")
-    return Caller(key.client, key.name, key.max_priority, key.priority, key.view_only)
+    return Caller(key.client, key.name, key.max_priority, key.priority, key.view_only, key.sees_all)
+
+
+NOBODY = Caller("", view_only=True)
+"""Who loads the page: it holds nothing that needs a key."""
+SESSION, PAGE_FILES = "/orion/v1/session", "/orion/page/"
+
+
+def is_page(knock: Knock) -> bool:
+    """Whether a request is for the page itself, or gives or returns its key: then none is needed."""
+    if knock.path == SESSION:
+        return knock.method in ("POST", "DELETE")
+    is_file = knock.path.startswith(PAGE_FILES) or (knock.path == "/" and wants_page(knock.accept))
+    return is_file and knock.method in ("GET", "HEAD")
+
+
+def wants_page(accept: str) -> bool:
+    """Whether an Accept header is a browser's: programs ask for no HTML."""
+    return any(each.partition(";")[0].strip().lower() == "text/html" for each in accept.split(","))
+
+
+def session_refusal(knock: Knock, door: Door) -> Denial | None:
+    """Refuse what a page of another origin writes with the page's cookie, or does to it: browsers send
+    cookies to all ports of a host, whoever's page asks."""
+    if knock.method in ("GET", "HEAD"):
+        return None
+    foreign = is_foreign(knock, door)
+    if (knock.by_cookie and (foreign or not knock.origin)) or (knock.path == SESSION and foreign):
+        what = shown(knock.origin) if knock.origin else "no origin that is told"
+        return Denial(403, f"The page's cookie is not for pages of {what}.")
+    return None
 
 
 def keyless(knock: Knock, door: Door) -> Caller | Denial:
@@ -98,11 +135,11 @@ def keyless(knock: Knock, door: Door) -> Caller | Denial:
     if knock.token.startswith(TOKEN_PREFIX):
         what = "This key is not known: it was removed, or mistyped. `orion key list` shows those there are."
         return Denial(401, what, {"WWW-Authenticate": f'{REALM}, error="invalid_token"'})
+    is_here = is_loopback(knock.peer) and not knock.forwarded and is_local(knock.host, door.machine)
     if client := client_at(knock.peer, door.rules.addresses):
-        return Caller(client)
-    is_here = is_loopback(knock.peer) and not knock.forwarded
-    if door.insecure or (is_here and is_local(knock.host, door.machine)):
-        return Caller(GATEWAY)
+        return Caller(client, sees_all=is_here)
+    if door.insecure or is_here:
+        return Caller(GATEWAY, sees_all=is_here)
     what = (
         "From here a key is needed: `orion key add NAME` on the gateway's machine prints one. "
         "It is sent as `Authorization: Bearer KEY`."
@@ -167,12 +204,13 @@ def is_address(text: str) -> bool:
 
 def is_foreign(knock: Knock, door: Door) -> bool:
     """Whether a request comes from a page, and not from one of this server's own under a name of this
-    machine: a page that has itself resolved to it looks like its own under another."""
+    machine: a page that has itself resolved to it looks like its own under another, but has neither our
+    cookie nor a key to give."""
     if not knock.origin:
         return False
     own = [f"{scheme}://{knock.host.lower()}" for scheme in ("http", "https")]
-    is_own = knock.origin.lower() in own and is_local(knock.host, door.machine)
-    return not is_own
+    is_sure = knock.by_cookie or knock.path == SESSION or is_local(knock.host, door.machine)
+    return not (knock.origin.lower() in own and is_sure)
 
 
 OWN_ORIGINS = re.compile(

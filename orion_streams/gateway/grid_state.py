@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.decider.estimates import demand_now
+from orion_streams.gateway.page_rows import PageCaller
 from orion_streams.gateway.timestamps import timestamp
 from orion_streams.gateway.view_models import (
     NO_MODELS,
@@ -161,6 +162,15 @@ def state(grid: Grid, silent_ms: int) -> State:
             "runs": max(len(runs) - MOST, 0),
         },
     )
+
+
+def as_told_to(whole: State, caller: PageCaller) -> State:
+    """Return the state for somebody: without the ids of other clients' requests."""
+    if caller.sees_all:
+        return whole
+    rows = [each if caller.sees(each.client) else replace(each, id="") for each in whole.queue.requests]
+    runs = [each if caller.sees(each.client) else replace(each, id="") for each in whole.runs]
+    return replace(whole, queue=replace(whole.queue, requests=rows), runs=runs)
 
 
 def health(grid: Grid, silent_ms: int) -> Health:

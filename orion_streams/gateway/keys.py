@@ -29,9 +29,10 @@ Priority = Annotated[int, Meta(ge=-9, le=9)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One key: the client of the grid that it stands for, its token's SHA-256, the day it was made, the
-    priority of requests that ask for none and the highest one; `form`: the program that it was made for."""
+    priority of requests that ask for none and the highest one; `form`: the program that it was made for;
+    `sees_all`: it is told the ids of all clients' requests."""
 
     name: Name
     client: Name
@@ -41,6 +42,7 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_priority: Priority = 9
     view_only: bool = False
     form: Form = "none"
+    sees_all: bool = False
 
 
 class KeyTable(Struct, frozen=True, forbid_unknown_fields=True):

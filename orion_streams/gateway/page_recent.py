@@ -79,10 +79,12 @@ class Recent:
         self._open: dict[str, Known] = {}
 
     def begin(self, grid: Grid) -> None:
-        """Go on from a table. What was known stays, unless the log has lost it; what lies between is not
-        known."""
-        if self.position is None or grid.position != self.position:
-            self._forget_after(grid.position)
+        """Go on from a table: at its own position, at an earlier one, after which events come again or were
+        lost, or beyond a gap of which nothing is known."""
+        if grid.position == self.position:
+            return
+        self._forget_after(grid.position)
+        if self.since is None or not self.since <= grid.position <= (self.position or 0):
             self.since = grid.position
         self.position = grid.position
         self._open = {key: Known(row.model, row.accepted) for key, row in grid.open.items()}
@@ -141,8 +143,9 @@ class Recent:
         if not points or points[-1].point[0] // STEP_MS < now_ms // STEP_MS:
             points.append(Point(grid.position, (now_ms, event.temp_mc, ram_permille(event))))
 
-    def add_before(self, rows: RecentRows) -> None:
-        """Add what another one knows of the same log, as far as it is older than what is known here."""
+    def add_before(self, grid: Grid, rows: RecentRows) -> None:
+        """Add what another one knows of the same log, as far as it is older than what is known here.
+        `grid`: as it is now."""
         if self.since is None or self.since < rows.since or self.since > rows.position:
             return
         older = [each for each in rows.decisions if each.position <= self.since]
@@ -152,10 +155,15 @@ class Recent:
             mine = [each for each in self.tracks.get(node, ()) if each.position > self.since]
             before = [each for each in points if each.position <= self.since]
             self.tracks[node] = deque((*before, *mine), POINTS)
-        self.ticks.add(each for each in rows.ticks if each.position <= self.since)
+        self.add_ticks(grid, rows.ticks)
         older_routed = {n: row for n, row in rows.routed.items() if n not in self.routed}
         self.routed = dict(list({**older_routed, **self.routed}.items())[-MOST_ROUTED:])
         self.since = rows.since
+
+    def add_ticks(self, grid: Grid, ticks: Iterable[Tick]) -> None:
+        """Add ticks that were found in what was before."""
+        since = self.since or 0
+        self.ticks.add(grid, (each for each in ticks if each.position <= since))
 
     def rows(self) -> RecentRows:
         """Return all of it as a value."""

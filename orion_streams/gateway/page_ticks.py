@@ -48,14 +48,16 @@ class Ticks:
         """Go on from a table: nothing is known of what was before."""
         self._stale_ms, self._ms = grid.policy.stale_ms, grid.server_ms
         self._heard_ms = {name: grid.server_ms for name, node in grid.nodes.items() if not node.left}
-        self.open.clear()
+        self.open = {key: tick for key, tick in self.open.items() if still_lasts(grid, *key)}
 
-    def add(self, ticks: Iterable[Tick]) -> None:
-        """Take ticks that were found elsewhere, of the same log."""
+    def add(self, grid: Grid, ticks: Iterable[Tick]) -> None:
+        """Take ticks that were found elsewhere, of the same log up to this grid."""
         for tick in ticks:
             known = self._found.get(key_of(tick))
             if known is None or not known.until_ms:
                 self._found[key_of(tick)] = tick
+                if tick.kind in LASTING and not tick.until_ms and still_lasts(grid, tick.node, tick.kind):
+                    self.open.setdefault((tick.node, tick.kind), tick)
         self._bound()
 
     def forget_after(self, position: int) -> None:
@@ -151,6 +153,16 @@ class Ticks:
     def _bound(self) -> None:
         if len(self._found) > 2 * self._most:
             self._found = {key_of(each): each for each in thinned(self._found.values(), self._most)}
+
+
+def still_lasts(grid: Grid, node: str, kind: str) -> bool:
+    """Whether the table says that something lasts on a node."""
+    row = grid.nodes.get(node)
+    if row is None:
+        return False
+    if kind == BREAKER:
+        return row.opened_ms is not None
+    return row.left if kind == LEFT else kind == SILENT or kind in row.backed_off
 
 
 NO_TICK = (Code.AGENT_LEAVING, Code.CANCELLED)

@@ -13,6 +13,8 @@ import pytest
 from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections
 from orion_streams.agents.gateway_server import Guard, application
+from orion_streams.agents.page_live import RecentListener
+from orion_streams.agents.page_routes import Page
 from orion_streams.config import parse
 from orion_streams.gateway.failures import STATUSES
 from orion_streams.gateway.grid_answers import headers_of
@@ -30,7 +32,8 @@ def served() -> set[str]:
     """Method and path of all that the gateway has, but for what is 501 and for HEAD."""
     config, nobody = parse("[nodes.one]"), cast("Any", None)
     gateway = Gateway(config, nobody, nobody, life="here.b")
-    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1))
+    page = Page(config, nobody, RecentListener())
+    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), page)
     found = set()
     for route in app.router.routes():
         assert route.resource is not None

@@ -1,0 +1,84 @@
+"""Which moment of the log is meant: a position, a time, or a time of day. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+from orion_streams.gateway.refusal import Refusal
+from orion_streams.gateway.timestamps import LAST_MS, date_of
+
+DAY_MS = 86_400_000
+MOST_DIGITS = 15
+TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+DATED = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?"
+)
+WANTED = "at: expected a position, HH:MM[:SS] with tz=MINUTES, or a time as 2026-11-29T14:05:00+01:00"
+MOST_TZ = 24 * 60
+
+
+class Moment(Struct, frozen=True):
+    """A position, or else a time in ms of the server's clock."""
+
+    position: int | None = None
+    ms: int | None = None
+
+
+def moment(text: str, tz: str, now_ms: int) -> Moment:
+    """Return what `at` means. A time of day is the last one that was: `tz` says how many minutes east of
+    UTC the clock is. Raise Refusal 400."""
+    minutes = offset_of(tz)
+    if re.fullmatch(rf"\d{{1,{MOST_DIGITS}}}", text):
+        return Moment(position=int(text))
+    if found := TIME.fullmatch(text):
+        hour, minute, second = (int(part or 0) for part in found.groups())
+        of_day_ms = checked_ms(hour, minute, second)
+        here_ms = now_ms + minutes * 60_000
+        then_ms = here_ms - here_ms % DAY_MS + of_day_ms
+        return Moment(ms=(then_ms if then_ms <= here_ms else then_ms - DAY_MS) - minutes * 60_000)
+    if found := DATED.fullmatch(text):
+        year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
+        if found[8]:
+            minutes = 0 if found[8] == "Z" else offset_of_iso(found[8])
+        days = days_of(year, month, day)
+        millis = int((found[7] or "0").ljust(3, "0")[:3])
+        ms = days * DAY_MS + checked_ms(hour, minute, second) + millis - minutes * 60_000
+        if 0 <= ms <= LAST_MS:
+            return Moment(ms=ms)
+    raise Refusal(400, WANTED)
+
+
+def offset_of(text: str) -> int:
+    """Return minutes east of UTC. Raise Refusal 400."""
+    if re.fullmatch(r"[+-]?\d{1,4}", text or "0") and abs(minutes := int(text or 0)) <= MOST_TZ:
+        return minutes
+    raise Refusal(400, f"tz: expected minutes east of UTC, at most {MOST_TZ}")
+
+
+def offset_of_iso(text: str) -> int:
+    """Return the minutes of an offset such as +01:00."""
+    digits = text[1:].replace(":", "")
+    minutes = int(digits[:2]) * 60 + int(digits[2:])
+    return -minutes if text[0] == "-" else minutes
+
+
+def checked_ms(hour: int, minute: int, second: int) -> int:
+    """Return a time of day in ms. Raise Refusal 400 for one that no clock shows."""
+    if hour > 23 or minute > 59 or second > 59:
+        raise Refusal(400, WANTED)
+    return ((hour * 60 + minute) * 60 + second) * 1000
+
+
+def days_of(year: int, month: int, day: int) -> int:
+    """Return the days from 1970-01-01 to a date: the inverse of `date_of`. Raise Refusal 400 for a date
+    that is none."""
+    shifted = year - (month <= 2)
+    era = shifted // 400
+    day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    year_of_era = shifted - era * 400
+    days = era * 146_097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719_468
+    if not 1 <= month <= 12 or date_of(days) != (year, month, day):
+        raise Refusal(400, WANTED)
+    return days
