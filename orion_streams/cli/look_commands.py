@@ -1,4 +1,4 @@
-"""`orion explain` and `orion requests` with their options."""
+"""`orion explain`, `orion requests` and `orion top` with their options."""
 
 from __future__ import annotations
 
@@ -72,3 +72,21 @@ def requests(
         file=file,
         common=CommonOptions(as_json, redis, config),
     )
+
+
+@look_commands.command(epilog=examples_of("top", "top --interval 5", "top --once", "top --once --json"))
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, all of it, and leave.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=60, metavar="SECONDS", help="Between two frames.")
+    ] = 1.0,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """The living grid: nodes, what runs and waits, the last decisions, and on top the whole in a sentence.
+    Keys: q quits, space pauses, s sorts the queue, n the nodes, j and k go through the queue."""
+    if as_json and not once:
+        raise typer.BadParameter("--json goes with --once")
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.top_command", once=once, interval_s=interval, common=common)

@@ -9,17 +9,20 @@ from msgspec import Struct
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.cli.request_names import shortest
+from orion_streams.cli.request_names import id_of, shortest
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, table
 from orion_streams.gateway.page_rows import OK, WARN, Decision, Doing, Lozenge, NodeCard, View
 from orion_streams.gateway.page_words import about, capital, passed
 from orion_streams.model.text import gigabytes
 
 ROOMY = 100
-"""The width from which models have a column of their own."""
+"""The width from which there is room for whole names, and models have a column of their own."""
 STYLES = {OK: GOOD, WARN: WAITING}
-BAR = 10
-AVAILABLE = "available"
+MOST_LINES = 1_000
+"""More than any terminal has."""
+AVAILABLE, NOTHING = "available", "takes nothing: "
+TELL_SINCE = ("stale", "breaker")
+"""States whose words say since when."""
 NODE_ORDERS: dict[str, Callable[[NodeCard], tuple[object, ...]]] = {
     "name": lambda card: (card.name,),
     "trouble": lambda card: ((OK, WARN).index(card.tone) if card.tone in (OK, WARN) else 2, card.name),
@@ -38,12 +41,12 @@ QUEUE_ORDERS: dict[str, Callable[[Lozenge], tuple[object, ...]]] = {
 
 class Section(Struct):
     """A part of the screen: a title, and rows of cells under columns, which a table is made of. `least`: so
-    many rows are shown before other parts get more; `left_out`: rows that nobody has here."""
+    many lines it has before other parts get more; `left_out`: rows that are not here."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Text | str, ...]]
-    least: int = 2
+    least: int = 4
     empty: str = ""
     left_out: int = 0
 
@@ -64,31 +67,32 @@ class Section(Struct):
         return f"… {hidden} more" if hidden else ""
 
 
-RIGHT = ("TEMP", "RAM", "CPU", "RUNS", "TOKENS/S", "AGE", "#")
+RIGHT = ("TEMP", "RAM", "CPU", "RUNS", "TOK/S", "AGE", "#")
 WHOLE = (*RIGHT, "DONE", "TIME", "BEGINS IN")
 
 
-def nodes(view: View, order: str, roomy: bool) -> Section:
-    """Return the nodes: what they are like, and why one takes nothing."""
-    cards = sorted(view.nodes, key=NODE_ORDERS[order]) if order in NODE_ORDERS else view.nodes
+def nodes(view: View, order: str, roomy: bool, models: bool = True) -> Section:
+    """Return the nodes: what they are like, and why one takes nothing; with the models in memory or
+    without."""
+    cards = sorted(view.nodes, key=NODE_ORDERS[order])
     columns = ("NODE", "TEMP", "RAM", "CPU", "RUNS", "STATE", *(["IN MEMORY"] if roomy else []))
-    rows = [node_row(card, view.at_ms, roomy) for card in cards]
-    return Section("NODES", columns, rows, least=len(rows), empty="no node is configured")
+    rows = [node_row(card, view.at_ms, roomy, models) for card in cards]
+    return Section("NODES", columns, rows, MOST_LINES, "no node is configured")
 
 
-def node_row(card: NodeCard, now_ms: int, roomy: bool) -> tuple[Text | str, ...]:
+def node_row(card: NodeCard, now_ms: int, roomy: bool, with_models: bool) -> tuple[Text | str, ...]:
     """Return the cells of a node."""
     heard = card.heard_ms_ago is not None
     state, models = node_state(card, now_ms), in_memory(card)
-    if not roomy and models:
+    if with_models and models and not roomy:
         state = Text("\n").join([state, models])
     ram = f"{gigabytes(card.ram_used_mb)}/{gigabytes(card.ram_total_mb)} GB" if heard else ""
     return (
-        Text(card.name, style="bold"),
+        Text(card.name if with_models else card.short, style="bold"),
         heat(card) if heard else "",
         Text(ram, style=BAD if is_full(card) else ""),
         f"{card.cpu_permille / 10:.0f} %" if heard else "",
-        f"{len(card.doing)}/{card.slots}" if card.slots else "",
+        f"{sum(each.what == 'run' for each in card.doing)}/{card.slots}" if card.slots else "",
         state,
         *([models] if roomy else []),
     )
@@ -115,9 +119,10 @@ def node_state(card: NodeCard, now_ms: int) -> Text:
         return Text(card.role, style=DIM)
     if not card.why:
         return Text(AVAILABLE, style=STYLES.get(card.tone, BAD))
-    since = f" since {passed(max(now_ms - card.since_ms, 0))}" if card.since_ms is not None else ""
+    is_told = card.since_ms is None or card.state in TELL_SINCE
+    since = "" if is_told else f" since {passed(max(now_ms - (card.since_ms or 0), 0))}"
     until = f"; {card.until}" if card.until else ""
-    return Text(f"{card.why}{since}{until}", style=STYLES.get(card.tone, BAD))
+    return Text(f"{card.why.removeprefix(NOTHING)}{since}{until}", style=STYLES.get(card.tone, BAD))
 
 
 def in_memory(card: NodeCard) -> Text:
@@ -128,7 +133,7 @@ def in_memory(card: NodeCard) -> Text:
     return Text(", ".join(names), style=DIM)
 
 
-def runs(view: View) -> Section:
+def runs(view: View, roomy: bool) -> Section:
     """Return what the nodes do."""
     found = [(card, each) for card in view.nodes for each in card.doing]
     names = shortest(f"{each.client}/{each.id}" for _, each in found if each.id)
@@ -136,20 +141,20 @@ def runs(view: View) -> Section:
         (
             Text(card.short, style="bold"),
             Text(capital(each.text), style=WAITING if each.cold else ""),
-            bar(each),
+            bar(each, 10 if roomy else 5),
             f"{each.tokens_per_s:.1f}" if each.tokens_per_s else "",
-            names.get(f"{each.client}/{each.id}", ""),
+            id_of(names.get(f"{each.client}/{each.id}", "")),
         )
         for card, each in found
     ]
-    return Section("RUNNING", ("RUNNING", "", "DONE", "TOKENS/S", "REQUEST"), rows, 3, "nothing runs")
+    return Section("RUNNING", ("RUNNING", "", "DONE", "TOK/S", "REQUEST"), rows, empty="nothing runs")
 
 
-def bar(doing: Doing) -> Text:
+def bar(doing: Doing, width: int) -> Text:
     """Draw how far something is, as expected."""
-    full = doing.progress_permille * BAR // 1000
+    full = doing.progress_permille * width // 1000
     return Text.assemble(
-        ("█" * full, GOOD), ("░" * (BAR - full), DIM), f" {doing.progress_permille // 10:>2} %"
+        ("█" * full, GOOD), ("░" * (width - full), DIM), f" {doing.progress_permille // 10:>2} %"
     )
 
 
@@ -171,9 +176,8 @@ def queue(view: View, order: str, offset: int) -> Section:
     ]
     total = len(view.queue) + view.queue_left_out
     title = f"WAITING {total}" if total else "WAITING"
-    skipped = f", from the {offset + 1}th" if offset else ""
-    columns = ("#", f"{title}{skipped}", "MODEL", "AGE", "BEGINS IN", "WHY")
-    return Section("WAITING", columns, rows, 3, "nobody waits", view.queue_left_out)
+    columns = ("#", title, "MODEL", "AGE", "BEGINS IN", "WHY")
+    return Section("WAITING", columns, rows, empty="nobody waits", left_out=view.queue_left_out)
 
 
 def begins_in(row: Lozenge) -> str:
@@ -188,7 +192,7 @@ def begins_in(row: Lozenge) -> str:
 def decisions(view: View) -> Section:
     """Return what was decided last, the newest first."""
     rows = [decision_row(each) for each in reversed(view.decisions)]
-    return Section("DECIDED", ("TIME", "DECIDED"), rows, 3, "nothing was decided of late")
+    return Section("DECIDED", ("TIME", "DECIDED"), rows, empty="nothing was decided of late")
 
 
 def decision_row(row: Decision) -> tuple[Text | str, ...]:

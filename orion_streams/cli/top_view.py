@@ -1,5 +1,5 @@
-"""The screen of `orion top`: one frame, fitted to the terminal. Nothing that is shown is cut; what has no room
-is counted."""
+"""The screen of `orion top`: a frame, fitted to the terminal. What is shown is not cut, what has no room is
+counted."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from orion_streams.cli import top_sections
 from orion_streams.cli.tables import BAD, DIM, WAITING
 from orion_streams.cli.top_sections import NODE_ORDERS, QUEUE_ORDERS, ROOMY, STYLES, Section
 from orion_streams.gateway.page_rows import View
+from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_words import passed
 
 Lines = list[list[Segment]]
-KEYS = "q quit   space pause   s sort the queue   n sort the nodes   j k through the queue"
+MOST_FOR_NODES = 0.4
+"""Above this share of the lines nodes are shown without the models in their memory."""
+KEYS = "q quit · space pause · s sort queue · n sort nodes · j k scroll queue"
 
 
 class Chosen(Struct, frozen=True):
@@ -45,7 +48,7 @@ class Frame:
         head = rendered(console, options, self._head())
         foot = rendered(console, options, self._foot())
         left = None if height is None else max(height - len(head) - len(foot), 0)
-        body = fitted(console, options, self._sections(options.max_width), left)
+        body = fitted(console, options, self._sections(console, options, left), left)
         lines = [*head, *body, *foot]
         if height is not None:
             if body and len(lines) < height:
@@ -67,8 +70,6 @@ class Frame:
         style = f"bold {STYLES.get(view.tone, BAD)}"
         when = datetime.fromtimestamp(view.at_ms / 1000).strftime("%H:%M:%S") if view.at_ms else ""
         text = Text.assemble((view.sentence, style), (f"   {when}" if when else "", DIM))
-        if is_away(view):
-            text.append(f"   last heard {passed(view.heard_ms_ago)} ago", BAD)
         if paused_ms is not None:
             text.append(f"   paused for {passed(paused_ms)}: not live", f"bold {WAITING}")
         return text
@@ -81,11 +82,14 @@ class Frame:
             rows += [KEYS, orders] if (chosen.queue_order, chosen.node_order) != DEFAULT else [KEYS]
         return Text("\n".join(rows), style=DIM)
 
-    def _sections(self, width: int) -> list[Section]:
-        view, chosen = self._view, self._chosen
+    def _sections(self, console: Console, options: ConsoleOptions, height: int | None) -> list[Section]:
+        view, chosen, roomy = self._view, self._chosen, options.max_width >= ROOMY
+        nodes = top_sections.nodes(view, chosen.node_order, roomy)
+        if height is not None and len(drawn(console, options, nodes, height)) > height * MOST_FOR_NODES:
+            nodes = top_sections.nodes(view, chosen.node_order, roomy, models=roomy)
         return [
-            top_sections.nodes(view, chosen.node_order, width >= ROOMY),
-            top_sections.runs(view),
+            nodes,
+            top_sections.runs(view, roomy),
             top_sections.queue(view, chosen.queue_order, chosen.offset),
             top_sections.decisions(view),
         ]
@@ -96,7 +100,7 @@ DEFAULT = (Chosen().queue_order, Chosen().node_order)
 
 def is_away(view: View) -> bool:
     """Whether the view is that of a server which does not answer."""
-    return view.sentence.startswith("Cannot hear")
+    return view.heard_ms_ago > AWAY_MS
 
 
 def rendered(console: Console, options: ConsoleOptions, text: Text) -> Lines:
@@ -112,31 +116,33 @@ def blank(count: int) -> Lines:
 def fitted(
     console: Console, options: ConsoleOptions, sections: Sequence[Section], height: int | None
 ) -> Lines:
-    """Return the parts, one below the other, in a height. What is short of room is shared out in turns, after
-    each part has what it needs at least."""
+    """Return the parts, one below the other, in a height. Room is shared out line by line, after each part
+    has what it needs at least."""
     whole = [
         drawn(console, options, each, len(each.rows) if height is None else height) for each in sections
     ]
     if height is None:
         return [line for lines in whole for line in [*lines, []]][:-1]
     wanted = [len(lines) for lines in whole]
-    given = shares(
-        wanted, [min(want, 1 + each.least) for want, each in zip(wanted, sections, strict=True)], height
-    )
-    parts = [
-        lines if len(lines) <= room else squeezed(console, options, section, room)
-        for lines, section, room in zip(whole, sections, given, strict=True)
-    ]
+    least = [min(want, each.least) for want, each in zip(wanted, sections, strict=True)]
+    parts: list[Lines] = []
+    for lines, section, room in zip(whole, sections, shares(wanted, least, height), strict=True):
+        parts.append(lines if len(lines) <= room else squeezed(console, options, section, room))
+    for at, section in enumerate(sections):
+        spare = height - sum(map(len, parts))
+        if len(parts[at]) < wanted[at] and spare > 0:
+            parts[at] = squeezed(console, options, section, len(parts[at]) + spare)
     gap: Lines = blank(1) if sum(map(len, parts)) + len(parts) - 1 <= height else []
     return [line for at, part in enumerate(parts) for line in (*(gap if at else []), *part)]
 
 
 def shares(wanted: Sequence[int], least: Sequence[int], height: int) -> list[int]:
-    """Share out lines: to each what it needs at least, in its turn as far as there is room, then one by one
+    """Share out lines: to each what it needs at least, as far as those after it keep two, then one by one
     to who wants more."""
     given = [0] * len(wanted)
     for at, need in enumerate(least):
-        given[at] = min(need, height - sum(given))
+        kept = sum(min(each, 2) for each in least[at + 1 :])
+        given[at] = min(need, max(height - sum(given) - kept, 0))
     while sum(given) < min(height, sum(wanted)):
         for at, want in enumerate(wanted):
             if given[at] < want and sum(given) < height:
@@ -147,7 +153,7 @@ def shares(wanted: Sequence[int], least: Sequence[int], height: int) -> list[int
 def drawn(console: Console, options: ConsoleOptions, section: Section, count: int) -> Lines:
     """Return a part with at most `count` rows, and a line that says how many are left out."""
     if not section.rows:
-        head = Text.assemble((section.columns[0] or section.title, "bold"), (f"  {section.empty}", DIM))
+        head = Text.assemble((section.title, "bold"), (f"  {section.empty}", DIM))
         return rendered(console, options, head)
     lines = console.render_lines(section.drawn(count), options, pad=False)
     more = section.more(min(count, len(section.rows)))
