@@ -24,6 +24,7 @@ SIGNALLED = 128
 """The exit code after a signal is this and its number, as shells have it."""
 STEPS = {"j": 1, "down": 1, "k": -1, "up": -1, "page down": 10, "page up": -10}
 QUIT = ("q", "Q", "\x04", GONE)
+READING_S = 0.1
 READING = Text("reading the log …", style=DIM)
 
 
@@ -39,8 +40,8 @@ async def watch(look: Callable[[], View | None], task: asyncio.Task[None], inter
     ):
         while True:
             if loop.time() >= due_s:
-                screen.refresh()
-                due_s = loop.time() + interval_s
+                is_known = screen.refresh()
+                due_s = loop.time() + (interval_s if is_known else READING_S)
             live.update(screen.frame(console.size.height), refresh=True)
             key = await next_key(task, pressed, max(due_s - loop.time(), 0.0))
             if key in ENDS:
@@ -95,10 +96,11 @@ class Screen:
         self._paused_s: float | None = None
         self._chosen = Chosen()
 
-    def refresh(self) -> None:
-        """Take a new view, unless it is paused."""
+    def refresh(self) -> bool:
+        """Take a new view, unless it is paused. Return whether there is one."""
         if self._paused_s is None:
             self._view = self._look()
+        return self._view is not None
 
     def frame(self, height: int) -> Frame | Text:
         """Return what to draw now."""

@@ -71,7 +71,7 @@ class Frame:
         when = datetime.fromtimestamp(view.at_ms / 1000).strftime("%H:%M:%S") if view.at_ms else ""
         text = Text.assemble((view.sentence, style), (f"   {when}" if when else "", DIM))
         if paused_ms is not None:
-            text.append(f"   paused for {passed(paused_ms)}: not live", f"bold {WAITING}")
+            text.append(f"\npaused for {passed(paused_ms)}: not live", f"bold {WAITING}")
         return text
 
     def _foot(self) -> Text:
