@@ -20,6 +20,8 @@ from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_words import passed
 
 Lines = list[list[Segment]]
+TALL = 26
+"""From so many lines for the parts on there is an empty one between them."""
 MOST_FOR_NODES = 0.4
 """Above this share of the lines nodes are shown without the models in their memory."""
 KEYS = "q quit · space pause · s sort queue · n sort nodes · j k scroll queue"
@@ -123,6 +125,8 @@ def fitted(
     ]
     if height is None:
         return [line for lines in whole for line in [*lines, []]][:-1]
+    gap: Lines = blank(1) if height >= TALL else []
+    height -= len(gap) * (len(sections) - 1)
     wanted = [len(lines) for lines in whole]
     least = [min(want, each.least) for want, each in zip(wanted, sections, strict=True)]
     parts: list[Lines] = []
@@ -132,7 +136,6 @@ def fitted(
         spare = height - sum(map(len, parts))
         if len(parts[at]) < wanted[at] and spare > 0:
             parts[at] = squeezed(console, options, section, len(parts[at]) + spare)
-    gap: Lines = blank(1) if sum(map(len, parts)) + len(parts) - 1 <= height else []
     return [line for at, part in enumerate(parts) for line in (*(gap if at else []), *part)]
 
 
