@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
 from orion_streams.errors import BackendError, ConfigError, LogError
-from orion_streams.eventlog.jsonl import head_of
+from orion_streams.eventlog.jsonl import head_of, is_head
 from orion_streams.eventlog.loader import END
 from orion_streams.model.toml_values import duration_ms
 from orion_streams.replay.export import See
@@ -97,8 +97,19 @@ async def since(text: str, log: FileSource | LiveSource) -> int:
     if isinstance(log, LiveSource):
         now_ms, _ = await log.store.read({"log": f"{last}-0"}, 1, 0)
     else:
-        now_ms = (await log.state_at(last)).grid.server_ms
+        now_ms = last_ms(log)
     return max(await log.position_at(now_ms - span_ms), first - 1)
+
+
+def last_ms(log: FileSource) -> int:
+    """Return the time of the last commit in a file."""
+    found = 0
+    for stretch in log.read():
+        for position, raw in reversed(stretch.rows):
+            if is_head(raw):
+                found = head_of(raw, stretch.place(position)).server_ms
+                break
+    return found
 
 
 async def first_ms(log: Source) -> int:

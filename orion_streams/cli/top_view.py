@@ -60,6 +60,8 @@ class Frame:
             if at:
                 yield Segment.line()
             yield from self._dimmed(line) if at >= len(head) else line
+        if height is None:
+            yield Segment.line()
 
     def _dimmed(self, line: list[Segment]) -> list[Segment]:
         """Return a line that nobody takes for what is so now, while Redis is away."""

@@ -35,7 +35,7 @@ def test_a_frame_fits_its_terminal(name: str, size: tuple[int, int | None]) -> N
     keys are there."""
     width, height = size
     view = SCENES[name]()
-    lines = shown(view, width, height).split("\n")
+    lines = shown(view, width, height).removesuffix("\n").split("\n")
     assert max(map(len, lines)) <= width
     if height is not None:
         assert len(lines) == height
