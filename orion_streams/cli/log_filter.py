@@ -31,9 +31,14 @@ class Wanted(Struct, frozen=True):
     samples: bool = True
 
     @property
+    def any_event(self) -> bool:
+        """Whether nothing is filtered but samples."""
+        return self.any_subject and not self.events
+
+    @property
     def all_events(self) -> bool:
         """Whether no event is left out."""
-        return self.samples and self.any_subject and not self.events
+        return self.samples and self.any_event
 
     @property
     def any_subject(self) -> bool:

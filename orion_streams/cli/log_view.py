@@ -50,7 +50,7 @@ async def run(
     async with opened(config) as store:
         wanted = await wanted_of(LiveSource(store, config), filters, follow)
         found = lines(store, *await bounds(store, start, count, follow, wanted), wanted)
-        shown = found if start is None or follow else limited(found, count)
+        shown = noticed(found if start is None or follow else limited(found, count), wanted)
         if common.as_json and not follow:
             sys.stdout.write(f"[{','.join([as_data(line) async for line in shown])}]\n")
             return 0
@@ -128,6 +128,16 @@ async def reach(store: RedisLog, oldest: int, last: int, count: int, wanted: Wan
         if first <= max(oldest, 1):
             return first
         width *= WIDER
+
+
+async def noticed(found: AsyncIterator[Line], wanted: Wanted) -> AsyncIterator[Line]:
+    """Yield all lines, and say so if the filters let none through."""
+    is_any = wanted.any_event
+    async for line in found:
+        is_any = True
+        yield line
+    if not is_any:
+        tell("orion: no event in the log is like that")
 
 
 async def limited(found: AsyncIterator[Line], count: int | None) -> AsyncIterator[Line]:

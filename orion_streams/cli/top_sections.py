@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orion_streams.cli.request_names import id_of, shortest
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, table
-from orion_streams.gateway.page_rows import OK, WARN, Decision, Doing, Lozenge, NodeCard, View
+from orion_streams.gateway.page_rows import OK, WARN, Doing, Lozenge, NodeCard, View
 from orion_streams.gateway.page_words import about, capital, passed
 from orion_streams.model.text import gigabytes
 
@@ -51,12 +51,8 @@ class Section(Struct):
     left_out: int = 0
 
     def drawn(self, count: int) -> Table:
-        """Return the table of the first `count` rows; the last line says how many are left out."""
-        first, *rest = self.columns
-        made = table(first or self.title, *rest, right=RIGHT)
-        for column in made.columns:
-            if column.header in WHOLE:
-                column.no_wrap = True
+        """Return the table of the first `count` rows."""
+        made = table(*self.columns, right=RIGHT, whole=WHOLE)
         for row in self.rows[:count]:
             made.add_row(*row)
         return made
@@ -191,11 +187,14 @@ def begins_in(row: Lozenge) -> str:
 
 def decisions(view: View) -> Section:
     """Return what was decided last, the newest first."""
-    rows = [decision_row(each) for each in reversed(view.decisions)]
-    return Section("DECIDED", ("TIME", "DECIDED"), rows, empty="nothing was decided of late")
-
-
-def decision_row(row: Decision) -> tuple[Text | str, ...]:
-    """Return the cells of a decision."""
-    when = datetime.fromtimestamp(row.ms / 1000).strftime("%H:%M:%S")
-    return Text(when, style=DIM), Text(row.text, style="" if row.tone == OK else STYLES.get(row.tone, BAD))
+    names = shortest(f"{each.client}/{each.id}" for each in view.decisions if each.id)
+    rows = [
+        (
+            Text(datetime.fromtimestamp(each.ms / 1000).strftime("%H:%M:%S"), style=DIM),
+            Text(each.text, style="" if each.tone == OK else STYLES.get(each.tone, BAD)),
+            Text(id_of(names.get(f"{each.client}/{each.id}", "")), style=DIM),
+        )
+        for each in reversed(view.decisions)
+    ]
+    columns = ("TIME", "DECIDED", "REQUEST")
+    return Section("DECIDED", columns, rows, empty="nothing was decided of late")

@@ -166,6 +166,16 @@ def test_filters_go_together_on_the_command_line(read: Read) -> None:
     assert "node.sampled" not in without
 
 
+def test_where_nothing_is_like_that_it_is_said(orion: Orion, grid_toml: Path) -> None:
+    """On stderr, so that data stay data; not where nothing was asked for."""
+    assert orion("log", "--node", "nobody", "--json") == (
+        0,
+        "[]\n",
+        "orion: no event in the log is like that\n",
+    )
+    assert orion("log", "-n", "0", "--json") == (0, "[]\n", "")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

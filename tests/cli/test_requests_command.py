@@ -230,6 +230,21 @@ def test_a_wrong_since_is_said(orion: Orion, recording: Path, since: str, says: 
     assert says in err
 
 
+def test_the_request_that_ended_or_came_last_is_explained(orion: Orion, recording: Path) -> None:
+    """In a file: the newest, and before it came the one that had ended then; where there is none it is
+    said."""
+    code, out, _ = orion("explain", "--last", "--file", str(recording), "--json")
+    assert (code, msgspec.json.decode(out)["request"]) == (0, "brain/open")
+    lines = recording.read_bytes().splitlines()[1:]
+    recording.write_bytes(one_segment([line for line in lines if b"brain/open" not in line]))
+    code, out, _ = orion("explain", "--last", "--file", str(recording), "--json")
+    assert (code, msgspec.json.decode(out)["request"]) == (0, "brain/third")
+    recording.write_bytes(one_segment([raw for _, raw in Log().rows]))
+    code, out, err = orion("explain", "--last", "--file", str(recording))
+    assert (code, out) == (1, "")
+    assert err.endswith("no request was accepted since position 1\n")
+
+
 def test_an_empty_log_is_an_error_and_an_idle_one_is_not(orion: Orion, home: Path, valkey_url: str) -> None:
     """No log at all, a file without entries, and one in which nothing has ended."""
     (home / "streams.toml").write_text(TOML.format(prefix="nothing:", url=valkey_url))

@@ -18,6 +18,7 @@ from orion_streams.gateway.page_rows import View
 from tests.cli.top_scenes import ATTIC, LONG, SCENES, crowd, quiet
 
 SIZES = [(80, 24), (120, 40), (80, None), (120, None)]
+TINY = [(20, 6), (40, 3), (3, 2), (80, 1), (300, 100)]
 
 
 def shown(view: View, width: int = 80, height: int | None = 24, chosen: Chosen | None = None) -> str:
@@ -46,6 +47,15 @@ def test_a_frame_fits_its_terminal(name: str, size: tuple[int, int | None]) -> N
         assert part in out
 
 
+@pytest.mark.parametrize("size", TINY, ids=str)
+@pytest.mark.parametrize("name", SCENES)
+def test_a_terminal_of_any_size_gets_a_frame(name: str, size: tuple[int, int]) -> None:
+    """However small or large: its lines and its width are filled and not more."""
+    lines = shown(SCENES[name](), *size).split("\n")
+    assert len(lines) == size[1]
+    assert max(map(len, lines)) <= size[0]
+
+
 def letters(*texts: object) -> Counter[str]:
     """How often each letter comes, without spaces."""
     return Counter("".join("".join(str(text).split()) for text in texts))
@@ -66,9 +76,8 @@ def test_no_letter_of_a_cell_is_cut(name: str, width: int) -> None:
             console = Console(width=width, highlight=False)
             with console.capture() as capture:
                 console.print(section.drawn(len(section.rows)))
-            heads = [section.columns[0], *section.columns[1:]]
             cells = [cell for row in section.rows for cell in row]
-            assert letters(capture.get()) == letters(*heads, *cells)
+            assert letters(capture.get()) == letters(*section.columns, *cells)
 
 
 def test_a_part_that_is_cut_would_be_noticed() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import View
-from orion_streams.gateway.page_view import whole
+from orion_streams.gateway.page_view import SIMULATED, whole
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import Mark, RequestKind
@@ -29,10 +31,7 @@ def view_of(grid: Grid, *events: ev.AnyEvent, away_ms: int = 0, simulated: bool 
         apply(grid, event)
         recent.take(grid, event)
     if simulated:
-        for name, row in grid.nodes.items():
-            grid.nodes[name] = type(row)(
-                **{f: getattr(row, f) for f in row.__struct_fields__} | {"engine": "simulated 1"}
-            )
+        grid.nodes = {name: replace(row, engine=SIMULATED) for name, row in grid.nodes.items()}
     return whole(grid, away_ms, away_ms, recent)
 
 
