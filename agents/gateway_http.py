@@ -9,7 +9,7 @@ import traceback
 from aiohttp import HttpVersion11, web
 
 from orion_streams.errors import BackendError
-from orion_streams.gateway.access import Caller
+from orion_streams.gateway.access import Caller, Knock
 from orion_streams.gateway.answers import HttpAnswer
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.page_rows import PageCaller
@@ -19,7 +19,7 @@ log = logging.getLogger("orion.gateway")
 
 BODY_S, WRITE_S = 60.0, 30.0
 """How long a body may take to come, or a whole answer to be taken; a client to take a piece."""
-CALLER = web.RequestKey("caller", Caller)
+KNOCK, CALLER = web.RequestKey("knock", Knock), web.RequestKey("caller", Caller)
 
 
 def caller_of(http: web.Request) -> PageCaller:
@@ -57,10 +57,14 @@ async def deliver(http: web.Request, response: web.StreamResponse) -> None:
 
 def failed(http: web.Request, error: Exception) -> Refusal:
     """Log where the gateway failed, in no words of the error's: they may quote a prompt."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__} in {where.name}, line {where.lineno}"
-    log.error("%s %s failed: %s", http.method, http.path, what)
+    log.error("%s %s failed: %s", http.method, http.path, where(error))
     return Refusal(500, "the gateway failed: its log says where")
+
+
+def where(error: Exception) -> str:
+    """Say where something failed, in no words of the error's."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.name}, line {place.lineno}"
 
 
 def too_large(limit: int) -> Refusal:

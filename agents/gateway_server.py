@@ -18,6 +18,7 @@ from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections, cut
 from orion_streams.agents.gateway_http import (
     CALLER,
+    KNOCK,
     away,
     deliver,
     expected,
@@ -28,6 +29,8 @@ from orion_streams.agents.gateway_http import (
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
+from orion_streams.agents.metrics_keeper import MetricsKeeper, file_of
+from orion_streams.agents.metrics_page import MetricsPage
 from orion_streams.agents.page_live import RecentListener
 from orion_streams.agents.page_routes import Page, Session
 from orion_streams.client.calls import RequestError
@@ -45,7 +48,6 @@ log = logging.getLogger("orion.gateway")
 
 PLAIN = {"Content-Type": "text/plain"}
 NO_KEYS = "No key counts now: the file that holds them cannot be read, and the gateway's log says why."
-KNOCK = web.RequestKey("knock", Knock)
 READY_S, STOP_S, IDLE_S, LINGER_S = 10.0, 5.0, 75.0, 10.0
 """How long a router may be silent before it is said that the gateway is there all the same; for open
 answers when it stops; for a connection without a request; for the rest of a body that nobody reads."""
@@ -127,7 +129,9 @@ class Guard:
         response.headers.update(access.page_headers(knock, self._door))
 
 
-def application(gateway: Gateway, guard: Guard, connections: Connections, page: Page) -> web.Application:
+def application(
+    gateway: Gateway, guard: Guard, connections: Connections, metrics: MetricsKeeper, page: Page
+) -> web.Application:
     """Return the aiohttp application."""
 
     @web.middleware
@@ -159,6 +163,7 @@ def application(gateway: Gateway, guard: Guard, connections: Connections, page: 
         "/orion/v1/timeline": page.timeline,
         "/orion/v1/why": page.why,
         "/orion/v1/day": page.day,
+        "/metrics": MetricsPage(gateway.follower, metrics).page,
     }
     posts: dict[str, Handler] = dict.fromkeys(http_calls.CALLS, gateway.ask)
     posts |= {"/api/show": pages.show, "/v1/messages/count_tokens": pages.count_tokens}
@@ -190,16 +195,16 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     """Serve until cancelled. `port`: another one than in streams.toml; 0: a free one. `ready` is called
     with the URL. Raise OSError if the place is taken."""
     redis = connect(config.redis.url)
-    listener = RecentListener()
-    follower = GridFollower(redis, config.prefix, listeners=(listener,))
-    page = Page(config, follower, listener)
+    metrics, listener = MetricsKeeper(file_of(config), config.prefix), RecentListener()
+    follower = GridFollower(redis, config.prefix, listeners=(metrics, listener))
     key_file = KeyFile(path_of(config))
+    page = Page(config, follower, listener, key_file)
     with_secret(key_file.path)
     life = f"{socket.gethostname()}.{secrets.token_hex(4)}"
     gateway = Gateway(config, follower, key_file, life)
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
-    app = application(gateway, guard, connections, page)
+    app = application(gateway, guard, connections, metrics, page)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -215,9 +220,14 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         connections.accept, place.host, place.port if port is None else port, reuse_address=True
     )
     works = (
-        follower.run, gateway.keep_guests_for_ever, connections.sweep, gateway.cancel_earlier,
-        page.live.run, page.history.run,
-    )  # fmt: skip
+        follower.run,
+        gateway.keep_guests_for_ever,
+        connections.sweep,
+        gateway.cancel_earlier,
+        metrics.keep,
+        page.live.run,
+        page.history.run,
+    )
     try:
         async with asyncio.TaskGroup() as tasks:
             for work in works:
@@ -232,6 +242,7 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         page.live.stop()
         await gateway.stop()
         await runner.cleanup()
+        metrics.save()
         await gateway.close()
         await page.past_worker.close()
         await redis.aclose()

@@ -33,6 +33,8 @@ log = logging.getLogger("orion.gateway")
 BLOCK_MS, LOOK_EVERY_S = 1_000, 1.0
 REST_S, FRESH_S, CHUNK = 0.05, 0.25, 100
 """After what came was folded; for a fold that somebody waits for; entries that are folded in one go."""
+MOST_BEHIND = 200_000
+"""So many events before the log's end a listener may go on; from further back it would take too long."""
 
 
 class LogListener(Protocol):
@@ -44,8 +46,8 @@ class LogListener(Protocol):
 
     def begin(self, state: LoggedGrid) -> None:
         """Hear that the log was loaded: the events after this state follow. It is the state at `position`,
-        one before it (for another listener), or a later one if the log does not reach back; another log, or
-        one that lost its tail, has another digest there."""
+        one before it (for another listener), or a later one if the log does not reach back, or that is more
+        than MOST_BEHIND; another log, or one that lost its tail, has another digest there."""
 
     def take(self, grid: Grid, event: ev.AnyEvent) -> None:
         """Hear an event that was folded into the grid."""
@@ -158,8 +160,9 @@ class GridFollower:
 
     async def _load(self) -> LoggedGrid:
         """Return the state from which the listeners go on, or that at the end of the log if they want that,
-        or the log does not reach back so far."""
-        wanted = [each.position for each in self._listeners if each.position is not None]
+        or it is too far back."""
+        least = await self._store.last_position() - MOST_BEHIND
+        wanted = [at for each in self._listeners if (at := each.position) is not None and at >= least]
         if wanted:
             with suppress(LogError):
                 return await load(self._store, min(wanted))

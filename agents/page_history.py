@@ -5,6 +5,7 @@ log, worked out by the worker for the past once somebody looks.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import msgspec
 
@@ -19,6 +20,9 @@ from orion_streams.gateway.refusal import Refusal
 PAUSE_S, AGAIN_S, BOUNDS_S = 0.1, 5.0, 60.0
 """Between two parts of the scan, so that the server serves others; after a failure; between two looks at
 where the log begins, while somebody asks."""
+
+
+log = logging.getLogger("orion.gateway")
 
 
 class History:
@@ -63,8 +67,10 @@ class History:
             self._asked.clear()
             try:
                 await self._work()
-            except Refusal:
-                self._asked.set()
+            except Refusal as refusal:
+                log.debug("what was before is not known yet: %s", refusal)
+                if self._live.tabs:
+                    self._asked.set()
                 await asyncio.sleep(AGAIN_S)
             else:
                 await asyncio.sleep(BOUNDS_S if self._is_complete else 0)

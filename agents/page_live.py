@@ -5,20 +5,26 @@ the same. Nobody is waited for.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
+from orion_streams.agents.gateway_http import where
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import PageCaller, View, as_seen_by
+from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_view import news_after, whole
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
+
+log = logging.getLogger("orion.gateway")
 
 BEAT_S = 1.0
 """Between two views, also while Redis is away."""
@@ -122,9 +128,13 @@ class Live:
         while True:
             await self._opened.wait()
             began_s = loop.time()
-            beat = self._beat()
-            self._last, self._latest = beat.view.position, (began_s, beat)
-            self._tell(beat)
+            try:
+                beat = self._beat()
+            except Exception as error:  # the page must not end what answers requests
+                log.error("the page's view failed: %s", where(error))
+            else:
+                self._last, self._latest = beat.view.position, (began_s, beat)
+                self._tell(beat)
             await asyncio.sleep(max(began_s + BEAT_S - loop.time(), BEAT_S / 10))
 
     def _tell(self, beat: Beat | None) -> None:
@@ -153,9 +163,11 @@ class Live:
             self._next = asyncio.get_running_loop().create_future()
         return await asyncio.shield(self._next)
 
-    async def stream(self, http: web.Request, caller: PageCaller) -> web.StreamResponse:
-        """Write views until the tab goes. Raise Refusal if there are too many, ConnectionResetError for one
-        that takes nothing."""
+    async def stream(
+        self, http: web.Request, caller: PageCaller, still: Callable[[], bool]
+    ) -> web.StreamResponse:
+        """Write views until the tab goes, or may not look any more (`still`). Raise Refusal if there are
+        too many, ConnectionResetError for one that takes nothing."""
         if self._tabs >= MOST_TABS:
             what = f"{MOST_TABS} pages are open, as many as may be"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S)
@@ -164,20 +176,26 @@ class Live:
         try:
             response = web.StreamResponse(headers=HEADERS)
             await response.prepare(http)
-            await self._pour(response, caller, resumed(http.headers.get("Last-Event-ID", "")))
+            position = resumed(http.headers.get("Last-Event-ID", ""))
+            await self._pour(response, caller, position, still)
             return response
         finally:
             self._tabs -= 1
             if not self._tabs:
                 self._opened.clear()
 
-    async def _pour(self, response: web.StreamResponse, caller: PageCaller, position: int) -> None:
+    async def _pour(
+        self, response: web.StreamResponse, caller: PageCaller, position: int, still: Callable[[], bool]
+    ) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AWAY_MS / 1_000):  # then it is said that Redis is away
+                await self._follower.loaded.wait()
         beat = self._now()
         knows = self._listener.recent.knows_after(position)
         first = beat.chunk_after(caller, position if knows else 0)
         await write(response, b"retry: %d\n\n" % RETRY_MS + first)
         position = beat.view.position
-        while (told := await self._beaten()) is not None:
+        while (told := await self._beaten()) is not None and still():
             has_missed = told.after > position  # it was slow
             await write(response, told.chunk_after(caller, position) if has_missed else told.chunk(caller))
             position = told.view.position

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from aiohttp import web
 
-from orion_streams.agents.gateway_http import body_of, caller_of, response_of
+from orion_streams.agents.gateway_http import KNOCK, body_of, caller_of, response_of
 from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile
 from orion_streams.agents.page_files import INDEX, PageFiles
@@ -31,8 +32,10 @@ UNKNOWN = "This key is not known: it was removed, or mistyped. `orion key list` 
 class Page:
     """Handlers of the page, and what works behind them."""
 
-    def __init__(self, config: Config, follower: GridFollower, listener: RecentListener) -> None:
-        self._follower, self._listener = follower, listener
+    def __init__(
+        self, config: Config, follower: GridFollower, listener: RecentListener, key_file: KeyFile
+    ) -> None:
+        self._follower, self._listener, self._key_file = follower, listener, key_file
         self._aliases = dict(config.gateway.aliases)
         self._files = PageFiles()
         self.live = Live(follower, listener, self._aliases)
@@ -54,9 +57,11 @@ class Page:
     # now and then
 
     async def stream(self, http: web.Request) -> web.StreamResponse:
-        """Answer `/orion/v1/live`."""
+        """Answer `/orion/v1/live`, for as long as the key is known."""
         self.history.ask()
-        return await self.live.stream(http, caller_of(http))
+        key = http[KNOCK].key
+        still = partial(is_kept, self._key_file, key) if key is not None else always
+        return await self.live.stream(http, caller_of(http), still)
 
     async def past(self, http: web.Request) -> web.Response:
         """Answer `/orion/v1/past`."""
@@ -96,6 +101,16 @@ class Page:
             return question
         meant = moment(text, http.query.get("tz", ""), self._follower.grid.server_ms)
         return msgspec.structs.replace(question, position=meant.position, ms=meant.ms)
+
+
+def is_kept(key_file: KeyFile, key: Key) -> bool:
+    """Whether a key is still as it was."""
+    return key in key_file.current().table.keys
+
+
+def always() -> bool:
+    """Whether who needs no key may go on looking."""
+    return True
 
 
 class Session:

@@ -32,7 +32,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.marks import ram_permille
 from orion_streams.protocol.commit_builder import LoggedGrid
 
-RECENT_EVENTS = 6_000
+RECENT_EVENTS = 4_000
 """What stands before a moment is told by so many events: ten minutes of three quiet nodes."""
 KEPT_STATES = 16
 SCAN_EVENTS, CHUNK = 4_000, 1_000

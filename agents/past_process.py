@@ -37,6 +37,7 @@ class PastProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._turn, self._waiting = asyncio.Lock(), 0
         self._idle: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     @property
     def pid(self) -> int | None:
@@ -46,19 +47,28 @@ class PastProcess:
 
     async def ask(self, question: Question) -> bytes:
         """Return the encoded answer. Raise Refusal: 404 with why there is none, 503 if too many ask, or it
-        took too long, or the process died twice."""
+        took too long, or the process died twice. Who goes away is not waited for, but what was begun is
+        brought to its end: it is known then, and the process goes on."""
         if self._waiting >= MOST_WAITING:
             raise Refusal(503, "too many ask for the past at once", retry_after_s=RETRY_AFTER_S)
         self._waiting += 1
         try:
-            async with self._turn:
-                reply = await self._within(question)
+            await self._turn.acquire()
+            working = asyncio.create_task(self._within(question))
+            working.add_done_callback(self._done)
+            reply = await asyncio.shield(working)
         finally:
             self._waiting -= 1
         if reply.status != 200:
             again_s = RETRY_AFTER_S if reply.status == 503 else 0
             raise Refusal(reply.status, reply.body.decode(), retry_after_s=again_s)
         return reply.body
+
+    def _done(self, working: asyncio.Task[Reply]) -> None:
+        """Let the next one have its turn, also when nobody waits for this answer any more."""
+        self._turn.release()
+        if not working.cancelled():
+            working.exception()
 
     async def _within(self, question: Question) -> Reply:
         """Ask with a limit of time. One that dies is started again, once: it may have been killed."""
@@ -70,6 +80,8 @@ class PastProcess:
                     return await self._answered(question)
                 except (asyncio.IncompleteReadError, ConnectionError) as error:
                     how = await self._end()
+                    if self._is_closed:
+                        raise
                     log.warning("the worker for the past ended (%s): it is started again", how or error)
                     return await self._answered(question)
         except TimeoutError:
@@ -81,9 +93,6 @@ class PastProcess:
             log.error("the worker for the past failed: %s", how or error)
             what = "the past cannot be worked out: the gateway's log says why"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from error
-        except asyncio.CancelledError:
-            await asyncio.shield(self._end())  # what it still writes is nobody's answer
-            raise
         finally:
             self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._kill)
 
@@ -126,7 +135,8 @@ class PastProcess:
         return how
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it works at."""
+        self._is_closed = True
         if self._idle is not None:
             self._idle.cancel()
         await self._end()

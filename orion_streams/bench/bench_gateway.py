@@ -14,7 +14,7 @@ from statistics import median
 
 from msgspec import Struct
 
-from orion_streams.bench import footprint
+from orion_streams.bench import bench_tabs, footprint
 from orion_streams.bench.bench_chat import TEXT, Chat, HttpChat, StreamsChat, in_turn, timed
 from orion_streams.bench.bench_grid import CLIENT, HTTP_MODEL, HTTP_NODE, SLOTS, STREAMS, BenchGrid
 from orion_streams.bench.bench_load import Timing
@@ -87,6 +87,9 @@ async def measure(folder: Path, plan: GatewayPlan) -> list[Row]:
         say(f"an idle gateway, for {plan.settle_s + plan.idle_s:g} s")
         assert gateway.pid is not None  # noqa: S101 - it answered
         idle = await footprint.idle(GATEWAY, gateway.pid, plan.settle_s, plan.idle_s)
+        say(f"{bench_tabs.TABS} open pages, for {plan.settle_s + plan.idle_s:g} s")
+        url, pid = str(gateway.announced["gateway_url"]), gateway.pid
+        idle.append(await bench_tabs.row(url, pid, idle[-1].value, plan.settle_s, plan.idle_s))
         grid.check_alive()
     whole = Row("gateway_streams_whole", STREAMS, "streams")
     return [*rows_of(rounds), whole, *idle, Row("gateway_requests", plan.requests, "before its memory")]

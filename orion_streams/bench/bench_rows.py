@@ -52,6 +52,7 @@ GATEWAY_GOALS = {
     "gateway_streams_whole": Goal("value", least=200),
     "gateway_rss_mb": Goal("value", most=96),
     "gateway_idle_cpu_percent": Goal("value", most=1),
+    "gateway_50_tabs_cpu_percent": Goal("value", most=5),
 }
 GOALS = GRID_GOALS | GATEWAY_GOALS
 

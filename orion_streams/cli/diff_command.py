@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from datetime import datetime
+from textwrap import wrap
 
-import msgspec
 from msgspec import Struct
 
 from orion_streams.cli import log_sources
+from orion_streams.cli.diff_words import chapters, passed
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
+from orion_streams.model.state import Grid
 from orion_streams.replay.compare_states import Change, changes
 
-WIDTH = 60
-COUNTERS = ("heard_ms", "sampled_ms", "calm_samples", "work_read")
-"""Fields of a node that change with each sample or entry; only --json shows them."""
+WIDTH = 100
 
 
 class Difference(Struct, frozen=True):
@@ -35,31 +36,29 @@ async def run(*, before: str, after: str, file: str | None, common: CommonOption
     if common.as_json:
         write_json(found)
     else:
-        show(found)
+        sys.stdout.write("\n".join(page(found, *grids)) + "\n")
     return 0
 
 
-def show(found: Difference) -> None:
-    """Print one change per line, without the counters."""
-    told = [each for each in found.changes if each.path.rpartition(".")[2] not in COUNTERS]
-    counted = len(found.changes) - len(told)
-    rest = f", and {counted} counters of nodes (--json has them)" if counted else ""
-    many = f"{len(told) or 'no'} change{'' if len(told) == 1 else 's'}"
-    sys.stdout.write(f"from position {found.before} to {found.after}: {many}{rest}\n")
-    for each in told:
-        sys.stdout.write(f"{each.path}: {turn(each)}\n")
+def page(found: Difference, before: Grid, after: Grid) -> Iterator[str]:
+    """Yield the lines for a person."""
+    where = f"from position {found.before} to {found.after}"
+    if not found.changes:
+        yield f"{where}: no changes"
+        return
+    values = f"{len(found.changes)} value{'' if len(found.changes) == 1 else 's'} changed; --json has each"
+    yield f"{where}: {clock(before)} to {clock(after)}{passed(before, after)}"
+    for chapter in chapters(before, after):
+        yield from ("", chapter.title)
+        for line in chapter.lines:
+            yield from wrap(
+                line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
+    yield from ("", values)
 
 
-def turn(change: Change) -> str:
-    """Describe a change: from which value to which, or what is new or gone."""
-    if change.before is None:
-        return f"new: {shown(change.after)}"
-    if change.after is None:
-        return f"gone: {shown(change.before)}"
-    return f"{shown(change.before)} -> {shown(change.after)}"
-
-
-def shown(value: Any) -> str:
-    """Format a value, shortened to WIDTH."""
-    text = value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
-    return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"
+def clock(grid: Grid) -> str:
+    """Format the time of a moment."""
+    if not grid.server_ms:
+        return "before the log begins"
+    return f"{datetime.fromtimestamp(grid.server_ms / 1000):%H:%M:%S}"

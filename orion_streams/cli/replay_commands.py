@@ -70,7 +70,7 @@ def report(
     config: ConfigFile = None,
 ) -> int:
     """One page of a log that opens offline: heat, memory, models, attempts, decisions with their verdicts,
-    and what is out of the ordinary."""
+    what is out of the ordinary, percentiles, and the slowest requests with what they waited for."""
     common = CommonOptions(as_json, redis, config)
     return do("orion_streams.cli.report_command", file=file, target=target, force=force, common=common)
 
@@ -101,7 +101,7 @@ def whatif(
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
-    """Other rules over a recorded log: the decisions that would change, each with the term that turned it,
+    """Other rules over a recorded log: the decisions that would change, with the term that turned them,
     and the same workload run again in the simulator, before and after."""
     return do(
         "orion_streams.cli.whatif_command",
@@ -125,6 +125,6 @@ def diff(
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
-    """What is not the same in the grid at two moments."""
+    """What is not the same in the grid at two moments, in words; --json has every value."""
     common = CommonOptions(as_json, redis, config)
     return do("orion_streams.cli.diff_command", before=before, after=after, file=file, common=common)

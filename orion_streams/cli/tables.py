@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orion_streams.cli.plan_rows import PlanNode, PlanRows
+from orion_streams.cli import plan_words
+from orion_streams.cli.plan_rows import PlanRows
 from orion_streams.config import Config
-from orion_streams.decider.placement import Placement
 from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
-from orion_streams.model.text import degrees, duration, gigabytes, percent, seconds
+from orion_streams.model.text import degrees, gigabytes, percent, seconds
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
@@ -191,56 +192,18 @@ def resident_table(found: list[ResidentRow]) -> Table:
 
 
 def show_plan(console: Console, found: PlanRows) -> None:
-    """Print `orion plan`."""
-    if found.placements:
-        console.print(plan_table(found.placements))
-    else:
+    """Print `orion plan`: for each node its memory and a sentence for each model."""
+    styles = {"keep": GOOD, "load": WAITING, "missing": BAD}
+    for node in found.nodes:
+        style = "" if node.known else WAITING
+        console.print(Text(node.node, "bold").append(f": {plan_words.memory(node)}", style or "not bold"))
+        for line in plan_words.of_node(found, node):
+            told = Text().append(line.what, styles.get(line.action, DIM))
+            told.append(f": {line.why}" if line.why else "")
+            console.print(Padding(told, (0, 0, 0, 2), expand=False))
+        console.print()
+    if not found.placements:
         console.print("nothing to plan: no model is in memory, pinned or asked for of late", style=DIM)
-    console.print()
-    console.print(plan_memory(found.nodes))
-    console.print()
-    console.print(plan_demand(found))
+    console.print(plan_words.demand(found))
     if not found.acted_on:
         console.print("policy.plan_every_ms is 0: the router does not act on it", style=WAITING)
-
-
-def plan_table(found: list[Placement]) -> Table:
-    """Make the table of models that have a place in the plan, or are in memory without one."""
-    made = table(
-        "NODE", "MODEL", "ACTION", "SIZE", "SAVES", "REASON",
-        right=("SIZE", "SAVES"), whole=("NODE", "ACTION", "SIZE", "SAVES"),
-    )  # fmt: skip
-    styles = {"keep": GOOD, "load": WAITING}
-    for row in found:
-        made.add_row(
-            row.node,
-            row.model,
-            Text(row.action, style=styles.get(row.action, DIM)),
-            f"{row.size_mb} MB",
-            duration(row.saved_us_per_mb * row.size_mb // 1000),
-            row.reason,
-        )
-    return made
-
-
-def plan_memory(found: list[PlanNode]) -> Table:
-    """Make the table of each node's memory: planned, and taken now."""
-    figures = ("PLANNED FOR MODELS", "USED OR PROMISED NOW")
-    made = table("NODE", *figures, right=figures)
-    for row in found:
-        planned = f"{row.planned_mb} of {row.capacity_mb} MB"
-        unknown = Text("not heard from, or its models are not known", style=WAITING)
-        taken = f"{row.committed_mb} of {row.limit_mb} MB"
-        made.add_row(row.node, planned if row.known else unknown, taken if row.known else "")
-    return made
-
-
-def plan_demand(found: PlanRows) -> str:
-    """Describe the demand behind the plan."""
-    if not found.demand:
-        return "no demand is known yet: no model was asked for of late"
-    total = sum(found.demand.values())
-    shares = ", ".join(
-        f"{model} {milli / 1000:.1f} ({milli * 100 / total:.0f} %)" for model, milli in found.demand.items()
-    )
-    return f"based on requests of late, halved every {seconds(found.half_ms)}: {shares}"

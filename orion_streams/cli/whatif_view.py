@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from orion_streams.cli.tables import DIM, WAITING, table
-from orion_streams.model.text import WORD_FOR, degrees, duration, held_back, seconds
-from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import Filter
-from orion_streams.replay.compare_decisions import Changed
-from orion_streams.replay.explain_change import Answer, Term
+from orion_streams.cli.whatif_words import Told, told
+from orion_streams.model.text import degrees, seconds
 from orion_streams.replay.rule_changes import Change
 from orion_streams.replay.whatif import NodeAway, Outcome
 from orion_streams.simulation.rerun.collect_workload import Figures
 from orion_streams.simulation.rerun.recorded_heat import Heat
 from orion_streams.simulation.rerun.rerun_workload import Rerun, WhatIfResult
 
+Part = Table | Text | Padding
 WIDTH = 100
-MOST = 30
-"""How many changed decisions are shown; --json has all."""
+MOST = 12
+"""How many groups of changed decisions are shown; --json has each decision."""
 MOST_UNMEASURED = 6
 KINDS = {
     "route": "requests sent to a node",
@@ -45,7 +43,7 @@ def show(found: WhatIfResult, change: Change) -> None:
         console.print(part)
 
 
-def page(found: WhatIfResult, change: Change) -> Iterator[Table | Text]:
+def page(found: WhatIfResult, change: Change) -> Iterator[Part]:
     """Yield all parts of the screen."""
     outcome = found.what_if
     yield Text(f"What if {asked(change)}: history as it was, each decision asked anew", style="bold")
@@ -63,9 +61,10 @@ def page(found: WhatIfResult, change: Change) -> Iterator[Table | Text]:
         yield away_table(outcome.nodes)
     if outcome.decisions:
         yield Text()
-        yield decisions_table(outcome.decisions[:MOST])
-    if len(outcome.decisions) > MOST:
-        yield Text(f"… and {len(outcome.decisions) - MOST:,} more; --json has them all", style=DIM)
+        every = told(outcome.decisions)
+        yield from sentences(every[:MOST])
+        if len(every) > MOST:
+            yield Text(f"… and {len(every) - MOST:,} more kinds of changes; --json has them all", style=DIM)
     if found.rerun is not None:
         yield Text()
         yield from simulated(found.rerun)
@@ -100,79 +99,14 @@ def away_table(rows: Sequence[NodeAway]) -> Table:
     return made
 
 
-def decisions_table(rows: Sequence[Changed]) -> Table:
-    """Make the table of changed decisions."""
-    whole = ("POSITION", "TIME")
-    made = table(
-        "POSITION", "TIME", "ABOUT", "RECORDED", "WOULD BE", "TURNED BY", right=("POSITION",), whole=whole
-    )
+def sentences(rows: Sequence[Told]) -> Iterator[Part]:
+    """Yield what would have been otherwise, and why."""
     for each in rows:
-        about = each.request + (f" (attempt {each.attempt})" if each.attempt > 1 else "") or each.node
-        at = f"{datetime.fromtimestamp(each.server_ms / 1000):%H:%M:%S}"
-        made.add_row(
-            f"{each.position}", at, about, answer(each.recorded), answer(each.would), term(each.term)
-        )
-    return made
+        yield Text(each.sentence)
+        yield Padding(Text(each.examples, style=DIM), (0, 0, 0, 4), expand=False)
 
 
-def answer(found: Answer) -> str:
-    """Describe a decision."""
-    match found.kind:
-        case "routed":
-            return found.node + (f", unloads {', '.join(found.evicts)}" if found.evicts else "")
-        case "deferred":
-            return (
-                "no node takes it" if found.code == "no_node" else f"waits for {found.node or 'its turn'}"
-            )
-        case "failed":
-            return f"ends: {found.code}"
-        case "given_up":
-            return f"given up: {found.code}" + (f", to {found.node}" if found.node else "")
-        case "load" | "unload":
-            return f"{found.kind}s {found.code}"
-        case "out":
-            return f"out: {found.code}"
-        case other:
-            return other.replace("_", " ")
-
-
-def term(found: Term) -> str:
-    """Describe the term that turned a decision."""
-    match found.kind:
-        case "filter":
-            return f"{found.node}: {obstacle(found)}"
-        case "lifted":
-            return f"{found.node} no longer held back: {obstacle(found)}"
-        case "cost":
-            name = WORD_FOR.get(found.name, found.name)
-            return f"{name} on {found.node}: {duration(found.before)} → {duration(found.after)}"
-        case "slots":
-            taken = f" ({found.name} takes one)" if found.name else ""
-            return f"free slots on {found.node}: {found.before} → {found.after}{taken}"
-        case "order":
-            return f"{found.name or 'another'} is served first"
-        case "rule":
-            return found.name + (f": {found.value} of {found.limit}" if found.limit else "")
-        case _:
-            return "what should be in memory"
-
-
-def obstacle(found: Term) -> str:
-    """Describe a filter, or why an attempt is given up, with its figures."""
-    units: dict[str, Callable[[int], str]] = {"critical": degrees, "overdue": seconds, "gone": str}
-    match found.name:
-        case "removed" | "added":
-            return f"{found.name} by the rules"
-        case "breaker" if found.limit < 100:
-            return f"failures in a row: {found.value}, limit {found.limit}"
-        case name if name in units:
-            return f"{name}: {units[name](found.value)}, limit {units[name](found.limit)}"
-        case name:
-            why = Filter.STALE if name == "silent" and found.limit else Filter(name)
-            return held_back(Verdict(node=found.node, filter=why, value=found.value, limit=found.limit))
-
-
-def simulated(found: Rerun) -> Iterator[Table | Text]:
+def simulated(found: Rerun) -> Iterator[Part]:
     """Yield the results of the simulator, and how far to trust them."""
     yield Text(
         f"SIMULATED: the same {found.requests:,} requests within {seconds(found.span_ms)}, on machines as "

@@ -16,10 +16,10 @@ from orion_streams.model.vocabulary import AttemptState, Filter, Mark
 from orion_streams.projections import attempts
 
 AVAILABLE = "available"
-DEAD = (Filter.SILENT, Filter.STALE, Filter.LEFT)
-"""States of a node that is not heard."""
+DEAD = (Filter.SILENT, Filter.STALE)
+"""States of a node that is not heard, and has not said goodbye."""
 BROKEN = (*DEAD, Filter.TWO_AGENTS, Filter.NO_TEMPERATURE, Filter.STUCK_SENSOR, Filter.BREAKER, NO_MODELS)
-"""States that somebody has to look after; others pass by themselves."""
+"""States that somebody has to look after; others pass by themselves, or were meant."""
 ROBOT_ROLE = "kinematics only"
 UNTIL: dict[str, str] = {
     Filter.SILENT: "goes on once its agent starts",

@@ -35,6 +35,8 @@ def sentence(
         return BAD, "No router has run on this Redis yet"
     if silent_ms > SILENT_MS:
         return BAD, f"No router since {passed(silent_ms)}: until it is back nothing is decided"
+    if not cards:
+        return BAD, "No node at all: no rules are in force yet"
     serving = [each for each in cards if each.inference]
     if not serving:
         return BAD, "No node answers requests: streams.toml names none with inference"
@@ -48,8 +50,8 @@ def sentence(
 
 
 def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
-    """Say which nodes take nothing; the dead first. Bad if nobody answers."""
-    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.name))
+    """Say which nodes take nothing; the dead first. Bad if nobody answers, or one is broken."""
+    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.tone != BAD, each.name))
     named = [in_short(grid, each) for each in ranked[:MOST_NAMED]]
     more = len(ranked) - len(named)
     if more:
@@ -58,7 +60,7 @@ def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
         named[-1] = f"and {named[-1]}"
     text = " ".join(named) if len(named) == 2 else ", ".join(named)
     if len(away) < serving:
-        return WARN, capital(text)
+        return ranked[0].tone, capital(text)
     return BAD, f"Nobody answers: {text}"
 
 
@@ -101,9 +103,9 @@ def all_well(grid: Grid) -> str:
         parts.append(f"{waiting} waiting")
     if not answering and not waiting:
         parts.append("nobody asks")
-    if free and answering:
+    if free and answering and not waiting:
         parts.append(f"{free} free")
-    elif not free and (next_ms := next_free_ms(grid, nodes)) is not None:
+    elif (waiting or not free) and (next_ms := next_free_ms(grid, nodes)) is not None:
         parts.append(f"next free in about {about(next_ms)}")
     return ", ".join(parts)
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from orion_streams.model.text import degrees, ram, seconds
 from orion_streams.replay.incident_facts import (
     Backoff,
+    Boot,
     Moment,
     Passed,
     RequestSpan,
@@ -33,6 +34,9 @@ KINDS = {
     "flapping": ("Flapping", f"a node that backed off {LEAST_TIMES} times with at most 10 min between"),
     "backoff": ("Backoff", "a safety mark was passed"),
     "breaker": ("Breaker", "too many requests in a row failed on a node"),
+    "killed": ("Agent killed", "a new boot of a node's agent, and no goodbye of the one before"),
+    "restart": ("Agent stop or restart", "a node's agent said goodbye"),
+    "twins": ("Two agents", "two boots of one node's agent sent health in turn"),
     "stale": ("Stale health", "a node silent for longer than policy.stale_ms"),
     "gap": ("Gap in the log", "no commit for longer than policy.stale_ms"),
     "wait": ("Long wait", "no node ran the request for over a minute"),
@@ -71,6 +75,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     stays: Sequence[Stay] = ()
     backoffs: Sequence[Backoff] = ()
     trips: Sequence[Trip] = ()
+    boots: Sequence[Boot] = ()
     silences: Sequence[Silence] = ()
     waits: Sequence[Wait] = ()
     retried: Sequence[RequestSpan] = ()
@@ -189,6 +194,37 @@ def breakers(facts: Facts) -> Iterator[Finding]:
         yield Finding(each, said, node=each.node)
 
 
+def killed(facts: Facts) -> Iterator[Finding]:
+    """Report agents that ended without a goodbye."""
+    for each in facts.boots:
+        if each.kind == "killed":
+            held = f" with {each.held} request{'s' * (each.held > 1)} in hand" if each.held else ""
+            away = seconds(each.length_ms(facts.now))
+            said = (
+                f"{each.node}'s agent was killed{held}, or crashed, or lost its power: it said no goodbye, "
+                f"and a new one was there after {away}."
+            )
+            yield Finding(each, said, node=each.node)
+
+
+def twins(facts: Facts) -> Iterator[Finding]:
+    """Report two agents of one name."""
+    for each in facts.boots:
+        if each.kind == "twins":
+            said = f"{each.node} has two agents: their health came in turn."
+            yield Finding(each, said, node=each.node)
+
+
+def restarts(facts: Facts) -> Iterator[Finding]:
+    """Report agents that said goodbye."""
+    for each in facts.boots:
+        if each.kind in ("restarted", "stopped"):
+            away = seconds(each.length_ms(facts.now))
+            back = f"was restarted: it said goodbye, and a new one was there after {away}"
+            stop = "stopped: it said goodbye, and none has come by the log's end"
+            yield Finding(each, f"{each.node}'s agent {back if each.end else stop}.", node=each.node)
+
+
 def stale(facts: Facts) -> Iterator[Finding]:
     """Report nodes whose health was stale."""
     for each in facts.silences:
@@ -261,6 +297,9 @@ DETECTORS: dict[str, Callable[[Facts], Iterator[Finding]]] = {
     "flapping": flapping,
     "backoff": backoffs,
     "breaker": breakers,
+    "killed": killed,
+    "restart": restarts,
+    "twins": twins,
     "stale": stale,
     "gap": gaps,
     "wait": waits,

@@ -9,21 +9,25 @@ from msgspec import Struct
 from orion_streams.eventlog.jsonl import Row
 from orion_streams.eventlog.loader import fold_each
 from orion_streams.model import events as ev
+from orion_streams.projections.ended_requests import EndedRequests
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.anomalies import Anomaly, Facts, find
 from orion_streams.replay.buckets import Buckets, fit
 from orion_streams.replay.incident_facts import (
     Attempt,
     Backoff,
+    Boot,
     Deferral,
     Moment,
     Rules,
     Silence,
+    SlowRequest,
     Stay,
     Trip,
     Wait,
 )
 from orion_streams.replay.node_timeline import MAX_POINTS, NodeRow, NodeTimeline
+from orion_streams.replay.request_table import Group
 from orion_streams.replay.request_timeline import RequestTimeline
 
 
@@ -42,7 +46,9 @@ class Counts(Struct, frozen=True, kw_only=True):
 class Incident(Struct, frozen=True, kw_only=True):
     """What a report shows of a log from `begin` to `end`. `found`: numbers of attempts, deferrals and
     anomalies by kind, also of those that the lists leave out. `back_ms`: the largest step back of the
-    server's clock. `simulated`: nodes that the log's configuration marks as simulated."""
+    server's clock. `slowest`: requests that have ended, the slowest ones by total time, wait and load;
+    `groups`: percentiles; `spent`: as in `RequestTable`. `simulated`: nodes that the log's configuration
+    marks as simulated."""
 
     source: str
     begin: Moment
@@ -55,6 +61,7 @@ class Incident(Struct, frozen=True, kw_only=True):
     queue: Buckets
     backoffs: tuple[Backoff, ...]
     trips: tuple[Trip, ...]
+    boots: tuple[Boot, ...]
     silences: tuple[Silence, ...]
     stays: tuple[Stay, ...]
     attempts: tuple[Attempt, ...]
@@ -62,6 +69,9 @@ class Incident(Struct, frozen=True, kw_only=True):
     anomalies: tuple[Anomaly, ...]
     found: dict[str, int]
     back_ms: int
+    slowest: tuple[SlowRequest, ...] = ()
+    groups: tuple[Group, ...] = ()
+    spent: dict[str, int] = {}
     simulated: tuple[str, ...] = ()
 
 
@@ -76,6 +86,7 @@ class Collector:
         self._begin: Moment | None = None
         self._head: ev.Committed | None = None
         self._nodes = NodeTimeline(grid, self._now)
+        self._ends = EndedRequests(grid)
         self._requests = RequestTimeline(grid, self._now)
         self._gaps: list[Silence] = []
         self._rules: list[Rules] = []
@@ -100,7 +111,8 @@ class Collector:
                 self._begin = self._nodes.start = now
             self._nodes.take(self._state.grid, event, now)
             if not isinstance(event, ev.NodeSampled):
-                self._requests.take(event, now)
+                grid = self._state.grid
+                self._requests.take(event, now, grid.at_ms, self._ends.take(grid, event))
                 self._count(event)
 
     def _commit(self, head: ev.Committed, position: int) -> None:
@@ -143,6 +155,7 @@ class Collector:
         nodes, requests, now = self._nodes, self._requests, self._now
         self._commit_ended(self._state.grid.at_ms)
         requests.finish(now)
+        nodes.finish()
         rows = tuple(nodes.rows[name] for name in sorted(nodes.rows))
         fit([row.health for row in rows], MAX_POINTS)
         silences = (*nodes.silences, *self._gaps)
@@ -151,6 +164,7 @@ class Collector:
                 now=now,
                 stays=nodes.stays,
                 backoffs=nodes.backoffs,
+                boots=nodes.boots,
                 trips=nodes.trips,
                 silences=silences,
                 waits=requests.waits.all(),
@@ -170,6 +184,7 @@ class Collector:
             queue=requests.queue,
             backoffs=tuple(nodes.backoffs),
             trips=tuple(nodes.trips),
+            boots=tuple(nodes.boots),
             silences=silences,
             stays=tuple(nodes.stays),
             attempts=tuple(requests.attempts.all()),
@@ -177,6 +192,9 @@ class Collector:
             anomalies=anomalies,
             found=found | requests.counts(),
             back_ms=self._back_ms,
+            slowest=requests.table.slowest(),
+            groups=requests.table.groups(),
+            spent=dict(requests.table.spent),
         )
 
     def _counts(self) -> Counts:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orion_streams.model.policy import Policy
 from orion_streams.model.verdict import Verdict
+from orion_streams.projections.ended_requests import EndedRequest
 
 T = TypeVar("T")
 SPREADING = 2_654_435_761
@@ -85,6 +86,16 @@ class Silence(Span, kw_only=True):
     first: bool = False
 
 
+class Boot(Span, kw_only=True):
+    """From the last sample of one boot of a node's agent to the first of the next. `kind`: killed (no
+    goodbye), restarted (with one), stopped (with one, and no boot after it), or twins, two boots that
+    sample in turn. `held`: runs that it had in hand."""
+
+    node: str
+    kind: str
+    held: int = 0
+
+
 class Attempt(Span, kw_only=True):
     """From the routing to a node to the result, or until it was abandoned. `outcome`: done, failed,
     abandoned, or the end of its request; empty while it runs. `code`: of a failure, or why it was
@@ -119,6 +130,29 @@ class Wait(Span, kw_only=True):
 
     request: str
     model: str
+
+
+class Delay(Span, kw_only=True):
+    """A stretch in which a request does not get on, by `kind`: before (this log begins), unplaced (nothing
+    was decided yet), busy (`node` is its best, and has other work), no_node (all are filtered), sent (to
+    `node`, not begun there) or failed (`code`: why an attempt on `node` gave no answer). `held`: verdicts
+    that filter a node which could take it later; `ahead`: runs by client and model that `node` had
+    meanwhile. Moments hold grid time."""
+
+    kind: str
+    node: str = ""
+    code: str = ""
+    held: tuple[Verdict, ...] = ()
+    ahead: tuple[tuple[str, str, int], ...] = ()
+
+
+class SlowRequest(Span, kw_only=True):
+    """A request that has ended, and what delayed it; `heat_ms`: what routing added for the heat of its
+    node."""
+
+    ended: EndedRequest
+    delays: tuple[Delay, ...] = ()
+    heat_ms: int = 0
 
 
 class RequestSpan(Span, kw_only=True):

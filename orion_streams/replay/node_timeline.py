@@ -8,7 +8,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.state import Grid
 from orion_streams.replay.buckets import Buckets
-from orion_streams.replay.incident_facts import Backoff, Moment, Passed, Silence, Stay, Trip
+from orion_streams.replay.incident_facts import Backoff, Boot, Moment, Passed, Silence, Stay, Trip
 
 MAX_POINTS = 66_000
 """Buckets of all nodes together: for three nodes and a day 4 s each."""
@@ -19,7 +19,8 @@ MIN_POINTS = 500
 class NodeRow(Struct):
     """A node as the report shows it. `health`: milli-°C, memory and CPU in thousandths; `known_ms`: the
     grid time at which it was configured; `gone`: it no longer is; `heard`: its last sample; `stays`: the
-    models in its memory, with the grid times of their loads."""
+    models in its memory, with the grid times of their loads; of the last sample `boot`, `said_goodbye` and
+    `held`, how many runs it had in hand; `boot_before`: the boot before that, `booted`: when it began."""
 
     name: str
     inference: bool
@@ -33,6 +34,11 @@ class NodeRow(Struct):
     trip: Trip | None = None
     stays: dict[str, tuple[int, Stay]] = {}
     samples: int = 0
+    boot: str = ""
+    boot_before: str = ""
+    said_goodbye: bool = False
+    held: int = 0
+    booted: Boot | None = None
 
 
 class NodeTimeline:
@@ -45,8 +51,11 @@ class NodeTimeline:
         self.stays: list[Stay] = []
         self.trips: list[Trip] = []
         self.silences: list[Silence] = []
+        self.boots: list[Boot] = []
         self._configured(grid, now)
         for name, node in grid.nodes.items():
+            self.rows[name].boot, self.rows[name].boot_before = node.boot, node.boot_before
+            self.rows[name].said_goodbye = node.left
             if node.backed_off:
                 self._backs_off(self.rows[name], now)
             if node.opened_ms is not None:
@@ -106,13 +115,34 @@ class NodeTimeline:
         node = grid.nodes.get(row.name)
         if node is None:
             return
-        before_ms = row.heard.ms if row.heard is not None else self.start.ms
+        before = row.heard or self.start
+        before_ms = before.ms
         row.heard = Moment(max(now.ms - event.age_ms, before_ms), now.position)
         row.samples += 1
         if row.silence is not None:
             row.silence.end = row.heard
             row.silence = None
+        self._booted(row, event, before)
         row.health.add(row.heard.ms, (event.temp_mc, ram_permille(node), event.cpu_permille))
+
+    def _booted(self, row: NodeRow, event: ev.NodeSampled, before: Moment) -> None:
+        """Compare the boot of a sample with that of the one before it, at `before`."""
+        if row.boot and event.boot != row.boot:
+            if event.boot == row.boot_before and row.booted is not None:
+                row.booted.kind, row.booted.end = "twins", row.heard
+            else:
+                kind = "restarted" if row.said_goodbye else "killed"
+                row.booted = Boot(begin=before, end=row.heard, node=row.name, kind=kind, held=row.held)
+                self.boots.append(row.booted)
+            row.boot_before = row.boot
+        row.boot, row.said_goodbye, row.held = event.boot, event.goodbye, len(event.in_hand)
+
+    def finish(self) -> None:
+        """End here: an agent that said goodbye has not come back."""
+        for row in self.rows.values():
+            if row.said_goodbye and not row.gone:
+                begin = row.heard or self.start
+                self.boots.append(Boot(begin=begin, node=row.name, kind="stopped", held=row.held))
 
     def commit_ended(self, grid: Grid, at_ms: int) -> None:
         """Find the nodes that are silent at grid time `at_ms`, the end of a commit."""

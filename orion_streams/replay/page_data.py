@@ -23,11 +23,14 @@ from orion_streams.replay.incident_facts import (
     Moment,
     Rules,
     Silence,
+    SlowRequest,
     Span,
     Stay,
     Trip,
 )
 from orion_streams.replay.node_timeline import NodeRow
+from orion_streams.replay.request_table import Group
+from orion_streams.replay.request_words import said, spent_on
 
 MAX_NODES = 24
 MAX_SPANS = 4_000
@@ -145,6 +148,32 @@ class Packer:
             policy.stale_ms,
         ]
 
+    def slow(self, row: SlowRequest) -> list[Any]:
+        """Pack a request that has ended, and what took it so long."""
+        end = row.ended
+        return [
+            *self.span(row),
+            self.word(end.request),
+            self.word(end.model),
+            self.word(end.node),
+            self.word(end.outcome),
+            self.word(end.code),
+            end.attempts,
+            end.age_ms,
+            end.waited_ms,
+            end.load_ms,
+            end.first_token_ms,
+            end.run_ms,
+            end.tokens,
+            said(row),
+        ]
+
+    def group(self, each: Group) -> list[Any]:
+        """Pack the percentiles of a group: for each measure the number of values, then the percentiles."""
+        measures = (each.total, each.waited, each.load, each.first_token)
+        figures = [[found.count, *found.ms] for found in measures]
+        return [each.kind, self.word(each.name), each.answered, each.otherwise, *figures]
+
     def anomaly(self, each: Anomaly) -> list[Any]:
         """Pack an anomaly."""
         return [
@@ -164,6 +193,9 @@ def pack(incident: Incident) -> dict[str, Any]:
     return {
         **head(packer, incident),
         **timeline(packer, incident),
+        "slowest": [packer.slow(each) for each in incident.slowest],
+        "groups": [packer.group(each) for each in incident.groups],
+        "spent": list(spent_on(incident.spent)),
         "kinds": [[key, *KINDS[key], incident.found[key]] for key in KINDS],
         "anomalies": [packer.anomaly(each) for each in incident.anomalies],
         "words": packer.words,

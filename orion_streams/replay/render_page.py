@@ -21,7 +21,16 @@ from orion_streams.replay.page_data import pack
 PAGE = Path(__file__).with_name("page")
 UPLOT = PAGE / "vendor" / "uplot"
 SHARED = ("format.js", "tip.js", "colours.js")
-SCRIPTS = (*SHARED, "data.js", "tooltip.js", "charts.js", "lanes.js", "findings.js", "page.js")
+SCRIPTS = (
+    *SHARED,
+    "data.js",
+    "tooltip.js",
+    "charts.js",
+    "lanes.js",
+    "findings.js",
+    "requests.js",
+    "page.js",
+)
 MODULE_WORDS = re.compile(r"^(?:import .*\n|export )", re.MULTILINE)
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 

@@ -63,15 +63,17 @@ def test_a_key_is_made_and_said_once(orion: Orion, file: Path) -> None:
 def test_two_keys_are_two(orion: Orion, file: Path) -> None:
     """Each with a token, a client and rights of its own."""
     _, one, _ = orion("key", "add", "one", "--priority", "-3")
-    _, two, _ = orion("key", "add", "two", "--view-only", "--priority", "5")
+    _, two, _ = orion("key", "add", "two", "--view-only", "--sees-all", "--priority", "5")
     assert {*TOKEN.findall(one)}.isdisjoint(TOKEN.findall(two))
     keys = [key_of(file, said) for said in (one, two)]
-    assert [(key.priority, key.max_priority, key.view_only) for key in keys] == [
-        (-3, -3, False),
-        (5, 5, True),
+    assert [(key.priority, key.max_priority, key.view_only, key.sees_all) for key in keys] == [
+        (-3, -3, False, False),
+        (5, 5, True, True),
     ]
     _, out, _ = orion("key", "list")
     assert [line.split()[:2] for line in out.splitlines()[1:]] == [["one", "key-one"], ["two", "key-two"]]
+    assert "look, see all" in out.splitlines()[2]
+    assert "see all" not in out.splitlines()[1]
 
 
 def test_a_key_as_data(orion: Orion, file: Path) -> None:

@@ -10,11 +10,13 @@ from msgspec.structs import replace
 
 from orion_streams.cli import tables
 from orion_streams.cli.plan_rows import PlanNode, PlanRows, plan_rows
+from orion_streams.cli.plan_words import MOST_LINES
 from orion_streams.config import Config
 from orion_streams.decider.memory import capacity_mb, committed_mb
-from orion_streams.decider.placement import demand_of, plan
+from orion_streams.decider.placement import Placement, demand_of, plan, quickest_loads
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Demand, Grid
+from orion_streams.model.text import duration, gigabytes
 from tests.cli.run_cli import MODEL, OTHER
 from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node, under
 
@@ -59,24 +61,47 @@ def test_the_memory_of_a_node_is_what_is_planned_of_what_there_is() -> None:
     assert master.limit_mb == 8_000 * 880 // 1_000
 
 
-def test_a_line_says_what_to_do_and_why(capsys: pytest.CaptureFixture[str]) -> None:
-    """For a person: action, size, what it saves, the reason, memory and demand with their units."""
+def test_a_sentence_says_what_becomes_of_a_model_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """For a person: what is done, the size, who needs it, what its load would cost; memory and demand."""
     house = wanted(small=3, big=1)
     house.models = {HEAVY: ModelRules(resident_on=("worker",))}
+    found = plan_rows(house)
+    lines = shown(found, capsys).splitlines()
+    [kept] = [line for line in lines if line.startswith(f"  {MODEL} ")]
+    load_ms = quickest_loads(house, {"master": 0, "worker": 0})[MODEL]
+    assert "GB) is kept in memory: 75 % of the requests of late need it, and each would else wait" in kept
+    assert kept.endswith(f" {duration(load_ms)} for its load")
+    [pinned] = [line for line in lines if line.startswith(f"  {HEAVY} ")]
+    assert "is to be loaded: pinned here by streams.toml; 25 % of the requests of late need it" in pinned
+    capacity = gigabytes(capacity_mb(house.nodes["worker"], house.policy))
+    assert any(line.startswith("worker: ") and f" of {capacity} GB for models" in line for line in lines)
+    assert f"(one counts half after 10 min): {MODEL} 3.0 (75 %), {HEAVY} 1.0 (25 %)" in lines[-1]
+
+
+def test_a_further_copy_says_whom_it_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second place of a model names the node that has the first."""
+    house = wanted(small=40)
     out = shown(plan_rows(house), capsys)
-    lines = {tuple(line.split()[:3]): line for line in out.splitlines()}
-    assert "saves " in lines["master", MODEL, "keep"]
-    assert "pinned here by streams.toml" in lines["worker", HEAVY, "load"]
-    assert f" of {capacity_mb(house.nodes['worker'], house.policy)} MB" in out
-    assert f"based on requests of late, halved every 10 min: {MODEL} 3.0 (75 %), {HEAVY} 1.0 (25 %)" in out
-    assert "does not act on it" not in out
+    assert "a 2nd copy, so that master is not alone with all requests of late" in out
+    assert out.count("all requests of late need it, and each would else wait") == 1
+
+
+def test_the_lines_of_a_node_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """However many models there are; the data has all."""
+    rows = [
+        Placement("master", f"model-{n}", "keep", 1, 1, "pinned here by streams.toml") for n in range(40)
+    ]
+    found = PlanRows(rows, [PlanNode("master", True, 9, 9, 9, 9)], {}, 1_000, True)
+    out = shown(found, capsys)
+    assert out.count("pinned here") == MOST_LINES
+    assert f"… and {40 - MOST_LINES} more; --json has them all" in out
 
 
 def test_without_demand_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing asked for: what is in memory may go, and where nothing is, there is nothing to plan."""
     house = wanted()
     out = shown(plan_rows(house), capsys)
-    assert "asked for too seldom of late" in out
+    assert "may go from memory when its place is needed: nobody asked for it of late" in out
     assert "no demand is known yet: no model was asked for of late" in out
     house.nodes["master"] = replace(house.nodes["master"], resident={})
     found = plan_rows(house)
@@ -89,7 +114,7 @@ def test_a_node_that_nothing_is_known_of_has_no_plan(capsys: pytest.CaptureFixtu
     house = grid(node("silent", heard_ms=None, ram_total_mb=0, ram_used_mb=0))
     found = plan_rows(house)
     assert found.nodes == [PlanNode("silent", False, 0, 0, 0, 0)]
-    assert "silent not heard from, or its models are not known" in " ".join(shown(found, capsys).split())
+    assert "silent: not heard from, or its models are not known" in shown(found, capsys)
 
 
 def test_a_plan_that_nobody_acts_on_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:

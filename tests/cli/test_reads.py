@@ -257,7 +257,7 @@ def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, comman
         "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
         "models": ["478 MB", OTHER],
         "ps": ["waiting for master", "worker: hot", "running"],
-        "plan": ["NODE", "based on requests of late"],
+        "plan": [" GB for models are planned; ", "requests of late, by model"],
     }
     assert code == 0
     assert [word for word in expected[command] if word not in out] == []

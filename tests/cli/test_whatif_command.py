@@ -11,10 +11,13 @@ from msgspec.structs import replace
 
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.whatif_command import WhatIfPass, change_from, run
-from orion_streams.cli.whatif_view import answer, page, term
+from orion_streams.cli.whatif_view import page
+from orion_streams.cli.whatif_words import WORDS, because, told
 from orion_streams.errors import EXIT_OK, ConfigError
 from orion_streams.eventlog.jsonl import FORMAT, Header, pack
+from orion_streams.model.verdict import TERMS
 from orion_streams.protocol.commit_builder import GENESIS
+from orion_streams.replay.compare_decisions import Changed
 from orion_streams.replay.decision_answers import KINDS
 from orion_streams.replay.explain_change import Answer, Term
 from orion_streams.replay.rule_changes import change_of
@@ -59,19 +62,20 @@ async def test_the_screen_fits_and_says_what_is_simulated(
 ) -> None:
     """At most 100 columns; the change, the counts, what is left out, SIMULATED before its figures."""
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("orion_streams.cli.whatif_view.MOST", 2)
     assert await shown(rows, tmp_path, as_json=False) == EXIT_OK
     lines = capsys.readouterr().out.splitlines()
     text = " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 100
     assert "policy.temp_max_mc were 71000, and policy.spill_ms were 0, and orion-worker took no" in text
-    assert "more; --json has them all" in text
+    assert "more kinds of changes; --json has them all" in text
     head = next(n for n, line in enumerate(lines) if line.startswith("SIMULATED"))
     figures = [n for n, line in enumerate(lines) if line.startswith(("time to answer", "cold loads"))]
     assert figures and min(figures) > head
     told = next(n for n, line in enumerate(lines) if line.startswith("how far to trust it: as it was, the"))
     assert head < told < min(figures)
     assert "time above the mark" in text
-    assert "orion-worker: not a node that answers requests" in text
+    assert "because orion-worker would have been held back (e.g. it takes no requests)" in text
 
 
 async def test_json_is_one_line_with_these_keys(
@@ -123,51 +127,140 @@ def test_what_could_not_be_fitted_or_measured_is_said(rows: list[Row]) -> None:
     assert "never measured" not in text and "3 requests have no end in the log" in text
 
 
-@pytest.mark.parametrize(
-    ("found", "said"),
-    [
-        (Answer("routed", "a", evicts=("m", "n")), "a, unloads m, n"),
-        (Answer("deferred", "a", "busy"), "waits for a"),
-        (Answer("deferred", "", "busy"), "waits for its turn"),
-        (Answer("deferred", "", "no_node"), "no node takes it"),
-        (Answer("failed", code="refused"), "ends: refused"),
-        (Answer("expired"), "expired"),
-        (Answer("given_up", "b", "hot"), "given up: hot, to b"),
-        (Answer("goes_on"), "goes on"),
-        (Answer("load", "a", "m"), "loads m"),
-        (Answer("out", "a", "hot ram"), "out: hot ram"),
-        (Answer("in_service"), "in service"),
-    ],
-)
-def test_answers_in_words(found: Answer, said: str) -> None:
-    """Each kind of answer."""
-    assert answer(found) == said
+ROUTED, WAITS = Answer("routed", "a"), Answer("deferred", "a", "busy")
+NOWHERE = Answer("deferred", "", "no_node")
+OF_NODE: dict[str, Any] = {"kind": "backoff", "node": "a", "request": ""}
+ORDER: dict[str, Any] = {"kind": "order", "node": "a", "request": ""}
+HOT = Term("filter", "hot", "a", 76_000, 75_000)
+
+
+def changed(recorded: Answer, would: Answer, term: Term = HOT, **values: Any) -> Changed:
+    """A decision about brain/q that would be another one."""
+    usual: dict[str, Any] = {"kind": "route", "position": 7, "server_ms": 1_800_000_000_000}
+    usual |= {"request": "brain/q"} | values
+    return Changed(recorded=recorded, would=would, term=term, **usual)
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("recorded", "would", "said"),
     [
-        (Term("filter", "hot", "a", 76_000, 75_000), "a: too hot: 76.0 °C, limit 75.0 °C"),
+        (ROUTED, Answer("routed", "b"), "gone to b instead of to a"),
+        (ROUTED, Answer("routed", "b", evicts=("m", "n")), "gone to b, unloading m, n, instead of to a"),
         (
-            Term("lifted", "ram", "a", 951, 900),
-            "a no longer held back: memory too full: 95.1 % RAM, limit 90.0 %",
+            ROUTED,
+            Answer("routed", "a", evicts=("m",)),
+            "gone to a, unloading m, instead of unloading nothing",
         ),
-        (Term("filter", "critical", "a", 86_000, 85_000), "a: critical: 86.0 °C, limit 85.0 °C"),
-        (Term("filter", "gone", "a", 3, 3), "a: gone: 3, limit 3"),
-        (Term("filter", "silent", "a", 6_000, 5_000), "a: not heard from for 6.0 s, limit 5.0 s"),
-        (Term("filter", "breaker", "a", 2, 3), "a: failures in a row: 2, limit 3"),
-        (Term("filter", "breaker", "a", 500, 15_000), "a: breaker open after failures: 0.5 s of 15 s over"),
-        (Term("filter", "removed", "a"), "a: removed by the rules"),
-        (Term("cost", "evict", "a", before=90, after=2_000), "others on a: 90 ms → 2.0 s"),
-        (Term("slots", "brain/q", "a", before=1, after=0), "free slots on a: 1 → 0 (brain/q takes one)"),
-        (Term("order", "", "a"), "another is served first"),
-        (Term("rule", "attempts_exhausted", "", 1, 1), "attempts_exhausted: 1 of 1"),
-        (Term("plan"), "what should be in memory"),
+        (ROUTED, WAITS, "waited for a instead of going there at once"),
+        (ROUTED, Answer("deferred", "b", "busy"), "waited for b instead of going to a"),
+        (ROUTED, Answer("deferred", "", "busy"), "waited for a turn instead of going to a"),
+        (WAITS, ROUTED, "gone to a instead of waiting for it"),
+        (WAITS, Answer("routed", "b"), "gone to b instead of waiting for a"),
+        (
+            Answer("deferred", "", "no_node"),
+            WAITS,
+            "waited for a instead of waiting with no node to take it",
+        ),
+        (ROUTED, Answer("failed", code="refused"), "ended as an error (refused) instead of going to a"),
+        (Answer("failed", code="refused"), ROUTED, "gone to a instead of ending as an error (refused)"),
+        (Answer("expired"), ROUTED, "gone to a instead of expiring"),
+        (WAITS, Answer("expired"), "expired instead of waiting for a"),
     ],
 )
-def test_terms_in_words(found: Term, said: str) -> None:
+def test_what_would_have_become_of_a_request(recorded: Answer, would: Answer, said: str) -> None:
+    """Each pair of answers, in a sentence that names both."""
+    [one] = told([changed(recorded, would)])
+    why = "because a would have been held back (too hot: 76.0 °C, limit 75.0 °C)"
+    assert one.sentence == f"1 request would have {said}, {why}"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "would", "values", "said"),
+    [
+        (Answer("given_up", "b", "hot"), Answer("goes_on"), {"kind": "give_up", "node": "a"},
+         "1 attempt would have gone on at a instead of being given up (too hot: 76.0 °C, limit 75.0 °C)"),
+        (Answer("goes_on"), Answer("given_up", "b", "hot"), {"kind": "give_up", "node": "a"},
+         "1 attempt would have been given up at a and sent to b (too hot: 76.0 °C, limit 75.0 °C)"),
+        (Answer("in_service"), Answer("out", "a", "hot"), OF_NODE,
+         "a would have been out when it was in service (too hot: 76.0 °C, limit 75.0 °C)"),
+        (Answer("out", "a", "hot"), Answer("in_service"), OF_NODE,
+         "a would have been in service when it was out (too hot: 76.0 °C, limit 75.0 °C)"),
+        (Answer("out", "a", "ram"), Answer("out", "a", "hot"), OF_NODE,
+         "a would have been out when it was out for another reason: memory too full (too hot"),
+        (Answer("nothing"), Answer("load", "a", "m"), ORDER,
+         "a would have been told to load m, because"),
+        (Answer("unload", "a", "m"), Answer("nothing"), ORDER,
+         "a would not have been told to unload m, because"),
+    ],
+)  # fmt: skip
+def test_what_would_have_become_of_attempts_and_nodes(
+    recorded: Answer, would: Answer, values: dict[str, Any], said: str
+) -> None:
+    """Each kind of decision that is not about where a request goes."""
+    [one] = told([changed(recorded, would, **values)])
+    assert one.sentence.startswith(said)
+
+
+def test_like_decisions_are_one_sentence_with_the_first_of_them() -> None:
+    """Counted, the most frequent first, with three examples; other reasons and nodes are told apart."""
+    cooler = Term("filter", "ram", "a", 951, 900)
+    decisions = [
+        *(changed(ROUTED, WAITS, request=f"brain/q{n}", attempt=1 + n % 2) for n in range(5)),
+        changed(ROUTED, Answer("routed", "b"), cooler),
+        *(changed(ROUTED, Answer("routed", "b"), HOT, request=f"brain/p{n}") for n in range(2)),
+    ]
+    found = told(decisions)
+    assert [each.times for each in found] == [5, 2, 1]
+    assert found[0].sentence.startswith("5 requests would have waited for a instead of going there at once")
+    assert "(e.g. too hot: 76.0 °C" in found[0].sentence and "e.g." not in found[2].sentence
+    assert found[0].examples.startswith("brain/q0 at ") and found[0].examples.endswith(" and 2 more")
+    assert "brain/q1 (attempt 2) at" in found[0].examples and "(position 7)" in found[0].examples
+    out: list[Changed] = [
+        changed(Answer("in_service"), Answer("out", "a", "hot"), HOT, **OF_NODE) for _ in range(2)
+    ]
+    [twice] = told(out)
+    assert twice.sentence.startswith("a would 2 times have been out")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (HOT, "a would have been held back (too hot: 76.0 °C, limit 75.0 °C)"),
+        (Term("filter", "role", "a"), "a would have been held back (it takes no requests)"),
+        (Term("lifted", "ram", "a", 951, 900),
+         "a would not have been held back (memory too full: 95.1 % RAM, limit 90.0 %"),
+        (Term("filter", "critical", "a", 86_000, 85_000),
+         "a would have been held back (the node passed the critical temperature: 86.0 °C, limit 85.0 °C)"),
+        (Term("filter", "gone", "a", 3, 3),
+         "a would have been held back (the node no longer has it: 3, limit 3)"),
+        (Term("filter", "silent", "a", 6_000, 5_000),
+         "a would have been held back (not heard from for 6.0 s, limit 5.0 s)"),
+        (Term("filter", "breaker", "a", 2, 3),
+         "a would have been held back (failures in a row: 2, limit 3)"),
+        (Term("filter", "breaker", "a", 500, 15_000),
+         "a would have been held back (breaker open after failures: 0.5 s of 15 s over)"),
+        (Term("filter", "removed", "a"), "a would have been held back (removed by the rules)"),
+        (Term("cost", "evict", "a", before=90, after=2_000),
+         "a would have counted otherwise for what its load costs others (2.0 s, not 90 ms)"),
+        (Term("slots", "brain/q", "a", before=1, after=0),
+         "a would have had other work (0 free slots, not 1; brain/q would have taken one)"),
+        (Term("order", "brain/q", "a"), "another request (brain/q) would have been served first"),
+        (Term("order", "", "a"), "another request would have been served first"),
+        (Term("rule", "attempts_exhausted", "", 1, 1),
+         "the rules for its end would have been others (attempts_exhausted: 1 of 1)"),
+        (Term("plan"), "other models would have been wanted in memory"),
+    ],
+)  # fmt: skip
+def test_reasons_in_words(found: Term, said: str) -> None:
     """Each kind of term, with its units."""
-    assert term(found).startswith(said)
+    assert because(found).startswith(said)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_of_a_cost_has_words(name: str) -> None:
+    """None is told by the program's word."""
+    assert WORDS[name] in because(Term("cost", name, "a", before=1, after=2))
+    assert WORDS[name] != name
 
 
 def test_the_options_make_the_change(tmp_path: Any) -> None:

@@ -21,6 +21,8 @@ RUNNING = b"Ollama is running"
 ECHO: dict[str, Any] = {"model": MODEL, "prompt": "Why?"}
 WHOLE: dict[str, Any] = {**ECHO, "stream": False}
 
+BODILESS = (204, 304)
+"""Answers without a body, whatever their head says."""
 TCP_CLOSE = 7
 """The state of a connection that was reset, in Linux's tcp_states.h."""
 
@@ -69,7 +71,7 @@ class Wire:
                     answer.body += chunk
             elif has_body and "content-length" in headers:
                 answer.body = await self.reader.readexactly(int(headers["content-length"]))
-            elif has_body:
+            elif has_body and answer.status not in BODILESS:
                 answer.body = await self.reader.read()
             return answer
 

@@ -32,8 +32,8 @@ def served() -> set[str]:
     """Method and path of all that the gateway has, but for what is 501 and for HEAD."""
     config, nobody = parse("[nodes.one]"), cast("Any", None)
     gateway = Gateway(config, nobody, nobody, life="here.b")
-    page = Page(config, nobody, RecentListener())
-    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), page)
+    page = Page(config, nobody, RecentListener(), nobody)
+    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), nobody, page)
     found = set()
     for route in app.router.routes():
         assert route.resource is not None

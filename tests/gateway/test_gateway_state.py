@@ -10,6 +10,9 @@ import pytest
 from msgspec.structs import replace
 
 from orion_streams.gateway import grid_state, listings
+from orion_streams.gateway.page_day import Day, TimeLine
+from orion_streams.gateway.page_queue import Why
+from orion_streams.gateway.page_rows import Decision, Doing, Lozenge, NodeCard, Tick, View
 from orion_streams.gateway.request_status import RequestStatus, request_status
 from orion_streams.gateway.view_models import MOST_ASKED, NodeRow, node_rows
 from orion_streams.model.state import Closed, Failure, Grid, Installed, Request, Resident
@@ -244,6 +247,7 @@ def fields_of(kind: type[msgspec.Struct]) -> list[str]:
     [
         grid_state.State, grid_state.RouterState, NodeRow, grid_state.ModelState,
         grid_state.QueueState, grid_state.QueueRow, grid_state.RunRow, RequestStatus,
+        View, NodeCard, Doing, Lozenge, Decision, Tick, TimeLine, Why, Day,
     ],
 )  # fmt: skip
 def test_each_key_is_documented(kind: type[msgspec.Struct]) -> None:

@@ -137,6 +137,23 @@ async def test_a_listener_of_a_trimmed_log_begins_at_its_end(valkey_url: str, pr
     assert (ear.began, ear.heard) == ([(state.grid.position, state.digest.hex())], [])
 
 
+async def test_a_listener_that_is_too_far_behind_begins_at_the_end(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that was away for days must not fold them all before it answers; one event less is told."""
+    async with connected(valkey_url, prefix) as (_, client):
+        await client.generate(MODEL, "Why?", id="first")
+    redis: Any = connect(valkey_url)
+    end = await RedisLog(redis, prefix).last_position()
+    await redis.aclose()
+    monkeypatch.setattr(grid_follower, "MOST_BEHIND", 3)
+    for behind, told in ((4, 0), (3, 3)):
+        ear = Ear(end - behind)
+        async with following(valkey_url, prefix, ear) as follower:
+            await follower.loaded.wait()
+        assert (ear.began[0][0], len(ear.heard)) == (end - told, told)
+
+
 async def test_a_listener_goes_on_after_an_outage(valkey_url: str, prefix: str) -> None:
     """Its connections are cut again and again: nothing is told twice, and nothing left out."""
     ear = Ear()

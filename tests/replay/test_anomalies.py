@@ -6,12 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
+from orion_streams.eventlog.loader import fold_raw
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import Mark
+from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay import anomalies
 from orion_streams.replay.anomalies import KINDS, MOST_SHOWN, Anomaly
+from orion_streams.replay.incident import collect
 from orion_streams.replay.request_timeline import MAX_REQUESTS
 from tests.grids import sample
 from tests.replay.logs import (
@@ -167,6 +171,18 @@ def trips() -> Log:
     return log
 
 
+def boots(*samples: ev.NodeSampled) -> Log:
+    """Health of one node, a sample every two seconds."""
+    log = Log()
+    for n, each in enumerate(samples):
+        log.commit(1_000 + 2_000 * n, each)
+    return log
+
+
+FIRST, NEXT = sample(WORKER, boot="b1", in_hand=("1-0", "2-0")), sample(WORKER, boot="b2")
+GOODBYE = sample(WORKER, boot="b1", leaving=True, goodbye=True)
+
+
 def ends(event: ev.AnyEvent) -> Log:
     """A request that ends so."""
     log = Log()
@@ -196,6 +212,22 @@ CASES: dict[str, tuple[Callable[[], Log], str, tuple[int, int]]] = {
         trips,
         "orion-worker gets nothing for 15 s: 3 requests failed there; answering again after 20 s.",
         (1_000, 21_000),
+    ),
+    "killed": (
+        lambda: boots(FIRST, NEXT),
+        "orion-worker's agent was killed with 2 requests in hand, or crashed, or lost its power: it said "
+        "no goodbye, and a new one was there after 2.0 s.",
+        (1_000, 3_000),
+    ),
+    "restart": (
+        lambda: boots(FIRST, GOODBYE, NEXT, NEXT),
+        "orion-worker's agent was restarted: it said goodbye, and a new one was there after 2.0 s.",
+        (3_000, 5_000),
+    ),
+    "twins": (
+        lambda: boots(FIRST, NEXT, FIRST, NEXT),
+        "orion-worker has two agents: their health came in turn.",
+        (1_000, 7_000),
     ),
     "stale": (
         lambda: silent(6),
@@ -227,6 +259,12 @@ CONTROLS: list[tuple[str, Callable[[], Log]]] = [
     ("flapping", both_marks),
     ("backoff", thrash),
     ("breaker", retried),
+    ("killed", lambda: boots(FIRST, GOODBYE, NEXT)),
+    ("killed", lambda: boots(FIRST, FIRST)),
+    ("killed", lambda: boots(FIRST, NEXT, FIRST)),
+    ("restart", lambda: boots(FIRST, NEXT)),
+    ("twins", lambda: boots(FIRST, NEXT, NEXT)),
+    ("twins", lambda: boots(FIRST, NEXT, sample(WORKER, boot="b3"))),
     ("stale", lambda: silent(4)),
     ("stale", lambda: router_away(True)),
     ("gap", lambda: silent(6)),
@@ -252,7 +290,7 @@ def test_it_is_found(kind: str) -> None:
     [one] = found(log, kind)
     assert one.sentence == sentence
     assert (one.begin.ms - START_MS, one.end.ms - START_MS) == (begin_ms, end_ms)
-    assert one.node == (WORKER if "orion-worker" in sentence.split()[0] else "")
+    assert one.node == (WORKER if sentence.startswith(WORKER) else "")
     assert one.request == ("brain/q1" if "brain/q1" in sentence else "")
     assert not one.ongoing
     assert 1 <= one.begin.position <= one.end.position <= len(log.rows)
@@ -279,6 +317,28 @@ def test_the_controls_depend_on_their_guard(
     """With the guard moved the same log is reported: the control resembles an anomaly indeed."""
     monkeypatch.setattr(anomalies, guard, value)
     assert found(make(), kind)
+
+
+def test_an_agent_that_has_not_come_back_is_said() -> None:
+    """A goodbye at the log's end; one that is no longer configured is not waited for."""
+    [one] = found(boots(FIRST, GOODBYE), "restart")
+    assert one.sentence == (
+        "orion-worker's agent stopped: it said goodbye, and none has come by the log's end."
+    )
+    assert one.ongoing and one.begin.ms == START_MS + 3_000
+    log = boots(FIRST, GOODBYE)
+    log.commit(9_000, ev.PolicyChanged(2, "without", Policy(), (NodeRules(MASTER),)))
+    assert found(log, "restart") == []
+
+
+def test_a_boot_before_the_log_s_part_counts() -> None:
+    """Read from the middle on, a new boot is compared with the one that the state holds."""
+    log = boots(FIRST, GOODBYE, NEXT)
+    base = LoggedGrid(Grid())
+    middle = next(position for position, raw in log.rows if b"goodbye" in raw)
+    fold_raw(base, log.rows[:middle])
+    incident = collect(base, [log.rows[middle:]], "the rest")
+    assert [(each.kind, each.node) for each in incident.boots] == [("restarted", WORKER)]
 
 
 def test_positions_are_where_the_log_says_it() -> None:

@@ -215,6 +215,103 @@ async def test_an_anomaly_is_a_link_into_the_timeline(page: Page, tmp_path: Path
     at_peace(page, path)
 
 
+ROWS = "[...document.querySelectorAll('#slow-rows tr[data-request]')]"
+
+
+def unequal() -> Incident:
+    """Three requests of two clients: one is the slowest in all, one waited longest, one loaded longest."""
+    log = Log()
+    for n, (client, waits_s, runs_s, load_ms) in enumerate(
+        (("brain", 2, 60, 100), ("webui", 40, 3, 0), ("webui", 1, 9, 8_000))
+    ):
+        request = f"{client}/q{n}"
+        begin_ms = n * 100_000 + 1_000
+        for second in range(100):
+            ms = begin_ms + second * 1_000
+            log.commit(ms, sample(WORKER, boot="b1" if n < 2 else "b2"))
+            if second == 0:
+                log.commit(
+                    ms, accepted(request), ev.RequestDeferred(request, WaitKind.BUSY, WORKER, (HOT,))
+                )
+            if second == waits_s:
+                log.commit(ms, routed(request, WORKER, 1, COST), started(request))
+            if second == waits_s + runs_s:
+                figures = {"load_ms": load_ms, "total_ms": runs_s * 1_000, "cold": load_ms > 1_000}
+                log.commit(ms, replace(completed(request, WORKER), **figures))
+    return log.incident()
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE], ids=["desk", "phone"])
+async def test_the_slowest_can_be_sorted_and_found(page: Page, tmp_path: Path, width: int) -> None:
+    """By total, by wait and by load; a row, by pointer or keyboard, leads to its moment, says there what it
+    waited for, and the next one is one step away."""
+    path = write(tmp_path, render(unequal()))
+    await page.open(path, width=width)
+    names = f"{ROWS}.map(e => e.querySelector('.who bdi').textContent)"
+    assert await page.ask(names) == ["brain/q0", "webui/q1", "webui/q2"]
+    await page.click("#slow th[data-order=loadMs] button")
+    assert (await page.ask(names))[0] == "webui/q2"
+    await page.ask("document.querySelector('#slow th[data-order=waitedMs] button').focus()")
+    await page.press("Enter")
+    assert await page.ask(names) == ["webui/q1", "brain/q0", "webui/q2"]
+    assert await page.ask("document.querySelector('#slow [aria-sort]').dataset.order") == "waitedMs"
+    await page.ask(f"{ROWS}[0].querySelector('a').focus()")
+    await page.press("Enter")
+    begin, end = await page.ask("[Number(timeline.dataset.from), Number(timeline.dataset.to)]")
+    assert begin < START_MS + 101_000 < START_MS + 144_000 < end < START_MS + 200_000
+    told = await page.ask("document.getElementById('chosen').innerText")
+    assert "webui/q1 took 43\u00a0s: 40\u00a0s waiting for orion-worker" in told
+    assert await page.ask("document.querySelector('.machine.is-chosen').dataset.node") == WORKER
+    assert await page.ask(f"{ROWS}.map(e => e.getAttribute('aria-current'))") == ["true", None, None]
+    await page.click("[data-step='1']")
+    assert await page.ask(f"{ROWS}.map(e => e.getAttribute('aria-current'))") == [None, "true", None]
+    await page.click("#unchoose")
+    assert await page.ask("document.getElementById('chosen').hidden")
+    assert await page.ask(WIDTH) <= width
+    at_peace(page, path)
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE], ids=["desk", "phone"])
+async def test_percentiles_and_what_time_was_spent_on(page: Page, tmp_path: Path, width: int) -> None:
+    """A line for all, for each client; only what was measured; the parts of the bar are the whole time."""
+    incident = unequal()
+    path = write(tmp_path, render(incident))
+    await page.open(path, width=width)
+    lines = await page.ask("[...document.querySelectorAll('#percentile-rows tr')].map(e => e.innerText)")
+    assert [line.split("\t")[0].split("\n")[0] for line in lines] == [
+        "all requests", "client webui", "client brain",
+    ]  # fmt: skip
+    assert "43\u00a0s" in lines[0] and "62\u00a0s" in lines[0]
+    head = await page.ask("document.getElementById('percentile-head').textContent")
+    assert "loading" in head and "first token" not in head
+    widths = await page.ask(
+        "[...document.querySelectorAll('#spent .bar i')].map(e => parseFloat(e.style.width))"
+    )
+    assert sum(widths) == pytest.approx(100)
+    assert len(widths) == len(incident.spent) - list(incident.spent.values()).count(0)
+    at_peace(page, path)
+
+
+async def test_many_slow_requests_are_shown_on_demand(page: Page, tmp_path: Path) -> None:
+    """A page full first, all of them after a click."""
+    rows = recorded("decode-heavy", "steady", 60)
+    path = write(tmp_path, render(collect(LoggedGrid(Grid()), [rows], "a simulated run")))
+    await page.open(path, width=DESK)
+    assert await page.ask(f"{ROWS}.length") == 25
+    await page.click("#slow .more-rows")
+    assert await page.ask(f"{ROWS}.length") == 60
+    at_peace(page, path)
+
+
+async def test_a_killed_agent_is_marked_in_its_lane(page: Page, tmp_path: Path) -> None:
+    """Pointing at where it ended says so; elsewhere nothing does."""
+    path = write(tmp_path, render(unequal()))
+    await page.open(path, width=DESK)
+    said = await pointed_at(page, WORKER, START_MS + 200_000)
+    assert "orion-worker's agent was killed, or crashed" in said
+    assert await pointed_at(page, WORKER, START_MS + 190_000) == ""
+
+
 async def test_kinds_can_be_left_out(page: Page, tmp_path: Path) -> None:
     """A click on a kind takes its rows away, another one brings them back."""
     path = write(tmp_path, render(story()))
@@ -228,6 +325,35 @@ async def test_kinds_can_be_left_out(page: Page, tmp_path: Path) -> None:
     )
     await page.click(".chip.kind-retry")
     assert await page.ask(count) == before
+
+
+async def test_a_crowd_of_one_kind_does_not_bury_the_others(page: Page, tmp_path: Path) -> None:
+    """Many long waits are left out until their chip is pressed, and the page says how many there are; a
+    finding that is not listed can be linked to all the same. Alone they are listed at once."""
+    log = Log()
+    log.commit(500, ev.NodeBackedOff(WORKER, Mark.HOT, 80_500, 75_000))
+    for n in range(50):
+        log.commit(1_000 + n, accepted(f"brain/q{n}"))
+    for n in range(50):
+        log.commit(90_000 + n, routed(f"brain/q{n}", MASTER), completed(f"brain/q{n}", MASTER))
+    path = write(tmp_path, render(log.incident()))
+    await page.open(path, width=DESK)
+    count = "document.querySelectorAll('#rows tr[data-number]').length"
+    assert await page.ask(count) == 1
+    note = await page.ask("document.getElementById('anomalies-note').textContent")
+    assert "50 of the kind “Long wait” are listed once you switch them on." in note
+    await page.ask("location.hash = 'anomaly-10', 1")
+    await page.settled()
+    assert "Long wait" in await page.ask("document.getElementById('chosen').innerText")
+    await page.click(".chip.kind-wait")
+    assert await page.ask(count) == 51
+    at_peace(page, path)
+    alone = Log()
+    for n in range(50):
+        alone.commit(1_000 + n, accepted(f"brain/q{n}"))
+    alone.commit(90_000)
+    await page.open(write(tmp_path, render(alone.incident())), width=DESK)
+    assert await page.ask(count) == 50
 
 
 async def test_decisions_in_view_are_listed_for_the_keyboard(page: Page, tmp_path: Path) -> None:

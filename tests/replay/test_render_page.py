@@ -196,6 +196,7 @@ def test_a_page_stays_small_however_long_the_log_is(monkeypatch: pytest.MonkeyPa
     empty = len(render(collect(LoggedGrid(Grid()), [], "a log")))
     for name, value in {
         "node_timeline.MAX_POINTS": 600,
+        "request_table.MAX_SLOW": 10,
         "node_timeline.MIN_POINTS": 100,
         "request_timeline.MAX_ATTEMPTS": 40,
         "request_timeline.MAX_DEFERRALS": 20,

@@ -2,7 +2,9 @@
 
 const MAX_LISTED = 40;
 const kinds = packed.kinds.map(([key, title, meaning, found]) => ({ key, title, meaning, found }));
-const hiddenKinds = new Set();
+const CROWD = 40; // so many findings of one kind would bury the others: they are listed once asked for
+const crowds = kinds.filter((kind) => kind.found > CROWD && kinds.some((other) => other !== kind && other.found > 0 && other.found <= CROWD));
+const hiddenKinds = new Set(crowds.map((kind) => kinds.indexOf(kind)));
 
 function positions(each) {
   return each.first === each.last ? count(each.first) : `${count(each.first)} – ${count(each.last)}`;
@@ -55,7 +57,7 @@ function fillTable() {
 function fillKinds() {
   const found = kinds.map((kind, n) => ({ ...kind, n })).filter((kind) => kind.found);
   byId("kinds").replaceChildren(...found.map((kind) => {
-    const chip = element("button", { type: "button", className: `chip kind-${kind.key}`, title: kind.meaning, "aria-pressed": "true" },
+    const chip = element("button", { type: "button", className: `chip kind-${kind.key}`, title: kind.meaning, "aria-pressed": String(!hiddenKinds.has(kind.n)) },
       kind.title, element("span", { className: "number" }, count(kind.found)));
     chip.addEventListener("click", () => {
       if (!hiddenKinds.delete(kind.n)) hiddenKinds.add(kind.n);
@@ -65,7 +67,8 @@ function fillKinds() {
     return chip;
   }));
   const total = found.reduce((sum, kind) => sum + kind.found, 0);
-  byId("anomalies-note").textContent = total ? "Choose one to see it in the timeline." : "";
+  const left = crowds.map((kind) => `${count(kind.found)} of the kind “${kind.title}” are listed once you switch them on.`);
+  byId("anomalies-note").textContent = total ? ["Choose one to see it in the timeline.", ...left].join(" ") : "";
   byId("meanings").replaceChildren(...found.flatMap((kind, i) => [
     i ? " · " : "What counts: ", element("b", {}, kind.title), `: ${kind.meaning}`,
   ]));
@@ -80,6 +83,7 @@ function markChosen() {
     else row.removeAttribute("aria-current");
   }
   byId("chosen").hidden = chosen === null || chosen.number === undefined;
+  markRequest();
   if (chosen !== null && chosen.number !== undefined) {
     const place = listed().indexOf(chosen);
     const of = place < 0 ? "" : `${place + 1} of ${listed().length} `;
@@ -117,6 +121,9 @@ function letGo() {
 function followHash() {
   const match = /^#anomaly-(\d+)$/.exec(location.hash);
   if (match && report.anomalies[match[1] - 1]) choose(report.anomalies[match[1] - 1]);
+  const request = /^#request-(\d+)$/.exec(location.hash);
+  const slow = request && slowest.find((each) => each.last === Number(request[1]));
+  if (slow) choose(slow);
   else if (location.hash === "#longest-wait" && longestWait) choose(longestWait);
 }
 
@@ -126,11 +133,12 @@ const longestWait = packed.longest && {
 if (longestWait && longestWait.end === null) longestWait.end = report.to;
 
 function step(by) {
-  const all = listed();
+  const ofRequests = chosen !== null && chosen.said !== undefined;
+  const all = ofRequests ? sorted() : listed();
   if (!all.length) return;
   const place = all.indexOf(chosen);
   const next = all[(place + by + all.length) % all.length];
-  location.hash = `anomaly-${next.number + 1}`;
+  location.hash = ofRequests ? `request-${next.last}` : `anomaly-${next.number + 1}`;
 }
 
 // The same as the markers' boxes, for who has no pointer.

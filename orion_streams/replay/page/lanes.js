@@ -2,7 +2,8 @@
 // without lines, which gives them the common time range and cursor.
 
 const MODEL_ROW = 20, ATTEMPT_ROW = 13, DEFERRAL_ROW = 22, MAX_ROWS = 16, LANE_GAP = 14, LANE_TOP = 18;
-const MARKER = 4.5, NEAR = 8;
+const MARKER = 4.5, NEAR = 8, BOOT_ROW = 16;
+const BOOTS = { killed: "killed", restart: "goodbye", twins: "two agents" };
 
 // Each attempt in the first row that is free, so that none covers another.
 function inRows(attempts) {
@@ -93,6 +94,37 @@ function drawDecision(u, each, middle, tint, markers) {
   markers.push({ x, y, decision: each });
 }
 
+const bootsOf = (node) => report.anomalies.filter((each) => each.node === node && packed.kinds[each.kind][0] in BOOTS);
+const boots = report.machines.flatMap((each) => bootsOf(each.name));
+
+// Where an agent ended, and where a new one of its name began: a line through the lane, and a word.
+function drawBoot(u, each, top, hits) {
+  const { ctx } = u, dpr = devicePixelRatio, kind = packed.kinds[each.kind][0];
+  const tint = colour(kind === "restart" ? "muted" : "danger");
+  ctx.strokeStyle = ctx.fillStyle = tint;
+  ctx.lineWidth = 1.5 * dpr;
+  ctx.font = font(10.5 * dpr);
+  ctx.textBaseline = "middle";
+  let free = u.bbox.left;
+  for (const [ms, label] of [[each.begin, BOOTS[kind]], [each.ongoing ? null : each.end, kind === "twins" ? "one agent" : "new agent"]]) {
+    if (ms === null || ms < view.from || ms > view.to) continue;
+    const x = u.valToPos(ms, "x", true), width = ctx.measureText(label).width + 8 * dpr;
+    ctx.setLineDash(label !== BOOTS[kind] ? [3 * dpr, 3 * dpr] : []);
+    ctx.beginPath();
+    ctx.moveTo(x, top * dpr);
+    ctx.lineTo(x, u.bbox.top + u.bbox.height);
+    ctx.stroke();
+    const isRight = x + width <= u.bbox.left + u.bbox.width;
+    if (x >= free || !isRight) {
+      ctx.textAlign = isRight ? "left" : "right";
+      ctx.fillText(label, x + (isRight ? 4 : -4) * dpr, (top + BOOT_ROW / 2 - 2) * dpr);
+      free = x + width;
+    }
+    hits.push({ left: x - 4 * dpr, right: x + 4 * dpr, top: top * dpr, bottom: u.bbox.top + u.bbox.height, tip: () => bootTip(each) });
+  }
+  ctx.setLineDash([]);
+}
+
 function isCrowded(u, decisions) {
   const inView = decisions.filter((each) => each.begin >= view.from && each.begin <= view.to);
   return inView.length * 2 * MARKER > u.over.clientWidth;
@@ -158,11 +190,13 @@ function lanesChart(host, machine) {
   const attempts = report.attempts.filter((each) => each.node === machine.name);
   const models = [...new Set(stays.map((each) => each.model))];
   const rows = inRows(attempts);
-  const requestsTop = 4 + (models.length ? LANE_TOP + models.length * MODEL_ROW + LANE_GAP : 0) + LANE_TOP;
+  const marks = bootsOf(machine.name);
+  const top = 4 + (marks.length ? BOOT_ROW : 0);
+  const requestsTop = top + (models.length ? LANE_TOP + models.length * MODEL_ROW + LANE_GAP : 0) + LANE_TOP;
   const height = requestsTop + (Math.max(-1, ...rows) + 1) * ATTEMPT_ROW + 4;
   return addLanes(host, height, machine.name, (u, { hits, markers }) => {
-    if (models.length) title(u, "models in memory", 4 + LANE_TOP);
-    const rowOfModel = (model) => 4 + LANE_TOP + models.indexOf(model) * MODEL_ROW;
+    if (models.length) title(u, "models in memory", top + LANE_TOP);
+    const rowOfModel = (model) => top + LANE_TOP + models.indexOf(model) * MODEL_ROW;
     for (const each of stays) drawStay(u, each, rowOfModel(each.model), hits);
     for (const model of models) drawName(u, model, stays, rowOfModel(model));
     title(u, attempts.length ? "requests, by attempt" : "no request came here", requestsTop);
@@ -172,6 +206,7 @@ function lanesChart(host, machine) {
       const middle = requestsTop + rows[i] * ATTEMPT_ROW + (ATTEMPT_ROW - 4) / 2;
       drawDecision(u, each, middle, `outcome-${each.outcome}`, markers);
     });
+    for (const each of marks) drawBoot(u, each, 4, hits);
   });
 }
 

@@ -19,6 +19,8 @@ function fillHead(anomalies) {
     const link = element("a", { href: "#longest-wait" }, duration(longestWait.end - longestWait.begin));
     figures.push(figure("longest wait", link, element("small", {}, name(longestWait.request))));
   }
+  const [, , , , total] = packed.groups[0] || [];
+  if (total && total[0]) figures.push(figure("half answered within", duration(total[1])), figure("9 of 10 within", duration(total[2])));
   figures.push(figure("anomalies", count(anomalies)));
   byId("figures").replaceChildren(...figures);
   byId("remarks").textContent = remarks().join(" ");
@@ -59,6 +61,7 @@ function fillLegend() {
   );
   if (report.backoffs.length) items.push(element("li", {}, element("i", { className: "swatch backoff" }), "backed off"));
   if (report.silences.length) items.push(element("li", {}, element("i", { className: "swatch silent" }), "not heard from"));
+  if (boots.length) items.push(element("li", {}, element("i", { className: "swatch boot" }), "agent ended, and a new one"));
   byId("legend").replaceChildren(...items);
 }
 
@@ -76,6 +79,10 @@ function facts(machine, [, temperature, , ram]) {
   }
   const trips = report.trips.filter((each) => each.node === machine.name);
   if (trips.length) found.push(`breaker opened ${trips.length === 1 ? "once" : `${count(trips.length)} times`}`);
+  for (const [kind, words] of [["killed", "killed"], ["restart", "stopped or restarted"]]) {
+    const times = bootsOf(machine.name).filter((each) => packed.kinds[each.kind][0] === kind).length;
+    if (times) found.push(`its agent was ${words} ${times === 1 ? "once" : `${count(times)} times`}`);
+  }
   if (!machine.inference) found.push("takes no requests");
   if (machine.gone) found.push("no longer configured at the log's end");
   return found;
@@ -147,6 +154,7 @@ listeners.push(fillRange, () => {
 });
 fillHead(fillKinds());
 fillTable();
+fillRequests();
 fillResolution();
 fillLegend();
 addGrid();

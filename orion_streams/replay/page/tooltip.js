@@ -74,3 +74,10 @@ function stayTip(each) {
     line(`positions ${count(each.first)} to ${count(each.last === null ? packed.last : each.last)}`, "muted"),
   ];
 }
+
+function bootTip(each) {
+  return [
+    element("p", { className: "tip-title" }, element("bdi", {}, each.sentence)),
+    line(`${when(each)} · positions ${positions(each)}`, "muted"),
+  ];
+}
