@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from msgspec.structs import replace
+from rich.console import ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
@@ -25,6 +28,8 @@ SIGNALLED = 128
 STEPS = {"j": 1, "down": 1, "k": -1, "up": -1, "page down": 10, "page up": -10}
 QUIT = ("q", "Q", "\x04", GONE)
 READING_S = 0.1
+USUAL = ConsoleDimensions(80, 24)
+"""Of a terminal that does not know its size."""
 READING = Text("reading the log …", style=DIM)
 
 
@@ -42,6 +47,7 @@ async def watch(look: Callable[[], View | None], task: asyncio.Task[None], inter
             if loop.time() >= due_s:
                 is_known = screen.refresh()
                 due_s = loop.time() + (interval_s if is_known else READING_S)
+            console.size = size_now()
             live.update(screen.frame(console.size.height), refresh=True)
             key = await next_key(task, pressed, max(due_s - loop.time(), 0.0))
             if key in ENDS:
@@ -50,6 +56,12 @@ async def watch(look: Callable[[], View | None], task: asyncio.Task[None], inter
                 return EXIT_OK
             if isinstance(key, str):
                 screen.obey(key)
+
+
+def size_now() -> ConsoleDimensions:
+    """Return the terminal's size, whatever the environment says that it was."""
+    found = os.get_terminal_size(sys.stdout.fileno())
+    return ConsoleDimensions(found.columns or USUAL.width, found.lines or USUAL.height)
 
 
 async def next_key(

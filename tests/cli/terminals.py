@@ -26,7 +26,8 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
-    """A process at a terminal, and all that it has written."""
+    """A process at a terminal, and all that it has written. Its environment has another size, as one that
+    was exported before the window was made larger."""
 
     def __init__(self, home: Path, rows: int, columns: int, *words: str, stdin: bool = True) -> None:
         self.master, self.slave = os.openpty()
@@ -35,7 +36,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "orion_streams.cli", *words],
             cwd=home,
-            env=environment(home, TERM="xterm-256color"),
+            env=environment(home, TERM="xterm-256color", COLUMNS="70", LINES="20"),
             stdin=self.slave if stdin else subprocess.DEVNULL,
             stdout=self.slave,
             stderr=self.slave,
