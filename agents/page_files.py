@@ -14,6 +14,8 @@ import orion_streams
 HOME = Path(orion_streams.__file__).parent
 PAGE, REPORT = HOME / "gateway" / "page", HOME / "replay" / "page"
 INDEX = "index.html"
+SHARED = ("base.css", "colours.js", "format.js", "tip.js")
+"""What the page has in common with the incident report, beside the vendored uPlot."""
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -63,11 +65,11 @@ class PageFiles:
 
 
 def found() -> Iterator[tuple[str, Path]]:
-    """Yield the names and paths of all files: one of the page goes before one of the report."""
-    for folder in (REPORT / "vendor" / "uplot", REPORT, PAGE):
-        for path in sorted(folder.iterdir()):
-            if path.suffix in TYPES and path.name != "template.html":
-                yield path.name, path
+    """Yield the names and paths of all files."""
+    folders = (REPORT / "vendor" / "uplot").iterdir(), PAGE.iterdir()
+    for path in (*(REPORT / name for name in SHARED), *folders[0], *folders[1]):
+        if path.suffix in TYPES:
+            yield path.name, path
 
 
 def read(path: Path) -> PageFile:

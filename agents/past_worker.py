@@ -21,7 +21,7 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect, in_short
 
 NICE = 10
-MEMORY_BYTES = 1_000_000_000
+MEMORY_BYTES = 500_000_000
 
 
 async def answer(past: PastLog, question: Question) -> Reply:

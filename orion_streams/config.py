@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
-from orion_streams.model import gateway_rules, server_urls, toml_values
+from orion_streams.model import alert_rules, gateway_rules, server_urls, toml_values
+from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
@@ -119,6 +120,9 @@ class Config(Struct, frozen=True):
     gateway: GatewayRules = GatewayRules()
     limits: Limits = Limits()
     retention: Retention = Retention()
+    alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
+    alerts_to: dict[Name, AlertTarget] = {}
+    alerts_file: str = ""
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
@@ -188,7 +192,9 @@ def complete(url: str, redis: RedisConfig) -> str:
     counts."""
     password = os.environ.get("ORION_REDIS_PASSWORD")
     if password is None and redis.password_file:
-        password = read_password(Path(redis.password_file).expanduser())
+        password = read_secret(
+            Path(redis.password_file).expanduser(), "redis.password_file", "the password"
+        )
     if password:
         url = server_urls.with_password(url, password)
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
@@ -197,6 +203,12 @@ def complete(url: str, redis: RedisConfig) -> str:
 def sentinel_password() -> str | None:
     """Return the password of the sentinels, ORION_SENTINEL_PASSWORD; None if there is none."""
     return os.environ.get("ORION_SENTINEL_PASSWORD") or None
+
+
+def alert_secret(what: Literal["WEBHOOK", "TOKEN"], target: str) -> str | None:
+    """Return a target's secret from the environment, ORION_ALERT_TOKEN_MY_PHONE of `my-phone`; None if
+    there is none."""
+    return os.environ.get(f"ORION_ALERT_{what}_{target.upper().replace('-', '_')}") or None
 
 
 def log_level() -> str:
@@ -214,13 +226,14 @@ def user_folder(variable: str, default: str | Path) -> Path:
     return Path(os.environ.get(variable) or default).expanduser() / "orion-streams"
 
 
-def read_password(path: Path) -> str:
-    """Read the password file: one line, readable by its owner only. Raises ConfigError otherwise."""
+def read_secret(path: Path, key: str, what: str) -> str:
+    """Read the file that a key names, of a secret: one line, readable by its owner only. Raises ConfigError
+    otherwise."""
     text = read_text(path)
     if path.stat().st_mode & 0o077:
-        raise ConfigError(f"redis.password_file: others can read {path}: chmod 600 {path}")
+        raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():
-        raise ConfigError(f"redis.password_file: expected one line in {path}, the password")
+        raise ConfigError(f"{key}: expected one line in {path}, {what}")
     return text.strip()
 
 
@@ -290,6 +303,7 @@ GRAMMAR: Mapping[str, Grammar] = {
     "keep_alive": toml_values.keep_alive,
     "listen": gateway_rules.listen_fault,
     "origins": gateway_rules.origins_fault,
+    "webhook": alert_rules.webhook_fault,
     **dict.fromkeys(
         ("temp_max_mc", "temp_return_mc", "temp_critical_mc", "derate_from_mc"), toml_values.mark_mc
     ),
@@ -357,6 +371,7 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     ]
     ollamas = {name: node.ollama for name, node in inference.items()}
     found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)
+    found += alert_rules.contradictions(config.alerts, config.alerts_to, config.nodes, config.clients)
     return found + missing_nodes(config, inference)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from orion_streams.config import Config, Limits, NodeConfig, RedisConfig, Retention
+from orion_streams.model.alert_rules import AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.policy import ClientRules, ModelRules, Policy
 from tests.contract.contract_document import default_of, described, type_name
@@ -26,6 +27,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[gateway]": GatewayRules,
     "[limits]": Limits,
     "[retention]": Retention,
+    "[[alerts]]": AlertRule,
+    "[alerts_to.NAME]": AlertTarget,
 }
 OPENING = """\
 # streams.toml, key by key
@@ -53,7 +56,8 @@ def keys() -> Iterator[tuple[str, inspect.Field]]:
 
 def is_table_of_tables(shape: inspect.Type) -> bool:
     """Whether a key stands for tables of their own."""
-    return isinstance(shape, inspect.DictType) and isinstance(shape.value_type, inspect.StructType)
+    rows = getattr(shape, "value_type", getattr(shape, "item_type", None))
+    return isinstance(rows, inspect.StructType)
 
 
 def document() -> str:

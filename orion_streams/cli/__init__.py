@@ -1,7 +1,7 @@
 """The command line, `orion`.
 
-The processes of a grid (`orion router`, `orion agent`, `orion gateway`) are dispatched before typer and
-rich are imported: they run all day on a Raspberry Pi and need neither."""
+The processes of a grid (`orion router`, `orion agent`, `orion gateway`, `orion alerts run`) are dispatched
+before typer and rich are imported: they run all day on a Raspberry Pi and need neither."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has not every letter
     try:
-        if words and words[0] in ("router", "agent", "gateway"):
+        if words[:2] == ["alerts", "run"]:
+            words = [" ".join(words[:2]), *words[2:]]
+        if words and words[0] in ("router", "agent", "gateway", "alerts run"):
             from orion_streams.cli.roles import main as run_role  # noqa: PLC0415 - without typer and rich
 
             return run_role(words)

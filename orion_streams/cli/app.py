@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orion_streams.cli import ask_commands, key_commands, log_commands, look_commands, replay_commands
+from orion_streams.cli import (
+    alerts_commands,
+    ask_commands,
+    key_commands,
+    log_commands,
+    look_commands,
+    replay_commands,
+)
 from orion_streams.cli.options import (
     AsJson,
     At,
@@ -37,6 +44,7 @@ app = typer.Typer(
 
 app.add_typer(ask_commands.ask_commands)
 app.add_typer(look_commands.look_commands)
+app.add_typer(alerts_commands.alerts_commands, name="alerts", epilog=alerts_commands.EXAMPLES)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
 app.add_typer(replay_commands.replay_commands, name="replay", epilog=replay_commands.EXAMPLES)
@@ -99,7 +107,8 @@ def test(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on t
 def up(
     simulated: Annotated[bool, typer.Option("--simulated", help="Three simulated nodes, to play.")] = False,
     roles: Annotated[
-        str | None, typer.Option(metavar="LIST", help="router, gateway, agent:NODE, with commas between.")
+        str | None,
+        typer.Option(metavar="LIST", help="router, gateway, alerts, agent:NODE, with commas between."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the embedded server; 0: a free one.")] = 0,
     as_json: AsJson = False,

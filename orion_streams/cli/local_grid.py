@@ -17,7 +17,7 @@ from orion_streams.runtime.embedded_server import EmbeddedServer, data_dir
 from orion_streams.runtime.server_check import check_server, wait_for_server
 from orion_streams.runtime.supervisor import Child, Say, stop_all
 
-ROUTER, GATEWAY, AGENT = "router", "gateway", "agent:"
+ROUTER, GATEWAY, AGENT, ALERTS = "router", "gateway", "agent:", "alerts"
 READY_S, GRACE_S = 20.0, 10.0
 LOOK_EVERY_MS = 500
 
@@ -68,10 +68,11 @@ class LocalRoles:
         return self._server is not None and self._server.has_ended
 
     async def stop(self) -> None:
-        """Stop gateway, agents, router and server, in this order, each within GRACE_S; agents may drain
-        before."""
+        """Stop whoever tells of alerts, gateway, agents, router and server, in this order, each within
+        GRACE_S; agents may drain before."""
         drain_s = self.config.limits.drain_ms / 1000
-        for kind, grace_s in ((GATEWAY, GRACE_S), (AGENT, drain_s + GRACE_S), (ROUTER, GRACE_S)):
+        graces = ((ALERTS, GRACE_S), (GATEWAY, GRACE_S), (AGENT, drain_s + GRACE_S), (ROUTER, GRACE_S))
+        for kind, grace_s in graces:
             await stop_all(
                 [each for role, each in self._children.items() if role.startswith(kind)], grace_s
             )
@@ -89,6 +90,7 @@ class LocalRoles:
         for role in self.roles:
             name, _, node = role.partition(":")
             argv = [sys.executable, "-m", "orion_streams.cli", name]
+            argv += ["run"] if name == ALERTS else []
             argv += ["--node", node] if node else []
             argv += ["--config", self.config_file] if self.config_file else []
             argv += ["--json"] if name == GATEWAY else []
@@ -136,13 +138,15 @@ def choose(config: Config, wanted: str | None, host: str) -> list[str]:
             f"--roles (router, gateway, {known}), or play with --simulated"
         )
     leads = config.nodes[host].router or not config.redis.url
-    return [*([ROUTER, GATEWAY] if leads else []), f"{AGENT}{host}"]
+    tells = [ALERTS] if config.alerts_to and config.alerts else []
+    return [*([ROUTER, GATEWAY, *tells] if leads else []), f"{AGENT}{host}"]
 
 
 def checked(config: Config, role: str) -> str:
     """Return the role if it is valid. Raises ConfigError otherwise."""
     if role.startswith(AGENT):
         config.node(role.removeprefix(AGENT))
-    elif role not in (ROUTER, GATEWAY):
-        raise ConfigError(f"--roles: expected router, gateway or agent:NODE, got {role or 'nothing'!r}")
+    elif role not in (ROUTER, GATEWAY, ALERTS):
+        roles = f"{ROUTER}, {GATEWAY}, {ALERTS} or {AGENT}NODE"
+        raise ConfigError(f"--roles: expected {roles}, got {role or 'nothing'!r}")
     return role

@@ -27,7 +27,7 @@ EXAMPLES = examples_of(
 Events = Annotated[
     list[str] | None,
     typer.Option(
-        "--event", metavar="NAME", help="Only these, such as request.routed or attempt; may come again."
+        "--event", metavar="NAME", help="Only these, such as request.routed or attempt.*; may come again."
     ),
 ]
 Nodes = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -47,11 +48,11 @@ class Wanted(Struct, frozen=True):
 
 
 def event_names(asked: Iterable[str]) -> frozenset[str]:
-    """Return the events that are meant by their names, or by the part before the dot. Raise ConfigError for
-    an unknown one."""
+    """Return the events that are meant by their names, by patterns such as "attempt.*", or by the part
+    before the dot. Raise ConfigError for what means none."""
     names: set[str] = set()
     for word in asked:
-        known = [tag for tag in TAGS if word in (tag, tag.partition(".")[0])]
+        known = [tag for tag in TAGS if fnmatchcase(tag, word) or word == tag.partition(".")[0]]
         if not known:
             raise ConfigError(f"--event {word}: there is no such event; known are {', '.join(TAGS)}")
         names.update(known)

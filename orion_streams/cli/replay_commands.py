@@ -30,7 +30,7 @@ EXAMPLES = examples_of(
     "replay", "replay incident.jsonl.gz --json", "replay step incident.jsonl.gz",
     "replay diff 14:00 14:05 incident.jsonl.gz",
     "replay whatif incident.jsonl.gz --set policy.temp_max_mc=70000",
-    "replay report incident.jsonl.gz -o incident.html",
+    "replay alerts incident.jsonl.gz", "replay report incident.jsonl.gz -o incident.html",
 )  # fmt: skip
 File = Annotated[
     str | None,
@@ -112,6 +112,31 @@ def whatif(
         simulate=simulate,
         common=CommonOptions(as_json, redis, config),
     )
+
+
+@replay_commands.command(
+    epilog=examples_of(
+        "replay alerts incident.jsonl.gz",
+        "replay alerts incident.jsonl.gz --set alerts.hot.for_ms=60000 --set policy.temp_max_mc=70000",
+        "replay alerts --config streams.toml --json",
+    )
+)
+def alerts(
+    file: File = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="alerts.NAME.KEY, or as in streams.toml; repeatable."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    redis: RedisUrl = None,
+    config: ConfigFile = None,
+) -> int:
+    """Who would have been told what, and when: by the [[alerts]] of --config, else the file's own, else
+    those of streams.toml."""
+    common = CommonOptions(as_json, redis, config)
+    return do("orion_streams.cli.replay_alerts_command", file=file, settings=settings or [], common=common)
 
 
 @replay_commands.command(

@@ -1,5 +1,5 @@
-"""`orion router`, `orion agent`, `orion gateway`: the processes of a grid, in the foreground until a
-signal."""
+"""`orion router`, `orion agent`, `orion gateway`, `orion alerts run`: the processes of a grid, in the
+foreground until a signal."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ examples:
   orion gateway --redis redis://orion-master:6379/0
   curl http://127.0.0.1:11435/api/tags
 """
+ALERTS = (
+    "Tell people what is wrong, and when it is over: by the rules of [[alerts]], each target of "
+    "[alerts_to]. "
+    "One process sends, on the router's machine; it notes what it has told (alerts_file)."
+)
+ALERTS_EXAMPLES = """\
+examples:
+  orion alerts run --redis redis://orion-master:6379/0
+  orion alerts test
+"""
 AGENT_EXAMPLES = """\
 examples:
   orion agent --node orion-worker --redis redis://orion-master:6379/0
@@ -40,6 +50,7 @@ ROLES = (
     ("router", ROUTER, ROUTER_EXAMPLES),
     ("agent", AGENT, AGENT_EXAMPLES),
     ("gateway", GATEWAY, GATEWAY_EXAMPLES),
+    ("alerts run", ALERTS, ALERTS_EXAMPLES),
 )
 
 
@@ -78,6 +89,10 @@ def run(options: argparse.Namespace) -> int:
         from orion_streams.agents import gateway_process  # noqa: PLC0415 - without Faust
 
         return gateway_process.run(config, options.insecure, options.port, options.json)
+    if options.command == "alerts run":
+        from orion_streams.agents import alert_process  # noqa: PLC0415 - without Faust
+
+        return alert_process.run(config)
     from orion_streams.agents import apps  # noqa: PLC0415 - Faust: not for a command that fails earlier
 
     if options.command == "agent":

@@ -135,6 +135,8 @@ class Screen:
                 self._chosen = replace(chosen, queue_order=order, offset=0)
             case "n":
                 self._chosen = replace(chosen, node_order=following(NODE_ORDERS, chosen.node_order))
+            case "?" | "h":
+                self._chosen = replace(chosen, help=not chosen.help)
             case "home" | "g":
                 self._chosen = replace(chosen, offset=0)
             case _ if key in STEPS and self._view is not None:

@@ -24,7 +24,13 @@ TALL = 26
 """From so many lines for the parts on there is an empty one between them."""
 MOST_FOR_NODES = 0.4
 """Above this share of the lines nodes are shown without the models in their memory."""
-KEYS = "q quit · space pause · s sort queue · n sort nodes · j k scroll queue"
+KEYS = "q quit · space pause · s sort queue · n sort nodes · j k scroll queue · ? help"
+HELP = f"""\
+q, Ctrl-C    leave                      space, p     hold this frame, and go on again
+s            next order of the queue: {", ".join(QUEUE_ORDERS)}
+n            next order of the nodes: {", ".join(NODE_ORDERS)}
+j, k, ↓, ↑   through the queue, one by one; page down and page up by ten; g to its begin
+A request is looked into with `orion explain`, by what is shown of its id."""
 
 
 class Chosen(Struct, frozen=True):
@@ -36,6 +42,7 @@ class Chosen(Struct, frozen=True):
     offset: int = 0
     paused_ms: int | None = None
     keys: bool = True
+    help: bool = False
 
 
 class Frame:
@@ -83,7 +90,11 @@ class Frame:
         rows = [f"simulated: {', '.join(view.simulated)}"] if view.simulated else []
         if chosen.keys:
             orders = f"queue by {chosen.queue_order}, nodes by {chosen.node_order}"
-            rows += [KEYS, orders] if (chosen.queue_order, chosen.node_order) != DEFAULT else [KEYS]
+            rows.append(KEYS)
+            if chosen.help:
+                rows.append(HELP)
+            if chosen.help or (chosen.queue_order, chosen.node_order) != DEFAULT:
+                rows.append(orders)
         return Text("\n".join(rows), style=DIM)
 
     def _sections(self, console: Console, options: ConsoleOptions, height: int | None) -> list[Section]:

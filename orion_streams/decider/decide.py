@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from orion_streams.decider.filters import is_heard, is_silent
 from orion_streams.decider.memory import assigned_models, unload_pending
 from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
@@ -63,7 +62,7 @@ def relief(grid: Grid) -> Iterator[ev.AnyEvent]:
     the least recently used first, pinned ones last, one at a time: else it would stay away for ever."""
     for name, node in sorted(grid.nodes.items()):
         full = Mark.RAM in node.backed_off and marks.ram_permille(node) > grid.policy.ram_return_permille
-        if not full or node.leaving or not is_heard(grid, node):
+        if not full or node.leaving or not marks.is_heard(grid, node):
             continue
         if any(unload_pending(grid, node, model) for model in node.unload_ordered_ms):
             continue
@@ -109,7 +108,7 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Assignment) -> AbandonR
         return None  # it only waits for its slot to come free
     if node.left and parse_stream_id(work_id) > parse_stream_id(node.work_read):
         return AbandonReason.LEFT
-    if is_silent(grid, node):
+    if marks.is_silent(grid, node):
         return AbandonReason.SILENT
     if grid.at_ms - held.since_ms > policy.attempt_deadline_ms:
         return AbandonReason.OVERDUE

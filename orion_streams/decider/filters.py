@@ -7,7 +7,14 @@ temperature, memory and staleness never fail open.
 from __future__ import annotations
 
 from orion_streams.decider.memory import capacity_mb, footprint_mb, serves, wanted_num_ctx
-from orion_streams.model.marks import is_fuller, is_hot, ram_permille, stuck_limit_ms
+from orion_streams.model.marks import (
+    has_no_temperature,
+    is_heard,
+    is_past,
+    is_stuck,
+    ram_permille,
+    stuck_limit_ms,
+)
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState, Code, Filter, Mark
@@ -98,12 +105,12 @@ def node_filter(grid: Grid, node: Node) -> Verdict | None:
         return Verdict(node=name, filter=Filter.LEAVING)
     if node.two_agents_ms is not None and grid.at_ms - node.two_agents_ms <= policy.two_agents_ms:
         return Verdict(node=name, filter=Filter.TWO_AGENTS)
-    if node.temp_mc is None and node.rules.temperature_sensor:
+    if has_no_temperature(node):
         return Verdict(node=name, filter=Filter.NO_TEMPERATURE)
-    if node.temp_mc is not None and node.still_ms >= stuck_limit_ms(node.temp_mc, policy):
+    if node.temp_mc is not None and is_stuck(node, policy):
         limit_ms = stuck_limit_ms(node.temp_mc, policy)
         return Verdict(node=name, filter=Filter.STUCK_SENSOR, value=node.still_ms, limit=limit_ms)
-    if node.backed_off or is_hot(node.temp_mc, policy) or is_fuller(node, policy.ram_max_permille):
+    if node.backed_off or is_past(node, Mark.HOT, policy) or is_past(node, Mark.RAM, policy):
         return unsafe(grid, node)
     if node.opened_ms is not None and breaker.state_of(grid, node) == BreakerState.OPEN:
         open_ms = grid.at_ms - node.opened_ms
@@ -115,18 +122,8 @@ def unsafe(grid: Grid, node: Node) -> Verdict:
     """Return the verdict on a node that is above a mark, or backed off for one and not back yet: then
     the lower mark is its limit."""
     policy, name = grid.policy, node.rules.name
-    if Mark.HOT in node.backed_off or is_hot(node.temp_mc, policy):
+    if is_past(node, Mark.HOT, policy):
         limit_mc = policy.temp_return_mc if Mark.HOT in node.backed_off else policy.temp_max_mc
         return Verdict(node=name, filter=Filter.HOT, value=node.temp_mc or 0, limit=limit_mc)
     permille = policy.ram_return_permille if Mark.RAM in node.backed_off else policy.ram_max_permille
     return Verdict(node=name, filter=Filter.RAM, value=ram_permille(node), limit=permille)
-
-
-def is_heard(grid: Grid, node: Node) -> bool:
-    """Whether the node's last health entry is at most `stale_ms` old, and was no goodbye."""
-    return not node.left and not is_silent(grid, node)
-
-
-def is_silent(grid: Grid, node: Node) -> bool:
-    """Whether the node has said nothing for more than `stale_ms`."""
-    return node.heard_ms is None or grid.at_ms - node.heard_ms > grid.policy.stale_ms

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.decider.estimates import demand_now, expected_speed
-from orion_streams.decider.filters import is_heard, node_filter
+from orion_streams.decider.filters import node_filter
 from orion_streams.decider.memory import (
     capacity_mb,
     default_num_ctx,
@@ -24,6 +24,7 @@ from orion_streams.decider.memory import (
     weights,
 )
 from orion_streams.model import events as ev
+from orion_streams.model.marks import is_heard
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Installed, Node
 from orion_streams.model.vocabulary import UnloadReason

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orion_streams.decider.estimates import answer_tokens, demand_now, expected_speed
-from orion_streams.decider.filters import NEVER, first_filter, is_heard, node_filter
+from orion_streams.decider.filters import NEVER, first_filter, node_filter
 from orion_streams.decider.memory import (
     default_num_ctx,
     places,
@@ -24,6 +24,7 @@ from orion_streams.decider.memory import (
     wanted_num_ctx,
     weights,
 )
+from orion_streams.model.marks import is_heard
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Resident, Run
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Code, Filter, WaitKind

@@ -30,6 +30,10 @@ MAX_BYTES = 8_000_000
 """Of one file, uncompressed; a commit is never divided."""
 
 
+STEPS = 2.5
+"""The archive, or a snapshot, is overdue after so many times retention.snapshot_events."""
+
+
 class Segment(Struct, frozen=True):
     """A file of the archive and the positions in its name."""
 
@@ -126,6 +130,16 @@ async def whole_commits(store: Log, first: int, until: int) -> list[bytes]:
 def exceeds_file(rows: Sequence[bytes], size: int) -> bool:
     """Whether these entries, of `size` bytes, are more than one file holds."""
     return len(rows) > MAX_EVENTS or size > MAX_BYTES
+
+
+def shortfall(reach: int, first: int, floor: int, snapshot_events: int) -> str:
+    """Say what an archive that reaches to position `reach` lacks of a log that begins at `first` and is to
+    be archived up to `floor`, its last snapshot but one; "" if nothing is overdue."""
+    if reach and reach + 1 < first:
+        return f"positions {reach + 1} to {first - 1} were trimmed and are not in it"
+    if floor - reach > STEPS * snapshot_events:
+        return f"it reaches position {reach}; up to {floor} it should"
+    return ""
 
 
 def segments(folder: Path) -> list[Segment]:

@@ -211,10 +211,10 @@ async def position_at(store: Log, server_ms: int) -> int:
 
 async def next_head(store: Log, start: int, end: int) -> tuple[ev.Committed | None, int]:
     """Return the first head of a commit at or after `start`, and its position; None and `end` + 1 if a
-    search up to `end` finds none."""
+    search up to `end` finds none, or the log ends before."""
     after = start - 1
-    while after < end:
-        for position, raw in await store.events(after, CHUNK):
+    while after < end and (rows := await store.events(after, CHUNK)):
+        for position, raw in rows:
             event = decoded(position, raw)
             if isinstance(event, ev.Committed):
                 return event, position

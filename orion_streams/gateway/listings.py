@@ -14,9 +14,9 @@ from typing import Any
 from msgspec import Struct
 
 from orion_streams.decider.estimates import demand_now
-from orion_streams.decider.filters import is_heard
 from orion_streams.decider.memory import descriptions
 from orion_streams.model.description import Description
+from orion_streams.model.marks import is_heard
 from orion_streams.model.names import NAMESPACE, full_model_name, same_name
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Installed, Node, Resident

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from orion_streams.decider.filters import is_heard
 from orion_streams.gateway.view_models import NodeRow, node_row
 from orion_streams.model import metric_specs as specs
-from orion_streams.model.marks import ram_permille
+from orion_streams.model.marks import is_heard, ram_permille
 from orion_streams.model.metric_specs import OTHER, Metric
 from orion_streams.model.state import Grid
 from orion_streams.model.vocabulary import BreakerState, RequestState

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orion_streams.decider.filters import is_heard
 from orion_streams.decider.route import open_slots, remaining_ms, running
 from orion_streams.gateway.grid_state import Health
 from orion_streams.gateway.page_nodes import AVAILABLE, DEAD
 from orion_streams.gateway.page_rows import BAD, OK, WARN, NodeCard
 from orion_streams.gateway.page_words import about, capital, degree, passed, share, short
 from orion_streams.gateway.view_models import NO_MODELS
+from orion_streams.model.marks import is_heard
 from orion_streams.model.state import Grid, Node, Run
 from orion_streams.model.text import held_back
 from orion_streams.model.verdict import Verdict

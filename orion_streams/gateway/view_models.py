@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import is_heard, node_filter, unheard
+from orion_streams.decider.filters import node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
+from orion_streams.model.marks import is_heard
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Load, Node, Request, Run
 from orion_streams.model.verdict import Verdict

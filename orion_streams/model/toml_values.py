@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,6 +35,9 @@ def complaints(
 ) -> Iterator[str]:
     """Yield what is wrong with a table that should be such a struct; `grammar`: by a key's last word."""
     fields = {field.name: field for field in structs.fields(kind)}
+    for name in [name for name, field in fields.items() if field.required and name not in tree]:
+        example = next((each for meta in metas(fields[name].type) for each in meta.examples or ()), "")
+        yield f"{where}{name}: is missing: expected e.g. {name} = {shown(example)}"
     for name, value in tree.items():
         field = fields.get(name)
         if field is None:
@@ -49,19 +52,35 @@ def of_value(
     key: str, value: Any, kind: Any, grammar: Mapping[str, Grammar], default: Any = None
 ) -> Iterator[str]:
     """Yield what is wrong with one value: a table, a table of tables, or a single one."""
-    is_table = isinstance(kind, type) and issubclass(kind, Struct)
-    if not is_table and get_origin(kind) is not dict:
+    is_table = is_struct(kind)
+    if get_origin(kind) is tuple and is_struct(get_args(kind)[0]):
+        yield from of_tables(key, value, get_args(kind)[0], grammar)
+    elif not is_table and get_origin(kind) is not dict:
         yield from of_single(key, value, kind, grammar, default)
     elif not isinstance(value, dict):
-        yield f"{key} = {shown(value)}: expected a table, as [{key}]"
+        yield f"{key} = {shown_at(key, value)}: expected a table, as [{key}]"
     elif is_table:
         yield from complaints(value, kind, grammar, f"{key}.")
     else:
         name_kind, row_kind = get_args(kind)
-        of_rows = grammar if isinstance(row_kind, type) and issubclass(row_kind, Struct) else {}
+        of_rows = grammar if is_struct(row_kind) else {}
         for name, row in value.items():
             yield from of_single(f"{key}.{name}", name, name_kind, {}, None)
             yield from of_value(f"{key}.{name}", row, row_kind, of_rows)
+
+
+def is_struct(kind: Any) -> bool:
+    """Whether a type stands for a table."""
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def of_tables(key: str, value: Any, kind: type[Struct], grammar: Mapping[str, Grammar]) -> Iterator[str]:
+    """Yield what is wrong with a list of tables."""
+    if not isinstance(value, list | tuple) or not all(isinstance(row, dict) for row in value):
+        yield f"{key} = {shown(value)}: expected tables, each as [[{key}]]"
+        return
+    for index, row in enumerate(value):
+        yield from complaints(row, kind, grammar, f"{key}[{index}].")
 
 
 def of_single(
@@ -76,16 +95,17 @@ def of_single(
         example = next((each for meta in metas(kind) for each in meta.examples or ()), default)
         is_empty = example in (None, "", (), msgspec.NODEFAULT)
         hint = "" if is_empty else f", e.g. {name} = {shown(example)}"
-        yield f"{key}{place.strip('`$')} = {shown(value)}: expected {expected(kind, what)}{hint}"
+        yield f"{key}{place.strip('`$')} = {shown_at(key, value)}: expected {expected(kind, what)}{hint}"
         return
     if what := grammar.get(name, lambda _: "")(found):
-        yield f"{key} = {shown(value)}: expected {what}"
+        yield f"{key} = {shown_at(key, value)}: expected {what}"
 
 
 def expected(kind: Any, what: str) -> str:
     """Return in plain words what msgspec expected."""
-    if get_origin(kind) is Literal:
-        return " or ".join(shown(each) for each in get_args(kind))
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(plain) is Literal:
+        return " or ".join(shown(each) for each in get_args(plain))
     found = re.match(r"Expected `([\w |]+)`(?: (>=|<=) (\S+))?", what)
     described = next((meta.description for meta in metas(kind) if meta.description), None)
     if found is None or "regex" in what:
@@ -101,6 +121,15 @@ def metas(kind: Any) -> Iterator[Meta]:
             yield each
     for inner in get_args(kind):
         yield from metas(inner)
+
+
+SECRET = re.compile(r"alerts_to(\.[^.]*(\.(webhook|command))?)?")
+"""Keys whose value may be a secret: who knows a webhook may call it."""
+
+
+def shown_at(key: str, value: Any) -> str:
+    """Return the value of a key as `shown`, without one that may be a secret."""
+    return "…" if SECRET.fullmatch(key) else shown(value)
 
 
 def shown(value: Any) -> str:

@@ -153,9 +153,10 @@ def rules_of(grid: Grid) -> dict[str, Any]:
 
 
 def harmless(config: Config) -> dict[str, Any]:
-    """Return a configuration without addresses and credentials."""
+    """Return a configuration without addresses and credentials, and whom its owner tells."""
     nodes = {name: replace(node, ollama="") for name, node in config.nodes.items()}
     safe = replace(config, redis=RedisConfig(), nodes=nodes, gateway=GatewayRules())
+    safe = replace(safe, alerts_to={}, alerts_file="")
     return cast(dict[str, Any], to_builtins(safe))
 
 

@@ -63,6 +63,11 @@ class FileSource:
         except msgspec.ValidationError as error:
             raise LogError(f"{self.name}: line 1: its configuration: {error}") from error
 
+    def has_config(self) -> bool:
+        """Return whether the file holds the configuration of its grid, as an exported one does."""
+        header = next(jsonl.read(self.files()[0])).header
+        return header is not None and bool(header.config)
+
     async def bounds(self) -> tuple[int, int]:
         first = last = 0
         try:

@@ -122,6 +122,34 @@ async def test_the_minutes_before_belong_to_a_moment(past: PastProcess, rows: li
     assert recent.decisions == (await view_at(past, position=last)).decisions
 
 
+async def test_a_neighbour_is_folded_from_what_is_known(
+    past: PastProcess, rows: list[Row], valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who drags the time bar is not made to wait for a snapshot each time; the control: a log that is
+    another one at that position is loaded anew."""
+    loaded: list[int] = []
+    load_it = load
+
+    async def counted(store: Any, until: int | None = None) -> Any:
+        loaded.append(until or 0)
+        return await load_it(store, until)
+
+    monkeypatch.setattr(past_log, "load", counted)
+    monkeypatch.setattr(past_log, "RECENT_EVENTS", 300)
+    redis = connect(valkey_url)
+    try:
+        known = past_log.PastLog(RedisLog(redis, prefix))
+        for position in (1_700, 1_750, 1_900):
+            assert (await known.recent(position))[0].grid.position == position
+        assert len(loaded) == 1
+        for state in known._states.values():
+            state.digest = b"another"
+        await known.recent(1_900)
+        assert len(loaded) == 2
+    finally:
+        await redis.aclose()
+
+
 async def test_a_time_is_the_last_commit_until_then(past: PastProcess, rows: list[Row]) -> None:
     """And the grid has aged since. Before the log, and beyond its end, there is nothing."""
     some = await view_at(past, position=len(rows) // 2)
@@ -342,7 +370,7 @@ async def test_it_is_bounded_and_ends_with_its_gateway(past: PastProcess) -> Non
     assert past.pid is not None
     process = psutil.Process(past.pid)
     soft, hard = process.rlimit(psutil.RLIMIT_DATA)
-    assert 0 < soft == hard <= 1_000_000_000
+    assert 0 < soft == hard <= 500_000_000
     assert process.nice() >= 10
     assert "redis" not in " ".join(process.cmdline())
     past._kill()

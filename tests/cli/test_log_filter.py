@@ -130,6 +130,9 @@ def test_a_family_of_events_is_named_by_what_stands_before_the_dot() -> None:
     """`attempt` stands for all of them; an unknown word is refused with the known ones."""
     assert event_names(["attempt"]) == {"attempt.failed", "attempt.ended", "attempt.abandoned"}
     assert event_names(["committed", "node.returned"]) == {"committed", "node.returned"}
+    assert event_names(["attempt.*"]) == event_names(["attempt"])
+    assert event_names(["*.rejected"]) == {"input.rejected", "request.rejected"}
+    assert event_names(["*"]) == set(TAGS)
     assert event_names([]) == frozenset()
     for word in ("", "request.", "routed", "Request"):
         with pytest.raises(ConfigError, match="no such event; known are attempt"):

@@ -42,6 +42,7 @@ def test_a_frame_fits_its_terminal(name: str, size: tuple[int, int | None]) -> N
         assert len(lines) == height
     assert lines[0].startswith(view.sentence)
     assert lines[-1].startswith("q quit")
+    assert lines[-1].rstrip().endswith("? help")
     out = "\n".join(lines)
     for part in ("NODE", "RUNNING", "WAITING", "DECIDED"):
         assert part in out
@@ -180,6 +181,9 @@ def test_keys_sort_and_go_through_the_queue() -> None:
     assert pressed(screen, "g").offset == 0
     assert pressed(screen, "j", "s").offset == 0
     assert pressed(screen, "x", "\t", "é") == pressed(screen)
+    assert pressed(screen, "?").help
+    assert "next order of the queue: service, age" in shown_by(screen)
+    assert not pressed(screen, "h").help
 
 
 @pytest.mark.parametrize("order", QUEUE_ORDERS)

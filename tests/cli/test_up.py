@@ -88,6 +88,12 @@ def test_everything_is_ready_when_it_says_so(up: Up) -> None:
     assert rows == ["orion-master", "orion-worker"]
 
 
+def test_a_simulated_grid_tells_nobody(up: Up) -> None:
+    """It has router, gateway and agents, and no process that sends alerts."""
+    assert up.named("gateway")
+    assert not [each for each in up.below if "alerts" in words_of(each)]
+
+
 def test_an_answer_comes_to_the_terminal(up: Up) -> None:
     """`orion ask` writes the answer on stdout, and who made it, by which engine, on stderr."""
     code, out, err = run(up.home, "ask", "Why is the sky blue?", "--redis", up.ready["redis_url"])
@@ -286,3 +292,22 @@ def test_a_configured_server_that_is_away_is_waited_for(tmp_path: Path, comes: b
         code, _, err = finish(waiting)
     assert code == 0
     assert "Traceback" not in err
+
+
+def test_the_sender_of_alerts_runs_beside_the_router(tmp_path: Path) -> None:
+    """As a role of its own, which `alerts list` finds."""
+    target = '[alerts_to.phone]\ncommand = ["/bin/true"]\n'
+    (tmp_path / "streams.toml").write_text(f"[nodes.pi]\n{target}")
+    grid = Up(tmp_path, "--roles", "router,alerts")
+    try:
+        assert grid.ready["roles"] == ["router", "alerts"]
+        grid.named("alerts", "run")
+
+        def sends() -> bool:
+            code, out, _ = run(tmp_path, "alerts", "list", "--json")
+            return code == 0 and bool(msgspec.json.decode(out)["sending"])
+
+        eventually_true(sends, "the sender")
+    finally:
+        code, _, err = grid.end(signal.SIGTERM)
+    assert (code, "Traceback" in err) == (0, False)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from orion_streams.errors import LogError
+from orion_streams.eventlog.loader import next_head
 from orion_streams.model.commit import Expected, Extent, Raw, Snapshot
 from orion_streams.model.state import parse_stream_id
 from tests.conftest import ServerStore
@@ -120,6 +121,11 @@ async def test_trimming_what_is_not_there_changes_nothing(store: Store) -> None:
     assert await store.log.size("health:n9") == (0, 0)
     assert await store.log.oldest_ids("health:n9", 3) == []
     assert await store.entries("health:n9") == []
+
+
+async def test_a_search_beyond_the_log_ends(store: Store) -> None:
+    """As when it was deleted meanwhile: there is no head, and nobody searches for ever."""
+    assert await next_head(store.log, 1, 50) == (None, 51)
 
 
 async def test_tops_outlive_their_entries(store: Store) -> None:

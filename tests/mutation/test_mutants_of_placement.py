@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import is_heard
 from orion_streams.decider.memory import default_num_ctx
 from orion_streams.decider.placement import (
     COPY_MILLI,
@@ -26,6 +25,7 @@ from orion_streams.decider.placement import (
     worth_now,
 )
 from orion_streams.model import events as ev
+from orion_streams.model.marks import is_heard
 from orion_streams.model.policy import ModelRules, NodeRules
 from orion_streams.model.state import Demand, Grid, Resident, Speed
 from orion_streams.model.vocabulary import Mark, UnloadReason

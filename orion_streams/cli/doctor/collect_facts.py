@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,8 +14,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from orion_streams.agents import alert_file
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
 from orion_streams.errors import LogError
@@ -29,16 +29,12 @@ from orion_streams.model import events as ev
 from orion_streams.model.commit import GROUP
 from orion_streams.model.server_urls import shown
 from orion_streams.runtime.connection import connect, in_short, is_untrusted, not_answering
+from orion_streams.runtime.unread_streams import unread_streams
 
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
 PINGS = 5
 LOOK_BACK = 20_000
 """How many events are searched for the moment when a node backed off."""
-IS_STREAM = re.compile("(requests|parts|replies|work|health|results):[^:]+")
-"""What a stream of this grid would be called: another grid's prefix may begin with this one's."""
-SCANS, SCAN_KEYS, NAMED = 100, 1_000, 20
-"""How far one looks for streams that nobody reads: in so many steps, of so many keys, and so many are
-named."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -63,6 +59,7 @@ class FactCollector:
             await self.redis.aclose()
         await self.ollamas()
         self.archive()
+        self.sender()
         return facts
 
     def steps(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
@@ -192,21 +189,7 @@ class FactCollector:
 
     async def unread(self) -> None:
         """Find streams under the prefix that are none of the grid's, if this user may."""
-        prefix, known = self.config.prefix, set(self.streams())
-        pattern, cursor = re.sub(r"([*?\[\]\\^-])", r"\\\1", prefix) + "*", 0
-        found: dict[str, int] = {}
-        try:
-            for _ in range(SCANS):
-                cursor, some = await self.redis.scan(cursor, pattern, SCAN_KEYS, "stream")
-                names = [key.decode(errors="replace").removeprefix(prefix) for key in some]
-                ours = {name for name in names if IS_STREAM.fullmatch(name)}
-                for name in sorted(ours - known)[: NAMED - len(found)]:
-                    found[name] = await self.redis.xlen(self.store.key(name))
-                if not cursor or len(found) == NAMED:
-                    break
-        except NoPermissionError:
-            return
-        self.facts.unread = found
+        self.facts.unread = await unread_streams(self.redis, self.config.prefix, self.streams())
 
     async def ollamas(self) -> None:
         """Ask the reachable Ollamas, concurrently: in sequence the timeouts would add up."""
@@ -214,6 +197,13 @@ class FactCollector:
             asked = {name: node for name, node in self.config.nodes.items() if is_reachable(name, node)}
             seen = await asyncio.gather(*(ask_ollama(http, node.ollama) for node in asked.values()))
         self.facts.ollamas = dict(zip(asked, seen, strict=True))
+
+    def sender(self) -> None:
+        """Look whether a process sends alerts here. By default each user has a file of its own: one that
+        does not exist says nothing."""
+        path = alert_file.path_of(self.config)
+        if self.config.alerts_file or path.exists():
+            self.facts.sender_runs = alert_file.is_held(path)
 
     def archive(self) -> None:
         """Look how far the archive reaches, if there is one."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orion_streams.cli import grid_discovery
+from orion_streams.cli.doctor.alert_findings import alerts
 from orion_streams.cli.doctor.collect_facts import FactCollector
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
 from orion_streams.cli.doctor.node_findings import nodes, requests
@@ -52,6 +53,7 @@ def diagnose(facts: Facts) -> Diagnosis:
     found = list(server(facts))
     if not (facts.away or facts.refused):
         found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *requests(facts)]
+    found += alerts(facts)
     ranks: list[Severity] = ["ok", "warning", "problem"]
     worst = max((ranks.index(each.severity) for each in found), default=0)
     return Diagnosis(ranks[worst], facts.url, found)

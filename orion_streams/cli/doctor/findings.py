@@ -61,6 +61,7 @@ class Facts(Struct):
     `waiting`: by input stream, the id of the oldest entry that no router has taken. `since_ms`: by node,
     the server's time when it last backed off. `silence_ms`: time since the last logged commit. `unread`:
     entries of streams under the prefix that nobody reads; None if this user may not look for them.
+    `sender_runs`: whether a process on this machine sends alerts; None where that cannot be seen.
     """
 
     config: Config
@@ -88,3 +89,4 @@ class Facts(Struct):
     since_ms: dict[str, int] = {}
     ollamas: dict[str, Seen] = {}
     archive: Kept | None = None
+    sender_runs: bool | None = None

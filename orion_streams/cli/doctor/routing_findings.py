@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding
 from orion_streams.cli.doctor.server_findings import cli
+from orion_streams.eventlog.archive import STEPS, shortfall
 from orion_streams.model.policy import DECIDER, UNLISTED, ClientRules
 from orion_streams.model.state import parse_stream_id
 from orion_streams.model.text import seconds
@@ -13,8 +14,6 @@ from orion_streams.model.text import seconds
 ABOUT = "router"
 QUIET_MS = 5_000
 """A running router takes waiting entries at once; older ones mean that none runs."""
-STEPS = 2.5
-"""A snapshot, or the archive, is overdue after so many times retention.snapshot_events."""
 
 
 def router(facts: Facts) -> Iterator[Finding]:
@@ -148,12 +147,9 @@ def archive(facts: Facts) -> Iterator[Finding]:
         yield Finding("problem", "archive", kept.error, mend)
     elif not kept.there:
         yield Finding("ok", "archive", f"{folder} is not on this machine; it is the router's")
-    elif kept.last and kept.last + 1 < facts.first:
-        what = f"positions {kept.last + 1} to {facts.first - 1} were trimmed and are not in {folder}"
-        yield Finding("problem", "archive", what, mend)
-    elif floor - kept.last > STEPS * facts.config.retention.snapshot_events:
-        what = f"{folder} reaches position {kept.last}; up to {floor} it should"
-        yield Finding("warning", "archive", what, mend)
+    elif what := shortfall(kept.last, facts.first, floor, facts.config.retention.snapshot_events):
+        is_lost = kept.last and kept.last + 1 < facts.first
+        yield Finding("problem" if is_lost else "warning", "archive", f"{folder}: {what}", mend)
     else:
         yield Finding("ok", "archive", f"{folder} reaches position {kept.last}")
 
