@@ -16,7 +16,7 @@ from orion_streams.cli.tables import make_console
 from orion_streams.cli.top_screen import watch
 from orion_streams.cli.top_view import Chosen, Frame
 from orion_streams.errors import EXIT_OK, BackendError, ConfigError
-from orion_streams.eventlog.loader import position_at
+from orion_streams.eventlog.loader import load, position_at
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.gateway.page_recent import TRACK_MS, Recent
 from orion_streams.gateway.page_rows import View
@@ -27,16 +27,19 @@ from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.runtime.connection import connect
 
+ONCE_S = 60.0
+
 
 async def run(*, once: bool, interval_s: float, common: CommonOptions) -> int:
-    """Show the grid until q or Ctrl-C; `once`: one frame, or its data. Raises BackendError, ConfigError."""
+    """Show the grid until q or Ctrl-C; `once`: one frame, or its data. Raises BackendError, ConfigError,
+    LogError for a log that cannot be folded."""
     if not once and not sys.stdout.isatty():
         raise ConfigError("stdout is no terminal: `orion top --once` prints one frame")
     config = grid_discovery.find(common.redis_url, common.config_path)
     redis = connect(config.redis.url)
     try:
         store = RedisLog(redis, config.prefix)
-        if once and not await store.last_position():
+        if not (await load(store)).grid.position and once:
             raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
         heard = Heard(await some_minutes_ago(store))
         source = ViewSource(GridFollower(redis, config.prefix, listeners=(heard,)), heard)
@@ -119,12 +122,15 @@ async def following(follower: GridFollower) -> AsyncIterator[asyncio.Task[None]]
 
 
 async def first_view(source: ViewSource, task: asyncio.Task[None]) -> View:
-    """Return the view once the log is read. Raise what ends the follower before."""
+    """Return the view once the log is read. Raise what ends the follower before, BackendError if it takes
+    longer than ONCE_S."""
     loaded = asyncio.create_task(source.follower.loaded.wait())
-    await asyncio.wait({loaded, task}, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait({loaded, task}, timeout=ONCE_S, return_when=asyncio.FIRST_COMPLETED)
     loaded.cancel()
-    if task.done():
+    if task in done:
         task.result()
+    if not done:
+        raise BackendError(f"the log was not to be read within {ONCE_S:.0f} s")
     return source.view()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import msgspec
 import pytest
 import redis as sync_redis
 
+from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.cli import top_command
+from orion_streams.errors import BackendError
 from orion_streams.gateway.page_rows import View
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.cli.conftest import Orion
@@ -92,6 +95,32 @@ def test_an_empty_log_is_an_error_once(orion: Orion, top_toml: Path, valkey_url:
         terminal.until("No router has run on this Redis yet")
         terminal.press("q")
         assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("words", [("top",), ("top", "--once")], ids=" ".join)
+def test_a_log_that_cannot_be_folded_is_an_error(
+    top_toml: Path, valkey_url: str, words: tuple[str, ...]
+) -> None:
+    """It ends with one line, and no screen is drawn over it."""
+    top_toml.write_text(TOML.format(prefix="broken-top:", url=valkey_url))
+    command(valkey_url, "DEL", "broken-top:log")
+    command(valkey_url, "XADD", "broken-top:log", "1-0", "event", "no event")
+    with at_terminal(top_toml.parent, *words) as terminal:
+        assert terminal.end() == 1
+        assert terminal.text.strip().startswith("orion: position 1 of the log is not an event")
+        assert IN not in terminal.raw
+        assert terminal.modes() == terminal.before
+
+
+async def test_once_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that goes away while the log is read: an error after a while."""
+    monkeypatch.setattr(top_command, "ONCE_S", 0.05)
+    heard = top_command.Heard(0)
+    source = top_command.ViewSource(GridFollower(None, "nobody:", listeners=(heard,)), heard)
+    never = asyncio.create_task(asyncio.Event().wait())
+    with pytest.raises(BackendError, match="not to be read within 0 s"):
+        await top_command.first_view(source, never)  # type: ignore[arg-type]
+    never.cancel()
 
 
 def ctrl_c(terminal: Terminal) -> None:
