@@ -21,16 +21,17 @@ from orion_streams.gateway.page_words import passed
 
 Lines = list[list[Segment]]
 TALL = 26
-"""From so many lines for the parts on there is an empty one between them."""
+"""From so many lines for the parts on there is an empty one between them, else where all has room."""
 MOST_FOR_NODES = 0.4
-"""Above this share of the lines nodes are shown without the models in their memory."""
+"""Above this share of the lines nodes are shown without the models in their memory, if room is short."""
 KEYS = "q quit · space pause · s sort queue · n sort nodes · j k scroll queue · ? help"
 HELP = f"""\
-q, Ctrl-C    leave                      space, p     hold this frame, and go on again
+q, Ctrl-C    leave
+space, p     hold this frame, and go on again
 s            next order of the queue: {", ".join(QUEUE_ORDERS)}
 n            next order of the nodes: {", ".join(NODE_ORDERS)}
-j, k, ↓, ↑   through the queue, one by one; page down and page up by ten; g to its begin
-A request is looked into with `orion explain`, by what is shown of its id."""
+j, k, ↓, ↑   through the queue; page down, page up by ten; g to its begin
+A request is explained by what is shown of its id: orion explain ID"""
 
 
 class Chosen(Struct, frozen=True):
@@ -99,15 +100,17 @@ class Frame:
 
     def _sections(self, console: Console, options: ConsoleOptions, height: int | None) -> list[Section]:
         view, chosen, roomy = self._view, self._chosen, options.max_width >= ROOMY
-        nodes = top_sections.nodes(view, chosen.node_order, roomy)
-        if height is not None and len(drawn(console, options, nodes, height)) > height * MOST_FOR_NODES:
-            nodes = top_sections.nodes(view, chosen.node_order, roomy, models=roomy)
-        return [
-            nodes,
+        sections = [
+            top_sections.nodes(view, chosen.node_order, roomy),
             top_sections.runs(view, roomy),
             top_sections.queue(view, chosen.queue_order, chosen.offset),
             top_sections.decisions(view),
         ]
+        if height is not None and not roomy:
+            wanted = [len(drawn(console, options, each, height)) for each in sections]
+            if sum(wanted) > height and wanted[0] > height * MOST_FOR_NODES:
+                sections[0] = top_sections.nodes(view, chosen.node_order, roomy, models=False)
+        return sections
 
 
 DEFAULT = (Chosen().queue_order, Chosen().node_order)
@@ -138,9 +141,10 @@ def fitted(
     ]
     if height is None:
         return [line for lines in whole for line in [*lines, []]][:-1]
-    gap: Lines = blank(1) if height >= TALL else []
-    height -= len(gap) * (len(sections) - 1)
     wanted = [len(lines) for lines in whole]
+    gaps = len(sections) - 1
+    gap: Lines = blank(1) if height >= TALL or sum(wanted) + gaps <= height else []
+    height -= len(gap) * gaps
     least = [min(want, each.least) for want, each in zip(wanted, sections, strict=True)]
     parts: list[Lines] = []
     for lines, section, room in zip(whole, sections, shares(wanted, least, height), strict=True):
