@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
@@ -18,13 +19,10 @@ from orion_streams.cli.top_view import Chosen, Frame
 from orion_streams.errors import EXIT_OK, BackendError, ConfigError
 from orion_streams.eventlog.loader import load, position_at
 from orion_streams.eventlog.redis_log import RedisLog
-from orion_streams.gateway.page_recent import TRACK_MS, Recent
+from orion_streams.gateway.page_recent import TRACK_MS
 from orion_streams.gateway.page_rows import View
 from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_view import whole
-from orion_streams.model import events as ev
-from orion_streams.model.state import Grid
-from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.runtime.connection import connect
 
 ONCE_S = 60.0
@@ -41,8 +39,8 @@ async def run(*, once: bool, interval_s: float, common: CommonOptions) -> int:
         store = RedisLog(redis, config.prefix)
         if not (await load(store)).grid.position and once:
             raise BackendError(f"{store.key('log')} is empty: no router has run on this Redis yet")
-        heard = Heard(await some_minutes_ago(store))
-        source = ViewSource(GridFollower(redis, config.prefix, listeners=(heard,)), heard)
+        listener = RecentListener(start=await some_minutes_ago(store))
+        source = ViewSource(GridFollower(redis, config.prefix, listeners=(listener,)), listener)
         with quiet():
             async with following(source.follower) as task:
                 if not once:
@@ -53,36 +51,16 @@ async def run(*, once: bool, interval_s: float, common: CommonOptions) -> int:
         await redis.aclose()
 
 
-class Heard:
-    """Tells a `Recent` what a follower folds, from position `start` on."""
-
-    def __init__(self, start: int) -> None:
-        self.recent, self._start = Recent(), start
-
-    @property
-    def position(self) -> int:
-        """The last event that it knows."""
-        return self._start if self.recent.position is None else self.recent.position
-
-    def begin(self, state: LoggedGrid) -> None:
-        """Go on from there."""
-        self.recent.begin(state.grid)
-
-    def take(self, grid: Grid, event: ev.AnyEvent) -> None:
-        """Take an event."""
-        self.recent.take(grid, event)
-
-
 class ViewSource:
     """Makes the view of what a follower knows now."""
 
-    def __init__(self, follower: GridFollower, heard: Heard) -> None:
-        self.follower, self._heard = follower, heard
+    def __init__(self, follower: GridFollower, listener: RecentListener) -> None:
+        self.follower, self._listener = follower, listener
 
     def view(self) -> View:
         """Return the view now, for somebody who sees everything."""
         follower = self.follower
-        return whole(follower.grid, follower.silent_ms, follower.heard_ms_ago, self._heard.recent)
+        return whole(follower.grid, follower.silent_ms, follower.heard_ms_ago, self._listener.recent)
 
     def view_or_none(self) -> View | None:
         """Return the view; None while the log is being read for the first time."""

@@ -14,6 +14,7 @@ import pytest
 import redis as sync_redis
 
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.cli import top_command
 from orion_streams.errors import BackendError
 from orion_streams.gateway.page_rows import View
@@ -115,8 +116,8 @@ def test_a_log_that_cannot_be_folded_is_an_error(
 async def test_once_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that goes away while the log is read: an error after a while."""
     monkeypatch.setattr(top_command, "ONCE_S", 0.05)
-    heard = top_command.Heard(0)
-    source = top_command.ViewSource(GridFollower(None, "nobody:", listeners=(heard,)), heard)
+    listener = RecentListener()
+    source = top_command.ViewSource(GridFollower(None, "nobody:", listeners=(listener,)), listener)
     never = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(BackendError, match="not to be read within 0 s"):
         await top_command.first_view(source, never)  # type: ignore[arg-type]
