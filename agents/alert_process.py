@@ -70,7 +70,7 @@ async def serve(config: Config, targets: Sequence[Target], state: SenderState, p
         asyncio.get_running_loop().add_signal_handler(each, end, task, manager)
     redis = connect(config.redis.url)
     sender = Sender(config.alerts, targets, state, lambda now: alert_file.write(path, now))
-    follower = GridFollower(redis, config.prefix, listeners=(sender,))
+    follower = GridFollower(redis, config.prefix, listeners=(sender,), log=log)
     watch = Watch(config, redis, RedisLog(redis, config.prefix), follower, sender)
 
     def waiting(line: str) -> None:

@@ -42,9 +42,8 @@ from orion_streams.model.toml_values import Grammar, complaints, of_value
 PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 INSTALLED_TOML = Path("/etc/orion/streams.toml")
-"""Of the services that `orion install` sets up."""
 KEYS_FILE, ALERTS_FILE = "/var/lib/orion-gateway/keys.json", "/var/lib/orion-alerts/alerts.json"
-"""Where those services keep what their streams.toml gives no place for."""
+"""Of the services of `orion install`, and where they keep what it gives no place for."""
 
 
 class NodeConfig(Struct, frozen=True):
@@ -225,10 +224,12 @@ def complete(url: str, redis: RedisConfig) -> str:
 
 
 def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
-    """Read the file that a key names, of a secret: one line, readable by its owner only, or `guarded` by
-    systemd (whose access list for the service shows as a right of the group). Raises ConfigError
-    otherwise."""
-    text = read_text(path)
+    """Read the one line of a secret in the file that a key names, readable by its owner only, or `guarded`
+    by systemd (whose access list shows as a right of the group). Raises ConfigError otherwise."""
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
     if path.stat().st_mode & 0o077 and not guarded:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():

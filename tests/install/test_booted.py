@@ -142,6 +142,25 @@ def test_a_tighter_sandbox_would_blind_them(system: Booted, setting: str, blind:
     assert {name: found[name] for name in blind} == blind
 
 
+def test_a_stuck_service_is_started_anew(system: Booted) -> None:
+    """The watchdog of systemd ends it; the others stay as they are."""
+    quick = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=0\n"
+    system.write("/etc/systemd/system/orion-router.service.d/quick.conf", quick)
+    system.run("systemctl", "daemon-reload")
+    system.run("systemctl", "restart", "orion-router")
+    eventually_true(lambda: status(system)["orion-router.service"] == "active working", "the router runs")
+    assert restarts(system, "orion-router") == 0
+    assert system.run("systemctl", "kill", "--signal=STOP", "orion-router").returncode == 0
+    eventually_true(lambda: restarts(system, "orion-router") == 1, "the watchdog starts it anew")
+    eventually_true(lambda: status(system)["orion-router.service"] == "active working", "it runs again")
+    assert restarts(system, "orion-gateway") == 0
+
+
+def restarts(system: Booted, unit: str) -> int:
+    """How often systemd has restarted a unit by itself."""
+    return int(system.run("systemctl", "show", unit, "--property=NRestarts", "--value").stdout)
+
+
 def test_they_are_taken_away(system: Booted) -> None:
     """Last of all: stopped, disabled, gone; what people made stays."""
     done = system.orion("uninstall", "--json")

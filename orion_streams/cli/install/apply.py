@@ -164,7 +164,7 @@ def start(plan: Plan, target: Target, changed: set[str], venv_changed: bool) -> 
         for each in plan.services
         if changed & causes(each) or (venv_changed and each.command[0].startswith(VENV))
     ]
-    idle = [unit for unit in units if unit not in again and (target.dry or not is_active(unit))]
+    idle = [unit for unit in units if unit not in again and not is_active(unit)]
     if again:
         target.run("systemctl", "restart", "--no-block", *again)
     if idle:

