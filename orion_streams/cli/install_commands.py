@@ -93,7 +93,9 @@ def install(
         str | None,
         typer.Option(metavar="ADDRESS", help="Of the server. Default: that in the LAN."),
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 6379,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the server. Default: 6379.")
+    ] = None,
     tls: Annotated[
         tuple[str, str, str] | None,
         typer.Option(metavar="CERT KEY CA", help="The server speaks TLS only, with these files."),

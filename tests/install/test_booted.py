@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import make
 from tests.helpers import eventually_true
 from tests.install.booted import VARIABLES, Booted, booted
 from tests.needs import boots_systemd
@@ -21,6 +22,12 @@ listen = "127.0.0.1:21435"
 [nodes.here]
 tiers = [1]
 """
+RUNNING = {
+    "orion-server.service": "active",
+    "orion-router.service": "active working",
+    "orion-agent.service": "active working",
+    "orion-gateway.service": "active serving at http://127.0.0.1:21435",
+}
 INSTALL = ("install", "--role", "server,router,agent,gateway", "--node", "here", "--listen", "127.0.0.1",
            "--port", "16379", "--json")  # fmt: skip
 LOOK = """
@@ -75,13 +82,7 @@ def status(system: Booted) -> dict[str, str]:
 
 def test_all_services_run_in_their_sandboxes(system: Booted) -> None:
     """With their users and passwords, under every restriction, and have told systemd so."""
-    wanted = {
-        "orion-server.service": "active",
-        "orion-router.service": "active working",
-        "orion-agent.service": "active working",
-        "orion-gateway.service": "active serving at http://127.0.0.1:21435",
-    }
-    eventually_true(lambda: status(system) == wanted, "all services run")
+    eventually_true(lambda: status(system) == RUNNING, "all services run")
     nodes = system.orion("nodes", "--json")
     assert nodes.returncode == 0 and "51000" in nodes.stdout, nodes.stderr
 
@@ -159,6 +160,25 @@ def test_a_stuck_service_is_started_anew(system: Booted) -> None:
 def restarts(system: Booted, unit: str) -> int:
     """How often systemd has restarted a unit by itself."""
     return int(system.run("systemctl", "show", unit, "--property=NRestarts", "--value").stdout)
+
+
+def test_with_certificates_all_of_them_meet_over_tls(system: Booted, tmp_path: Path) -> None:
+    """On Debian's server, whose key systemd shows to it alone; people's commands find it there."""
+    certs = make(tmp_path)
+    for name in ("server.pem", "server.key", "ca.pem"):
+        system.write(f"/root/tls/{name}", (certs / name).read_text(), 0o600)
+    files = ("/root/tls/server.pem", "/root/tls/server.key", "/root/tls/ca.pem")
+    refused = system.orion(*INSTALL, "--tls", *files)
+    assert refused.returncode == 78 and "appendonlydir" in refused.stderr
+    system.run("systemctl", "stop", "orion-server", "orion-router")
+    system.run("rm", "-r", "/var/lib/orion-server/appendonlydir")
+    done = system.orion(*INSTALL, "--tls", *files)
+    assert done.returncode == 0, done.stderr
+    eventually_true(lambda: set(status(system).values()) == set(RUNNING.values()), "all run again")
+    nodes = system.orion("nodes", "--json")
+    assert nodes.returncode == 0 and "51000" in nodes.stdout, nodes.stderr
+    assert 'url = "rediss://' in system.run("cat", "/etc/orion/streams.toml").stdout
+    assert json.loads(system.orion(*INSTALL).stdout)["changed"] is False
 
 
 def test_they_are_taken_away(system: Booted) -> None:

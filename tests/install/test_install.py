@@ -251,3 +251,13 @@ def test_the_server_that_comes_with_us_speaks_no_tls(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(ConfigError, match="speaks no TLS"):
         install_command.valkey_path(None, tls=True)
+
+
+def test_where_the_server_listens_stays(root: Path) -> None:
+    """Unless another place is said."""
+    held = root / "etc/orion/server.conf"
+    held.parent.mkdir()
+    held.write_text("bind 192.168.7.7 127.0.0.1\nport 16379\n")
+    words = ("install", "--role", "server,router", "--dry-run")
+    assert "@192.168.7.7:16379/0" in orion(root, *words)[1]
+    assert "@192.168.1.10:6379/0" in orion(root, *words, "--listen", "192.168.1.10", "--port", "6379")[1]

@@ -19,6 +19,7 @@ from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_a
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
 from orion_streams.cli.install.plan import (
+    HOME,
     PASSWORDS,
     TLS,
     UNITS,
@@ -39,6 +40,7 @@ from orion_streams.model import server_urls
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import packaged_binary
 
+PORT = 6379
 CERTIFICATES = ("server.pem", "server.key", "ca.pem")
 ANY_HOST = "0.0.0.0:11435"
 UNMADE = "0" * 64
@@ -53,7 +55,7 @@ class InstallOptions(Struct, frozen=True):
     redis: str | None = None
     config: str | None = None
     listen: str | None = None
-    port: int = 6379
+    port: int | None = None
     tls: tuple[str, str, str] | None = None
     ca: str | None = None
     valkey: str | None = None
@@ -118,9 +120,12 @@ def check_machine(target: Target) -> None:
 def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, target: Target) -> Wish:
     """Return what is to be installed. Raises ConfigError."""
     serves = "server" in roles
-    address = address_of(options.listen or machines.lan_address())
-    tls = options.tls is not None
-    own_url = f"{'rediss' if tls else 'redis'}://{address}:{options.port}/0" if serves else ""
+    before = settings_of(target.read(f"{HOME}/server.conf")) if serves else {}
+    bound = before.get("bind", "").partition(" ")[0]
+    address = address_of(options.listen or bound or machines.lan_address())
+    tls = options.tls is not None or "tls-port" in before
+    port = options.port or int(before.get("tls-port") or before.get("port") or PORT)
+    own_url = f"{'rediss' if tls else 'redis'}://{address}:{port}/0" if serves else ""
     url = options.redis or own_url
     if url and server_urls.has_password(url):
         raise ConfigError(f"--redis: a password belongs into a file in {PASSWORDS}, named like its user")
@@ -136,6 +141,9 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     if "agent" in roles:
         config.node(node)
     config = configuration.with_url(config, url)
+    valkey = valkey_path(options.valkey, tls) if serves else ""
+    if serves:
+        check_data(valkey, target)
     own = (address, *(() if ip_address(address).is_loopback else ("127.0.0.1",))) if serves else ()
     return Wish(
         roles,
@@ -143,14 +151,32 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         toml,
         node,
         url,
-        valkey=valkey_path(options.valkey, tls) if serves else "",
-        server=ServerWish(own, options.port, tls, config.redis.fsync) if serves else None,
+        valkey=valkey,
+        server=ServerWish(own, port, tls, config.redis.fsync) if serves else None,
         hashes=hashes_for(config, serves, target),
         users_before=target.read(f"{STATE}/users.acl") if serves and os.geteuid() == 0 else "",
         certificates=certificates(options),
         has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
         has_video_group="\nvideo:" in "\n" + target.read("/etc/group"),
     )
+
+
+def settings_of(conf: str) -> dict[str, str]:
+    """Return the settings of the server that was installed before: they stay unless others are said."""
+    pairs = (line.partition(" ") for line in conf.splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def check_data(valkey: str, target: Target) -> None:
+    """Raise ConfigError if another program would have to read the data of the one before: an older one
+    cannot."""
+    words = target.read(f"{UNITS}/orion-server.service").partition("\nExecStart=")[2].split()
+    has_data = target.path(f"{STATE}/appendonlydir").is_dir()
+    if words and has_data and words[0] != valkey and Path(words[0]).name != Path(valkey).name:
+        raise ConfigError(
+            f"{valkey} may not read what {words[0]} has written in {STATE}: name that one (--valkey), or "
+            f"stop orion-server and move {STATE}/appendonlydir away: the grid then begins anew"
+        )
 
 
 def address_of(words: str) -> str:
