@@ -261,3 +261,21 @@ def test_where_the_server_listens_stays(root: Path) -> None:
     words = ("install", "--role", "server,router", "--dry-run")
     assert "@192.168.7.7:16379/0" in orion(root, *words)[1]
     assert "@192.168.1.10:6379/0" in orion(root, *words, "--listen", "192.168.1.10", "--port", "6379")[1]
+
+
+def test_a_password_that_systemd_holds_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its mode is systemd's business, and only there; the variable comes first."""
+    held = tmp_path / "redis-password"
+    held.write_text("secret")
+    held.chmod(0o440)
+    monkeypatch.delenv("ORION_REDIS_PASSWORD", raising=False)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        configuration.complete("redis://me@h", configuration.RedisConfig(password_file=str(held)))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert configuration.complete("redis://me@h", configuration.RedisConfig()) == "redis://me:secret@h"
+    monkeypatch.setenv("ORION_REDIS_PASSWORD", "other")
+    assert configuration.complete("redis://me@h", configuration.RedisConfig()) == "redis://me:other@h"
+    monkeypatch.delenv("ORION_REDIS_PASSWORD")
+    held.unlink()
+    assert configuration.complete("redis://me@h", configuration.RedisConfig()) == "redis://me@h"
