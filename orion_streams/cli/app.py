@@ -180,7 +180,7 @@ def explain(
     "acl",
     "acl --format aclfile --passwords /etc/orion/passwords",
     "acl --apply --passwords /etc/orion/passwords --disable-default",
-    "acl orion-client-brain --apply --passwords /etc/orion/passwords",
+    "acl orion-owner --apply --passwords /etc/orion/passwords",
 )
 def acl(
     users: Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.")] = None,

@@ -260,15 +260,17 @@ def test_without_the_server_only_that_is_said(change: Callable[[Facts], None], w
 def test_what_could_not_be_read_is_said_and_the_rest_goes_on() -> None:
     """A check that is forbidden, one that found damage: each by name, beside all others."""
     facts = healthy()
-    facts.failed = {
-        "TIME": "NOPERM no permissions to run 'time'",
-        "grid": "the log has a gap: after 3 comes 5",
-    }
+    facts.failed = {"grid": "the log has a gap: after 3 comes 5"}
+    facts.denied = {"work:pi": "user x may not run XINFO STREAM on g:work:pi", "work:pi2": "user x may not"}
     facts.grid = None
     found = diagnose(facts)
     said = [(each.severity, each.about) for each in found.findings if each.severity != "ok"]
     assert said == [("warning", "doctor"), ("problem", "router")]
-    assert any("TIME was not looked at: this user may not" in each.what for each in found.findings)
+    [denied] = [each for each in found.findings if each.about == "doctor"]
+    assert denied.what == (
+        "work:pi and 1 more were not looked at: user x may not run XINFO STREAM on g:work:pi"
+    )
+    assert denied.mend == "orion doctor --redis redis://g-owner@house:6379/0"
     assert any("after 3 comes 5" in each.what and "put back" in each.mend for each in found.findings)
 
 
@@ -316,3 +318,40 @@ def test_advice_on_an_ollama_names_its_own_url() -> None:
     """As streams.toml has it."""
     facts = healthy()
     assert url_of(facts, "pi") == "http://127.0.0.1:11434"
+
+
+AS_USERS: dict[str, tuple[Callable[[Facts], None], str]] = {
+    "router": (fact(last=0, grid=None, guard=Guard()), "orion router --redis redis://g-router@house:6379/0"),
+    "agent": (
+        gone(heard_ms=None), "on pi: orion agent --node pi --redis redis://g-agent-pi@house:6379/0"
+    ),
+    "work": (
+        stream("work:pi", entries=9_000),
+        "is its agent running? orion agent --node pi --redis redis://g-agent-pi@house:6379/0",
+    ),
+    "archive": (
+        fact(archive=Kept(True, 50)),
+        "df -h /srv/archive; ls -ld /srv/archive; then "
+        "`orion log archive /srv/archive --redis redis://g-owner@house:6379/0`",
+    ),
+    "photos": (
+        stream("parts:brain", size=200_000_000),
+        "orion router --redis redis://g-router@house:6379/0; where the server has users: "
+        "orion acl --apply --passwords DIR --redis redis://ADMIN@house:6379/0",
+    ),
+    "password": (
+        fact(refused="WRONGPASS"),
+        "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL, e.g. "
+        "--redis redis://g-owner@house:6379/0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", AS_USERS)
+def test_advice_names_a_user_that_has_the_right(which: str) -> None:
+    """Where doctor looks as the owner, each line names the user of the role that it starts."""
+    change, mend = AS_USERS[which]
+    facts = healthy()
+    facts.url = "redis://g-owner@house:6379/0"
+    change(facts)
+    assert mend in [each.mend for each in diagnose(facts).findings]

@@ -19,6 +19,8 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
+from orion_streams.model.server_urls import with_user
+from orion_streams.runtime import acl
 
 STYLES: dict[Severity, str] = {"ok": GOOD, "warning": WAITING, "problem": BAD}
 
@@ -61,11 +63,13 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 def unread(facts: Facts) -> Iterator[Finding]:
     """Yield what could not be checked, and why."""
+    if facts.denied:
+        first, why = next(iter(facts.denied.items()))
+        others = f" and {len(facts.denied) - 1} more were" if len(facts.denied) > 1 else " was"
+        mend = f"orion doctor --redis {with_user(facts.url, acl.user_name(facts.config, acl.OWNER))}"
+        yield Finding("warning", "doctor", f"{first}{others} not looked at: {why}", mend)
     for name, why in facts.failed.items():
-        if "NOPERM" in why or "no permissions" in why:
-            what = f"{name} was not looked at: this user may not ({why})"
-            yield Finding("warning", "doctor", what, "ask as the grid's observer")
-        elif name in ("log", "grid", "snapshots"):
+        if name in ("log", "grid", "snapshots"):
             yield Finding("problem", "router", why, restore(facts))
         else:
             yield Finding("warning", "doctor", f"{name} was not looked at: {why}", "")
