@@ -12,6 +12,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.cli.doctor.alert_findings import alerts
 from orion_streams.cli.doctor.collect_facts import FactCollector
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.doctor.model_findings import models
 from orion_streams.cli.doctor.node_findings import nodes, requests
 from orion_streams.cli.doctor.routing_findings import restore, router, streams
 from orion_streams.cli.doctor.server_findings import server
@@ -54,7 +55,8 @@ def diagnose(facts: Facts) -> Diagnosis:
     """Derive all findings, in the order in which a request passes the parts. Pure."""
     found = list(server(facts))
     if not (facts.away or facts.refused):
-        found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *requests(facts)]
+        found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *models(facts)]
+        found += requests(facts)
     found += alerts(facts)
     ranks: list[Severity] = ["ok", "warning", "problem"]
     worst = max((ranks.index(each.severity) for each in found), default=0)
