@@ -136,7 +136,7 @@ def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
     return (
         f"\n  Redis     {url}\n{http}"
         f"  ask       ./orion ask {question} --model {model}\n"
-        f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
+        f"  look      ./orion top · ./orion ps · ./orion requests · ./orion log --follow\n"
         f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
         f"  stop      Ctrl-C\n"
     )
