@@ -21,6 +21,7 @@ from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.policy import GUEST_PREFIX
 from orion_streams.runtime import acl
+from orion_streams.runtime.connection import in_short
 
 MAX_FILE_BYTES = 6_000_000
 """Of an image, which base64 makes a third longer, and of a schema."""
@@ -106,9 +107,10 @@ async def model_to_ask(config: Config, wanted: str | None) -> str:
     try:
         async with opened(config) as store:
             now = await look(store)
-    except NoPermissionError:
+    except NoPermissionError as error:
         if wanted is None:
-            raise ConfigError("this user may not read which models there are: name one (--model)") from None
+            what, _, mend = in_short(error).partition(": ")
+            raise ConfigError(f"{what}, which says the models: name one (--model), or {mend}") from None
         return wanted
     warn(now)
     if wanted is None:

@@ -101,9 +101,9 @@ async def test_the_owner_runs_every_command_of_a_person(grid: GuardedGrid, tmp_p
 
 
 PERSONS = (
-    ("nodes",), ("models",), ("ps",), ("plan",), ("log",), ("requests",), ("top", "--once"), ("explain", "ID"),
-    ("replay",), ("replay", "verify"), ("log", "export", "all.jsonl.gz"), ("log", "archive", "kept"),
-    ("replay", "report", "-o", "report.html"),
+    ("nodes",), ("models",), ("ps",), ("plan",), ("log",), ("explain", "ID"), ("requests",),
+    ("top", "--once"), ("replay",), ("replay", "verify"), ("log", "export", "all.jsonl.gz"),
+    ("log", "archive", "kept"), ("replay", "report", "-o", "report.html"),
     ("key", "add", "anna"), ("key", "list"), ("key", "rm", "anna"),
 )  # fmt: skip
 """Each as typed; ID is a request's."""
