@@ -71,10 +71,9 @@ async def watched(grid: MixedGrid) -> AsyncIterator[Observer]:
 
 
 def each_once(tally: Tally) -> None:
-    """Every request has one end, and nothing was generated twice."""
+    """Every request has one end, and no attempt was sent twice."""
     assert tally.requests == tally.answered >= 12
     assert (tally.lost, tally.duplicate_replies, tally.duplicate_dispatches) == (0, 0, 0)
-    assert sum(tally.dispatched.values()) == tally.requests, "one run each"
 
 
 def test_the_older_release_is_the_older_release(old: Path) -> None:
