@@ -209,8 +209,21 @@ def lock_node(config: Config, node: str) -> IO[str]:
     return held
 
 
+def choose_loop(config: Config) -> None:
+    """Put the configured event loop into force for this process. Raise ConfigError where it is missing."""
+    if config.event_loop == "uvloop":
+        try:
+            import uvloop  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError(
+                "event_loop: uvloop is not installed: pip install 'orion-streams[fast]'"
+            ) from error
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
 def run_router(config: Config) -> int:
     """Run the router until a signal. Return the exit code. Raise ConfigError."""
+    choose_loop(config)
     return run(router_app(config))
 
 
@@ -218,6 +231,7 @@ def run_agent(config: Config, node: str) -> int:
     """Run a node's agent until a signal. Return the exit code. Raise ConfigError."""
     if config.node(node).inference and socket.gethostname().partition(".")[0] == ROBOT:
         raise ConfigError(f"this is {ROBOT}, the robot: it never runs inference, not even as {node}")
+    choose_loop(config)
     with lock_node(config, node):
         return run(agent_app(config, node))
 

@@ -126,6 +126,7 @@ class Config(Struct, frozen=True):
     alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
     alerts_to: dict[Name, AlertTarget] = {}
     alerts_file: str = ""
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
