@@ -63,7 +63,7 @@ def card(grid: Grid, row: NodeRow, recent: Recent) -> NodeCard:
         engine=row.engine,
         models=chips(node),
         doing=[doing(grid, node, work_id, held) for work_id, held in node.assignments.items()],
-        why=why(row, policy) if is_held else cooling(node) if cools else "",
+        why=why(row, policy) if is_held else cooling(node, policy) if cools else "",
         since_ms=since_ms(grid, node, row, recent) if is_held else None,
         until=until(row, policy) if is_held or cools else "",
     )
@@ -99,10 +99,9 @@ def why(row: NodeRow, policy: Policy) -> str:
     return f"takes nothing: {why_away(row)}"
 
 
-def cooling(node: Node) -> str:
+def cooling(node: Node, policy: Policy) -> str:
     """Say why a node that takes requests begins none."""
-    rising = f", rising to {degree(node.forecast_mc)}" if node.forecast_mc > (node.temp_mc or 0) else ""
-    return f"cools down: {degree(node.temp_mc or 0)}{rising}"
+    return f"cools down: {degree(node.temp_mc or 0)}, about to pass {degree(policy.temp_max_mc)}"
 
 
 def until(row: NodeRow, policy: Policy) -> str:
@@ -113,7 +112,7 @@ def until(row: NodeRow, policy: Policy) -> str:
         case Filter.HOT:
             return f"goes on below {degree(policy.temp_return_mc)}"
         case state if state == AVAILABLE:
-            return f"begins again once that is below {degree(policy.temp_max_mc)}"
+            return f"begins again once it stays below {degree(policy.temp_max_mc)}"
         case Filter.RAM:
             return f"goes on below {share(policy.ram_return_permille)}"
         case Filter.BREAKER:

@@ -58,8 +58,12 @@ def sentence(
 
 
 def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
-    """Say which nodes take nothing; the dead first. Bad if nobody answers, or one is broken."""
-    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.tone != BAD, each.name))
+    """Say which nodes take nothing; the dead first, those that cool down in time last. Bad if nobody answers,
+    or one is broken."""
+    ranked = sorted(
+        away,
+        key=lambda each: (each.state not in DEAD, each.tone != BAD, each.state == AVAILABLE, each.name),
+    )
     named = [in_short(grid, each) for each in ranked[:MOST_NAMED]]
     told = tuple(f"{each.name}: " for each in ranked[:MOST_NAMED])
     more = len(ranked) - len(named)

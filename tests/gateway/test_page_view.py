@@ -72,6 +72,11 @@ def seen(some: Grid, caller: PageCaller = ALL, silent_ms: int = 0, heard_ms_ago:
         ),
         ((node("one"), node("two", installed={})), "bad", "Two has no model"),
         ((node("one"), node("two", **RISING)), "warn", "Two cools down before it passes 75 °C"),
+        (
+            (node("one", **RISING), node("two", **HOT)),
+            "warn",
+            "Two hot, back below 70 °C and one cools down before it passes 75 °C",
+        ),
         ((node("two", **RISING),), "warn", "Two cools down before it passes 75 °C"),
         ((node("two", temp_mc=74_000, forecast_mc=75_000),), "ok", "All well, nobody asks"),
         ((edge(),), "bad", "No node answers requests: streams.toml names none with inference"),
@@ -146,7 +151,12 @@ def test_nothing_is_green_that_nobody_has_heard() -> None:
     [
         ({}, "ok", "", ""),
         (HOT, "warn", "takes nothing: 78 °C, above 75 °C", "goes on below 70 °C"),
-        (RISING, "warn", "cools down: 68 °C, rising to 79.4 °C", "begins again once that is below 75 °C"),
+        (
+            RISING,
+            "warn",
+            "cools down: 68 °C, about to pass 75 °C",
+            "begins again once it stays below 75 °C",
+        ),
         (
             {**HOT, "temp_mc": 71_500},
             "warn",

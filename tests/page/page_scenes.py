@@ -116,7 +116,7 @@ SCENES = {
     "rising": Scene(
         rising,
         MINUTES,
-        ("Worker cools down before it passes 75 °C", "begins again once that is below 75 °C"),
+        ("Worker cools down before it passes 75 °C", "begins again once it stays below 75 °C"),
     ),
     "dead": Scene(dead, MINUTES, ("Master silent since 2 min", "goes on once it is heard again")),
     "many": Scene(many, MINUTES, ("200 requests wait", "All well, 2 answering, 200 waiting")),

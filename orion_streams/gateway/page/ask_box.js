@@ -22,7 +22,7 @@ function where(view) {
   const queue = inTime(view.queue), place = queue.findIndex((each) => mine(each.id));
   if (place >= 0) {
     const { eta_ms: eta, why } = queue[place];
-    return `Waits, ${place ? `${place} before it` : "the next one"}${eta ? `, about ${rough(eta)}` : ""}${why ? `: ${why}` : ""}`;
+    return `Waits, ${place ? `${place} before it` : "the next one"}${eta ? `, about ${rough(eta)}` : ""}${why ? `: ${why.replace(/^waits /, "")}` : ""}`;
   }
   for (const node of view.nodes) {
     const run = node.doing.find((each) => mine(each.id));
