@@ -58,8 +58,8 @@ def sentence(
 
 
 def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
-    """Say which nodes take nothing; the dead first, those that cool down in time last. Bad if nobody answers,
-    or one is broken."""
+    """Say which nodes take nothing; the dead first, those that cool down in time last. Bad if nobody
+    answers, or one is broken."""
     ranked = sorted(
         away,
         key=lambda each: (each.state not in DEAD, each.tone != BAD, each.state == AVAILABLE, each.name),
