@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from orion_streams.cli import alerts_commands, ask_commands, key_commands, log_commands, replay_commands
+from orion_streams.cli import (
+    alerts_commands,
+    ask_commands,
+    drain_commands,
+    key_commands,
+    log_commands,
+    replay_commands,
+)
 from orion_streams.cli.options import (
     AsJson,
     At,
@@ -36,6 +43,7 @@ app = typer.Typer(
 
 
 app.add_typer(ask_commands.ask_commands)
+app.add_typer(drain_commands.drain_commands)
 app.add_typer(alerts_commands.alerts_commands, name="alerts", epilog=alerts_commands.EXAMPLES)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)

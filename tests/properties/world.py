@@ -236,7 +236,7 @@ class World:
         draft = CommitBuilder(self.state, self.guard, self.now_ms)
         draft.begin(decided=True)
         for raw in self._waiting:
-            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000)
+            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000, 20_000)
         self._waiting.clear()
         draft.mark_inputs()
         answers = decide(self.grid, self.questions)
