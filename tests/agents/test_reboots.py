@@ -13,11 +13,11 @@ from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid
 from orion_streams.gateway.view_models import node_rows
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
-from tests.agents.test_leaving_grid import MASTER, WORKER, log_of, two_nodes
+from tests.agents.test_leaving_grid import MASTER, NEVER_MS, WORKER, log_of, two_nodes
 from tests.helpers import WAIT_S
 
 LONG_MS = 120_000
-USERS = 4
+USERS = 3
 Check = Callable[[Grid], bool]
 
 
@@ -25,8 +25,8 @@ Check = Callable[[Grid], bool]
 async def grid() -> AsyncIterator[SimulatedGrid]:
     """What runs may end, however busy this machine is; silence is noticed soon."""
     settings = {
-        "policy": {"spill_ms": 0, "max_step_ms": 2_000, "stale_ms": 20_000},
-        "limits": {"drain_ms": LONG_MS, "health_ms": 200},
+        "policy": {"spill_ms": NEVER_MS, "max_step_ms": 2_000, "stale_ms": 20_000},
+        "limits": {"drain_ms": LONG_MS, "health_ms": 500},
     }
     async with SimulatedGrid(two_nodes(), settings=settings) as started:
         yield started
@@ -42,7 +42,7 @@ class Users:
 
     async def _ask(self, number: int) -> None:
         while not self._stopping:
-            options = {"num_predict": 30, "temperature": 0}
+            options = {"num_predict": 100, "temperature": 0}
             prompt = f"What of {number}?"
             self.answers.append(
                 await self._client.generate(GEMMA.name, prompt, options=options, tier=1 + number % 2)

@@ -66,9 +66,9 @@ SERVER = ("server",)
 
 
 def parts_of(target: str) -> frozenset[str]:
-    """Return what a target consists of: a machine, of its agent and its Ollama."""
+    """Return what a target takes: a machine, its agent and its Ollama, and of machines one at a time."""
     kind, _, node = target.partition(" ")
-    return frozenset((f"agent {node}", f"ollama {node}") if kind == "machine" else (target,))
+    return frozenset((f"agent {node}", f"ollama {node}", "machines") if kind == "machine" else (target,))
 
 
 def node_of(target: str) -> str:
