@@ -31,8 +31,8 @@ from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile, change, path_of
 from orion_streams.agents.metrics_keeper import MetricsKeeper, file_of
 from orion_streams.agents.metrics_page import MetricsPage
-from orion_streams.agents.page_live import RecentListener
 from orion_streams.agents.page_routes import Page, Session
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
 from orion_streams.errors import BackendError, ConfigError

@@ -10,9 +10,10 @@ import logging
 import msgspec
 
 from orion_streams.agents.grid_follower import GridFollower
-from orion_streams.agents.page_live import Live, RecentListener
+from orion_streams.agents.page_live import Live
 from orion_streams.agents.past_messages import Bounds, Question, Scanned
 from orion_streams.agents.past_process import PastProcess
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.gateway.page_day import TimeLine
 from orion_streams.gateway.page_recent import RecentRows
 from orion_streams.gateway.refusal import Refusal

@@ -14,15 +14,13 @@ from aiohttp import web
 
 from orion_streams.agents.gateway_http import where
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import PageCaller, View, as_seen_by
 from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_view import news_after, whole
 from orion_streams.gateway.refusal import Refusal
-from orion_streams.model import events as ev
-from orion_streams.model.state import Grid
-from orion_streams.protocol.commit_builder import LoggedGrid
 
 log = logging.getLogger("orion.gateway")
 
@@ -38,34 +36,6 @@ HEADERS = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-class RecentListener:
-    """Tells a `Recent` what a follower folds. `reset` is called when it does not go on where it was."""
-
-    def __init__(self, reset: Callable[[], None] = lambda: None) -> None:
-        self.recent, self.reset = Recent(), reset
-        self._state: LoggedGrid | None = None
-
-    @property
-    def position(self) -> int | None:
-        """The last event that it knows."""
-        return self.recent.position
-
-    def begin(self, state: LoggedGrid) -> None:
-        """Go on from there; another log begins anew."""
-        before = self._state
-        if before is not None and before.grid.position == state.grid.position:
-            is_another = before.digest != state.digest
-            self.recent = Recent() if is_another else self.recent
-        if state.grid.position != self.recent.position:
-            self.reset()
-        self.recent.begin(state.grid)
-        self._state = state
-
-    def take(self, grid: Grid, event: ev.AnyEvent) -> None:
-        """Take an event."""
-        self.recent.take(grid, event)
 
 
 class Beat:

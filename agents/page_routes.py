@@ -13,9 +13,10 @@ from orion_streams.agents.grid_follower import GridFollower
 from orion_streams.agents.key_file import KeyFile
 from orion_streams.agents.page_files import INDEX, PageFiles
 from orion_streams.agents.page_history import History
-from orion_streams.agents.page_live import Live, RecentListener
+from orion_streams.agents.page_live import Live
 from orion_streams.agents.past_messages import Question
 from orion_streams.agents.past_process import PastProcess
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.config import Config
 from orion_streams.gateway import page_queue, page_session
 from orion_streams.gateway.access import wants_page

@@ -90,7 +90,8 @@ class PastProcess:
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from None
         except (asyncio.IncompleteReadError, OSError, ValueError, msgspec.MsgspecError) as error:
             how = await self._end()
-            log.error("the worker for the past failed: %s", how or error)
+            if not self._is_closed:  # else it ended because the gateway does
+                log.error("the worker for the past failed: %s", how or error)
             what = "the past cannot be worked out: the gateway's log says why"
             raise Refusal(503, what, retry_after_s=RETRY_AFTER_S) from error
         finally:

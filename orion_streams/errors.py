@@ -4,6 +4,7 @@ OrionError
 ├── ConfigError         streams.toml, a flag or the server's settings: the owner can mend it (exit 78)
 ├── BackendError        Redis or Ollama cannot be reached (exit 69)
 │   └── TellError            a person could not be told of an alert; no URL and no token stands in it
+├── AmbiguousError      a name that means several things: who asks can say which (exit 2)
 ├── ContractError       a client's entry breaks the contract: answered with one `rejected` reply
 └── LogError            the log or its cursors are not what was written: a lost tail, a gap (exit 1)
     ├── CommitConflictError  another router committed first: fold its commit and decide again
@@ -36,6 +37,12 @@ class BackendError(OrionError):
 
 class TellError(BackendError):
     """A target of alerts could not be told; the message names neither its URL nor its token."""
+
+
+class AmbiguousError(OrionError):
+    """A name on the command line that means several things; the message lists them."""
+
+    exit_code = EXIT_USAGE
 
 
 class ContractError(OrionError):

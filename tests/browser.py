@@ -21,6 +21,8 @@ FLAGS = (
     "--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-port=0",
 )  # fmt: skip
 MAX_MESSAGE = 100_000_000
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+"""What Windows calls the keys, without which the browser does nothing of its own on them."""
 
 
 class Page:
@@ -74,19 +76,21 @@ class Page:
         assert "error" not in said, f"{method}: {said['error']}"
         return dict(said["result"])
 
-    async def open(self, path: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of that size."""
+    async def open(
+        self, where: Path | str, *, width: int, height: int = 900, dark: bool = False, scale: int = 2
+    ) -> None:
+        """Show a file or an address in a window of that size."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2,
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale,
             mobile=width < 600,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         calm = {"name": "prefers-reduced-motion", "value": "reduce"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme, calm])
         self._loaded.clear()
-        await self.call("Page.navigate", url=path.as_uri())
+        await self.call("Page.navigate", url=where if isinstance(where, str) else where.as_uri())
         await asyncio.wait_for(self._loaded.wait(), WAIT_S)
         await self.settled()
 
@@ -119,12 +123,32 @@ class Page:
 
     async def press(self, key: str) -> None:
         """A key, as a keyboard gives it."""
-        code = {"Enter": 13, "Tab": 9}.get(key, 0)
+        code = KEYS.get(key, 0)
         said = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         text = "\r" if key == "Enter" else ""
         await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **said)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **said)
         await self.settled()
+
+    async def type(self, selector: str, text: str) -> None:
+        """Focus a field and write into it."""
+        await self.ask(f"document.querySelector({selector!r}).focus()")
+        await self.call("Input.insertText", text=text)
+        await self.settled()
+
+    async def until(self, expression: str, what: str = "") -> None:
+        """Wait until an expression is true in the page."""
+        await eventually(lambda: self.ask(f"Boolean({expression})"), what or expression)
+
+    async def leads(self, expression: str) -> None:
+        """Evaluate what loads a page, and wait until that is there."""
+        self._loaded.clear()
+        await self.call("Runtime.evaluate", expression=expression)
+        await asyncio.wait_for(self._loaded.wait(), WAIT_S)
+
+    async def first(self, script: str) -> None:
+        """Run a script in each document before its own."""
+        await self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     async def picture(self, whole: bool = False) -> bytes:
         """A screenshot as PNG: of the window, or of the whole page."""

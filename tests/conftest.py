@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from msgspec import structs
 from redis.asyncio import Redis
 
@@ -20,6 +21,9 @@ from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.helpers import Fields, Store
 from tests.needs import REDIS_SERVER
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # no law depends on how fast it is tried
 
 pytest_plugins = ["tests.selection"]
 STREAMS_TOML = Path(__file__).parents[1] / "streams.toml"

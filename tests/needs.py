@@ -55,7 +55,7 @@ def other_address() -> str:
 def missing() -> list[str]:
     """Return the Debian packages that `./orion test --all` needs and does not find."""
     found = {
-        "chromium": CHROMIUM,  # looks at the incident report
+        "chromium": CHROMIUM,  # looks at the pages
         "iproute2": shutil.which("ip"),
         "libfaketime": faketime(),  # a server's clock
         "openssl": OPENSSL,

@@ -15,6 +15,7 @@ from orion_streams.cli import (
     drain_commands,
     key_commands,
     log_commands,
+    look_commands,
     replay_commands,
 )
 from orion_streams.cli.options import (
@@ -44,6 +45,7 @@ app = typer.Typer(
 
 app.add_typer(ask_commands.ask_commands)
 app.add_typer(drain_commands.drain_commands)
+app.add_typer(look_commands.look_commands)
 app.add_typer(alerts_commands.alerts_commands, name="alerts", epilog=alerts_commands.EXAMPLES)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
 app.add_typer(log_commands.log_commands, name="log", epilog=log_commands.EXAMPLES)
@@ -169,19 +171,6 @@ def check(
 ) -> int:
     """What is wrong with a streams.toml, before anything starts by it; exit 78 if anything is."""
     return do("orion_streams.cli.check_command", file=file, json=as_json)
-
-
-@command("explain q1", "explain brain/q1 --json", "explain q1 --file incident.jsonl.gz")
-def explain(
-    request: Annotated[str, typer.Argument(help="Its id, or client/id.")],
-    file: FromFile = None,
-    as_json: AsJson = False,
-    redis: RedisUrl = None,
-    config: ConfigFile = None,
-) -> int:
-    """What happened to a request and why: who was asked, what each node would have cost, how it ended."""
-    common = CommonOptions(as_json, redis, config)
-    return do("orion_streams.cli.explain_command", asked=request, common=common, file=file)
 
 
 @command(

@@ -6,14 +6,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
-from orion_streams.cli import log_sources
+from orion_streams.cli import find_request, log_sources
+from orion_streams.cli.find_request import Found
 from orion_streams.cli.log_lines import Line
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import tell, write_json
+from orion_streams.cli.outcome import write_json
 from orion_streams.cli.read_commands import grid_at, warn
+from orion_streams.cli.request_names import id_of, request_of
 from orion_streams.cli.request_story import Look, Story, as_data, look_at, story_of
-from orion_streams.errors import EXIT_OK, EXIT_USAGE, LogError, OrionError
+from orion_streams.errors import EXIT_OK, LogError, OrionError
 from orion_streams.eventlog.jsonl import Row, is_head
 from orion_streams.eventlog.loader import CHUNK, decoded
 from orion_streams.eventlog.port import Log
@@ -23,23 +26,22 @@ from orion_streams.replay.source import FileSource, LiveSource, Source
 
 WIDTH = 100
 """Longer lines are harder to read."""
+LIFE = b'{"event":"request.'
+Ended = ev.RequestCompleted | ev.RequestFailed | ev.RequestExpired | ev.RequestCancelled
 
 
-async def run(*, asked: str, common: CommonOptions, file: str | None = None) -> int:
-    """Explain the request `asked`, client/id or id. Return EXIT_USAGE if several clients have that id.
-    Raises OrionError if the log has no such request, BackendError, ConfigError, LogError."""
+async def run(*, asked: str | None, common: CommonOptions, file: str | None = None) -> int:
+    """Explain the request `asked`, None: the one that was accepted or ended last. Raises OrionError if the
+    log has no such request, AmbiguousError, BackendError, ConfigError, LogError."""
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         now, config = await grid_at(log), await log.config()
-        found = await find(log, now.grid, asked)
-        if len(found) > 1:
-            tell(f"orion: {asked} is the id of several requests, name one: {', '.join(sorted(found))}")
-            return EXIT_USAGE
-        key, lines = next(iter(found.items()), (asked, []))
+        found = await (last(log, now.grid) if asked is None else find_request.find(log, now.grid, asked))
+        key, lines = found.request, await lines_of(log, found)
         if not lines and key not in now.grid.open:
-            raise OrionError(missing(key, now.grid, (await log.bounds())[0]))
+            raise OrionError(find_request.missing(key, now.grid, (await log.bounds())[0]))
         story = story_of(key, lines, now.grid)
         if story.outcome.state in ("expired", "error"):
-            story = msgspec.structs.replace(story, look=await look_back(log, story))
+            story = replace(story, look=await look_back(log, story))
     if story.deadline_in_ms is not None:
         warn(now)
     if common.as_json:
@@ -49,14 +51,29 @@ async def run(*, asked: str, common: CommonOptions, file: str | None = None) -> 
     return EXIT_OK
 
 
-async def find(log: LiveSource | FileSource, grid: Grid, asked: str) -> dict[str, list[Line]]:
-    """Return the lines of all requests with that name, by request; of an id used more than once, the last
-    request only. An id without a client means the remembered requests, and only if there is none any
-    request in the log. A live log is read backwards from the position of the grid, no further than
-    needed."""
-    search = Search(asked, remembered(grid, asked))
+async def last(log: LiveSource | FileSource, grid: Grid) -> Found:
+    """Return the request that was accepted or ended last. Raise OrionError if there was none."""
+    found: Found | None = None
+    first, _ = await log.bounds()
+    async for rows in find_request.newest_first(log, first, grid.position):
+        for position, raw in rows:
+            if raw.startswith(LIFE) and (found is None or position > found.position):
+                event = decoded(position, raw)
+                if isinstance(event, ev.RequestAccepted | Ended):
+                    found = Found(event.request, position)
+        if found is not None and isinstance(log, LiveSource):
+            break
+    if found is None:
+        raise OrionError(f"{log.name}: no request was accepted since position {max(first, 1)}")
+    return replace(found, position=grid.position)
+
+
+async def lines_of(log: LiveSource | FileSource, wanted: Found) -> list[Line]:
+    """Return all lines about a request; of an id used more than once, about the last request only. A live
+    log is read backwards, no further than needed."""
+    search = Search(wanted.request)
     if isinstance(log, LiveSource):
-        await look_backwards(log.store, grid.position, search)
+        await look_backwards(log.store, wanted.position, search)
     else:
         search.take(list(candidates(log, search.needle)))
     return search.found()
@@ -85,74 +102,43 @@ def candidates(log: FileSource, needle: bytes) -> Iterator[Row]:
                 yield row
 
 
-def remembered(grid: Grid, asked: str) -> set[str]:
-    """Return the requests with that name that are open, or closed and not yet forgotten."""
-    keys = {*grid.open, *(key for rows in grid.closed.values() for key in rows)}
-    return {asked} if asked in keys else {key for key in keys if key.partition("/")[2] == asked}
-
-
 class Search:
-    """Collects the lines of requests from chunks of the log, the last chunk first."""
+    """Collects the lines of a request from chunks of the log, the last chunk first."""
 
-    def __init__(self, asked: str, goal: set[str]) -> None:
-        self._asked, self._goal = asked, goal
-        self.needle = msgspec.json.encode(asked.partition("/")[2] or asked)[1:]
-        self._lines: dict[str, list[Line]] = {key: [] for key in goal}
-        self._whole: set[str] = set()
-        self._timeless: list[tuple[str, int, ev.AnyEvent]] = []
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self.needle = msgspec.json.encode(id_of(key))[1:]
+        self._lines: list[Line] = []
+        self._timeless: list[tuple[int, ev.AnyEvent]] = []
+        self._is_whole = False
 
     @property
     def is_over(self) -> bool:
         """Whether everything was found."""
-        whole = self._goal <= self._whole if self._goal else self._asked in self._whole
-        return whole and not self._timeless
+        return self._is_whole and not self._timeless
 
     def take(self, rows: list[tuple[int, bytes]]) -> None:
         """Search a chunk backwards: the head with the time of an event precedes it."""
         for position, raw in reversed(rows):
-            if self.needle in raw:
+            if self.needle in raw and not self._is_whole:
                 self._note(position, decoded(position, raw))
             if self._timeless and is_head(raw):
                 head = decoded(position, raw)
                 self._place(head.server_ms if isinstance(head, ev.Committed) else 0)
 
-    def found(self) -> dict[str, list[Line]]:
+    def found(self) -> list[Line]:
         """Return the lines found, in the order of the log."""
         self._place(0)
-        return {key: lines[::-1] for key, lines in self._lines.items()}
+        return self._lines[::-1]
 
     def _note(self, position: int, event: ev.AnyEvent) -> None:
-        key = request_of(event)
-        called_so = self._asked in (key, key.partition("/")[2])
-        if not key or not called_so or key in self._whole or (self._goal and key not in self._goal):
-            return
-        self._timeless.append((key, position, event))
-        if isinstance(event, ev.RequestAccepted | ev.RequestRejected | ev.InputRejected):
-            self._whole.add(key)
+        if request_of(event) == self._key:
+            self._timeless.append((position, event))
+            self._is_whole = isinstance(event, ev.RequestAccepted | ev.RequestRejected | ev.InputRejected)
 
     def _place(self, server_ms: int) -> None:
-        for key, position, event in self._timeless:
-            self._lines.setdefault(key, []).append(Line(position, server_ms, event))
+        self._lines += [Line(position, server_ms, event) for position, event in self._timeless]
         self._timeless.clear()
-
-
-def request_of(event: ev.AnyEvent) -> str:
-    """Return the request that an event is about. A malformed entry is named by its entry id."""
-    if isinstance(event, ev.InputRejected):
-        kind, _, client = event.stream.partition(":")
-        return f"{client}/{event.entry_id}" if kind == "requests" else ""
-    return str(getattr(event, "request", ""))
-
-
-def missing(asked: str, grid: Grid, first: int) -> str:
-    """Say why nothing was found."""
-    closed = grid.find_closed(asked)
-    if closed is not None:
-        return (
-            f"{asked} ended as {closed.state} before position {first}, where what is left of the log begins"
-        )
-    trimmed = f"; what was before position {first} is trimmed" if first > 1 else ""
-    return f"the log has no request {asked} between positions {max(first, 1)} and {grid.position}{trimmed}"
 
 
 async def look_back(log: Source, story: Story) -> Look | None:

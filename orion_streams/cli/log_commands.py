@@ -6,11 +6,44 @@ from typing import Annotated
 
 import typer
 
-from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import (
+    AsJson,
+    CommonOptions,
+    ConfigFile,
+    Filters,
+    FromFile,
+    RedisUrl,
+    do,
+    examples_of,
+)
 from orion_streams.errors import EXIT_OK
 
+VIEW = "orion_streams.cli.log_view"
 log_commands = typer.Typer(invoke_without_command=True)
-EXAMPLES = examples_of("log", "log --follow", "log --from 1 -n 100 --json", "log export incident.jsonl.gz")
+EXAMPLES = examples_of(
+    "log", "log --follow", "log --follow --node orion-worker --model llama3.2:3b", "log --request 3f2a",
+    "log --event node.backed_off --event attempt -n 100 --json", "log export incident.jsonl.gz",
+)  # fmt: skip
+Events = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--event", metavar="NAME", help="Only these, such as request.routed or attempt.*; may come again."
+    ),
+]
+Nodes = Annotated[
+    list[str] | None, typer.Option("--node", metavar="NAME", help="Only what is about it; may come again.")
+]
+Requests = Annotated[
+    list[str] | None,
+    typer.Option("--request", metavar="ID", help="The same: an id, client/id, or its beginning."),
+]
+Models = Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="The same.")]
+Samples = Annotated[
+    bool | None,
+    typer.Option(
+        "--samples/--no-samples", help="Health and empty commits. Default: not where events are followed."
+    ),
+]
 
 
 @log_commands.callback()
@@ -21,15 +54,28 @@ def log(
         int | None, typer.Option("--from", metavar="POS", min=1, help="First position. Default: the last.")
     ] = None,
     count: Annotated[int | None, typer.Option("-n", min=0, help="So many events. Default: 20.")] = None,
+    event: Events = None,
+    node: Nodes = None,
+    request: Requests = None,
+    model: Models = None,
+    samples: Samples = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
-    """The log: every sample, decision and outcome."""
+    """The log: every sample, decision and outcome. Filters of one kind add up, those of several narrow."""
     if context.invoked_subcommand is None:
         common = CommonOptions(as_json, redis, config)
-        return do("orion_streams.cli.log_view", follow=follow, start=start, count=count, common=common)
-    if follow or as_json or any(each is not None for each in (start, count, redis, config)):
+        return do(
+            VIEW,
+            follow=follow,
+            start=start,
+            count=count,
+            common=common,
+            filters=Filters(event or (), node or (), request or (), model or (), samples),
+        )
+    rest = (start, count, event, node, request, model, samples, redis, config)
+    if follow or as_json or any(each is not None for each in rest):
         raise typer.BadParameter(f"its options go after `{context.invoked_subcommand}`")
     return EXIT_OK
 
@@ -100,10 +146,15 @@ def bring(
 
 
 @log_commands.command(
-    epilog=examples_of("log tail", "log tail -n 100", "log tail --file incident.jsonl.gz")
+    epilog=examples_of("log tail", "log tail -n 100 --samples", "log tail --file incident.jsonl.gz")
 )
 def tail(
     count: Annotated[int, typer.Option("-n", min=0, max=100_000, help="So many events first.")] = 20,
+    event: Events = None,
+    node: Nodes = None,
+    request: Requests = None,
+    model: Models = None,
+    samples: Samples = None,
     file: FromFile = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
@@ -111,4 +162,12 @@ def tail(
 ) -> int:
     """The last events, and of a live log all that come, one a line."""
     common = CommonOptions(as_json, redis, config)
-    return do("orion_streams.cli.log_view", follow=True, start=None, count=count, common=common, file=file)
+    return do(
+        VIEW,
+        follow=True,
+        start=None,
+        count=count,
+        common=common,
+        file=file,
+        filters=Filters(event or (), node or (), request or (), model or (), samples),
+    )

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.grid_discovery import opened
 from orion_streams.errors import BackendError, ConfigError, LogError
-from orion_streams.eventlog.jsonl import head_of
+from orion_streams.eventlog.jsonl import head_of, is_head
 from orion_streams.eventlog.loader import END
+from orion_streams.model.toml_values import duration_ms
 from orion_streams.replay.export import See
 from orion_streams.replay.source import FileSource, LiveSource, Source
 
@@ -81,6 +82,34 @@ async def moment(text: str, log: Source, clip: bool = False) -> int:
     if not clip and not low_ms - NEAR_MS <= wanted_ms <= high_ms + NEAR_MS:
         raise ConfigError(f"{text}: not in the log, which goes from {iso(low_ms)} to {iso(high_ms)}")
     return max(await log.position_at(wanted_ms), first - 1)
+
+
+async def since(text: str, log: FileSource | LiveSource) -> int:
+    """Return the position behind which what is asked for begins: `text` is a moment, or a duration such as
+    "2h" or "1h30m" before now, of a file before its end. A time before the log means its beginning. Raises
+    ConfigError if it is neither."""
+    span_ms = None if text.isdecimal() else duration_ms(text)
+    if span_ms is None:
+        return await moment(text, log, clip=True)
+    if span_ms <= 0:
+        raise ConfigError(f"{text}: expected a duration of more than nothing, such as 2h")
+    first, last = await log.bounds()
+    if isinstance(log, LiveSource):
+        now_ms, _ = await log.store.read({"log": f"{last}-0"}, 1, 0)
+    else:
+        now_ms = last_ms(log)
+    return max(await log.position_at(now_ms - span_ms), first - 1)
+
+
+def last_ms(log: FileSource) -> int:
+    """Return the time of the last commit in a file."""
+    found = 0
+    for stretch in log.read():
+        for position, raw in reversed(stretch.rows):
+            if is_head(raw):
+                found = head_of(raw, stretch.place(position)).server_ms
+                break
+    return found
 
 
 async def first_ms(log: Source) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from typing import Annotated
 
@@ -55,6 +55,17 @@ class Wishes(Struct, frozen=True):
     form: str | None
     think: bool | None
     timeout_s: float
+
+
+class Filters(Struct, frozen=True):
+    """What `orion log` shows; an empty filter lets everything through. `samples`: None stands for the
+    default."""
+
+    events: Sequence[str] = ()
+    nodes: Sequence[str] = ()
+    requests: Sequence[str] = ()
+    models: Sequence[str] = ()
+    samples: bool | None = None
 
 
 def do(module: str, **options: object) -> int:

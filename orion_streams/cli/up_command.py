@@ -132,11 +132,12 @@ def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
         f"prompt {question}\n"
         f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
     )
-    http = f"  HTTP      {gateway_url} speaks Ollama's and OpenAI's API\n" if gateway_url else ""
+    speaks = "shows the grid to a browser, and speaks Ollama's and OpenAI's API"
+    http = f"  HTTP      {gateway_url} {speaks}\n" if gateway_url else ""
     return (
         f"\n  Redis     {url}\n{http}"
         f"  ask       ./orion ask {question} --model {model}\n"
-        f"  look      ./orion nodes · ./orion ps · ./orion models · ./orion log --follow\n"
+        f"  look      ./orion top · ./orion ps · ./orion requests · ./orion log --follow\n"
         f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
         f"  stop      Ctrl-C\n"
     )

@@ -116,6 +116,8 @@ def decision(event: ev.AnyEvent, client: str, model: str) -> Line | None:
             return OK, f"{asked(client, model)} waits for {short(event.node)}"
         case ev.AttemptFailed():
             return WARN, f"{short(event.node)} failed at {asked(client, model)}: {event.code}"
+        case ev.AttemptAbandoned(request=""):
+            return WARN, f"a load is given up on {short(event.node)}: {why_abandoned(event.reason)}"
         case ev.AttemptAbandoned():
             why = why_abandoned(event.reason)
             return WARN, f"{asked(client, model)} is taken from {short(event.node)}: {why}"

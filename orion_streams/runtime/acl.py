@@ -152,8 +152,9 @@ def reader(config: Config) -> User:
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
         Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, told)),
         Grant(MEASURES, keys(config, READ, bodies)),
+        Grant(("hgetall",), keys(config, READ, [PUBLIC])),
     )
-    what = "reader of the log: nodes, ps, plan, explain, log, replay"
+    what = "reader of the log: top, nodes, ps, plan, requests, explain, log, replay"
     return User(user_name(config, "reader"), what, plain(config, "info", "time"), grants)
 
 

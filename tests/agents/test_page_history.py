@@ -10,8 +10,8 @@ import pytest
 
 from orion_streams.agents import page_history
 from orion_streams.agents.page_history import History
-from orion_streams.agents.page_live import RecentListener
 from orion_streams.agents.past_messages import Bounds, Question, Scanned
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.gateway.page_rows import Tick
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.model import events as ev

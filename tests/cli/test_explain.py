@@ -267,7 +267,38 @@ def test_an_id_of_two_clients_is_ambiguous(orion: Orion, explain: Explain) -> No
     assert "gateway/twice was answered" in explain("gateway/twice")
 
 
-@pytest.mark.parametrize("asked", ["nobody", "gateway/done", "", "/", "do"])
+@pytest.mark.parametrize(
+    ("asked", "request_id"), [("fa", "fails"), ("brain/fa", "fails"), ("nowh", "nowhere"), ("do", "done")]
+)
+def test_an_id_may_be_shortened_where_it_is_unique(
+    data: Callable[[str], Any], asked: str, request_id: str
+) -> None:
+    """By what only it begins with, whether the grid remembers it or the log alone has it, as it has what
+    was rejected."""
+    assert data(asked)["request"] == f"brain/{request_id}"
+
+
+def test_a_beginning_of_several_ids_lists_them(orion: Orion, explain: Explain) -> None:
+    """Exit 2, and nothing is explained."""
+    code, out, err = orion("explain", "f")
+    assert (code, out) == (2, "")
+    assert err == "orion: f is short for the ids of several requests, name one: brain/fails, brain/first\n"
+
+
+def test_the_last_request_is_explained_without_its_name(data: Callable[[str], Any]) -> None:
+    """The one that was accepted or ended last."""
+    assert data("--last")["request"] == "brain/behind"
+
+
+@pytest.mark.parametrize("words", [(), ("done", "--last")])
+def test_a_request_is_named_or_the_last_one_asked_for(orion: Orion, words: tuple[str, ...]) -> None:
+    """Neither, or both, is wrong usage."""
+    code, _, err = orion("explain", *words)
+    assert code == 2
+    assert "name a request, or ask for the --last one" in err
+
+
+@pytest.mark.parametrize("asked", ["nobody", "gateway/done", "", "/", "brain/", "one"])
 def test_an_unknown_request_is_1(orion: Orion, explain: Explain, asked: str) -> None:
     """Exit 1, and one line that says what the log covers."""
     code, out, err = orion("explain", asked)

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orion_streams.cli import explain_command
 from orion_streams.cli.explain_command import Search
+from orion_streams.cli.find_request import missing
 from orion_streams.cli.log_lines import Line
 from orion_streams.cli.request_story import Story, story_of
 from orion_streams.cli.story_view import page, verdict
@@ -103,17 +103,15 @@ def test_a_request_that_is_open_and_trimmed_is_told_from_the_grid() -> None:
 def test_what_is_remembered_and_trimmed_is_named() -> None:
     """The log is trimmed above all of it: how it ended is still known."""
     state = Grid(position=90, closed={"brain": {KEY: Closed(RequestState.DONE, "1-0", 1)}})
-    assert explain_command.missing(KEY, state, 50) == (
+    assert missing(KEY, state, 50) == (
         f"{KEY} ended as done before position 50, where what is left of the log begins"
     )
-    assert explain_command.missing("brain/y", state, 50).endswith(
-        "; what was before position 50 is trimmed"
-    )
+    assert missing("brain/y", state, 50).endswith("; what was before position 50 is trimmed")
 
 
-def search(asked: str, *events: ev.AnyEvent, goal: frozenset[str] = frozenset()) -> dict[str, list[Line]]:
+def search(key: str, *events: ev.AnyEvent) -> list[Line]:
     """What is found in a log of these events, one commit each."""
-    looking = Search(asked, set(goal))
+    looking = Search(key)
     rows: list[tuple[int, bytes]] = []
     for number, event in enumerate(events):
         head = ev.Committed(number, 5_000 + number, 1, True, "")
@@ -125,35 +123,27 @@ def search(asked: str, *events: ev.AnyEvent, goal: frozenset[str] = frozenset())
 def test_of_an_id_that_was_used_again_the_last_life_is_told() -> None:
     """A rejected request that was sent again and accepted; an id that was forgotten and used anew."""
     rejected, closed = ev.RequestRejected(KEY, "queue_full"), ev.RequestCancelled(KEY)
-    found = search("x", rejected, ACCEPTED, closed, ACCEPTED, routed(1))
-    assert [(line.position, line.server_ms) for line in found[KEY]] == [(8, 5_003), (10, 5_004)]
-    assert [line.position for line in search(KEY, ACCEPTED, closed, rejected)[KEY]] == [6]
+    found = search(KEY, rejected, ACCEPTED, closed, ACCEPTED, routed(1))
+    assert [(line.position, line.server_ms) for line in found] == [(8, 5_003), (10, 5_004)]
+    assert [line.position for line in search(KEY, ACCEPTED, closed, rejected)] == [6]
 
 
-def test_an_id_is_found_whole() -> None:
-    """Neither a part of an id nor another client's name is taken for it; quotes and slashes do no harm."""
-    odd = 'a "b"/c'
-    accepted = msgspec.structs.replace(ACCEPTED, request=f"brain/{odd}")
-    assert set(search(odd, accepted, ACCEPTED)) == {f"brain/{odd}"}
-    assert set(search(f"brain/{odd}", accepted)) == {f"brain/{odd}"}
-    assert search("c", accepted) == {}
-    assert search("gateway/x", ACCEPTED) == {}
+def test_a_request_is_found_by_its_whole_key() -> None:
+    """Neither a part of an id nor another client's is taken for it; quotes and slashes do no harm."""
+    odd = 'brain/a "b"/c'
+    accepted = msgspec.structs.replace(ACCEPTED, request=odd)
+    assert [line.position for line in search(odd, accepted, ACCEPTED)] == [2]
+    assert search("brain/c", accepted) == []
+    assert search("gateway/x", ACCEPTED) == []
 
 
 def test_an_entry_that_could_not_be_read_is_called_by_its_id() -> None:
     """A malformed request has no name in the log but its entry's."""
     broken = ev.InputRejected("requests:brain", "17-0", "bad_json")
-    [(key, lines)] = search("17-0", broken).items()
-    out = text_of(story_of(key, lines, Grid()))
+    lines = search("brain/17-0", broken)
+    out = text_of(story_of("brain/17-0", lines, Grid()))
     assert out.startswith("brain/17-0 was rejected: bad_json. A JSON field cannot be read")
-    assert search("17-0", ev.InputRejected("health:one", "17-0", "unreadable")) == {}
-
-
-def test_only_remembered_requests_are_meant_by_an_id_alone() -> None:
-    """Where the grid remembers one of that id, an older one of another client is left aside."""
-    other = msgspec.structs.replace(ACCEPTED, request="gateway/x")
-    assert set(search("x", other, ACCEPTED)) == {KEY, "gateway/x"}
-    assert set(search("x", other, ACCEPTED, goal=frozenset({KEY}))) == {KEY}
+    assert search("one/17-0", ev.InputRejected("health:one", "17-0", "unreadable")) == []
 
 
 FILTERS = {

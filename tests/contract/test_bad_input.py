@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orion_streams.agents.router import Router
@@ -322,7 +322,7 @@ async def ends_of(fields: dict[bytes, bytes]) -> list[dict[bytes, bytes]]:
     return [each for each in replies if each[b"kind"] != b"accepted"]  # of who asks to be told
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @example(fields={b"model": b"gemma3:270m", b"prompt": b"x", b"notify": b"1"})
 @given(fields=entries | likely)
 def test_any_bytes_get_exactly_one_reply(fields: dict[bytes, bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orion_streams.agents import page_live
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.gateway import page_view
 from orion_streams.model.state import Grid
@@ -193,7 +194,7 @@ async def test_nothing_is_built_for_nobody(monkeypatch: pytest.MonkeyPatch, look
             return Grid()
 
     follower: Any = Follower()
-    live = page_live.Live(follower, page_live.RecentListener())
+    live = page_live.Live(follower, RecentListener())
     if looks:
         live._opened.set()
     task = asyncio.create_task(live.run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -170,7 +170,7 @@ async def assert_promises(world: World) -> None:
     assert sampled == sum(agent.beats for agent in world.agents.values())
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250)
 @given(st.lists(steps, min_size=5, max_size=70))
 def test_every_accepted_request_gets_one_terminal_reply(script: list[Any]) -> None:
     """Whatever order clients, agents, crashes, clocks and two routers take turns in."""
@@ -181,7 +181,7 @@ def test_every_accepted_request_gets_one_terminal_reply(script: list[Any]) -> No
     asyncio.run(run())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(steps, min_size=5, max_size=60), st.data())
 def test_a_restart_at_any_moment_changes_nothing(script: list[Any], data: st.DataObject) -> None:
     """After any step a new router that reads the log has the grid of the one that wrote it."""

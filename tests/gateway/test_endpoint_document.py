@@ -13,8 +13,8 @@ import pytest
 from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections
 from orion_streams.agents.gateway_server import Guard, application
-from orion_streams.agents.page_live import RecentListener
 from orion_streams.agents.page_routes import Page
+from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.config import parse
 from orion_streams.gateway.failures import STATUSES
 from orion_streams.gateway.grid_answers import headers_of

@@ -87,7 +87,7 @@ def refused_by_contract(ask: Ask) -> str:
 
 @pytest.mark.parametrize("path", CALLS)
 @given(raw=raw_bodies)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_body_breaks_the_translation(path: str, raw: bytes) -> None:
     """Each body is an ask that the contract takes, or refused with a 4xx."""
     try:
@@ -105,7 +105,7 @@ def test_the_contract_is_asked() -> None:
 
 
 @given(raw=raw_bodies)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_counting_tokens_never_breaks(raw: bytes) -> None:
     """An estimate is a positive number, or the body is refused with 400."""
     try:

@@ -46,8 +46,8 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 
 
 def laws(examples: int) -> settings:
-    """Settings of a law: without a clock, and without an explanation that takes longer than the law."""
-    return settings(max_examples=examples * TIMES, deadline=None, phases=PHASES)
+    """Settings of a law: without an explanation that takes longer than the law."""
+    return settings(max_examples=examples * TIMES, phases=PHASES)
 
 
 FEW, MANY = laws(40), laws(100)

@@ -131,9 +131,7 @@ def test_a_commit_without_end_is_refused(
     assert re.search(r"line \d+: a commit of more than 1000000 bytes", refusal(path))
 
 
-spoiling = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+spoiling = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @spoiling

@@ -56,7 +56,8 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
         with pytest.raises(AuthenticationError):
             await nobody.ping()
     config = ("--config", str(grid.config_path))
-    for words in (("nodes",), ("ps",), ("models",), ("plan",), ("log",), ("replay",), ("explain", "q1")):
+    reads = "nodes, ps, models, plan, log, replay, explain q1, explain --last, requests, top --once"
+    for words in map(str.split, reads.split(", ")):
         code, out, err = await run_as(grid.redis_url, *words, "--json", *config)
         assert (code, err) == (0, ""), words
         assert msgspec.json.decode(out)

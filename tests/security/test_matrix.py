@@ -64,7 +64,7 @@ ROUTER: Rights = {
 }
 READER: Rights = {
     **on(("INFO", "TIME"), [""]),
-    **on(("HGETALL {key}",), HEAD),
+    **on(("HGETALL {key}",), HEAD, ["grid"]),
     **on((*MEASURES, GROUPS), HEAD, TOLD, BODIES, PARTS),
     **on((*READS, STREAM), TOLD),
 }
@@ -78,7 +78,7 @@ GATEWAY: Rights = {
     ),
     **on(("HGETALL {key}",), HEAD, ["grid"]),
 }
-OBSERVER: Rights = {**READER, **on((*READS, STREAM), TOLD, BODIES)}
+OBSERVER: Rights = {**READER, **on(("HGETALL {key}",), HEAD), **on((*READS, STREAM), TOLD, BODIES)}
 EXPECTED: dict[str, Rights] = {
     **{f"orion-client-{name}": of_client(name) for name in CLIENTS},
     **{f"orion-agent-{name}": of_agent(name) for name in WORKERS},

@@ -155,7 +155,7 @@ async def test_a_real_ollama_still_answers_as_recorded(file: str) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 async def test_any_request_of_a_recorded_kind_has_the_recorded_shape(data: st.DataObject) -> None:
     """Arbitrary names, prompts, lengths and contexts change nothing in the form of an answer."""
     name = data.draw(st.from_regex(r"[a-z][a-z0-9]{1,8}:[a-z0-9]{1,6}", fullmatch=True))
