@@ -176,6 +176,30 @@ def test_drained_twice_it_begins_anew() -> None:
     assert some.nodes["n"].rest == Rest(OPERATOR, AT_MS, 5, 7)
 
 
+QUIET_NOW = {"quiet": "00:00-12:00"}
+ORDER: list[tuple[dict[str, object], dict[str, str], str]] = [
+    ({"installed": {}}, {}, "not_installed"),
+    ({"inventory_known": False}, {}, "inventory_unknown"),
+    ({"leaving": True}, {}, "drained"),
+    ({"heard_ms": None}, {}, "drained"),
+    ({"left": True, "leaving": True}, {}, "drained"),
+    ({"temp_mc": 80_000}, QUIET_NOW, "drained"),
+    ({"rest": None, "temp_mc": 80_000}, QUIET_NOW, "quiet"),
+    ({"rest": None, "heard_ms": None}, QUIET_NOW, "silent"),
+]
+
+
+@pytest.mark.parametrize(("values", "rules", "name"), ORDER)
+def test_what_is_said_of_a_node_that_rests(
+    values: dict[str, object], rules: dict[str, str], name: str
+) -> None:
+    """That it was drained, whether it is heard or not; but a model that it lacks stays what it is, so that
+    nobody waits for what never comes."""
+    row = node("n", **{"rest": Rest(OPERATOR, AT_MS), **values})
+    row = replace(row, rules=replace(row.rules, **rules))
+    assert verdict(route(grid(row), request()), "n").filter == name
+
+
 MOVED = ("drained", "left", "agent_leaving")
 
 
