@@ -4,6 +4,7 @@ it had never been drained."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,7 +178,7 @@ def test_drained_twice_it_begins_anew() -> None:
 
 
 QUIET_NOW = {"quiet": "00:00-12:00"}
-ORDER: list[tuple[dict[str, object], dict[str, str], str]] = [
+ORDER: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"installed": {}}, {}, "not_installed"),
     ({"inventory_known": False}, {}, "inventory_unknown"),
     ({"leaving": True}, {}, "drained"),
@@ -191,7 +192,7 @@ ORDER: list[tuple[dict[str, object], dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("values", "rules", "name"), ORDER)
 def test_what_is_said_of_a_node_that_rests(
-    values: dict[str, object], rules: dict[str, str], name: str
+    values: dict[str, Any], rules: dict[str, str], name: str
 ) -> None:
     """That it was drained, whether it is heard or not; but a model that it lacks stays what it is, so that
     nobody waits for what never comes."""
