@@ -13,8 +13,8 @@ import typer
 from orion_streams.cli import (
     alerts_commands,
     ask_commands,
-    install_commands,
     drain_commands,
+    install_commands,
     key_commands,
     log_commands,
     look_commands,

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from orion_streams.cli.checkout import checkout
 from orion_streams.cli.outcome import tell, write_result
-from orion_streams.config import child_environment
+from orion_streams.environment import child_environment
 from orion_streams.errors import BackendError, ConfigError
 
 OWN = "orion_streams"
