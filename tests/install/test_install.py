@@ -234,7 +234,9 @@ def test_a_changed_source_is_another_installation(tmp_path: Path) -> None:
     wheel = tmp_path / "orion_streams-1-py3-none-any.whl"
     wheel.write_bytes(b"one")
     first = venv.stamp_of(wheel, "python3")
-    assert venv.requirement(wheel) == [str(wheel)] and "--no-index" in venv.requirement(tmp_path)
+    assert venv.requirement(wheel) == [f"{wheel}[embedded]"]
+    assert "--no-index" in venv.requirement(tmp_path)
+    assert all("[embedded]" in venv.requirement(each)[-1] for each in (None, wheel, tmp_path))
     wheel.write_bytes(b"two")
     assert venv.stamp_of(wheel, "python3") != first
     assert venv.source_of(str(tmp_path)) == tmp_path

@@ -105,6 +105,7 @@ PERSONS = (
     ("top", "--once"), ("replay",), ("replay", "verify"), ("log", "export", "all.jsonl.gz"),
     ("log", "archive", "kept"), ("replay", "report", "-o", "report.html"),
     ("key", "add", "anna"), ("key", "list"), ("key", "rm", "anna"),
+    ("drain", "orion-worker"), ("resume", "orion-worker"),
 )  # fmt: skip
 """Each as typed; ID is a request's."""
 

@@ -52,12 +52,12 @@ def files_of(source: Path | None) -> list[Path]:
 
 
 def requirement(source: Path | None) -> list[str]:
-    """Return what pip is told to install."""
-    name = f"orion-streams=={version('orion-streams')}"
+    """Return what pip is told to install; with the embedded server, which `--role server` may run."""
+    name = f"orion-streams[embedded]=={version('orion-streams')}"
     if source is None:
         return [name]
     if source.is_file() or (source / "pyproject.toml").is_file():
-        return [str(source)]
+        return [f"{source}[embedded]"]
     return ["--no-index", "--find-links", str(source), name]
 
 
