@@ -1,9 +1,6 @@
 """streams.toml as frozen structs. Order of precedence: flags, ORION_* variables, ./streams.toml, the
-package's defaults.
-
-Configuration files are read here and nowhere else. What decisions read is in `model.policy`; everything
-else here concerns one process only.
-"""
+package's defaults. Configuration files are read here and nowhere else; what decisions read is in
+`model.policy`."""
 
 from __future__ import annotations
 
