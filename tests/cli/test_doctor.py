@@ -254,6 +254,7 @@ async def test_a_running_grid_is_ok_until_its_router_dies(
                     return found.severity == "ok"
 
                 await eventually(well, "that nothing is wrong")
+                assert (await FactCollector(bench.config).look()).has_row
                 await router.kill()
 
             async def found_dead() -> bool:

@@ -316,6 +316,16 @@ def test_the_keys_of_others_are_counted() -> None:
     assert first.what == f"Redis 7.0.15 at {URL}: {ours} keys under g:, beside 5 keys of others"
 
 
+def test_the_public_row_is_one_of_ours() -> None:
+    """It is no stream, and not a key of others."""
+    facts = healthy()
+    ours = len(facts.streams)
+    facts.has_row = True
+    facts.info["db0"] = {"keys": ours + 2}
+    [first, *_] = [each for each in diagnose(facts).findings if each.about == "redis"]
+    assert first.what == f"Redis 7.0.15 at {URL}: {ours + 1} keys under g:, beside 1 key of others"
+
+
 def test_who_may_mend_it_is_named() -> None:
     """Where the server has users, the grid's own may not: the line asks for an administrator."""
     facts = healthy()

@@ -13,7 +13,13 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 """From BIG_MB on a machine is for the first tier; below LEAST_MB no model fits beside the system."""
 
 
-CLIENTS = ("brain", "gateway", "cli")
+CLIENTS = ("brain",)
+OWN = {
+    "gateway": "",
+    "cli": "operator = true           # `orion ask`, `orion drain`, where the server has no users\n",
+    "owner": "operator = true           # the person whose house it is: docs/SECURITY.md\n",
+}
+"""The grid's own clients, and what stands in their tables."""
 
 
 class NodeWish(Struct, frozen=True):
@@ -57,7 +63,8 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
 def starter(wishes: Wishes) -> str:
     """Return the text of the file."""
     alone = sum(node.inference for node in wishes.nodes) == 1
-    clients = "\n".join(f"[clients.{key(name)}]\n" for name in wishes.clients)
+    tables = {**dict.fromkeys(wishes.clients, ""), **OWN}
+    clients = "\n".join(f"[clients.{key(name)}]\n{rules}" for name, rules in tables.items())
     nodes = "\n".join(node_table(node, alone=alone) for node in wishes.nodes)
     url = (
         "# whom all machines meet"
@@ -69,7 +76,7 @@ def starter(wishes: Wishes) -> str:
         "# A change of [policy] or of a node's rules takes effect when `revision` is raised.\n"
         "revision = 1\n"
         f"\n[redis]\nurl = {json.dumps(wishes.redis_url)}  {url}\n"
-        f"\n# who may ask; `gateway` and `cli` are the grid's own\n{clients}"
+        f"\n# who may ask; after the first come the grid's own\n{clients}"
         "\n[gateway]  # what speaks Ollama's or OpenAI's API asks here\n"
         f"listen = {json.dumps(wishes.listen)}\n"
         f"\n{nodes}"
