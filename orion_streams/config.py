@@ -208,15 +208,14 @@ def with_url(config: Config, url: str) -> Config:
 
 def complete(url: str, redis: RedisConfig) -> str:
     """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over the service's
-    credential, that over `password_file`, and all over the password in the URL. If the variable is set but
-    empty, only the URL counts."""
+    credential, that over `password_file` or one's own copy of it, and all over the password in the URL. If
+    the variable is set but empty, only the URL counts."""
     password = environment.redis_password()
     if password is None and (held := environment.credential("redis-password")):
         password = read_secret(held, "LoadCredential", "the password", guarded=True)
     if password is None and redis.password_file:
-        password = read_secret(
-            Path(redis.password_file).expanduser(), "redis.password_file", "the password"
-        )
+        path = environment.own_secret(Path(redis.password_file).expanduser())
+        password = read_secret(path, "redis.password_file", "the password")
     if password:
         url = server_urls.with_password(url, password)
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
