@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Struct
+from redis.exceptions import RedisError
 
 from orion_streams import config as configuration
 from orion_streams.cli.acl_command import is_so, password, save
@@ -274,7 +275,7 @@ async def waited(redis: Any, config: Config, ticket: Ticket, old_boot: str) -> J
     tell(f"orion: waiting for {ticket.node}; Ctrl-C ends the waiting, not the invitation")
     try:
         joined = await wait_until_joined(redis, config, ticket, old_boot, tell)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, RedisError):
         tell(
             f"\norion: the invitation counts until {clock(ticket.until_ms)} all the same: {command()} "
             f"nodes shows {ticket.node} once it is there"
