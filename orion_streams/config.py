@@ -227,7 +227,8 @@ def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
     try:
         text = read_text(path)
     except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from error
+        mend = environment.for_a_copy() if isinstance(error.__cause__, PermissionError) else ""
+        raise ConfigError(f"{key}: {error}{mend}") from error
     if path.stat().st_mode & 0o077 and not guarded:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():

@@ -92,6 +92,11 @@ def own_secret(path: Path) -> Path:
     return copy if copy.is_file() else path
 
 
+def for_a_copy() -> str:
+    """Say how one gets a copy of a secret that one may not read."""
+    return f" (as root it can; sudo {command()} install, once more, gives whoever calls it a copy)"
+
+
 def secrets_folder() -> Path:
     """Return the folder in which this user has copies of passwords."""
     return user_folder("XDG_CONFIG_HOME", "~/.config") / "passwords"
