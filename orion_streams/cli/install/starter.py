@@ -14,12 +14,10 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 
 
 CLIENTS = ("brain",)
-OWN = {
-    "gateway": "",
-    "cli": "operator = true           # `orion ask`, `orion drain`, where the server has no users\n",
-    "owner": "operator = true           # the person whose house it is: docs/SECURITY.md\n",
-}
-"""The grid's own clients, and what stands in their tables."""
+OPERATORS = ("cli", "owner")
+"""Who speaks for a person: without users of the server, and with them."""
+OWN = ("gateway", *OPERATORS)
+"""The grid's own clients, there whoever else may ask."""
 
 
 class NodeWish(Struct, frozen=True):
@@ -63,8 +61,7 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
 def starter(wishes: Wishes) -> str:
     """Return the text of the file."""
     alone = sum(node.inference for node in wishes.nodes) == 1
-    tables = {**dict.fromkeys(wishes.clients, ""), **OWN}
-    clients = "\n".join(f"[clients.{key(name)}]\n{rules}" for name, rules in tables.items())
+    clients = "\n".join(client_table(name) for name in dict.fromkeys((*wishes.clients, *OWN)))
     nodes = "\n".join(node_table(node, alone=alone) for node in wishes.nodes)
     url = (
         "# whom all machines meet"
@@ -76,11 +73,17 @@ def starter(wishes: Wishes) -> str:
         "# A change of [policy] or of a node's rules takes effect when `revision` is raised.\n"
         "revision = 1\n"
         f"\n[redis]\nurl = {json.dumps(wishes.redis_url)}  {url}\n"
-        f"\n# who may ask; after the first come the grid's own\n{clients}"
+        f"\n# who may ask; `gateway` is the grid's own, `cli` and `owner` are people\n{clients}"
         "\n[gateway]  # what speaks Ollama's or OpenAI's API asks here\n"
         f"listen = {json.dumps(wishes.listen)}\n"
         f"\n{nodes}"
     )
+
+
+def client_table(name: str) -> str:
+    """Return the table of one client."""
+    may = "operator = true  # drains nodes, sees and cancels what others ask\n" if name in OPERATORS else ""
+    return f"[clients.{key(name)}]\n{may}"
 
 
 def with_server(text: str, url: str, password_file: str) -> str:
