@@ -184,7 +184,7 @@ def test_a_dead_server_is_69(doctor: Doctor, orion: Orion, home: Path) -> None:
     assert "does not answer" in found.findings[0].what
     code, out, err = orion("doctor", *words)
     assert (code, err) == (69, "")
-    assert "→ sudo systemctl start redis-server" in out
+    assert "→ sudo systemctl start orion-server" in out
 
 
 def test_a_hung_server_is_69(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

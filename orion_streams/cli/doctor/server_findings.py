@@ -29,7 +29,10 @@ def server(facts: Facts) -> Iterator[Finding]:
         return
     if facts.away:
         what = f"Redis at {facts.url} does not answer: {facts.away}"
-        mend = "sudo systemctl start redis-server (or `orion up`), or name another with --redis URL"
+        mend = (
+            "sudo systemctl start orion-server (or redis-server, or `orion up`: whichever it is), or name "
+            "another with --redis URL"
+        )
         yield Finding("problem", ABOUT, what, mend)
         return
     info = facts.info
