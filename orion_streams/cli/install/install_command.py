@@ -32,7 +32,7 @@ from orion_streams.cli.install.plan import (
     with_user,
 )
 from orion_streams.cli.install.server_files import STATE, ServerWish
-from orion_streams.cli.install.starter import Wishes, starter, told, wish_of, with_server
+from orion_streams.cli.install.starter import Wishes, starter, told, why_not, wish_of, with_server
 from orion_streams.cli.key_command import url_of
 from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.config import INSTALLED_TOML, Config
@@ -235,7 +235,7 @@ def toml_for(
     node = wish_of(found, options.node or found.name, None)
     if not node.inference:
         raise ConfigError(
-            f"nobody could answer a request: {found.ollama.fault} ({found.ollama.url}). Start Ollama, or "
+            f"nobody could answer a request: {why_not(found, node.name)}. Start Ollama, or "
             f"write a streams.toml first: {command()} init --inference, or --node NAME=MB for who has it"
         )
     listen = ANY_HOST if "gateway" in roles else "127.0.0.1:11435"

@@ -58,6 +58,17 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
     )
 
 
+def why_not(machine: Machine, name: str) -> str:
+    """Say why a machine does not run inference unless told to."""
+    if machine.ollama.fault:
+        return f"{machine.ollama.fault} ({machine.ollama.url})"
+    if name == ROBOT:
+        return f"{ROBOT} is the robot's name, which reports health only"
+    if machine.ram_mb < LEAST_MB:
+        return f"{machine.ram_mb} MB of memory are too few for a model"
+    return "--no-inference was said"
+
+
 def starter(wishes: Wishes) -> str:
     """Return the text of the file."""
     alone = sum(node.inference for node in wishes.nodes) == 1
