@@ -131,4 +131,5 @@ def next_step(wishes: Wishes) -> str:
     orion = command()
     if wishes.redis_url:
         return f"Next, on each machine, with this file: {orion} up, or sudo {orion} install --role agent"
-    return f"Next: {orion} up, and beside it {orion} ask; or for good: sudo {orion} install"
+    roles = "server,router,agent,gateway"
+    return f"Next: {orion} up, and beside it {orion} ask; or for good: sudo {orion} install --role {roles}"

@@ -142,6 +142,8 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     config = configuration.parse(toml, str(INSTALLED_TOML))
     if serves:
         toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
+    elif url and config.redis.url in ("", url):
+        toml = for_guests(toml, config, url, target)
     if not url and config.redis.url:
         url = server_urls.without_user(config.redis.url)
     if not url:
@@ -211,12 +213,26 @@ def address_of(words: str) -> str:
 def for_people(toml: str, config: Config, url: str) -> str:
     """Return a streams.toml by which people's commands, run by root, find the server that is installed
     here: as its owner, unless the file names a server already."""
-    names = [user.name for user in acl.users(config)]
-    owner = acl.user_name(config, "owner")
-    user = owner if owner in names else acl.observer(config).name
+    user = person(config)
     if config.redis.url and f"//{user}@" not in config.redis.url:
         return toml
     return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+
+
+def for_guests(toml: str, config: Config, url: str, target: Target) -> str:
+    """Return a streams.toml by which people's commands find a server that was there before: as its owner,
+    if the password is here."""
+    user = person(config)
+    with suppress(PermissionError):
+        if target.path(f"{PASSWORDS}/{user}").is_file():
+            return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+    return toml if config.redis.url else with_server(toml, url, "")
+
+
+def person(config: Config) -> str:
+    """Return the user as which people's commands connect."""
+    owner = acl.user_name(config, "owner")
+    return owner if owner in [user.name for user in acl.users(config)] else acl.observer(config).name
 
 
 def toml_for(
