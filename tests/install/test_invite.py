@@ -64,9 +64,8 @@ def house(tmp_path: Path, server: EmbeddedServer, ollama: str) -> Iterator[House
 def test_the_joined_node_reports_and_the_waiting_side_says_it(house: House) -> None:
     """With a real router, and an agent that runs as its unit says, by the password that was brought; which
     stands in no command line, in nothing that was printed, and is readable by nobody else."""
-    router = house.start(
-        "router", "--config", str(house.toml), more={"ORION_REDIS_URL": f"redis://{house.place}/0"}
-    )
+    own = {"ORION_REDIS_URL": f"redis://{house.place}/0", "ORION_REDIS_PASSWORD": ""}
+    router = house.start("router", "--config", str(house.toml), more=own)
     waiting = house.start("invite", "orion-worker", root=house.root)
     code, root = printed_code(waiting), house.other("worker")
     assert house.users() == [decode(code).user]
