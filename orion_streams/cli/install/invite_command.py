@@ -167,8 +167,11 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     with locked(target):
         config, added = with_the_node(options, target)
         agent = acl.agent(config, options.node)
+        is_new = not target.path(f"{PASSWORDS}/{agent.name}").exists()
         held = password(target.path(PASSWORDS), agent.name)
         await set_user(redis, agent, held)
+        if is_new:  # who knew another password is shut out
+            await redis.execute_command("CLIENT", "KILL", "USER", agent.name)
     url, ca = address_of(config, options, target)
     ident, once = secrets.token_hex(8), secrets.token_urlsafe(24)
     user, key = acl.invitation(config, ident), config.key(acl.INVITED, ident)
