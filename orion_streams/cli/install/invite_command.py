@@ -123,7 +123,9 @@ def admin_url(options: InviteOptions, target: Target) -> str:
             f"{ADMIN} has no password in {PASSWORDS}: run this on the machine of the server, or name an "
             "administrator: --redis redis://NAME@HOST:6379/0, with the password in ORION_REDIS_PASSWORD"
         )
-    return server_urls.with_password(with_user(config.redis.url, ADMIN), held)
+    url = server_urls.with_password(with_user(config.redis.url, ADMIN), held)
+    files = config.redis
+    return server_urls.with_tls(url, files.tls_ca_file, files.tls_cert_file, files.tls_key_file)
 
 
 async def may_be_invited(redis: Any, options: InviteOptions, target: Target) -> None:
