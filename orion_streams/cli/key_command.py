@@ -96,7 +96,10 @@ def found(config_path: str | None) -> Config:
     password is read: keys need no server. Raises ConfigError."""
     file = configuration.chosen_file(config_path)
     config = configuration.read(file)
-    running = None if config_path or config.redis.url else grid_discovery.running_here()
+    names_a_grid = bool(config_path or config.redis.url)
+    running = None if names_a_grid else grid_discovery.running_here()
+    if running is None and not names_a_grid and grid_discovery.is_installed(config_path):
+        return configuration.read(configuration.INSTALLED_TOML)
     if running is None or not running.config:
         return config
     return configuration.read(Path(running.config))

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.run_cli import ROOT
 from tests.helpers import WAIT_S, eventually_true
 
-TOOLS = "sh readlink dirname cat cksum mkdir rmdir rm mv sleep ln touch grep chmod id chown"
+TOOLS = "sh readlink dirname cat cksum mkdir rmdir rm mv sleep ln touch grep chmod chown"
 SHELLS = [words for words in (["sh"], ["dash"], ["busybox", "ash"], ["bash"]) if shutil.which(words[0])]
 
 PYTHON = """\

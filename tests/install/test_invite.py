@@ -23,6 +23,7 @@ from orion_streams.demo.ollama import NodeSpec
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from tests.helpers import WAIT_S
 from tests.install.inviting import House, command_lines, gone, printed_code, says
+from tests.security.guarded import log_in
 
 AS_ROOT = os.geteuid() == 0 and shutil.which("systemd-sysusers") is not None
 pytestmark = pytest.mark.everything(where=AS_ROOT)
@@ -64,9 +65,8 @@ def house(tmp_path: Path, server: EmbeddedServer, ollama: str) -> Iterator[House
 def test_the_joined_node_reports_and_the_waiting_side_says_it(house: House) -> None:
     """With a real router, and an agent that runs as its unit says, by the password that was brought; which
     stands in no command line, in nothing that was printed, and is readable by nobody else."""
-    router = house.start(
-        "router", "--config", str(house.toml), more={"ORION_REDIS_URL": f"redis://{house.place}/0"}
-    )
+    own = {"ORION_REDIS_URL": f"redis://{house.place}/0", "ORION_REDIS_PASSWORD": ""}
+    router = house.start("router", "--config", str(house.toml), more=own)
     waiting = house.start("invite", "orion-worker", root=house.root)
     code, root = printed_code(waiting), house.other("worker")
     assert house.users() == [decode(code).user]
@@ -205,6 +205,24 @@ def test_who_is_there_is_not_invited_by_mistake(house: House) -> None:
     assert house.invite("orion-worker", "--again")
     house.default.xadd("orion:health:orion-worker", {"head": b'{"boot":"b","sampled_ms":1,"goodbye":true}'})
     assert house.invite()
+
+
+def test_who_took_another_s_place_is_shut_out(house: House) -> None:
+    """By a password of the node's own that is made anew; with the same one nobody is disturbed."""
+    house.invite()
+    held = house.root / f"etc/orion/passwords/{AGENT}"
+    with log_in(house.server, AGENT, held.read_text()) as thief:
+        assert thief.ping()
+        assert house.invite() and thief.ping() and clients(house) == 1
+        held.unlink()
+        assert house.invite() and clients(house) == 0
+        with pytest.raises(redis.exceptions.AuthenticationError):
+            thief.ping()
+
+
+def clients(house: House) -> int:
+    """How many are connected as that node's agent."""
+    return int(house.default.execute_command("CLIENT", "LIST").count(f"user={AGENT} ".encode()))
 
 
 @pytest.mark.parametrize("name", ["a b", "../../x", 'x"]', "-", "x" * 65, "ä", "a\nb", "$(id)", ""])

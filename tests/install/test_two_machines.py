@@ -6,11 +6,13 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import WAIT_S
+from tests.certificates import make
+from tests.helpers import WAIT_S, eventually_true
 from tests.install.booted import VARIABLES, Booted, booted
 from tests.needs import boots_systemd
 
@@ -78,7 +80,15 @@ def as_pi(house: House, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_one_line_makes_the_other_machine_a_node(house: House) -> None:
     """It is pasted; both sides end with the same words, the waiting one with what the node has reported."""
-    waiting = house.master.start(ORION, "invite", "orion-worker")
+    pasted = invited(house)
+    again = house.worker.run("sh", "-c", pasted)
+    assert again.returncode == 78 and "used already, or has expired" in again.stderr
+    assert "orion-invite" not in house.master.run("cat", "/var/lib/orion-server/users.acl").stdout
+
+
+def invited(house: House, *words: str) -> str:
+    """Invite the worker, and paste the line there; the line."""
+    waiting = house.master.start(ORION, "invite", "orion-worker", *words)
     assert waiting.stdout is not None
     line = next(each for each in waiting.stdout if each.startswith(" echo "))
     pasted = line.strip().replace("sudo orion", ORION)
@@ -86,9 +96,7 @@ def test_one_line_makes_the_other_machine_a_node(house: House) -> None:
     assert joined.returncode == 0 and joined.stdout.splitlines()[-1] == READY, joined.stderr
     out, err = waiting.communicate(timeout=WAIT_S)
     assert (waiting.returncode, out.strip().splitlines()[-1]) == (0, READY), err
-    again = house.worker.run("sh", "-c", pasted)
-    assert again.returncode == 78 and "used already, or has expired" in again.stderr
-    assert "orion-invite" not in house.master.run("cat", "/var/lib/orion-server/users.acl").stdout
+    return pasted
 
 
 def test_a_second_installation_leaves_the_new_node_alone(house: House) -> None:
@@ -127,3 +135,30 @@ def test_what_is_root_s_says_the_line(house: House) -> None:
     done = house.master.orion(*words)
     assert done.returncode == 0 and "URL  http://orion-master:11435" in done.stdout
     assert "docker run" in done.stdout
+
+
+def test_a_streams_toml_without_a_server_stands_back(house: House) -> None:
+    """As in the folder of `orion init`: the installed house is looked at, its gateway has the keys."""
+    house.master.write("/home/pi/house/streams.toml", "[nodes.orion-master]\ntiers = [1]\n")
+    there = ("sh", "-c", f"cd /home/pi/house && {ORION} nodes --json && {ORION} key list --json")
+    done = house.master.run(*there)
+    assert done.returncode == 0 and "51000" in done.stdout, done.stderr
+    assert "/var/lib/orion-gateway/keys.json" in done.stdout
+
+
+def test_over_tls_the_line_brings_who_signed(house: House, tmp_path: Path) -> None:
+    """Last of all: the house moves to TLS, and the same line, made anew, takes the worker along."""
+    names = ("server.pem", "server.key", "ca.pem")
+    certs = make(tmp_path, MASTER)
+    for name in names:
+        house.master.write(f"/root/tls/{name}", (certs / name).read_text(), 0o600)
+    house.master.run("systemctl", "stop", "orion-server", "orion-router")
+    house.master.run("rm", "-r", "/var/lib/orion-server/appendonlydir")
+    done = house.master.orion(*INSTALL, "--tls", *(f"/root/tls/{name}" for name in names))
+    assert done.returncode == 0, done.stderr
+    eventually_true(lambda: house.master.orion("nodes").returncode == 0, "the house is there over TLS")
+    assert house.worker.run("test", "-e", "/etc/orion/tls/ca.pem").returncode == 1
+    invited(house, "--again")
+    unit = house.worker.run("cat", "/etc/systemd/system/orion-agent.service").stdout
+    assert f"rediss://orion-agent-orion-worker@{MASTER}:6379/0?ssl_ca_certs=/etc/orion/tls/ca.pem" in unit
+    assert house.worker.run("cat", "/etc/orion/tls/ca.pem").stdout == (certs / "ca.pem").read_text()

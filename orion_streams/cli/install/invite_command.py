@@ -123,7 +123,9 @@ def admin_url(options: InviteOptions, target: Target) -> str:
             f"{ADMIN} has no password in {PASSWORDS}: run this on the machine of the server, or name an "
             "administrator: --redis redis://NAME@HOST:6379/0, with the password in ORION_REDIS_PASSWORD"
         )
-    return server_urls.with_password(with_user(config.redis.url, ADMIN), held)
+    url = server_urls.with_password(with_user(config.redis.url, ADMIN), held)
+    files = config.redis
+    return server_urls.with_tls(url, files.tls_ca_file, files.tls_cert_file, files.tls_key_file)
 
 
 async def may_be_invited(redis: Any, options: InviteOptions, target: Target) -> None:
@@ -167,8 +169,11 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     with locked(target):
         config, added = with_the_node(options, target)
         agent = acl.agent(config, options.node)
+        is_new = not target.path(f"{PASSWORDS}/{agent.name}").exists()
         held = password(target.path(PASSWORDS), agent.name)
         await set_user(redis, agent, held)
+        if is_new:  # who knew another password is shut out
+            await redis.execute_command("CLIENT", "KILL", "USER", agent.name)
     url, ca = address_of(config, options, target)
     ident, once = secrets.token_hex(8), secrets.token_urlsafe(24)
     user, key = acl.invitation(config, ident), config.key(acl.INVITED, ident)

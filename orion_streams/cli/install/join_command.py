@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -77,11 +77,14 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
     except OrionError as error:
         raise type(error)(f"{error} (the code counts still: paste the line again then)") from error
     put(invitation, ticket, target)
-    words = InstallOptions(
-        "agent", invitation.node, source=options.source, dry=options.dry, root=options.root
-    )
+    words = InstallOptions("agent", invitation.node, source=options.source)
     try:
-        install_command.set_up(words, target, found)
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as toml:
+            if options.dry:  # nothing was written, so it is nowhere else
+                toml.write(invitation.toml)
+                toml.flush()
+                words = structs.replace(words, config=toml.name)
+            install_command.set_up(words, target, found)
     except ConfigError as error:
         again = f"sudo {command()} install --role agent --node {invitation.node}"
         raise ConfigError(f"{error} (what the invitation brought is here, so then: {again})") from error

@@ -16,6 +16,7 @@ from orion_streams.errors import BackendError, LogError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.gateway.view_models import node_rows
 from orion_streams.model.state import Grid, Node
+from orion_streams.runtime.connection import end_if_cancelled
 
 LOOK_S = 0.5
 SETTLES_MS, SLOW_MS = 15_000, 120_000
@@ -63,7 +64,8 @@ async def wait_until_joined(
     redis: Any, config: Config, ticket: Ticket, old_boot: str, say: Callable[[str], None]
 ) -> Joined | None:
     """Wait until the node reports, saying what happens; return None if the invitation expires unused."""
-    while await redis.exists(ticket.key):  # noqa: ASYNC110 - another machine's doing
+    while await redis.exists(ticket.key):
+        end_if_cancelled()
         await asyncio.sleep(LOOK_S)
     taken_ms = await now_ms(redis)
     if taken_ms >= ticket.until_ms:
@@ -72,6 +74,7 @@ async def wait_until_joined(
     reported_ms, was_slow = 0, False
     while True:
         grid, server_ms = await grid_of(redis, config), await now_ms(redis)
+        end_if_cancelled()
         node = grid.nodes.get(ticket.node)
         if node is not None and is_told(node, old_boot, bool(ticket.ollama)):
             if not reported_ms:
