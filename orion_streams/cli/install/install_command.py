@@ -330,5 +330,6 @@ def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:
         found.append(f"no password in {PASSWORDS}: the roles connect to {wish.url} without a user")
     if wish.server is not None:
         found.append(f"next       {orion} invite NODE: one line, which makes another machine a node")
-    found.append(f"look       {orion} status · {orion} doctor · journalctl -u 'orion-*'")
+    doctor = f" · {orion} doctor" if wish.server is not None else ""
+    found.append(f"look       {orion} status{doctor} · journalctl -u 'orion-*'")
     return found
