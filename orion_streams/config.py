@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams.errors import ConfigError
-from orion_streams.model import alert_rules, gateway_rules, server_urls, toml_values
+from orion_streams.model import alert_rules, gateway_rules, quiet_hours, server_urls, toml_values
 from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
@@ -58,6 +58,7 @@ class NodeConfig(Struct, frozen=True):
     load_us_per_mb: Natural = 0
     prefill_us_per_mb: Natural = 0
     decode_us_per_mb: Natural = 0
+    quiet: str = ""
     ollama: str = "http://127.0.0.1:11434"
     keep_alive: str | float = "30m"
     simulated: bool = False
@@ -112,7 +113,7 @@ class Config(Struct, frozen=True):
     prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}\Z", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
     clients: dict[Name, ClientRules] = msgspec.field(
-        default_factory=lambda: dict.fromkeys(("brain", "gateway", "cli"), UNLISTED)
+        default_factory=lambda: {"brain": UNLISTED, "gateway": UNLISTED, "cli": ClientRules(operator=True)}
     )
     nodes: dict[Name, NodeConfig] = {}
     models: dict[ModelName, ModelRules] = {}
@@ -301,6 +302,7 @@ GRAMMAR: Mapping[str, Grammar] = {
     "ollama": toml_values.ollama_url,
     "url": toml_values.redis_url,
     "keep_alive": toml_values.keep_alive,
+    "quiet": quiet_hours.fault,
     "listen": gateway_rules.listen_fault,
     "origins": gateway_rules.origins_fault,
     "webhook": alert_rules.webhook_fault,

@@ -15,7 +15,7 @@ from orion_streams.cli import plan_words
 from orion_streams.cli.plan_rows import PlanRows
 from orion_streams.config import Config
 from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
-from orion_streams.model.text import degrees, gigabytes, percent, seconds
+from orion_streams.model.text import degrees, gigabytes, percent, seconds, time_of_day
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
@@ -96,6 +96,11 @@ def node_state(row: NodeRow) -> Text:
             return available(row)
         case "no_inference":
             return Text("no inference", style=DIM)
+        case "drained":
+            left = f", {seconds(max(row.limit - row.value, 0))} left" if row.limit else ""
+            return Text(f"drained by {row.drained_by}{left}", style=WAITING)
+        case "quiet":
+            return Text(f"quiet until {time_of_day(row.limit)}", style=WAITING)
         case "left" | "leaving":
             return Text(row.state, style=WAITING)
         case "hot":

@@ -94,7 +94,7 @@ class Ticks:
         match event:
             case ev.AttemptFailed() if event.blame != Blame.REQUEST and event.code not in NO_TICK:
                 self._once(position, FAILED, event.node, f"{short(event.node)} failed: {event.code}")
-            case ev.AttemptAbandoned() if event.reason != AbandonReason.LEFT:
+            case ev.AttemptAbandoned() if event.reason not in (AbandonReason.LEFT, AbandonReason.DRAINED):
                 why = why_abandoned(event.reason)
                 self._once(position, FAILED, event.node, f"{short(event.node)} lost an attempt: {why}")
             case ev.RequestFailed():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import node_filter, unheard
+from orion_streams.decider.filters import at_rest, node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.marks import is_heard
@@ -27,6 +27,7 @@ class NodeRow(Struct, frozen=True):
     `derated`: it counts as slower because it is near the mark. `open_slots`: the runs that it may hold now.
     `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was told to
     load. `heard_ms_ago`: None if it was never heard from. `engine`: what runs its models.
+    `drained_by`: the operator who drained it.
     """
 
     node: str
@@ -54,6 +55,7 @@ class NodeRow(Struct, frozen=True):
     installed: list[str]
     heard_ms_ago: int | None
     engine: str
+    drained_by: str = ""
 
 
 class ModelRow(Struct, frozen=True):
@@ -147,6 +149,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
         installed=sorted(node.installed),
         heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
         engine=node.engine,
+        drained_by=node.rest.by if node.rest is not None else "",
     )
 
 
@@ -166,7 +169,7 @@ def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
     """Return the verdict on a node, available only if requests for one of its models pass all filters."""
     name = node.rules.name
     if not is_heard(grid, node):
-        return unheard(grid, node)
+        return at_rest(grid, node) or unheard(grid, node)
     if not node.rules.takes_inference:
         return Verdict(node=name, filter=NO_INFERENCE)
     if not node.inventory_known:

@@ -16,6 +16,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
 from orion_streams.model.policy import DECIDER, ModelRules
+from orion_streams.model.state import Rest
 from orion_streams.model.vocabulary import Mark
 from tests.cli.doctor_facts import (
     NOW,
@@ -121,6 +122,14 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "its agent was stopped, and said goodbye 9.0 s ago", f"orion agent --node pi --redis {URL}",
     ),
     "leaving": (state(leaving=True), "ok", "pi", "its agent is about to stop: 0 in hand", ""),
+    "drained": (
+        state(rest=Rest("owner", AT_MS - 9_000, 7_200_000)), "ok", "pi",
+        "owner drained it for 2 h, 9.0 s ago: 0 in hand", "orion resume pi",
+    ),
+    "drained and away": (
+        state(rest=Rest("owner", AT_MS - 9_000), heard_ms=AT_MS - 9_000), "ok", "pi",
+        "owner drained it until it is resumed, 9.0 s ago", "orion resume pi",
+    ),
     "hot": (
         state(temp_mc=76_000, backed_off=(Mark.HOT,)), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
         "at 70.0 °C or below for 3 samples",

@@ -34,7 +34,7 @@ NODE_KEYS = {
     "node", "inference", "state", "value", "limit", "tiers", "temp_mc", "forecast_mc", "derated",
     "ram_used_mb", "ram_total_mb", "committed_mb", "capacity_mb", "cpu_permille", "throttled", "slots",
     "open_slots", "in_hand", "breaker", "breaker_left_ms", "resident", "loading", "installed",
-    "heard_ms_ago", "engine",
+    "heard_ms_ago", "engine", "drained_by",
 }  # fmt: skip
 
 
@@ -344,6 +344,14 @@ def test_every_event_has_a_line() -> None:
             ev.LoadEnded("one", MODEL, "1-0", ok=False),
             f"model.load_ended     one {MODEL} failed to load",
         ),
+        (
+            ev.NodeDrained("one", "cli", 7_500_000, 20_000),
+            "node.drained         one by cli, for 2 h 5 min",
+        ),
+        (ev.NodeDrained("one", "cli"), "node.drained         one by cli, until it is resumed"),
+        (ev.NodeResumed("one"), "node.resumed         one by itself"),
+        (ev.NodeResumed("one", "cli"), "node.resumed         one by cli"),
+        (ev.ZoneChanged(-12_600), "zone.changed         local time is UTC-210 min"),
         (
             ev.NodeBackedOff("one", Mark.HOT, 76_100, 75_000),
             "node.backed_off      one hot: 76.1 °C > 75.0 °C",

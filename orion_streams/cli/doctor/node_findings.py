@@ -10,7 +10,7 @@ from orion_streams.decider.placement import missing_pins
 from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
 from orion_streams.model.state import Grid, Node, parse_stream_id
-from orion_streams.model.text import degrees, percent, seconds
+from orion_streams.model.text import degrees, long, percent, seconds, time_of_day
 
 THROTTLED = {
     0: "under-voltage",
@@ -59,6 +59,8 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
         case "left":
             what = f"its agent was stopped, and said goodbye {seconds(row.heard_ms_ago or 0)} ago"
             return Finding("warning", row.node, what, agent)
+        case "drained" | "quiet":
+            return resting(row)
         case "leaving":
             return Finding("ok", row.node, f"its agent is about to stop: {row.in_hand} in hand")
         case "hot" | "ram":
@@ -85,6 +87,15 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             return Finding(
                 severity, row.node, what, mend.format(node=row.node, url=url_of(facts, row.node))
             )
+
+
+def resting(row: NodeRow) -> Finding:
+    """Describe a node that takes nothing because somebody wants it so."""
+    if row.state == "quiet":
+        return Finding("ok", row.node, f"quiet hours until {time_of_day(row.limit)}: it takes nothing new")
+    rest = f"for {long(row.limit)}" if row.limit else "until it is resumed"
+    what = f"{row.drained_by} drained it {rest}, {seconds(row.value)} ago: {row.in_hand} in hand"
+    return Finding("ok", row.node, what, f"when it is to go on: orion resume {row.node}")
 
 
 def url_of(facts: Facts, node: str) -> str:
@@ -195,7 +206,7 @@ def pinned(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     """Yield a finding if a node's Ollama does not answer from here."""
     seen = facts.ollamas.get(row.node)
-    if seen is not None and seen.error and row.state != "inventory_unknown":
+    if seen is not None and seen.error and row.state not in ("inventory_unknown", "drained"):
         what = f"its Ollama does not answer from here: {seen.error}"
         yield Finding("warning", row.node, what, f"on {row.node}: systemctl status ollama")
 
