@@ -41,6 +41,15 @@ class Chunk(Struct, frozen=True):
     usage: Usage | None = None
 
 
+class PullStep(Struct, frozen=True):
+    """A line of a pull: what is done, and of one part its size and what is there of it, in bytes."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
 Model = TypeVar("Model", InstalledModel, ResidentModel)
 
 
@@ -74,6 +83,14 @@ class Backend(Protocol):
         """Ask for a model to leave memory. Raises RunFailedError."""
         ...
 
+    def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        """Pull a model, step by step; it is there once the steps have ended. Raises RunFailedError."""
+        ...
+
+    async def remove(self, model: str) -> None:
+        """Remove a model from the disk, and from memory. Raises RunFailedError."""
+        ...
+
     async def identify(self) -> None:
         """Ask anew what answers, for `engine`. Raises RunFailedError if it may not run anything."""
         ...
@@ -105,6 +122,12 @@ class Echo:
 
     async def unload(self, model: str) -> None:
         """Do nothing: everything stays loaded."""
+
+    async def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        yield PullStep("success")
+
+    async def remove(self, model: str) -> None:
+        """Do nothing: it stays."""
 
     async def identify(self) -> None:
         """Do nothing: it is this process."""

@@ -30,6 +30,7 @@ from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER, policy_id
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
+from orion_streams.protocol.disk_entries import overdue_disks
 from orion_streams.protocol.public_row import PublicRow
 
 log = logging.getLogger("orion.router")
@@ -47,6 +48,10 @@ ANNOUNCE_EVERY_MS, TELL_EVERY_MS = 2_000, 1_000
 MAX_COMMIT_EVENTS = 256
 """A commit that exceeds it takes no further input: one inventory is many events, and the commit script
 blocks the server."""
+
+
+OVERDUE_MS = 60_000
+"""So much later than a node's agent the router ends a pull."""
 
 
 class Router:
@@ -222,6 +227,7 @@ class Router:
         limits, policy = self.config.limits, self.state.grid.policy
         own: list[ev.AnyEvent] = [
             *self.lost_bodies(), *self.zone_change(inputs.server_ms), *self.retention.due(),
+            *overdue_disks(self.state.grid, limits.pull_deadline_ms + OVERDUE_MS),
         ]  # fmt: skip
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
@@ -235,7 +241,14 @@ class Router:
         for raw in inputs.entries:
             if builder.bytes > policy.max_bytes or builder.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            builder.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes, limits.drain_ms)
+            builder.take(
+                raw,
+                limits.entry_max_bytes,
+                age_max_ms,
+                limits.answer_max_bytes,
+                limits.drain_ms,
+                self.config.pull_from,
+            )
         builder.mark_inputs()
         return builder
 

@@ -43,6 +43,11 @@ PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
 
 
+HostName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9.:-]{0,252}\Z", description="a host, or host:port")
+]
+
+
 class NodeConfig(Struct, frozen=True):
     """One [nodes.NAME] table: a machine of the house and its Ollama."""
 
@@ -60,6 +65,7 @@ class NodeConfig(Struct, frozen=True):
     decode_us_per_mb: Natural = 0
     quiet: str = ""
     ollama: str = "http://127.0.0.1:11434"
+    ollama_models: str = ""
     keep_alive: str | float = "30m"
     simulated: bool = False
 
@@ -91,6 +97,9 @@ class Limits(Struct, frozen=True):
     health_ms: Count = 1_000
     inventory_ms: Count = 5_000
     drain_ms: Natural = 20_000
+    pull_deadline_ms: Count = 21_600_000
+    pull_idle_ms: Count = 600_000
+    pull_margin_mb: Natural = 2_000
     lose_before_following: Count = 3
 
 
@@ -124,6 +133,7 @@ class Config(Struct, frozen=True):
     alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
     alerts_to: dict[Name, AlertTarget] = {}
     alerts_file: str = ""
+    pull_from: Annotated[tuple[HostName, ...], Meta(examples=[["registry.ollama.ai"]])] = ()
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
@@ -210,6 +220,11 @@ def alert_secret(what: Literal["WEBHOOK", "TOKEN"], target: str) -> str | None:
     """Return a target's secret from the environment, ORION_ALERT_TOKEN_MY_PHONE of `my-phone`; None if
     there is none."""
     return os.environ.get(f"ORION_ALERT_{what}_{target.upper().replace('-', '_')}") or None
+
+
+def user_home() -> Path:
+    """Return the folder of the user that this process runs as."""
+    return Path.home()
 
 
 def log_level() -> str:

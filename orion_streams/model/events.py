@@ -115,6 +115,33 @@ class ZoneChanged(Event, frozen=True, tag="zone.changed"):
     offset_s: int
 
 
+class DiskOrdered(Event, frozen=True, tag="disk.ordered"):
+    """The operator `by` wants a model pulled onto the node's disk, or removed from it (`op`: `pull` or
+    `remove`). `request`: the key of its entry, which its replies answer."""
+
+    node: str
+    op: str
+    model: str
+    by: str
+    request: str
+    work_id: str = ""
+    reply_id: str = ""
+
+
+class DiskEnded(Event, frozen=True, tag="disk.ended"):
+    """What was ordered of the node's disk has ended: done if `code` is empty. `source`: the result that
+    holds the node's own words."""
+
+    node: str
+    op: str
+    model: str
+    request: str
+    work_id: str
+    code: str = ""
+    source: str = ""
+    reply_id: str = ""
+
+
 class ModelInstalled(Event, frozen=True, tag="model.installed"):
     """Ollama on this node has the model on disk."""
 
@@ -409,7 +436,7 @@ AnyEvent = (
     RequestAccepted | RequestRouted | RequestDeferred | RequestStarted | AttemptFailed | AttemptEnded |
     AttemptAbandoned | BodyLost | RepliesTrimmed | RequestCompleted | RequestFailed | RequestExpired |
     RequestCancelled | RequestsListed | ClientAdded | ClientRemoved | NodeDrained | NodeResumed |
-    ZoneChanged
+    ZoneChanged | DiskOrdered | DiskEnded
 )  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct, structs
@@ -17,7 +17,7 @@ from orion_streams.model.policy import GATEWAY
 from orion_streams.model.state import Grid, Request
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol import agent_entries, requests_replies
-from orion_streams.protocol.input_entries import Taken, Token
+from orion_streams.protocol.input_entries import Progress, Taken, Token
 from orion_streams.protocol.replies import LISTED_MAX, Reply, reply_fields
 
 
@@ -71,6 +71,10 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             | ev.NodeResumed()
         ):
             return told(grid, event, position, taken)
+        case ev.DiskOrdered():
+            return disk_ordered(event, position)
+        case ev.DiskEnded():
+            return disk_ended(event, position)
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
@@ -238,6 +242,59 @@ def told(grid: Grid, event: Told, position: int, taken: Taken | None) -> list[Ou
             client = GATEWAY
     reply = Reply(id=taken.reply_to, kind=kind, position=position, requests=rows)
     return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
+
+
+def disk_ordered(event: ev.DiskOrdered, position: int) -> list[Out]:
+    """Return the work for the node, and the first progress for who asked."""
+    client, request_id = split(event.request)
+    head = agent_entries.WorkHead(cast(Literal["pull", "remove"], event.op), model=event.model)
+    reply = Reply(
+        id=request_id,
+        kind="progress",
+        model=event.model,
+        node=event.node,
+        status="ordered",
+        position=position,
+    )
+    return [
+        Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id"),
+        Out(f"replies:{client}", reply_fields(reply), stamp="reply_id"),
+    ]
+
+
+STOPPED = ("cancelled", "overdue")
+"""Codes of ends that the node does not know yet."""
+
+
+def disk_ended(event: ev.DiskEnded, position: int) -> list[Out]:
+    """Return the end for who asked. A node's own words are copied from its result by the server."""
+    client, request_id = split(event.request)
+    kind = {"": "noted", "cancelled": "cancelled"}.get(event.code, "error")
+    what = requests_replies.CODES.get(event.code, "") if kind == "error" else ""
+    reply = Reply(
+        id=request_id,
+        kind=kind,
+        model=event.model,
+        node=event.node,
+        code=event.code if kind == "error" else "",
+        message=what,
+        position=position,
+    )
+    body = None
+    if kind == "error" and event.source:
+        body = Body(
+            stream=f"results:{event.node}", entry_id=event.source, names=("message",), required=False
+        )
+    outs = [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id", body=body)]
+    return [*outs, cancel_run(event.node, "", 0, event.work_id)] if event.code in STOPPED else outs
+
+
+def progress_reply(said: Progress, node: str) -> Out:
+    """Return how far a pull is, for who asked for it."""
+    client, request_id = split(said.request)
+    fields: dict[str, Any] = reply_fields(Reply(id=request_id, kind="progress", node=node))
+    fields |= {name.decode(): value for name, value in said.fields.items()}
+    return Out(f"replies:{client}", fields, bytes=sum(map(len, said.fields.values())))
 
 
 def open_rows(grid: Grid) -> list[dict[str, Any]]:
