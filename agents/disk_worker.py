@@ -14,7 +14,7 @@ log = logging.getLogger("orion.agent")
 
 TELL_S = 0.5
 """Progress of one part is told at most so often."""
-BYTES_PER_MB = 1024 * 1024
+BYTES_PER_MB = 1_000_000
 PARTS_MAX = 1_000
 Tell = Callable[[dict[str, bytes]], Awaitable[None]]
 
@@ -85,8 +85,8 @@ class Room:
         needed_mb = sum(self._left.values()) // BYTES_PER_MB
         if free_mb is not None and needed_mb > free_mb - self._margin_mb:
             what = (
-                f"{gigabytes(needed_mb)} to come, {gigabytes(free_mb)} free, of which "
-                f"{gigabytes(self._margin_mb)} stay free (limits.pull_margin_mb)"
+                f"{gigabytes(needed_mb)} GB to come, {gigabytes(free_mb)} GB free, of which "
+                f"{gigabytes(self._margin_mb)} GB stay free (limits.pull_margin_mb)"
             )
             raise RunFailedError("no_space", "node", what)
 
@@ -98,7 +98,7 @@ class Told:
         self._what, self._at_s = ("", ""), float("-inf")
 
     def is_due(self, step: PullStep, now_s: float) -> bool:
-        """Whether a step is to be told: it says something else, is the end of a part, or time has passed."""
+        """Whether a step is to be told: it says something else, ends a part, or time has passed."""
         what = (step.status, step.digest)
         is_end = bool(step.total) and step.completed == step.total
         if what == self._what and not is_end and now_s < self._at_s + TELL_S:

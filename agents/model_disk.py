@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from orion_streams.config import NodeConfig, user_home
 from orion_streams.model.gateway_rules import is_loopback
 
-MB = 1024 * 1024
+MB = 1_000_000
 SERVICE_HOME = Path("/usr/share/ollama")
 """Where Ollama's own installer puts the user that it runs as."""
 

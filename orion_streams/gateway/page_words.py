@@ -152,6 +152,16 @@ def of_node(event: ev.AnyEvent) -> Line | None:
             return OK, f"{short(event.node)} is back"
         case ev.NodeDrained():
             return WARN, f"{short(event.node)} {resting(event.for_ms, event.by)}"
+        case ev.DiskOrdered():
+            doing = "pulls" if event.op == "pull" else "removes"
+            return OK, f"{short(event.node)} {doing} {event.model}, as {event.by} asked"
+        case ev.DiskEnded():
+            what = f"has {'pulled' if event.op == 'pull' else 'removed'} {event.model}"
+            return (
+                (WARN, f"{short(event.node)} did not: {event.op} of {event.model}, {event.code}")
+                if (event.code)
+                else (OK, f"{short(event.node)} {what}")
+            )
         case ev.NodeResumed():
             return OK, f"{short(event.node)} is no longer drained"
         case ev.BreakerOpened():

@@ -130,8 +130,8 @@ class Node(Struct, frozen=True):
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none. `engine`: what runs the
     models, such as "ollama 0.24.0".
-    `rest`: an operator drained it. `disk`: a model that is being pulled or removed. `leaving`: this boot of its agent begins nothing more; `left`: it has
-    said goodbye, too.
+    `rest`: an operator drained it. `disk`: a model that is being pulled or removed. `leaving`: this boot of
+    its agent begins nothing more; `left`: it has said goodbye, too.
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,

@@ -1,4 +1,4 @@
-"""Entries of operators that pull a model onto a node's disk, or remove it, and what the node says of it. Pure.
+"""Entries of operators that pull a model onto a node's disk, or remove it, and the node's answers. Pure.
 
     XADD orion:requests:cli * id p1 pull gemma3:4b node orion-worker
     XADD orion:requests:cli * id p2 remove gemma3:4b node orion-worker

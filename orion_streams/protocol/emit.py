@@ -53,14 +53,8 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [*cancelled(grid, event, position, taken), *cancel(grid, event.request)]
         case ev.AttemptAbandoned():
             return withdraw(grid, event)
-        case ev.UnloadOrdered():
-            head = agent_entries.WorkHead("unload", model=event.model)
-            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)})]
-        case ev.LoadOrdered():
-            head = agent_entries.WorkHead(
-                "load", model=event.model, options=options(event.num_ctx, event.runner)
-            )
-            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
+        case ev.UnloadOrdered() | ev.LoadOrdered():
+            return [in_memory(event)]
         case ev.RequestResent():
             return known(grid, event, position)
         case (
@@ -71,14 +65,22 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             | ev.NodeResumed()
         ):
             return told(grid, event, position, taken)
-        case ev.DiskOrdered():
-            return disk_ordered(event, position)
-        case ev.DiskEnded():
-            return disk_ended(event, position)
+        case ev.DiskOrdered() | ev.DiskEnded():
+            return on_disk(event, position)
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
             return []
+
+
+def in_memory(event: ev.UnloadOrdered | ev.LoadOrdered) -> Out:
+    """Return an ordered load or unload for the node."""
+    if isinstance(event, ev.UnloadOrdered):
+        head = agent_entries.WorkHead("unload", model=event.model)
+        return Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)})
+    runner = options(event.num_ctx, event.runner)
+    head = agent_entries.WorkHead("load", model=event.model, options=runner)
+    return Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")
 
 
 def token_reply(piece: Token, node: str) -> Out:
@@ -242,6 +244,13 @@ def told(grid: Grid, event: Told, position: int, taken: Taken | None) -> list[Ou
             client = GATEWAY
     reply = Reply(id=taken.reply_to, kind=kind, position=position, requests=rows)
     return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
+
+
+def on_disk(event: ev.DiskOrdered | ev.DiskEnded, position: int) -> list[Out]:
+    """Return what the begin or end of a pull or removal causes."""
+    if isinstance(event, ev.DiskOrdered):
+        return disk_ordered(event, position)
+    return disk_ended(event, position)
 
 
 def disk_ordered(event: ev.DiskOrdered, position: int) -> list[Out]:

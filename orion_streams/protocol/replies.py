@@ -101,8 +101,8 @@ TERMINAL_KINDS = {
     "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
-    "noted": "to an operator: the node was drained or resumed, or has pulled or removed the model; to the gateway: the guest was added or "
-    "removed",
+    "noted": "to an operator: the node was drained or resumed, or has pulled or removed the model; "
+    "to the gateway: the guest was added or removed",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 
