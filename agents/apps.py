@@ -119,6 +119,7 @@ def agent_app(config: Config, node: str) -> App:
         channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
         worker = Worker(config, node, channel, results, backend)
         residency = Residency(backend, config.limits.inventory_ms)
+        worker.disk.changed = residency.look_again
         health = Health(beats, sensors, residency, worker.core, results)
         app.closers += [residency.close, worker.stop]
 

@@ -24,6 +24,8 @@ class DiskWorker:
 
     def __init__(self, backend: Backend, limits: Limits, free_mb: Callable[[], int | None]) -> None:
         self._backend, self._limits, self._free_mb = backend, limits, free_mb
+        self.changed: Callable[[], None] = lambda: None
+        """Called when models may have come or gone."""
 
     async def pull(self, model: str, tell: Tell) -> None:
         """Pull a model, and tell how far it is. Raises RunFailedError."""

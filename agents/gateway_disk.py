@@ -55,14 +55,13 @@ class Disks:
         """Pull onto all nodes that answer and lack the model; where none does, look for a newer one on all
         that answer. Yield Ollama's lines. Raise Refusal."""
         grid = self.follower.folded
-        there = [
-            name for name, node in grid.nodes.items() if node.rules.takes_inference and is_heard(grid, node)
-        ]
+        nodes = sorted(grid.nodes.items())
+        there = [name for name, node in nodes if node.rules.takes_inference and is_heard(grid, node)]
         lacking = [name for name in listings.nodes_to_change(grid, "pull", model) if name in there]
         if not there:
             raise Refusal(503, "no node answers just now: nothing is pulled", retry_after_s=RETRY_AFTER_S)
         try:
-            for node in lacking or sorted(there):
+            for node in lacking or there:
                 steps = client.pull(model, node, request_id=self.gateway.new_id())
                 async with aclosing(steps):
                     async for step in steps:

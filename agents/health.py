@@ -99,6 +99,10 @@ class Residency:
         """The models that run elsewhere."""
         return self.installed.remote if self.installed else ()
 
+    def look_again(self) -> None:
+        """Look at the disk with the next entry: it has changed."""
+        self._looked_s = float("-inf")
+
     def tell_all(self) -> None:
         """Tell again what every installed model is: the log may not have it."""
         installed = self.installed.models if self.installed else ()

@@ -50,10 +50,6 @@ MAX_COMMIT_EVENTS = 256
 blocks the server."""
 
 
-OVERDUE_MS = 60_000
-"""So much later than a node's agent the router ends a pull."""
-
-
 class Router:
     """The reconciler of one grid. `token` gives each commit a random token; `offset_s`: how far this
     machine's local time is ahead of UTC at a moment in ms since 1970."""
@@ -227,7 +223,7 @@ class Router:
         limits, policy = self.config.limits, self.state.grid.policy
         own: list[ev.AnyEvent] = [
             *self.lost_bodies(), *self.zone_change(inputs.server_ms), *self.retention.due(),
-            *overdue_disks(self.state.grid, limits.pull_deadline_ms + OVERDUE_MS),
+            *overdue_disks(self.state.grid, limits.pull_deadline_ms),
         ]  # fmt: skip
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
@@ -238,17 +234,11 @@ class Router:
         for event in own:
             builder.stage(event)
         age_max_ms = policy.max_step_ms if deciding else None
+        bounds = limits.answer_max_bytes, limits.drain_ms, self.config.pull_from
         for raw in inputs.entries:
             if builder.bytes > policy.max_bytes or builder.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            builder.take(
-                raw,
-                limits.entry_max_bytes,
-                age_max_ms,
-                limits.answer_max_bytes,
-                limits.drain_ms,
-                self.config.pull_from,
-            )
+            builder.take(raw, limits.entry_max_bytes, age_max_ms, *bounds)
         builder.mark_inputs()
         return builder
 

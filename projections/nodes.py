@@ -163,16 +163,11 @@ def resumed(grid: Grid, event: ev.NodeResumed) -> None:
 
 
 def disk_ordered(grid: Grid, event: ev.DiskOrdered) -> None:
-    """Note what the node does with its disk. A model that is to go is not asked for there any more; if it
-    stays, its next list of models says so."""
+    """Note what the node does with its disk."""
     node = grid.nodes.get(event.node)
-    if node is None:
-        return
-    disk = DiskWork(event.op, event.model, event.request, event.work_id, grid.at_ms)
-    installed = node.installed
-    if event.op == "remove":
-        installed = {name: row for name, row in installed.items() if name != event.model}
-    grid.nodes[event.node] = replace(node, disk=disk, installed=installed)
+    if node is not None:
+        disk = DiskWork(event.op, event.model, event.request, event.work_id, grid.at_ms)
+        grid.nodes[event.node] = replace(node, disk=disk)
 
 
 def disk_ended(grid: Grid, event: ev.DiskEnded) -> None:

@@ -13,8 +13,8 @@ from orion_streams.protocol.replies import Reply
 
 
 class PullProgress(Struct, frozen=True):
-    """How far a pull is on a node, in Ollama's words; of a part (`digest`) its size and what is there of it,
-    in bytes. `status` is `ordered` before the node begins, and `success` at its end."""
+    """How far a pull is on a node, in Ollama's words; of a part (`digest`) its size and what is there of
+    it, in bytes. `status` is `ordered` before the node begins, and `success` at its end."""
 
     node: str
     status: str = ""

@@ -183,6 +183,12 @@ class Node(Struct, frozen=True):
     rest: Rest | None = None
     disk: DiskWork | None = None
 
+    def keeps(self, model: str) -> bool:
+        """Whether the model is on disk, and is not about to go."""
+        disk = self.disk
+        goes = disk is not None and (disk.op, disk.model) == ("remove", model)
+        return model in self.installed and not goes
+
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""
         return model in self.resident or any(held.model == model for held in self.assignments.values())

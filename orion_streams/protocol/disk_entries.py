@@ -23,6 +23,8 @@ from orion_streams.protocol.input_entries import NOTHING, Entry, Progress, Taken
 from orion_streams.protocol.requests_replies import CODES, is_model_name
 
 PULL_OFF = 'No model is pulled here: set pull_from = ["registry.ollama.ai"] in the router\'s streams.toml.'
+LATER_MS = 60_000
+"""So much later than a node's agent the router ends a pull."""
 HELD_BACK = 4
 """Names in a sentence, at most."""
 
@@ -120,7 +122,7 @@ def overdue_disks(grid: Grid, limit_ms: int) -> list[ev.DiskEnded]:
     return [
         ended(name, node, "overdue")
         for name, node in grid.nodes.items()
-        if node.disk is not None and grid.at_ms - node.disk.since_ms > limit_ms
+        if node.disk is not None and grid.at_ms - node.disk.since_ms > limit_ms + LATER_MS
     ]
 
 

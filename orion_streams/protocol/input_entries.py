@@ -46,8 +46,8 @@ class Progress(Struct, frozen=True):
 
 class Taken(Struct, frozen=True):
     """What an entry means: events in order, a token, or progress. `reply_to` and `message` belong to
-    a reply that an event does not hold: the client's request id, its model, a sentence; `ignored`: fields that did not
-    count. `answer`: body fields of a result. `parts`: those of a request that was rejected."""
+    a reply that an event does not hold: the client's request id, its model, a sentence; `ignored`: fields
+    that did not count. `answer`: body fields of a result. `parts`: those of a request that was rejected."""
 
     events: tuple[ev.AnyEvent, ...] = ()
     token: Token | None = None
