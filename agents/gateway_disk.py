@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -23,6 +23,8 @@ from orion_streams.gateway.native_requests import named_request, read
 from orion_streams.gateway.refusal import Refusal, not_found
 from orion_streams.model.marks import is_heard
 
+SEEN_S = 10.0
+"""How long a node's list of models may take to follow."""
 NDJSON = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -57,11 +59,11 @@ class Disks:
         grid = self.follower.folded
         nodes = sorted(grid.nodes.items())
         there = [name for name, node in nodes if node.rules.takes_inference and is_heard(grid, node)]
-        lacking = [name for name in listings.nodes_to_change(grid, "pull", model) if name in there]
+        chosen = [name for name in self._lacking(model) if name in there] or there
         if not there:
             raise Refusal(503, "no node answers just now: nothing is pulled", retry_after_s=RETRY_AFTER_S)
         try:
-            for node in lacking or there:
+            for node in chosen:
                 steps = client.pull(model, node, request_id=self.gateway.new_id())
                 async with aclosing(steps):
                     async for step in steps:
@@ -71,7 +73,18 @@ class Disks:
             raise refusal_of(error.code, error.message, model) from error
         except BackendError as error:
             raise away(error) from error
+        await self._seen(lambda: not set(chosen) & set(self._lacking(model)))
         yield {"status": "success"}
+
+    def _lacking(self, model: str) -> list[str]:
+        return listings.nodes_to_change(self.follower.folded, "pull", model)
+
+    async def _seen(self, holds: Callable[[], bool]) -> None:
+        """Wait until nodes' lists of models say what has changed, for SEEN_S: who asked goes on from there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEEN_S):
+                while not holds():
+                    await self.follower.news()
 
     async def delete(self, http: web.Request) -> web.Response:
         """Answer `/api/delete`: from all nodes that have the model. Raise Refusal."""
@@ -87,6 +100,7 @@ class Disks:
                     await client.remove(model, node)
                 except RequestError as error:
                     raise refusal_of(error.code, error.message, model) from error
+        await self._seen(lambda: set(nodes) <= set(self._lacking(model)))
         return web.Response()
 
     def _operator(self, http: web.Request) -> str:

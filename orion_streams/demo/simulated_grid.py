@@ -106,9 +106,9 @@ def with_models(
 class SimulatedGrid:
     """A grid of processes. Use it as an async context manager, or call `start` and `stop`.
 
-    `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
-    processes print, `remark` what happens to them unasked, such as a restart. Without a `folder` it makes a
-    temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
+    `settings`: tables of streams.toml to set (""; the keys above them), e.g. {"policy": {"stale_ms": 3000}}.
+    `say` gets what the processes print, `remark` what happens to them unasked, such as a restart. Without a
+    `folder` it makes a temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
     (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
@@ -309,15 +309,24 @@ class SimulatedGrid:
         tables["gateway"] = {"keys_file": str(self.folder / "keys.json")}
         if self._listen:
             tables["gateway"] = {**tables["gateway"], "listen": self._listen}
+        above = rows_of(self._settings.get("", {}))
         for name, values in self._settings.items():
+            if not name:
+                continue
             tables[name] = {**tables.get(name, {}), **values}
-        return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())
+        return (
+            "revision = 1\n" + above + "".join(toml_table(name, values) for name, values in tables.items())
+        )
 
 
 def toml_table(name: str, values: Mapping[str, Any]) -> str:
     """Format a TOML table of strings, numbers, booleans and lists, which TOML writes as JSON does."""
-    rows = (f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
-    return f"\n[{name}]\n" + "".join(rows)
+    return f"\n[{name}]\n" + rows_of(values)
+
+
+def rows_of(values: Mapping[str, Any]) -> str:
+    """Format keys and values of a table."""
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
 
 
 async def grid_when(url: str, prefix: str, condition: Callable[[Grid], bool], timeout_s: float) -> Grid:

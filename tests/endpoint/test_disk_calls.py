@@ -1,0 +1,176 @@
+"""`/api/pull` and `/api/delete` of a gateway: by hand, by the `ollama` package, and on the command line.
+
+The grid is one of processes; its Ollamas and their registry are simulated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+from msgspec import structs
+
+from orion_streams.demo.ollama import ModelSpec
+from orion_streams.demo.simulated_grid import SimulatedGrid, SimulatedNode
+from orion_streams.model.state import Grid
+from tests.cli.run_cli import run
+from tests.endpoint.running_endpoint import EMBEDDER, INSTANT, PLAIN, SKILLED, RunningEndpoint
+
+NEW, SLOW = ModelSpec(name="new:1b", size_mb=800), ModelSpec(name="slow:7b", size_mb=100_000)
+REGISTRY = ["registry.ollama.ai"]
+SPEC = structs.replace(INSTANT, registry=(NEW, SLOW), net_mb_per_s=4_000.0)
+"""A pull of NEW takes 0.2 s, one of SLOW 25 s."""
+LIMITS = {"health_ms": 100, "inventory_ms": 200, "pull_margin_mb": 0}
+
+
+def house(pull_from: list[str], operator: bool, models: dict[str, Any] | None = None) -> RunningEndpoint:
+    """A grid whose gateway is an operator, or none."""
+    settings: dict[str, Any] = {
+        "": {"pull_from": pull_from}, "limits": LIMITS, "clients.gateway": {"operator": operator},
+        "clients.cli": {"operator": True}, **(models or {}),
+    }  # fmt: skip
+    free = "/"  # a folder that is there: the test's disk is not the simulated one
+    settings["nodes.pi"] = {"ollama_models": free}
+    node = SimulatedNode(SPEC.name, "everything", SPEC)
+    return RunningEndpoint(grid=SimulatedGrid([node], settings=settings, gateway=True))
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[RunningEndpoint]:
+    """Whoever is on the gateway's machine may pull, from one registry."""
+    pinned = {f'models."{SKILLED.name}"': {"resident_on": [SPEC.name]}}
+    with house(REGISTRY, True, pinned) as running:
+        yield running
+
+
+@pytest.fixture
+def client(opened: RunningEndpoint) -> Iterator[ollama.Client]:
+    """The blocking client."""
+    with ollama.Client(host=opened.url) as found:
+        yield found
+
+
+def is_there(name: str) -> Any:
+    """Whether the node has the model."""
+    return lambda grid: name in grid.nodes[SPEC.name].installed
+
+
+def is_gone(name: str) -> Any:
+    """Whether the node does not."""
+    return lambda grid: name not in grid.nodes[SPEC.name].installed and grid.nodes[SPEC.name].disk is None
+
+
+def lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The lines of a stream."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_ollamas_client_pulls_and_deletes(opened: RunningEndpoint, client: ollama.Client) -> None:
+    """Progress comes part by part, the end once; then the model answers, until it is deleted."""
+    steps = list(client.pull(NEW.name, stream=True))
+    said = [step.status for step in steps]
+    assert said[:2] == ["ordered", "pulling manifest"]
+    assert said[-1] == "success"
+    assert said.count("success") == 1
+    assert max(step.completed or 0 for step in steps) == NEW.size_bytes
+    assert {step.total for step in steps if step.digest == f"sha256:{NEW.blob}"} == {NEW.size_bytes}
+    opened.when(is_there(NEW.name), "it is in the inventory")
+    assert client.generate(NEW.name, "Why?").response
+    assert client.pull(NEW.name).status == "success"  # once more: a newer one is looked for
+    assert client.delete(NEW.name).status == "success"
+    opened.when(is_gone(NEW.name), "it is deleted")
+    with pytest.raises(ollama.ResponseError) as caught:
+        client.delete(NEW.name)
+    assert caught.value.status_code == 404
+
+
+def test_refusals_are_statuses(opened: RunningEndpoint) -> None:
+    """Before the first line; what fails later is the last line."""
+    with httpx.Client(base_url=opened.url, timeout=30) as http:
+
+        def pulled(**body: Any) -> httpx.Response:
+            return http.post("/api/pull", json=body)
+
+        assert pulled().status_code == 400
+        assert pulled(model=NEW.name, insecure=True).status_code == 400
+        elsewhere = pulled(model="hf.co/some/model")
+        assert (elsewhere.status_code, "hf.co is not in pull_from" in elsewhere.json()["error"]) == (
+            403,
+            True,
+        )
+        missing = lines(pulled(model="nothing:1b"))
+        assert "file does not exist" in missing[-1]["error"]
+        whole = pulled(model="nothing:1b", stream=False)
+        assert (whole.status_code, "file does not exist" in whole.json()["error"]) == (502, True)
+        assert pulled(model=PLAIN.name, stream=False).json() == {"status": "success"}
+        pinned = http.request("DELETE", "/api/delete", json={"model": SKILLED.name})
+        assert pinned.status_code == 409
+        assert "is pinned to pi" in pinned.json()["error"]
+        assert http.get("/api/pull").status_code == 405
+        assert http.post("/api/delete", json={"model": PLAIN.name}).status_code == 405
+
+
+def test_who_goes_away_cancels_the_pull(opened: RunningEndpoint) -> None:
+    """Meanwhile a second pull is refused; afterwards the node is free."""
+    with httpx.Client(base_url=opened.url, timeout=30) as http:
+        with http.stream("POST", "/api/pull", json={"model": SLOW.name}) as answer:
+            next(line for line in answer.iter_lines() if "completed" in line)
+            other = http.post("/api/pull", json={"model": NEW.name})
+            assert other.status_code == 409
+            assert f"pi pulls {SLOW.name} just now" in other.json()["error"]
+        opened.when(is_free, "it is cancelled")
+        assert is_free(opened.when(is_gone(SLOW.name), "it was not pulled"))
+
+
+def is_free(grid: Grid) -> bool:
+    """Whether the node does nothing with its disk."""
+    return grid.nodes[SPEC.name].disk is None
+
+
+def test_a_registry_that_is_away_is_told_at_once(opened: RunningEndpoint, client: ollama.Client) -> None:
+    """In Ollama's words, which its client raises."""
+    opened.run(opened.grid.fault(SPEC.name, "pull_offline"))
+    with pytest.raises(ollama.ResponseError, match="no such host"):
+        list(client.pull(NEW.name, stream=True))
+
+
+def test_a_person_pulls_and_removes(opened: RunningEndpoint, tmp_path: Path) -> None:
+    """Exit codes, one line a node, and data on demand."""
+    words = ("--config", str(opened.grid.config_path), "--redis", opened.grid.redis_url)
+    code, out, err = run(tmp_path, "pull", NEW.name, *words)
+    assert (code, out, err) == (0, f"pi: {NEW.name} is there\n", "")
+    opened.when(is_there(NEW.name), "it is in the inventory")
+    code, out, err = run(tmp_path, "pull", NEW.name, *words)
+    assert (code, out) == (0, "")
+    assert f"every node has {NEW.name}" in err
+    code, out, err = run(tmp_path, "rm", NEW.name, "--json", *words)
+    assert (code, json.loads(out)) == (0, [{"node": "pi", "model": NEW.name}])
+    opened.when(is_gone(NEW.name), "it is gone")
+    code, out, err = run(tmp_path, "rm", NEW.name, *words)
+    assert (code, out, err) == (1, "", f"orion: no node has {NEW.name}\n")
+    code, out, err = run(tmp_path, "pull", "nothing:1b", "--node", "pi", "--json", *words)
+    assert code == 1
+    assert json.loads(out)[0]["code"] == "registry_lacks"
+    code, out, err = run(tmp_path, "pull", NEW.name, "--client", "brain", *words)
+    assert code == 1
+    assert "not_allowed" in err
+
+
+def test_nothing_is_pulled_by_default_and_only_by_operators() -> None:
+    """Two grids as they are without a word in streams.toml: one sentence says what to set."""
+    with house([], True) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        answer = http.post("/api/pull", json={"model": NEW.name})
+        assert answer.status_code == 403
+        assert 'set pull_from = ["registry.ollama.ai"]' in answer.json()["error"]
+    with house(REGISTRY, False) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+        for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
+            answer = http.request(method, path, json={"model": EMBEDDER.name})
+            assert answer.status_code == 403
+            assert "only an operator changes which models there are" in answer.json()["error"]
+        assert is_there(EMBEDDER.name)(running.when(lambda _: True, "now"))
