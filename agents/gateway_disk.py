@@ -80,7 +80,7 @@ class Disks:
         return listings.nodes_to_change(self.follower.folded, "pull", model)
 
     async def _seen(self, holds: Callable[[], bool]) -> None:
-        """Wait until nodes' lists of models say what has changed, for SEEN_S: who asked goes on from there."""
+        """Wait until nodes' lists of models say what has changed: who asked goes on from there."""
         with suppress(TimeoutError):
             async with asyncio.timeout(SEEN_S):
                 while not holds():

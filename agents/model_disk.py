@@ -16,11 +16,11 @@ SERVICE_HOME = Path("/usr/share/ollama")
 
 
 def free_mb(node: NodeConfig) -> int | None:
-    """Return the free disk for models, in MB; None if nobody here can know it: Ollama runs elsewhere, or no
-    folder of models is there."""
+    """Return the free disk for models, in MB; None if nobody here can know it: Ollama runs elsewhere or
+    is simulated, or no folder of models is there."""
     if node.ollama_models:
         return free_below([Path(node.ollama_models).expanduser()])
-    if not is_loopback(urlsplit(node.ollama).hostname or ""):
+    if node.simulated or not is_loopback(urlsplit(node.ollama).hostname or ""):
         return None
     return free_below([each / ".ollama" / "models" for each in (SERVICE_HOME, user_home())])
 

@@ -106,10 +106,10 @@ def with_models(
 class SimulatedGrid:
     """A grid of processes. Use it as an async context manager, or call `start` and `stop`.
 
-    `settings`: tables of streams.toml to set (""; the keys above them), e.g. {"policy": {"stale_ms": 3000}}.
-    `say` gets what the processes print, `remark` what happens to them unasked, such as a restart. Without a
-    `folder` it makes a temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
-    (0: any free port). `gateway`: one on a free port belongs to it.
+    `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}; under "" the keys above
+    them. `say` gets what the processes print, `remark` what happens to them unasked, such as a restart.
+    Without a `folder` it makes a temporary one and removes it at the end. `redis`: the URL of a server, or
+    the port of an embedded one (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
     router_count, gateway_port = 1, 0
