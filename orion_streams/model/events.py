@@ -130,7 +130,7 @@ class DiskOrdered(Event, frozen=True, tag="disk.ordered"):
 
 class DiskEnded(Event, frozen=True, tag="disk.ended"):
     """What was ordered of the node's disk has ended: done if `code` is empty. `source`: the result that
-    holds the node's own words."""
+    holds the node's own words. `by`: the operator who cancelled another's."""
 
     node: str
     op: str
@@ -139,6 +139,7 @@ class DiskEnded(Event, frozen=True, tag="disk.ended"):
     work_id: str
     code: str = ""
     source: str = ""
+    by: str = ""
     reply_id: str = ""
 
 

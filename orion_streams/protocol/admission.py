@@ -64,7 +64,7 @@ def take_cancel(grid: Grid, client: str, fields: Mapping[str, str], reply_to: st
     key = f"{fields.get('client', client)}/{fields['cancel']}"
     if operator:
         check_operator(grid, client)
-    if (disk := cancelled_disk(grid, key)) is not None:
+    if (disk := cancelled_disk(grid, key, operator)) is not None:
         return Taken((disk,), reply_to=reply_to)
     if key in grid.open:
         return Taken((ev.RequestCancelled(key, by=operator),), reply_to=reply_to)

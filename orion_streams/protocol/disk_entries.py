@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from msgspec import structs
+
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.marks import is_heard
@@ -96,11 +98,12 @@ def assigned(node: Node, model: str) -> list[object]:
     return [held for held in node.assignments.values() if held.model == model]
 
 
-def cancelled_disk(grid: Grid, request: str) -> ev.DiskEnded | None:
-    """Return the end of the pull or removal that an entry asked for; None if there is none."""
+def cancelled_disk(grid: Grid, request: str, operator: str) -> ev.DiskEnded | None:
+    """Return the end of the pull or removal that an entry asked for; None if there is none. `operator`: who
+    cancels another's."""
     for name, node in grid.nodes.items():
         if node.disk is not None and node.disk.request == request:
-            return ended(name, node, "cancelled")
+            return structs.replace(ended(name, node, "cancelled"), by=operator)
     return None
 
 

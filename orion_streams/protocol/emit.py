@@ -66,7 +66,7 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
         ):
             return told(grid, event, position, taken)
         case ev.DiskOrdered() | ev.DiskEnded():
-            return on_disk(event, position)
+            return on_disk(event, position, taken)
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
@@ -246,11 +246,15 @@ def told(grid: Grid, event: Told, position: int, taken: Taken | None) -> list[Ou
     return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
 
 
-def on_disk(event: ev.DiskOrdered | ev.DiskEnded, position: int) -> list[Out]:
+def on_disk(event: ev.DiskOrdered | ev.DiskEnded, position: int, taken: Taken | None) -> list[Out]:
     """Return what the begin or end of a pull or removal causes."""
     if isinstance(event, ev.DiskOrdered):
         return disk_ordered(event, position)
-    return disk_ended(event, position)
+    outs = disk_ended(event, position)
+    if event.by and taken is not None:
+        answer = Reply(id=taken.reply_to, kind="cancelled", position=position)
+        outs.append(Out(f"replies:{event.by}", reply_fields(answer)))
+    return outs
 
 
 def disk_ordered(event: ev.DiskOrdered, position: int) -> list[Out]:
