@@ -29,6 +29,13 @@ class RunFailedError(OrionError):
         self.code, self.blame, self.breaks_model = code, blame, breaks_model
 
 
+class DiskFailedError(RunFailedError):
+    """A pull or removal of a model failed, on the node."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, "node", message)
+
+
 class Chunk(Struct, frozen=True):
     """A piece of an answer; the last one, and no other, has its usage, and may have its context."""
 

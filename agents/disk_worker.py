@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from orion_streams.agents.backend import Backend, PullStep, RunFailedError
+from orion_streams.agents.backend import Backend, DiskFailedError, PullStep
 from orion_streams.config import Limits
 from orion_streams.model.text import gigabytes
 
@@ -48,9 +48,9 @@ class DiskWorker:
         except TimeoutError:
             if now() < overdue_s:
                 what = f"Ollama said nothing for {limits.pull_idle_ms} ms"
-                raise RunFailedError("pull_stalled", "node", what) from None
+                raise DiskFailedError("pull_stalled", what) from None
             what = f"no end within {limits.pull_deadline_ms} ms"
-            raise RunFailedError("overdue", "node", what) from None
+            raise DiskFailedError("overdue", what) from None
         finally:
             await steps.aclose()  # closing the connection ends the pull; what is there stays
 
@@ -61,7 +61,7 @@ class DiskWorker:
                 await self._backend.remove(model)
         except TimeoutError:
             what = f"no end within {self._limits.load_deadline_ms} ms"
-            raise RunFailedError("remove_failed", "node", what) from None
+            raise DiskFailedError("remove_failed", what) from None
 
 
 DISK_UNKNOWN = "free disk unknown: nothing is refused for it (nodes.NAME.ollama_models)"
@@ -90,7 +90,7 @@ class Room:
                 f"{gigabytes(needed_mb)} GB to come, {gigabytes(free_mb)} GB free, of which "
                 f"{gigabytes(self._margin_mb)} GB stay free (limits.pull_margin_mb)"
             )
-            raise RunFailedError("no_space", "node", what)
+            raise DiskFailedError("no_space", what)
 
 
 class Told:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from orion_streams.agents.backend import Chunk, Listing, PullStep, RunFailedError
+from orion_streams.agents.backend import Chunk, DiskFailedError, Listing, PullStep, RunFailedError
 from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
 from orion_streams.agents.ollama_http import Transport
@@ -105,9 +105,9 @@ class Ollama:
                     has_ended = step.status == "success"
                     yield step
                 if not has_ended:
-                    raise RunFailedError("pull_failed", "node", "Ollama ended without `success`")
+                    raise DiskFailedError("pull_failed", "Ollama ended without `success`")
         except httpx.HTTPError as error:
-            raise RunFailedError("pull_failed", "node", str(broken(error))) from error
+            raise DiskFailedError("pull_failed", str(broken(error))) from error
 
     async def remove(self, model: str) -> None:
         """Remove a model from memory, then from the disk: Ollama would keep its runner."""
@@ -116,9 +116,9 @@ class Ollama:
         try:
             answer = await self._http.request("DELETE", "/api/delete", json={"model": model}, timeout=60)
         except httpx.HTTPError as error:
-            raise RunFailedError("remove_failed", "node", str(broken(error))) from error
+            raise DiskFailedError("remove_failed", str(broken(error))) from error
         if answer.status_code not in (200, 404):
-            raise RunFailedError("remove_failed", "node", str(refusal(answer.status_code, answer.content)))
+            raise DiskFailedError("remove_failed", str(refusal(answer.status_code, answer.content)))
 
     async def installed(self) -> Listing[InstalledModel]:
         """List what is on disk. Raises httpx.HTTPError or one of UNREADABLE."""

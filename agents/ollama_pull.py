@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from orion_streams.agents.backend import PullStep, RunFailedError
+from orion_streams.agents.backend import DiskFailedError, PullStep
 from orion_streams.agents.ollama_answers import UNREADABLE
 
 WORDS: tuple[tuple[str, str], ...] = (
@@ -32,7 +32,7 @@ def pull_step(raw: bytes) -> PullStep:
     try:
         line = msgspec.json.decode(raw, type=dict[str, Any])
     except UNREADABLE as error:
-        raise RunFailedError("pull_failed", "node", "Ollama's line cannot be read") from error
+        raise DiskFailedError("pull_failed", "Ollama's line cannot be read") from error
     if line.get("error"):
         raise failed(str(line["error"]))
     status, digest = line.get("status"), line.get("digest")
@@ -44,7 +44,7 @@ def pull_step(raw: bytes) -> PullStep:
     )
 
 
-def pull_refusal(raw: bytes) -> RunFailedError:
+def pull_refusal(raw: bytes) -> DiskFailedError:
     """Return the error of an answer with another status than 200."""
     try:
         said = str(msgspec.json.decode(raw, type=dict[str, Any]).get("error", ""))
@@ -53,10 +53,10 @@ def pull_refusal(raw: bytes) -> RunFailedError:
     return failed(said or "Ollama refuses to pull, and does not say why")
 
 
-def failed(said: str) -> RunFailedError:
+def failed(said: str) -> DiskFailedError:
     """Return the error that Ollama's words stand for."""
     code = next((code for words, code in WORDS if words in said.lower()), "pull_failed")
-    return RunFailedError(code, "node", said[:SHOWN])
+    return DiskFailedError(code, said[:SHOWN])
 
 
 def amount(line: Mapping[str, Any], name: str) -> int:

@@ -30,7 +30,7 @@ from orion_streams.projections.requests import state_of
 JUDGE_MS = 1_000
 BUCKETS = 60
 """A window of ended requests moves in so many steps."""
-NEVER, LEFT, STUCK = "never", "left", "stuck"
+NEVER, LEFT, STUCK, AWAY = "never", "left", "stuck", "away"
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):

@@ -362,3 +362,19 @@ def test_a_policys_id_names_its_content() -> None:
     assert one.policy_id() == same.policy_id()
     third = parse(NODE + "[policy]\nspill_ms = 1")
     assert one.policy_id() != third.policy_id()
+
+
+@pytest.mark.parametrize("value", ["22:00-07:00", "00:00-23:59", "12:30-12:31", ""])
+def test_quiet_hours_are_two_times_of_day(value: str) -> None:
+    """Across midnight, or not."""
+    assert parse(f'{NODE}quiet = "{value}"').rules()[0].quiet == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["22:00-22:00", "22-7", "24:00-07:00", "22:00-07:60", "10pm-7am", "22:00 - 07:00", "٢٢:00-07:00"],
+)
+def test_other_quiet_hours_are_refused(value: str) -> None:
+    """Equal times say neither always nor never."""
+    with pytest.raises(ConfigError, match=r"nodes\.pi\.quiet = .*expected two different times of day"):
+        parse(f'{NODE}quiet = "{value}"')

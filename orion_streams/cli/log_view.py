@@ -16,6 +16,7 @@ from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog.loader import CHUNK, decoded, load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
+from orion_streams.model.names import full_model_name
 from orion_streams.model.state import Grid
 from orion_streams.replay.export import See
 from orion_streams.replay.source import FileSource, LiveSource
@@ -71,7 +72,7 @@ async def wanted_of(log: LiveSource | FileSource, filters: Filters, follow: bool
         events=event_names(filters.events),
         nodes=frozenset(filters.nodes),
         requests=frozenset(keys),
-        models=frozenset(filters.models),
+        models=frozenset(map(full_model_name, filters.models)),
         samples=not follow if filters.samples is None else filters.samples,
     )
 
@@ -116,6 +117,7 @@ async def reach(store: RedisLog, oldest: int, last: int, count: int, wanted: Wan
     """Return the position from which the log has its last `count` events that are wanted, or fewer."""
     if wanted.all_events or not count:
         return last + 1 - count
+    count = min(count, max(last, 1))
     width = max(FIRST_REACH, count)
     while True:
         first = max(last + 1 - width, oldest, 1)

@@ -15,7 +15,7 @@ TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 DATED = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?"
 )
-WANTED = "at: expected a position, HH:MM[:SS] with tz=MINUTES, or a time as 2026-11-29T14:05:00+01:00"
+WANTED = "at: expected a position (81234), a time of day (14:05 or 14:05:30) or 2026-11-29T14:05:00+01:00"
 MOST_TZ = 24 * 60
 
 

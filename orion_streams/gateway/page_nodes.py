@@ -88,7 +88,8 @@ def tone(row: NodeRow) -> str:
 def why(row: NodeRow, policy: Policy) -> str:
     """Say why a node takes nothing."""
     if not row.inference:
-        return f"not heard for {passed(row.heard_ms_ago)}" if row.heard_ms_ago else "never heard from"
+        ago_ms = row.heard_ms_ago
+        return "never heard from" if ago_ms is None else f"not heard for {passed(ago_ms)}"
     if row.state in (Filter.HOT, Filter.RAM):
         mark = policy.temp_max_mc if row.state == Filter.HOT else policy.ram_max_permille
         if row.value > mark:

@@ -214,6 +214,10 @@ CODES = {
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
     "body_gone": "The request's entry was deleted before it could run.",
     "parts_gone": "A part of its images is missing, or is none.",
+    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
+}
+"""Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
+DISK_CODES = {
     "gone": "The node's agent no longer has the order, or is too old to know it.",
     "overdue": "It took longer than limits.pull_deadline_ms.",
     "pull_failed": "Ollama could not pull the model.",
@@ -224,9 +228,8 @@ CODES = {
     "remove_failed": "Ollama could not remove the model.",
     "agent_restarted": "The node's agent was restarted: pull again, and Ollama goes on where it was.",
     "agent_leaving": "The node's agent was stopped: pull again, and Ollama goes on where it was.",
-    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
 }
-"""Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
+"""Codes of `error` replies to a pull or a removal."""
 
 
 def is_model_name(text: str) -> bool:

@@ -149,7 +149,7 @@ def test_the_last_events_that_are_wanted_come_by_default(
     assert wide == routed[-3:]
     monkeypatch.setattr(log_view, "FIRST_REACH", 1)
     monkeypatch.setattr(log_view, "WIDER", 2)
-    for count in (1, 3, 100):
+    for count in (1, 3, 100, 2**70):
         assert read("log", "--event", "request", "-n", str(count)) == routed[-count:]
     assert read("log", "--event", "request", "-n", "0") == []
     assert read("log", "--event", "request", "--from", "1", "-n", "2") == routed[:2]
@@ -159,7 +159,7 @@ def test_filters_go_together_on_the_command_line(read: Read) -> None:
     """Repeated ones add up, different ones narrow; a request's id may be shortened."""
     found = read("log", "--request", "ru", "--request", "brain/queued", "--event", "request.accepted")
     assert [row["request"] for row in found] == ["brain/runs", "brain/queued"]
-    [begun] = read("log", "--node", "master", "--event", "request.started", "--model", MODEL)
+    [begun] = read("log", "--node", "master", "--event", "request.started", "--model", f"library/{MODEL}")
     assert begun["request"] == "brain/runs"
     assert read("log", "--node", "worker", "--event", "request.started") == []
     samples = read("log", "--node", "worker", "--event", "node")

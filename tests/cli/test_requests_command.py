@@ -24,7 +24,7 @@ from tests.cli.conftest import Orion
 from tests.cli.run_cli import with_store
 from tests.cli.test_explain import TOML, prepare
 from tests.conftest import ServerStore
-from tests.replay.logs import MASTER, WORKER, Log, accepted, completed, failed, routed, started
+from tests.replay.logs import MASTER, MODEL, WORKER, Log, accepted, completed, failed, routed, started
 from tests.replay.recorded import one_segment
 
 Data = Callable[..., Any]
@@ -199,6 +199,13 @@ def test_a_file_is_read_whole(data: Data) -> None:
     assert (first["promised_ms"], first["kept_promise"]) == (0, False)
     assert (found["promises"], found["promises_kept"]) == (2, 0)
     assert found["requests"][0]["outcome"] == "expired"
+
+
+def test_a_model_is_meant_however_it_is_written(data: Data) -> None:
+    """As Ollama takes it: without what it would add by itself."""
+    found = data("--model", f"library/{MODEL}")
+    assert found["requests"]
+    assert found == data("--model", MODEL)
 
 
 @pytest.mark.parametrize(

@@ -80,4 +80,4 @@ def test_a_message_says_in_its_title_what_it_is_about(
     message = message_of(1, "orion:", changes)
     assert (message.title, message.status, message.severity) == (title, status, severity)
     assert len(message.text.splitlines()) == len(changes) <= MOST_LISTED
-    assert message.text.count("over after 90 s: ") == len(ended)
+    assert message.text.count("over 90 s later: ") == len(ended)

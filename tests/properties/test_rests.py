@@ -4,6 +4,7 @@ it had never been drained."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -174,6 +175,30 @@ def test_drained_twice_it_begins_anew() -> None:
     """The second term counts, from then on."""
     some = evolve(grid(node("n", rest=Rest("other", 0, 60_000, 9))), ev.NodeDrained("n", OPERATOR, 5, 7))
     assert some.nodes["n"].rest == Rest(OPERATOR, AT_MS, 5, 7)
+
+
+QUIET_NOW = {"quiet": "00:00-12:00"}
+ORDER: list[tuple[dict[str, Any], dict[str, str], str]] = [
+    ({"installed": {}}, {}, "not_installed"),
+    ({"inventory_known": False}, {}, "inventory_unknown"),
+    ({"leaving": True}, {}, "drained"),
+    ({"heard_ms": None}, {}, "drained"),
+    ({"left": True, "leaving": True}, {}, "drained"),
+    ({"temp_mc": 80_000}, QUIET_NOW, "drained"),
+    ({"rest": None, "temp_mc": 80_000}, QUIET_NOW, "quiet"),
+    ({"rest": None, "heard_ms": None}, QUIET_NOW, "silent"),
+]
+
+
+@pytest.mark.parametrize(("values", "rules", "name"), ORDER)
+def test_what_is_said_of_a_node_that_rests(
+    values: dict[str, Any], rules: dict[str, str], name: str
+) -> None:
+    """That it was drained, whether it is heard or not; but a model that it lacks stays what it is, so that
+    nobody waits for what never comes."""
+    row = node("n", **{"rest": Rest(OPERATOR, AT_MS), **values})
+    row = replace(row, rules=replace(row.rules, **rules))
+    assert verdict(route(grid(row), request()), "n").filter == name
 
 
 MOVED = ("drained", "left", "agent_leaving")

@@ -95,6 +95,7 @@ async function travel(query) {
       if (begun === trip) show(view);
     } catch (error) {
       if (begun === trip) page.problem = error.message;
+      stir();
     }
     if (!page.wanted) page.aimMs = null;
     draw();
@@ -118,10 +119,10 @@ function goLive() {
   draw();
 }
 
-// Who does nothing for two minutes sees the grid as it is.
+// Who does nothing for two minutes sees the grid as it is, and no complaint about what was asked for.
 function stir() {
   clearTimeout(idle);
-  if (page.past) idle = setTimeout(goLive, IDLE_MS);
+  if (page.past || page.problem) idle = setTimeout(goLive, IDLE_MS);
 }
 
 const zone = () => String(-new Date().getTimezoneOffset());
