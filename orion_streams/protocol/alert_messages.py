@@ -90,7 +90,7 @@ def says(alert: Alert) -> str:
         case "breaker":
             text = f"{about} rests: requests failed there one after the other"
         case "wait":
-            text = f"{alert.detail} waits for {seconds(alert.value)}, more than {seconds(alert.limit)}"
+            text = f"{alert.detail} waits for more than {seconds(alert.limit)}"
         case "queue":
             text = f"{alert.value} requests wait, more than {alert.limit}"
         case "errors":
