@@ -221,10 +221,9 @@ class Router:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
         is nothing to commit. Without events it only passes tokens on."""
         limits, policy = self.config.limits, self.state.grid.policy
-        own: list[ev.AnyEvent] = [
-            *self.lost_bodies(), *self.zone_change(inputs.server_ms), *self.retention.due(),
-            *overdue_disks(self.state.grid, limits.pull_deadline_ms),
-        ]  # fmt: skip
+        overdue = overdue_disks(self.state.grid, limits.pull_deadline_ms)
+        moved = self.zone_change(inputs.server_ms)
+        own: list[ev.AnyEvent] = [*self.lost_bodies(), *moved, *overdue, *self.retention.due()]
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
             return None

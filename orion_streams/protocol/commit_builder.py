@@ -19,9 +19,11 @@ from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard,
 from orion_streams.model.state import Grid, client_of, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.emit import Out, accepted_reply, deliver, progress_reply, token_reply
+from orion_streams.protocol.disk_replies import progress_reply
+from orion_streams.protocol.emit import accepted_reply, deliver, token_reply
 from orion_streams.protocol.ingest import PASSED_ON, take
 from orion_streams.protocol.input_entries import Entry, Taken
+from orion_streams.protocol.out_entries import Out
 
 ENDS_A_REQUEST = (ev.RequestCompleted, ev.RequestFailed, ev.RequestExpired, ev.RequestCancelled)
 ENDS_AN_ATTEMPT = (ev.RequestCompleted, ev.AttemptFailed, ev.AttemptAbandoned, ev.AttemptEnded)

@@ -31,7 +31,9 @@ TEMPLATE = Path(__file__).with_name("contract.template.md")
 
 def document() -> str:
     """Return the text of docs/CONTRACT.md. KeyError for a placeholder that nothing fills."""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(numbers() | CODES | DISK_CODES | tables())
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        numbers() | CODES | DISK_CODES | tables()
+    )
 
 
 def numbers() -> dict[str, str]:
