@@ -32,6 +32,8 @@ def show(what: str, found: Any, config: Config) -> None:
             console.print(nodes_table(found, roles if console.width >= ROOMY else {}))
         case "models":
             console.print(models_table(found))
+            for line in lacking(found):
+                console.print(line, style=DIM)
         case "plan":
             show_plan(console, found)
         case _:
@@ -135,6 +137,20 @@ def against(row: NodeRow, unit: Callable[[int], str]) -> str:
     if row.value > row.limit:
         return f"{unit(row.value)} > {unit(row.limit)}"
     return f"{unit(row.value)}, soon back"
+
+
+def lacking(found: list[ModelRow]) -> list[str]:
+    """Say of each model which of the nodes that have any do not have it."""
+    has: dict[str, set[str]] = {}
+    for row in found:
+        if row.installed:
+            has.setdefault(row.model, set()).add(row.node)
+    nodes = {node for each in has.values() for node in each}
+    return [
+        f"{model} is not on {', '.join(sorted(nodes - there))}: orion pull {model}"
+        for model, there in sorted(has.items())
+        if nodes - there
+    ]
 
 
 def models_table(found: list[ModelRow]) -> Table:

@@ -234,6 +234,13 @@ def test_models_are_listed_per_node(read: Read) -> None:
     assert not found[1]["resident"]
 
 
+def test_models_say_which_nodes_lack_them() -> None:
+    """Of the nodes that have any; a model that all have, or that is only in memory, is not named."""
+    found = view_models.model_rows(grid_of(node("a"), replace(node("b"), installed={MODEL: LIBRARY[MODEL]})))
+    assert tables.lacking(found) == [f"{HEAVY} is not on b: orion pull {HEAVY}"]
+    assert tables.lacking([each for each in found if each.node == "b"]) == []
+
+
 def test_ps_says_what_runs_and_what_waits_for_what(read: Read) -> None:
     """A running request names its node, a waiting one the node that it waits for or why none takes it."""
     found = read("ps")
@@ -350,6 +357,18 @@ def test_every_event_has_a_line() -> None:
         ),
         (ev.NodeDrained("one", "cli"), "node.drained         one by cli, until it is resumed"),
         (ev.NodeResumed("one"), "node.resumed         one by itself"),
+        (
+            ev.DiskOrdered("one", "pull", MODEL, "cli", "cli/1"),
+            f"disk.ordered         one pull {MODEL}, by cli",
+        ),
+        (
+            ev.DiskEnded("one", "pull", MODEL, "cli/1", "1-0"),
+            f"disk.ended           one pull {MODEL}: done",
+        ),
+        (
+            ev.DiskEnded("one", "remove", MODEL, "cli/1", "1-0", "overdue"),
+            f"disk.ended           one remove {MODEL}: overdue",
+        ),
         (ev.NodeResumed("one", "cli"), "node.resumed         one by cli"),
         (ev.ZoneChanged(-12_600), "zone.changed         local time is UTC-210 min"),
         (
