@@ -236,7 +236,7 @@ def test_models_are_listed_per_node(read: Read) -> None:
 
 def test_models_say_which_nodes_lack_them() -> None:
     """Of the nodes that have any; a model that all have, or that is only in memory, is not named."""
-    found = view_models.model_rows(grid_of(node("a"), replace(node("b"), installed={MODEL: LIBRARY[MODEL]})))
+    found = view_models.model_rows(grid_of(node("a"), replace(node("b"), installed={MODEL: DISK[MODEL]})))
     assert tables.lacking(found) == [f"{HEAVY} is not on b: orion pull {HEAVY}"]
     assert tables.lacking([each for each in found if each.node == "b"]) == []
 
