@@ -90,8 +90,11 @@ class Page:
 
     async def day(self, http: web.Request) -> web.Response:
         """Answer `/orion/v1/day`."""
+        node = http.query.get("node", "")
+        if not node:
+            raise Refusal(400, "node: expected the name of a node")
         self.history.ask()
-        question = self._at(http, Question(op="day", node=http.query.get("node", "")))
+        question = self._at(http, Question(op="day", node=node))
         day = msgspec.json.decode(await self.past_worker.ask(question, http.remote or ""), type=Day)
         return as_json(msgspec.json.encode(with_ticks(day, self._listener.recent.ticks.ticks)))
 

@@ -170,12 +170,13 @@ def test_filters_go_together_on_the_command_line(read: Read) -> None:
 
 
 def test_where_nothing_is_like_that_it_is_said(orion: Orion, grid_toml: Path) -> None:
-    """On stderr, so that data stay data; not where nothing was asked for."""
-    assert orion("log", "--node", "nobody", "--json") == (
-        0,
-        "[]\n",
-        "orion: no event in the log is like that\n",
-    )
+    """On stderr, so that data stay data; not where nothing was asked for. Of a node that is known nowhere
+    it is said which are; not of one that is only configured."""
+    nothing = "orion: no event in the log is like that\n"
+    missing = "orion: --node nobody: the grid and its configuration have no such node; known are "
+    words = ("log", "--node", "nobody", "--node", "worker", "--event", "input", "--json")
+    assert orion(*words) == (0, "[]\n", f"{missing}edge, master, never, worker\n{nothing}")
+    assert orion("log", "--node", "never", "--json") == (0, "[]\n", nothing)
     assert orion("log", "-n", "0", "--json") == (0, "[]\n", "")
 
 
