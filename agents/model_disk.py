@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orion_streams.config import NodeConfig, user_home
+from orion_streams.config import NodeConfig
 from orion_streams.model.gateway_rules import is_loopback
 
 MB = 1_000_000
@@ -22,7 +22,7 @@ def free_mb(node: NodeConfig) -> int | None:
         return free_below([Path(node.ollama_models).expanduser()])
     if node.simulated or not is_loopback(urlsplit(node.ollama).hostname or ""):
         return None
-    return free_below([each / ".ollama" / "models" for each in (SERVICE_HOME, user_home())])
+    return free_below([each / ".ollama" / "models" for each in (SERVICE_HOME, Path.home())])
 
 
 def free_below(folders: Iterable[Path]) -> int | None:

@@ -1,14 +1,9 @@
 """streams.toml as frozen structs. Order of precedence: flags, ORION_* variables, ./streams.toml, the
-package's defaults.
-
-The environment and the configuration files are read here and nowhere else. What decisions read is in
-`model.policy`; everything else here concerns one process only.
-"""
+package's defaults. Configuration files are read here and nowhere else; what decisions read is in
+`model.policy`."""
 
 from __future__ import annotations
 
-import operator
-import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -18,8 +13,16 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from orion_streams import environment
 from orion_streams.errors import ConfigError
-from orion_streams.model import alert_rules, gateway_rules, quiet_hours, server_urls, toml_values
+from orion_streams.model import (
+    alert_rules,
+    gateway_rules,
+    policy_order,
+    quiet_hours,
+    server_urls,
+    toml_values,
+)
 from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
@@ -28,6 +31,7 @@ from orion_streams.model.policy import (
     UNLISTED,
     ClientRules,
     Count,
+    HostName,
     ModelName,
     ModelRules,
     Name,
@@ -41,11 +45,9 @@ from orion_streams.model.toml_values import Grammar, complaints, of_value
 
 PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
-
-
-HostName = Annotated[
-    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9.:-]{0,252}\Z", description="a host, or host:port")
-]
+INSTALLED_TOML = Path("/etc/orion/streams.toml")
+KEYS_FILE, ALERTS_FILE = "/var/lib/orion-gateway/keys.json", "/var/lib/orion-alerts/alerts.json"
+"""Of the services of `orion install`, and where they keep what it gives no place for."""
 
 
 class NodeConfig(Struct, frozen=True):
@@ -133,6 +135,7 @@ class Config(Struct, frozen=True):
     alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
     alerts_to: dict[Name, AlertTarget] = {}
     alerts_file: str = ""
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
     pull_from: Annotated[tuple[HostName, ...], Meta(examples=[["registry.ollama.ai"]])] = ()
 
     def key(self, *parts: str) -> str:
@@ -168,27 +171,45 @@ class Config(Struct, frozen=True):
 
 
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
-    """Read the configuration from `path`, else $ORION_CONFIG, else ./streams.toml, else the package.
-
-    `redis_url` comes from the command line, where no password may stand. Raises ConfigError that names the
-    file, the key and what was expected.
-    """
-    chosen = chosen_file(path)
-    config = parse(read_text(chosen), str(chosen))
+    """Read the configuration from `chosen_file`. `redis_url` comes from the command line, where no password
+    may stand. Raises ConfigError that names the file, the key and what was expected."""
+    config = read(chosen_file(path))
     if redis_url and server_urls.has_password(redis_url):
         raise ConfigError(
             "--redis: a command line is seen by everybody on this machine: put the password into "
             "ORION_REDIS_PASSWORD, or into a file that redis.password_file names"
         )
-    url = redis_url or os.environ.get("ORION_REDIS_URL") or config.redis.url
+    url = redis_url or environment.redis_url() or config.redis.url
     return with_url(config, complete(url, config.redis)) if url else config
 
 
 def chosen_file(path: str | Path | None = None) -> Path:
-    """Return the file of the configuration: `path`, else $ORION_CONFIG, else ./streams.toml, else the
-    package's."""
+    """Return `path`, else $ORION_CONFIG, else ./streams.toml unless it is the package's own (as in a
+    checkout), else that of the installed services, else the package's."""
+    if given := path or environment.config_file():
+        return Path(given)
     own = Path("streams.toml")
-    return Path(path or os.environ.get("ORION_CONFIG") or (own if own.exists() else PACKAGED_TOML))
+    if own.exists() and not (PACKAGED_TOML.exists() and own.samefile(PACKAGED_TOML)):
+        return own
+    if INSTALLED_TOML.exists():
+        return INSTALLED_TOML
+    return own if own.exists() else PACKAGED_TOML
+
+
+def read(path: Path) -> Config:
+    """Read a streams.toml, and nothing of the environment. Raises ConfigError."""
+    config = parse(read_text(path), str(path))
+    return with_state(config) if path == INSTALLED_TOML else config
+
+
+def with_state(config: Config) -> Config:
+    """Return the configuration with the services' places for what it leaves open: keys and told alerts."""
+    keys_file = config.gateway.keys_file or KEYS_FILE
+    return msgspec.structs.replace(
+        config,
+        gateway=msgspec.structs.replace(config.gateway, keys_file=keys_file),
+        alerts_file=config.alerts_file or ALERTS_FILE,
+    )
 
 
 def with_url(config: Config, url: str) -> Config:
@@ -198,10 +219,12 @@ def with_url(config: Config, url: str) -> Config:
 
 
 def complete(url: str, redis: RedisConfig) -> str:
-    """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over
-    `password_file`, and both over the password in the URL. If the variable is set but empty, only the URL
-    counts."""
-    password = os.environ.get("ORION_REDIS_PASSWORD")
+    """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over the service's
+    credential, that over `password_file`, and all over the password in the URL. If the variable is set but
+    empty, only the URL counts."""
+    password = environment.redis_password()
+    if password is None and (held := environment.credential("redis-password")):
+        password = read_secret(held, "LoadCredential", "the password", guarded=True)
     if password is None and redis.password_file:
         password = read_secret(
             Path(redis.password_file).expanduser(), "redis.password_file", "the password"
@@ -211,45 +234,14 @@ def complete(url: str, redis: RedisConfig) -> str:
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
 
 
-def sentinel_password() -> str | None:
-    """Return the password of the sentinels, ORION_SENTINEL_PASSWORD; None if there is none."""
-    return os.environ.get("ORION_SENTINEL_PASSWORD") or None
-
-
-def alert_secret(what: Literal["WEBHOOK", "TOKEN"], target: str) -> str | None:
-    """Return a target's secret from the environment, ORION_ALERT_TOKEN_MY_PHONE of `my-phone`; None if
-    there is none."""
-    return os.environ.get(f"ORION_ALERT_{what}_{target.upper().replace('-', '_')}") or None
-
-
-def user_home() -> Path:
-    """Return the folder of the user that this process runs as."""
-    return Path.home()
-
-
-def log_level() -> str:
-    """Return the log level of the processes of a grid: ORION_LOG, by default info."""
-    return os.environ.get("ORION_LOG", "info")
-
-
-def child_environment(own: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the environment of a child process: this process's, with variables of its own."""
-    return {**os.environ, **(own or {})}
-
-
-def user_folder(variable: str, default: str | Path) -> Path:
-    """Return the folder for our files that an XDG variable names, else the one in `default`."""
-    return Path(os.environ.get(variable) or default).expanduser() / "orion-streams"
-
-
-def read_secret(path: Path, key: str, what: str) -> str:
-    """Read the file that a key names, of a secret: one line, readable by its owner only. Raises ConfigError
-    otherwise."""
+def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
+    """Read the one line of a secret in the file that a key names, readable by its owner only, or `guarded`
+    by systemd (whose access list shows as a right of the group). Raises ConfigError otherwise."""
     try:
         text = read_text(path)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o077 and not guarded:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():
         raise ConfigError(f"{key}: expected one line in {path}, {what}")
@@ -332,17 +324,6 @@ GRAMMAR: Mapping[str, Grammar] = {
 """What a value has to be beyond its type, by the last word of its key."""
 
 
-POLICY_ORDER: tuple[tuple[str, str, str], ...] = (
-    ("temp_return_mc", "less than", "temp_max_mc"),
-    ("ram_return_permille", "less than", "ram_max_permille"),
-    ("temp_critical_mc", "more than", "temp_max_mc"),
-    ("breaker_open_ms", "at most", "breaker_open_max_ms"),
-    ("ram_margin_permille", "less than", "ram_max_permille"),
-    ("default_deadline_ms", "at most", "max_deadline_ms"),
-)
-"""Pairs of keys of [policy], and how their values compare."""
-COMPARE = {"less than": operator.lt, "more than": operator.gt, "at most": operator.le}
-CONVERSE = {"less than": "more than", "more than": "less than", "at most": "at least"}
 RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     (
         "models",
@@ -377,11 +358,7 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     """List what is wrong with values that are valid one by one. Of two keys of [policy] that do not fit,
     blame the one that was `written`."""
     inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
-    found = [
-        misfit(config.policy, key, relation, other, written)
-        for key, relation, other in POLICY_ORDER
-        if not COMPARE[relation](getattr(config.policy, key), getattr(config.policy, other))
-    ]
+    found = policy_order.contradictions(config.policy, written)
     found += [f"{key}: {expected}" for key, holds, expected in RULES if not holds(config)]
     found += [
         f"nodes.{name}{key}: {expected}"
@@ -393,15 +370,6 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)
     found += alert_rules.contradictions(config.alerts, config.alerts_to, config.nodes, config.clients)
     return found + missing_nodes(config, inference)
-
-
-def misfit(policy: Policy, key: str, relation: str, other: str, written: Collection[str]) -> str:
-    """Say how two keys of [policy] do not fit, with both values."""
-    if other in written and key not in written:
-        key, relation, other = other, CONVERSE[relation], key
-    value, limit = getattr(policy, key), getattr(policy, other)
-    default = ", the default" if other not in written and limit == getattr(Policy(), other) else ""
-    return f"policy.{key} = {value}: expected {relation} policy.{other} ({limit}{default})"
 
 
 def missing_nodes(config: Config, inference: Mapping[str, NodeConfig]) -> list[str]:

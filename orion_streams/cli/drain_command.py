@@ -13,8 +13,7 @@ from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.text import long
 from orion_streams.model.toml_values import duration_ms
-
-CLI = "cli"
+from orion_streams.runtime import acl
 
 
 class Rested(Struct, frozen=True):
@@ -58,9 +57,11 @@ def ms_of(term: str) -> int:
 
 
 def operator_of(config: Config) -> str:
-    """Return the client as which a person speaks here: `cli` if it is an operator, else the first one."""
+    """Return the client as which a person speaks here: that of the URL's user, if it is an operator or
+    there is none, else the first operator."""
     operators = sorted(name for name, rules in config.clients.items() if rules.operator)
-    return CLI if CLI in operators or not operators else operators[0]
+    own = acl.client_of(config)
+    return own if own in operators or not operators else operators[0]
 
 
 def drained(node: str, for_ms: int) -> str:

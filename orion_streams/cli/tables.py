@@ -156,7 +156,7 @@ def lacking(found: list[ModelRow]) -> list[str]:
 def models_table(found: list[ModelRow]) -> Table:
     """Make the table of `orion models`."""
     made = table(
-        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST",
+        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST", "NOT ON",
         right=("ON DISK", "IN MEMORY", "CONTEXT"),
     )  # fmt: skip
     for row in found:
@@ -168,6 +168,7 @@ def models_table(found: list[ModelRow]) -> Table:
             str(row.num_ctx or row.context_length or ""),
             " ".join(row.can),
             Text(row.digest.removeprefix("sha256:")[:12], style=DIM),
+            Text(" ".join(row.lacked_by), style=WAITING),
         )
     return made
 

@@ -11,6 +11,7 @@ from orion_streams.decider.filters import at_rest, node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.marks import is_heard
+from orion_streams.model.names import same_name
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Load, Node, Request, Run
 from orion_streams.model.verdict import Verdict
@@ -61,7 +62,7 @@ class NodeRow(Struct, frozen=True):
 class ModelRow(Struct, frozen=True):
     """A model on a node. `size_mb` on disk, `resident_mb` in memory. `num_ctx`: the context its runner was
     asked for (0: unknown); `context_length`: what Ollama reports; `can`: its capabilities, in Ollama's
-    words."""
+    words. `lacked_by`: the nodes that take requests and have it not on disk."""
 
     model: str
     node: str
@@ -73,6 +74,7 @@ class ModelRow(Struct, frozen=True):
     context_length: int
     num_ctx: int
     can: tuple[str, ...]
+    lacked_by: tuple[str, ...]
 
 
 class RequestRow(Struct, frozen=True):
@@ -249,7 +251,19 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
                 context_length=in_memory.context_length if in_memory else 0,
                 num_ctx=in_memory.num_ctx if in_memory else 0,
                 can=described.capabilities if described else (),
+                lacked_by=lacked_by(grid, model),
             )
+
+
+def lacked_by(grid: Grid, model: str) -> tuple[str, ...]:
+    """Return the nodes that take requests and do not list a model, by name; none whose list is unknown."""
+    return tuple(
+        name
+        for name, node in sorted(grid.nodes.items())
+        if node.rules.inference
+        and node.inventory_known
+        and same_name(model, node.installed) not in node.installed
+    )
 
 
 def ps_rows(grid: Grid) -> PsRows:

@@ -230,8 +230,10 @@ def test_models_are_listed_per_node(read: Read) -> None:
         "context_length": 4096,
         "num_ctx": 0,
         "can": [],
+        "lacked_by": [],
     }
     assert not found[1]["resident"]
+    assert found[2]["lacked_by"] == ["master"], "not `never`, whose list is unknown, nor the robot"
 
 
 def test_models_say_which_nodes_lack_them() -> None:
@@ -262,7 +264,7 @@ def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, comman
     code, out, _ = orion(command)
     expected = {
         "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
-        "models": ["478 MB", OTHER],
+        "models": ["478 MB", OTHER, "NOT ON"],
         "ps": ["waiting for master", "worker: hot", "running"],
         "plan": [" GB for models are planned; ", "requests of late, by model"],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.doctor.findings import Facts, Finding, Severity, start_agent, url_as
 from orion_streams.decider.placement import missing_pins
 from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
@@ -45,7 +45,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
     """Say whether a node takes work; if not, why, since when, and what brings it back."""
-    agent = f"on {row.node}: orion agent --node {row.node} --redis {facts.url}"
+    agent = f"on {row.node}: {start_agent(facts, row.node)}"
     match row.state:
         case "available" | "no_inference":
             return Finding("ok", row.node, running_well(row, node))
@@ -60,7 +60,7 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             what = f"its agent was stopped, and said goodbye {seconds(row.heard_ms_ago or 0)} ago"
             return Finding("warning", row.node, what, agent)
         case "drained" | "quiet":
-            return resting(row)
+            return resting(facts, row)
         case "leaving":
             return Finding("ok", row.node, f"its agent is about to stop: {row.in_hand} in hand")
         case "hot" | "ram":
@@ -89,13 +89,14 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             )
 
 
-def resting(row: NodeRow) -> Finding:
+def resting(facts: Facts, row: NodeRow) -> Finding:
     """Describe a node that takes nothing because somebody wants it so."""
     if row.state == "quiet":
         return Finding("ok", row.node, f"quiet hours until {time_of_day(row.limit)}: it takes nothing new")
     rest = f"for {long(row.limit)}" if row.limit else "until it is resumed"
     what = f"{row.drained_by} drained it {rest}, {seconds(row.value)} ago: {row.in_hand} in hand"
-    return Finding("ok", row.node, what, f"when it is to go on: orion resume {row.node}")
+    line = f"orion resume {row.node} --redis {url_as(facts, 'owner')}"
+    return Finding("ok", row.node, what, f"when it is to go on: {line}")
 
 
 def url_of(facts: Facts, node: str) -> str:
@@ -216,7 +217,7 @@ def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     group = facts.groups.get(f"work:{row.node}")
     if group is not None and group.pending and row.state in AWAY:
         what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
-        yield Finding("warning", row.node, what, f"on {row.node}: orion agent --node {row.node}")
+        yield Finding("warning", row.node, what, f"on {row.node}: {start_agent(facts, row.node)}")
 
 
 def requests(facts: Facts) -> Iterator[Finding]:
@@ -238,7 +239,8 @@ def requests(facts: Facts) -> Iterator[Finding]:
     yield Finding("ok", "requests", what)
     if nobody:
         what = f"{len(nobody)} wait and no node takes them: {why(nobody)}"
-        yield Finding("warning", "requests", what, f"orion explain {nobody[0].client}/{nobody[0].id}")
+        mend = f"orion explain {nobody[0].client}/{nobody[0].id} --redis {facts.url}"
+        yield Finding("warning", "requests", what, mend)
     yield from crowded(grid, rows)
 
 
