@@ -120,8 +120,13 @@ def agent_app(config: Config, node: str) -> App:
         channel = StreamChannel(app, redis=blocking, key=config.key("work", node))
         worker = Worker(config, node, channel, results, backend)
         residency = Residency(backend, config.limits.inventory_ms)
-        worker.disk.changed = residency.look_again
         health = Health(beats, sensors, residency, worker.core, results)
+
+        async def tell_disk() -> None:
+            residency.look_again()
+            await report()
+
+        worker.disk.changed = tell_disk
         app.closers += [residency.close, worker.stop]
 
         @app.task

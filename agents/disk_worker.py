@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 from orion_streams.agents.backend import Backend, DiskFailedError, PullStep
 from orion_streams.config import Limits
-from orion_streams.model.text import gigabytes
 
 log = logging.getLogger("orion.agent")
 
@@ -19,13 +18,17 @@ PARTS_MAX = 1_000
 Tell = Callable[[dict[str, bytes]], Awaitable[None]]
 
 
+async def nothing() -> None:
+    """Tell nobody."""
+
+
 class DiskWorker:
     """A node's disk. `free_mb`: what is free of it; None where nobody here can know."""
 
     def __init__(self, backend: Backend, limits: Limits, free_mb: Callable[[], int | None]) -> None:
         self._backend, self._limits, self._free_mb = backend, limits, free_mb
-        self.changed: Callable[[], None] = lambda: None
-        """Called when models may have come or gone."""
+        self.changed: Callable[[], Awaitable[None]] = nothing
+        """Tells the router what is on the disk now; awaited before the end is told."""
 
     async def pull(self, model: str, tell: Tell) -> None:
         """Pull a model, and tell how far it is. Raises RunFailedError."""
@@ -87,8 +90,8 @@ class Room:
         needed_mb = sum(self._left.values()) // BYTES_PER_MB
         if free_mb is not None and needed_mb > free_mb - self._margin_mb:
             what = (
-                f"{gigabytes(needed_mb)} GB to come, {gigabytes(free_mb)} GB free, of which "
-                f"{gigabytes(self._margin_mb)} GB stay free (limits.pull_margin_mb)"
+                f"{needed_mb / 1000:.1f} GB to come, {free_mb / 1000:.1f} GB free, of which "
+                f"{self._margin_mb / 1000:.1f} GB stay free (limits.pull_margin_mb)"
             )
             raise DiskFailedError("no_space", what)
 

@@ -25,6 +25,10 @@ from orion_streams.model.marks import is_heard
 
 SEEN_S = 10.0
 """How long a node's list of models may take to follow."""
+OFF = (
+    'models are neither pulled nor deleted through the gateway: set pull_from = ["registry.ollama.ai"] in '
+    "streams.toml, or use `orion pull`, `orion rm`"
+)
 NDJSON = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -104,7 +108,10 @@ class Disks:
         return web.Response()
 
     def _operator(self, http: web.Request) -> str:
-        """Return the client that asks. Raise Refusal if it is no operator, or no router decides."""
+        """Return the client that asks. Raise Refusal if models are not changed over HTTP, it is no
+        operator, or no router decides."""
+        if not self.gateway.config.pull_from:
+            raise Refusal(403, OFF)
         name = http[CALLER].client
         self.gateway.check_router()
         if not self.follower.folded.rules_of(name).operator:

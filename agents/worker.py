@@ -260,13 +260,11 @@ class Worker:
             progress = self.core.progress(job, fields)
             await self.results.write(progress.head, progress.body)
 
-        try:
-            if job.head.op == "pull":
-                await self.disk.pull(job.head.model, tell)
-            else:
-                await self.disk.remove(job.head.model)
-        finally:
-            self.disk.changed()
+        if job.head.op == "pull":
+            await self.disk.pull(job.head.model, tell)
+        else:
+            await self.disk.remove(job.head.model)
+        await self.disk.changed()
         log.info("%s done", named(job.head))
         return Done()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Literal
 
@@ -14,11 +14,18 @@ from orion_streams import AsyncClient, RequestError
 from orion_streams.cli import grid_discovery, log_sources
 from orion_streams.cli.answer_view import ERASE
 from orion_streams.cli.drain_command import operator_of
-from orion_streams.cli.interruptible import client_of, ends_before, interrupts
+from orion_streams.cli.interruptible import (
+    NOT_CONFIRMED,
+    Interrupted,
+    became_of,
+    client_of,
+    ended_by_itself,
+)
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell, write, write_json
 from orion_streams.cli.read_commands import grid_at
 from orion_streams.client.disk_orders import PullProgress
+from orion_streams.environment import command
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, OrionError
 from orion_streams.gateway.listings import nodes_to_change
 
@@ -46,19 +53,22 @@ async def run(
         if op == "remove":
             raise OrionError(f"no node has {model}")
         tell(f"orion: every node has {model}; to look for a newer one: --node")
+    found: list[Changed] = []
+    interrupted = ""
     async with client_of(config, client or operator_of(config)) as grid:
-        found: list[Changed] = []
-        working = asyncio.create_task(change_all(grid, op, model, chosen, found, common))
-        with interrupts() as pressed:
-            ended = await ends_before(working, pressed)
-        if not ended:
-            working.cancel()
-            await asyncio.wait({working})
-            tell("orion: cancelled: the node stops; what it has pulled stays for the next time")
-            return EXIT_INTERRUPTED
-        working.result()
+        for node in chosen:
+            try:
+                found.append(await changed(grid, op, model, node))
+            except Interrupted as end:
+                interrupted = f"orion: {node}: {end}"
+                break
+            if not common.as_json:
+                say(op, found[-1])
     if common.as_json:
         write_json(found)
+    if interrupted:
+        tell(interrupted)
+        return EXIT_INTERRUPTED
     return EXIT_FAILED if any(each.code for each in found) else EXIT_OK
 
 
@@ -69,36 +79,48 @@ async def nodes_for(op: Op, model: str, common: CommonOptions) -> list[str]:
     return nodes_to_change(now.grid, op, model)
 
 
-async def change_all(
-    grid: AsyncClient, op: Op, model: str, nodes: Sequence[str], found: list[Changed], common: CommonOptions
-) -> None:
-    """Change one node after the other, and say of each what came of it."""
-    for node in nodes:
-        try:
-            await (pull(grid, model, node) if op == "pull" else grid.remove(model, node))
-        except RequestError as error:
-            found.append(Changed(node, model, error.code, error.message))
-            if not common.as_json:
-                tell(f"orion: {node}: {error.code}: {error.message}")
-        else:
-            found.append(Changed(node, model))
-            if not common.as_json:
-                write(f"{node}: {model} {'is there' if op == 'pull' else 'is removed'}")
-
-
-async def pull(grid: AsyncClient, model: str, node: str) -> None:
-    """Pull, and show on a terminal how far it is. Raises RequestError."""
-    shows = sys.stderr.isatty()
+async def changed(grid: AsyncClient, op: Op, model: str, node: str) -> Changed:
+    """Order it of a node, and return what came of it. Raises Interrupted after Ctrl-C, BackendError."""
+    request_id = grid.new_id()
+    if op == "pull":
+        working = asyncio.create_task(shown(grid.pull(model, node, request_id=request_id)))
+    else:
+        working = asyncio.create_task(grid.remove(model, node, request_id=request_id))
+    if not await ended_by_itself(grid, request_id, working):
+        stopped = "cancelled: the node stops"
+        if op == "pull":
+            stopped += "; what it has pulled stays for the next time"
+        raise Interrupted(became_of(working, stopped, f"{NOT_CONFIRMED}; look: {command()} log"))
     try:
-        async with aclosing(grid.pull(model, node)) as steps:
+        working.result()
+    except RequestError as error:
+        return Changed(node, model, error.code, error.message)
+    return Changed(node, model)
+
+
+def say(op: Op, done: Changed) -> None:
+    """Say what came of it on a node."""
+    if done.code:
+        tell(f"orion: {done.node}: {done.code}: {done.message}")
+    else:
+        write(f"{done.node}: {done.model} {'is there' if op == 'pull' else 'is removed'}")
+
+
+async def shown(pull: AsyncGenerator[PullProgress, None]) -> None:
+    """Pull, and show on a terminal how far it is. Raises RequestError."""
+    try:
+        async with aclosing(pull) as steps:
             async for step in steps:
-                if shows:
-                    sys.stderr.write(ERASE + line_of(step))
-                    sys.stderr.flush()
+                draw(line_of(step))
     finally:
-        if shows:
-            sys.stderr.write(ERASE)
-            sys.stderr.flush()
+        draw("")
+
+
+def draw(line: str) -> None:
+    """Write a line on a terminal over the one before; elsewhere nothing."""
+    if sys.stderr.isatty():
+        sys.stderr.write(ERASE + line)
+        sys.stderr.flush()
 
 
 def line_of(step: PullProgress) -> str:

@@ -23,13 +23,18 @@ class PullProgress(Struct, frozen=True):
     completed: int = 0
 
 
+SILENT_S = 3_600.0
+"""A node that says nothing for so long, or a grid, is not waited for."""
+
+
 async def heard(call: Call, first_s: float) -> AsyncGenerator[PullProgress, None]:
-    """Yield what is new until the end. The grid must say something within `first_s`; then the pull has the
-    time that its own limits give it. Raises RequestError."""
-    async with asyncio.timeout(first_s):
-        await call.news.wait()
+    """Yield what is new until the end. Something must be said within `first_s`, and then within SILENT_S;
+    the node has limits of its own. Raises RequestError, TimeoutError."""
+    patience_s = first_s
     while True:
-        await call.news.wait()
+        async with asyncio.timeout(patience_s):
+            await call.news.wait()
+        patience_s = SILENT_S
         call.news.clear()
         end, said, call.progress = call.end, call.progress, None
         if said is not None:

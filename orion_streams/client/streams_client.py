@@ -132,15 +132,13 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             async for step in steps:
                 yield step
 
-    async def remove(self, model: str, node: str) -> None:
+    async def remove(self, model: str, node: str, *, request_id: str = "") -> None:
         """Remove a model from a node's disk, as an operator. Raises as `pull` does."""
-        async with aclosing(self._ordered({"remove": model, "node": node})) as steps:
+        async with aclosing(self._ordered({"remove": model, "node": node}, request_id)) as steps:
             async for _ in steps:
                 pass
 
-    async def _ordered(
-        self, entry: dict[str, str], request_id: str = ""
-    ) -> AsyncGenerator[PullProgress, None]:
+    async def _ordered(self, entry: dict[str, str], request_id: str) -> AsyncGenerator[PullProgress, None]:
         """Send an order for a node's disk, and yield what is said of it. Raises as a request does."""
         request_id = request_id or self.new_id()
         call = self._calls[request_id] = Call({**entry, "id": request_id}, asks=False)
@@ -151,7 +149,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
                 async for step in steps:
                     yield step
         except TimeoutError:
-            what = f"no answer after {self._margin_s + CONTROL_S:g} s"
+            what = "nothing was said of it for too long"
             raise calls.RequestTimeoutError(request_id, "timeout", what) from None
         finally:
             del self._calls[request_id]

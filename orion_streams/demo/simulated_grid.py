@@ -94,7 +94,7 @@ def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
 
 
 def with_models(
-    nodes: Sequence[SimulatedNode], models: tuple[ModelSpec, ...], **spec: float
+    nodes: Sequence[SimulatedNode], models: tuple[ModelSpec, ...], **spec: Any
 ) -> tuple[SimulatedNode, ...]:
     """Give the nodes that take requests these models, and all nodes other values of their specs."""
     return tuple(

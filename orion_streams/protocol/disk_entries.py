@@ -19,7 +19,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.marks import is_heard
 from orion_streams.model.names import full_model_name, host_of, same_name
 from orion_streams.model.policy import NO_RULES
-from orion_streams.model.state import Grid, Node, parse_stream_id
+from orion_streams.model.state import Grid, Node, Run, parse_stream_id
 from orion_streams.protocol.agent_entries import PROGRESS_FIELDS, ResultHead
 from orion_streams.protocol.input_entries import NOTHING, Entry, Progress, Taken
 from orion_streams.protocol.requests_replies import CODES, is_model_name
@@ -27,8 +27,8 @@ from orion_streams.protocol.requests_replies import CODES, is_model_name
 PULL_OFF = 'No model is pulled here: set pull_from = ["registry.ollama.ai"] in the router\'s streams.toml.'
 LATER_MS = 60_000
 """So much later than a node's agent the router ends a pull."""
-HELD_BACK = 4
-"""Names in a sentence, at most."""
+HELD_BACK, SHOWN = 4, 200
+"""Names in a sentence, and characters of names, at most."""
 
 
 def take_disk(
@@ -79,23 +79,31 @@ def check_pull(model: str, pull_from: Collection[str]) -> None:
 
 def check_removal(grid: Grid, node: Node, model: str) -> None:
     """Raise ContractError unknown_model if the node does not have the model; model_busy if it has work with
-    it, or is to keep it in memory."""
+    it, is to keep it in memory, or is the last to have it while requests wait for it."""
     name = node.rules.name
     if model not in node.installed:
         raise ContractError("unknown_model", f"{name} does not have {model}.")
     if name in grid.models.get(model, NO_RULES).resident_on:
         what = f'{model} is pinned to {name}: take {name} out of resident_on in [models."{model}"] first.'
         raise ContractError("model_busy", what)
-    held = sorted({getattr(each, "request", "") or "a load" for each in assigned(node, model)})
-    if held:
-        raise ContractError(
-            "model_busy", f"{name} is at work with {model}: {', '.join(held[:HELD_BACK])}."[:300]
-        )
+    if held := held_by(node, model):
+        raise ContractError("model_busy", f"{name} is at work with {model}: {some(held)}.")
+    others = [row for each, row in grid.nodes.items() if each != name and row.keeps(model)]
+    waiting = {key for key, request in grid.open.items() if request.model == model}
+    if waiting and not others:
+        what = f"no other node has {model}, which is asked for: {some(waiting)}."
+        raise ContractError("model_busy", what)
 
 
-def assigned(node: Node, model: str) -> list[object]:
+def held_by(node: Node, model: str) -> set[str]:
     """Return what a node was given of a model, and has not ended."""
-    return [held for held in node.assignments.values() if held.model == model]
+    held = (each for each in node.assignments.values() if each.model == model)
+    return {each.request if isinstance(each, Run) else "a load" for each in held}
+
+
+def some(names: Collection[str]) -> str:
+    """Name a few."""
+    return ", ".join(sorted(names)[:HELD_BACK])[:SHOWN]
 
 
 def cancelled_disk(grid: Grid, request: str, operator: str) -> ev.DiskEnded | None:
@@ -137,19 +145,11 @@ def ended(name: str, node: Node, code: str, source: str = "") -> ev.DiskEnded:
 
 
 def take_disk_result(grid: Grid, entry: Entry, head: ResultHead) -> Taken | None:
-    """Take a node's word on its pull or removal; None if it is of none."""
+    """Take a node's word on its pull or removal: progress, or its end. None if it is of none; late progress
+    says nothing."""
     node = grid.nodes.get(entry.owner)
-    if head.op == "progress" or (
-        node is not None and node.disk is not None and node.disk.work_id == head.work_id
-    ):
-        return disk_said(entry, node, head)
-    return None
-
-
-def disk_said(entry: Entry, node: Node | None, head: ResultHead) -> Taken:
-    """Take progress or the end of what is going on; of anything else, nothing."""
     if node is None or node.disk is None or node.disk.work_id != head.work_id:
-        return NOTHING
+        return NOTHING if head.op == "progress" else None
     match head.op:
         case "progress":
             names = (name.encode() for name in PROGRESS_FIELDS)

@@ -49,7 +49,9 @@ def disk_ended(event: ev.DiskEnded, position: int) -> list[Out]:
     """Return the end for who asked. A node's own words are copied from its result by the server."""
     client, request_id = split(event.request)
     kind = {"": "noted", "cancelled": "cancelled"}.get(event.code, "error")
-    what = requests_replies.DISK_CODES.get(event.code, "") if kind == "error" else ""
+    what = requests_replies.DISK_CODES.get(event.code, "")
+    if kind == "cancelled":
+        what = f"{event.by or 'It was'} cancelled{' it' if event.by else ''}."
     reply = Reply(
         id=request_id,
         kind=kind,

@@ -236,13 +236,6 @@ def test_models_are_listed_per_node(read: Read) -> None:
     assert found[2]["lacked_by"] == ["master"], "not `never`, whose list is unknown, nor the robot"
 
 
-def test_models_say_which_nodes_lack_them() -> None:
-    """Of the nodes that have any; a model that all have, or that is only in memory, is not named."""
-    found = view_models.model_rows(grid_of(node("a"), replace(node("b"), installed={MODEL: DISK[MODEL]})))
-    assert tables.lacking(found) == [f"{HEAVY} is not on b: orion pull {HEAVY}"]
-    assert tables.lacking([each for each in found if each.node == "b"]) == []
-
-
 def test_ps_says_what_runs_and_what_waits_for_what(read: Read) -> None:
     """A running request names its node, a waiting one the node that it waits for or why none takes it."""
     found = read("ps")
@@ -264,7 +257,7 @@ def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, comman
     code, out, _ = orion(command)
     expected = {
         "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
-        "models": ["478 MB", OTHER, "NOT ON"],
+        "models": ["478 MB", OTHER, f"{OTHER} is not on master: ollama pull {OTHER} on master"],
         "ps": ["waiting for master", "worker: hot", "running"],
         "plan": [" GB for models are planned; ", "requests of late, by model"],
     }

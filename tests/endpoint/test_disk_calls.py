@@ -160,13 +160,14 @@ def test_a_person_pulls_and_removes(opened: RunningEndpoint, tmp_path: Path) -> 
 
 def test_nothing_is_pulled_by_default_and_only_by_operators() -> None:
     """Two grids as they are without a word in streams.toml: one sentence says what to set."""
-    with house([], True) as running, httpx.Client(base_url=running.url, timeout=30) as http:
-        answer = http.post("/api/pull", json={"model": NEW.name})
-        assert answer.status_code == 403
-        assert 'set pull_from = ["registry.ollama.ai"]' in answer.json()["error"]
-    with house(REGISTRY, False) as running, httpx.Client(base_url=running.url, timeout=30) as http:
-        for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
-            answer = http.request(method, path, json={"model": EMBEDDER.name})
-            assert answer.status_code == 403
-            assert "only an operator changes which models there are" in answer.json()["error"]
-        assert is_there(EMBEDDER.name)(running.when(lambda _: True, "now"))
+    for pull_from, operator, why in (
+        ([], True, 'set pull_from = ["registry.ollama.ai"]'),
+        (REGISTRY, False, "only an operator changes which models there are"),
+    ):
+        with house(pull_from, operator) as running, httpx.Client(base_url=running.url, timeout=30) as http:
+            for method, path in (("POST", "/api/pull"), ("DELETE", "/api/delete")):
+                answer = http.request(method, path, json={"model": EMBEDDER.name})
+                assert answer.status_code == 403
+                assert answer.json().keys() == {"error"}
+                assert why in answer.json()["error"]
+            assert is_there(EMBEDDER.name)(running.when(lambda _: True, "now"))
