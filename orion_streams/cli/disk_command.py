@@ -30,7 +30,7 @@ from orion_streams.errors import EXIT_FAILED, EXIT_OK, OrionError
 from orion_streams.gateway.listings import nodes_to_change
 
 Op = Literal["pull", "remove"]
-BAR = 30
+BAR, LARGE_BYTES = 30, 50_000_000
 
 
 class Changed(Struct, frozen=True, omit_defaults=True):
@@ -124,8 +124,8 @@ def draw(line: str) -> None:
 
 
 def line_of(step: PullProgress) -> str:
-    """Return how far a pull is: a bar for a part whose size is known."""
-    if not step.total:
+    """Return how far a pull is: a bar for a part that takes time."""
+    if step.total < LARGE_BYTES:
         return f"{step.node}: {step.status}"
     share = min(step.completed / step.total, 1)
     bar = "█" * round(share * BAR) + "·" * (BAR - round(share * BAR))

@@ -79,10 +79,16 @@ class SimulatedNode(Struct, frozen=True):
 
 def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
     """Return three Pis: gemma3:270m on two of them, a bigger model on the worker and one for embeddings on
-    the master, none on the edge. The llama engine has only gemma3:270m."""
+    the master, none on the edge; either can pull what the other has. The llama engine has gemma3:270m."""
     bigger, embedder = ((LLAMA,), (EMBEDDER,)) if engine == "synthetic" else ((), ())
     master = NodeSpec(
-        "orion-master", ram_total_mb=16_384, disk_mb_per_s=400, engine=engine, models=(GEMMA, *embedder)
+        "orion-master",
+        ram_total_mb=16_384,
+        disk_mb_per_s=400,
+        engine=engine,
+        models=(GEMMA, *embedder),
+        registry=(GEMMA, *bigger, *embedder),
+        net_mb_per_s=100,
     )
     worker = replace(master, name="orion-worker", ram_total_mb=8_192, models=(GEMMA, *bigger), seed=1)
     edge = NodeSpec("orion-edge", ram_total_mb=4_096, models=(), seed=2)

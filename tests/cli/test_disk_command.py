@@ -95,6 +95,7 @@ def typed(home: Path, act: Callable[[Terminal], int]) -> tuple[int, str]:
     ],
 )
 def test_a_bar_has_one_length(completed: int, line: str) -> None:
-    """Also where a registry says more than all; a step without a size has none."""
+    """Also where a registry says more than all; a small part has none, nor a step without a size."""
     assert line_of(PullProgress("pi", "pulling a", "sha256:a", 2 * 10**9, completed)) == line
     assert line_of(PullProgress("pi", "writing manifest")) == "pi: writing manifest"
+    assert line_of(PullProgress("pi", "pulling b", "sha256:b", 270, 270)) == "pi: pulling b"

@@ -124,6 +124,24 @@ def test_who_goes_away_cancels_the_pull(opened: RunningEndpoint) -> None:
         assert is_free(opened.when(is_gone(SLOW.name), "it was not pulled"))
 
 
+def test_a_gateway_that_is_killed_cancels_its_pull_when_it_is_back() -> None:
+    """Nobody waits for it any more."""
+    with house(REGISTRY, True) as running:
+        gateway = running.grid.gateway
+        assert gateway is not None
+        url, body = f"{running.url}/api/pull", {"model": SLOW.name}
+        with httpx.stream("POST", url, json=body, timeout=30) as answer:
+            rows = answer.iter_lines()
+            assert any("completed" in row for row in rows)
+            running.run(gateway.kill())
+            with pytest.raises(httpx.HTTPError):
+                list(rows)
+        assert not is_free(running.when(lambda _: True, "it goes on"))
+        running.run(gateway.start(30))
+        running.when(is_free, "it is cancelled")
+        assert is_gone(SLOW.name)(running.when(is_free, "it was not pulled"))
+
+
 def is_free(grid: Grid) -> bool:
     """Whether the node does nothing with its disk."""
     return grid.nodes[SPEC.name].disk is None
