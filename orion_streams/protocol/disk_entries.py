@@ -88,9 +88,9 @@ def check_removal(grid: Grid, node: Node, model: str) -> None:
         raise ContractError("model_busy", what)
     if held := held_by(node, model):
         raise ContractError("model_busy", f"{name} is at work with {model}: {some(held)}.")
-    others = [row for each, row in grid.nodes.items() if each != name and row.keeps(model)]
+    others = [row for row in grid.nodes.values() if row is not node and row.rules.takes_inference]
     waiting = {key for key, request in grid.open.items() if request.model == model}
-    if waiting and not others:
+    if waiting and not any(row.keeps(model) for row in others):
         what = f"no other node has {model}, which is asked for: {some(waiting)}."
         raise ContractError("model_busy", what)
 

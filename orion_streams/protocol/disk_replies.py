@@ -51,7 +51,7 @@ def disk_ended(event: ev.DiskEnded, position: int) -> list[Out]:
     kind = {"": "noted", "cancelled": "cancelled"}.get(event.code, "error")
     what = requests_replies.DISK_CODES.get(event.code, "")
     if kind == "cancelled":
-        what = f"{event.by or 'It was'} cancelled{' it' if event.by else ''}."
+        what = f"{event.by} cancelled it." if event.by else "It was cancelled."
     reply = Reply(
         id=request_id,
         kind=kind,

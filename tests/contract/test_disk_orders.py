@@ -18,6 +18,7 @@ from orion_streams import (
 )
 from orion_streams.client.disk_orders import PullProgress
 from orion_streams.decider.filters import first_filter
+from orion_streams.decider.placement import candidates
 from orion_streams.demo.ollama import ModelSpec
 from orion_streams.gateway.listings import nodes_to_change
 from orion_streams.model import event_codec
@@ -167,6 +168,14 @@ def test_no_request_is_sent_to_a_node_for_what_is_about_to_go() -> None:
         found = first_filter(some, some.nodes["a"], request())
         assert (found is None or found.filter != Filter.NOT_INSTALLED) is kept
         assert first_filter(some, some.nodes["b"], request()) is None
+
+
+def test_what_is_about_to_go_is_not_planned_into_memory() -> None:
+    """However much it is asked for; a pull of it changes nothing."""
+    for op, planned in (("remove", set()), ("pull", {MODEL})):
+        some = evolve(two(), ev.DiskOrdered("a", op, MODEL, "house", "house/x", "7-0"))
+        found = candidates(some, {"a": 8_000}, {MODEL: 1_000})
+        assert {each.model for each in found} & {MODEL} == planned
 
 
 def test_ends_are_the_orders_own() -> None:
