@@ -135,13 +135,15 @@ def loaded_since(boot: str) -> Callable[[Grid], bool]:
 
 def warm_too_soon(events: Iterable[ev.AnyEvent]) -> list[str]:
     """List the requests that were routed as to a warm node, though nothing had loaded their model since the
-    node's first health entry after its power cut, and nothing was about to."""
-    boot, there, found = "", set[str](), []
+    node's first health entry after its power cut, and nothing was about to. Until that entry the node is
+    what the log remembers."""
+    boot, there, found = "", set[str](), list[str]()
     models: dict[str, str] = {}
+    at_work: dict[str, str] = {}
     for event in events:
         match event:
             case ev.NodeSampled(boot=now) if now != boot:
-                boot, there = now, set()
+                boot, there = now, set(at_work.values())
             case ev.RequestAccepted():
                 models[event.request] = event.model
             case ev.ModelLoaded() | ev.LoadOrdered():
@@ -152,6 +154,9 @@ def warm_too_soon(events: Iterable[ev.AnyEvent]) -> list[str]:
                 if boot and model not in there and not verdict.load_ms:
                     found.append(event.request)
                 there.add(model)
+                at_work[event.request] = model
+            case ev.AttemptAbandoned() | ev.AttemptFailed() | ev.RequestCompleted():
+                at_work.pop(event.request, None)
             case _:
                 pass
     return found
