@@ -50,6 +50,7 @@ SETTINGS = {
         "replies_entries": 2_000,
     }
 }
+BOUNDS = {kind: SETTINGS["retention"][f"{kind}_entries"] for kind in ("health", "results", "replies")}
 DEDUPE = {"dedupe_keep": 200, "dedupe_keep_ms": 60_000}
 REWRITE = {"auto-aof-rewrite-min-size": "2mb", "auto-aof-rewrite-percentage": "50"}
 """Of the append-only file: a saw tooth of some MB instead of 64."""
@@ -121,7 +122,7 @@ class Soak:
         models = sorted({model.name for node in grid.nodes.values() for model in node.spec.models})
         self.load, self.home = ChaosClients(rng, models, tail_may_go=False), Home(grid, rng)
         self.faults: Counter[str] = Counter()
-        self.series, self._samples, self._began_s = Series(), 0, time.monotonic()
+        self.series, self._samples, self._began_s = Series(BOUNDS), 0, time.monotonic()
         self._all = [each for each in HOME_FAULTS if each.__name__ != "step_clock" or grid.can_move_clock]
 
     async def run(self) -> SoakReport:
@@ -207,7 +208,7 @@ class Soak:
         return SoakReport(
             hours=self.hours,
             seed=self.seed,
-            requests=load.asked,
+            requests=load.asked + (http.ends.total() if http is not None else 0),
             ended=len(load.told),
             http=dict(sorted(http.ends.items())) if http is not None else {},
             faults=dict(sorted(self.faults.items())),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from msgspec import structs
 
 from tests.chaos.soak_slope import Sample, Trend, trend
 
@@ -22,10 +23,12 @@ Key = tuple[str, str]
 
 
 class Series:
-    """The samples of everything that is measured."""
+    """The samples of everything that is measured. `bounds`: how many entries streams of a kind may hold, as
+    configured; one that is below it fills up, and is no leak."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Mapping[str, int] | None = None) -> None:
         self.by_key: dict[Key, list[Sample]] = {}
+        self._bounds = bounds or {}
 
     def add(self, at_s: float, what: str, of: str, value: float) -> None:
         """Add a sample."""
@@ -38,8 +41,13 @@ class Series:
             middle = sorted(value for _, value in samples)[len(samples) // 2]
             now = trend(samples, max(TOLERANCES[key[0]], middle * TOLERATED_SHARE))
             if now is not None:
-                found[key] = now
+                found[key] = structs.replace(now, flat=now.flat or self._fills_up(key, now))
         return found
+
+    def _fills_up(self, key: Key, now: Trend) -> bool:
+        what, of = key
+        bound = self._bounds.get(of.partition(":")[0], 0) if what == "entries" else 0
+        return now.highest <= bound
 
 
 def add_process(series: Series, at_s: float, name: str, pid: int | None) -> None:

@@ -81,6 +81,15 @@ def test_too_few_samples_tell_nothing() -> None:
     assert trend(samples(float)[:LEAST_SAMPLES], TOLERANCE) is None
 
 
+def test_a_stream_that_fills_up_to_its_bound_is_flat() -> None:
+    """Below its bound it grows, and is no leak; beyond it, and where there is none, it is one."""
+    series = Series({"replies": 240})
+    for n in range(COUNT):
+        for of, factor in (("replies:cli", 1), ("replies:brain", 2), ("work:one", 1)):
+            series.add(n * EVERY_S, "entries", of, n * factor)
+    assert [line.split()[2] for line in rising(series.trends())] == ["replies:brain", "work:one"]
+
+
 @contextmanager
 def process(step: str) -> Iterator[tuple[int, Callable[[], None]]]:
     """A process that does a step for each line: its id, and what lets it do one."""
