@@ -325,11 +325,9 @@ def chaos(
         str | None, typer.Option(metavar="FILE", help="Where to write what the processes say.")
     ] = None,
     soak: Annotated[
-        float,
-        typer.Option(
-            min=0.05, max=168, metavar="HOURS", help="Home life instead, and whether anything grows."
-        ),
-    ] = 0.0,
+        float | None,
+        typer.Option(min=0.07, max=168, metavar="HOURS", help="Small faults, and whether anything grows."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Kill, cut, hang and fill a grid of real processes, and see whether every promise holds."""
@@ -342,6 +340,6 @@ def chaos(
         fsync=fsync,
         only=only or [],
         log=log,
-        soak_hours=soak,
+        soak_hours=soak or 0.0,
         json=as_json,
     )

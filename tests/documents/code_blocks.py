@@ -1,7 +1,7 @@
 """The shell blocks of a document, and what they say: pure.
 
-A block is what stands indented by four, or in a fence for a shell. It is one of commands if its first word is
-a program of PROGRAMS. What cannot be run by a test is tagged by a line before it, which no reader sees:
+A block is what stands indented by four, or in a fence for a shell. It is one of commands if its first word
+is a program of PROGRAMS. What cannot be run by a test is tagged by a line before it, which no reader sees:
 
     <!-- only parsed: REASON -->
 """
