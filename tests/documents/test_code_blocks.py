@@ -100,7 +100,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def tried(home: Path, words: Sequence[str]) -> tuple[int, str, str]:
-    """Run one of orion's commands to its end, or until it has said something."""
+    """Run one of orion's commands to its end, or until it has said something; another grid elsewhere."""
+    if words[0] == "up":
+        home = home / "another"
+        home.mkdir(exist_ok=True)
     return ended(start(home, *words)) if is_endless(words) else run(home, *words)
 
 
