@@ -62,7 +62,7 @@ async def serve(config: Config, targets: Sequence[Target], state: SenderState, p
         asyncio.get_running_loop().add_signal_handler(each, task.cancel)
     redis = connect(config.redis.url)
     sender = Sender(config.alerts, targets, state, lambda now: alert_file.write(path, now))
-    follower = GridFollower(redis, config.prefix, listeners=(sender,))
+    follower = GridFollower(redis, config.prefix, listeners=(sender,), log=log)
     watch = Watch(config, redis, RedisLog(redis, config.prefix), follower, sender)
     try:
         await wait_for_server(redis, lambda line: log.warning("%s", line))

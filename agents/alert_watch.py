@@ -21,7 +21,7 @@ from orion_streams.eventlog.loader import END
 from orion_streams.eventlog.port import Log
 from orion_streams.model.alert_rules import SEEN_LIVE
 from orion_streams.model.state import Grid
-from orion_streams.projections.alerts import Fact, Moment
+from orion_streams.projections.alerts import AWAY, Fact, Moment
 from orion_streams.protocol.public_row import SILENT_MS
 from orion_streams.runtime.connection import end_if_cancelled, in_short
 from orion_streams.runtime.unread_streams import unread_streams
@@ -62,7 +62,7 @@ class Watch:
 
     async def look(self, *, seldom: bool) -> None:
         """Judge what can be seen now; `seldom`: also what costs more to see."""
-        self._see("no_router", silence(self._follower.silent_ms))
+        self._see("no_router", silence(self._follower.silent_ms, self._follower.heard_ms_ago))
         if seldom:
             self._see("archive_behind", await self._tried(self._archive))
             self._see("unread_client", await self._tried(self._unread))
@@ -119,8 +119,11 @@ class Watch:
         }
 
 
-def silence(silent_ms: int) -> Facts:
-    """Return for how long no router has looked, if that is too long."""
+def silence(silent_ms: int, heard_ms_ago: int) -> Facts:
+    """Return for how long no router has looked, if that is too long; of a server that is away nobody knows
+    more than that it is."""
+    if heard_ms_ago > SILENT_MS:
+        return {"": Fact(heard_ms_ago, SILENT_MS, AWAY)}
     return {"": Fact(silent_ms, SILENT_MS)} if silent_ms > SILENT_MS else {}
 
 

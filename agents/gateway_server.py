@@ -28,6 +28,7 @@ from orion_streams.agents.gateway_http import (
 )
 from orion_streams.agents.gateway_pages import Pages
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.isolated import Isolated
 from orion_streams.agents.key_file import KeyFile, change, path_of
 from orion_streams.agents.metrics_keeper import MetricsKeeper, file_of
 from orion_streams.agents.metrics_page import MetricsPage
@@ -130,7 +131,7 @@ class Guard:
 
 
 def application(
-    gateway: Gateway, guard: Guard, connections: Connections, metrics: MetricsKeeper, page: Page
+    gateway: Gateway, guard: Guard, connections: Connections, metrics: MetricsPage, page: Page
 ) -> web.Application:
     """Return the aiohttp application."""
 
@@ -163,7 +164,7 @@ def application(
         "/orion/v1/timeline": page.timeline,
         "/orion/v1/why": page.why,
         "/orion/v1/day": page.day,
-        "/metrics": MetricsPage(gateway.follower, metrics).page,
+        "/metrics": metrics.page,
     }
     posts: dict[str, Handler] = dict.fromkeys(http_calls.CALLS, gateway.ask)
     posts |= {"/api/show": pages.show, "/v1/messages/count_tokens": pages.count_tokens}
@@ -196,7 +197,9 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     with the URL. Raise OSError if the place is taken."""
     redis = connect(config.redis.url)
     metrics, listener = MetricsKeeper(file_of(config), config.prefix), RecentListener()
-    follower = GridFollower(redis, config.prefix, listeners=(metrics, listener))
+    counting = Isolated("/metrics", metrics)
+    listeners = (counting, Isolated("the page's last minutes", listener))
+    follower = GridFollower(redis, config.prefix, listeners=listeners)
     key_file = KeyFile(path_of(config))
     page = Page(config, follower, listener, key_file)
     with_secret(key_file.path)
@@ -204,7 +207,7 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
     gateway = Gateway(config, follower, key_file, life)
     guard = Guard(config, key_file, insecure)
     connections = Connections(config.gateway.max_connections)
-    app = application(gateway, guard, connections, metrics, page)
+    app = application(gateway, guard, connections, MetricsPage(follower, metrics, counting), page)
     runner = web.AppRunner(
         app,
         access_log=None,

@@ -57,7 +57,8 @@ class LogListener(Protocol):
 
 class GridFollower:
     """Keeps a grid up to date with the log, and knows for how long no router has looked at its inputs.
-    `clock`: a monotonic one, in seconds. `listeners` are told what it folds, from their positions on."""
+    `clock`: a monotonic one, in seconds. `listeners` are told what it folds, from their positions on;
+    `log`: that of the process that follows."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class GridFollower:
         prefix: str,
         clock: Callable[[], float] = time.monotonic,
         listeners: Sequence[LogListener] = (),
+        log: logging.Logger = log,
     ) -> None:
         self._listeners = listeners
         self._redis, self._store, self._row_key = redis, RedisLog(redis, prefix), prefix + PUBLIC

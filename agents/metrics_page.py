@@ -21,6 +21,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.isolated import Isolated
 from orion_streams.agents.metrics_keeper import MetricsKeeper
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.metric_samples import samples
@@ -36,14 +37,17 @@ OPENMETRICS = "application/openmetrics-text"
 class MetricsPage:
     """Answers a scrape."""
 
-    def __init__(self, follower: GridFollower, keeper: MetricsKeeper) -> None:
-        self._follower, self._keeper = follower, keeper
+    def __init__(self, follower: GridFollower, keeper: MetricsKeeper, counting: Isolated) -> None:
+        self._follower, self._keeper, self._counting = follower, keeper, counting
         self._writing = asyncio.Lock()
 
     async def page(self, http: web.Request) -> web.Response:
-        """Answer `/metrics`. Raise Refusal 503 until the log is read: zeros would look like a restart."""
+        """Answer `/metrics`. Raise Refusal 503 until the log is read: zeros would look like a restart; 500
+        once counting has failed."""
         if not self._follower.loaded.is_set():
             raise Refusal(503, "the log is not read yet", retry_after_s=RETRY_AFTER_S)
+        if self._counting.failed:
+            raise Refusal(500, "the counters stand still: the gateway's log says why")
         async with self._writing:  # one at a time, beside what else the gateway does
             found = Collected(families(self._keeper.tally, self._follower.grid, self._follower.silent_ms))
             accept = http.headers.get("Accept", "")

@@ -13,9 +13,9 @@ import orion_streams
 
 HOME = Path(orion_streams.__file__).parent
 PAGE, REPORT = HOME / "gateway" / "page", HOME / "replay" / "page"
+FOLDERS = (REPORT / "vendor" / "uplot", REPORT / "shared", PAGE)
+"""The page's own files, and those that it has in common with the incident report."""
 INDEX = "index.html"
-SHARED = ("base.css", "colours.js", "format.js", "tip.js")
-"""What the page has in common with the incident report, beside the vendored uPlot."""
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -66,10 +66,10 @@ class PageFiles:
 
 def found() -> Iterator[tuple[str, Path]]:
     """Yield the names and paths of all files."""
-    folders = (REPORT / "vendor" / "uplot").iterdir(), PAGE.iterdir()
-    for path in (*(REPORT / name for name in SHARED), *folders[0], *folders[1]):
-        if path.suffix in TYPES:
-            yield path.name, path
+    for folder in FOLDERS:
+        for path in folder.iterdir():
+            if path.suffix in TYPES:
+                yield path.name, path
 
 
 def read(path: Path) -> PageFile:

@@ -69,7 +69,7 @@ class Page:
         question = self._at(http, Question(op="past", caller=caller_of(http), aliases=self._aliases))
         if question.position is None and question.ms is None:
             raise Refusal(400, "at: expected a position or a time")
-        return as_json(await self.past_worker.ask(question))
+        return as_json(await self.past_worker.ask(question, http.remote or ""))
 
     async def timeline(self, _: web.Request) -> web.Response:
         """Answer `/orion/v1/timeline`."""
@@ -86,13 +86,16 @@ class Page:
             found = page_queue.why(self._follower.grid, self._listener.recent, int(text), caller)
             if found is not None:
                 return as_json(msgspec.json.encode(found))
-        return as_json(await self.past_worker.ask(question))
+        return as_json(await self.past_worker.ask(question, http.remote or ""))
 
     async def day(self, http: web.Request) -> web.Response:
         """Answer `/orion/v1/day`."""
+        node = http.query.get("node", "")
+        if not node:
+            raise Refusal(400, "node: expected the name of a node")
         self.history.ask()
-        question = self._at(http, Question(op="day", node=http.query.get("node", "")))
-        day = msgspec.json.decode(await self.past_worker.ask(question), type=Day)
+        question = self._at(http, Question(op="day", node=node))
+        day = msgspec.json.decode(await self.past_worker.ask(question, http.remote or ""), type=Day)
         return as_json(msgspec.json.encode(with_ticks(day, self._listener.recent.ticks.ticks)))
 
     def _at(self, http: web.Request, question: Question) -> Question:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections import Counter
 from contextlib import suppress
 
 import msgspec
@@ -24,8 +25,8 @@ log = logging.getLogger("orion.gateway")
 
 ANSWER_S, IDLE_S = 15.0, 600.0
 """How long one question may take, with the start of the process; after so long without one it ends."""
-MOST_WAITING = 16
-"""So many questions wait for their turn at a time."""
+MOST_WAITING, MOST_EACH = 16, 4
+"""So many questions may be open at a time, and of one place."""
 ARGV = (sys.executable, "-m", "orion_streams.agents.past_worker")
 
 
@@ -35,7 +36,7 @@ class PastProcess:
     def __init__(self, url: str, prefix: str, argv: tuple[str, ...] = ARGV) -> None:
         self._setup, self._argv = Setup(url, prefix), argv
         self._process: asyncio.subprocess.Process | None = None
-        self._turn, self._waiting = asyncio.Lock(), 0
+        self._turn, self._waiting = asyncio.Lock(), Counter[str]()
         self._idle: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -45,20 +46,21 @@ class PastProcess:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
-    async def ask(self, question: Question) -> bytes:
-        """Return the encoded answer. Raise Refusal: 404 with why there is none, 503 if too many ask, or it
-        took too long, or the process died twice. Who goes away is not waited for, but what was begun is
-        brought to its end: it is known then, and the process goes on."""
-        if self._waiting >= MOST_WAITING:
+    async def ask(self, question: Question, place: str = "") -> bytes:
+        """Return the encoded answer. `place`: where who asks is. Raise Refusal: 404 with why there is none,
+        503 if too many ask, or it took too long, or the process died twice. Who goes away is not waited
+        for, but what was begun is brought to its end: it is known then, and the process goes on."""
+        if self._waiting[place] >= MOST_EACH or self._waiting.total() >= MOST_WAITING:
             raise Refusal(503, "too many ask for the past at once", retry_after_s=RETRY_AFTER_S)
-        self._waiting += 1
+        self._waiting[place] += 1
         try:
             await self._turn.acquire()
             working = asyncio.create_task(self._within(question))
             working.add_done_callback(self._done)
             reply = await asyncio.shield(working)
         finally:
-            self._waiting -= 1
+            self._waiting[place] -= 1
+            self._waiting += Counter()  # without who has none
         if reply.status != 200:
             again_s = RETRY_AFTER_S if reply.status == 503 else 0
             raise Refusal(reply.status, reply.body.decode(), retry_after_s=again_s)

@@ -229,7 +229,10 @@ def user_folder(variable: str, default: str | Path) -> Path:
 def read_secret(path: Path, key: str, what: str) -> str:
     """Read the file that a key names, of a secret: one line, readable by its owner only. Raises ConfigError
     otherwise."""
-    text = read_text(path)
+    try:
+        text = read_text(path)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
     if path.stat().st_mode & 0o077:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():

@@ -30,13 +30,13 @@ from orion_streams.projections.requests import state_of
 JUDGE_MS = 1_000
 BUCKETS = 60
 """A window of ended requests moves in so many steps."""
-NEVER, LEFT, STUCK = "never", "left", "stuck"
+NEVER, LEFT, STUCK, AWAY = "never", "left", "stuck", "away"
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """Something that a person is told of, since `began_ms` of the server's clock and `position`. `about`:
-    the node, or the client; `value`, `limit` and `detail`: what was seen when it began, in the units of
-    its kind."""
+    """Something that a person is told of, at `position` of the log; it has held since `began_ms` of the
+    server's clock. `about`: the node, or the client; `value`, `limit` and `detail`: what was seen when it
+    was told, in the units of its kind."""
 
     rule: str
     kind: str
@@ -50,7 +50,7 @@ class Alert(Struct, frozen=True, omit_defaults=True):
 
 
 class AlertChange(Struct, frozen=True, omit_defaults=True):
-    """An alert begins, or ends, at `at_ms` of the server's clock and `position`."""
+    """An alert is told, or ends, at `at_ms` of the server's clock and `position`."""
 
     alert: Alert
     at_ms: int
@@ -100,7 +100,7 @@ class AlertBook(Struct):
             since_ms = min(self.since_ms.get(key, now.at_ms), now.at_ms)
             self.since_ms[key] = since_ms
             if key not in self.open and now.at_ms - since_ms >= rule.for_ms:
-                self.open[key] = begun(rule, about, fact, now)
+                self.open[key] = begun(rule, about, fact, since_ms, now)
                 yield AlertChange(self.open[key], now.server_ms, now.position)
         held = {key for key in (*self.since_ms, *self.open) if key.partition("/")[0] == rule.name}
         yield from self._end(sorted(each for each in held if each.partition("/")[2] not in facts), now)
@@ -118,13 +118,13 @@ class AlertBook(Struct):
                 yield AlertChange(alert, now.server_ms, now.position, ended=True)
 
 
-def begun(rule: AlertRule, about: str, fact: Fact, now: Moment) -> Alert:
-    """Return the alert that begins."""
+def begun(rule: AlertRule, about: str, fact: Fact, since_ms: int, now: Moment) -> Alert:
+    """Return the alert of what holds since `since_ms`, of the clock of `now.at_ms`."""
     return Alert(
         rule=rule.name,
         kind=rule.kind,
         severity=rule.severity,
-        began_ms=now.server_ms,
+        began_ms=now.server_ms - (now.at_ms - since_ms),
         position=now.position,
         about=about,
         value=fact.value,

@@ -127,7 +127,7 @@ def add(
         write_json(NewKey(key.name, key.client, url, token))
     else:
         write(f"URL  {url}\nKey  {token}")
-        for line in instructions(form, place, url, token):
+        for line in instructions(key, place, url, token):
             write(line)
         tell(f"orion: {name} is known by this key alone, which is not shown again")
     if place.is_loopback:
@@ -151,14 +151,16 @@ def url_of(place: Place, own: str = "") -> str:
     return f"http://[{host}]:{place.port}" if ":" in host else f"http://{host}:{place.port}"
 
 
-def instructions(form: Form, place: Place, url: str, token: str) -> list[str]:
-    """Return what to enter in a program, line by line."""
-    match form:
+def instructions(key: Key, place: Place, url: str, token: str) -> list[str]:
+    """Return what to enter in a program, or in a browser, line by line."""
+    match key.form:
         case "open-webui":
             inside = f"http://{CONTAINER}:{place.port}" if place.is_any or place.is_loopback else url
             return ["", *open_webui(inside, token)]
         case "home-assistant":
             return ["", *home_assistant(url, token)]
+        case "none" if key.view_only:
+            return ["", f"Open {url}/ in a browser, and enter the key there."]
         case "none":
             return ["", f'curl {url}/v1/models -H "Authorization: Bearer {token}"']
 

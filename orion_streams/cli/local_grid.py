@@ -105,8 +105,8 @@ class LocalRoles:
         try:
             async with asyncio.timeout(READY_S):
                 while missing := self._unheard(before, grid):
-                    for child in self._children.values():
-                        if child.gave_up:
+                    for role, child in self._children.items():
+                        if child.gave_up and role != ALERTS:  # requests are answered without it
                             raise ConfigError(f"{child.name} cannot run: {child.last_words()}")
                     await store.read({"log": f"{grid.position}-0"}, 1, block_ms=LOOK_EVERY_MS)
                     grid = (await load(store)).grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 
 from orion_streams.cli import find_request, grid_discovery, log_sources
 from orion_streams.cli.grid_discovery import opened
@@ -16,6 +16,7 @@ from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog.loader import CHUNK, decoded, load
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
+from orion_streams.model.names import full_model_name
 from orion_streams.model.state import Grid
 from orion_streams.replay.export import See
 from orion_streams.replay.source import FileSource, LiveSource
@@ -63,17 +64,26 @@ async def wanted_of(log: LiveSource | FileSource, filters: Filters, follow: bool
     """Return what is wanted, with the requests by their whole names. A log that is followed leaves samples
     out by default. Raises AmbiguousError, OrionError for an unknown request."""
     keys = set()
-    if filters.requests:
+    if filters.requests or filters.nodes:
         _, last = await log.bounds()
         grid = (await log.state_at(last)).grid
         keys = {(await find_request.find(log, grid, asked)).request for asked in filters.requests}
+        known = {*grid.nodes, *(await log.config()).nodes}
+        for name in sorted({*filters.nodes} - known):
+            tell(unknown_node(name, known))
     return Wanted(
         events=event_names(filters.events),
         nodes=frozenset(filters.nodes),
         requests=frozenset(keys),
-        models=frozenset(filters.models),
+        models=frozenset(map(full_model_name, filters.models)),
         samples=not follow if filters.samples is None else filters.samples,
     )
+
+
+def unknown_node(name: str, known: Collection[str]) -> str:
+    """Say that a node is known nowhere: the log may still have one that was removed long ago."""
+    are = f"; known are {', '.join(sorted(known))}" if known else ""
+    return f"orion: --node {name}: the grid and its configuration have no such node{are}"
 
 
 def show(line: Line, as_json: bool) -> None:
@@ -116,6 +126,7 @@ async def reach(store: RedisLog, oldest: int, last: int, count: int, wanted: Wan
     """Return the position from which the log has its last `count` events that are wanted, or fewer."""
     if wanted.all_events or not count:
         return last + 1 - count
+    count = min(count, max(last, 1))
     width = max(FIRST_REACH, count)
     while True:
         first = max(last + 1 - width, oldest, 1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from orion_streams.model import events as ev
 
 SHORT = 8
 """So many characters of a shortened id are shown at least."""
+RANDOM = re.compile(r"(?![0-9a-f]{8}-?[0-9a-f]{4}-?[167])[0-9a-f][0-9a-f-]{15,}")
+"""An id of chance: already its beginning is nobody else's. Some UUIDs (1, 6, 7) begin with the time."""
 
 
 def id_of(key: str) -> str:
@@ -28,21 +31,36 @@ def is_name(asked: str, key: str) -> bool:
     return asked in (key, id_of(key))
 
 
+def ending(key: str) -> str:
+    """Return what tells requests of gateways apart: LIFE.NUMBER of the id GATEWAY@HOST.LIFE.NUMBER; "" of
+    another."""
+    _, at, rest = id_of(key).partition("@")
+    return ".".join(rest.rsplit(".", 2)[1:]) if at and rest.count(".") > 1 else ""
+
+
 def is_short_for(asked: str, key: str) -> bool:
-    """Whether this is the beginning of the request's id, or its whole client and that."""
+    """Whether this is the beginning of the request's id, or the ending of a gateway's; or its whole client
+    and that."""
     if not asked.rpartition("/")[2]:
         return False
-    return id_of(key).startswith(asked) or ("/" in asked and key.startswith(asked))
+    client, end = key.partition("/")[0], ending(key)
+    is_end = end != "" and asked in (end, f"{client}/{end}")
+    return is_end or id_of(key).startswith(asked) or ("/" in asked and key.startswith(asked))
 
 
 def shortest(keys: Iterable[str]) -> dict[str, str]:
-    """Return for each request its client and the beginning of its id, at least SHORT characters of it, that
-    none of the others has."""
+    """Return for each request its client and what means it alone: the ending of a gateway's id; of one of
+    chance the beginning, at least SHORT characters, that none of the others has; else the whole."""
     known = sorted(set(keys))
     found = {}
     for before, key, behind in zip(["", *known], known, [*known[1:], ""], strict=False):
-        shared = max(alike(key, before), alike(key, behind))
-        found[key] = key[: max(key.index("/") + 1 + SHORT, shared + 1)]
+        begin = key.index("/") + 1
+        if end := ending(key):
+            found[key] = key[:begin] + end
+        elif RANDOM.fullmatch(key, begin):
+            found[key] = key[: max(begin + SHORT, alike(key, before) + 1, alike(key, behind) + 1)]
+        else:
+            found[key] = key
     return found
 
 

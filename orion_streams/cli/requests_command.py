@@ -10,6 +10,7 @@ from orion_streams.cli.outcome import write_json
 from orion_streams.cli.requests_summary import Asked, Ended, Summary
 from orion_streams.errors import EXIT_OK, LogError
 from orion_streams.eventlog.loader import fold_each
+from orion_streams.model.names import full_model_name
 from orion_streams.model.state import Grid
 from orion_streams.projections.ended_requests import EndedRequests
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -31,7 +32,7 @@ async def run(
     common: CommonOptions,
 ) -> int:
     """Print what ended. Raises BackendError, ConfigError, LogError."""
-    asked = Asked(frozenset(clients), frozenset(models), failed, slowest, limit)
+    asked = Asked(frozenset(clients), frozenset(map(full_model_name, models)), failed, slowest, limit)
     async with log_sources.source(file, common.redis_url, common.config_path) as log:
         if since is None and isinstance(log, LiveSource):
             since = RECENT

@@ -12,6 +12,7 @@ from rich.text import Text
 from orion_streams.cli.request_names import shortest
 from orion_streams.cli.requests_summary import Ended, RequestRow
 from orion_streams.cli.tables import BAD, DIM, GOOD, ROOMY, WAITING, make_console, table
+from orion_streams.gateway.page_words import short
 from orion_streams.model.text import duration, percent
 
 NAMES = {"waited_ms": "waited", "first_token_ms": "first token", "total_ms": "in all"}
@@ -42,22 +43,22 @@ def draw(console: Console, found: Ended) -> None:
 
 
 def rows_table(rows: Sequence[RequestRow], roomy: bool) -> Table:
-    """Make the table of requests; where there is little room, with the beginning of their ids that no other
-    row has."""
+    """Make the table of requests; where there is little room, with short names of nodes, ids and
+    moments."""
     figures = ("WAITED", "LOADED", "FIRST", "RAN", "TOKENS")
-    when = ("ENDED",) if roomy else ()
     made = table(
-        *when, "REQUEST", "MODEL", "NODE", *figures, "OUTCOME",
-        right=figures, whole=(*when, *figures),
+        "ENDED", "REQUEST", "MODEL", "NODE", *figures, "OUTCOME",
+        right=figures, whole=("ENDED", *figures),
     )  # fmt: skip
+    of_one_day = len({clock(row.ended_ms).partition(" ")[0] for row in rows}) == 1
     keys = [f"{row.client}/{row.id}" for row in rows]
     names = {key: key for key in keys} if roomy else shortest(keys)
     for key, row in zip(keys, rows, strict=True):
         made.add_row(
-            *([clock(row.ended_ms)] if roomy else []),
+            clock(row.ended_ms) if roomy else in_short(row.ended_ms, of_one_day),
             names[key],
             row.model,
-            row.node,
+            row.node if roomy else short(row.node),
             duration(row.waited_ms),
             duration(row.loaded_ms) if row.loaded_ms else "",
             duration(row.first_token_ms) if row.first_token_ms else "",
@@ -96,6 +97,11 @@ def percentiles_table(found: Ended) -> Table:
         row = found.percentiles[key]
         made.add_row(name, *("" if ms is None else duration(ms) for ms in (row.p50, row.p90, row.p99)))
     return made
+
+
+def in_short(ms: int, of_one_day: bool) -> str:
+    """Format a moment where there is little room: as a time of day, if all are of one day."""
+    return datetime.fromtimestamp(ms / 1000).strftime("%H:%M:%S" if of_one_day else "%m-%d %H:%M")
 
 
 def clock(ms: int) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from orion_streams.cli.request_names import id_of, shortest
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, table
 from orion_streams.gateway.page_rows import OK, WARN, Doing, Lozenge, NodeCard, View
-from orion_streams.gateway.page_words import about, capital, passed
+from orion_streams.gateway.page_words import about, passed
 from orion_streams.model.text import gigabytes
 
 ROOMY = 100
@@ -136,7 +136,7 @@ def runs(view: View, roomy: bool) -> Section:
     rows = [
         (
             Text(card.short, style="bold"),
-            Text(capital(each.text), style=WAITING if each.cold else ""),
+            Text(each.text, style=WAITING if each.cold else ""),
             bar(each, 10 if roomy else 5),
             f"{each.tokens_per_s:.1f}" if each.tokens_per_s else "",
             id_of(names.get(f"{each.client}/{each.id}", "")),

@@ -132,7 +132,8 @@ def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
         f"prompt {question}\n"
         f"            redis-cli -u {url} XREAD BLOCK 0 STREAMS {prefix}replies:brain 0\n"
     )
-    http = f"  HTTP      {gateway_url} speaks Ollama's and OpenAI's API\n" if gateway_url else ""
+    speaks = "shows the grid to a browser, and speaks Ollama's and OpenAI's API"
+    http = f"  HTTP      {gateway_url} {speaks}\n" if gateway_url else ""
     return (
         f"\n  Redis     {url}\n{http}"
         f"  ask       ./orion ask {question} --model {model}\n"

@@ -131,7 +131,7 @@ def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Wai
     cached_ms = prefill_ms * policy.session_permille // 1000 if warm and is_cached(node, request) else 0
     assigned_ms, runs = drain(grid, node, request.model, warm)
     drain_ms = load.wait_ms + assigned_ms + queued_ms(node, waiting, warm)
-    if node.forecast_mc > policy.temp_max_mc:  # it begins nothing before it has stopped warming up
+    if warms_up(grid, node):
         drain_ms += policy.slope_smoothing_ms
     heat_ms = (prefill_ms - cached_ms + decode_ms) * derating_permille(grid, node) // 1000
     spill_ms = policy.spill_ms if request.tier and request.tier not in node.rules.tiers else 0
@@ -275,11 +275,16 @@ def open_slots(grid: Grid, node: Node) -> int:
     """Return how many runs the node may hold: none more while it is about to pass the temperature mark,
     one while its breaker probes, one more with each answer after that, else all its slots."""
     slots = node.rules.slots
-    if node.forecast_mc > grid.policy.temp_max_mc:
+    if warms_up(grid, node):
         return 0
     if node.opened_ms is not None:
         return 1
     return slots if node.ramp is None else min(slots, 1 + node.ramp)
+
+
+def warms_up(grid: Grid, node: Node) -> bool:
+    """Whether the node is about to pass the temperature mark: it begins nothing before that is over."""
+    return node.forecast_mc > grid.policy.temp_max_mc
 
 
 def running(node: Node) -> int:

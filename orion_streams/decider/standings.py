@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from orion_streams.decider.estimates import expected_speed
 from orion_streams.decider.queue import Queue, verdict_on
-from orion_streams.decider.route import Wait, is_cached, remaining_ms, route
+from orion_streams.decider.route import Wait, is_cached, remaining_ms, route, warms_up
 from orion_streams.model.state import Grid, Node, Request, Run, Speed
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
@@ -86,8 +86,7 @@ def waiting(grid: Grid, request: Request, place: int, decision: Wait) -> Standin
     prefill_ms = verdict.prefill_ms - verdict.cached_ms if is_cached(node, request) else verdict.prefill_ms
     eta_ms = verdict.drain_ms + verdict.load_ms + prefill_ms
     high_ms = 2 * verdict.drain_ms + slowest_ms(grid, node, request, verdict.load_ms, prefill_ms)
-    is_hot = node.forecast_mc > grid.policy.temp_max_mc
-    return Standing(place, eta_ms, max(high_ms, eta_ms), HEAT if is_hot else QUEUE)
+    return Standing(place, eta_ms, max(high_ms, eta_ms), HEAT if warms_up(grid, node) else QUEUE)
 
 
 def in_the_way(verdicts: tuple[Verdict, ...]) -> str:

@@ -17,7 +17,7 @@ MAX_SESSION = 128
 _BASE64 = f"{string.ascii_letters}{string.digits}+/".encode()
 _PADDINGS = ("", "=", "==")
 _GENERATE_TEXTS = ("system", "suffix", "template")
-_SWITCHES = ("truncate", "shift", "raw", "logprobs", "think")
+_SWITCHES = ("truncate", "shift", "logprobs", "think")
 
 
 class Ask(Struct, frozen=True):
@@ -42,7 +42,7 @@ def generate_ask(body: JsonObject, *, with_context: bool = True) -> Ask:
     stream = body.get("stream", True)
     if not body.get("prompt"):
         return _only(body, "generate", {"prompt": ""}, stream=stream)
-    fields = {**_common(body), "prompt": body["prompt"], **_given(body, _GENERATE_TEXTS)}
+    fields = {**_common(body), "prompt": body["prompt"], **_given(body, (*_GENERATE_TEXTS, "raw"))}
     if body.get("context") or (with_context and not body.get("raw")):
         fields["context"] = body.get("context", [])
     if images := _images(body):
@@ -123,9 +123,8 @@ def _common(body: JsonObject) -> JsonObject:
 
 
 def _switches(body: JsonObject, names: tuple[str, ...]) -> JsonObject:
-    """Return fields whose zero says something, but for switches that are off by default."""
-    silent = ("raw", "logprobs")
-    return {name: body[name] for name in names if name in body and (body[name] or name not in silent)}
+    """Return fields whose zero says something, but for `logprobs`, which is off by default."""
+    return {name: body[name] for name in names if name in body and (body[name] or name != "logprobs")}
 
 
 def _keep_alive(body: JsonObject) -> JsonObject:

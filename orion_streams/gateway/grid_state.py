@@ -32,6 +32,8 @@ from orion_streams.protocol.public_row import SILENT_MS
 MOST = 1_000
 """So many models, requests and runs are listed; `left_out` counts the rest."""
 OK, DEGRADED, DOWN = "ok", "degraded", "down"
+ROUTER_SILENT, NOBODY = "the router has been silent for", "no node answers requests"
+NEVER_RUN = "no router has run on this Redis yet"
 
 
 class Health(Struct, frozen=True):
@@ -136,7 +138,7 @@ def router_silent(silent_ms: int) -> str:
     """Return the sentence for a router that has been silent for too long, else ""."""
     if silent_ms <= SILENT_MS:
         return ""
-    return f"the router has been silent for {seconds(silent_ms)}: until it is back nothing is decided"
+    return f"{ROUTER_SILENT} {seconds(silent_ms)}: until it is back nothing is decided"
 
 
 def state(grid: Grid, silent_ms: int) -> State:
@@ -181,7 +183,7 @@ def health(grid: Grid, silent_ms: int) -> Health:
 def health_of(grid: Grid, silent_ms: int, rows: Iterable[NodeRow]) -> Health:
     """Return the health by the rows of all nodes; one without inference is missed by nobody here."""
     if not grid.position:
-        return Health(DOWN, ["no router has run on this Redis yet"])
+        return Health(DOWN, [NEVER_RUN])
     serving = [row for row in rows if row.inference]
     away = [row for row in serving if row.state != "available"]
     silent = router_silent(silent_ms)
@@ -191,7 +193,7 @@ def health_of(grid: Grid, silent_ms: int, rows: Iterable[NodeRow]) -> Health:
     if stranded:
         reasons.append(f"no node takes {stranded} of the waiting requests now")
     if not serving:
-        reasons.append("no node answers requests")
+        reasons.append(NOBODY)
     if silent or len(away) == len(serving):
         return Health(DOWN, reasons)
     return Health(DEGRADED if reasons else OK, reasons)

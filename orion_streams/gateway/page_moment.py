@@ -15,8 +15,9 @@ TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 DATED = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?"
 )
-WANTED = "at: expected a position, HH:MM[:SS] with tz=MINUTES, or a time as 2026-11-29T14:05:00+01:00"
+WANTED = "at: expected a position (81234), a time of day (14:05 or 14:05:30) or 2026-11-29T14:05:00+01:00"
 MOST_TZ = 24 * 60
+WANTED_TZ = f"tz: expected minutes east of UTC, at most {MOST_TZ}"
 
 
 class Moment(Struct, frozen=True):
@@ -52,16 +53,23 @@ def moment(text: str, tz: str, now_ms: int) -> Moment:
 
 def offset_of(text: str) -> int:
     """Return minutes east of UTC. Raise Refusal 400."""
-    if re.fullmatch(r"[+-]?\d{1,4}", text or "0") and abs(minutes := int(text or 0)) <= MOST_TZ:
-        return minutes
-    raise Refusal(400, f"tz: expected minutes east of UTC, at most {MOST_TZ}")
+    if re.fullmatch(r"[+-]?\d{1,4}", text or "0"):
+        return checked_offset(int(text or 0))
+    raise Refusal(400, WANTED_TZ)
+
+
+def checked_offset(minutes: int) -> int:
+    """Return minutes east of UTC. Raise Refusal 400 for those of no clock."""
+    if abs(minutes) > MOST_TZ:
+        raise Refusal(400, WANTED_TZ)
+    return minutes
 
 
 def offset_of_iso(text: str) -> int:
-    """Return the minutes of an offset such as +01:00."""
+    """Return the minutes of an offset such as +01:00. Raise Refusal 400."""
     digits = text[1:].replace(":", "")
     minutes = int(digits[:2]) * 60 + int(digits[2:])
-    return -minutes if text[0] == "-" else minutes
+    return checked_offset(-minutes if text[0] == "-" else minutes)
 
 
 def checked_ms(hour: int, minute: int, second: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orion_streams.decider.estimates import expected_speed
-from orion_streams.decider.route import remaining_ms
+from orion_streams.decider.route import remaining_ms, warms_up
 from orion_streams.gateway.grid_state import why_away
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import BAD, OK, WARN, Doing, ModelChip, NodeCard
@@ -41,13 +41,14 @@ UNTIL: dict[str, str] = {
 def card(grid: Grid, row: NodeRow, recent: Recent) -> NodeCard:
     """Return the card of a node."""
     node, policy = grid.nodes[row.node], grid.policy
+    cools = row.inference and row.state == AVAILABLE and warms_up(grid, node)
     is_held = row.state not in (AVAILABLE, NO_INFERENCE)
     return NodeCard(
         name=row.node,
         short=short(row.node),
         inference=row.inference,
         role=role(row),
-        tone=tone(row),
+        tone=WARN if cools else tone(row),
         state=row.state,
         heard_ms_ago=row.heard_ms_ago,
         temp_mc=row.temp_mc,
@@ -62,9 +63,9 @@ def card(grid: Grid, row: NodeRow, recent: Recent) -> NodeCard:
         engine=row.engine,
         models=chips(node),
         doing=[doing(grid, node, work_id, held) for work_id, held in node.assignments.items()],
-        why=why(row, policy) if is_held else "",
+        why=why(row, policy) if is_held else cooling(node, policy) if cools else "",
         since_ms=since_ms(grid, node, row, recent) if is_held else None,
-        until=until(row, policy) if is_held else "",
+        until=until(row, policy) if is_held or cools else "",
     )
 
 
@@ -85,7 +86,8 @@ def tone(row: NodeRow) -> str:
 def why(row: NodeRow, policy: Policy) -> str:
     """Say why a node takes nothing."""
     if not row.inference:
-        return f"not heard for {passed(row.heard_ms_ago)}" if row.heard_ms_ago else "never heard from"
+        ago_ms = row.heard_ms_ago
+        return "never heard from" if ago_ms is None else f"not heard for {passed(ago_ms)}"
     if row.state in (Filter.HOT, Filter.RAM):
         mark = policy.temp_max_mc if row.state == Filter.HOT else policy.ram_max_permille
         if row.value > mark:
@@ -97,6 +99,11 @@ def why(row: NodeRow, policy: Policy) -> str:
     return f"takes nothing: {why_away(row)}"
 
 
+def cooling(node: Node, policy: Policy) -> str:
+    """Say why a node that takes requests begins none."""
+    return f"cools down: {degree(node.temp_mc or 0)}, about to pass {degree(policy.temp_max_mc)}"
+
+
 def until(row: NodeRow, policy: Policy) -> str:
     """Say what has to happen before a node goes on."""
     if not row.inference:
@@ -104,6 +111,8 @@ def until(row: NodeRow, policy: Policy) -> str:
     match row.state:
         case Filter.HOT:
             return f"goes on below {degree(policy.temp_return_mc)}"
+        case state if state == AVAILABLE:
+            return f"begins again once it stays below {degree(policy.temp_max_mc)}"
         case Filter.RAM:
             return f"goes on below {share(policy.ram_return_permille)}"
         case Filter.BREAKER:

@@ -130,7 +130,8 @@ class Tick(Struct, frozen=True):
 
 class View(Struct, frozen=True):
     """The page at one moment. `live`: now, else as it was; `heard_ms_ago`: since Redis answered last.
-    `tone` and `sentence`: the whole in a line; `reasons`: all that stands against it."""
+    `tone` and `sentence`: the whole in a line; `reasons`: what else stands against
+    it."""
 
     position: int
     at_ms: int

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from orion_streams.decider.route import open_slots, remaining_ms, running
-from orion_streams.gateway.grid_state import Health
+from orion_streams.gateway.grid_state import NEVER_RUN, NOBODY, ROUTER_SILENT, Health
 from orion_streams.gateway.page_nodes import AVAILABLE, DEAD
 from orion_streams.gateway.page_rows import BAD, OK, WARN, NodeCard
 from orion_streams.gateway.page_words import about, capital, degree, passed, share, short
@@ -21,8 +22,14 @@ AWAY_MS = 5_000
 """Redis is looked at every second: after so long it is away."""
 MOST_NAMED = 2
 """So many nodes stand in the sentence; the others are counted."""
-Said = tuple[str, str]
-"""A tone and a sentence."""
+
+
+class Said(NamedTuple):
+    """A tone and a sentence. `told`: how reasons begin that say the same."""
+
+    tone: str
+    text: str
+    told: tuple[str, ...] = ()
 
 
 def sentence(
@@ -30,38 +37,44 @@ def sentence(
 ) -> Said:
     """Return the sentence: the first thing that is wrong, else how it goes."""
     if heard_ms_ago > AWAY_MS:
-        return BAD, f"Cannot hear Redis since {passed(heard_ms_ago)}"
+        return Said(BAD, f"Cannot hear Redis since {passed(heard_ms_ago)}")
     if not grid.position:
-        return BAD, "No router has run on this Redis yet"
+        return Said(BAD, "No router has run on this Redis yet", (NEVER_RUN,))
     if silent_ms > SILENT_MS:
-        return BAD, f"No router since {passed(silent_ms)}: until it is back nothing is decided"
+        text = f"No router since {passed(silent_ms)}: until it is back nothing is decided"
+        return Said(BAD, text, (ROUTER_SILENT,))
     if not cards:
-        return BAD, "No node at all: no rules are in force yet"
+        return Said(BAD, "No node at all: no rules are in force yet")
     serving = [each for each in cards if each.inference]
     if not serving:
-        return BAD, "No node answers requests: streams.toml names none with inference"
-    away = [each for each in serving if each.state != AVAILABLE]
+        return Said(BAD, "No node answers requests: streams.toml names none with inference", (NOBODY,))
+    away = [each for each in serving if each.why]
     if away:
         return nodes_away(grid, away, len(serving))
     stranded = next((each for each in found.reasons if each.startswith("no node takes")), "")
     if stranded:
-        return WARN, f"{capital(stranded)}"
-    return OK, all_well(grid)
+        return Said(WARN, capital(stranded), (stranded,))
+    return Said(OK, all_well(grid))
 
 
 def nodes_away(grid: Grid, away: Sequence[NodeCard], serving: int) -> Said:
-    """Say which nodes take nothing; the dead first. Bad if nobody answers, or one is broken."""
-    ranked = sorted(away, key=lambda each: (each.state not in DEAD, each.tone != BAD, each.name))
+    """Say which nodes take nothing; the dead first, those that cool down in time last. Bad if nobody
+    answers, or one is broken."""
+    ranked = sorted(
+        away,
+        key=lambda each: (each.state not in DEAD, each.tone != BAD, each.state == AVAILABLE, each.name),
+    )
     named = [in_short(grid, each) for each in ranked[:MOST_NAMED]]
+    told = tuple(f"{each.name}: " for each in ranked[:MOST_NAMED])
     more = len(ranked) - len(named)
     if more:
         named.append(f"{more} more")
     if len(named) > 1:
         named[-1] = f"and {named[-1]}"
     text = " ".join(named) if len(named) == 2 else ", ".join(named)
-    if len(away) < serving:
-        return ranked[0].tone, capital(text)
-    return BAD, f"Nobody answers: {text}"
+    if len(away) < serving or any(each.state == AVAILABLE for each in away):
+        return Said(ranked[0].tone, capital(text), told)
+    return Said(BAD, f"Nobody answers: {text}", told)
 
 
 def in_short(grid: Grid, card: NodeCard) -> str:
@@ -70,6 +83,8 @@ def in_short(grid: Grid, card: NodeCard) -> str:
     match card.state:
         case Filter.HOT:
             return f"{name} hot, back below {degree(policy.temp_return_mc)}"
+        case state if state == AVAILABLE:
+            return f"{name} cools down before it passes {degree(policy.temp_max_mc)}"
         case Filter.RAM:
             return f"{name} full, back below {share(policy.ram_return_permille)} of its memory"
         case Filter.STALE if card.heard_ms_ago is not None:

@@ -15,7 +15,7 @@ from orion_streams.gateway.page_words import above, passed, short
 from orion_streams.model import events as ev
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, client_of
-from orion_streams.model.text import seconds, why_abandoned
+from orion_streams.model.text import seconds, why_abandoned, why_failed
 from orion_streams.model.vocabulary import AbandonReason, Blame, Code
 from orion_streams.protocol.public_row import SILENT_MS
 
@@ -93,12 +93,16 @@ class Ticks:
         """Fold what came of a request, an attempt or a load."""
         match event:
             case ev.AttemptFailed() if event.blame != Blame.REQUEST and event.code not in NO_TICK:
-                self._once(position, FAILED, event.node, f"{short(event.node)} failed: {event.code}")
+                self._once(
+                    position, FAILED, event.node, f"{short(event.node)} failed: {why_failed(event.code)}"
+                )
             case ev.AttemptAbandoned() if event.reason != AbandonReason.LEFT:
                 why = why_abandoned(event.reason)
                 self._once(position, FAILED, event.node, f"{short(event.node)} lost an attempt: {why}")
             case ev.RequestFailed():
-                text = f"a request of {client_of(event.request)} ended as an error: {event.code}"
+                text = (
+                    f"a request of {client_of(event.request)} ended as an error: {why_failed(event.code)}"
+                )
                 self._once(position, ENDED, "", text)
             case ev.RequestExpired():
                 self._once(position, ENDED, "", f"a request of {client_of(event.request)} expired")

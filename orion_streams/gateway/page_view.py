@@ -59,7 +59,7 @@ def whole(
     rows = node_rows(grid)
     cards = [card(grid, row, recent) for row in rows]
     found = health_of(grid, 0 if is_away else silent_ms, rows)
-    tone, said = sentence(grid, cards, found, silent_ms, heard_ms_ago)
+    said = sentence(grid, cards, found, silent_ms, heard_ms_ago)
     queue, left_out = lozenges(grid)
     return View(
         position=grid.position,
@@ -67,9 +67,9 @@ def whole(
         live=live,
         heard_ms_ago=heard_ms_ago,
         simulated=[row.node for row in rows if row.engine.startswith(SIMULATED)],
-        tone=tone,
-        sentence=said,
-        reasons=[said, *found.reasons] if is_away else found.reasons,
+        tone=said.tone,
+        sentence=said.text,
+        reasons=[each for each in found.reasons if not each.startswith(said.told)],
         caller=EVERYBODY,
         models=[row.name for row in listed(grid, aliases or {})[:MOST_MODELS]],
         nodes=[greyed(each) for each in cards] if is_away else cards,

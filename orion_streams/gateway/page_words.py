@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orion_streams.gateway.page_rows import BAD, OK, WARN
 from orion_streams.model import events as ev
-from orion_streams.model.text import seconds, why_abandoned
+from orion_streams.model.text import seconds, why_abandoned, why_failed
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, Mark, UnloadReason
 
@@ -108,14 +108,14 @@ def decision(event: ev.AnyEvent, client: str, model: str) -> Line | None:
         case ev.RequestDeferred():
             return OK, f"{asked(client, model)} waits for {short(event.node)}"
         case ev.AttemptFailed():
-            return WARN, f"{short(event.node)} failed at {asked(client, model)}: {event.code}"
+            return WARN, f"{short(event.node)} failed at {asked(client, model)}: {why_failed(event.code)}"
         case ev.AttemptAbandoned(request=""):
             return WARN, f"a load is given up on {short(event.node)}: {why_abandoned(event.reason)}"
         case ev.AttemptAbandoned():
             why = why_abandoned(event.reason)
             return WARN, f"{asked(client, model)} is taken from {short(event.node)}: {why}"
         case ev.RequestFailed():
-            return BAD, f"{asked(client, model)} ends as an error: {event.code}"
+            return BAD, f"{asked(client, model)} ends as an error: {why_failed(event.code)}"
         case ev.RequestExpired():
             return BAD, f"{asked(client, model)} has expired"
         case _:

@@ -82,6 +82,39 @@ def why_abandoned(reason: str) -> str:
     }.get(reason, reason)
 
 
+WHY_FAILED = {
+    "agent_error": "its agent came upon a mistake of its own",
+    "agent_leaving": "its agent has left",
+    "agent_restarted": "its agent began anew",
+    "answer_too_large": "the answer grew too large",
+    "attempts_exhausted": "each attempt failed",
+    "bad_answer": "its Ollama's answer could not be read",
+    "body_gone": "the request's text is gone",
+    "cancelled": "it was cancelled",
+    "incapable": "no model can do what is asked",
+    "model_missing": "its Ollama no longer has the model",
+    "model_too_large": "the model fits into no node",
+    "no_done": "its Ollama ended the answer too early",
+    "not_ollama": "what answers there is no Ollama",
+    "ollama_busy": "its Ollama had too much to do",
+    "ollama_error": "its Ollama failed",
+    "ollama_memory": "its Ollama had no memory for the model",
+    "ollama_unreachable": "its Ollama could not be reached",
+    "overdue": "it took too long",
+    "parts_gone": "a part of the request's images is gone",
+    "parts_refused": "the request's images could not be read",
+    "refused": "Ollama refused the request",
+    "stalled": "its Ollama said nothing more",
+    "stream_cut": "its Ollama's answer broke off",
+    "unknown_model": "no node has the model",
+}
+
+
+def why_failed(code: str) -> str:
+    """Say why an attempt or a request failed."""
+    return WHY_FAILED.get(code, code.replace("_", " "))
+
+
 def whose_fault(blame: str) -> str:
     """Say who is blamed for a failure."""
     return {"request": "the request's own fault", "node": "the node's fault", "ours": "nobody's fault"}.get(
@@ -105,8 +138,8 @@ def ram(permille: int) -> str:
 
 
 def gigabytes(megabytes: int) -> str:
-    """Format MB as GB."""
-    return f"{megabytes / 1000:.1f}"
+    """Format MB of 2^20 bytes, as agents measure memory, as GB: to the tenth below ten."""
+    return f"{megabytes / 1024:.{int(megabytes < 10_240)}f}"
 
 
 def seconds(ms: int) -> str:

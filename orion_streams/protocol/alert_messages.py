@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from orion_streams.model.alert_rules import SEEN_LIVE, Form, ntfy_topic
 from orion_streams.model.text import degrees, percent, seconds
-from orion_streams.projections.alerts import LEFT, NEVER, STUCK, Alert, AlertChange
+from orion_streams.projections.alerts import AWAY, LEFT, NEVER, STUCK, Alert, AlertChange
 
 MOST_LISTED = 20
 """So many lines has a message; older ones are left out, and counted."""
@@ -90,7 +90,7 @@ def says(alert: Alert) -> str:
         case "breaker":
             text = f"{about} rests: requests failed there one after the other"
         case "wait":
-            text = f"{alert.detail} waits for {seconds(alert.value)}, more than {seconds(alert.limit)}"
+            text = f"{alert.detail} waits for more than {seconds(alert.limit)}"
         case "queue":
             text = f"{alert.value} requests wait, more than {alert.limit}"
         case "errors":
@@ -104,6 +104,8 @@ def says(alert: Alert) -> str:
 def seen_live(alert: Alert) -> str:
     """Return in words what only the process that sends can see."""
     match alert.kind:
+        case "no_router" if alert.detail == AWAY:
+            return f"the grid's server has not answered for {seconds(alert.value)}"
         case "no_router":
             return f"no router has looked at its inputs for {seconds(alert.value)}"
         case "archive_behind":
@@ -144,8 +146,8 @@ def message_of(number: int, grid: str, changes: Sequence[AlertChange], left_out:
     ended = [row_of(each) for each in changes if each.ended]
     worst = max((row.severity for row in begun), key=list(PRIORITIES).index, default="info")
     lines = [row.says for row in begun]
-    lines += [f"over after {seconds(row.lasted_ms)}: {row.says}" for row in ended]
-    more = [f"{left_out} more were left out"] if left_out else []
+    lines += [f"over {seconds(row.lasted_ms)} later: {row.says}" for row in ended]
+    more = [f"{left_out} more {'was' if left_out == 1 else 'were'} left out"] if left_out else []
     return Message(
         id=number,
         grid=grid,

@@ -3,7 +3,7 @@
 Names and ids are untrusted: they are embedded as JSON in which no tag can begin, and the script shows them
 as text. The page's Content-Security-Policy allows only these scripts and this style, by their hashes.
 
-SHARED and base.css are served by the gateway as well, to its page: there they are modules, here one script.
+What lies in SHARED is served by the gateway as well, to its page: there they are modules, here one script.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from orion_streams.replay.page_data import pack
 
 PAGE = Path(__file__).with_name("page")
 UPLOT = PAGE / "vendor" / "uplot"
-SHARED = ("format.js", "tip.js", "colours.js")
+SHARED = PAGE / "shared"
 SCRIPTS = (
-    *SHARED,
+    *(f"shared/{path.name}" for path in sorted(SHARED.glob("*.js"))),
     "data.js",
     "tooltip.js",
     "charts.js",
@@ -37,7 +37,7 @@ PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 def render(incident: Incident) -> str:
     """Render the whole page."""
-    style = text(UPLOT / "uPlot.min.css") + text(PAGE / "base.css") + text(PAGE / "page.css")
+    style = text(UPLOT / "uPlot.min.css") + text(SHARED / "base.css") + text(PAGE / "page.css")
     licence = f"/*\nuPlot is used under this licence.\n\n{text(UPLOT / 'LICENSE')}\n*/\n"
     library = licence + text(UPLOT / "uPlot.iife.min.js")
     script = '"use strict";\n' + "\n".join(MODULE_WORDS.sub("", text(PAGE / name)) for name in SCRIPTS)

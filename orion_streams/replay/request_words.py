@@ -24,7 +24,7 @@ def said(row: SlowRequest) -> str:
     if load_ms >= least_ms:
         parts.append(f"{duration(load_ms)} loading {ended.model}")
     if ended.run_ms - load_ms >= least_ms:
-        warm = f" (about {seconds(row.heat_ms)} of it as it was warm)" if row.heat_ms >= 1000 else ""
+        warm = f" (about {seconds(row.heat_ms)} of it lost to heat)" if row.heat_ms >= 1000 else ""
         what = "answering" if ended.outcome == "done" else "running"
         parts.append(f"{duration(ended.run_ms - load_ms)} {what} on {ended.node}{warm}")
     rest_ms = ended.age_ms - sum(map(lasted, row.delays)) - ended.run_ms

@@ -20,6 +20,7 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.alert_rules import AlertRule
 from orion_streams.model.commit import Snapshot
 from orion_streams.model.state import Grid
+from orion_streams.protocol.alert_messages import says
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.public_row import SILENT_MS
 from orion_streams.runtime.connection import connect
@@ -156,9 +157,13 @@ def noted_open(home: Path, prefix: str) -> list[str]:
 
 
 class Looked(GridFollower):
-    """A follower that has loaded an empty log, and has not heard a router for so long."""
+    """A follower that has loaded an empty log, and has not heard a router, or the server, for so long."""
 
-    silent = 0
+    silent = away = 0
+
+    @property
+    def heard_ms_ago(self) -> int:
+        return self.away
 
     @property
     def silent_ms(self) -> int:
@@ -193,6 +198,17 @@ async def test_no_router_is_seen(valkey_url: str, prefix: str) -> None:
         await watch.look(seldom=True)
         seen.append(list(open_now(sender)))
     assert seen == [[], [], ["no-router/"], ["no-router/"], []]
+    await redis.aclose()
+
+
+async def test_a_server_that_is_away_is_no_router(valkey_url: str, prefix: str) -> None:
+    """Of a router nobody knows then: what is told is that the server does not answer."""
+    redis: Redis = connect(valkey_url)
+    watch, follower, sender = watch_of(live_config(prefix, "no_router"), redis, ear())
+    follower.silent = follower.away = 60_000
+    await watch.look(seldom=True)
+    [alert] = sender.state.live.open.values()
+    assert says(alert) == "the grid's server has not answered for 60 s (seen live)"
     await redis.aclose()
 
 

@@ -292,7 +292,7 @@ async def test_ntfy_gets_its_json() -> None:
     assert got.body == {
         "topic": "house",
         "title": "orion: 1 begun, 1 over",
-        "message": "n is hot: 80.0 °C, back at 70.0 °C\nover after 90 s: 30 requests wait, more than 20",
+        "message": "n is hot: 80.0 °C, back at 70.0 °C\nover 90 s later: 30 requests wait, more than 20",
         "priority": 4,
         "tags": ["warning"],
     }

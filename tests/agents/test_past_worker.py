@@ -357,10 +357,19 @@ async def test_who_goes_away_leaves_nobody_elses_answer(past: PastProcess, rows:
 async def test_only_so_many_wait(past: PastProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are told to come again; the control: those who wait are answered."""
     monkeypatch.setattr(past_process, "MOST_WAITING", 2)
-    asking = [asyncio.create_task(past.ask(Question(op="bounds"))) for _ in range(3)]
+    asking = [asyncio.create_task(past.ask(Question(op="bounds"), str(place))) for place in range(3)]
     ends = await asyncio.gather(*asking, return_exceptions=True)
     assert [isinstance(each, bytes) for each in ends] == [True, True, False]
     assert "too many" in str(ends[2])
+
+
+async def test_who_asks_a_lot_leaves_room_for_others(past: PastProcess) -> None:
+    """Of one place only so many may be open; another's is answered all the same, and afterwards its too."""
+    many = [past.ask(Question(op="bounds"), "tablet") for _ in range(past_process.MOST_EACH + 1)]
+    ends = await asyncio.gather(*many, past.ask(Question(op="bounds"), "phone"), return_exceptions=True)
+    assert [isinstance(each, bytes) for each in ends] == [*[True] * past_process.MOST_EACH, False, True]
+    assert await past.ask(Question(op="bounds"), "tablet")
+    assert not past._waiting
 
 
 async def test_it_is_bounded_and_ends_with_its_gateway(past: PastProcess) -> None:

@@ -36,7 +36,7 @@ def test_the_same_grid_has_nothing_to_tell() -> None:
     ("was", "now", "said"),
     [
         ({}, {"temp_mc": 61_000}, "61.0 °C, was 50.0 °C"),
-        ({"ram_used_mb": 2_000}, {"ram_used_mb": 6_100}, "memory 6.1 of 8.0 GB used, was 2.0 GB"),
+        ({"ram_used_mb": 2_000}, {"ram_used_mb": 6_100}, "memory 6.0 of 7.8 GB used, was 2.0 GB"),
         ({"engine": "ollama 1"}, {"engine": "ollama 2"}, "its engine is ollama 2, was ollama 1"),
         ({"resident": {}}, {"resident": {MODEL: MEMORY[MODEL]}}, f"came into memory: {MODEL} ("),
         ({"resident": {MODEL: MEMORY[MODEL]}}, {"resident": {}}, f"left memory: {MODEL}"),

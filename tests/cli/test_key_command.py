@@ -60,6 +60,16 @@ def test_a_key_is_made_and_said_once(orion: Orion, file: Path) -> None:
     assert not TOKEN.search(file.read_text())
 
 
+def test_a_key_for_looking_only_is_for_a_browser(orion: Orion) -> None:
+    """It is told the page to open; a key that may ask is told how to ask."""
+    _, looks, _ = orion("key", "add", "wall", "--view-only")
+    assert "Open http://127.0.0.1:11435/ in a browser" in looks
+    assert "curl" not in looks
+    _, asks, _ = orion("key", "add", "anna")
+    assert "curl http://127.0.0.1:11435/v1/models" in asks
+    assert "browser" not in asks
+
+
 def test_two_keys_are_two(orion: Orion, file: Path) -> None:
     """Each with a token, a client and rights of its own."""
     _, one, _ = orion("key", "add", "one", "--priority", "-3")

@@ -149,7 +149,7 @@ def test_the_last_events_that_are_wanted_come_by_default(
     assert wide == routed[-3:]
     monkeypatch.setattr(log_view, "FIRST_REACH", 1)
     monkeypatch.setattr(log_view, "WIDER", 2)
-    for count in (1, 3, 100):
+    for count in (1, 3, 100, 2**70):
         assert read("log", "--event", "request", "-n", str(count)) == routed[-count:]
     assert read("log", "--event", "request", "-n", "0") == []
     assert read("log", "--event", "request", "--from", "1", "-n", "2") == routed[:2]
@@ -159,7 +159,7 @@ def test_filters_go_together_on_the_command_line(read: Read) -> None:
     """Repeated ones add up, different ones narrow; a request's id may be shortened."""
     found = read("log", "--request", "ru", "--request", "brain/queued", "--event", "request.accepted")
     assert [row["request"] for row in found] == ["brain/runs", "brain/queued"]
-    [begun] = read("log", "--node", "master", "--event", "request.started", "--model", MODEL)
+    [begun] = read("log", "--node", "master", "--event", "request.started", "--model", f"library/{MODEL}")
     assert begun["request"] == "brain/runs"
     assert read("log", "--node", "worker", "--event", "request.started") == []
     samples = read("log", "--node", "worker", "--event", "node")
@@ -170,12 +170,13 @@ def test_filters_go_together_on_the_command_line(read: Read) -> None:
 
 
 def test_where_nothing_is_like_that_it_is_said(orion: Orion, grid_toml: Path) -> None:
-    """On stderr, so that data stay data; not where nothing was asked for."""
-    assert orion("log", "--node", "nobody", "--json") == (
-        0,
-        "[]\n",
-        "orion: no event in the log is like that\n",
-    )
+    """On stderr, so that data stay data; not where nothing was asked for. Of a node that is known nowhere
+    it is said which are; not of one that is only configured."""
+    nothing = "orion: no event in the log is like that\n"
+    missing = "orion: --node nobody: the grid and its configuration have no such node; known are "
+    words = ("log", "--node", "nobody", "--node", "worker", "--event", "input", "--json")
+    assert orion(*words) == (0, "[]\n", f"{missing}edge, master, never, worker\n{nothing}")
+    assert orion("log", "--node", "never", "--json") == (0, "[]\n", nothing)
     assert orion("log", "-n", "0", "--json") == (0, "[]\n", "")
 
 

@@ -200,7 +200,7 @@ def test_the_tables_fit_a_narrow_terminal() -> None:
         console.print(tables.nodes_table(found, {}))
     lines = capture.get().splitlines()
     assert max(map(len, lines)) <= 80
-    for words in ("orion-master", "orion-worker", "76.1 °C", "2.0/8.0 GB", "hot: 76.1 °C", MODEL, HEAVY):
+    for words in ("orion-master", "orion-worker", "76.1 °C", "2.0/7.8 GB", "hot: 76.1 °C", MODEL, HEAVY):
         assert any(words in line for line in lines), words
 
 

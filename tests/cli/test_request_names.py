@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orion_streams.cli import find_request
 from orion_streams.cli.find_request import Found, find
-from orion_streams.cli.request_names import meant
+from orion_streams.cli.request_names import meant, shortest
 from orion_streams.config import Config
 from orion_streams.errors import AmbiguousError, OrionError
 from orion_streams.model import event_codec
@@ -22,7 +22,15 @@ from orion_streams.replay.source import LiveSource
 from tests.conftest import MemoryStore
 from tests.helpers import make_commit
 
-KEYS = ["brain/q1", "brain/q10", "chat/q10", "chat/abc", 'chat/a "b"/c']
+KEYS = [
+    "brain/q1",
+    "brain/q10",
+    "chat/q10",
+    "chat/abc",
+    'chat/a "b"/c',
+    "web/gateway@pi.1a2b.17",
+    "web/x@y",
+]
 
 
 @pytest.mark.parametrize(
@@ -41,10 +49,18 @@ KEYS = ["brain/q1", "brain/q10", "chat/q10", "chat/abc", 'chat/a "b"/c']
         ("", []),
         ('a "b"/c', ['chat/a "b"/c']),
         ('a "', ['chat/a "b"/c']),
+        ("gateway@", ["web/gateway@pi.1a2b.17"]),
+        ("1a2b.17", ["web/gateway@pi.1a2b.17"]),
+        ("web/1a2b.17", ["web/gateway@pi.1a2b.17"]),
+        ("chat/1a2b.17", []),
+        ("1a2b.1", []),
+        ("17", []),
+        ("y", []),
     ],
 )
 def test_a_name_means_what_is_called_so_or_begins_so(asked: str, expected: list[str]) -> None:
-    """A whole id or key before its beginnings; never the middle of an id, nor a part of a client's name."""
+    """A whole id or key before its beginnings, or the ending of a gateway's id; never the middle of an id,
+    nor a part of a client's name."""
     assert meant(asked, KEYS) == expected
 
 
@@ -56,6 +72,18 @@ def test_each_request_is_reached_by_its_key_and_by_its_shortest_unique_beginning
         for end in range(key.index("/") + 2, len(key)):
             if sum(each.startswith(key[:end]) for each in keys) == 1:
                 assert meant(key[:end], keys) == [key]
+
+
+def test_what_is_shown_of_an_id_means_it() -> None:
+    """Of many gateways and clients, and of ids that begin alike, also among those that are not shown; a
+    control: their beginnings mean several."""
+    lives = ("pi.1a2b3c4d", "pi.1a2b3c4e", "x.y.9a2b3c4d")
+    keys = [f"{client}/gateway@{life}.{n}" for client in "ab" for life in lives for n in (1, 11)]
+    keys += [f"a/{n:08x}{'ab' * 12}" for n in range(20)] + [f"a/count-{n}" for n in range(20)]
+    names = shortest(keys[::2])
+    assert all(meant(shown, keys) == [key] for key, shown in names.items())
+    assert len(meant("gateway@", keys)) == 12
+    assert max(map(len, names.values())) < 20
 
 
 def accepted(key: str) -> ev.RequestAccepted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.cli.conftest import Orion
 from tests.cli.run_cli import with_store
 from tests.cli.test_explain import TOML, prepare
 from tests.conftest import ServerStore
-from tests.replay.logs import MASTER, WORKER, Log, accepted, completed, failed, routed, started
+from tests.replay.logs import MASTER, MODEL, WORKER, Log, accepted, completed, failed, routed, started
 from tests.replay.recorded import one_segment
 
 Data = Callable[..., Any]
@@ -129,6 +130,17 @@ def test_a_narrow_terminal_cuts_nothing() -> None:
         assert all(letters.count(letter) >= words.count(letter) for letter in set(words))
 
 
+def test_a_narrow_terminal_says_when_and_where() -> None:
+    """The time of day, with the date where there are several; a node by its short name, in one piece."""
+    rows = [row(n, node="orion-worker", ended_ms=n * 1_000, load_ms=12_345) for n in (1, 2)]
+    out = drawn(summed(Asked(), *rows))
+    assert "ENDED" in out
+    ended = datetime.fromtimestamp(1)
+    assert f"{ended:%H:%M:%S} brain/q1" in out
+    assert " worker " in out
+    assert f"{ended:%m-%d %H:%M} brain/q1" in drawn(summed(Asked(), *rows, row(3, ended_ms=9 * 86_400_000)))
+
+
 def test_the_figures_of_the_screen() -> None:
     """How many ended how, what is left out, percentiles with units, the share of kept promises."""
     out = drawn(summed(Asked(limit=2), *MIXED), width=120)
@@ -143,17 +155,17 @@ def test_the_figures_of_the_screen() -> None:
 
 
 def test_shown_ids_are_short_and_still_different() -> None:
-    """At least eight characters, more where two begin alike, whole where they are short or one begins with
-    another."""
-    keys = ["a/0123456789", "a/0123456700", "b/0123456789", "a/q1", "a/q10", "b/abcdefghijkl"]
-    assert shortest(keys) == {
-        "a/0123456789": "a/012345678",
-        "a/0123456700": "a/012345670",
-        "b/0123456789": "b/01234567",
-        "a/q1": "a/q1",
-        "a/q10": "a/q10",
-        "b/abcdefghijkl": "b/abcdefgh",
-    }
+    """Of chance: at least eight characters, more where two begin alike. Of a gateway: its ending. What is
+    counted, or begins with the time, is whole: others may be called nearly so."""
+    rest, seventh = "d" * 16, "018f4e2a-9c3b-7d21-8e5f-0123456789ab"
+    keys = [
+        f"a/012345678{rest}", f"a/012345670{rest}", f"b/012345678{rest}", "a/q1", "a/q10",
+        "b/night-000000117", "assistant/gateway@pi.local.1a2b3c4d.17", "b/anna@home", f"b/{seventh}",
+    ]  # fmt: skip
+    assert list(map(shortest(keys).get, keys)) == [
+        "a/012345678", "a/012345670", "b/01234567", "a/q1", "a/q10", "b/night-000000117",
+        "assistant/1a2b3c4d.17", "b/anna@home", f"b/{seventh}",
+    ]  # fmt: skip
     assert shortest([]) == {}
 
 
@@ -199,6 +211,13 @@ def test_a_file_is_read_whole(data: Data) -> None:
     assert (first["promised_ms"], first["kept_promise"]) == (0, False)
     assert (found["promises"], found["promises_kept"]) == (2, 0)
     assert found["requests"][0]["outcome"] == "expired"
+
+
+def test_a_model_is_meant_however_it_is_written(data: Data) -> None:
+    """As Ollama takes it: without what it would add by itself."""
+    found = data("--model", f"library/{MODEL}")
+    assert found["requests"]
+    assert found == data("--model", MODEL)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_once_prints_one_frame(orion: Orion, top_toml: Path) -> None:
     assert "\x1b" not in out
     assert out.endswith("\n")
     for words in (
-        "edge", "kinematics only", "76.1 °C", f"Answers brain with {MODEL}", "WAITING 2", "brain/queued",
+        "edge", "kinematics only", "76.1 °C", f"answers brain with {MODEL}", "WAITING 2", "brain/queued",
         "brain/cooling", "waits until a node has cooled down", f"master takes {MODEL} for brain",
     ):  # fmt: skip
         assert words in out, words

@@ -119,11 +119,11 @@ def test_the_screen_says_what_is_wrong() -> None:
     assert "not heard for 95 s; goes on once it is heard again" in dead
     assert "is tried again in 10 s" in dead
     loads = shown(SCENES["loads"]())
-    assert "Loads llama3.2:3b, 20 s left" in loads
+    assert "loads llama3.2:3b, 20 s left" in loads
     assert "simulated: orion-edge, orion-master, orion-worker" in loads
     assert "kinematics only" in loads
     busy = shown(SCENES["busy"]())
-    assert "Answers brain with gemma3:270m" in busy
+    assert "answers brain with gemma3:270m" in busy
     assert "30 %" in busy
     assert "3f2a91c0" in busy
 

@@ -294,6 +294,20 @@ def test_a_configured_server_that_is_away_is_waited_for(tmp_path: Path, comes: b
     assert "Traceback" not in err
 
 
+def test_a_grid_runs_without_its_sender_of_alerts(tmp_path: Path) -> None:
+    """A token that cannot be read: alerts say which key names it, and everything else is up."""
+    target = '[alerts_to.phone]\nwebhook = "http://127.0.0.1:9/x"\ntoken_file = "/nowhere/token"\n'
+    (tmp_path / "streams.toml").write_text(LOCAL + target)
+    grid = Up(tmp_path, "--roles", "router,alerts,agent:here")
+    try:
+        states = {row["node"]: row["state"] for row in grid.read("nodes")}
+        assert states["here"] != states["there"] == "silent"
+    finally:
+        code, _, err = grid.end(signal.SIGTERM)
+    assert code == 0
+    assert "alerts_to.phone.token_file: /nowhere/token: cannot be read" in err
+
+
 def test_the_sender_of_alerts_runs_beside_the_router(tmp_path: Path) -> None:
     """As a role of its own, which `alerts list` finds."""
     target = '[alerts_to.phone]\ncommand = ["/bin/true"]\n'

@@ -236,7 +236,7 @@ async def test_a_time_of_day_leads_to_its_moment(stage: Stage) -> None:
         ("/orion/v1/past?at=999999999", 404), ("/orion/v1/past?at=0", 404),
         ("/orion/v1/past?at=2020-01-01T00:00Z", 404), ("/orion/v1/past?at=2090-01-01T00:00Z", 404),
         ("/orion/v1/why", 400), ("/orion/v1/why?number=-1", 400), ("/orion/v1/why?number=1", 404),
-        ("/orion/v1/why?number=99999999", 404), ("/orion/v1/day", 404), ("/orion/v1/day?node=nobody", 404),
+        ("/orion/v1/why?number=99999999", 404), ("/orion/v1/day", 400), ("/orion/v1/day?node=nobody", 404),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_is_one_sentence(stage: Stage, path: str, status: int) -> None:

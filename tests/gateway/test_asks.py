@@ -63,6 +63,12 @@ def test_what_is_not_said_is_left_out() -> None:
     assert fields("generate", prompt="x", **off) == {"prompt": "x", "context": []}
 
 
+def test_what_ollama_does_not_know_in_a_chat_is_not_passed_on() -> None:
+    """A raw chat there is none: whatever stands there is ignored, as any unknown member."""
+    more = {"raw": "x", "suffix": 7, "system": [], "context": "x", "dimensions": {}}
+    assert fields("chat", messages=USER, **more) == {"messages": USER}
+
+
 def test_what_is_said_is_kept_also_when_it_is_zero() -> None:
     """A zero that is no default is told: thinking off, no truncation, no delay."""
     said = {"think": False, "truncate": False, "shift": False, "keep_alive": "0"}

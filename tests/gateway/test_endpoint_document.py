@@ -13,6 +13,7 @@ import pytest
 from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections
 from orion_streams.agents.gateway_server import Guard, application
+from orion_streams.agents.metrics_page import MetricsPage
 from orion_streams.agents.page_routes import Page
 from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.config import parse
@@ -32,8 +33,8 @@ def served() -> set[str]:
     """Method and path of all that the gateway has, but for what is 501 and for HEAD."""
     config, nobody = parse("[nodes.one]"), cast("Any", None)
     gateway = Gateway(config, nobody, nobody, life="here.b")
-    page = Page(config, nobody, RecentListener(), nobody)
-    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), nobody, page)
+    page, metrics = Page(config, nobody, RecentListener(), nobody), MetricsPage(nobody, nobody, nobody)
+    app = application(gateway, Guard(config, nobody, insecure=False), Connections(1), metrics, page)
     found = set()
     for route in app.router.routes():
         assert route.resource is not None

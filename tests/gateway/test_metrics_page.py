@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from orion_streams.agents.grid_follower import GridFollower
+from orion_streams.agents.isolated import Isolated
 from orion_streams.agents.key_file import change
 from orion_streams.agents.metrics_keeper import MetricsKeeper
 from orion_streams.agents.metrics_page import Collected, MetricsPage, families, written
@@ -133,9 +134,42 @@ async def test_before_the_log_is_read_there_are_no_zeros(tmp_path: Path) -> None
     """They would look like a restart."""
     nobody: Any = None
     follower = GridFollower(nobody, "orion:")
-    page = MetricsPage(follower, MetricsKeeper(tmp_path / "m", "orion:"))
+    keeper = MetricsKeeper(tmp_path / "m", "orion:")
+    page = MetricsPage(follower, keeper, Isolated("/metrics", keeper))
     with pytest.raises(Refusal, match="not read yet"):
         await page.page(nobody)
+
+
+async def test_a_listener_that_fails_ends_nothing_else(
+    valkey_url: str,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Counting fails at an event: the log says it once, `/metrics` says that it stands still, the page's
+    listener hears on, and requests are answered."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        await scrape(stage)
+        monkeypatch.setattr(MetricsKeeper, "take", fail)
+        async with stage.http.post(
+            f"{stage.url}/api/generate", json={"model": MODEL, "prompt": "x"}
+        ) as answer:
+            assert answer.status == 200
+            await answer.read()
+        async with stage.http.get(f"{stage.url}/metrics") as answer:
+            assert answer.status == 500
+            assert "stand still" in await answer.text()
+        async with stage.http.get(f"{stage.url}/orion/v1/health") as answer:
+            assert answer.status == 200
+    [line] = [each for each in caplog.messages if "stands still" in each]
+    assert line.startswith("/metrics failed")
+    assert "ZeroDivisionError in fail" in line
+    assert "secret" not in line
 
 
 def test_each_metric_is_there_with_its_kind_and_its_labels() -> None:

@@ -14,8 +14,10 @@ from orion_streams.gateway.page_recent import POINTS, STEP_MS, TRACK_MS, Recent,
 from orion_streams.gateway.page_rows import Tick
 from orion_streams.gateway.page_ticks import MOST_TICKS, Ticks, thinned
 from orion_streams.model import events as ev
+from orion_streams.model.metric_specs import ATTEMPT_CODES, ERROR_CODES
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid
+from orion_streams.model.text import WHY_FAILED, why_failed
 from orion_streams.model.vocabulary import AbandonReason, Blame, Mark, RequestKind, WaitKind
 from orion_streams.projections import apply, fold
 from tests.grids import MODEL, node, sample
@@ -84,6 +86,14 @@ def test_a_node_that_is_no_more_has_no_track() -> None:
     assert set(told.recent.tracks) == {"two"}
 
 
+def test_each_code_has_words() -> None:
+    """None that an agent or the router gives as the end of an attempt or a request is shown as it is."""
+    codes = {*ATTEMPT_CODES, *ERROR_CODES} - {*AbandonReason}
+    assert codes - {*WHY_FAILED} == set()
+    assert {*WHY_FAILED} - codes <= {AbandonReason.OVERDUE}
+    assert why_failed("odd_code") == "odd code"
+
+
 def test_decisions_are_lines_of_words() -> None:
     """Whose request, which model, which node, and why; the last of them."""
     told = Told().tell(
@@ -105,7 +115,7 @@ def test_decisions_are_lines_of_words() -> None:
         "the rules of revision 1 are in force",
         f"{MODEL} for brain waits for one",
         f"one takes {MODEL} for brain: warm, about 1 s",
-        f"one failed at {MODEL} for brain: ollama_error",
+        f"one failed at {MODEL} for brain: its Ollama failed",
         f"two takes {MODEL} for brain, once more: warm, about 1 s",
         f"{MODEL} for brain is taken from two: the node is not heard from",
         "a load is given up on two: the node no longer has it",

@@ -16,6 +16,7 @@ from orion_streams.gateway.page_rows import PageCaller, View, as_seen_by
 from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_view import news_after, view, whole
 from orion_streams.gateway.page_words import FILTER_WORDS
+from orion_streams.gateway.view_models import node_rows
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid, Resident
 from orion_streams.model.verdict import Verdict
@@ -28,6 +29,7 @@ from tests.properties import strategies as make
 
 ALL = PageCaller("brain", sees_all=True)
 HOT: dict[str, Any] = {"temp_mc": 78_000, "backed_off": (Mark.HOT,)}
+RISING: dict[str, Any] = {"temp_mc": 68_000, "forecast_mc": 79_400}
 BUSY = {FENCE: holding(run_ms=40_000, started=True)}
 
 
@@ -69,6 +71,14 @@ def seen(some: Grid, caller: PageCaller = ALL, silent_ms: int = 0, heard_ms_ago:
             "Two fails, is tried again in 12 s",
         ),
         ((node("one"), node("two", installed={})), "bad", "Two has no model"),
+        ((node("one"), node("two", **RISING)), "warn", "Two cools down before it passes 75 °C"),
+        (
+            (node("one", **RISING), node("two", **HOT)),
+            "warn",
+            "Two hot, back below 70 °C and one cools down before it passes 75 °C",
+        ),
+        ((node("two", **RISING),), "warn", "Two cools down before it passes 75 °C"),
+        ((node("two", temp_mc=74_000, forecast_mc=75_000),), "ok", "All well, nobody asks"),
         ((edge(),), "bad", "No node answers requests: streams.toml names none with inference"),
         ((), "bad", "No node at all: no rules are in force yet"),
     ],
@@ -93,6 +103,36 @@ def test_what_is_worst_is_said_first() -> None:
     assert seen(stranded).sentence == "No node takes 1 of the waiting requests now"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "silent_ms", "left"),
+    [
+        ((node("one"), node("two", heard_ms=AT_MS - 65_000)), 0, []),
+        ((node("two", heard_ms=AT_MS - 65_000),), 0, []),
+        (tuple(node(name, heard_ms=None) for name in "abc"), 0, ["c: never heard from"]),
+        ((node("one"),), 30_000, []),
+        ((node("two", heard_ms=None),), 30_000, ["two: never heard from"]),
+        ((edge(),), 0, []),
+    ],
+)
+def test_what_the_sentence_says_is_no_reason_beside_it(
+    nodes: tuple[Any, ...], silent_ms: int, left: list[str]
+) -> None:
+    """The line below has what else is wrong; the health has all of it."""
+    some = grid(*nodes, position=1)
+    assert seen(some, silent_ms=silent_ms).reasons == left
+    assert len(grid_state.health_of(some, silent_ms, node_rows(some)).reasons) > len(left)
+
+
+def test_who_waits_for_a_node_that_cools_down_is_not_told_that_it_is_free() -> None:
+    """Where a request waits for heat, the card and the sentence say so, too; the control: a cool node."""
+    for values, waits_for, tone in ((RISING, "heat", "warn"), ({}, "", "ok")):
+        waits = {"b/1": request(deferred=WaitKind.BUSY, model=MODEL)}
+        found = seen(grid(node("one", **values), position=1, open_requests=waits))
+        assert [each.waits_for for each in found.queue] == [waits_for]
+        assert (found.tone, [each.tone for each in found.nodes]) == (tone, [tone])
+        assert ("cools down" in found.sentence) == ("cools down" in found.nodes[0].why) == (tone == "warn")
+
+
 def test_nothing_is_green_that_nobody_has_heard() -> None:
     """While Redis is away the page is what was heard last, and no card is ok; the control: a moment
     before."""
@@ -111,6 +151,12 @@ def test_nothing_is_green_that_nobody_has_heard() -> None:
     [
         ({}, "ok", "", ""),
         (HOT, "warn", "takes nothing: 78 °C, above 75 °C", "goes on below 70 °C"),
+        (
+            RISING,
+            "warn",
+            "cools down: 68 °C, about to pass 75 °C",
+            "begins again once it stays below 75 °C",
+        ),
         (
             {**HOT, "temp_mc": 71_500},
             "warn",

@@ -47,6 +47,17 @@ async def hot(stage: PageStage) -> None:
     await stage.step()
 
 
+async def rising(stage: PageStage) -> None:
+    """The worker warms up so fast that it begins nothing; what asks for its model waits."""
+    stage.nodes[MASTER].holds(BIG)
+    stage.nodes[WORKER].holds(SMALL)
+    await stage.passes(
+        MINUTES, lambda left: breathes(stage, left, worker=24 * max(0.0, 0.5 - left), master=-9)
+    )
+    await stage.asked(9, EVERYBODY, (SMALL, BIG, CODER))
+    await stage.step()
+
+
 async def dead(stage: PageStage) -> None:
     """The master is silent for two minutes; the worker answers."""
     stage.nodes[MASTER].holds(BIG)
@@ -102,6 +113,11 @@ SCENES = {
         quiet, MINUTES, ("All well, 1 answering, 1 free", "Nobody waits", "kinematics only", SMALL)
     ),
     "hot": Scene(hot, MINUTES, ("Worker hot, back below 70 °C", "goes on below 70 °C", "requests wait")),
+    "rising": Scene(
+        rising,
+        MINUTES,
+        ("Worker cools down before it passes 75 °C", "begins again once it stays below 75 °C"),
+    ),
     "dead": Scene(dead, MINUTES, ("Master silent since 2 min", "goes on once it is heard again")),
     "many": Scene(many, MINUTES, ("200 requests wait", "All well, 2 answering, 200 waiting")),
     "crowd": Scene(crowd, MINUTES, ("Worker hot", "requests wait", "machine-in-the-"), CELLAR),

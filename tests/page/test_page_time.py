@@ -134,6 +134,26 @@ async def test_who_does_nothing_sees_the_present(page: Page, stage: PageStage) -
     await page.until(f"{IS_NOW} && location.hash === ''")
 
 
+KEPT = """
+const later = window.setTimeout;
+window.idle = [];
+window.setTimeout = (what, ms, ...more) => (ms < 100000 ? later(what, ms, ...more) : idle.push(what));
+"""
+"""Before the page's own script: what minutes of waiting are for is kept in `idle`."""
+
+
+async def test_a_refusal_does_not_stay(page: Page, stage: PageStage) -> None:
+    """What cannot be shown is said, and two idle minutes later the grid is spoken of again."""
+    await page.first(KEPT)
+    await open_page(page, stage)
+    before = await text(page, "#reasons")
+    await page.type("#go-to", "999999999")
+    await page.press("Enter")
+    await says(page, "the log ends at position", "#reasons")
+    await page.ask("window.idle.pop()()")
+    assert await text(page, "#reasons") == before
+
+
 async def test_it_stays_there_before(page: Page, stage: PageStage) -> None:
     """Negative control: with minutes as long as they are it is still there after some more views."""
     await open_page(page, stage)

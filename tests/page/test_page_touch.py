@@ -22,6 +22,21 @@ DEGREES = f"document.querySelector('[data-node={WORKER}] .degrees').innerText"
 GREY = "getComputedStyle(document.querySelector('main')).filter === 'grayscale(1)'"
 FOCUSED = "document.activeElement"
 NASTY = "<img src=x onerror=alert(1)>"
+ASK = "document.querySelector('#ask-send')"
+GIVEN_UP = f"""
+(async () => {{
+  const {{ fillCards }} = await import('/orion/page/cards.js');
+  const stream = new EventSource('/orion/v1/live');
+  const first = await new Promise((take) => {{ stream.onmessage = take; }});
+  const view = JSON.parse(first.data);
+  stream.close();
+  const node = view.nodes.find((each) => each.name === {WORKER!r}), run = node.doing[0];
+  node.doing = [{{ ...run, number: 0, id: '' }}, {{ ...run, number: 0, id: '' }}];
+  fillCards(view, view.at_ms, {{ open: () => 0, mine: () => false }});
+  return document.querySelectorAll('[data-node={WORKER}] .doing').length;
+}})()
+"""
+"""How many rows a card has of two runs of one model whose requests are over."""
 TOKEN = "orion-a-key-of-a-test"
 STATES = "window.sources.map((each) => each.readyState)"
 
@@ -97,11 +112,20 @@ async def test_redis_away_is_said(page: Page, tmp_path: Path) -> None:
             server.kill()
             await says(page, "Cannot hear Redis since", "#sentence")
             assert await page.ask(f"{CUT_OFF} && {GREY}")
+            await page.until(f"{ASK}.disabled")
+            assert "ago" not in await text(page, "#reasons")
             server.start()
             stage.play()
             await says(page, "All well", "#sentence")
-            assert not await page.ask(CUT_OFF)
+            assert not await page.ask(f"{CUT_OFF} || {ASK}.disabled")
             at_peace(page, stage)
+
+
+async def test_two_that_nobody_waits_for_are_two(page: Page, stage: PageStage) -> None:
+    """Runs of no request of one model are a row each, as many as the card is told."""
+    await open_page(page, stage.url)
+    rows = await page.ask(GIVEN_UP)
+    assert rows == 2
 
 
 async def test_a_card_opens_its_day(page: Page, stage: PageStage) -> None:
@@ -222,7 +246,8 @@ async def test_a_key_is_asked_for_once(page: Page, stage: PageStage, view_only: 
     await page.call("Network.setExtraHTTPHeaders", headers={"X-Forwarded-For": "10.9.8.7"})
     await page.open(stage.url, width=1280, height=800)
     await page.until("document.querySelector('#key').open")
-    await says(page, "a key is needed", "#key-why")
+    await says(page, "this browser keeps it", "#key-why")
+    assert "Bearer" not in await text(page)
     await page.type("#key-text", "orion-wrong")
     await page.press("Enter")
     await says(page, "not known", "#key-why")

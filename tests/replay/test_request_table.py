@@ -89,7 +89,7 @@ def test_what_a_request_waited_for_is_said_with_times() -> None:
     row = row_of(queue().incident(), "brain/slow")
     assert said(row) == (
         "10 s waiting for orion-worker behind 2 gemma3:4b of webui (orion-master too hot at 76.1 °C); "
-        "6.0 s loading llama3.2:3b; 12 s answering on orion-worker (about 1.5 s of it as it was warm)"
+        "6.0 s loading llama3.2:3b; 12 s answering on orion-worker (about 1.5 s of it lost to heat)"
     )
     assert (row.ended.age_ms, row.ended.waited_ms, row.ended.load_ms) == (28_500, 10_500, 6_000)
 

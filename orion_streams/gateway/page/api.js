@@ -3,13 +3,13 @@
 const FIRST_WAIT_MS = 1000, MOST_WAIT_MS = 10000, SILENT_MS = 15000;
 let refused = () => {};
 
-// `listener` gets the sentence with which a key is asked for.
+// `listener` hears of it when a key is needed: what the gateway says then is meant for programs.
 export const onRefused = (listener) => { refused = listener; };
 
 async function failure(answer) {
   const said = await answer.json().catch(() => ({}));
   const sentence = said.error?.message || said.error || `The gateway answers ${answer.status}.`;
-  if (answer.status === 401) refused(sentence);
+  if (answer.status === 401) refused();
   return new Error(sentence);
 }
 

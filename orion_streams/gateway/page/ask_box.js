@@ -22,7 +22,7 @@ function where(view) {
   const queue = inTime(view.queue), place = queue.findIndex((each) => mine(each.id));
   if (place >= 0) {
     const { eta_ms: eta, why } = queue[place];
-    return `Waits, ${place ? `${place} before it` : "the next one"}${eta ? `, about ${rough(eta)}` : ""}${why ? `: ${why}` : ""}`;
+    return `Waits, ${place ? `${place} before it` : "the next one"}${eta ? `, about ${rough(eta)}` : ""}${why ? `: ${why.replace(/^waits /, "")}` : ""}`;
   }
   for (const node of view.nodes) {
     const run = node.doing.find((each) => mine(each.id));
@@ -31,9 +31,10 @@ function where(view) {
   return "Sent …";
 }
 
-export function fillAsk(view, live) {
+export function fillAsk(view, live, away) {
   byId("ask").hidden = !live || view.caller.view_only || !view.models.length;
   byId("main").classList.toggle("no-box", byId("ask").hidden);
+  byId("ask-send").disabled = away && !running; // Enter asks as little
   const fresh = view.models.join("\n");
   if (fresh !== models) {
     models = fresh;
@@ -41,7 +42,7 @@ export function fillAsk(view, live) {
     select.replaceChildren(...view.models.map((each) => element("option", { value: each }, each)));
     if (view.models.includes(chosen)) select.value = chosen;
   }
-  say(byId("ask-where"), running ? where(view) : told || "Your question will carry a blue ring.");
+  say(byId("ask-where"), running ? where(view) : told || (away ? "Nothing can be asked while the page is cut off." : "Your question will carry a blue ring."));
   byId("ask-where").classList.toggle("muted", !running && !told);
 }
 

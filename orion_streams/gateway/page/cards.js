@@ -99,7 +99,8 @@ function makeDoing(mine) {
 
 function whyNot(node, nowMs) {
   if (node.why) {
-    const since = node.since_ms ? `since ${clock(node.since_ms).slice(0, 5)} (${rough(nowMs - node.since_ms)})` : "";
+    const passed = node.state === "stale" ? "" : ` (${rough(nowMs - node.since_ms)})`; // its reason says so
+    const since = node.since_ms ? `since ${clock(node.since_ms).slice(0, 5)}${passed}` : "";
     return [node.why, [since, node.until].filter(Boolean).join(" · ")];
   }
   if (!node.inference) return [node.role, ""];
@@ -146,7 +147,8 @@ function makeCard(node, open, mine) {
     put(ram, "aria-label", `Memory: ${amount}, mark ${Math.round(each.ram_max_permille / 10)} %`);
     keep(chips, each.models, (model) => model.name, makeChip);
     const shown = each.doing.slice(0, MOST_DOING);
-    keep(doing, shown, (one) => `${one.what} ${one.number} ${one.model}`, () => makeDoing(mine));
+    const keyOf = (one) => `${one.what} ${one.number || `over ${shown.indexOf(one)}`} ${one.model}`; // 0: of no request
+    keep(doing, shown, keyOf, () => makeDoing(mine));
     put(now, "data-doing", String(shown.length));
     say(more, each.doing.length > shown.length ? `and ${each.doing.length - shown.length} more` : "");
     const [reason, what] = whyNot(each, nowMs);

@@ -43,7 +43,7 @@ function sentence(view, away) {
 function reasons(view, away) {
   if (page.problem) return page.problem;
   if (away === "gateway") return "The gateway does not answer. The page tries again by itself.";
-  if (away === "redis") return `What is shown was last heard ${rough(silentMs())} ago.`;
+  if (away === "redis") return "The gateway answers; the nodes are shown as they were then.";
   return view ? view.reasons.slice(0, 3).join(" · ") : "";
 }
 
@@ -79,7 +79,7 @@ function draw() {
   fillCards(view, page.past ? view.at_ms : nowMs(), { open: (node) => openDay(node, position()), mine });
   fillQueue(view, { open: (request) => openWhy(request, position()), mine });
   fillDecisions(view);
-  fillAsk(view, !page.past);
+  fillAsk(view, !page.past, away !== "");
 }
 
 // The view of another moment; of many that are wanted while one is on its way only the last one is asked for.
@@ -95,6 +95,7 @@ async function travel(query) {
       if (begun === trip) show(view);
     } catch (error) {
       if (begun === trip) page.problem = error.message;
+      stir();
     }
     if (!page.wanted) page.aimMs = null;
     draw();
@@ -118,10 +119,10 @@ function goLive() {
   draw();
 }
 
-// Who does nothing for two minutes sees the grid as it is.
+// Who does nothing for two minutes sees the grid as it is, and no complaint about what was asked for.
 function stir() {
   clearTimeout(idle);
-  if (page.past) idle = setTimeout(goLive, IDLE_MS);
+  if (page.past || page.problem) idle = setTimeout(goLive, IDLE_MS);
 }
 
 const zone = () => String(-new Date().getTimezoneOffset());

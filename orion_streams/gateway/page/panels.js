@@ -115,8 +115,8 @@ export function startPanels(found) {
   });
 }
 
-export function askForKey(sentence) {
+export function askForKey() {
   if (byId("key").open) return; // it says why the last key was none
-  byId("key-why").textContent = sentence;
+  byId("key-why").textContent = "Enter it once; this browser keeps it. Who runs the grid makes one: orion key add NAME --view-only";
   byId("key").showModal();
 }
