@@ -19,6 +19,7 @@ import typer
 from orion_streams import AsyncClient
 from orion_streams.cli import roles
 from orion_streams.cli.app import app
+from orion_streams.errors import EXIT_DEGRADED, EXIT_OK
 from tests.cli.run_cli import ROOT, finish, run, start
 from tests.cli.test_up import Up
 from tests.documents.code_blocks import Command, commands_in
@@ -29,7 +30,8 @@ DOCUMENTS = ("README.md", "docs/OBSERVE.md", "docs/INCIDENTS.md", "docs/ALERTS.m
 ENDLESS = (("up",), ("log", "--follow"), ("alerts", "run"), ("gateway",), ("router",), ("agent",))
 """Commands that go on until Ctrl-C, by the words that make them so: their first line is waited for,
 for up to SAYS_S."""
-ENDED = (0, 130)
+ENDED = (EXIT_OK, EXIT_DEGRADED, 128 + signal.SIGINT)
+"""Exit codes: done, the doctor has found something, interrupted."""
 SAYS_S = 10.0
 PAGE = "http://127.0.0.1:11435"
 
