@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 
-from orion_streams.config import child_environment
+from orion_streams.environment import child_environment
 from orion_streams.errors import TellError
 from orion_streams.runtime.supervisor import describe_exit, die_with_parent
 

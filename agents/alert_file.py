@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.agents import key_file
-from orion_streams.config import Config, user_folder
+from orion_streams.config import Config
+from orion_streams.environment import user_folder
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.projections.alerts import AlertBook, AlertChange, AlertState
 from orion_streams.protocol.alert_messages import Message

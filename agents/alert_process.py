@@ -17,12 +17,14 @@ from orion_streams.agents.alert_sender import Sender
 from orion_streams.agents.alert_targets import Target
 from orion_streams.agents.alert_watch import Watch
 from orion_streams.agents.grid_follower import GridFollower
-from orion_streams.config import Config, log_level
+from orion_streams.config import Config
+from orion_streams.environment import log_level
 from orion_streams.errors import OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect, refused
 from orion_streams.runtime.process_log import log_to_stderr
 from orion_streams.runtime.server_check import wait_for_server
+from orion_streams.runtime.service_notify import ServiceManager
 
 log = logging.getLogger("orion.alerts")
 
@@ -54,21 +56,34 @@ def first(errors: BaseExceptionGroup[Exception]) -> Exception:
     return first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
+def end(task: asyncio.Task[None], manager: ServiceManager) -> None:
+    """End the process, as it was asked to."""
+    manager.stopping()
+    task.cancel()
+
+
 async def serve(config: Config, targets: Sequence[Target], state: SenderState, path: Path) -> None:
     """Follow, watch and tell until cancelled."""
-    task = asyncio.current_task()
+    task, manager = asyncio.current_task(), ServiceManager()
     assert task is not None  # noqa: S101 - this is one
     for each in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+        asyncio.get_running_loop().add_signal_handler(each, end, task, manager)
     redis = connect(config.redis.url)
     sender = Sender(config.alerts, targets, state, lambda now: alert_file.write(path, now))
     follower = GridFollower(redis, config.prefix, listeners=(sender,), log=log)
     watch = Watch(config, redis, RedisLog(redis, config.prefix), follower, sender)
+
+    def waiting(line: str) -> None:
+        log.warning("%s", line)
+        manager.ready(line)
+
     try:
-        await wait_for_server(redis, lambda line: log.warning("%s", line))
-        async with asyncio.TaskGroup() as tasks:
-            for work in (follower.run(), sender.run(), watch.run()):
-                tasks.create_task(work)
+        async with manager.fed():
+            await wait_for_server(redis, waiting)
+            manager.ready(f"telling {', '.join(target.name for target in targets)}")
+            async with asyncio.TaskGroup() as tasks:
+                for work in (follower.run(), sender.run(), watch.run()):
+                    tasks.create_task(work)
     finally:
         sender.note()
         await redis.aclose()

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from orion_streams import config as configuration
+from orion_streams import environment
 from orion_streams.agents.alert_command import run_command
 from orion_streams.agents.alert_webhook import post
 from orion_streams.config import Config
@@ -53,10 +54,10 @@ def resolved(name: str, rules: AlertTarget) -> Target:
     if rules.command:
         return Target(name, rules)
     where = f"alerts_to.{name}"
-    webhook = configuration.alert_secret("WEBHOOK", name) or rules.webhook
+    webhook = environment.alert_secret("WEBHOOK", name) or rules.webhook
     if not webhook and rules.webhook_file:
         webhook = read(rules.webhook_file, f"{where}.webhook_file", "the URL")
-    token = configuration.alert_secret("TOKEN", name) or ""
+    token = environment.alert_secret("TOKEN", name) or ""
     if not token and rules.token_file:
         token = read(rules.token_file, f"{where}.token_file", "the token")
     if not webhook:

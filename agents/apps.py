@@ -25,7 +25,8 @@ from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
 from orion_streams.agents.sensors import LocalSensors, Sensors, SimulatedSensors
 from orion_streams.agents.worker import Worker
-from orion_streams.config import Config, NodeConfig, log_level
+from orion_streams.config import Config, NodeConfig
+from orion_streams.environment import log_level
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model.policy import ROBOT
@@ -208,8 +209,21 @@ def lock_node(config: Config, node: str) -> IO[str]:
     return held
 
 
+def choose_loop(config: Config) -> None:
+    """Put the configured event loop into force for this process. Raise ConfigError where it is missing."""
+    if config.event_loop == "uvloop":
+        try:
+            import uvloop  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError(
+                "event_loop: uvloop is not installed: pip install 'orion-streams[fast]'"
+            ) from error
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
 def run_router(config: Config) -> int:
     """Run the router until a signal. Return the exit code. Raise ConfigError."""
+    choose_loop(config)
     return run(router_app(config))
 
 
@@ -217,6 +231,7 @@ def run_agent(config: Config, node: str) -> int:
     """Run a node's agent until a signal. Return the exit code. Raise ConfigError."""
     if config.node(node).inference and socket.gethostname().partition(".")[0] == ROBOT:
         raise ConfigError(f"this is {ROBOT}, the robot: it never runs inference, not even as {node}")
+    choose_loop(config)
     with lock_node(config, node):
         return run(agent_app(config, node))
 
@@ -229,6 +244,7 @@ class Foreground(faust.Worker):
 
     def _schedule_shutdown(self, signal: Signals) -> None:
         app = cast(App, self.app)
+        app.manager.stopping()
         if signal == SIGTERM and self._leaving is None and app.leave is not None and app.fatal is None:
             self._leaving = self.loop.create_task(self._leave(app.leave, signal))
             return

@@ -13,12 +13,14 @@ import msgspec
 from redis.exceptions import RedisError
 
 from orion_streams.agents import gateway_server
-from orion_streams.config import Config, log_level
+from orion_streams.config import Config
+from orion_streams.environment import log_level
 from orion_streams.errors import ConfigError
 from orion_streams.model.gateway_rules import taken_by
 from orion_streams.runtime.connection import connect, refused
 from orion_streams.runtime.process_log import log_to_stderr
 from orion_streams.runtime.server_check import wait_for_server
+from orion_streams.runtime.service_notify import ServiceManager
 
 log = logging.getLogger("orion.gateway")
 
@@ -30,26 +32,37 @@ def run(config: Config, insecure: bool, port: int | None, as_json: bool) -> int:
     node's Ollama, or the server refuses it."""
     log_to_stderr(log_level())
     check_place(config, socket.gethostname())
+    manager = ServiceManager()
 
     def ready(url: str) -> None:
         if insecure:
             log.warning("--insecure: whoever reaches %s may ask, without a key", url)
         log.info("Ollama's and OpenAI's API at %s", url)
+        manager.ready(f"serving at {url}")
         if as_json:
             sys.stdout.write(msgspec.json.encode({"gateway_url": url}).decode() + "\n")
             sys.stdout.flush()
+
+    def waiting(line: str) -> None:
+        log.warning("%s", line)
+        manager.ready(line)
+
+    def end(task: asyncio.Task[None]) -> None:
+        manager.stopping()
+        task.cancel()
 
     async def serve() -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
         for each in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+            asyncio.get_running_loop().add_signal_handler(each, end, task)
         redis = connect(config.redis.url)
-        try:
-            await wait_for_server(redis, lambda line: log.warning("%s", line))
-        finally:
-            await redis.aclose()
-        await gateway_server.run(config, insecure=insecure, port=port, ready=ready)
+        async with manager.fed():
+            try:
+                await wait_for_server(redis, waiting)
+            finally:
+                await redis.aclose()
+            await gateway_server.run(config, insecure=insecure, port=port, ready=ready)
 
     try:
         with suppress(asyncio.CancelledError):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from orion_streams.config import Config, user_folder
+from orion_streams.config import Config
+from orion_streams.environment import user_folder
 from orion_streams.errors import ConfigError
 from orion_streams.gateway import keys
 from orion_streams.gateway.keys import KeyTable
@@ -87,10 +88,18 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file beside the keys while the block runs."""
     held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        give_to_owner(held, path.parent)
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
         os.close(held)
+
+
+def give_to_owner(opened: int, folder: Path) -> None:
+    """Give a file that root makes to the folder's owner: the gateway has a user of its own."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(opened, owner.st_uid, owner.st_gid)
 
 
 def write(path: Path, raw: bytes) -> None:
@@ -98,6 +107,7 @@ def write(path: Path, raw: bytes) -> None:
     other = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         opened = os.open(other, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        give_to_owner(opened, path.parent)
         with os.fdopen(opened, "wb") as file:
             file.write(raw)
             file.flush()

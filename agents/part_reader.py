@@ -50,8 +50,7 @@ class PartReader:
             try:
                 rows = await ask_one(self._redis, "XRANGE", key, part, part)
             except NoPermissionError as error:
-                what = f"{key} may not be read by this agent's user: run `orion acl` again"
-                raise RunFailedError("parts_refused", "node", what) from error
+                raise RunFailedError("parts_refused", "node", in_short(error)) from error
             except (RedisError, OSError) as error:
                 if will_pass(error):
                     await asyncio.sleep(backoff.compute(0))

@@ -16,7 +16,7 @@ from contextlib import suppress
 import msgspec
 
 from orion_streams.agents.past_messages import Question, Reply, Setup, frame, read_frame
-from orion_streams.config import child_environment
+from orion_streams.environment import child_environment
 from orion_streams.gateway.failures import RETRY_AFTER_S
 from orion_streams.gateway.refusal import Refusal
 from orion_streams.runtime.supervisor import describe_exit, die_with_parent

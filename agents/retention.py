@@ -19,6 +19,7 @@ from orion_streams.model.commit import Guard, Snapshot
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.protocol.photo_parts import PARTS_WAIT_MS
+from orion_streams.runtime.connection import in_short
 
 log = logging.getLogger("orion.retention")
 
@@ -185,9 +186,9 @@ class Retention:
             if size > most:
                 log.warning("%s takes %d MB: its oldest entries go", stream, size // 1_000_000)
                 await self.store.shorten(stream, count * most // size)
-        except NoPermissionError:
+        except NoPermissionError as error:
             self._may_trim_parts = False
-            log.warning("%s*: may not be trimmed by this user: run `orion acl` again", stream[:6])
+            log.warning("%s: parts are not trimmed from now on", in_short(error))
 
     async def free(self, freed: Mapping[str, Collection[str]], grid: Grid) -> None:
         """Drop parts whose request has ended, unless another open one names them, too."""

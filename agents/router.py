@@ -15,6 +15,7 @@ from collections.abc import Callable
 from msgspec import Struct, structs
 
 from orion_streams.agents.input_reader import InputReader, Inputs
+from orion_streams.agents.local_time import local_offset_s
 from orion_streams.agents.retention import Retention
 from orion_streams.agents.stream_losses import lost_group, lost_stream, was_deleted
 from orion_streams.config import Config
@@ -49,7 +50,8 @@ blocks the server."""
 
 
 class Router:
-    """The reconciler of one grid. `token` gives each commit a random token."""
+    """The reconciler of one grid. `token` gives each commit a random token; `offset_s`: how far this
+    machine's local time is ahead of UTC at a moment in ms since 1970."""
 
     def __init__(
         self,
@@ -57,8 +59,9 @@ class Router:
         config: Config,
         token: Callable[[], str] = lambda: secrets.token_hex(4),
         clock: Callable[[], float] = time.monotonic,
+        offset_s: Callable[[int], int] = local_offset_s,
     ) -> None:
-        self.store, self.config, self._token = store, config, token
+        self.store, self.config, self._token, self._offset_s = store, config, token, offset_s
         self.inputs = InputReader(store, config, clock)
         self.state = LoggedGrid(Grid())
         self.guard = Guard()
@@ -217,7 +220,9 @@ class Router:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
         is nothing to commit. Without events it only passes tokens on."""
         limits, policy = self.config.limits, self.state.grid.policy
-        own: list[ev.AnyEvent] = [*self.lost_bodies(), *self.retention.due()]
+        own: list[ev.AnyEvent] = [
+            *self.lost_bodies(), *self.zone_change(inputs.server_ms), *self.retention.due(),
+        ]  # fmt: skip
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
             return None
@@ -230,7 +235,7 @@ class Router:
         for raw in inputs.entries:
             if builder.bytes > policy.max_bytes or builder.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            builder.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes)
+            builder.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes, limits.drain_ms)
         builder.mark_inputs()
         return builder
 
@@ -271,6 +276,13 @@ class Router:
             if not request.body_lost
             and (f"requests:{key.partition('/')[0]}", request.entry_id) in self._gone
         ]
+
+    def zone_change(self, server_ms: int) -> list[ev.ZoneChanged]:
+        """Return an event if quiet hours go by a local time that is no longer that of this machine: at the
+        start, and when its offset from UTC changes."""
+        offset_s, grid = self._offset_s(server_ms), self.state.grid
+        has_quiet = any(node.rules.quiet for node in grid.nodes.values())
+        return [ev.ZoneChanged(offset_s)] if has_quiet and offset_s != grid.zone_s else []
 
     async def make_groups(self) -> None:
         """Create the consumer groups that are missing, behind all work handed out so far. Work that was

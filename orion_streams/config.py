@@ -1,14 +1,10 @@
 """streams.toml as frozen structs. Order of precedence: flags, ORION_* variables, ./streams.toml, the
-package's defaults.
-
-The environment and the configuration files are read here and nowhere else. What decisions read is in
-`model.policy`; everything else here concerns one process only.
-"""
+package's defaults. Configuration files are read here and nowhere else; what decisions read is in
+`model.policy`."""
 
 from __future__ import annotations
 
 import operator
-import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -18,8 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from orion_streams import environment
 from orion_streams.errors import ConfigError
-from orion_streams.model import alert_rules, gateway_rules, server_urls, toml_values
+from orion_streams.model import alert_rules, gateway_rules, quiet_hours, server_urls, toml_values
 from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
@@ -41,6 +38,9 @@ from orion_streams.model.toml_values import Grammar, complaints, of_value
 
 PREFIX = "up to 64 letters, digits and any of _{}:.-"
 PACKAGED_TOML = Path(__file__).with_name("streams.toml")
+INSTALLED_TOML = Path("/etc/orion/streams.toml")
+KEYS_FILE, ALERTS_FILE = "/var/lib/orion-gateway/keys.json", "/var/lib/orion-alerts/alerts.json"
+"""Of the services of `orion install`, and where they keep what it gives no place for."""
 
 
 class NodeConfig(Struct, frozen=True):
@@ -58,6 +58,7 @@ class NodeConfig(Struct, frozen=True):
     load_us_per_mb: Natural = 0
     prefill_us_per_mb: Natural = 0
     decode_us_per_mb: Natural = 0
+    quiet: str = ""
     ollama: str = "http://127.0.0.1:11434"
     keep_alive: str | float = "30m"
     simulated: bool = False
@@ -112,7 +113,7 @@ class Config(Struct, frozen=True):
     prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}\Z", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
     clients: dict[Name, ClientRules] = msgspec.field(
-        default_factory=lambda: dict.fromkeys(("brain", "gateway", "cli"), UNLISTED)
+        default_factory=lambda: {"brain": UNLISTED, "gateway": UNLISTED, "cli": ClientRules(operator=True)}
     )
     nodes: dict[Name, NodeConfig] = {}
     models: dict[ModelName, ModelRules] = {}
@@ -123,6 +124,7 @@ class Config(Struct, frozen=True):
     alerts: tuple[AlertRule, ...] = DEFAULT_ALERTS
     alerts_to: dict[Name, AlertTarget] = {}
     alerts_file: str = ""
+    event_loop: Literal["asyncio", "uvloop"] = "asyncio"
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
@@ -157,27 +159,45 @@ class Config(Struct, frozen=True):
 
 
 def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
-    """Read the configuration from `path`, else $ORION_CONFIG, else ./streams.toml, else the package.
-
-    `redis_url` comes from the command line, where no password may stand. Raises ConfigError that names the
-    file, the key and what was expected.
-    """
-    chosen = chosen_file(path)
-    config = parse(read_text(chosen), str(chosen))
+    """Read the configuration from `chosen_file`. `redis_url` comes from the command line, where no password
+    may stand. Raises ConfigError that names the file, the key and what was expected."""
+    config = read(chosen_file(path))
     if redis_url and server_urls.has_password(redis_url):
         raise ConfigError(
             "--redis: a command line is seen by everybody on this machine: put the password into "
             "ORION_REDIS_PASSWORD, or into a file that redis.password_file names"
         )
-    url = redis_url or os.environ.get("ORION_REDIS_URL") or config.redis.url
+    url = redis_url or environment.redis_url() or config.redis.url
     return with_url(config, complete(url, config.redis)) if url else config
 
 
 def chosen_file(path: str | Path | None = None) -> Path:
-    """Return the file of the configuration: `path`, else $ORION_CONFIG, else ./streams.toml, else the
-    package's."""
+    """Return `path`, else $ORION_CONFIG, else ./streams.toml unless it is the package's own (as in a
+    checkout), else that of the installed services, else the package's."""
+    if given := path or environment.config_file():
+        return Path(given)
     own = Path("streams.toml")
-    return Path(path or os.environ.get("ORION_CONFIG") or (own if own.exists() else PACKAGED_TOML))
+    if own.exists() and not (PACKAGED_TOML.exists() and own.samefile(PACKAGED_TOML)):
+        return own
+    if INSTALLED_TOML.exists():
+        return INSTALLED_TOML
+    return own if own.exists() else PACKAGED_TOML
+
+
+def read(path: Path) -> Config:
+    """Read a streams.toml, and nothing of the environment. Raises ConfigError."""
+    config = parse(read_text(path), str(path))
+    return with_state(config) if path == INSTALLED_TOML else config
+
+
+def with_state(config: Config) -> Config:
+    """Return the configuration with the services' places for what it leaves open: keys and told alerts."""
+    keys_file = config.gateway.keys_file or KEYS_FILE
+    return msgspec.structs.replace(
+        config,
+        gateway=msgspec.structs.replace(config.gateway, keys_file=keys_file),
+        alerts_file=config.alerts_file or ALERTS_FILE,
+    )
 
 
 def with_url(config: Config, url: str) -> Config:
@@ -187,10 +207,12 @@ def with_url(config: Config, url: str) -> Config:
 
 
 def complete(url: str, redis: RedisConfig) -> str:
-    """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over
-    `password_file`, and both over the password in the URL. If the variable is set but empty, only the URL
-    counts."""
-    password = os.environ.get("ORION_REDIS_PASSWORD")
+    """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over the service's
+    credential, that over `password_file`, and all over the password in the URL. If the variable is set but
+    empty, only the URL counts."""
+    password = environment.redis_password()
+    if password is None and (held := environment.credential("redis-password")):
+        password = read_secret(held, "LoadCredential", "the password", guarded=True)
     if password is None and redis.password_file:
         password = read_secret(
             Path(redis.password_file).expanduser(), "redis.password_file", "the password"
@@ -200,40 +222,14 @@ def complete(url: str, redis: RedisConfig) -> str:
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
 
 
-def sentinel_password() -> str | None:
-    """Return the password of the sentinels, ORION_SENTINEL_PASSWORD; None if there is none."""
-    return os.environ.get("ORION_SENTINEL_PASSWORD") or None
-
-
-def alert_secret(what: Literal["WEBHOOK", "TOKEN"], target: str) -> str | None:
-    """Return a target's secret from the environment, ORION_ALERT_TOKEN_MY_PHONE of `my-phone`; None if
-    there is none."""
-    return os.environ.get(f"ORION_ALERT_{what}_{target.upper().replace('-', '_')}") or None
-
-
-def log_level() -> str:
-    """Return the log level of the processes of a grid: ORION_LOG, by default info."""
-    return os.environ.get("ORION_LOG", "info")
-
-
-def child_environment(own: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the environment of a child process: this process's, with variables of its own."""
-    return {**os.environ, **(own or {})}
-
-
-def user_folder(variable: str, default: str | Path) -> Path:
-    """Return the folder for our files that an XDG variable names, else the one in `default`."""
-    return Path(os.environ.get(variable) or default).expanduser() / "orion-streams"
-
-
-def read_secret(path: Path, key: str, what: str) -> str:
-    """Read the file that a key names, of a secret: one line, readable by its owner only. Raises ConfigError
-    otherwise."""
+def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
+    """Read the one line of a secret in the file that a key names, readable by its owner only, or `guarded`
+    by systemd (whose access list shows as a right of the group). Raises ConfigError otherwise."""
     try:
         text = read_text(path)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & 0o077 and not guarded:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():
         raise ConfigError(f"{key}: expected one line in {path}, {what}")
@@ -304,6 +300,7 @@ GRAMMAR: Mapping[str, Grammar] = {
     "ollama": toml_values.ollama_url,
     "url": toml_values.redis_url,
     "keep_alive": toml_values.keep_alive,
+    "quiet": quiet_hours.fault,
     "listen": gateway_rules.listen_fault,
     "origins": gateway_rules.origins_fault,
     "webhook": alert_rules.webhook_fault,

@@ -192,7 +192,8 @@ def of_node(kind: str, grid: Grid, node: Node) -> Fact | None:
     policy = grid.policy
     match kind:
         case "silent":
-            return None if is_heard(grid, node) else silence(grid, node)
+            is_meant = node.rest is not None
+            return None if is_meant or is_heard(grid, node) else silence(grid, node)
         case "breaker":
             is_open = breaker.state_of(grid, node) in (BreakerState.OPEN, BreakerState.PROBING)
             return Fact(value=node.trips) if is_open else None

@@ -48,6 +48,7 @@ NOBODYS = (
     AbandonReason.CRITICAL,
     AbandonReason.REMOVED,
     AbandonReason.LEFT,
+    AbandonReason.DRAINED,
 )
 """Ends of attempts that other filters look after, or that we brought about."""
 

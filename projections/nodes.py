@@ -8,7 +8,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.marks import is_calm
 from orion_streams.model.measured import Sample
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Assignment, Grid, Node, parse_stream_id
+from orion_streams.model.state import Assignment, Grid, Node, Rest, parse_stream_id
 from orion_streams.model.vocabulary import Code
 
 
@@ -145,6 +145,26 @@ def returned(grid: Grid, event: ev.NodeReturned) -> None:
     node = grid.nodes.get(event.node)
     if node is not None:
         grid.nodes[event.node] = replace(node, backed_off=(), calm_samples=0)
+
+
+def drained(grid: Grid, event: ev.NodeDrained) -> None:
+    """Let the node rest, from now on."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        rest = Rest(event.by, grid.at_ms, event.for_ms, event.drain_ms)
+        grid.nodes[event.node] = replace(node, rest=rest)
+
+
+def resumed(grid: Grid, event: ev.NodeResumed) -> None:
+    """End the node's rest."""
+    node = grid.nodes.get(event.node)
+    if node is not None and node.rest is not None:
+        grid.nodes[event.node] = replace(node, rest=None)
+
+
+def zone_changed(grid: Grid, event: ev.ZoneChanged) -> None:
+    """Take local time as it is from now on."""
+    grid.zone_s = event.offset_s
 
 
 def failed(grid: Grid, event: ev.AttemptFailed | ev.AttemptAbandoned) -> None:

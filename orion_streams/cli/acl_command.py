@@ -17,6 +17,7 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
+from orion_streams.model.policy import UNLISTED
 from orion_streams.runtime import acl
 from orion_streams.runtime.acl import User
 from orion_streams.runtime.connection import connect, place
@@ -27,6 +28,10 @@ OPEN = "orion: default is as it was: --disable-default shuts out everybody witho
 FORGETS = (
     "orion: the server forgets its users when it restarts: CONFIG REWRITE puts them into its "
     "configuration file, or give it an aclfile"
+)
+NO_OWNER = (
+    "orion: {user} may look, and ask for nothing: add [clients.owner] with operator = true to "
+    "streams.toml, and raise revision"
 )
 ANOTHER = "name an administrator in the URL (--redis redis://NAME@HOST:PORT/DB)"
 
@@ -64,6 +69,9 @@ async def run(
         else configuration.load(common.config_path, common.redis_url)
     )
     users = acl.chosen(config, names)
+    owner = acl.owner(config).name
+    if not config.clients.get(acl.OWNER, UNLISTED).operator and owner in [each.name for each in users]:
+        tell(NO_OWNER.format(user=owner))
     hashes = password_hashes(passwords, users)
     rows = [UserRow(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
     if apply:

@@ -18,6 +18,7 @@ ERASE = "\r\x1b[K"
 REASONS = {
     "load": "its model is being loaded",
     "heat": "a node must cool down first",
+    "quiet": "it is in quiet hours, and no node takes it before they end",
     "node": "no node for it is there now",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,6 +13,8 @@ import typer
 from orion_streams.cli import (
     alerts_commands,
     ask_commands,
+    drain_commands,
+    install_commands,
     key_commands,
     log_commands,
     look_commands,
@@ -43,6 +46,8 @@ app = typer.Typer(
 
 
 app.add_typer(ask_commands.ask_commands)
+app.add_typer(install_commands.install_commands)
+app.add_typer(drain_commands.drain_commands)
 app.add_typer(look_commands.look_commands)
 app.add_typer(alerts_commands.alerts_commands, name="alerts", epilog=alerts_commands.EXAMPLES)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)
@@ -175,7 +180,7 @@ def check(
     "acl",
     "acl --format aclfile --passwords /etc/orion/passwords",
     "acl --apply --passwords /etc/orion/passwords --disable-default",
-    "acl orion-client-brain --apply --passwords /etc/orion/passwords",
+    "acl orion-owner --apply --passwords /etc/orion/passwords",
 )
 def acl(
     users: Annotated[list[str] | None, typer.Argument(help="Only these. Default: all.")] = None,
@@ -209,6 +214,41 @@ def acl(
         passwords=passwords,
         disable_default=disable_default,
         common=CommonOptions(as_json, redis, config),
+    )
+
+
+@command(
+    "bundle", "bundle /media/stick/orion", "bundle wheels --python 3.13 --extra embedded --extra fast",
+    "bundle wheels --wheel orion_streams-0.4.0-py3-none-any.whl --json",
+)  # fmt: skip
+def bundle(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the wheels go, or are already.")],
+    python: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Of the Pi. Default: that of this Python.")
+    ] = None,
+    machine: Annotated[
+        Literal["aarch64", "x86_64"], typer.Option(help="Of the Pi: a 64-bit Raspberry Pi OS is aarch64.")
+    ] = "aarch64",
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="embedded (default), fast or real; may come again."),
+    ] = None,
+    wheel: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of orion-streams. Default: built from the checkout.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Put all that a Pi without internet needs into one folder, and say the line that installs from it."""
+    if python is not None and not re.fullmatch(r"3\.1[1-9]", python):
+        raise typer.BadParameter("--python: expected 3.11 or newer")
+    return do(
+        "orion_streams.cli.bundle_command",
+        folder=folder,
+        python=python,
+        machine=machine,
+        extras=["embedded"] if extra is None else extra,
+        wheel=wheel,
+        as_json=as_json,
     )
 
 

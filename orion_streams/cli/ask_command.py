@@ -11,7 +11,7 @@ from orion_streams.cli.interruptible import Interrupted, answered, client_of, si
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell, write_result
 from orion_streams.cli.request_options import (
-    check_client,
+    asking_client,
     fields_of,
     from_stdin,
     image_of,
@@ -24,7 +24,7 @@ async def run(
 ) -> int:
     """Ask, print the answer, and say which node made it. Raises RequestError, BackendError, ConfigError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
-    check_client(config, wishes.client)
+    name = asking_client(config, wishes.client)
     fields = fields_of(wishes)
     if wishes.system is not None:
         fields["system"] = wishes.system
@@ -33,7 +33,7 @@ async def run(
     text = from_stdin(sys.stdin.read) if prompt == "-" else prompt
     model = await model_to_ask(config, wishes.model)
     content = {"kind": "generate", "model": model, "prompt": text, "stream": stream}
-    async with client_of(config, wishes.client) as client:
+    async with client_of(config, name) as client:
         try:
             answer = await answered(client, content, fields, AnswerView(thoughts=bool(wishes.think)))
         except Interrupted as end:

@@ -24,7 +24,10 @@ Session = Annotated[
 ]
 Priority = Annotated[int, typer.Option(min=-9, max=9, help="Higher goes first.")]
 Tier = Annotated[int, typer.Option(min=0, max=9, help="Preferred tier; 0: no wish.")]
-AsClient = Annotated[str, typer.Option(metavar="NAME", help="Whom the grid hears: [clients.NAME].")]
+AsClient = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Whom the grid hears: [clients.NAME]. Default: the user's own, cli."),
+]
 RunnerOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="One of Ollama's options; may come again."),
@@ -51,7 +54,7 @@ def ask(
     system: System = None,
     session: Session = None,
     priority: Priority = 0,
-    client: AsClient = "cli",
+    client: AsClient = None,
     option: RunnerOption = None,
     form: Form = None,
     image: Annotated[list[str] | None, typer.Option(metavar="FILE", help="To look at.")] = None,
@@ -83,7 +86,7 @@ def chat(
     system: System = None,
     session: Session = None,
     priority: Priority = 0,
-    client: AsClient = "cli",
+    client: AsClient = None,
     option: RunnerOption = None,
     form: Form = None,
     think: Think = None,

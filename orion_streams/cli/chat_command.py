@@ -16,7 +16,7 @@ from orion_streams.cli.conversation import Conversation, TooLongError
 from orion_streams.cli.interruptible import Interrupted, answered, client_of, sign
 from orion_streams.cli.options import CommonOptions, Wishes
 from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell
-from orion_streams.cli.request_options import check_client, fields_of, from_stdin, model_to_ask
+from orion_streams.cli.request_options import asking_client, fields_of, from_stdin, model_to_ask
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, OrionError
@@ -36,11 +36,11 @@ class Chat:
     """One conversation. Each question has a connection of its own, so that none is left alone while a line
     is typed. `failed`: a question had no answer."""
 
-    def __init__(self, config: Config, model: str, wishes: Wishes) -> None:
+    def __init__(self, config: Config, client: str, model: str, wishes: Wishes) -> None:
         limit_bytes = config.limits.entry_max_bytes - ENTRY_OVERHEAD_BYTES
         self.conversation = Conversation(limit_bytes, wishes.system)
         self.model, self.failed = model, False
-        self._config, self._client, self._thoughts = config, wishes.client, bool(wishes.think)
+        self._config, self._client, self._thoughts = config, client, bool(wishes.think)
         self._fields: Fields = fields_of(wishes)
         self._fields.setdefault("session", f"chat-{uuid.uuid4().hex}")
 
@@ -95,8 +95,8 @@ def run(*, wishes: Wishes, common: CommonOptions) -> int:
     """Talk until /bye or the end of stdin. Return the exit code: without a terminal 1 if a question had no
     answer. Raises BackendError, ConfigError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
-    check_client(config, wishes.client)
-    return talk(Chat(config, asyncio.run(model_to_ask(config, wishes.model)), wishes))
+    client = asking_client(config, wishes.client)
+    return talk(Chat(config, client, asyncio.run(model_to_ask(config, wishes.model)), wishes))
 
 
 def talk(chat: Chat) -> int:

@@ -14,13 +14,14 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams import config as configuration
-from orion_streams.config import Config, user_folder, with_url
+from orion_streams.config import Config, with_url
+from orion_streams.environment import command, user_folder
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import data_dir, is_alive
 
-NONE_HERE = "no grid is running here: start one with `./orion up --simulated` or name one with --redis URL"
+NONE_HERE = "no grid is running here: start one with `{} up --simulated` or name one with --redis URL"
 
 
 class Running(Struct, frozen=True):
@@ -39,7 +40,7 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
         return config
     running = running_here()
     if running is None:
-        raise BackendError(NONE_HERE)
+        raise BackendError(NONE_HERE.format(command()))
     if config_path is None and running.config:
         config = configuration.load(running.config)
     return with_url(config, running.redis_url)

@@ -13,6 +13,7 @@ from orion_streams.cli.answer_view import AnswerView, dim
 from orion_streams.cli.outcome import tell
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
+from orion_streams.environment import command
 
 GIVE_UP_S = 10.0
 """Redis may be away for so long."""
@@ -93,4 +94,4 @@ def became_of(showing: asyncio.Task[Answer], view: AnswerView) -> str:
 def sign(answer: Answer) -> None:
     """Say who made an answer, and how to see why there."""
     tell(dim(f"{answer.node} · {answer.engine} · {answer.tokens} tokens · {answer.total_ms} ms"))
-    tell(dim(f"why there: ./orion explain {answer.id}"))
+    tell(dim(f"why there: {command()} explain {answer.id}"))

@@ -19,6 +19,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import tell, write, write_json, write_result
 from orion_streams.cli.tables import make_console, table
 from orion_streams.config import Config
+from orion_streams.environment import command
 from orion_streams.errors import ConfigError
 from orion_streams.gateway import keys
 from orion_streams.gateway.keys import Form, Key
@@ -90,11 +91,11 @@ def found(config_path: str | None) -> Config:
     """Return the configuration of the gateway: of the grid that runs here, if none names another. No
     password is read: keys need no server. Raises ConfigError."""
     file = configuration.chosen_file(config_path)
-    config = configuration.parse(configuration.read_text(file), str(file))
+    config = configuration.read(file)
     running = None if config_path or config.redis.url else grid_discovery.running_here()
     if running is None or not running.config:
         return config
-    return configuration.parse(configuration.read_text(Path(running.config)), running.config)
+    return configuration.read(Path(running.config))
 
 
 def add(
@@ -204,7 +205,7 @@ def show(path: Path, as_json: bool) -> None:
     elif listed.keys:
         make_console().print(table_of(listed.keys))
     else:
-        write(f"no keys in {path}: orion key add NAME makes one")
+        write(f"no keys in {path}: {command()} key add NAME makes one")
 
 
 def row_of(key: Key) -> KeyRow:

@@ -50,7 +50,7 @@ class Wishes(Struct, frozen=True):
     session: str | None
     tier: int
     priority: int
-    client: str
+    client: str | None
     options: tuple[str, ...]
     form: str | None
     think: bool | None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -50,6 +50,9 @@ def outcome(work: Callable[[], int | None]) -> int:
         return error.exit_code
     except AuthenticationError:
         tell("orion: Redis refuses the password: put it into ORION_REDIS_PASSWORD or redis.password_file")
+        return EXIT_BAD_CONFIG
+    except NoPermissionError as error:
+        tell(f"orion: Redis refuses: {in_short(error)}")
         return EXIT_BAD_CONFIG
     except (RedisConnectionError, RedisTimeoutError) as error:
         what = not_answering(error)

@@ -44,7 +44,8 @@ def memory(node: PlanNode) -> str:
         return "not heard from, or its models are not known"
     planned = f"{gigabytes(node.planned_mb)} of {gigabytes(node.capacity_mb)} GB for models are planned"
     taken = f"{gigabytes(node.committed_mb)} of {gigabytes(node.limit_mb)} GB for everything"
-    return f"{planned}; {taken} are used or promised"
+    rests = f"; nothing is loaded there now: {node.rests}" if node.rests else ""
+    return f"{planned}; {taken} are used or promised{rests}"
 
 
 def line_of(found: PlanRows, each: Placement) -> Line:

@@ -20,6 +20,8 @@ from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.policy import GUEST_PREFIX
+from orion_streams.runtime import acl
+from orion_streams.runtime.connection import in_short
 
 MAX_FILE_BYTES = 6_000_000
 """Of an image, which base64 makes a third longer, and of a schema."""
@@ -90,10 +92,13 @@ def from_stdin(read_text: Callable[[], str]) -> str:
         raise ConfigError(f"stdin: expected UTF-8: {error.reason}") from error
 
 
-def check_client(config: Config, client: str) -> None:
-    """Raise ConfigError for a client that streams.toml does not have. What only the grid knows, it says."""
+def asking_client(config: Config, wanted: str | None) -> str:
+    """Return the wanted client, else that of the user in the server's URL. Raise ConfigError for one that
+    streams.toml does not have. What only the grid knows, it says."""
+    client = wanted or acl.client_of(config)
     if client not in config.clients and not client.startswith(GUEST_PREFIX):
         raise ConfigError(f"clients: expected [clients.{client}], which to ask as (--client)")
+    return client
 
 
 async def model_to_ask(config: Config, wanted: str | None) -> str:
@@ -102,9 +107,10 @@ async def model_to_ask(config: Config, wanted: str | None) -> str:
     try:
         async with opened(config) as store:
             now = await look(store)
-    except NoPermissionError:
+    except NoPermissionError as error:
         if wanted is None:
-            raise ConfigError("this user may not read which models there are: name one (--model)") from None
+            what, _, mend = in_short(error).partition(": ")
+            raise ConfigError(f"{what}, which says the models: name one (--model), or {mend}") from None
         return wanted
     warn(now)
     if wanted is None:

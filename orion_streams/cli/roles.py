@@ -12,6 +12,7 @@ from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.server_check import wait_for_server
+from orion_streams.runtime.service_notify import ServiceManager
 
 ROUTER = "Run the router: it folds the log, decides and commits. A second one only follows."
 AGENT = "Run a node's agent: it reports the node's health and runs its work on the node's Ollama."
@@ -104,8 +105,14 @@ def run(options: argparse.Namespace) -> int:
 
 async def check(config: Config) -> None:
     """Wait for the server. Raises ConfigError if it would lose the grid."""
-    redis = connect(config.redis.url)
+    redis, manager = connect(config.redis.url), ServiceManager()
+
+    def waiting(line: str) -> None:
+        tell(line)
+        manager.ready(line)
+
     try:
-        await wait_for_server(redis, tell)
+        async with manager.fed():
+            await wait_for_server(redis, waiting)
     finally:
         await redis.aclose()

@@ -15,7 +15,7 @@ from orion_streams.cli import plan_words
 from orion_streams.cli.plan_rows import PlanRows
 from orion_streams.config import Config
 from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
-from orion_streams.model.text import degrees, gigabytes, percent, seconds
+from orion_streams.model.text import degrees, gigabytes, percent, seconds, time_of_day
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
 PIPED_WIDTH = 160
@@ -96,6 +96,11 @@ def node_state(row: NodeRow) -> Text:
             return available(row)
         case "no_inference":
             return Text("no inference", style=DIM)
+        case "drained":
+            left = f", {seconds(max(row.limit - row.value, 0))} left" if row.limit else ""
+            return Text(f"drained by {row.drained_by}{left}", style=WAITING)
+        case "quiet":
+            return Text(f"quiet until {time_of_day(row.limit)}", style=WAITING)
         case "left" | "leaving":
             return Text(row.state, style=WAITING)
         case "hot":
@@ -135,7 +140,7 @@ def against(row: NodeRow, unit: Callable[[int], str]) -> str:
 def models_table(found: list[ModelRow]) -> Table:
     """Make the table of `orion models`."""
     made = table(
-        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST",
+        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST", "NOT ON",
         right=("ON DISK", "IN MEMORY", "CONTEXT"),
     )  # fmt: skip
     for row in found:
@@ -147,6 +152,7 @@ def models_table(found: list[ModelRow]) -> Table:
             str(row.num_ctx or row.context_length or ""),
             " ".join(row.can),
             Text(row.digest.removeprefix("sha256:")[:12], style=DIM),
+            Text(" ".join(row.lacked_by), style=WAITING),
         )
     return made
 

@@ -15,6 +15,7 @@ from orion_streams.cli.local_grid import LocalRoles
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.environment import command
 from orion_streams.errors import BackendError
 from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
 
@@ -126,7 +127,7 @@ def ready_local(local: LocalRoles) -> Ready:
 
 def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
     """Return commands to paste. redis-cli reads a password from REDISCLI_AUTH."""
-    url, question = shown(url), '"Why is the sky blue?"'
+    url, orion, question = shown(url), command(), '"Why is the sky blue?"'
     by_hand = (
         f"  by hand   redis-cli -u {url} XADD {prefix}requests:brain '*' id q1 model {model} "
         f"prompt {question}\n"
@@ -136,8 +137,8 @@ def hints(url: str, prefix: str, model: str, gateway_url: str) -> str:
     http = f"  HTTP      {gateway_url} {speaks}\n" if gateway_url else ""
     return (
         f"\n  Redis     {url}\n{http}"
-        f"  ask       ./orion ask {question} --model {model}\n"
-        f"  look      ./orion top · ./orion ps · ./orion requests · ./orion log --follow\n"
+        f"  ask       {orion} ask {question} --model {model}\n"
+        f"  look      {orion} top · {orion} ps · {orion} requests · {orion} log --follow\n"
         f"{by_hand if scheme_of(url) not in BY_SENTINELS else ''}"
         f"  stop      Ctrl-C\n"
     )

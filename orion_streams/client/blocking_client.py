@@ -44,6 +44,14 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
         others."""
         return self._wait(self._inner.open_requests())
 
+    def drain(self, node: str, for_ms: int = 0, *, last: bool = False) -> None:
+        """Let a node rest, as an operator; see AsyncClient.drain."""
+        self._wait(self._inner.drain(node, for_ms, last=last))
+
+    def resume(self, node: str) -> None:
+        """End a node's rest, as an operator. Raises RequestRejectedError for others and an unknown node."""
+        self._wait(self._inner.resume(node))
+
     def close(self) -> None:
         """Close the connection and end the thread; once it is closed, do nothing."""
         if self._loop.is_closed():

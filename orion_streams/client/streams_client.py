@@ -111,6 +111,16 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
         end = await self._told({"list": "open"})
         return msgspec.json.decode(end.requests or "[]", type=list[dict[str, Any]])
 
+    async def drain(self, node: str, for_ms: int = 0, *, last: bool = False) -> None:
+        """Let a node rest, as an operator: it takes nothing for so long (0: until `resume`), and what it
+        has moves. `last`: even if no other node answers. Raises RequestRejectedError for others, for an
+        unknown node, and for the last one."""
+        await self._told({"drain": node, "for_ms": str(for_ms), "last": str(int(last))})
+
+    async def resume(self, node: str) -> None:
+        """End a node's rest, as an operator. Raises RequestRejectedError for others and an unknown node."""
+        await self._told({"resume": node})
+
     async def add_guest(self, name: str, rules: ClientRules = UNLISTED) -> None:
         """Add a client `key-…` of the grid, or give it other rules, as the gateway. Raises
         RequestRejectedError for others, and for another name."""

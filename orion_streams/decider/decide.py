@@ -1,9 +1,9 @@
 """decide(): what is missing in this state? Pure and level-triggered.
 
-It asks the same questions in the same order, whatever woke the router: which nodes pass a safety mark or
-have cooled down, which full ones let go of a model, which attempts are lost, which requests have come to
-an end, where the waiting ones go. With its own answers folded in it has nothing to add: that is its fixed
-point.
+It asks the same questions in the same order, whatever woke the router: whose rest is over, which nodes
+pass a safety mark or have cooled down, which full ones let go of a model, which attempts are lost, which
+requests have come to an end, where the waiting ones go. With its own answers folded in it has nothing to
+add: that is its fixed point.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from orion_streams.decider.memory import assigned_models, unload_pending
 from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
 from orion_streams.decider.queue import placements
-from orion_streams.decider.route import route
+from orion_streams.decider.route import MOVED, route
 from orion_streams.model import events as ev
 from orion_streams.model import marks
 from orion_streams.model.policy import NO_RULES
@@ -36,6 +36,14 @@ def decide(grid: Grid, questions: Sequence[Question] | None = None) -> tuple[ev.
             answers.append(answer)
             apply(draft, answer)
     return tuple(answers)
+
+
+def rests(grid: Grid) -> Iterator[ev.AnyEvent]:
+    """Let a node go on that an operator drained for a time which has passed."""
+    for name, node in sorted(grid.nodes.items()):
+        rest = node.rest
+        if rest is not None and rest.for_ms and grid.at_ms - rest.since_ms >= rest.for_ms:
+            yield ev.NodeResumed(name)
 
 
 def safety(grid: Grid) -> Iterator[ev.AnyEvent]:
@@ -89,8 +97,8 @@ def breakers(grid: Grid) -> Iterator[ev.AnyEvent]:
 
 
 def lost_attempts(grid: Grid) -> Iterator[ev.AnyEvent]:
-    """Abandon attempts whose node no longer has them, left before it read them, is silent, too slow, or
-    unfit before they started."""
+    """Abandon attempts whose node no longer has them, left before it read them, is silent, too slow, was
+    drained, or unfit before they started."""
     for name, node in sorted(grid.nodes.items()):
         for work_id, held in list(node.assignments.items()):
             reason = why_lost(grid, node, work_id, held)
@@ -112,6 +120,9 @@ def why_lost(grid: Grid, node: Node, work_id: str, held: Assignment) -> AbandonR
         return AbandonReason.SILENT
     if grid.at_ms - held.since_ms > policy.attempt_deadline_ms:
         return AbandonReason.OVERDUE
+    rest = node.rest
+    if rest is not None and (not held.started or grid.at_ms - rest.since_ms >= rest.drain_ms):
+        return AbandonReason.DRAINED
     if node.backed_off and not held.started:
         return AbandonReason(node.backed_off[0])
     if node.temp_mc is not None and node.temp_mc > policy.temp_critical_mc:
@@ -143,15 +154,14 @@ def ends(grid: Grid) -> Iterator[ev.AnyEvent]:
 
 NO_ATTEMPT = (
     Code.OLLAMA_UNREACHABLE,
-    Code.AGENT_LEAVING,
+    *MOVED,
     AbandonReason.HOT,
     AbandonReason.RAM,
     AbandonReason.CRITICAL,
     AbandonReason.REMOVED,
-    AbandonReason.LEFT,
 )
-"""Ends of attempts that are no failures: Ollama was away, the agent handed the work back as it left, or the
-router moved it itself."""
+"""Ends of attempts that are no failures: Ollama was away, the node was left on purpose, or the router moved
+it itself."""
 
 
 def why_hopeless(grid: Grid, request: Request) -> Code | None:
@@ -192,6 +202,7 @@ def housekeeping(grid: Grid) -> Iterator[ev.AnyEvent]:
 
 
 QUESTIONS: tuple[Question, ...] = (
+    rests,
     safety,
     relief,
     breakers,
@@ -204,4 +215,6 @@ QUESTIONS: tuple[Question, ...] = (
 
 def is_timed(grid: Grid) -> bool:
     """Whether the mere passing of time may change the answer: then the router commits ticks."""
-    return bool(grid.open) or any(node.backed_off for node in grid.nodes.values())
+    return bool(grid.open) or any(
+        node.backed_off or (node.rest is not None and node.rest.for_ms) for node in grid.nodes.values()
+    )

@@ -15,6 +15,7 @@ from orion_streams.model.marks import (
     ram_permille,
     stuck_limit_ms,
 )
+from orion_streams.model.quiet_hours import quiet_now
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import AbandonReason, Blame, BreakerState, Code, Filter, Mark
@@ -30,7 +31,7 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
     if not node.rules.takes_inference:
         return Verdict(node=name, filter=Filter.ROLE)
     if not is_heard(grid, node):
-        return unheard(grid, node)
+        return at_rest(grid, node) or unheard(grid, node)
     if not node.inventory_known:
         return Verdict(node=name, filter=Filter.INVENTORY_UNKNOWN)
     if request.model not in node.installed:
@@ -88,6 +89,24 @@ def too_large(grid: Grid, node: Node, request: Request) -> Verdict | None:
     return Verdict(node=node.rules.name, filter=Filter.TOO_LARGE, value=need_mb, limit=limit_mb)
 
 
+def at_rest(grid: Grid, node: Node) -> Verdict | None:
+    """Return the verdict on a node that an operator drained: for how long it has rested, of which time
+    (0: until somebody ends it)."""
+    rest = node.rest
+    if rest is None:
+        return None
+    rested_ms = grid.at_ms - rest.since_ms
+    return Verdict(node=node.rules.name, filter=Filter.DRAINED, value=rested_ms, limit=rest.for_ms)
+
+
+def in_quiet_hours(grid: Grid, node: Node) -> Verdict | None:
+    """Return the verdict on a node in its quiet hours: the minute of the day, and that of their end."""
+    found = quiet_now(grid, node)
+    if found is None:
+        return None
+    return Verdict(node=node.rules.name, filter=Filter.QUIET, value=found[0], limit=found[1])
+
+
 def unheard(grid: Grid, node: Node) -> Verdict:
     """Return the verdict on a node that is not heard from: it never was, it has left, or not of late."""
     if node.heard_ms is None:
@@ -101,6 +120,9 @@ def unheard(grid: Grid, node: Node) -> Verdict:
 def node_filter(grid: Grid, node: Node) -> Verdict | None:
     """Return the first filter of the node itself, whatever is asked of it, or None."""
     policy, name = grid.policy, node.rules.name
+    rest = at_rest(grid, node) or in_quiet_hours(grid, node)
+    if rest is not None:
+        return rest
     if node.leaving:
         return Verdict(node=name, filter=Filter.LEAVING)
     if node.two_agents_ms is not None and grid.at_ms - node.two_agents_ms <= policy.two_agents_ms:

@@ -27,7 +27,10 @@ from orion_streams.decider.memory import (
 from orion_streams.model.marks import is_heard
 from orion_streams.model.state import Assignment, Grid, Installed, Node, Request, Resident, Run
 from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import Code, Filter, WaitKind
+from orion_streams.model.vocabulary import AbandonReason, Code, Filter, WaitKind
+
+MOVED = (Code.AGENT_LEAVING, AbandonReason.LEFT, AbandonReason.DRAINED)
+"""Ends of attempts that say nothing against node or request: the node was left on purpose."""
 
 
 class Route(Struct, frozen=True):
@@ -333,5 +336,5 @@ def is_fit(grid: Grid, node: Node) -> bool:
 
 
 def failed_here(request: Request, node: str) -> int:
-    """Return how many attempts of this request failed on the node."""
-    return [failure.node for failure in request.failures].count(node)
+    """Return how many attempts of this request failed on the node; those moved from it did not."""
+    return sum(each.node == node and each.code not in MOVED for each in request.failures)

@@ -13,11 +13,12 @@ from msgspec import Struct
 from orion_streams.decider.estimates import expected_speed
 from orion_streams.decider.queue import Queue, verdict_on
 from orion_streams.decider.route import Wait, is_cached, remaining_ms, route, warms_up
+from orion_streams.model.quiet_hours import quiet_left_ms
 from orion_streams.model.state import Grid, Node, Request, Run, Speed
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter
 
-QUEUE, LOAD, HEAT, NODE = "queue", "load", "heat", "node"
+QUEUE, LOAD, HEAT, NODE, QUIET = "queue", "load", "heat", "node", "quiet"
 LEAST_CHANGE_MS = 1_000
 """A shift of the expected moment that is smaller is not worth telling."""
 
@@ -81,7 +82,9 @@ def assigned(grid: Grid, request: Request) -> Standing:
 def waiting(grid: Grid, request: Request, place: int, decision: Wait) -> Standing:
     """Return where a request stands that no node has yet."""
     if not decision.node:
-        return Standing(place, waits_for=in_the_way(decision.verdicts))
+        what = in_the_way(decision.verdicts)
+        left_ms = quiet_ends_ms(grid, decision.verdicts) if what == QUIET else 0
+        return Standing(place, left_ms, left_ms, what)
     node, verdict = grid.nodes[decision.node], verdict_on(decision.node, decision.verdicts)
     prefill_ms = verdict.prefill_ms - verdict.cached_ms if is_cached(node, request) else verdict.prefill_ms
     eta_ms = verdict.drain_ms + verdict.load_ms + prefill_ms
@@ -90,8 +93,18 @@ def waiting(grid: Grid, request: Request, place: int, decision: Wait) -> Standin
 
 
 def in_the_way(verdicts: tuple[Verdict, ...]) -> str:
-    """Say what a request waits for that no node may take: that one cools down, or comes back."""
-    return HEAT if any(each.filter == Filter.HOT for each in verdicts) else NODE
+    """Say what a request waits for that no node may take: that one cools down, that quiet hours end, or
+    that one comes back."""
+    filters = {each.filter for each in verdicts}
+    if Filter.HOT in filters:
+        return HEAT
+    return QUIET if Filter.QUIET in filters else NODE
+
+
+def quiet_ends_ms(grid: Grid, verdicts: tuple[Verdict, ...]) -> int:
+    """Return in how long the first quiet hours end."""
+    quiet = (grid.nodes[each.node] for each in verdicts if each.filter == Filter.QUIET)
+    return min((quiet_left_ms(grid, node) for node in quiet), default=0)
 
 
 def slowest_ms(grid: Grid, node: Node, request: Request, load_ms: int, prefill_ms: int) -> int:

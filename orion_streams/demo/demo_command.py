@@ -13,13 +13,13 @@ import time
 
 import msgspec
 
-from orion_streams.config import child_environment
 from orion_streams.demo.cast import cast_of, settings
 from orion_streams.demo.demo_story import Story
 from orion_streams.demo.demo_summary import Summary, show, summarize
 from orion_streams.demo.observer import Observer
 from orion_streams.demo.screen import Screen
 from orion_streams.demo.simulated_grid import SimulatedGrid
+from orion_streams.environment import child_environment
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, BackendError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.replay.verify import Report

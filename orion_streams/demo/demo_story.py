@@ -15,6 +15,8 @@ from orion_streams.model.vocabulary import Mark
 from orion_streams.protocol.answer_events import Answer
 
 MASTER, WORKER = "orion-master", "orion-worker"
+OPERATOR = "cli"
+"""The client of a person, with `operator = true`."""
 ACT_S = 30.0
 SEED = 7
 FILLED_PERMILLE = 920
@@ -30,7 +32,7 @@ class Story:
         self.real = "llama" in grid.engines.values()
         self.light, self.heavy = (model.name for model in models_of("llama" if self.real else "synthetic"))
         self.tokens = 12 if self.real else 24
-        self.total, self.sent = 42, 0
+        self.total, self.sent = 46, 0
         self._client = AsyncClient(grid.redis_url, prefix=grid.config.prefix)
 
     async def tell(self) -> None:
@@ -40,6 +42,7 @@ class Story:
             await self.heat()
             await self.memory()
             await self.crash()
+            await self.reboot()
         finally:
             await self._client.close()
 
@@ -103,6 +106,21 @@ class Story:
             lambda grid: grid.at_ms - (grid.nodes[WORKER].heard_ms or 0) < 1_000, "orion-worker is back"
         )
 
+    async def reboot(self) -> None:
+        """Drain orion-master, restart its agent while orion-worker answers, and let it go on."""
+        self.screen.act("5. Reboot: orion-master is drained first, and nothing fails for it")
+        async with AsyncClient(self.grid.redis_url, OPERATOR, prefix=self.grid.config.prefix) as operator:
+            await operator.drain(MASTER)
+            self.screen.say("orion drain orion-master: it takes nothing, its requests go to orion-worker")
+            work = [asyncio.create_task(self.ask(self.light, 1)) for _ in range(4)]
+            await self.until(lambda grid: not grid.nodes[MASTER].assignments, "orion-master is empty")
+            await self.grid.agents[MASTER].stop()
+            await self.grid.start_agent(MASTER)
+            await asyncio.gather(*work)
+            await operator.resume(MASTER)
+        await self.until(is_back(MASTER), "orion-master takes requests again")
+        self.screen.say("orion resume orion-master: it is back")
+
     async def ask(self, model: str, tier: int, long: bool = False) -> Answer:
         """Send one request and await its answer."""
         self.sent += 1
@@ -113,6 +131,11 @@ class Story:
     async def until(self, condition: Condition, what: str) -> None:
         """Wait until the grid satisfies a condition. Raises BackendError."""
         await self.grid.wait_for(condition, ACT_S, what)
+
+
+def is_back(node: str) -> Condition:
+    """Return the condition that the node neither rests nor leaves."""
+    return lambda grid: grid.nodes[node].rest is None and not grid.nodes[node].leaving
 
 
 def runs_on(node: str) -> Condition:

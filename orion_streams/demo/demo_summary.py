@@ -8,6 +8,7 @@ from rich.table import Table
 
 from orion_streams.demo.demo_story import MASTER, WORKER, Story
 from orion_streams.demo.observer import Tally
+from orion_streams.environment import command
 from orion_streams.model import events as ev
 from orion_streams.replay.verify import Report
 
@@ -113,5 +114,6 @@ def show(summary: Summary) -> None:
         console.print(f"BROKEN PROMISE: not true that {promise}", style="bold red")
     if not summary.broken_promises:
         console.print(
-            "\nAll promises kept. Next: ./orion up --simulated and, beside it, ./orion ask", style="green"
+            f"\nAll promises kept. Next: {command()} up --simulated and, beside it, {command()} ask",
+            style="green",
         )

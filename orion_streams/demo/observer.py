@@ -18,6 +18,8 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 TERMINAL = ("done", "error", "expired", "cancelled")
+NO_REQUEST = ("cancel", "drain", "resume")
+"""Fields of entries that are no requests."""
 COUNT = 500
 BLOCK_MS = 200
 TAIL_S = 30.0
@@ -28,7 +30,7 @@ Name = tuple[str, str]
 
 
 class Request(Struct, frozen=True):
-    """A request: an entry of `requests:*` that is no cancel."""
+    """A request: an entry of `requests:*` that is nothing else."""
 
     name: Name
     seen_s: float
@@ -209,7 +211,7 @@ def read_row(stream: str, entry_id: str, fields: dict[bytes, bytes], now_s: floa
     """Convert an entry; None if it is not counted."""
     kind, _, owner = stream.partition(":")
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
-    if kind == "requests" and "cancel" not in text:
+    if kind == "requests" and text.keys().isdisjoint(NO_REQUEST):
         return Request((owner, text.get("id") or entry_id), now_s)
     if kind == "work":
         with suppress(ValueError):

@@ -175,6 +175,10 @@ def as_told_to(whole: State, caller: PageCaller) -> State:
     return replace(whole, queue=replace(whole.queue, requests=rows), runs=runs)
 
 
+MEANT = (Filter.DRAINED, Filter.QUIET)
+"""States of a node that takes nothing because somebody wants it so: nothing is wrong."""
+
+
 def health(grid: Grid, silent_ms: int) -> Health:
     """Return whether requests are answered, and what stands against it."""
     return health_of(grid, silent_ms, node_rows(grid))
@@ -186,9 +190,10 @@ def health_of(grid: Grid, silent_ms: int, rows: Iterable[NodeRow]) -> Health:
         return Health(DOWN, [NEVER_RUN])
     serving = [row for row in rows if row.inference]
     away = [row for row in serving if row.state != "available"]
+    unmeant = [row for row in away if row.state not in MEANT]
     silent = router_silent(silent_ms)
     reasons = [silent] if silent else []
-    reasons += [f"{row.node}: {why_away(row)}" for row in away]
+    reasons += [f"{row.node}: {why_away(row)}" for row in (away if len(away) == len(serving) else unmeant)]
     stranded = sum(each.deferred == WaitKind.NO_NODE for each in grid.open.values() if not each.work_id)
     if stranded:
         reasons.append(f"no node takes {stranded} of the waiting requests now")

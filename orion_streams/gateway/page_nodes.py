@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from orion_streams.decider.estimates import expected_speed
 from orion_streams.decider.route import remaining_ms, warms_up
-from orion_streams.gateway.grid_state import why_away
+from orion_streams.gateway.grid_state import MEANT, why_away
 from orion_streams.gateway.page_recent import Recent
 from orion_streams.gateway.page_rows import BAD, OK, WARN, Doing, ModelChip, NodeCard
 from orion_streams.gateway.page_ticks import BREAKER, LEFT, SILENT
-from orion_streams.gateway.page_words import about, above, degree, passed, share, short
+from orion_streams.gateway.page_words import about, above, degree, passed, resting, share, short
 from orion_streams.gateway.view_models import NO_INFERENCE, NO_MODELS, NodeRow
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Assignment, Grid, Load, Node, Run
+from orion_streams.model.text import time_of_day
 from orion_streams.model.vocabulary import AttemptState, Filter, Mark
 from orion_streams.projections import attempts
 
@@ -23,6 +24,8 @@ BROKEN = (*DEAD, Filter.TWO_AGENTS, Filter.NO_TEMPERATURE, Filter.STUCK_SENSOR, 
 ROBOT_ROLE = "kinematics only"
 UNTIL: dict[str, str] = {
     Filter.SILENT: "goes on once its agent starts",
+    Filter.DRAINED: "goes on once somebody resumes it: orion resume",
+    Filter.QUIET: "goes on by itself then",
     Filter.LEFT: "goes on once its agent starts again",
     Filter.LEAVING: "goes on once its agent starts again",
     Filter.STALE: "goes on once it is heard again",
@@ -78,7 +81,7 @@ def role(row: NodeRow) -> str:
 
 def tone(row: NodeRow) -> str:
     """Return how much a node's state is worth looking at: the robot's grid is nobody's but its own."""
-    if row.state in (AVAILABLE, NO_INFERENCE):
+    if row.state in (AVAILABLE, NO_INFERENCE, *MEANT):
         return OK
     return BAD if row.state in BROKEN and row.inference else WARN
 
@@ -94,6 +97,10 @@ def why(row: NodeRow, policy: Policy) -> str:
             return f"takes nothing: {above(row.state, row.value, mark)}"
         unit = degree if row.state == Filter.HOT else share
         return f"takes nothing: was above {unit(mark)}, now at {unit(row.value)}"
+    if row.state == Filter.DRAINED:
+        return resting(row.limit, row.drained_by)
+    if row.state == Filter.QUIET:
+        return f"has quiet hours until {time_of_day(row.limit)}"
     if row.state == Filter.STALE:
         return f"takes nothing: not heard for {passed(row.value)}"
     return f"takes nothing: {why_away(row)}"
@@ -117,6 +124,8 @@ def until(row: NodeRow, policy: Policy) -> str:
             return f"goes on below {share(policy.ram_return_permille)}"
         case Filter.BREAKER:
             return f"is tried again in {about(row.breaker_left_ms)}"
+        case Filter.DRAINED if row.limit:
+            return f"goes on in {about(max(row.limit - row.value, 0))}"
         case state:
             return UNTIL.get(state, "")
 
@@ -135,6 +144,8 @@ def since_ms(grid: Grid, node: Node, row: NodeRow, recent: Recent) -> int | None
     """Return since when a node takes nothing, by the server's clock; None if that is not known."""
     if row.state == Filter.STALE and row.heard_ms_ago is not None:
         return grid.server_ms - row.heard_ms_ago
+    if node.rest is not None:
+        return grid.server_ms - (grid.at_ms - node.rest.since_ms)
     if row.state == Filter.BREAKER and node.opened_ms is not None:
         return grid.server_ms - (grid.at_ms - node.opened_ms)
     kind = KIND_OF.get(row.state)

@@ -9,10 +9,10 @@ from msgspec import Struct
 from orion_streams.decider.estimates import best_pace, expected_work_us
 from orion_streams.decider.queue import Queue
 from orion_streams.decider.route import route
-from orion_streams.decider.standings import HEAT, LOAD, NODE, Standing, standings
+from orion_streams.decider.standings import HEAT, LOAD, NODE, QUIET, Standing, standings
 from orion_streams.gateway.page_recent import Recent, Routed
 from orion_streams.gateway.page_rows import Lozenge, PageCaller
-from orion_streams.gateway.page_words import short, verdict_line
+from orion_streams.gateway.page_words import about, short, verdict_line
 from orion_streams.model.state import Grid, Request
 from orion_streams.model.verdict import Verdict
 
@@ -75,6 +75,8 @@ def in_words(standing: Standing) -> str:
     match standing.waits_for:
         case str(word) if word == HEAT:
             return "waits until a node has cooled down"
+        case str(word) if word == QUIET:
+            return f"waits until quiet hours end, in about {about(standing.eta_ms)}"
         case str(word) if word == NODE:
             return "no node takes it now"
         case str(word) if word == LOAD:

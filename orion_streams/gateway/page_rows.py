@@ -87,7 +87,7 @@ class NodeCard(Struct, frozen=True):
 class Lozenge(Struct, frozen=True):
     """A request that waits. `number`: the position at which it was accepted; `work_ms`: its own expected
     work; `eta_ms`: until its first token, as expected, `eta_high_ms` if all takes its longest (0: nobody
-    knows); `waits_for`: queue, load, heat, node; `why`: the same in words."""
+    knows); `waits_for`: queue, load, heat, quiet, node; `why`: the same in words."""
 
     number: int
     client: str

@@ -93,6 +93,8 @@ def in_short(grid: Grid, card: NodeCard) -> str:
             return f"{name} never heard from"
         case Filter.LEFT:
             return f"{name} has left"
+        case Filter.DRAINED | Filter.QUIET:
+            return f"{name} {card.why}"
         case Filter.LEAVING:
             return f"{name} is leaving"
         case Filter.BREAKER:

@@ -96,7 +96,7 @@ class Ticks:
                 self._once(
                     position, FAILED, event.node, f"{short(event.node)} failed: {why_failed(event.code)}"
                 )
-            case ev.AttemptAbandoned() if event.reason != AbandonReason.LEFT:
+            case ev.AttemptAbandoned() if event.reason not in (AbandonReason.LEFT, AbandonReason.DRAINED):
                 why = why_abandoned(event.reason)
                 self._once(position, FAILED, event.node, f"{short(event.node)} lost an attempt: {why}")
             case ev.RequestFailed():

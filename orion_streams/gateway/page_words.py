@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orion_streams.gateway.page_rows import BAD, OK, WARN
 from orion_streams.model import events as ev
-from orion_streams.model.text import seconds, why_abandoned, why_failed
+from orion_streams.model.text import long, seconds, why_abandoned, why_failed
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, Mark, UnloadReason
 
@@ -78,6 +78,8 @@ FILTER_WORDS: dict[str, str] = {
     Filter.INCAPABLE: "its model cannot do it",
     Filter.TIER: "not for this tier",
     Filter.TOO_LARGE: "too small for the model",
+    Filter.DRAINED: "drained",
+    Filter.QUIET: "quiet hours",
     Filter.LEAVING: "is leaving",
     Filter.TWO_AGENTS: "two agents",
     Filter.NO_TEMPERATURE: "no temperature",
@@ -90,6 +92,11 @@ FILTER_WORDS: dict[str, str] = {
     Filter.MEMORY: "no room for the model",
 }
 """Each filter in two or three words."""
+
+
+def resting(for_ms: int, by: str) -> str:
+    """Say for how long a node rests, and who wanted it."""
+    return f"rests{f' for {long(for_ms)}' if for_ms else ''}, drained by {by}"
 
 
 def asked(client: str, model: str) -> str:
@@ -143,6 +150,10 @@ def of_node(event: ev.AnyEvent) -> Line | None:
             )
         case ev.NodeReturned():
             return OK, f"{short(event.node)} is back"
+        case ev.NodeDrained():
+            return WARN, f"{short(event.node)} {resting(event.for_ms, event.by)}"
+        case ev.NodeResumed():
+            return OK, f"{short(event.node)} is no longer drained"
         case ev.BreakerOpened():
             what = f"{event.failures} request{'s' * (event.failures != 1)} failed there"
             return BAD, f"{short(event.node)} gets nothing for {seconds(event.open_ms)}: {what}"

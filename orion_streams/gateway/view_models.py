@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orion_streams.decider.filters import node_filter, unheard
+from orion_streams.decider.filters import at_rest, node_filter, unheard
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.route import Wait, open_slots, route, running
 from orion_streams.model.marks import is_heard
+from orion_streams.model.names import same_name
 from orion_streams.model.policy import Policy
 from orion_streams.model.state import Grid, Load, Node, Request, Run
 from orion_streams.model.verdict import Verdict
@@ -27,6 +28,7 @@ class NodeRow(Struct, frozen=True):
     `derated`: it counts as slower because it is near the mark. `open_slots`: the runs that it may hold now.
     `breaker`: closed, open (for `breaker_left_ms`), probing or ramp. `loading`: models that it was told to
     load. `heard_ms_ago`: None if it was never heard from. `engine`: what runs its models.
+    `drained_by`: the operator who drained it.
     """
 
     node: str
@@ -54,12 +56,13 @@ class NodeRow(Struct, frozen=True):
     installed: list[str]
     heard_ms_ago: int | None
     engine: str
+    drained_by: str = ""
 
 
 class ModelRow(Struct, frozen=True):
     """A model on a node. `size_mb` on disk, `resident_mb` in memory. `num_ctx`: the context its runner was
     asked for (0: unknown); `context_length`: what Ollama reports; `can`: its capabilities, in Ollama's
-    words."""
+    words. `lacked_by`: the nodes that take requests and have it not on disk."""
 
     model: str
     node: str
@@ -71,6 +74,7 @@ class ModelRow(Struct, frozen=True):
     context_length: int
     num_ctx: int
     can: tuple[str, ...]
+    lacked_by: tuple[str, ...]
 
 
 class RequestRow(Struct, frozen=True):
@@ -147,6 +151,7 @@ def node_row(grid: Grid, node: Node) -> NodeRow:
         installed=sorted(node.installed),
         heard_ms_ago=None if node.heard_ms is None else grid.at_ms - node.heard_ms,
         engine=node.engine,
+        drained_by=node.rest.by if node.rest is not None else "",
     )
 
 
@@ -166,7 +171,7 @@ def standing(grid: Grid, node: Node, policy: Policy) -> Verdict:
     """Return the verdict on a node, available only if requests for one of its models pass all filters."""
     name = node.rules.name
     if not is_heard(grid, node):
-        return unheard(grid, node)
+        return at_rest(grid, node) or unheard(grid, node)
     if not node.rules.takes_inference:
         return Verdict(node=name, filter=NO_INFERENCE)
     if not node.inventory_known:
@@ -246,7 +251,19 @@ def of_nodes(grid: Grid) -> Iterator[ModelRow]:
                 context_length=in_memory.context_length if in_memory else 0,
                 num_ctx=in_memory.num_ctx if in_memory else 0,
                 can=described.capabilities if described else (),
+                lacked_by=lacked_by(grid, model),
             )
+
+
+def lacked_by(grid: Grid, model: str) -> tuple[str, ...]:
+    """Return the nodes that take requests and do not list a model, by name; none whose list is unknown."""
+    return tuple(
+        name
+        for name, node in sorted(grid.nodes.items())
+        if node.rules.inference
+        and node.inventory_known
+        and same_name(model, node.installed) not in node.installed
+    )
 
 
 def ps_rows(grid: Grid) -> PsRows:

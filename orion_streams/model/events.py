@@ -90,6 +90,31 @@ class NodeReturned(Event, frozen=True, tag="node.returned"):
     node: str
 
 
+class NodeDrained(Event, frozen=True, tag="node.drained"):
+    """The operator `by` lets the node rest, for `for_ms` of grid time (0: until it is resumed): it takes
+    nothing, what waits there is moved at once, and what runs after `drain_ms`. Again: it begins anew."""
+
+    node: str
+    by: str
+    for_ms: int = 0
+    drain_ms: int = 0
+    reply_id: str = ""
+
+
+class NodeResumed(Event, frozen=True, tag="node.resumed"):
+    """The node's rest is over: the operator `by` ended it, or its time has passed."""
+
+    node: str
+    by: str = ""
+    reply_id: str = ""
+
+
+class ZoneChanged(Event, frozen=True, tag="zone.changed"):
+    """From here on the router's local time is so many seconds ahead of UTC: quiet hours go by it."""
+
+    offset_s: int
+
+
 class ModelInstalled(Event, frozen=True, tag="model.installed"):
     """Ollama on this node has the model on disk."""
 
@@ -383,7 +408,8 @@ AnyEvent = (
     LoadEnded | BreakerOpened | BreakerClosed | InputRejected | RequestRejected | RequestResent |
     RequestAccepted | RequestRouted | RequestDeferred | RequestStarted | AttemptFailed | AttemptEnded |
     AttemptAbandoned | BodyLost | RepliesTrimmed | RequestCompleted | RequestFailed | RequestExpired |
-    RequestCancelled | RequestsListed | ClientAdded | ClientRemoved
+    RequestCancelled | RequestsListed | ClientAdded | ClientRemoved | NodeDrained | NodeResumed |
+    ZoneChanged
 )  # fmt: skip
 """Every event; `match` on it ends with `assert_never`."""
 

@@ -22,7 +22,7 @@ ModelName = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z", description="a model's name in Ollama")
 ]
 
-DECIDER = 4
+DECIDER = 5
 """The version of the code that decides, raised with every change of what it answers to the same grid. A
 router and replay compare it with the log's before they decide."""
 OLLAMA_NUM_CTX = 4_096
@@ -98,7 +98,8 @@ class Policy(Struct, frozen=True):
 
 
 class NodeRules(Struct, frozen=True, omit_defaults=True):
-    """The part of a node's configuration that routing reads."""
+    """The part of a node's configuration that routing reads. `quiet`: times of day between which it takes
+    nothing new, "22:00-07:00"; empty: none."""
 
     name: Name
     inference: bool = True
@@ -111,6 +112,7 @@ class NodeRules(Struct, frozen=True, omit_defaults=True):
     load_us_per_mb: Natural = 0
     prefill_us_per_mb: Natural = 0
     decode_us_per_mb: Natural = 0
+    quiet: str = ""
 
     @property
     def takes_inference(self) -> bool:
@@ -138,8 +140,8 @@ class ModelRules(Struct, frozen=True, omit_defaults=True):
 class ClientRules(Struct, frozen=True, omit_defaults=True):
     """One [clients.NAME] table: how much a client may ask for at a time, in requests (0: policy.max_open)
     and in bytes of their entries, and at which priority. An `operator` may also list and cancel the
-    requests of others; nobody asks in another's name. `max_keep_alive_ms`: for so long at most its requests
-    keep an idle model in memory."""
+    requests of others, and let nodes rest; nobody asks in another's name. `max_keep_alive_ms`: for so long
+    at most its requests keep an idle model in memory."""
 
     max_open: Natural = 0
     max_open_bytes: Count = 64_000_000

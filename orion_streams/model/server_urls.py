@@ -9,7 +9,7 @@ What redis-py takes as a query goes along: ?ssl_ca_certs=FILE. `shown` is the on
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
 
@@ -49,6 +49,17 @@ def without_user(url: str) -> str:
     """Return the URL without user and password."""
     scheme, _, rest = _taken_apart(shown(url))
     return scheme + rest
+
+
+def with_user(url: str, user: str) -> str:
+    """Return the URL with this user instead of its own, without a password."""
+    scheme, _, rest = _taken_apart(shown(url))
+    return f"{scheme}{quote(user, safe='')}@{rest}"
+
+
+def user_of(url: str) -> str:
+    """Return the user that a URL names; "" for none."""
+    return unquote(_taken_apart(url)[1])
 
 
 def with_password(url: str, password: str) -> str:

@@ -99,6 +99,16 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
 Assignment = Run | Load
 
 
+class Rest(Struct, frozen=True):
+    """A node's rest since `since_ms`, which the operator `by` asked for: for `for_ms` (0: until somebody
+    ends it). What ran then has `drain_ms` to end."""
+
+    by: str
+    since_ms: int
+    for_ms: int = 0
+    drain_ms: int = 0
+
+
 class Node(Struct, frozen=True):
     """One row of the node-state table. `heard_ms` is None until the first health entry.
 
@@ -109,7 +119,8 @@ class Node(Struct, frozen=True):
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none. `engine`: what runs the
     models, such as "ollama 0.24.0".
-    `leaving`: this boot of its agent begins nothing more; `left`: it has said goodbye, too.
+    `rest`: an operator drained it. `leaving`: this boot of its agent begins nothing more; `left`: it has
+    said goodbye, too.
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
@@ -158,6 +169,7 @@ class Node(Struct, frozen=True):
     engine: str = ""
     leaving: bool = False
     left: bool = False
+    rest: Rest | None = None
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""
@@ -259,7 +271,8 @@ class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
     commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
     node and model; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
-    seen to take, in MB; `described` models by digest; `guests` the clients that the gateway added."""
+    seen to take, in MB; `described` models by digest; `guests` the clients that the gateway added;
+    `zone_s` how far local time is ahead of UTC, in seconds."""
 
     position: int = 0
     number: int = 0
@@ -282,6 +295,7 @@ class Grid(Struct):
     demand: dict[str, Demand] = {}
     described: dict[str, Description] = {}
     guests: dict[str, ClientRules] = {}
+    zone_s: int = 0
 
     def copy(self) -> Grid:
         """Return a working copy that its owner may fold into; the rows are shared."""

@@ -51,8 +51,23 @@ def held_back(found: Verdict) -> str:
             return f"no place for the model now: it would be the {ordinal(value)} in memory, limit {limit}"
         case "memory":
             return f"no room to load the model now: it takes {value} MB, limit {max(limit, 0)} MB"
+        case "drained" | "quiet":
+            return meant(found)
         case other:
             return WITHOUT_FIGURES.get(other, other.replace("_", " "))
+
+
+def meant(found: Verdict) -> str:
+    """Say why a node takes nothing because somebody wants it so."""
+    value, limit = found.value, found.limit
+    if found.filter == "quiet":
+        return f"quiet hours: it is {time_of_day(value)}, until {time_of_day(limit)}"
+    return f"drained {seconds(value)} ago, {f'for {long(limit)}' if limit else 'until it is resumed'}"
+
+
+def time_of_day(minute: int) -> str:
+    """Format a minute of the day."""
+    return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def ordinal(number: int) -> str:
@@ -79,6 +94,7 @@ def why_abandoned(reason: str) -> str:
         "critical": "the node passed the critical temperature",
         "removed": "the node is no longer configured",
         "left": "the node's agent left before it read it",
+        "drained": "an operator drained the node",
     }.get(reason, reason)
 
 
@@ -149,6 +165,14 @@ def seconds(ms: int) -> str:
     return f"{ms // 1000} s" if ms < 600_000 else f"{ms // 60_000} min"
 
 
+def long(ms: int) -> str:
+    """Format how long something is to last, of hours their number."""
+    if ms < 7_200_000:
+        return seconds(ms)
+    minutes = ms // 60_000 % 60
+    return f"{ms // 3_600_000} h {minutes} min" if minutes else f"{ms // 3_600_000} h"
+
+
 def duration(ms: int) -> str:
     """Format a duration, short ones in ms."""
     return f"{ms} ms" if ms < 1000 else seconds(ms)
@@ -188,6 +212,13 @@ def of_node(event: ev.AnyEvent) -> str:
             return f"{node} {reason}: {unit(value)} > {unit(mark)}"
         case ev.BreakerOpened(node, failures, open_ms):
             return f"{node} for {seconds(open_ms)}, after {failures} failed requests"
+        case ev.NodeDrained():
+            term = f"for {long(event.for_ms)}" if event.for_ms else "until it is resumed"
+            return f"{event.node} by {event.by}, {term}"
+        case ev.NodeResumed():
+            return f"{event.node} {f'by {event.by}' if event.by else 'by itself'}"
+        case ev.ZoneChanged():
+            return f"local time is UTC{event.offset_s // 60:+} min"
         case ev.UnloadOrdered(node, model, reason):
             return f"{node} {model}, for {reason}"
         case ev.LoadOrdered():

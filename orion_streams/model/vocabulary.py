@@ -31,6 +31,8 @@ class Filter(OpenEnum):
     INCAPABLE = "incapable"
     TIER = "tier"
     TOO_LARGE = "too_large"
+    DRAINED = "drained"
+    QUIET = "quiet"
     LEAVING = "leaving"
     TWO_AGENTS = "two_agents"
     NO_TEMPERATURE = "no_temperature"
@@ -90,6 +92,7 @@ class AbandonReason(OpenEnum):
     CRITICAL = "critical"
     REMOVED = "removed"
     LEFT = "left"
+    DRAINED = "drained"
 
 
 class UnloadReason(OpenEnum):

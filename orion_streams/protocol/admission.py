@@ -18,10 +18,11 @@ from orion_streams.projections import requests
 from orion_streams.protocol import photo_parts, requests_replies
 from orion_streams.protocol.guest_entries import take_guest
 from orion_streams.protocol.input_entries import Entry, Taken, size_of
+from orion_streams.protocol.rest_entries import take_rest
 
 
-def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
-    """Take a request or a cancel of a client."""
+def take_request(grid: Grid, entry: Entry, entry_max_bytes: int, drain_ms: int) -> Taken:
+    """Take a request or a cancel of a client, or what an operator or the gateway wants."""
     reply_to = requests_replies.request_id(entry.fields, entry.id)
     try:
         size = size_of(entry)
@@ -34,6 +35,9 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int) -> Taken:
             return take_cancel(grid, entry.owner, fields, reply_to)
         if "list" in fields:
             return take_list(grid, entry.owner, reply_to)
+        if "drain" in fields or "resume" in fields:
+            check_operator(grid, entry.owner)
+            return Taken(take_rest(grid, entry.owner, fields, drain_ms), reply_to=reply_to)
         if "guest" in fields or "remove_guest" in fields:
             return take_guest(grid, entry.owner, fields, reply_to)
         request = requests_replies.parse_request(fields)

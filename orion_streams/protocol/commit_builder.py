@@ -108,6 +108,7 @@ class CommitBuilder:
         entry_max_bytes: int,
         age_max_ms: int | None,
         answer_max_bytes: int,
+        drain_ms: int,
     ) -> None:
         """Fold an input entry and move its cursor past it. Its age is capped unless it is backlog."""
         source, _, owner = raw.stream.partition(":")
@@ -122,6 +123,7 @@ class CommitBuilder:
             relayed=self._guard.relayed | self._relayed,
             entry_max_bytes=entry_max_bytes,
             answer_max_bytes=answer_max_bytes,
+            drain_ms=drain_ms,
         )
         self._cursors[raw.stream] = raw.id
         for event in taken.events:

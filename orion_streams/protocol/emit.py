@@ -63,8 +63,14 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
         case ev.RequestResent():
             return known(grid, event, position)
-        case ev.RequestsListed() | ev.ClientAdded() | ev.ClientRemoved():
-            return [told(grid, event, position, taken.reply_to if taken is not None else "")]
+        case (
+            ev.RequestsListed()
+            | ev.ClientAdded()
+            | ev.ClientRemoved()
+            | ev.NodeDrained()
+            | ev.NodeResumed()
+        ):
+            return told(grid, event, position, taken)
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
@@ -214,16 +220,24 @@ def cancelled(grid: Grid, event: ev.RequestCancelled, position: int, taken: Take
     return outs
 
 
-def told(
-    grid: Grid, event: ev.RequestsListed | ev.ClientAdded | ev.ClientRemoved, position: int, reply_to: str
-) -> Out:
-    """Return the reply to an operator who asked what is open, or to the gateway about a guest."""
-    if isinstance(event, ev.RequestsListed):
-        client, kind, rows = event.client, "listed", msgspec.json.encode(open_rows(grid)).decode()
-    else:
-        client, kind, rows = GATEWAY, "noted", ""
-    reply = Reply(id=reply_to, kind=kind, position=position, requests=rows)
-    return Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")
+Told = ev.RequestsListed | ev.ClientAdded | ev.ClientRemoved | ev.NodeDrained | ev.NodeResumed
+
+
+def told(grid: Grid, event: Told, position: int, taken: Taken | None) -> list[Out]:
+    """Return the reply to an operator who asked what is open, or about a node; to the gateway about a
+    guest. What nobody asked for has none."""
+    if taken is None:
+        return []
+    kind, rows = "noted", ""
+    match event:
+        case ev.RequestsListed():
+            client, kind, rows = event.client, "listed", msgspec.json.encode(open_rows(grid)).decode()
+        case ev.NodeDrained() | ev.NodeResumed():
+            client = event.by
+        case _:
+            client = GATEWAY
+    reply = Reply(id=taken.reply_to, kind=kind, position=position, requests=rows)
+    return [Out(f"replies:{client}", reply_fields(reply), stamp="reply_id")]
 
 
 def open_rows(grid: Grid) -> list[dict[str, Any]]:

@@ -28,13 +28,14 @@ def take(
     relayed: Mapping[str, int],
     entry_max_bytes: int,
     answer_max_bytes: int,
+    drain_ms: int,
 ) -> Taken:
     """Return what the entry means to this grid. `results_cursor`: the last entry taken of the node's
     results. `relayed`: the last token passed on of each open attempt. An agent's entry is a head and at
-    most an answer."""
+    most an answer. `drain_ms`: what runs on a node that is drained has so long to end."""
     match entry.source:
         case "requests":
-            return take_request(grid, entry, entry_max_bytes)
+            return take_request(grid, entry, entry_max_bytes, drain_ms)
         case "health":
             return take_health(grid, entry, results_cursor, entry_max_bytes + answer_max_bytes)
         case "results":

@@ -64,7 +64,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     eta_high_ms: Annotated[int, Meta(description="accepted: the same, when all takes its longest.")] = 0
     waits_for: Annotated[
         str,
-        Meta(description="accepted: `queue`, `load`, `heat` or `node`; absent: for nothing."),
+        Meta(description="accepted: `queue`, `load`, `heat`, `quiet` or `node`; absent: for nothing."),
     ] = ""
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
     message: Annotated[
@@ -95,7 +95,8 @@ TERMINAL_KINDS = {
     "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
-    "noted": "to the gateway: the guest was added or removed",
+    "noted": "to an operator: the node was drained or resumed; to the gateway: the guest was added or "
+    "removed",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 

@@ -181,7 +181,7 @@ BODY_FIELDS = tuple(
 )
 """What a node needs of a request: copied from entry to entry by the server, never into the log."""
 
-OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest"})
+OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest", b"drain", b"resume"})
 """Fields that make an entry something else than a request."""
 
 JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "parts", "context"})
@@ -198,8 +198,10 @@ CODES = {
     "model_too_large": "With its context the model fits into no inference node, even an empty one.",
     "incapable": "No node that has the model can do with it what is asked.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
-    "not_allowed": "Only an operator (operator = true) may list requests, or cancel those of others; "
-    "only the gateway has guests.",
+    "not_allowed": "Only an operator (operator = true) may list requests, cancel those of others, or let a "
+    "node rest; only the gateway has guests.",
+    "unknown_node": "No node with this name answers requests.",
+    "last_node": "No other node answers just now: without it all requests wait.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",

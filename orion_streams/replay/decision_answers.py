@@ -17,7 +17,7 @@ from orion_streams.model.vocabulary import WaitKind
 from orion_streams.projections import apply
 from orion_streams.replay.explain_change import Answer
 
-SAFETY = (ev.NodeBackedOff, ev.NodeReturned, ev.BreakerOpened, ev.BreakerClosed)
+SAFETY = (ev.NodeResumed, ev.NodeBackedOff, ev.NodeReturned, ev.BreakerOpened, ev.BreakerClosed)
 """Decisions about a node itself."""
 EARLY = (*SAFETY, ev.AttemptAbandoned)
 """Decisions that `decide` makes before it places waiting requests."""
@@ -31,6 +31,7 @@ KINDS: dict[type[ev.Event], str] = {
     ev.LoadOrdered: "order",
     ev.NodeBackedOff: "backoff",
     ev.NodeReturned: "backoff",
+    ev.NodeResumed: "rest",
     ev.BreakerOpened: "breaker",
     ev.BreakerClosed: "breaker",
 }

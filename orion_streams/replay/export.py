@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
+from redis.exceptions import NoPermissionError
 
 from orion_streams.config import Config, RedisConfig
 from orion_streams.errors import ConfigError, LogError
@@ -22,6 +23,7 @@ from orion_streams.model.snapshot import encode_grid
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
 from orion_streams.replay.source import Source, fold, placed
+from orion_streams.runtime.connection import denied
 
 SEGMENT_EVENTS, SEGMENT_BYTES = 20_000, 8_000_000
 """Most of a segment: from one state that the file holds to the next."""
@@ -247,7 +249,10 @@ async def fill(source: Source, redis: Any, log: str, snapshots: str, see: See) -
         async with redis.pipeline(transaction=False) as pipe:
             for position, raw in stretch.rows:
                 pipe.xadd(log, {"event": raw}, id=f"{position}-0")
-            await pipe.execute()
+            try:
+                await pipe.execute()
+            except NoPermissionError as error:
+                raise denied(redis, ("XADD", log)) from error
         see(state.grid.position)
     if state is None:
         raise LogError(f"{source.name}: it is empty")

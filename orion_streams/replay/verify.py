@@ -35,6 +35,7 @@ DECISIONS = (
     ev.AttemptAbandoned,
     ev.NodeBackedOff,
     ev.NodeReturned,
+    ev.NodeResumed,
     ev.UnloadOrdered,
     ev.LoadOrdered,
     ev.BreakerOpened,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
@@ -18,10 +19,13 @@ from orion_streams.config import Config
 from orion_streams.errors import ConfigError
 from orion_streams.model.commit import PUBLIC
 from orion_streams.model.policy import GATEWAY, GUEST_PREFIX
+from orion_streams.model.server_urls import user_of
 
 READ, WRITE, BOTH = "%R~", "%W~", "~"
 KINDS = ("requests", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
+OWNER, COMMAND_LINE = "owner", "cli"
+"""The clients of the owner and of `orion ask`."""
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
 """Commands for a stream's size and its group's progress. XINFO STREAM would show two entries."""
 
@@ -63,14 +67,16 @@ def hashed(password: str) -> str:
 
 
 def users(config: Config) -> tuple[User, ...]:
-    """Return all users of a grid: clients, agents, the router, the gateway, a reader and an observer."""
+    """Return all users of a grid: clients, agents, the router, the gateway, a reader, an observer and the
+    owner, who is the only writer of its client's streams."""
     return (
-        *(client(config, name) for name in config.clients),
+        *(client(config, name) for name in config.clients if name != OWNER),
         *(agent(config, name) for name in sorted(config.nodes)),
         router(config),
         gateway(config),
         reader(config),
         observer(config),
+        owner(config),
     )
 
 
@@ -86,12 +92,19 @@ def chosen(config: Config, names: Iterable[str]) -> tuple[User, ...]:
 def client(config: Config, name: str) -> User:
     """Return the user of a client: it writes its requests and their parts, and reads its replies."""
     grants = (
-        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}", f"parts:{name}"])),
-        Grant(("xrange",), keys(config, READ, [f"parts:{name}"])),  # are they still there?
+        *asking(config, name),
         Grant(ENTRIES, keys(config, READ, [f"replies:{name}"])),
         Grant(("hgetall",), keys(config, READ, [PUBLIC])),
     )
     return User(user_name(config, "client", name), f"client {name}", plain(config, "time"), grants)
+
+
+def asking(config: Config, name: str) -> tuple[Grant, ...]:
+    """Return what a client needs to send a request and its parts."""
+    return (
+        Grant(("xadd",), keys(config, WRITE, [f"requests:{name}", f"parts:{name}"])),
+        Grant(("xrange",), keys(config, READ, [f"parts:{name}"])),  # are they still there?
+    )
 
 
 def agent(config: Config, name: str) -> User:
@@ -161,14 +174,46 @@ def reader(config: Config) -> User:
 def observer(config: Config) -> User:
     """Return a user that reads every stream but the parts of images, with prompts and answers: XINFO STREAM
     shows a stream's end only together with its last entry."""
+    what = "observer of all streams: doctor"
+    return User(user_name(config, "observer"), what, plain(config, "info", "time"), observing(config))
+
+
+def observing(config: Config) -> tuple[Grant, ...]:
+    """Return what `orion doctor` needs."""
     streams = ("log", "snapshots", *(f"{kind}:*" for kind in KINDS))
-    grants = (
+    return (
         Grant(("hgetall", *MEASURES), keys(config, READ, ["guard"])),
         Grant((*ENTRIES, *MEASURES, "xinfo|stream"), keys(config, READ, streams)),
         Grant(MEASURES, keys(config, READ, ["parts:*"])),
     )
-    what = "observer of all streams: doctor"
-    return User(user_name(config, "observer"), what, plain(config, "info", "time"), grants)
+
+
+def owner(config: Config) -> User:
+    """Return the user of the person whose house it is: every command of a person, and no forging. It sees
+    what the observer sees and the names of all keys, and asks as a client of its own, an operator."""
+    sees_who_is_read = Grant(("hgetall",), keys(config, READ, [PUBLIC]))
+    grants = (*observing(config), *asking(config, OWNER), sees_who_is_read)
+    what = "owner: every command of a person"
+    return User(user_name(config, OWNER), what, plain(config, "info", "time", "scan"), grants)
+
+
+def client_of(config: Config) -> str:
+    """Return the client that the user in the URL of the server stands for; COMMAND_LINE if it is none's."""
+    user = user_of(config.redis.url)
+    if user == user_name(config, OWNER):
+        return OWNER
+    client_user = user_name(config, "client", "")
+    return user.removeprefix(f"{client_user}-") if user.startswith(f"{client_user}-") else COMMAND_LINE
+
+
+def may(user: User, command: str, key: str) -> bool:
+    """Return whether a user may run a command, named as in a rule, on a key; "" for a command without."""
+    if not key:
+        return command in user.plain.commands
+    return any(
+        command in grant.commands and any(fnmatchcase(key, each.partition("~")[2]) for each in grant.keys)
+        for grant in user.grants
+    )
 
 
 def plain(config: Config, *commands: str) -> Grant:

@@ -26,10 +26,15 @@ def reconnect_backoff() -> DecorrelatedJitterBackoff:
 
 class OutageLog:
     """Log the first failure of any part of a process, then once a minute, and the end of the outage once
-    all parts work again."""
+    all parts work again. `hear` is told how it is after each try."""
 
-    def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._clock = log, clock
+    def __init__(
+        self,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        hear: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._log, self._clock, self._hear = log, clock, hear
         self._failing: set[str] = set()
         self._what = ""
         self._began_s = self._logged_s = 0.0
@@ -38,6 +43,7 @@ class OutageLog:
     def failed(self, part: str, message: str, what: str = "redis") -> None:
         """Count a failed try of `part`. Log `message` unless that was done for `what` in the last
         minute."""
+        self._hear(message)
         now_s = self._clock()
         if not self._failing:
             self._began_s, self.tries, self._what = now_s, 0, ""
@@ -52,8 +58,9 @@ class OutageLog:
 
     def worked(self, part: str) -> None:
         """End the outage for `part`, and log it if no other part still fails."""
-        if part not in self._failing:
-            return
-        self._failing.remove(part)
+        if part in self._failing:
+            self._failing.remove(part)
+            if not self._failing:
+                self._log.warning("%s is back after %.0f s", self._what, self._clock() - self._began_s)
         if not self._failing:
-            self._log.warning("%s is back after %.0f s", self._what, self._clock() - self._began_s)
+            self._hear("working")

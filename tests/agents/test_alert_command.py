@@ -18,7 +18,7 @@ from orion_streams.protocol.alert_messages import Message, trial
 from tests.helpers import eventually
 
 SECRET = "s3cr3t"
-FOREVER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+FOREVER = "import signal as s, threading; s.signal(s.SIGTERM, s.SIG_IGN); threading.Event().wait()"
 
 
 def script(folder: Path, text: str) -> tuple[str, ...]:

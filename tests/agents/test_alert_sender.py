@@ -187,7 +187,9 @@ async def test_only_one_message_is_on_its_way() -> None:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
-            await asyncio.sleep(0)
+            others_had_their_turn = asyncio.Event()
+            asyncio.get_running_loop().call_soon(others_had_their_turn.set)
+            await others_had_their_turn.wait()
             under_way -= 1
             return "heard"
 

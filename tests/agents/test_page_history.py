@@ -64,12 +64,19 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(page_history, pause, 0.0)
 
 
+async def turns(number: int) -> None:
+    """Let everything that is ready run, so many times: what does not happen by then does not happen."""
+    for _ in range(number):
+        had = asyncio.Event()
+        asyncio.get_running_loop().call_soon(had.set)
+        await had.wait()
+
+
 async def test_nothing_is_read_until_somebody_looks() -> None:
     """Then where the log begins, the last minutes, and the whole log piece by piece."""
     stage = Stage()
     task = asyncio.create_task(stage.history.run())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await turns(20)
     assert stage.asked == []
     assert (stage.history.timeline().complete, stage.listener.recent.since) == (False, 3)
     stage.history.ask()
@@ -98,8 +105,7 @@ async def test_what_fails_is_tried_again_while_somebody_looks(tabs: int) -> None
         await eventually(lambda: stage.history.timeline().complete, "all is known")
     else:
         await eventually(lambda: stage.asked, "it was tried")
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
         assert (stage.asked, stage.history.timeline().complete) == (["bounds"], False)
     await stop([task])
 

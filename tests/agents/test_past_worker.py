@@ -32,7 +32,7 @@ from tests.replay.decided import Row
 from tests.replay.logs import MASTER, START_MS, WORKER, Log, accepted, beats, recorded, routed
 
 ALL = PageCaller("brain", sees_all=True)
-STUCK = "import sys, time; sys.stdin.buffer.read(1); time.sleep(3600)"
+STUCK = "import sys, threading; sys.stdin.buffer.read(1); threading.Event().wait()"
 GREEDY = "import sys; sys.stdin.buffer.read(1); sys.exit(3)"
 
 
@@ -301,8 +301,7 @@ async def test_one_that_is_killed_while_it_works_is_started_again(
     assert first is not None
     os.kill(first, signal.SIGSTOP)
     asking = asyncio.create_task(view_at(past, position=len(rows)))
-    await eventually(lambda: past._waiting, "it is asked")
-    await asyncio.sleep(0)
+    await eventually(past._turn.locked, "it has its turn")
     os.kill(first, signal.SIGKILL)
     assert (await asking).position == len(rows)
     assert past.pid not in (None, first)

@@ -82,7 +82,7 @@ async def test_a_permission_that_is_missing_ends_the_process(own: Own, rules: st
     url = bench.url.replace("redis://", "redis://n1:pw@")
     config = structs.replace(bench.config, redis=structs.replace(bench.config.redis, url=url))
     async with running(config) as app:
-        assert "no permissions" in await stopped(app)
+        assert "user n1 may not run " in await stopped(app)
 
 
 async def test_a_wrong_password_ends_the_process(own: Own) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import httpx
 from redis.exceptions import RedisError
 
+from orion_streams.client.streams_client import AsyncClient
 from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError
 from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
@@ -22,6 +23,8 @@ from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.lasting import lasts
 
 HOUR_S, SHORT_OUTAGE_S = 3_600, 4.0
+MOVES_S, REST_MS = 1.0, 20_000
+"""A drained node has handed over what it has in so long: limits.drain_ms, and what the router takes."""
 LEAVE_S = 30.0
 """Of an agent that drains, also while its server is away."""
 
@@ -57,8 +60,15 @@ class Fault:
 
 
 AGENTS = tuple(f"agent {name}" for name in INFERENCE)
+MACHINES = tuple(f"machine {name}" for name in INFERENCE)
 OLLAMAS = tuple(f"ollama {name}" for name in INFERENCE)
 SERVER = ("server",)
+
+
+def parts_of(target: str) -> frozenset[str]:
+    """Return what a target takes: a machine, its agent and its Ollama, and of machines one at a time."""
+    kind, _, node = target.partition(" ")
+    return frozenset((f"agent {node}", f"ollama {node}", "machines") if kind == "machine" else (target,))
 
 
 def node_of(target: str) -> str:
@@ -77,6 +87,29 @@ async def stop_agent(scene: Scene, target: str) -> None:
     await agent.stop(LEAVE_S)
     await lasts(scene.rng.uniform(0, 0.5))
     await agent.start()
+
+
+async def reboot(scene: Scene, target: str) -> None:
+    """Drain a node, as a person does before a reboot; its agent and its Ollama end, start again, and it is
+    resumed. Its rest ends by itself if the resume is lost."""
+    grid, node = scene.grid, node_of(target)
+    async with operator(grid) as person:
+        await person.drain(node, REST_MS, last=True)
+        await lasts(MOVES_S)
+        try:
+            await grid.agents[node].stop(LEAVE_S)
+            await grid.ollamas[node].stop()
+            await lasts(scene.rng.uniform(0, 0.5))
+        finally:
+            if grid.ollamas[node].pid is None:
+                await grid.start_ollama(node)
+            await grid.start_agent(node)
+        await person.resume(node)
+
+
+def operator(grid: ChaosGrid) -> AsyncClient:
+    """Return the client of a person who looks after the grid."""
+    return AsyncClient(grid.redis_url, CLIENTS[-1], prefix=grid.config.prefix, give_up_s=LEAVE_S)
 
 
 async def kill(scene: Scene, killing: Awaitable[None]) -> None:
@@ -249,6 +282,7 @@ async def fill_memory(scene: Scene, target: str) -> None:
 FAULTS = (
     Fault("kill_agent", "what it ran ends as agent_restarted and runs again", kill_agent, AGENTS, 7),
     Fault("stop_agent", "it hands its work over and says goodbye", stop_agent, AGENTS, 4),
+    Fault("reboot", "drained before, it hands over all it has, and is back", reboot, MACHINES, 3),
     Fault("kill_router", "the other one goes on; nothing is decided twice", kill_router, ("routers",), 6),
     Fault("kill_both_routers", "what waits is taken up again", kill_both_routers, ("routers",), 2),
     Fault("kill_gateway", "only its own connections break", kill_gateway, ("gateway",), 3),

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
 from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError, ConfigError, LogError
@@ -32,7 +33,7 @@ from orion_streams.replay.verify import Report as Replayed
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import Fsync
 from tests.chaos import invariants
-from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend
+from tests.chaos.chaos_faults import FAULTS, Fault, Scene, mend, parts_of
 from tests.chaos.chaos_grid import CLIENTS, ChaosGrid
 from tests.chaos.chaos_load import ChaosClients, end_tasks
 from tests.chaos.invariants import LogRow
@@ -208,7 +209,7 @@ class Chaos:
             self._deck = [fault for fault in self._faults for _ in range(fault.share)]
             self.scene.rng.shuffle(self._deck)
         for fault in self._deck:
-            free = [target for target in fault.targets if target not in self._busy]
+            free = [target for target in fault.targets if parts_of(target).isdisjoint(self._busy)]
             if free:
                 self._deck.remove(fault)
                 return fault, self.scene.rng.choice(free)
@@ -216,16 +217,16 @@ class Chaos:
 
     async def _inject(self, fault: Fault, target: str) -> None:
         began_s = time.monotonic()
-        self._busy.add(target)
+        self._busy |= parts_of(target)
         try:
             await fault.inject(self.scene, target)
-        except (RedisError, OSError, BackendError, httpx.HTTPError) as error:
+        except (RedisError, OSError, BackendError, RequestError, httpx.HTTPError) as error:
             self._say(
                 f"{fault.name} on {target} was no use: {type(error).__name__}"
             )  # another fault came first
             return
         finally:
-            self._busy.discard(target)
+            self._busy -= parts_of(target)
         self._done.append(Done(fault.name, began_s, time.monotonic()))
         open_now = len(self.scene.observer.open())
         self._say(f"{fault.name} on {target}, {open_now} requests open")

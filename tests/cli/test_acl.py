@@ -281,3 +281,19 @@ def test_an_acl_file_is_loaded_and_kept(orion: Orion, home: Path) -> None:
         client.close()
     with EmbeddedServer(home / "data", binary=program) as server:
         assert say(server, "orion-router", (home / "pw" / "orion-router").read_text(), "PING")
+
+
+@pytest.mark.parametrize("clients", ["[clients.cli]", "[clients.owner]"])
+def test_an_owner_who_is_no_operator_is_told(orion: Orion, home: Path, clients: str) -> None:
+    """The user is there, its client is not, or may not cancel: the line that adds it is said."""
+    node = "[nodes.pi]\n"
+    (home / "own.toml").write_text(node + clients)
+    _, out, err = orion("acl", "--config", str(home / "own.toml"))
+    assert "ACL SETUSER orion-owner" in out
+    assert "ACL SETUSER orion-client-owner" not in out, "the owner is the only writer of its streams"
+    assert "orion-owner may look, and ask for nothing: add [clients.owner] with operator = true" in err
+    _, _, err = orion("acl", "orion-router", "--config", str(home / "own.toml"))
+    assert "orion-owner" not in err
+    (home / "own.toml").write_text(f"{node}[clients.owner]\noperator = true")
+    _, _, err = orion("acl", "--config", str(home / "own.toml"))
+    assert "orion-owner" not in err

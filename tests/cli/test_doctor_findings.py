@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from orion_streams.cli.doctor.doctor_command import diagnose
 from orion_streams.cli.doctor.findings import Facts, Finding, Group, Kept, Seen, Severity
+from orion_streams.cli.doctor.model_findings import SHOWN, models
 from orion_streams.cli.doctor.node_findings import url_of
 from orion_streams.cli.doctor.routing_findings import restore
 from orion_streams.cli.doctor.server_findings import cli
@@ -16,6 +17,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
 from orion_streams.model.policy import DECIDER, ModelRules
+from orion_streams.model.state import Installed, Rest
 from orion_streams.model.vocabulary import Mark
 from tests.cli.doctor_facts import (
     NOW,
@@ -32,7 +34,7 @@ from tests.cli.doctor_facts import (
     stream,
 )
 from tests.conftest import MemoryStore
-from tests.grids import AT_MS, MODEL, holding
+from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, holding
 
 
 def test_a_healthy_grid_is_ok() -> None:
@@ -121,6 +123,14 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "its agent was stopped, and said goodbye 9.0 s ago", f"orion agent --node pi --redis {URL}",
     ),
     "leaving": (state(leaving=True), "ok", "pi", "its agent is about to stop: 0 in hand", ""),
+    "drained": (
+        state(rest=Rest("owner", AT_MS - 9_000, 7_200_000)), "ok", "pi",
+        "owner drained it for 2 h, 9.0 s ago: 0 in hand", "orion resume pi",
+    ),
+    "drained and away": (
+        state(rest=Rest("owner", AT_MS - 9_000), heard_ms=AT_MS - 9_000), "ok", "pi",
+        "owner drained it until it is resumed, 9.0 s ago", "orion resume pi",
+    ),
     "hot": (
         state(temp_mc=76_000, backed_off=(Mark.HOT,)), W, "pi", "too hot: 76.0 °C now, its mark is 75.0 °C",
         "at 70.0 °C or below for 3 samples",
@@ -260,15 +270,17 @@ def test_without_the_server_only_that_is_said(change: Callable[[Facts], None], w
 def test_what_could_not_be_read_is_said_and_the_rest_goes_on() -> None:
     """A check that is forbidden, one that found damage: each by name, beside all others."""
     facts = healthy()
-    facts.failed = {
-        "TIME": "NOPERM no permissions to run 'time'",
-        "grid": "the log has a gap: after 3 comes 5",
-    }
+    facts.failed = {"grid": "the log has a gap: after 3 comes 5"}
+    facts.denied = {"work:pi": "user x may not run XINFO STREAM on g:work:pi", "work:pi2": "user x may not"}
     facts.grid = None
     found = diagnose(facts)
     said = [(each.severity, each.about) for each in found.findings if each.severity != "ok"]
     assert said == [("warning", "doctor"), ("problem", "router")]
-    assert any("TIME was not looked at: this user may not" in each.what for each in found.findings)
+    [denied] = [each for each in found.findings if each.about == "doctor"]
+    assert denied.what == (
+        "work:pi and 1 more were not looked at: user x may not run XINFO STREAM on g:work:pi"
+    )
+    assert denied.mend == "orion doctor --redis redis://g-owner@house:6379/0"
     assert any("after 3 comes 5" in each.what and "put back" in each.mend for each in found.findings)
 
 
@@ -316,3 +328,82 @@ def test_advice_on_an_ollama_names_its_own_url() -> None:
     """As streams.toml has it."""
     facts = healthy()
     assert url_of(facts, "pi") == "http://127.0.0.1:11434"
+
+
+AS_USERS: dict[str, tuple[Callable[[Facts], None], str]] = {
+    "router": (fact(last=0, grid=None, guard=Guard()), "orion router --redis redis://g-router@house:6379/0"),
+    "agent": (
+        gone(heard_ms=None), "on pi: orion agent --node pi --redis redis://g-agent-pi@house:6379/0"
+    ),
+    "work": (
+        stream("work:pi", entries=9_000),
+        "is its agent running? orion agent --node pi --redis redis://g-agent-pi@house:6379/0",
+    ),
+    "archive": (
+        fact(archive=Kept(True, 50)),
+        "df -h /srv/archive; ls -ld /srv/archive; then "
+        "`orion log archive /srv/archive --redis redis://g-owner@house:6379/0`",
+    ),
+    "photos": (
+        stream("parts:brain", size=200_000_000),
+        "orion router --redis redis://g-router@house:6379/0; where the server has users: "
+        "orion acl --apply --passwords DIR --redis redis://ADMIN@house:6379/0",
+    ),
+    "password": (
+        fact(refused="WRONGPASS"),
+        "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL, e.g. "
+        "--redis redis://g-owner@house:6379/0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", AS_USERS)
+def test_advice_names_a_user_that_has_the_right(which: str) -> None:
+    """Where doctor looks as the owner, each line names the user of the role that it starts."""
+    change, mend = AS_USERS[which]
+    facts = healthy()
+    facts.url = "redis://g-owner@house:6379/0"
+    change(facts)
+    assert mend in [each.mend for each in diagnose(facts).findings]
+
+
+def on_one_node(facts: Facts) -> list[str]:
+    """What is said of models."""
+    return [each.what for each in models(facts) if each.severity == "ok" and not each.mend]
+
+
+def with_disks(**disks: dict[str, Installed]) -> Facts:
+    """A healthy grid whose nodes have these models on disk."""
+    facts = healthy()
+    assert facts.grid is not None
+    for name, installed in disks.items():
+        facts.grid.nodes[name] = pi(name, installed=installed)
+    return facts
+
+
+def test_a_model_that_one_node_alone_has_is_said_with_the_line_that_changes_it() -> None:
+    """No fault: doctor ends well. The control: on both, nothing is said."""
+    assert on_one_node(healthy()) == []
+    facts = with_disks(pi2={MODEL: LIBRARY[MODEL]})
+    assert on_one_node(facts) == [f"{HEAVY} is on one node only: ollama pull {HEAVY} on pi2"]
+    assert diagnose(facts).severity == "ok"
+    assert "models" in {each.about for each in diagnose(facts).findings}
+
+
+def test_a_model_that_is_too_large_elsewhere_or_perhaps_there_is_not_said() -> None:
+    """BIG fits nowhere else; a node whose list is unknown may have it; spelt otherwise it is the same."""
+    assert on_one_node(with_disks(pi={**DISK, BIG: LIBRARY[BIG]})) == []
+    facts = with_disks(pi2={})
+    assert len(on_one_node(facts)) == len(DISK)
+    assert facts.grid is not None
+    facts.grid.nodes["pi2"] = pi("pi2", installed={}, inventory_known=False)
+    assert on_one_node(facts) == []
+    assert on_one_node(with_disks(pi2={name.upper(): row for name, row in DISK.items()})) == []
+
+
+def test_few_of_many_models_are_named() -> None:
+    """A house with one full disk is not told of it in fifty lines."""
+    many = {f"m{number:02}": LIBRARY[MODEL] for number in range(12)}
+    said = on_one_node(with_disks(pi={**DISK, **many}))
+    assert said[SHOWN:] == ["7 more are on one node only: orion models"]
+    assert len(said) == SHOWN + 1

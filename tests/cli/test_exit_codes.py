@@ -42,7 +42,7 @@ def test_without_a_grid_the_next_step_is_named(orion: Orion, words: list[str]) -
     code, out, err = orion(*words)
     assert (code, out) == (69, "")
     assert err == (
-        "orion: no grid is running here: start one with `./orion up --simulated` "
+        "orion: no grid is running here: start one with `orion up --simulated` "
         "or name one with --redis URL\n"
     )
 

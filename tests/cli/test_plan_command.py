@@ -15,7 +15,7 @@ from orion_streams.config import Config
 from orion_streams.decider.memory import capacity_mb, committed_mb
 from orion_streams.decider.placement import Placement, demand_of, plan, quickest_loads
 from orion_streams.model.policy import ModelRules
-from orion_streams.model.state import Demand, Grid
+from orion_streams.model.state import Demand, Grid, Rest
 from orion_streams.model.text import duration, gigabytes
 from tests.cli.run_cli import MODEL, OTHER
 from tests.grids import AT_MS, HEAVY, MEMORY, edge, grid, node, under
@@ -115,6 +115,15 @@ def test_a_node_that_nothing_is_known_of_has_no_plan(capsys: pytest.CaptureFixtu
     found = plan_rows(house)
     assert found.nodes == [PlanNode("silent", False, 0, 0, 0, 0)]
     assert "silent: not heard from, or its models are not known" in shown(found, capsys)
+
+
+def test_a_node_that_rests_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Why nothing is loaded there, and until when; the others say nothing of it."""
+    house = grid(node("one", rest=Rest("cli", AT_MS - 9_000, 7_200_000)), node("two"))
+    found = plan_rows(house)
+    assert [each.rests for each in found.nodes] == ["drained 9.0 s ago, for 2 h", ""]
+    out = shown(found, capsys)
+    assert out.count("nothing is loaded there now: drained 9.0 s ago, for 2 h") == 1
 
 
 def test_a_plan_that_nobody_acts_on_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:

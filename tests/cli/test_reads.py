@@ -34,7 +34,7 @@ NODE_KEYS = {
     "node", "inference", "state", "value", "limit", "tiers", "temp_mc", "forecast_mc", "derated",
     "ram_used_mb", "ram_total_mb", "committed_mb", "capacity_mb", "cpu_permille", "throttled", "slots",
     "open_slots", "in_hand", "breaker", "breaker_left_ms", "resident", "loading", "installed",
-    "heard_ms_ago", "engine",
+    "heard_ms_ago", "engine", "drained_by",
 }  # fmt: skip
 
 
@@ -230,8 +230,10 @@ def test_models_are_listed_per_node(read: Read) -> None:
         "context_length": 4096,
         "num_ctx": 0,
         "can": [],
+        "lacked_by": [],
     }
     assert not found[1]["resident"]
+    assert found[2]["lacked_by"] == ["master"], "not `never`, whose list is unknown, nor the robot"
 
 
 def test_ps_says_what_runs_and_what_waits_for_what(read: Read) -> None:
@@ -255,7 +257,7 @@ def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, comman
     code, out, _ = orion(command)
     expected = {
         "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
-        "models": ["478 MB", OTHER],
+        "models": ["478 MB", OTHER, "NOT ON"],
         "ps": ["waiting for master", "worker: hot", "running"],
         "plan": [" GB for models are planned; ", "requests of late, by model"],
     }
@@ -344,6 +346,14 @@ def test_every_event_has_a_line() -> None:
             ev.LoadEnded("one", MODEL, "1-0", ok=False),
             f"model.load_ended     one {MODEL} failed to load",
         ),
+        (
+            ev.NodeDrained("one", "cli", 7_500_000, 20_000),
+            "node.drained         one by cli, for 2 h 5 min",
+        ),
+        (ev.NodeDrained("one", "cli"), "node.drained         one by cli, until it is resumed"),
+        (ev.NodeResumed("one"), "node.resumed         one by itself"),
+        (ev.NodeResumed("one", "cli"), "node.resumed         one by cli"),
+        (ev.ZoneChanged(-12_600), "zone.changed         local time is UTC-210 min"),
         (
             ev.NodeBackedOff("one", Mark.HOT, 76_100, 75_000),
             "node.backed_off      one hot: 76.1 °C > 75.0 °C",

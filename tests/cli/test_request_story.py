@@ -151,6 +151,8 @@ FILTERS = {
     "silent": (0, 0, "never heard from"),
     "left": (0, 0, "its agent has left"),
     "leaving": (0, 0, "its agent is about to leave"),
+    "drained": (7_200, 5_400_000, "drained 7.2 s ago, for 90 min"),
+    "quiet": (1_385, 420, "quiet hours: it is 23:05, until 07:00"),
     "stale": (7_200, 5_000, "not heard from for 7.2 s, limit 5.0 s"),
     "inventory_unknown": (0, 0, "not known which models it has"),
     "incapable": (0, 0, "its model cannot do what is asked"),

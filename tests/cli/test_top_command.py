@@ -27,22 +27,7 @@ SILENT = "No router since "
 """How the sentence begins over the prepared log, of which no router lives."""
 
 
-@pytest.fixture(scope="module")
-def old_log(valkey_url: str) -> str:
-    """A log with something of everything, whose router was ended."""
-    prepared(valkey_url, "top:")
-    return "top:"
-
-
-@pytest.fixture
-def top_toml(home: Path, valkey_url: str, old_log: str) -> Path:
-    """./streams.toml of that log's grid."""
-    path = home / "streams.toml"
-    path.write_text(TOML.format(prefix=old_log, url=valkey_url))
-    return path
-
-
-def test_once_prints_one_frame(orion: Orion, top_toml: Path) -> None:
+def test_once_prints_one_frame(orion: Orion, grid_toml: Path) -> None:
     """In a pipe: all of it, plain, with the nodes, what runs, what waits and what was decided."""
     code, out, err = orion("top", "--once")
     assert (code, err) == (0, "")
@@ -57,7 +42,7 @@ def test_once_prints_one_frame(orion: Orion, top_toml: Path) -> None:
     assert "secret" not in out
 
 
-def test_once_as_data_is_the_view_of_the_page(orion: Orion, top_toml: Path) -> None:
+def test_once_as_data_is_the_view_of_the_page(orion: Orion, grid_toml: Path) -> None:
     """--json: one line, which reads as the page's view, with all ids."""
     code, out, err = orion("top", "--once", "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
@@ -78,7 +63,7 @@ def test_once_as_data_is_the_view_of_the_page(orion: Orion, top_toml: Path) -> N
     ],
 )
 def test_what_does_not_go_is_said(
-    orion: Orion, top_toml: Path, words: tuple[str, ...], code: int, says: str
+    orion: Orion, grid_toml: Path, words: tuple[str, ...], code: int, says: str
 ) -> None:
     """Nothing on stdout."""
     found, out, err = orion(*words)
@@ -86,13 +71,13 @@ def test_what_does_not_go_is_said(
     assert says in err
 
 
-def test_an_empty_log_is_an_error_once(orion: Orion, top_toml: Path, valkey_url: str) -> None:
+def test_an_empty_log_is_an_error_once(orion: Orion, grid_toml: Path, valkey_url: str) -> None:
     """As for all reads; at a terminal it is waited for."""
-    top_toml.write_text(TOML.format(prefix="topless:", url=valkey_url))
+    grid_toml.write_text(TOML.format(prefix="topless:", url=valkey_url))
     code, out, err = orion("top", "--once")
     assert (code, out) == (69, "")
     assert "topless:log is empty" in err
-    with at_terminal(top_toml.parent, "top") as terminal:
+    with at_terminal(grid_toml.parent, "top") as terminal:
         terminal.until("No router has run on this Redis yet")
         terminal.press("q")
         assert terminal.end() == 0
@@ -100,13 +85,13 @@ def test_an_empty_log_is_an_error_once(orion: Orion, top_toml: Path, valkey_url:
 
 @pytest.mark.parametrize("words", [("top",), ("top", "--once")], ids=" ".join)
 def test_a_log_that_cannot_be_folded_is_an_error(
-    top_toml: Path, valkey_url: str, words: tuple[str, ...]
+    grid_toml: Path, valkey_url: str, words: tuple[str, ...]
 ) -> None:
     """It ends with one line, and no screen is drawn over it."""
-    top_toml.write_text(TOML.format(prefix="broken-top:", url=valkey_url))
+    grid_toml.write_text(TOML.format(prefix="broken-top:", url=valkey_url))
     command(valkey_url, "DEL", "broken-top:log")
     command(valkey_url, "XADD", "broken-top:log", "1-0", "event", "no event")
-    with at_terminal(top_toml.parent, *words) as terminal:
+    with at_terminal(grid_toml.parent, *words) as terminal:
         assert terminal.end() == 1
         assert terminal.text.strip().startswith("orion: position 1 of the log is not an event")
         assert IN not in terminal.raw
@@ -143,9 +128,9 @@ Ending = Callable[[Terminal], None]
     ],
     ids=["q", "ctrl-d", "ctrl-c", "sigterm", "sighup"],
 )
-def test_the_terminal_is_put_back(top_toml: Path, ending: Ending, code: int) -> None:
+def test_the_terminal_is_put_back(grid_toml: Path, ending: Ending, code: int) -> None:
     """Whatever ends it: screen, cursor and modes are as before, and nothing else is said."""
-    with at_terminal(top_toml.parent, "top") as terminal:
+    with at_terminal(grid_toml.parent, "top") as terminal:
         terminal.until(SILENT)
         terminal.until("q quit")
         assert IN in terminal.raw
@@ -158,12 +143,12 @@ def test_the_terminal_is_put_back(top_toml: Path, ending: Ending, code: int) -> 
 
 
 @pytest.mark.everything
-def test_an_error_puts_the_terminal_back(top_toml: Path, tmp_path: Path) -> None:
+def test_an_error_puts_the_terminal_back(grid_toml: Path, tmp_path: Path) -> None:
     """A server that refuses from some moment on: one line, after the screen is gone."""
     with EmbeddedServer(tmp_path / "own") as server:
         prepared(server.url, "top:")
-        top_toml.write_text(TOML.format(prefix="top:", url=server.url))
-        with at_terminal(top_toml.parent, "top", "--interval", "0.2") as terminal:
+        grid_toml.write_text(TOML.format(prefix="top:", url=server.url))
+        with at_terminal(grid_toml.parent, "top", "--interval", "0.2") as terminal:
             terminal.until(SILENT)
             command(server.url, "CONFIG", "SET", "requirepass", "secret")
             command(server.url, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", password="secret")
@@ -180,9 +165,9 @@ def command(url: str, *command: str, password: str | None = None) -> None:
     made.close()
 
 
-def test_keys_sort_pause_and_resize(top_toml: Path) -> None:
+def test_keys_sort_pause_and_resize(grid_toml: Path) -> None:
     """Each key shows at once; a terminal that changes its size gets a frame that fits."""
-    with at_terminal(top_toml.parent, "top", "--interval", "60") as terminal:
+    with at_terminal(grid_toml.parent, "top", "--interval", "60") as terminal:
         place = terminal.until("q quit")
         terminal.press("s")
         place = terminal.until("queue by age, nodes by name", place)
@@ -202,9 +187,9 @@ def test_keys_sort_pause_and_resize(top_toml: Path) -> None:
         assert terminal.restored
 
 
-def test_ctrl_z_does_not_leave_the_screen_behind(top_toml: Path) -> None:
+def test_ctrl_z_does_not_leave_the_screen_behind(grid_toml: Path) -> None:
     """It does nothing while the screen is drawn."""
-    with at_terminal(top_toml.parent, "top") as terminal:
+    with at_terminal(grid_toml.parent, "top") as terminal:
         terminal.until("q quit")
         terminal.press("\x1a")
         terminal.press("s")
@@ -213,9 +198,9 @@ def test_ctrl_z_does_not_leave_the_screen_behind(top_toml: Path) -> None:
         assert terminal.end() == 0
 
 
-def test_without_keys_it_draws_until_a_signal(top_toml: Path) -> None:
+def test_without_keys_it_draws_until_a_signal(grid_toml: Path) -> None:
     """Its stdin is no terminal: it draws all the same."""
-    with at_terminal(top_toml.parent, "top", stdin=False) as terminal:
+    with at_terminal(grid_toml.parent, "top", stdin=False) as terminal:
         terminal.until(SILENT)
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 143

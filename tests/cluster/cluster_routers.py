@@ -35,7 +35,7 @@ class DirectRetention(Retention):
 
 class RouterProcess(Process):
     """One router, its supervisor, and its way to the server. `refused` hears of ends by a LogError:
-    a person has to look."""
+    a person has to look. `offset_s`: how far its local time is ahead of UTC."""
 
     def __init__(
         self, world: World, server: Server, config: Config, name: str, refused: Callable[[str], None]
@@ -45,7 +45,7 @@ class RouterProcess(Process):
         self.line = RouterLine(world, server, name)
         self._tokens = world.rng(f"tokens {name}")
         self.router: Router | None = None
-        self.starts = 0
+        self.starts = self.offset_s = 0
         self.keep_every_ms = 2_000 if "trimming" in world.faults else 3_000
         server.wakers.setdefault("inputs", []).append(lambda: self.wake(WAKE_MS))
 
@@ -64,6 +64,7 @@ class RouterProcess(Process):
                 self.config,
                 token=lambda: f"{self._tokens.getrandbits(32):08x}",
                 clock=lambda: self.world.now_ms / 1000,
+                offset_s=lambda _: self.offset_s,
             )
             self.router.retention = DirectRetention(self.line, self.config)
             try:

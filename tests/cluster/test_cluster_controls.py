@@ -53,8 +53,11 @@ def with_limits(monkeypatch: Patch, table: str, **limits: int) -> None:
 
 def with_safety(monkeypatch: Patch, part: str, instead: str) -> None:
     """Ask another question about safety."""
+    asked = decide.safety
     without(monkeypatch, decide, "safety", part, instead)
-    monkeypatch.setattr(decide, "QUESTIONS", (decide.safety, *decide.QUESTIONS[1:]))
+    questions = tuple(decide.safety if each is asked else each for each in decide.QUESTIONS)
+    assert questions != decide.QUESTIONS
+    monkeypatch.setattr(decide, "QUESTIONS", questions)
 
 
 def test_with_all_guards_the_same_runs_hold() -> None:

@@ -6,7 +6,7 @@ from orion_streams.gateway.failures import RETRIED, STATUSES, refusal_of
 from orion_streams.gateway.http_calls import refused
 from orion_streams.protocol.requests_replies import CODES
 
-NEVER_OF_A_REQUEST = {"unknown_id"}
+NEVER_OF_A_REQUEST = {"unknown_id", "unknown_node", "last_node"}
 """Codes that only answer a cancel."""
 
 

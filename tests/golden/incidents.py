@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.golden.scene import BIG, MASTER, MIDDLE, SMALL, WORKER, Scene
+from msgspec import structs
+
+from orion_streams.model.policy import ClientRules
+from tests.golden.scene import BIG, MASTER, MIDDLE, OPERATOR, SMALL, WORKER, Scene
 
 HOUR_MS = 3_600_000
 DEEP = "[" * 5_000
@@ -195,6 +198,37 @@ def poison() -> Scene:
     return scene
 
 
+def reboots() -> Scene:
+    """Both are rebooted in turn, drained before that; then one has quiet hours and the other is drained."""
+    scene = Scene(snapshot_events=150, quiet={MASTER: "09:01-09:02"})
+    scene.config = structs.replace(
+        scene.config,
+        limits=structs.replace(scene.config.limits, drain_ms=1_500),
+        clients={**scene.config.clients, OPERATOR: ClientRules(operator=True)},
+    )
+    for router in scene.routers:
+        router.config, router.offset_s = scene.config, 3_600
+    for number in range(36):
+        scene.ask(1_500 + 700 * number, f"q{number + 1}", (BIG, MIDDLE)[number % 2], tier="2")
+    for name, at_ms, drain in (
+        (WORKER, 6_000, {"drain": WORKER}),
+        (MASTER, 17_000, {"drain": MASTER, "for_ms": 9_000}),
+    ):
+        scene.machine(at_ms - 900, name, failing="hang")
+        scene.machine(at_ms + 3_900, name, failing="")
+        scene.operate(at_ms, **drain)
+        scene.at(at_ms + 4_000, scene.agent(name).kill)
+        scene.at(at_ms + 8_000, scene.agent(name).start)
+    scene.operate(15_000, resume=WORKER)
+    scene.operate(60_500, drain=WORKER)
+    scene.operate(61_000, drain=WORKER, last=1)
+    for number in range(3):
+        scene.ask(61_500 + 500 * number, f"late{number + 1}", MIDDLE)
+    scene.operate(66_000, resume=WORKER)
+    scene.play(72_000)
+    return scene
+
+
 INCIDENTS = {
     "thermal-runaway": Incident(
         "The worker heats by six degrees a second. Foreseen, it gets nothing new; above 75 °C it is out; "
@@ -242,6 +276,13 @@ INCIDENTS = {
         "opens; a probe closes it. Later both forget their models, and idle as they are they load again "
         "what the plan wants.",
         sick_ollama,
+    ),
+    "reboots": Incident(
+        "Worker and master are rebooted in turn while requests come. Drained before, a node takes nothing, "
+        "and a run that does not end there moves after 1.5 s; the worker is resumed, the master goes on by "
+        "itself. A minute later the master has quiet hours and the worker is drained as the last one: what "
+        "is asked then waits for it.",
+        reboots,
     ),
     "poison": Incident(
         "Malformed and hostile entries on every input stream: each becomes one event, a forged "

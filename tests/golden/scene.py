@@ -22,18 +22,30 @@ from tests.cluster.one_run import undisturbed
 MASTER, WORKER, EDGE = "orion-master", "orion-worker", "orion-edge"
 SMALL, MIDDLE, BIG = "gemma3:270m", "qwen3:0.6b", "llama3.2:3b"
 SEED = 1
+OPERATOR = "cli"
+
+
+NOT_QUIET: Mapping[str, str] = {}
 
 
 class Scene(Cluster):
     """A grid whose script is being written; `play` lets it happen. `slots` of each node, `policy` what
-    replaces the simulation's rules; a snapshot is kept every so many events. `committed` and `refused`
-    count each router's commits."""
+    replaces the simulation's rules; `quiet`: quiet hours by node; a snapshot is kept every so many
+    events. `committed` and `refused` count each router's commits."""
 
     def __init__(
-        self, routers: int = 1, slots: int = 2, snapshot_events: int = 10_000, **policy: int
+        self,
+        routers: int = 1,
+        slots: int = 2,
+        snapshot_events: int = 10_000,
+        quiet: Mapping[str, str] = NOT_QUIET,
+        **policy: int,
     ) -> None:
         super().__init__(SEED, 0, frozenset({"two_routers"} if routers == 2 else ()))
-        nodes = {name: structs.replace(node, slots=slots) for name, node in self.config.nodes.items()}
+        nodes = {
+            name: structs.replace(node, slots=slots, quiet=quiet.get(name, ""))
+            for name, node in self.config.nodes.items()
+        }
         self.config = structs.replace(
             self.config,
             nodes=nodes,
@@ -79,6 +91,10 @@ class Scene(Cluster):
     def put(self, at_ms: int, stream: str, fields: Mapping[Any, Any]) -> None:
         """An entry is written to a stream, by whomever."""
         self.at(at_ms, self.server.put, stream, fields)
+
+    def operate(self, at_ms: int, **fields: Any) -> None:
+        """A person does something."""
+        self.put(at_ms, f"requests:{OPERATOR}", {"id": f"at {at_ms}"} | fields)
 
     def machine(self, at_ms: int, name: str, **changes: Any) -> None:
         """A machine changes: target_mc, other_mb, failing, …"""

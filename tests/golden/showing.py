@@ -139,6 +139,35 @@ def shows_poison(events: Events) -> None:
     assert len(of_kind(events, ev.RequestResent)) == 1
 
 
+def shows_reboots(events: Events) -> None:
+    """All are answered, and none begins twice that was not moved; nothing goes to who rests, and a rest
+    ends as it was to. What is asked while one is quiet and the other drained waits."""
+    rests = [(type(each).__name__, each.node) for each in events if isinstance(each, RESTS)]
+    assert rests == [
+        ("NodeDrained", WORKER), ("NodeResumed", WORKER), ("NodeDrained", MASTER), ("NodeResumed", MASTER),
+        ("NodeDrained", WORKER), ("NodeResumed", WORKER),
+    ]  # fmt: skip
+    assert [each.by for each in of_kind(events, ev.NodeResumed)] == ["cli", "", "cli"]
+    assert [each.code for each in of_kind(events, ev.InputRejected)] == ["last_node"]
+    assert [each.offset_s for each in of_kind(events, ev.ZoneChanged)] == [3_600]
+    moved = of_kind(events, ev.AttemptAbandoned)
+    assert {each.reason for each in moved} == {"drained"}
+    assert {each.node for each in moved} == {WORKER}
+    begun = Counter(each.request for each in of_kind(events, ev.RequestStarted))
+    again = Counter(each.request for each in moved)
+    assert all(number <= 1 + again[request] for request, number in begun.items())
+    answered = {each.request for each in of_kind(events, ev.RequestCompleted)}
+    assert answered == {each.request for each in of_kind(events, ev.RequestAccepted)}
+    resting: set[str] = set()
+    for each in events:
+        if isinstance(each, RESTS):
+            (resting.add if isinstance(each, ev.NodeDrained) else resting.discard)(each.node)
+        assert not (isinstance(each, ev.RequestRouted) and each.node in resting)
+    late = [each for each in of_kind(events, ev.RequestDeferred) if each.request.startswith("brain/late")]
+    assert {found.filter for each in late for found in each.verdicts} >= {"quiet", "drained"}
+
+
+RESTS = (ev.NodeDrained, ev.NodeResumed)
 SHOWS: dict[str, Callable[[Events], None]] = {
     "thermal-runaway": shows_thermal_runaway,
     "ram-squeeze": shows_ram_squeeze,
@@ -148,5 +177,6 @@ SHOWS: dict[str, Callable[[Events], None]] = {
     "thrash": shows_thrash,
     "clock-jump": shows_clock_jump,
     "sick-ollama": shows_sick_ollama,
+    "reboots": shows_reboots,
     "poison": shows_poison,
 }

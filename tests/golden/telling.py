@@ -32,6 +32,8 @@ from orion_streams.replay.verify import DECISIONS, Report, verify
 WIDTH = 108
 ALSO_TOLD = (
     ev.PolicyChanged,
+    ev.ZoneChanged,
+    ev.NodeDrained,
     ev.InputRejected,
     ev.RequestRejected,
     ev.RequestResent,

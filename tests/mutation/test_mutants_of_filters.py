@@ -11,7 +11,7 @@ from orion_streams.decider.filters import first_filter, node_filter
 from orion_streams.decider.route import Reject, Wait, unplaceable
 from orion_streams.model.marks import ram_permille
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Failure
+from orion_streams.model.state import Failure, Rest
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Blame, Code, Filter, Mark
 from tests.grids import AT_MS, DISK, HEAVY, grid, node, request, under
@@ -134,6 +134,7 @@ def test_each_filter_says_what_tripped_it(
 
 ALL_AT_ONCE: list[dict[str, Any]] = [
     {"inference": False},
+    {"rest": Rest("cli", AT_MS)},
     {"heard_ms": None},
     {"left": True},
     {"heard_ms": AT_MS - 9_000},
@@ -153,7 +154,7 @@ ALL_AT_ONCE: list[dict[str, Any]] = [
 
 
 NAMES = (
-    "role", "silent", "left", "stale", "inventory_unknown", "not_installed", "tier", "leaving",
+    "role", "drained", "silent", "left", "stale", "inventory_unknown", "not_installed", "tier", "leaving",
     "two_agents", "no_temperature", "stuck_sensor", "hot", "ram", "breaker", "paused",
 )  # fmt: skip
 

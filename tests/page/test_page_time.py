@@ -17,6 +17,8 @@ IS_THEN = "document.documentElement.dataset.mode === 'past'"
 IS_NOW = "document.documentElement.dataset.mode === 'live'"
 POSITION = "Number(/^#at=([0-9]+)$/.exec(location.hash)?.[1] ?? 0)"
 DEGREES = f"parseInt(document.querySelector('[data-node={WORKER}] .degrees').innerText)"
+BAR_S = "['aria-valuemax', 'aria-valuemin'].map(each => +document.querySelector('#bar').getAttribute(each))"
+KNOWN = f"{BAR_S}.reduce((to, from) => to - from) < 3600"
 HOT, WARM = 78, 70
 
 
@@ -29,9 +31,9 @@ async def stage(valkey_url: str, prefix: str, tmp_path: Path) -> AsyncIterator[P
 
 
 async def open_page(page: Page, stage: PageStage, at: str = "") -> None:
-    """The page, once it knows where the log begins."""
+    """The page, once it knows where the log begins: until then the bar is an hour long."""
     await page.open(f"{stage.url}/{at}", width=1280, height=800)
-    await page.until("document.querySelector('.node') && document.querySelector('.tick')")
+    await page.until(f"document.querySelector('.node') && document.querySelector('.tick') && {KNOWN}")
 
 
 async def at_bar(page: Page, share: float) -> tuple[float, float]:

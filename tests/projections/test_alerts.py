@@ -126,6 +126,15 @@ def test_a_sensor_that_stands_still_is_none() -> None:
     assert told(grid(bare), [rule("no_sensor")], [BLIND, 1 * S]) == []
 
 
+def test_a_planned_absence_is_no_alert() -> None:
+    """Drained, a node may be silent, leave, and be off, for as long as it takes; resumed, it is missed."""
+    drained, resumed = ev.NodeDrained("n", "cli", 0, 0), ev.NodeResumed("n", "cli")
+    for away in ([2 * S, 2 * S, 2 * S], [sample(goodbye=True), 1 * S, 1 * S]):
+        assert told(grid(node("n")), [rule("silent")], [drained, *away, 1 * S]) == []
+        found = told(grid(node("n")), [rule("silent")], [drained, *away, resumed, 1 * S, 1 * S])
+        assert shape(found) == [("silent", "n", False)]
+
+
 def test_a_node_that_was_never_heard_is_silent() -> None:
     """From the first moment that is judged."""
     [change] = told(grid(node("n", heard_ms=None)), [rule("silent")], [1 * S])

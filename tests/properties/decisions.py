@@ -21,7 +21,7 @@ from orion_streams.decider.placement import demand_of, plan
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.policy import ModelRules, NodeRules, Policy
-from orion_streams.model.state import Demand, Grid, Length, Node, Request, Resident, Speed
+from orion_streams.model.state import Demand, Grid, Length, Node, Request, Resident, Rest, Speed
 from orion_streams.projections import fold
 from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, TWIN, grid, holding, request
 
@@ -51,6 +51,7 @@ def a_node(dice: Dice, name: str) -> Node:
         inference=name != "orion-edge" or dice.throw((True, False)),
         tiers=dice.throw(((), (1,), (2,))),
         slots=dice.throw((1, 1, 2, 3)),
+        quiet=dice.throw(("",) * 9 + ("00:10-00:20",)),
     )
     resident, total_mb = {}, dice.throw((4_000, 8_000, 16_000))
     for model in MODELS:
@@ -75,6 +76,7 @@ def a_node(dice: Dice, name: str) -> Node:
         assignments=dice.throw(({}, {}, {"5-0": held})),
         used_ms={model: AT_MS - dice.throw((4_000, 20_000, 50_000)) for model in resident},
         sessions=dice.throw(({}, {MODEL: ("s",)})),
+        rest=dice.throw((*(None,) * 6, Rest("cli", AT_MS - 9_000, 9_000), Rest("cli", AT_MS - 9_000))),
     )
 
 

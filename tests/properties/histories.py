@@ -14,7 +14,17 @@ from tests.properties.strategies import pick
 
 NODES, REQUESTS, MODELS = ("a", "b", "c"), ("x/1", "x/2", "y/1"), ("m:1", "n:1")
 WORK = tuple(f"{n}-0" for n in range(1, 7))
-WORDS = ("", "stream_cut", "ollama_error", "ollama_unreachable", "agent_leaving", "gone", "silent", "left")
+WORDS = (
+    "",
+    "stream_cut",
+    "ollama_error",
+    "ollama_unreachable",
+    "agent_leaving",
+    "gone",
+    "silent",
+    "left",
+    "drained",
+)
 SMALL, TIMES, YES_NO = (1, 2, 3), (0, 1, 700, 9_000), (True, False)
 
 
@@ -56,6 +66,9 @@ CHANGED = of(
 IDEMPOTENT = st.one_of(
     of(ev.NodeBackedOff, node=NODES, reason=("hot", "ram"), value=(1,), mark=(1,)),
     of(ev.NodeReturned, node=NODES),
+    of(ev.NodeDrained, node=NODES, by=("x",), for_ms=TIMES, drain_ms=TIMES),
+    of(ev.NodeResumed, node=NODES, by=("", "x")),
+    of(ev.ZoneChanged, offset_s=(0, 3_600, -19_800)),
     of(ev.ModelInstalled, node=NODES, model=MODELS, digest=("d", "e"), size_mb=TIMES),
     of(ev.ModelRemoved, node=NODES, model=MODELS),
     of(ev.ModelLoaded, node=NODES, model=MODELS, digest=("d", "e"), size_mb=TIMES, context_length=(0, 9)),

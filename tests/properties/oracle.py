@@ -30,7 +30,9 @@ NO_PAUSE = (
     "ram",
     "critical",
     "removed",
+    "drained",
 )
+MOVED = ("agent_leaving", "left", "drained")
 
 
 class Oracle(Memory):
@@ -55,10 +57,16 @@ class Oracle(Memory):
         was_hot, was_full = "hot" in node.backed_off, "ram" in node.backed_off
         permille = (node.ram_used_mb * 1000 + total_mb - 1) // total_mb if total_mb else 0
         is_full = node.ram_used_mb * 10 > total_mb * 9
+        rest, is_heard = (
+            node.rest,
+            node.heard_ms is not None and age_ms <= policy.stale_ms and not node.left,
+        )
+        rested_ms, rest_ms = (now_ms - rest.since_ms, rest.for_ms) if rest is not None else (0, 0)
         still_limit_ms = 600_000 if temp_mc % 1_000 else 3_600_000
         is_still = node.still_ms >= still_limit_ms
         return [
             ("role", 0, 0, not node.rules.inference or self.name == "orion-edge"),
+            ("drained", rested_ms, rest_ms, rest is not None and not is_heard),
             ("silent", 0, 0, node.heard_ms is None),
             ("left", 0, 0, node.left),
             ("stale", age_ms, policy.stale_ms, age_ms > policy.stale_ms),
@@ -71,6 +79,8 @@ class Oracle(Memory):
                 self.capacity_mb(),
                 not self.is_there() and need_mb > self.capacity_mb(),
             ),
+            ("drained", rested_ms, rest_ms, rest is not None),
+            ("quiet", *self.quiet()),
             ("leaving", 0, 0, node.leaving),
             (
                 "two_agents",
@@ -85,6 +95,20 @@ class Oracle(Memory):
             ("breaker", seen_ms, node.open_ms, node.opened_ms is not None and seen_ms < node.open_ms),
             ("paused", *self.pause()),
         ]
+
+    def quiet(self) -> tuple[int, int, bool]:
+        """The minute of the day, the one at which quiet hours end, and whether they are on: minute by
+        minute from their begin."""
+        if not self.node.rules.quiet:
+            return 0, 0, False
+        hours = self.node.rules.quiet.split("-")
+        begin, end = (int(each[:2]) * 60 + int(each[3:]) for each in hours)
+        now = (self.grid.server_ms // 1_000 + self.grid.zone_s) // 60 % 1_440
+        while begin != end:
+            if begin == now:
+                return now, end, True
+            begin = (begin + 1) % 1_440
+        return 0, 0, False
 
     def pause(self) -> tuple[int, int, bool]:
         """How long ago it failed here, for how long it stays away for that, and whether it still does."""
@@ -226,7 +250,8 @@ class Oracle(Memory):
         cached_ms = prefill_ms * 800 // 1000 if knows else 0
         heat_ms = (prefill_ms - cached_ms + decode_ms) * self.heat_permille() // 1000
         spill_ms = 15_000 if request.tier and request.tier not in rules.tiers else 0
-        retry_ms = 60_000 * [failure.node for failure in request.failures].count(name)
+        failed = [each.node for each in request.failures if each.code not in MOVED]
+        retry_ms = 60_000 * failed.count(name)
         late_ms = max(self.grid.at_ms - (node.heard_ms or 0) - 2_000, 0)
         total_ms = (
             drain_ms

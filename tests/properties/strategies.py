@@ -21,6 +21,7 @@ from orion_streams.model.state import (
     Node,
     Request,
     Resident,
+    Rest,
     Speed,
 )
 from orion_streams.model.vocabulary import Blame, Mark
@@ -78,6 +79,9 @@ TROUBLES: list[Values] = [
     {"backed_off": (Mark.RAM,)},
     {"leaving": True},
     {"leaving": True, "left": True},
+    {"rest": Rest("cli", AT_MS - 700, 90_000, 20_000)},
+    {"rest": Rest("cli", AT_MS - 30_000, 0, 20_000)},
+    {"rest": Rest("cli", AT_MS - 700), "heard_ms": None},
     {"two_agents_ms": AT_MS - 30_000},
     {"inventory_known": False},
     {"installed": {}},
@@ -133,6 +137,7 @@ RULES = pick(
     load_us_per_mb=(0, 0, 2_000),
     decode_us_per_mb=(0, 0, 300),
     prefill_us_per_mb=(0, 0, 5),
+    quiet=("", "", "", "", "", "00:10-00:30", "23:00-07:00"),
 )
 
 
@@ -205,7 +210,7 @@ def node_of(name: str, parts: Values, condition: Values, *, fit: bool) -> Node:
     del values["usual"]
     rules = NodeRules(name, **values.pop("rules"))
     if fit:
-        rules = replace(rules, inference=True)
+        rules = replace(rules, inference=True, quiet="")
     room_mb = values["ram_total_mb"] * 880 // 1_000 - 500
     values["assignments"] = {
         key: held for key, held in values["assignments"].items() if need_mb(held, rules.slots) <= room_mb

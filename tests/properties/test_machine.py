@@ -27,11 +27,15 @@ POLICIES: list[tuple[Policy, tuple[NodeRules, ...], dict[str, ModelRules]]] = [
     (POLICY, (RULES[0], replace(RULES[1], slots=2), replace(RULES[2], inference=False)), {}),
     (POLICY, tuple(replace(each, inference=True) for each in RULES), {}),
     (POLICY, RULES[1:2], {}),
+    (POLICY, (*RULES[:2], replace(RULES[2], quiet="07:30-08:02")), {}),
+    (POLICY, tuple(replace(each, quiet="08:01-07:00") for each in RULES), {}),
     (POLICY, RULES, {HEAVY: ModelRules(num_ctx=8_192, num_thread=2, resident_on=(WORKER,))}),
 ]
 
 
 MOST_SLOTS = max(node.slots for _, rules, _ in POLICIES for node in rules)
+DRAIN_MS = 20_000
+"""What runs on a drained node has so long to end."""
 PATIENCE_MS = 400_000
 """Longer than any breaker rests."""
 
@@ -176,6 +180,18 @@ class House(RuleBasedStateMachine):
         machine.alive = machine.leaving = machine.goodbye = False
         machine.boot += 1
 
+    @rule(name=NODES, for_ms=st.sampled_from([0, 0, 1_000, 60_000]))
+    def drain(self, name: str, for_ms: int) -> None:
+        """An operator lets a machine rest, for a time or for good."""
+        self.world.rest(name, for_ms)
+        self.world.settle()
+
+    @rule(name=NODES)
+    def resume(self, name: str) -> None:
+        """An operator lets a machine go on."""
+        self.world.resume(name)
+        self.world.settle()
+
     @rule(name=NODES, model=MODELS, what=st.sampled_from(["forget", "crash", "remove", "install"]))
     def lose(self, name: str, model: str, what: str) -> None:
         """An agent loses its work, Ollama a runner; a model comes or goes."""
@@ -243,8 +259,8 @@ class House(RuleBasedStateMachine):
 
     @invariant()
     def in_good_hands(self) -> None:
-        """No open request is past its deadline, or with a node that is silent, has left, is far too hot, or
-        out before it began."""
+        """No open request is past its deadline, or with a node that is silent, has left, is far too hot,
+        out before it began, or drained for longer than a run may take to end."""
         if not hasattr(self, "world"):
             return
         grid = self.world.grid
@@ -257,6 +273,9 @@ class House(RuleBasedStateMachine):
                 assert (node.temp_mc or 0) <= 85_000
                 assert request.started or not node.backed_off
                 assert not node.left, "its agent has left"
+                if node.rest is not None:
+                    assert request.started, "it waits at a drained node"
+                    assert grid.at_ms - node.rest.since_ms < DRAIN_MS
 
     @invariant()
     def same_bytes(self) -> None:
@@ -275,6 +294,8 @@ class House(RuleBasedStateMachine):
             return
         world = self.world
         world.change(*POLICIES[0])
+        for name in world.machines:
+            world.resume(name)
         for machine in world.machines.values():
             machine.alive, machine.temp_mc, machine.other_mb = True, 50_000, 1_500
         at_ms, rows = world.grid.at_ms, world.grid.open.items()

@@ -15,7 +15,7 @@ from orion_streams.decider.decide import Question, decide
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Guard, OutEntry, Raw
-from orion_streams.model.policy import ModelRules, NodeRules, Policy
+from orion_streams.model.policy import ClientRules, ModelRules, NodeRules, Policy
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
@@ -25,6 +25,7 @@ from orion_streams.protocol.node_health import inventory_digest
 from tests.grids import LIBRARY, POLICY
 from tests.properties.laws import ROUNDS, TERMINAL, check
 
+OPERATOR = "cli"
 EDGE, MASTER, WORKER = "orion-edge", "orion-master", "orion-worker"
 RULES = (
     NodeRules(EDGE, inference=False, ram_mb=4_096),
@@ -176,6 +177,14 @@ class World:
         client, _, name = key.partition("/")
         self.write(f"requests:{client}", {"cancel": name})
 
+    def rest(self, name: str, for_ms: int = 0) -> None:
+        """An operator drains a node, whoever else answers."""
+        self.write(f"requests:{OPERATOR}", {"id": "rest", "drain": name, "for_ms": for_ms, "last": 1})
+
+    def resume(self, name: str) -> None:
+        """An operator lets a node go on."""
+        self.write(f"requests:{OPERATOR}", {"id": "resume", "resume": name})
+
     def beat(self, *names: str) -> None:
         """A health entry of these machines, or of all that live."""
         for name in names or self.machines:
@@ -226,7 +235,9 @@ class World:
         revision = self.grid.revision + 1
         draft = CommitBuilder(self.state, self.guard, self.now_ms)
         draft.begin(decided=False)
-        draft.stage(ev.PolicyChanged(revision, f"p{revision}", policy, tuple(rules), models))
+        clients = {OPERATOR: ClientRules(operator=True)}
+        changed = ev.PolicyChanged(revision, f"p{revision}", policy, tuple(rules), models, clients=clients)
+        draft.stage(changed)
         draft.mark_inputs()
         self.finish(draft)
 
@@ -236,7 +247,7 @@ class World:
         draft = CommitBuilder(self.state, self.guard, self.now_ms)
         draft.begin(decided=True)
         for raw in self._waiting:
-            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000)
+            draft.take(raw, 1_100_000, self.grid.policy.max_step_ms, 4_000_000, 20_000)
         self._waiting.clear()
         draft.mark_inputs()
         answers = decide(self.grid, self.questions)

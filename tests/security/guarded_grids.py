@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
-from orion_streams.demo.simulated_grid import SimulatedGrid, SimulatedNode, three_nodes
+from orion_streams.demo.simulated_grid import SimulatedGrid, SimulatedNode, three_nodes, toml_table
 from orion_streams.runtime import acl
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import EmbeddedServer
@@ -35,6 +35,13 @@ class GuardedGrid(SimulatedGrid):
         """Where that user connects to."""
         assert self._server is not None
         return f"redis://{user}:{user}@127.0.0.1:{self._server.port}/0"
+
+    def _toml(self) -> str:
+        named = the_config().clients
+        tables = (
+            toml_table(f"clients.{name}", {"operator": rules.operator}) for name, rules in named.items()
+        )
+        return super()._toml() + "".join(tables)
 
     async def as_admin(self, *command: str) -> Any:
         """The answer to a command of the administrator."""

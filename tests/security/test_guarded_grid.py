@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from orion_streams import Answer, AsyncClient, Piece
 from orion_streams.agents.router import Router
+from orion_streams.client.calls import RequestRejectedError
 from orion_streams.demo.observer import Observer
 from orion_streams.demo.simulated_grid import EMBEDDER, GEMMA
 from orion_streams.errors import BackendError
@@ -73,6 +74,40 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
     code, out, err = await run_as(cli, *asked)
     assert (code, out) == (78, "")
     assert "--model" in err, "a client's user does not see which models there are"
+
+
+async def test_the_owner_runs_every_command_of_a_person(grid: GuardedGrid, tmp_path: Path) -> None:
+    """It asks, looks, cancels, replays, exports and examines, and the server has nothing to refuse."""
+    owner = grid.url("orion-owner")
+    config = ("--config", str(grid.config_path))
+
+    async def run_as_owner(*words: str) -> tuple[int, str, str]:
+        return await asyncio.to_thread(lambda: run(tmp_path, *words, *config, ORION_REDIS_URL=owner))
+
+    code, out, err = await run_as_owner("ask", "Why?", "--json")
+    assert (code, msgspec.json.decode(out)["done_reason"]) == (0, "stop"), err
+    async with AsyncClient(owner, "owner") as client:
+        assert await client.open_requests() == []
+        with pytest.raises(RequestRejectedError, match="unknown_id"):
+            await client.cancel_of("brain", "q9")
+    one = f"owner/{msgspec.json.decode(out)['id']}"
+    for words in PERSONS:
+        code, out, err = await run_as_owner(*(one if each == "ID" else each for each in words))
+        assert code == 0, (words, err)
+    code, out, err = await run_as_owner("doctor", "--json")
+    assert code in (0, 3), err
+    assert "not looked at" not in out
+    assert await grid.as_admin("ACL", "LOG", "100") == []
+
+
+PERSONS = (
+    ("nodes",), ("models",), ("ps",), ("plan",), ("log",), ("explain", "ID"), ("requests",),
+    ("top", "--once"), ("replay",), ("replay", "verify"), ("log", "export", "all.jsonl.gz"),
+    ("log", "archive", "kept"), ("replay", "report", "-o", "report.html"),
+    ("key", "add", "anna"), ("key", "list"), ("key", "rm", "anna"),
+    ("drain", "orion-worker"), ("resume", "orion-worker"),
+)  # fmt: skip
+"""Each as typed; ID is a request's."""
 
 
 @pytest.fixture(params=SERVERS)

@@ -79,14 +79,22 @@ GATEWAY: Rights = {
     **on(("HGETALL {key}",), HEAD, ["grid"]),
 }
 OBSERVER: Rights = {**READER, **on(("HGETALL {key}",), HEAD), **on((*READS, STREAM), TOLD, BODIES)}
+OWNER: Rights = {
+    **OBSERVER,
+    **on(("SCAN 0",), [""]),
+    **on(WRITES, ["requests:owner", "parts:owner"]),
+    **on(("XRANGE {key} - +",), TOLD, BODIES, ["parts:owner"]),
+    **on(("HGETALL {key}",), HEAD, ["grid"]),
+}
 EXPECTED: dict[str, Rights] = {
-    **{f"orion-client-{name}": of_client(name) for name in CLIENTS},
+    **{f"orion-client-{name}": of_client(name) for name in CLIENTS if name != "owner"},
     **{f"orion-agent-{name}": of_agent(name) for name in WORKERS},
     f"orion-agent-{ROBOT}": on(WRITES, [f"health:{ROBOT}"]),
     "orion-router": ROUTER,
     "orion-gateway": GATEWAY,
     "orion-reader": READER,
     "orion-observer": OBSERVER,
+    "orion-owner": OWNER,
 }
 """Beside PING, nothing else may be run."""
 
@@ -134,6 +142,11 @@ WIDER: dict[str, tuple[str, Grant]] = {
     "all keys": ("orion-reader", Grant(("keys",))),
     "the gateway as everybody": ("orion-gateway", Grant(("xadd",), ("%W~orion:requests:*",))),
     "a guest": ("orion-client-brain", Grant(("xadd",), ("%W~orion:requests:key-*",))),
+    "the owner's log": ("orion-owner", Grant(("xadd",), ("%W~orion:log",))),
+    "the owner as another": ("orion-owner", Grant(("xadd",), ("%W~orion:requests:*",))),
+    "the owner's guard": ("orion-owner", Grant(("hset",), ("%W~orion:guard",))),
+    "the owner as a node": ("orion-owner", Grant(("xadd",), ("%W~orion:results:*",))),
+    "the owner trims": ("orion-owner", Grant(("xtrim",), ("%W~orion:replies:owner",))),
     "scripts": ("orion-client-gateway", Grant(("eval",), ("~orion:requests:gateway",))),
 }
 

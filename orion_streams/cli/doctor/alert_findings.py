@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orion_streams.cli.doctor.findings import Facts, Finding
+from orion_streams.cli.doctor.findings import Facts, Finding, url_as
 from orion_streams.model.alert_rules import DEFAULT_ALERTS
 
 ABOUT = "alerts"
@@ -20,4 +20,4 @@ def alerts(facts: Facts) -> Iterator[Finding]:
         )
     if config.alerts_to and facts.sender_runs is False:
         what = "nobody is told: the process that sends does not run"
-        yield Finding("warning", ABOUT, what, f"orion alerts run --redis {facts.url}")
+        yield Finding("warning", ABOUT, what, f"orion alerts run --redis {url_as(facts, 'reader')}")

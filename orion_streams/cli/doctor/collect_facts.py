@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from orion_streams.agents import alert_file
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
@@ -83,6 +83,8 @@ class FactCollector:
             await step()
         except AuthenticationError as error:
             self.facts.refused = in_short(error)
+        except NoPermissionError as error:
+            self.facts.denied[name] = in_short(error).partition(": ")[0]
         except LogError as error:
             self.facts.failed[name] = str(error)
         except ResponseError as error:

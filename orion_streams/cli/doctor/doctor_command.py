@@ -12,6 +12,7 @@ from orion_streams.cli import grid_discovery
 from orion_streams.cli.doctor.alert_findings import alerts
 from orion_streams.cli.doctor.collect_facts import FactCollector
 from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.doctor.model_findings import models
 from orion_streams.cli.doctor.node_findings import nodes, requests
 from orion_streams.cli.doctor.routing_findings import restore, router, streams
 from orion_streams.cli.doctor.server_findings import server
@@ -19,6 +20,8 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
+from orion_streams.model.server_urls import with_user
+from orion_streams.runtime import acl
 
 STYLES: dict[Severity, str] = {"ok": GOOD, "warning": WAITING, "problem": BAD}
 
@@ -52,7 +55,8 @@ def diagnose(facts: Facts) -> Diagnosis:
     """Derive all findings, in the order in which a request passes the parts. Pure."""
     found = list(server(facts))
     if not (facts.away or facts.refused):
-        found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *requests(facts)]
+        found += [*unread(facts), *router(facts), *streams(facts), *nodes(facts), *models(facts)]
+        found += requests(facts)
     found += alerts(facts)
     ranks: list[Severity] = ["ok", "warning", "problem"]
     worst = max((ranks.index(each.severity) for each in found), default=0)
@@ -61,11 +65,13 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 def unread(facts: Facts) -> Iterator[Finding]:
     """Yield what could not be checked, and why."""
+    if facts.denied:
+        first, why = next(iter(facts.denied.items()))
+        others = f" and {len(facts.denied) - 1} more were" if len(facts.denied) > 1 else " was"
+        mend = f"orion doctor --redis {with_user(facts.url, acl.user_name(facts.config, acl.OWNER))}"
+        yield Finding("warning", "doctor", f"{first}{others} not looked at: {why}", mend)
     for name, why in facts.failed.items():
-        if "NOPERM" in why or "no permissions" in why:
-            what = f"{name} was not looked at: this user may not ({why})"
-            yield Finding("warning", "doctor", what, "ask as the grid's observer")
-        elif name in ("log", "grid", "snapshots"):
+        if name in ("log", "grid", "snapshots"):
             yield Finding("problem", "router", why, restore(facts))
         else:
             yield Finding("warning", "doctor", f"{name} was not looked at: {why}", "")

@@ -8,7 +8,9 @@ from msgspec import Struct
 
 from orion_streams.config import Config
 from orion_streams.model.commit import Guard
+from orion_streams.model.server_urls import with_user, without_user
 from orion_streams.model.state import Grid
+from orion_streams.runtime import acl
 
 Severity = Literal["ok", "warning", "problem"]
 
@@ -56,11 +58,12 @@ class Facts(Struct):
     """All facts; None, or no row, where a fact is unknown.
 
     `url`: the server's, without its password. `away`: why it does not answer; `refused`: why it rejects
-    this user; `failed`: by check, why it could not be made. `info`: INFO. `clock_off_ms`: the server's
-    clock minus this machine's. `numbers`: the guard's commit number before and after all other checks.
-    `waiting`: by input stream, the id of the oldest entry that no router has taken. `since_ms`: by node,
-    the server's time when it last backed off. `silence_ms`: time since the last logged commit. `unread`:
-    entries of streams under the prefix that nobody reads; None if this user may not look for them.
+    this user; `failed`: by check, why it could not be made; `denied`: by check, what this user may not.
+    `info`: INFO. `clock_off_ms`: the server's clock minus this machine's. `numbers`: the guard's commit
+    number before and after all other checks. `waiting`: by input stream, the id of the oldest entry that no
+    router has taken. `since_ms`: by node, the server's time when it last backed off. `silence_ms`: time
+    since the last logged commit. `unread`: entries of streams under the prefix that nobody reads; None if
+    this user may not look for them.
     `sender_runs`: whether a process on this machine sends alerts; None where that cannot be seen.
     """
 
@@ -70,6 +73,7 @@ class Facts(Struct):
     away: str = ""
     refused: str = ""
     failed: dict[str, str] = {}
+    denied: dict[str, str] = {}
     info: dict[str, Any] = {}
     server_ms: int = 0
     clock_off_ms: int | None = None
@@ -90,3 +94,21 @@ class Facts(Struct):
     ollamas: dict[str, Seen] = {}
     archive: Kept | None = None
     sender_runs: bool | None = None
+
+
+def url_as(facts: Facts, *role: str) -> str:
+    """Return the server's URL for the user of a role; as it is where the server has no users. ADMIN stands
+    for an administrator."""
+    if without_user(facts.url) == facts.url:
+        return facts.url
+    return with_user(facts.url, "ADMIN" if role == ("ADMIN",) else acl.user_name(facts.config, *role))
+
+
+def start_router(facts: Facts) -> str:
+    """Return the line that starts a router."""
+    return f"orion router --redis {url_as(facts, 'router')}"
+
+
+def start_agent(facts: Facts, node: str) -> str:
+    """Return the line that starts a node's agent, on its machine."""
+    return f"orion agent --node {node} --redis {url_as(facts, 'agent', node)}"

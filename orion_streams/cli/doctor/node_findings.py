@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from orion_streams.cli.doctor.findings import Facts, Finding, Severity
+from orion_streams.cli.doctor.findings import Facts, Finding, Severity, start_agent, url_as
 from orion_streams.decider.placement import missing_pins
 from orion_streams.gateway.view_models import NodeRow, RequestRow, node_rows, ps_rows
 from orion_streams.model.names import same_name
 from orion_streams.model.state import Grid, Node, parse_stream_id
-from orion_streams.model.text import degrees, percent, seconds
+from orion_streams.model.text import degrees, long, percent, seconds, time_of_day
 
 THROTTLED = {
     0: "under-voltage",
@@ -45,7 +45,7 @@ def nodes(facts: Facts) -> Iterator[Finding]:
 
 def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
     """Say whether a node takes work; if not, why, since when, and what brings it back."""
-    agent = f"on {row.node}: orion agent --node {row.node} --redis {facts.url}"
+    agent = f"on {row.node}: {start_agent(facts, row.node)}"
     match row.state:
         case "available" | "no_inference":
             return Finding("ok", row.node, running_well(row, node))
@@ -59,6 +59,8 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
         case "left":
             what = f"its agent was stopped, and said goodbye {seconds(row.heard_ms_ago or 0)} ago"
             return Finding("warning", row.node, what, agent)
+        case "drained" | "quiet":
+            return resting(facts, row)
         case "leaving":
             return Finding("ok", row.node, f"its agent is about to stop: {row.in_hand} in hand")
         case "hot" | "ram":
@@ -85,6 +87,16 @@ def standing(facts: Facts, row: NodeRow, node: Node) -> Finding:
             return Finding(
                 severity, row.node, what, mend.format(node=row.node, url=url_of(facts, row.node))
             )
+
+
+def resting(facts: Facts, row: NodeRow) -> Finding:
+    """Describe a node that takes nothing because somebody wants it so."""
+    if row.state == "quiet":
+        return Finding("ok", row.node, f"quiet hours until {time_of_day(row.limit)}: it takes nothing new")
+    rest = f"for {long(row.limit)}" if row.limit else "until it is resumed"
+    what = f"{row.drained_by} drained it {rest}, {seconds(row.value)} ago: {row.in_hand} in hand"
+    line = f"orion resume {row.node} --redis {url_as(facts, 'owner')}"
+    return Finding("ok", row.node, what, f"when it is to go on: {line}")
 
 
 def url_of(facts: Facts, node: str) -> str:
@@ -195,7 +207,7 @@ def pinned(grid: Grid, row: NodeRow, node: Node) -> Iterator[Finding]:
 def ollama(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     """Yield a finding if a node's Ollama does not answer from here."""
     seen = facts.ollamas.get(row.node)
-    if seen is not None and seen.error and row.state != "inventory_unknown":
+    if seen is not None and seen.error and row.state not in ("inventory_unknown", "drained"):
         what = f"its Ollama does not answer from here: {seen.error}"
         yield Finding("warning", row.node, what, f"on {row.node}: systemctl status ollama")
 
@@ -205,7 +217,7 @@ def abandoned(facts: Facts, row: NodeRow) -> Iterator[Finding]:
     group = facts.groups.get(f"work:{row.node}")
     if group is not None and group.pending and row.state in AWAY:
         what = f"{group.pending} entries of its work were read and not ended; it ends them when it starts"
-        yield Finding("warning", row.node, what, f"on {row.node}: orion agent --node {row.node}")
+        yield Finding("warning", row.node, what, f"on {row.node}: {start_agent(facts, row.node)}")
 
 
 def requests(facts: Facts) -> Iterator[Finding]:
@@ -227,7 +239,8 @@ def requests(facts: Facts) -> Iterator[Finding]:
     yield Finding("ok", "requests", what)
     if nobody:
         what = f"{len(nobody)} wait and no node takes them: {why(nobody)}"
-        yield Finding("warning", "requests", what, f"orion explain {nobody[0].client}/{nobody[0].id}")
+        mend = f"orion explain {nobody[0].client}/{nobody[0].id} --redis {facts.url}"
+        yield Finding("warning", "requests", what, mend)
     yield from crowded(grid, rows)
 
 

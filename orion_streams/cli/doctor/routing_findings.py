@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orion_streams.cli.doctor.findings import Facts, Finding
+from orion_streams.cli.doctor.findings import Facts, Finding, start_agent, start_router, url_as
 from orion_streams.cli.doctor.server_findings import cli
 from orion_streams.eventlog.archive import STEPS, shortfall
 from orion_streams.model.policy import DECIDER, UNLISTED, ClientRules
@@ -18,7 +18,7 @@ QUIET_MS = 5_000
 
 def router(facts: Facts) -> Iterator[Finding]:
     """Yield findings about the router and the log."""
-    if "guard" in facts.failed or "log" in facts.failed:
+    if not {"guard", "log"}.isdisjoint({*facts.failed, *facts.denied}):
         return
     if facts.last == 0 and facts.guard is not None and facts.guard.number:
         prefix = facts.config.prefix
@@ -27,7 +27,7 @@ def router(facts: Facts) -> Iterator[Finding]:
         return
     if facts.last == 0:
         yield Finding(
-            "problem", ABOUT, f"{facts.config.prefix}log is empty: no router has run", start(facts)
+            "problem", ABOUT, f"{facts.config.prefix}log is empty: no router has run", start_router(facts)
         )
         return
     yield from commits(facts)
@@ -35,11 +35,6 @@ def router(facts: Facts) -> Iterator[Finding]:
     yield from revision(facts)
     yield from snapshots(facts)
     yield from archive(facts)
-
-
-def start(facts: Facts) -> str:
-    """Return the line that starts a router."""
-    return f"orion router --redis {facts.url}"
 
 
 def restore(facts: Facts) -> str:
@@ -63,7 +58,7 @@ def commits(facts: Facts) -> Iterator[Finding]:
     if old and not moved:
         waits = f"{', '.join(sorted(old))} wait, the oldest entry for {seconds(max(old.values()))}"
         yield Finding(
-            "problem", ABOUT, f"nobody commits: {waits}; the last commit was {ago} ago", start(facts)
+            "problem", ABOUT, f"nobody commits: {waits}; the last commit was {ago} ago", start_router(facts)
         )
     else:
         yield Finding("ok", ABOUT, f"the log is at position {facts.last}, its last commit was {ago} ago")
@@ -99,7 +94,7 @@ def revision(facts: Facts) -> Iterator[Finding]:
     differ = different_nodes(facts)
     if ours > theirs:
         what = f"streams.toml has revision {ours}, the log {theirs}: it is not in force yet"
-        yield Finding("warning", about, what, f"restart the router with this file: {start(facts)}")
+        yield Finding("warning", about, what, f"restart the router with this file: {start_router(facts)}")
     elif ours < theirs:
         what = f"the log has revision {theirs}, streams.toml {ours}: the log's rules hold{differ}"
         yield Finding("warning", about, what, "copy the router's streams.toml to this machine")
@@ -141,7 +136,8 @@ def archive(facts: Facts) -> Iterator[Finding]:
     kept, folder = facts.archive, facts.config.retention.archive_dir
     if kept is None:
         return
-    mend = f"df -h {folder}; ls -ld {folder}; then `orion log archive {folder}`"
+    line = f"orion log archive {folder} --redis {url_as(facts, 'owner')}"
+    mend = f"df -h {folder}; ls -ld {folder}; then `{line}`"
     floor = min(facts.snapshots or (0,)) if len(facts.snapshots or ()) > 1 else 0
     if kept.error:
         yield Finding("problem", "archive", kept.error, mend)
@@ -178,7 +174,7 @@ def streams(facts: Facts) -> Iterator[Finding]:
         kind, _, client = name.partition(":")
         if kind == "parts" and stream.size > 3 * rules_of(facts, client).max_open_bytes:
             what = f"{prefix}{name} takes {stream.size // 1_000_000} MB: nobody trims it"
-            mend = f"{start(facts)}; where the server has users: orion acl --apply"
+            mend = f"{start_router(facts)}; where the server has users: {apply_acl(facts)}"
             yield Finding("warning", "streams", what, mend)
     for name, entries in sorted((facts.unread or {}).items()):
         kind, _, owner = name.partition(":")
@@ -191,7 +187,12 @@ def streams(facts: Facts) -> Iterator[Finding]:
         if group is None and facts.last:
             what = f"{prefix}{name} has no group: its agent reads nothing until a router makes it"
             # not by hand: the router also sends the work again that no agent had read
-            yield Finding("problem", "streams", what, start(facts))
+            yield Finding("problem", "streams", what, start_router(facts))
+
+
+def apply_acl(facts: Facts) -> str:
+    """Return the line that brings the server's users up to date."""
+    return f"orion acl --apply --passwords DIR --redis {url_as(facts, 'ADMIN')}"
 
 
 def rules_of(facts: Facts, client: str) -> ClientRules:
@@ -217,7 +218,7 @@ def limits(facts: Facts) -> Iterator[tuple[str, int, str]]:
             yield (
                 name,
                 2 * policy.max_open + 1000,
-                f"its client writes faster than it is answered: {start(facts)}",
+                f"its client writes faster than it is answered: {start_router(facts)}",
             )
         elif kind == "work":
-            yield name, 2 * policy.max_open + 1000, f"is its agent running? orion agent --node {name[5:]}"
+            yield name, 2 * policy.max_open + 1000, f"is its agent running? {start_agent(facts, name[5:])}"

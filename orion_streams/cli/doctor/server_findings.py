@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from orion_streams.cli.doctor.findings import Facts, Finding
-from orion_streams.model.server_urls import without_user
+from orion_streams.model.server_urls import with_user, without_user
 from orion_streams.model.text import percent, seconds
+from orion_streams.runtime import acl
 from orion_streams.runtime.server_check import weakness
 
 ABOUT = "redis"
@@ -19,7 +20,11 @@ SLOW_PING_MS, SLOW_SCRIPT_MS = 50.0, 1.0
 def server(facts: Facts) -> Iterator[Finding]:
     """Yield findings about the server."""
     if facts.refused:
-        mend = "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL"
+        user = with_user(facts.url, acl.user_name(facts.config, acl.OWNER))
+        mend = (
+            "put the password into ORION_REDIS_PASSWORD or redis.password_file, the user into the URL, "
+            f"e.g. --redis {user}"
+        )
         yield Finding("problem", ABOUT, f"Redis at {facts.url} cannot be used so: {facts.refused}", mend)
         return
     if facts.away:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
-from orion_streams.config import user_folder
 from orion_streams.demo.ollama.engine import (
     DoneReason,
     Event,
@@ -30,6 +29,7 @@ from orion_streams.demo.ollama.engine import (
     context_size,
     fitted_prompt,
 )
+from orion_streams.environment import user_folder
 from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
 

@@ -1,0 +1,185 @@
+"""Make a plan true: compare it with the machine, write what differs, run what that takes.
+
+Under another root (`--root`) files and owners are those of that folder's own /etc/passwd, and nothing
+is started: systemctl and systemd-sysusers know such folders.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from orion_streams.cli.install.plan import SYSUSERS, UNITS, VENV, File, Folder, Plan, causes
+from orion_streams.errors import ConfigError
+
+Say = Callable[[str], None]
+BOOTED = Path("/run/systemd/system")
+"""There where systemd runs the machine (sd_booted(3))."""
+COMMAND_S = 900
+
+
+class Changes(Struct):
+    """What was done, or would be with --dry-run: files and commands, in order."""
+
+    files: list[str]
+    commands: list[list[str]]
+
+
+class Target:
+    """The machine, or a folder that stands for one. `dry`: nothing is changed."""
+
+    def __init__(self, root: str, dry: bool, say: Say) -> None:
+        self.root, self.dry, self.say = Path(root or "/"), dry, say
+        self.is_machine = self.root == Path("/")
+        self.changes = Changes([], [])
+
+    def path(self, of: str) -> Path:
+        """Return where a path of the plan is."""
+        return self.root / of.lstrip("/")
+
+    def read(self, of: str) -> str:
+        """Return the text of a file; "" if there is none."""
+        try:
+            return self.path(of).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigError(f"{self.path(of)}: cannot be read: {error.strerror or error}") from error
+
+    def run(self, *words: str) -> None:
+        """Run a command. Raises ConfigError with its last line if it fails."""
+        self.changes.commands.append(list(words))
+        self.say(f"run      {' '.join(words)}")
+        if self.dry:
+            return
+        try:
+            done = subprocess.run(  # noqa: S603 - the words are ours
+                words, capture_output=True, text=True, timeout=COMMAND_S, check=False, umask=0o022
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigError(f"{' '.join(words)}: {error}") from error
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+            raise ConfigError(f"{' '.join(words)}: {said or f'exit code {done.returncode}'}")
+
+    def folder(self, wanted: Folder) -> bool:
+        """Make a folder, with mode and owner. Return whether that changed anything."""
+        path = self.path(wanted.path)
+        if path.is_dir() and self._is_as(path, wanted.mode, wanted.owner):
+            return False
+        self._tell(f"folder   {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
+        if not self.dry:
+            path.mkdir(mode=wanted.mode, parents=True, exist_ok=True)
+            self._own(path, wanted.mode, wanted.owner)
+        return True
+
+    def file(self, wanted: File) -> bool:
+        """Write a file whole or not at all, with mode and owner. Return whether that changed anything."""
+        path = self.path(wanted.path)
+        same = path.is_file() and self.read(wanted.path) == wanted.text
+        if same and self._is_as(path, wanted.mode, wanted.owner):
+            return False
+        self._tell(f"file     {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
+        if self.dry:
+            if not wanted.secret:
+                self.say("".join(f"    {line}\n" for line in wanted.text.splitlines()).rstrip("\n"))
+            return True
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new")
+        with suppress(FileNotFoundError):
+            fresh.unlink()
+        opened = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(opened, "w", encoding="utf-8") as out:
+            out.write(wanted.text)
+            out.flush()
+            os.fsync(out.fileno())
+        self._own(fresh, wanted.mode, wanted.owner)
+        fresh.replace(path)
+        return True
+
+    def _tell(self, line: str, path: str) -> None:
+        self.changes.files.append(path)
+        self.say(line)
+
+    def _is_as(self, path: Path, mode: int, owner: str) -> bool:
+        seen = path.stat()
+        return seen.st_mode & 0o7777 == mode and seen.st_uid == self._ids(owner)[0]
+
+    def _own(self, path: Path, mode: int, owner: str) -> None:
+        os.chown(path, *self._ids(owner))
+        path.chmod(mode)
+
+    def _ids(self, owner: str) -> tuple[int, int]:
+        """Return the ids of a user of that root; those of nobody for one that does not exist yet."""
+        if owner == "root":
+            return 0, 0
+        for line in self.read("/etc/passwd").splitlines():
+            fields = line.split(":")
+            if fields[0] == owner:
+                return int(fields[2]), int(fields[3])
+        return -1, -1
+
+
+def apply(plan: Plan, target: Target, venv_changed: bool) -> Changes:
+    """Make the plan true, and start what it changed."""
+    by_path = {each.path: each for each in plan.files}
+    users = by_path.pop(SYSUSERS)
+    names = [each.name for each in plan.services]
+    missing = [name for name in names if target._ids(name) == (-1, -1)]
+    target.folder(Folder("/etc/sysusers.d", 0o755))
+    if target.file(merged(users, target)) or missing:
+        target.run("systemd-sysusers", *root_option(target), str(target.path(SYSUSERS)))
+    for folder in plan.folders:
+        target.folder(folder)
+    changed = {path for path, file in by_path.items() if target.file(file)}
+    start(plan, target, changed, venv_changed)
+    return target.changes
+
+
+def merged(users: File, target: Target) -> File:
+    """Keep the users of roles that were installed before."""
+    before = target.read(SYSUSERS).splitlines()
+    lines = sorted({*before, *users.text.splitlines()})
+    return File(users.path, "".join(f"{line}\n" for line in lines))
+
+
+def start(plan: Plan, target: Target, changed: set[str], venv_changed: bool) -> None:
+    """Enable the services, and restart those of which anything changed; start the others if they do not
+    run."""
+    units = {each.unit: f"{UNITS}/{each.unit}" for each in plan.services}
+    if target.is_machine and any(path in changed for path in units.values()):
+        target.run("systemctl", "daemon-reload")
+    wants = target.path(f"{UNITS}/multi-user.target.wants")
+    if fresh := [unit for unit in units if not (wants / unit).is_symlink()]:
+        target.run("systemctl", *root_option(target), "enable", *fresh)
+    if not target.is_machine:
+        return
+    again = [
+        each.unit
+        for each in plan.services
+        if changed & causes(each) or (venv_changed and each.command[0].startswith(VENV))
+    ]
+    idle = [unit for unit in units if unit not in again and not is_active(unit)]
+    if again:
+        target.run("systemctl", "restart", "--no-block", *again)
+    if idle:
+        target.run("systemctl", "start", "--no-block", *idle)
+
+
+def root_option(target: Target) -> Sequence[str]:
+    """Return the option by which systemd's tools work in a folder."""
+    return () if target.is_machine else (f"--root={target.root}",)
+
+
+def is_active(unit: str) -> bool:
+    """Whether a unit runs or starts."""
+    words = ("systemctl", "is-active", "--quiet", unit)
+    try:
+        return subprocess.run(words, check=False, timeout=30, capture_output=True).returncode == 0  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return False

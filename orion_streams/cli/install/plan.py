@@ -1,0 +1,196 @@
+"""What an installation consists of: users, folders, files, services. Pure: a wish in, a plan out.
+
+`apply` compares a plan with the machine and makes the difference true, so doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, structs
+
+from orion_streams.cli.install import units
+from orion_streams.cli.install.server_files import ADMIN, STATE, ServerWish, acl_file, server_conf
+from orion_streams.cli.install.units import Service
+from orion_streams.config import ALERTS_FILE, INSTALLED_TOML, KEYS_FILE, Config
+from orion_streams.errors import ConfigError
+from orion_streams.model import server_urls
+from orion_streams.runtime import acl
+from orion_streams.runtime.acl import User
+
+ROLES = ("server", "router", "agent", "gateway", "alerts")
+HOME, VENV, PASSWORDS, TLS = "/etc/orion", "/opt/orion/venv", "/etc/orion/passwords", "/etc/orion/tls"
+ORION = f"{VENV}/bin/orion"
+UNITS, SYSUSERS = "/etc/systemd/system", "/etc/sysusers.d/orion.conf"
+DEVICES = ("/dev/vcio", "/dev/vchiq")
+"""What vcgencmd asks the firmware of a Raspberry Pi through, newer and older."""
+
+
+class Wish(Struct, frozen=True):
+    """What was asked for, with the facts that decide how. `toml`: the text of streams.toml; `hashes`: of
+    the passwords by user (the server's machine has all); `users_before`: the server's file of users as it
+    is; `certificates`: texts of server.pem, server.key and ca.pem by name; `has_ca`: with a ca.pem."""
+
+    roles: tuple[str, ...]
+    config: Config
+    toml: str
+    node: str
+    url: str
+    valkey: str = ""
+    server: ServerWish | None = None
+    hashes: Mapping[str, str] = {}
+    users_before: str = ""
+    certificates: Mapping[str, str] = {}
+    has_ca: bool = False
+    has_video_group: bool = False
+
+
+class Folder(Struct, frozen=True):
+    """A folder, with its mode and owner."""
+
+    path: str
+    mode: int
+    owner: str = "root"
+
+
+class File(Struct, frozen=True):
+    """A file, with its mode and owner. `secret`: its text is not shown."""
+
+    path: str
+    text: str
+    mode: int = 0o644
+    owner: str = "root"
+    secret: bool = False
+
+
+class Plan(Struct, frozen=True):
+    """All of it, in the order in which it is made."""
+
+    folders: tuple[Folder, ...]
+    files: tuple[File, ...]
+    services: tuple[Service, ...]
+
+
+def plan_of(wish: Wish) -> Plan:
+    """Return the plan of a wish."""
+    services = tuple(service_of(wish, role) for role in ROLES if role in wish.roles)
+    folders = [
+        Folder(HOME, 0o755),
+        Folder(PASSWORDS, 0o700),
+        *(Folder(f"/var/lib/{each.name}", 0o700, each.name) for each in services),
+    ]
+    files = [
+        File(SYSUSERS, units.sysusers(tuple(each.name for each in services))),
+        File(str(INSTALLED_TOML), wish.toml),
+        *(File(f"{UNITS}/{each.unit}", units.text_of(each)) for each in services),
+    ]
+    if wish.server is not None:
+        text = acl_file(acl.users(wish.config), wish.hashes, wish.users_before)
+        files.append(File(f"{HOME}/server.conf", server_conf(wish.server)))
+        files.append(File(f"{STATE}/users.acl", text, 0o600, "orion-server", secret=True))
+    if wish.certificates:
+        folders.append(Folder(TLS, 0o755))
+        for name, text in sorted(wish.certificates.items()):
+            is_key = name.endswith(".key")
+            files.append(File(f"{TLS}/{name}", text, 0o600 if is_key else 0o644, secret=is_key))
+    return Plan(tuple(folders), tuple(files), services)
+
+
+def service_of(wish: Wish, role: str) -> Service:
+    """Return the service of a role."""
+    config, options = wish.config, ("--config", str(INSTALLED_TOML))
+    match role:
+        case "server":
+            return server_service(wish)
+        case "agent":
+            return agent_service(wish, (ORION, "agent", "--node", wish.node, *options))
+        case "router":
+            words, user = (ORION, "router", *options), acl.router(config)
+            archive = config.retention.archive_dir
+            return role_service(wish, role, words, user, (archive,) if archive else ())
+        case "gateway":
+            words, user = (ORION, "gateway", *options), acl.gateway(config)
+            return role_service(wish, role, words, user, outside(config.gateway.keys_file, KEYS_FILE))
+        case _:
+            alerts = (ORION, "alerts", "run", *options)
+            own = outside(config.alerts_file, ALERTS_FILE)
+            return role_service(wish, role, alerts, acl.reader(config), own)
+
+
+def outside(own: str, usual: str) -> tuple[str, ...]:
+    """Return the folder of a file that streams.toml puts elsewhere than usual."""
+    return (own.rpartition("/")[0],) if own and own != usual else ()
+
+
+def server_service(wish: Wish) -> Service:
+    """Return the service of the house's Valkey. Its key is shown to it by systemd, and to nobody else."""
+    with_key = ("--tls-key-file", "%d/server.key") if wish.server and wish.server.tls else ()
+    return Service(
+        "orion-server",
+        "orion-streams: the house's Valkey",
+        (wish.valkey, f"{HOME}/server.conf", *with_key),
+        notifies=False,
+        stop_s=120,
+        credentials=(("server.key", f"{TLS}/server.key"),) if with_key else (),
+        open_files=10_032,
+    )
+
+
+def agent_service(wish: Wish, words: tuple[str, ...]) -> Service:
+    """Return the service of a node's agent: it sees the processes of Ollama, and what vcgencmd needs."""
+    return structs.replace(
+        role_service(wish, "agent", words, acl.agent(wish.config, wish.node)),
+        what=f"orion-streams: agent of {wish.node}",
+        sees_processes=True,
+        devices=DEVICES,
+        groups=("video",) if wish.has_video_group else (),
+        stop_s=wish.config.limits.drain_ms // 1000 + 20,
+    )
+
+
+def role_service(
+    wish: Wish, role: str, words: tuple[str, ...], user: User, writable: tuple[str, ...] = ()
+) -> Service:
+    """Return the service of a role, which connects as its user if there is a password for it."""
+    known = user.name in wish.hashes
+    url = with_user(wish.url, user.name) if known else wish.url
+    if wish.has_ca and server_urls.scheme_of(url) in server_urls.TLS:
+        url = server_urls.with_tls(url, f"{TLS}/ca.pem", "", "")
+    return Service(
+        f"orion-{role}",
+        f"orion-streams: {role}",
+        words,
+        environment=(("ORION_REDIS_URL", url), ("PYTHONDONTWRITEBYTECODE", "1")),
+        credentials=(("redis-password", f"{PASSWORDS}/{user.name}"),) if known else (),
+        writable=writable,
+    )
+
+
+def with_user(url: str, user: str) -> str:
+    """Return a URL with this user instead of its own."""
+    scheme, _, place = server_urls.without_user(url).partition("://")
+    return f"{scheme}://{user}@{place}"
+
+
+def causes(service: Service) -> set[str]:
+    """Return the files whose change takes a restart of a service."""
+    own = {f"{UNITS}/{service.unit}", f"{TLS}/ca.pem"}
+    if service.name == "orion-server":
+        return own | {f"{HOME}/server.conf", f"{STATE}/users.acl", f"{TLS}/server.pem", f"{TLS}/server.key"}
+    return own | {str(INSTALLED_TOML)}
+
+
+def chosen_roles(words: str) -> tuple[str, ...]:
+    """Return the roles of a list with commas, in the order of ROLES. Raises ConfigError."""
+    said = [each.strip() for each in words.split(",") if each.strip()]
+    for each in said:
+        if each not in ROLES:
+            raise ConfigError(f"--role: expected some of {', '.join(ROLES)}, got {each[:40]!r}")
+    if not said:
+        raise ConfigError(f"--role: expected some of {', '.join(ROLES)}")
+    return tuple(each for each in ROLES if each in said)
+
+
+def passwords_of(config: Config) -> tuple[str, ...]:
+    """Return the users that the server's machine has passwords for."""
+    return (*(user.name for user in acl.users(config)), ADMIN)

@@ -1,0 +1,134 @@
+"""The text of a starter streams.toml. Pure: facts in, text out."""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import Struct
+
+from orion_streams.cli.install.machine import Machine
+from orion_streams.model.policy import ROBOT
+
+BIG_MB, LEAST_MB = 12_000, 1_500
+"""From BIG_MB on a machine is for the first tier; below LEAST_MB no model fits beside the system."""
+
+
+CLIENTS = ("brain", "gateway", "cli")
+
+
+class NodeWish(Struct, frozen=True):
+    """A node as it will stand in the file. `router`: `orion up` runs the router there."""
+
+    name: str
+    ram_mb: int
+    inference: bool
+    ollama: str
+    router: bool = False
+    temperature_sensor: bool = True
+    slots: int = 1
+    max_models: int = 3
+
+
+class Wishes(Struct, frozen=True):
+    """What the file says beside the defaults."""
+
+    nodes: tuple[NodeWish, ...]
+    clients: tuple[str, ...] = CLIENTS
+    redis_url: str = ""
+    listen: str = "127.0.0.1:11435"
+
+
+def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
+    """Return this machine as a node. Unless told, it runs inference if it has Ollama and memory for a
+    model, and is not the robot."""
+    able = not machine.ollama.fault and machine.ram_mb >= LEAST_MB and name != ROBOT
+    runs = able if inference is None else inference
+    return NodeWish(
+        name,
+        machine.ram_mb,
+        runs,
+        machine.ollama.url if runs else "",
+        temperature_sensor=machine.temp_mc is not None,
+        slots=machine.ollama.slots or 1,
+        max_models=machine.ollama.max_models or 3,
+    )
+
+
+def starter(wishes: Wishes) -> str:
+    """Return the text of the file."""
+    alone = sum(node.inference for node in wishes.nodes) == 1
+    clients = "\n".join(f"[clients.{key(name)}]\n" for name in wishes.clients)
+    nodes = "\n".join(node_table(node, alone=alone) for node in wishes.nodes)
+    url = (
+        "# whom all machines meet"
+        if wishes.redis_url
+        else "# empty: a server of `orion up`, for this machine alone"
+    )
+    return (
+        "# orion-streams, a starter: what is not here has its default (docs/CONFIGURATION.md).\n"
+        "# A change of [policy] or of a node's rules takes effect when `revision` is raised.\n"
+        "revision = 1\n"
+        f"\n[redis]\nurl = {json.dumps(wishes.redis_url)}  {url}\n"
+        f"\n# who may ask; `gateway` and `cli` are the grid's own\n{clients}"
+        "\n[gateway]  # what speaks Ollama's or OpenAI's API asks here\n"
+        f"listen = {json.dumps(wishes.listen)}\n"
+        f"\n{nodes}"
+    )
+
+
+def with_server(text: str, url: str, password_file: str) -> str:
+    """Return a streams.toml whose [redis] names this server and the file of the password for it: what stood
+    there of the two is replaced, all else stays."""
+    own = [f"url = {json.dumps(url)}", f"password_file = {json.dumps(password_file)}"]
+    kept: list[str] = []
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            table = line.partition("]")[0] + "]"
+        is_old = table == "[redis]" and line.partition("=")[0].strip() in ("url", "password_file")
+        kept += [] if is_old else [line]
+        if line.startswith("[redis]"):
+            kept += own
+    head = [] if "[redis]" in [line.partition("]")[0] + "]" for line in kept] else ["", "[redis]", *own]
+    return "".join(f"{line}\n" for line in (*kept, *head))
+
+
+def node_table(node: NodeWish, *, alone: bool) -> str:
+    """Return the table of one node. `alone`: no other node runs inference, so it is for both tiers."""
+    head = f"[nodes.{key(node.name)}]\nram_mb = {node.ram_mb}\n"
+    if not node.temperature_sensor:
+        head += "temperature_sensor = false  # none was found: nobody sees it get hot\n"
+    if not node.inference:
+        return f'{head}inference = false         # reports health, never gets a request\nollama = ""\n'
+    tiers = [1, 2] if alone else [1] if node.ram_mb >= BIG_MB else [2]
+    return (
+        head
+        + ("router = true             # `orion up` runs the router here\n" if node.router else "")
+        + f"tiers = {tiers}\n"
+        + f"slots = {node.slots}                 # runs at a time: its OLLAMA_NUM_PARALLEL\n"
+        + f"max_models = {node.max_models}            # in memory at a time: its OLLAMA_MAX_LOADED_MODELS\n"
+        + f"ollama = {json.dumps(node.ollama)}\n"
+    )
+
+
+def key(name: str) -> str:
+    """Return a name as a key of TOML; whether it is a good one is judged later."""
+    bare = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+    return name if bare else json.dumps(name, ensure_ascii=False)
+
+
+def told(machine: Machine) -> list[str]:
+    """Say what was found, a line each."""
+    ollama = machine.ollama
+    count = len(ollama.models)
+    names = f": {', '.join(ollama.models[:6])}{' …' if count > 6 else ''}" if count else ""
+    temperature = (
+        f"{machine.temp_mc // 1000} °C, {machine.sensor}" if machine.temp_mc is not None else machine.sensor
+    )
+    return [
+        f"machine   {machine.name}, {machine.ram_mb} MB of memory",
+        f"sensor    {temperature}",
+        f"Ollama    {ollama.version} at {ollama.url}, {count} model{'' if count == 1 else 's'}{names}"
+        if not ollama.fault
+        else f"Ollama    none at {ollama.url}: {ollama.fault}",
+    ]

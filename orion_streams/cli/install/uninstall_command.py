@@ -1,0 +1,72 @@
+"""`orion uninstall`: take the services away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from msgspec import Struct
+
+from orion_streams.cli.install.apply import Changes, Target, root_option
+from orion_streams.cli.install.plan import HOME, ROLES, SYSUSERS, UNITS, VENV
+from orion_streams.cli.outcome import tell, write, write_json
+from orion_streams.environment import command
+from orion_streams.errors import EXIT_OK, ConfigError
+
+
+class Removed(Struct, frozen=True):
+    """What was taken away, and what is still there."""
+
+    changes: Changes
+    kept: list[str]
+
+
+def run(*, purge: bool, dry: bool, root: str, as_json: bool) -> int:
+    """Stop and remove the services and the venv; data and configuration only with `purge`. Raises
+    ConfigError."""
+    if not dry and os.geteuid() != 0:
+        raise ConfigError(
+            f"this removes what root made: sudo {command()} uninstall (look first: --dry-run)"
+        )
+    say = tell if as_json else write
+    target = Target(root, dry, say)
+    units = installed(target)
+    if units and target.is_machine:
+        target.run("systemctl", "disable", "--now", *units)
+    elif units:
+        target.run("systemctl", *root_option(target), "disable", *units)
+    data = [HOME, *(f"/var/lib/orion-{role}" for role in ROLES)]
+    gone = [*(f"{UNITS}/{unit}" for unit in units), SYSUSERS, VENV, *(data if purge else ())]
+    for path in gone:
+        remove(target, path)
+    if units and target.is_machine:
+        target.run("systemctl", "daemon-reload")
+    kept = [path for path in data if path not in gone and target.path(path).exists()]
+    if as_json:
+        write_json(Removed(target.changes, kept))
+    else:
+        write("" if target.changes.files else "nothing of it was installed")
+        if kept:
+            write(f"kept: {', '.join(kept)} (--purge removes them, with all keys, passwords and the log)")
+    return EXIT_OK
+
+
+def installed(target: Target) -> list[str]:
+    """List the units that are there."""
+    names = (f"orion-{role}.service" for role in ROLES)
+    return [unit for unit in names if target.path(f"{UNITS}/{unit}").is_file()]
+
+
+def remove(target: Target, of: str) -> None:
+    """Remove a file or folder, if it is there."""
+    path = target.path(of)
+    if not path.exists():
+        return
+    target.changes.files.append(of)
+    target.say(f"remove   {of}")
+    if target.dry:
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,1 @@
+"""A machine becomes a part of the house."""
