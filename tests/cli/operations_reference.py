@@ -15,12 +15,12 @@ from typing import get_args
 from msgspec.structs import replace
 
 from orion_streams.cli.doctor.doctor_command import diagnose
-from orion_streams.cli.doctor.findings import Facts, Finding, Group
+from orion_streams.cli.doctor.findings import Facts, Finding, Group, Kept, Severity
 from orion_streams.config import parse
 from orion_streams.model.alert_rules import Kind
-from tests.cli.doctor_facts import fact, gone, healthy
+from tests.cli.doctor_facts import fact, gone, healthy, rules, state
 from tests.cli.test_doctor_findings import FAULTS, P, W
-from tests.grids import AT_MS
+from tests.grids import AT_MS, DISK, LIBRARY, MODEL
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "OPERATIONS.md"
 OPENING = """\
@@ -31,8 +31,9 @@ OPENING = """\
 
 `orion doctor` looks at everything and says what is wrong, each with the line that mends it; it writes
 nothing. Names (`pi`, `brain`, `g:`) and figures below are an example's. A **problem** stops something, a
-*warning* may become one.
+*warning* may become one; what is ok and yet worth a word stands last.
 """
+WEIGHTS: dict[Severity, str] = {"problem": "**problem**", "warning": "*warning*", "ok": "ok"}
 KINDS: tuple[str, ...] = get_args(get_args(Kind)[0])
 
 
@@ -53,6 +54,19 @@ def of_alerts(text: str, **facts: bool) -> Callable[[Facts], None]:
     return change
 
 
+def in_quiet_hours(facts: Facts) -> None:
+    """At eleven in the evening a node whose fans are loud takes nothing."""
+    rules(server_ms=23 * 3_600_000)(facts)
+    assert facts.grid is not None
+    before = facts.grid.nodes["pi"]
+    facts.grid.nodes["pi"] = replace(before, rules=replace(before.rules, quiet="22:00-07:00"))
+
+
+def only_on_pi(count: int) -> Callable[[Facts], None]:
+    """So many models of which the other node has none."""
+    return state(installed={**DISK, **{f"m{number}:1b": LIBRARY[MODEL] for number in range(count)}})
+
+
 def failed(**why: str) -> Callable[[Facts], None]:
     """Checks that could not be made."""
     return fact(failed=why)
@@ -63,7 +77,9 @@ CASES = {
 } | {
     "away": (fact(away="refused"), P, "redis", "does not answer"),
     "refused": (fact(refused="WRONGPASS"), P, "redis", "cannot be used so"),
-    "forbidden": (failed(TIME="NOPERM no permissions"), W, "doctor", "this user may not"),
+    "forbidden": (
+        fact(denied={"TIME": "user x may not run TIME"}), W, "doctor", "TIME was not looked at: user x",
+    ),
     "damaged": (failed(log="the log has a gap: after 3 comes 5"), P, "router", "gap"),
     "abandoned": (abandoned, W, "pi", "read and not ended"),
     "to nobody": (of_alerts('[[alerts]]\nname = "a"\nkind = "hot"\n'), W, "alerts", "and nobody is told"),
@@ -72,6 +88,13 @@ CASES = {
         "the process that sends",
     ),
     "unseen": (failed(clients="timed out"), W, "doctor", "was not looked at: timed out"),
+    "not read yet": (state(heard_ms=AT_MS - 9_000), "ok", "pi", "no router has read it yet"),
+    "quiet": (in_quiet_hours, "ok", "pi", "quiet hours until 07:00"),
+    "capped before": (state(throttled=0b10 << 16), "ok", "pi", "since its boot it was slowed down"),
+    "remote": (state(remote=("big:cloud",)), "ok", "pi", "never asked, since they run outside"),
+    "kept elsewhere": (fact(archive=Kept(False)), "ok", "archive", "it is the router's"),
+    "on one node": (only_on_pi(1), "ok", "models", "is on one node only: ollama pull"),
+    "many on one node": (only_on_pi(9), "ok", "models", "more are on one node only"),
 }  # fmt: skip
 MEANS = {
     "old": "It lacks what the log needs of a server.",
@@ -144,6 +167,15 @@ MEANS = {
     "to nobody": "Rules without a target.",
     "no sender": "The process that tells people has ended.",
     "unseen": "The rest was looked at all the same.",
+    "drained": "It takes nothing new and stays away until then; nobody is alerted.",
+    "drained and away": "It may be off, too: the absence is planned.",
+    "not read yet": "The node is well; a router was asleep, or is busy.",
+    "quiet": "Its fans rest; what it had begun it has ended.",
+    "capped before": "It is over; it may come again.",
+    "remote": "Models whose name sends prompts to somebody's servers.",
+    "kept elsewhere": "Whether it is complete can be seen there only.",
+    "on one node": "When that node is away, nobody answers for the model.",
+    "many on one node": "The same; five are named.",
 }
 ALERTS = {
     "hot": (
@@ -189,11 +221,10 @@ def cell(text: str) -> str:
 
 def rows() -> Iterator[str]:
     """Yield a row for each finding."""
-    for name in CASES:
-        found = finding_of(name)
-        if found.severity == "ok":
-            continue
-        weight = f"**{found.severity}**" if found.severity == "problem" else f"*{found.severity}*"
+    for found, name in sorted(
+        ((finding_of(name), name) for name in CASES), key=lambda each: each[0].severity == "ok"
+    ):
+        weight = WEIGHTS[found.severity]
         mend = f"`` {cell(found.mend)} ``" if found.mend else "nothing"
         yield f"| {weight} {found.about} | {cell(found.what)} | {MEANS[name]} | {mend} |\n"
 

@@ -13,6 +13,7 @@ import pytest
 
 from orion_streams.cli import doctor
 from orion_streams.cli.doctor.doctor_command import diagnose
+from orion_streams.cli.doctor.node_findings import OTHERS, THROTTLED
 from tests.cli.doctor_facts import healthy
 from tests.cli.operations_reference import ALERTS, CASES, DOCUMENT, KINDS, MEANS, document, finding_of
 
@@ -34,13 +35,11 @@ def test_each_finding_and_each_alert_is_explained() -> None:
 
 
 def places() -> Iterator[Place]:
-    """Where the doctor's code makes a finding that is not always "ok"."""
+    """Where the doctor's code makes a finding."""
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
-                first = node.args[0]
-                if not (isinstance(first, ast.Constant) and first.value == "ok"):
-                    yield path.name, node.lineno
+                yield path.name, node.lineno
 
 
 def reached(cases: list[str]) -> set[Place]:
@@ -71,7 +70,14 @@ def test_no_finding_is_missing() -> None:
     assert sorted(set(places()) - reached(list(CASES))) == []
 
 
-@pytest.mark.parametrize("left_out", ["away", "bgsave", "crowded", "no sender"])
+def test_each_fault_of_a_table_is_there() -> None:
+    """Those that the code has as rows and bits, not as places of their own."""
+    said = " ".join(finding_of(name).what for name in CASES)
+    assert [what for what, _ in OTHERS.values() if what not in said] == []
+    assert [what for what in THROTTLED.values() if what not in said] == []
+
+
+@pytest.mark.parametrize("left_out", ["away", "bgsave", "crowded", "no sender", "quiet"])
 def test_a_finding_that_is_missing_would_be_seen(left_out: str) -> None:
     """Control: without its case, its place is not reached."""
     assert set(places()) - reached([name for name in CASES if name != left_out]) != set()
