@@ -1,23 +1,27 @@
 """The shell blocks of a document, and what they say: pure.
 
-A block is what stands indented by four, or in a fence for a shell. It is one of commands if its first word
-is a program of PROGRAMS. What cannot be run by a test is tagged by a line before it, which no reader sees:
+A block is what stands in a fence for a shell, or indented by four if its first word is a program of
+PROGRAMS. What cannot be run by a test is tagged by a line before it, which no reader sees:
 
     <!-- only parsed: REASON -->
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
-PROGRAMS = ("orion", "curl", "git", "sudo", "redis-cli", "pip", "docker", "export")
+PROGRAMS = (
+    "orion", "curl", "cp", "git", "sudo", "redis-cli", "pip", "docker", "export", "cd", "ssh", "scp", "tar",
+    "systemctl", "journalctl", "ollama", "python3", "apt",
+)  # fmt: skip
 SHELLS = ("```sh", "```bash", "```console")
 TAG = re.compile(r"<!-- only parsed: (\S.*\S) -->")
-BESIDE = " · "
+BETWEEN = ("·", "&&", ";")
 """Between commands that stand in one line."""
 
 
@@ -30,9 +34,10 @@ class Command(Struct, frozen=True):
     reason: str = ""
 
     @property
-    def is_ours(self) -> bool:
-        """Whether it is one of `orion`'s."""
-        return self.words[0] == "orion"
+    def ours(self) -> tuple[str, ...]:
+        """The words after `orion`, if it is one of orion's commands, as root or not."""
+        words = self.words[1:] if self.words[0] == "sudo" else self.words
+        return words[1:] if words[:1] == ("orion",) else ()
 
     def __str__(self) -> str:
         """Return where it stands and what it is, for the name of a test."""
@@ -42,44 +47,40 @@ class Command(Struct, frozen=True):
 def commands_in(document: str, text: str) -> list[Command]:
     """Return the commands of all shell blocks. Raises ValueError that names the line of one that no shell
     could read."""
-    found: list[Command] = []
-    for first, reason, lines in blocks_in(text):
-        program = lines[0].removeprefix("./").split(" ")[0]
-        if program in PROGRAMS:
-            for number, line in joined(first, lines):
-                found += commands_of(document, number, line, reason)
-    return found
+    return [
+        command
+        for first, reason, lines in blocks_in(text)
+        for number, line in joined(first, lines)
+        for command in commands_of(document, number, line, reason)
+    ]
 
 
 def blocks_in(text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the blocks of code: the number of the first line, the reason of its tag, the lines."""
-    lines, number, tag = text.splitlines(), 0, ""
-    before = ""
+    """Yield the blocks of commands: the number of the first line, the reason of its tag, the lines."""
+    lines, number, tag, before = text.splitlines(), 0, "", ""
     while number < len(lines):
         line = lines[number]
-        begin = number
         if line.startswith("```"):
-            body = number + 1
-            while (number := number + 1) < len(lines) and not lines[number].startswith("```"):
-                pass
-            number += 1
-            if line.strip() in SHELLS and body < number - 1:
-                yield body + 1, tag, lines[body : number - 1]
-            tag = ""
-        elif line.startswith("    ") and line.strip() and not before.strip():
-            while number < len(lines) and (lines[number].startswith("    ") or not lines[number].strip()):
-                number += 1
-            yield begin + 1, tag, [each[4:] for each in lines[begin:number]]
-            tag = ""
+            end = end_of(lines, number + 1, lambda each: not each.startswith("```"))
+            if line.strip() in SHELLS and end > number + 1:
+                yield number + 2, tag, lines[number + 1 : end]
+            number, tag, before = end + 1, "", ""
+        elif line.startswith("    ") and line.strip() and not before:
+            end = end_of(lines, number, lambda each: each.startswith("    ") or not each.strip())
+            block = [each[4:] for each in lines[number:end]]
+            if block[0].removeprefix("./").split(" ")[0] in PROGRAMS:
+                yield number + 1, tag, block
+            number, tag = end, ""
         else:
-            if (tagged := TAG.fullmatch(line.strip())) is not None:
-                tag = tagged[1]
-            elif line.strip():
-                tag = ""
-            number += 1
-        before = lines[number - 1]
-        if TAG.fullmatch(before.strip()):
-            before = ""
+            tagged = TAG.fullmatch(line.strip())
+            if line.strip():
+                tag = tagged[1] if tagged is not None else ""
+            number, before = number + 1, "" if tagged is not None else line.strip()
+
+
+def end_of(lines: Sequence[str], begin: int, goes_on: Callable[[str], bool]) -> int:
+    """Return the number of the first line from `begin` with which a block does not go on."""
+    return next((n for n in range(begin, len(lines)) if not goes_on(lines[n])), len(lines))
 
 
 def joined(first: int, lines: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -98,10 +99,12 @@ def joined(first: int, lines: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 def commands_of(document: str, number: int, line: str, reason: str) -> Iterator[Command]:
     """Yield the commands of a line."""
-    for part in line.split(BESIDE):
-        try:
-            words = shlex.split(part, comments=True)
-        except ValueError as error:
-            raise ValueError(f"{document}:{number}: {error}: {part}") from error
-        if words:
-            yield Command(document, number, (words[0].removeprefix("./"), *words[1:]), reason)
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+    lexer.whitespace_split = True
+    try:
+        found = [each.removeprefix("./") for each in lexer]
+    except ValueError as error:
+        raise ValueError(f"{document}:{number}: {error}: {line}") from error
+    for is_between, words in itertools.groupby(found, BETWEEN.__contains__):
+        if not is_between:
+            yield Command(document, number, tuple(words), reason)
