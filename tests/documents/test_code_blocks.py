@@ -59,7 +59,12 @@ def commands() -> list[Command]:
 
 
 COMMANDS = commands()
-TO_RUN = list({each.words: each for each in reversed(COMMANDS) if not each.reason}.values())[::-1]
+TO_RUN = [
+    each
+    for number, each in enumerate(COMMANDS)
+    if not each.reason
+    and each.words not in [other.words for other in COMMANDS[:number] if not other.reason]
+]
 """Each once, however often it stands there."""
 
 
