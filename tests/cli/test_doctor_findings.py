@@ -164,7 +164,9 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "no temperature reading, so it takes nothing: cpu-thermal gives 92", "sensor = false",
     ),
     "named sensor": (state(sensor="cpu-thermal (thermal_zone0)"), "ok", "pi", " by cpu-thermal", ""),
-    "voltage": (state(throttled=0b101), W, "pi", "now: under-voltage, throttled", "power supply"),
+    "voltage": (
+        state(throttled=0b1101), W, "pi", "now: under-voltage, throttled, at the soft", "power supply",
+    ),
     "capped": (state(throttled=0b10), W, "pi", "frequency is capped", "cooling"),
     "unreachable": (
         fact(ollamas={"pi": Seen(error="refused")}), W, "pi", "from here: refused", "systemctl",
