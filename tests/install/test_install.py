@@ -138,6 +138,19 @@ def test_people_find_the_server_that_is_installed(root: Path) -> None:
     assert config.redis.url == "redis://orion-master:6379/0"
 
 
+@pytest.mark.parametrize(
+    ("clients", "warned"),
+    [("", True), ("[clients.owner]", True), ("[clients.owner]\noperator = true", False)],
+)
+def test_a_house_whose_owner_may_not_ask_is_told(root: Path, clients: str, warned: bool) -> None:
+    """On the machine of the server, as by `orion acl`; the others have no owner."""
+    (root.parent / "streams.toml").write_text(f"[nodes.orion-master]\n{clients}\n")
+    line = "add [clients.owner] with operator = true"
+    assert (line in orion(root, *WORDS, "--dry-run")[2]) == warned
+    role = ("install", "--role", "router", "--redis", "redis://h", "--dry-run")
+    assert line not in orion(root, *role)[2]
+
+
 def test_a_dry_run_shows_every_file_and_changes_nothing(root: Path) -> None:
     """Nor does it need root."""
     before = contents(root)

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from orion_streams import config as configuration
-from orion_streams.cli.acl_command import password
+from orion_streams.cli.acl_command import check_owner, password
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install import venv
 from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
@@ -144,6 +144,7 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     valkey = valkey_path(options.valkey, tls) if serves else ""
     if serves:
         check_data(valkey, target)
+        check_owner(config)
     own = (address, *(() if ip_address(address).is_loopback else ("127.0.0.1",))) if serves else ()
     return Wish(
         roles,
