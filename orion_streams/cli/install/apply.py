@@ -7,6 +7,7 @@ is started: systemctl and systemd-sysusers know such folders.
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -70,19 +71,25 @@ class Target:
     def folder(self, wanted: Folder) -> bool:
         """Make a folder, with mode and owner. Return whether that changed anything."""
         path = self.path(wanted.path)
-        if path.is_dir() and self._is_as(path, wanted.mode, wanted.owner):
+        if path.is_dir() and self._is_as(path.stat(), wanted):
             return False
         self._tell(f"folder   {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
         if not self.dry:
             path.mkdir(mode=wanted.mode, parents=True, exist_ok=True)
-            self._own(path, wanted.mode, wanted.owner)
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._own(opened, wanted.mode, wanted.owner)
+            finally:
+                os.close(opened)
         return True
 
     def file(self, wanted: File) -> bool:
-        """Write a file whole or not at all, with mode and owner. Return whether that changed anything."""
+        """Write a file whole or not at all, with mode and owner. Return whether that changed anything.
+
+        Where a service owns the folder, it may put another file in this one's place at any moment: so what
+        is judged, written and given away is what was opened, and no link is followed."""
         path = self.path(wanted.path)
-        same = path.is_file() and self.read(wanted.path) == wanted.text
-        if same and self._is_as(path, wanted.mode, wanted.owner):
+        if self._holds(wanted):
             return False
         self._tell(f"file     {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
         if self.dry:
@@ -97,22 +104,38 @@ class Target:
         with os.fdopen(opened, "w", encoding="utf-8") as out:
             out.write(wanted.text)
             out.flush()
+            self._own(out.fileno(), wanted.mode, wanted.owner)
             os.fsync(out.fileno())
-        self._own(fresh, wanted.mode, wanted.owner)
         fresh.replace(path)
         return True
+
+    def read_own(self, of: str) -> str:
+        """Return the text of a file in a service's folder; "" if there is none, or a link or pipe."""
+        return (self._opened(of) or ("", None))[0]
+
+    def _holds(self, wanted: File) -> bool:
+        found = self._opened(wanted.path)
+        return found is not None and found[0] == wanted.text and self._is_as(found[1], wanted)
+
+    def _opened(self, of: str) -> tuple[str, os.stat_result] | None:
+        try:
+            opened = os.open(self.path(of), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        with os.fdopen(opened, encoding="utf-8", errors="replace") as file:
+            seen = os.fstat(opened)
+            return (file.read(), seen) if stat.S_ISREG(seen.st_mode) else None
 
     def _tell(self, line: str, path: str) -> None:
         self.changes.files.append(path)
         self.say(line)
 
-    def _is_as(self, path: Path, mode: int, owner: str) -> bool:
-        seen = path.stat()
-        return seen.st_mode & 0o7777 == mode and seen.st_uid == self._ids(owner)[0]
+    def _is_as(self, seen: os.stat_result, wanted: File | Folder) -> bool:
+        return seen.st_mode & 0o7777 == wanted.mode and seen.st_uid == self._ids(wanted.owner)[0]
 
-    def _own(self, path: Path, mode: int, owner: str) -> None:
-        os.chown(path, *self._ids(owner))
-        path.chmod(mode)
+    def _own(self, opened: int, mode: int, owner: str) -> None:
+        os.fchown(opened, *self._ids(owner))
+        os.fchmod(opened, mode)
 
     def _ids(self, owner: str) -> tuple[int, int]:
         """Return the ids of a user of that root; those of nobody for one that does not exist yet."""

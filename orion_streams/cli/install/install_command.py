@@ -155,7 +155,7 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         valkey=valkey,
         server=ServerWish(own, port, tls, config.redis.fsync) if serves else None,
         hashes=hashes_for(config, serves, target),
-        users_before=target.read(f"{STATE}/users.acl") if serves and os.geteuid() == 0 else "",
+        users_before=target.read_own(f"{STATE}/users.acl") if serves else "",
         certificates=certificates(options),
         has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
         has_video_group="\nvideo:" in "\n" + target.read("/etc/group"),
