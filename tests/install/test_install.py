@@ -151,6 +151,26 @@ def test_a_house_whose_owner_may_not_ask_is_told(root: Path, clients: str, warne
     assert line not in orion(root, *role)[2]
 
 
+def test_a_secret_never_comes_where_everybody_reads_it(root: Path) -> None:
+    """Neither into the file nor onto the screen; what to write instead is said."""
+    before = contents(root)
+    url = 'url = "redis://:s3cret@orion-master:6379/0"'
+    (root.parent / "streams.toml").write_text(f"[redis]\n{url}\n[nodes.orion-master]\n")
+    for dry in ((), ("--dry-run",)):
+        code, out, err = orion(root, "install", "--role", "router", *dry)
+        assert code == 78 and "redis.password_file = " in err and "s3cret" not in out + err
+    assert contents(root) == before
+
+
+def test_a_table_that_it_cannot_complete_is_left_alone(root: Path) -> None:
+    """Nothing is written that is no streams.toml."""
+    before = contents(root)
+    (root.parent / "streams.toml").write_text('redis.fsync = "always"\n[nodes.orion-master]\n')
+    code, _, err = orion(root, *WORDS, "--dry-run")
+    assert code == 78 and 'password_file = "/etc/orion/passwords/orion-owner"' in err
+    assert contents(root) == before
+
+
 def test_a_dry_run_shows_every_file_and_changes_nothing(root: Path) -> None:
     """Nor does it need root."""
     before = contents(root)

@@ -111,6 +111,29 @@ def test_a_password_is_a_credential_and_never_in_a_unit() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "held", "expected"),
+    [
+        ("redis://h", "/etc/orion/redis-password", ("redis://h", "/etc/orion/redis-password")),
+        ("redis://me@h", "/etc/orion/redis-password", ("redis://me@h", "/etc/orion/redis-password")),
+        ("redis://orion-owner@h", "/etc/orion/passwords/orion-owner", ("redis://h", None)),
+        ("redis://h", "/etc/orion/passwords/orion-owner", ("redis://h", None)),
+    ],
+)
+def test_a_password_that_all_share_is_each_role_s(
+    url: str, held: str, expected: tuple[str, str | None]
+) -> None:
+    """It is root's file, and systemd shows it to each; that of the owner is no service's."""
+    redis = structs.replace(config().redis, url=url, password_file=held)
+    own = wish(hashes={}, url=url, config=structs.replace(config(), redis=redis))
+    for role in ROLES[1:]:
+        made = service_of(own, role)
+        assert (
+            dict(made.environment)["ORION_REDIS_URL"],
+            dict(made.credentials).get("redis-password"),
+        ) == expected
+
+
 def test_places_of_streams_toml_are_writable() -> None:
     """An archive, keys and alerts elsewhere than usual; nothing else is."""
     assert "ReadWritePaths" not in "".join(unit(role) for role in ROLES)

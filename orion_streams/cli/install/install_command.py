@@ -14,7 +14,7 @@ from msgspec import Struct
 from orion_streams import config as configuration
 from orion_streams.cli.acl_command import check_owner, password
 from orion_streams.cli.install import machine as machines
-from orion_streams.cli.install import venv
+from orion_streams.cli.install import open_secrets, venv
 from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
@@ -27,7 +27,6 @@ from orion_streams.cli.install.plan import (
     chosen_roles,
     passwords_of,
     plan_of,
-    with_user,
 )
 from orion_streams.cli.install.server_files import STATE, ServerWish
 from orion_streams.cli.install.starter import Wishes, starter, told, wish_of, with_server
@@ -131,10 +130,11 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         raise ConfigError(f"--redis: a password belongs into a file in {PASSWORDS}, named like its user")
     toml = toml_for(options, roles, found, target, "" if serves else url)
     config = configuration.parse(toml, str(INSTALLED_TOML))
+    open_secrets.check(config)
     if serves:
         toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
     if not url and config.redis.url:
-        url = server_urls.without_user(config.redis.url)
+        url = config.redis.url
     if not url:
         raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
     node = options.node or found.name
@@ -193,12 +193,10 @@ def address_of(words: str) -> str:
 def for_people(toml: str, config: Config, url: str) -> str:
     """Return a streams.toml by which people's commands, run by root, find the server that is installed
     here: as its owner, unless the file names a server already."""
-    names = [user.name for user in acl.users(config)]
-    owner = acl.user_name(config, "owner")
-    user = owner if owner in names else acl.observer(config).name
-    if config.redis.url and f"//{user}@" not in config.redis.url:
+    owner = acl.owner(config).name
+    if config.redis.url and server_urls.user_of(config.redis.url) != owner:
         return toml
-    return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+    return with_server(toml, server_urls.with_user(url, owner), f"{PASSWORDS}/{owner}")
 
 
 def toml_for(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -151,9 +152,9 @@ def agent_service(wish: Wish, words: tuple[str, ...]) -> Service:
 def role_service(
     wish: Wish, role: str, words: tuple[str, ...], user: User, writable: tuple[str, ...] = ()
 ) -> Service:
-    """Return the service of a role, which connects as its user if there is a password for it."""
-    known = user.name in wish.hashes
-    url = with_user(wish.url, user.name) if known else wish.url
+    """Return the service of a role. It connects as its user if there is a password for that, else as
+    streams.toml says."""
+    url, password_file = access(wish, user)
     if wish.has_ca and server_urls.scheme_of(url) in server_urls.TLS:
         url = server_urls.with_tls(url, f"{TLS}/ca.pem", "", "")
     return Service(
@@ -161,15 +162,20 @@ def role_service(
         f"orion-streams: {role}",
         words,
         environment=(("ORION_REDIS_URL", url), ("PYTHONDONTWRITEBYTECODE", "1")),
-        credentials=(("redis-password", f"{PASSWORDS}/{user.name}"),) if known else (),
+        credentials=(("redis-password", password_file),) if password_file else (),
         writable=writable,
     )
 
 
-def with_user(url: str, user: str) -> str:
-    """Return a URL with this user instead of its own."""
-    scheme, _, place = server_urls.without_user(url).partition("://")
-    return f"{scheme}://{user}@{place}"
+def access(wish: Wish, user: User) -> tuple[str, str]:
+    """Return the URL that a role connects to, and the file of its password, "" for none. The password that
+    streams.toml names is everybody's, unless it is that of one of the grid's own users."""
+    if user.name in wish.hashes:
+        return server_urls.with_user(wish.url, user.name), f"{PASSWORDS}/{user.name}"
+    held, names = wish.config.redis.password_file, [each.name for each in acl.users(wish.config)]
+    if server_urls.user_of(wish.url) in names or Path(held).name in names:
+        return server_urls.without_user(wish.url), ""
+    return wish.url, held
 
 
 def causes(service: Service) -> set[str]:
