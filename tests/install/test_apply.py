@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orion_streams.cli.install.apply import Target
-from orion_streams.cli.install.plan import File
-from tests.install.houses import machine
+from orion_streams.cli.install import apply as installing
+from orion_streams.cli.install.apply import Target, apply
+from orion_streams.cli.install.plan import ROLES, File, Plan, plan_of
+from tests.install.houses import machine, wish
 
 AS_ROOT = os.geteuid() == 0
 SERVICE = 4_242
@@ -74,3 +75,54 @@ def test_a_link_or_a_pipe_in_the_place_of_a_file_is_replaced(target: Target) -> 
         SERVICE,
     )
     assert not target.file(USERS)
+
+
+class Recorded(Target):
+    """A folder that counts as the machine: what would be run is noted, and breaks off where told."""
+
+    def __init__(self, root: Path, breaks: str = "none") -> None:
+        super().__init__(str(root), dry=False, say=lambda _: None)
+        self.is_machine, self.breaks, self.ran = True, breaks, list[str]()
+
+    def run(self, *words: str) -> None:
+        """Only note it."""
+        self._changes()
+        line = " ".join(words)
+        if self.breaks in line:
+            raise KeyboardInterrupt
+        self.ran.append(line)
+
+
+def installed(root: Path, plan: Plan, breaks: str = "none", venv: bool = False) -> list[str]:
+    """The commands of systemctl that an installation runs, with a program that is new or not."""
+    target = Recorded(root, breaks)
+    target.begin(each.unit for each in plan.services)
+    if venv:
+        target.run("pip")
+    apply(plan, target, venv)
+    return [line for line in target.ran if line.startswith("systemctl")]
+
+
+RESTART = "systemctl restart --no-block orion-router.service orion-gateway.service"
+
+
+@pytest.mark.everything(where=AS_ROOT)
+@pytest.mark.parametrize("breaks", ["daemon-reload", "pip", "restart"])
+def test_what_broke_off_is_restarted_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    """Though that one changes nothing by itself; and the one after that has nothing to do."""
+    monkeypatch.setattr(installing, "is_active", lambda _: True)
+    root = machine(tmp_path)
+    with (root / "etc/passwd").open("a") as users:
+        users.writelines(f"orion-{role}:x:{SERVICE}:{SERVICE}::/:/bin/false\n" for role in ROLES)
+    before = plan_of(wish(roles=("router", "gateway"), server=None))
+    installed(root, before)
+    after = plan_of(wish(roles=("router", "gateway"), server=None, url="redis://192.168.1.11:6379/0"))
+    with pytest.raises(KeyboardInterrupt):
+        installed(root, after, breaks, venv=True)
+    installed(root, plan_of(wish(roles=("alerts",), server=None)))  # another role, which settles nothing
+    words = installed(root, after)
+    assert RESTART in words and "systemctl daemon-reload" in words
+    assert not [each for each in installed(root, after) if "enable" not in each]
+    assert not (root / "etc/orion/.restart").exists()

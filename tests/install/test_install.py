@@ -10,16 +10,18 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from orion_streams import config as configuration
 from orion_streams.cli.install import install_command, venv
 from orion_streams.cli.install.apply import Target
-from orion_streams.cli.install.install_command import check_machine, check_ports
-from orion_streams.cli.install.plan import ROLES, chosen_roles
+from orion_streams.cli.install.install_command import check_machine, check_ports, check_secrets
+from orion_streams.cli.install.plan import ROLES, chosen_roles, plan_of
 from orion_streams.cli.install.server_files import ServerWish
 from orion_streams.errors import ConfigError
+from orion_streams.model.alert_rules import AlertTarget
 from orion_streams.runtime.embedded_server import free_port
-from tests.install.houses import TOML, machine, orion, wish
+from tests.install.houses import TOML, config, machine, orion, wish
 
 AS_ROOT = os.geteuid() == 0 and shutil.which("systemd-sysusers") is not None
 ALL = ("install", "--role", "server,router,agent,gateway,alerts", "--node", "orion-master")
@@ -226,6 +228,24 @@ def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp
     check_machine(Target(str(tmp_path), dry=False, say=lambda _: None))
 
 
+@pytest.mark.parametrize(
+    ("path", "says"), [("/etc/orion/none.url", "mode 0600"), ("~/home.url", "whole path")]
+)
+def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: str) -> None:
+    """Without it systemd would not start the service."""
+    target = Target(str(machine(tmp_path)), dry=True, say=lambda _: None)
+    home = {"home": AlertTarget(webhook_file=path)}
+    wanted = wish(
+        roles=("alerts",), hashes={}, server=None, config=structs.replace(config(), alerts_to=home)
+    )
+    with pytest.raises(ConfigError, match=says):
+        check_secrets(plan_of(wanted), target)
+    if path.startswith("/"):
+        target.path(path).parent.mkdir()
+        target.path(path).write_text("http://ha.lan")
+        check_secrets(plan_of(wanted), target)
+
+
 def test_a_taken_port_is_named() -> None:
     """With how to see who has it; a free one is nobody's business."""
     target = Target("", dry=True, say=lambda _: None)
@@ -260,22 +280,6 @@ def test_a_python_in_a_home_is_none_for_services() -> None:
     assert venv.is_in_a_home(Path("/home/pi/.local/bin/python3"))
     assert venv.is_in_a_home(Path("/root/.pyenv/versions/3.11.7/bin/python3.11"))
     assert not venv.is_in_a_home(Path("/usr/bin/python3"))
-
-
-def test_a_changed_source_is_another_installation(tmp_path: Path) -> None:
-    """A wheel, a checkout and a folder of wheels are told apart by what is in them."""
-    wheel = tmp_path / "orion_streams-1-py3-none-any.whl"
-    wheel.write_bytes(b"one")
-    first = venv.stamp_of(wheel, "python3")
-    assert venv.requirement(wheel) == [f"{wheel}[embedded]"]
-    assert "--no-index" in venv.requirement(tmp_path)
-    assert all("[embedded]" in venv.requirement(each)[-1] for each in (None, wheel, tmp_path))
-    wheel.write_bytes(b"two")
-    assert venv.stamp_of(wheel, "python3") != first
-    assert venv.source_of(str(tmp_path)) == tmp_path
-    with pytest.raises(ConfigError, match="--from"):
-        venv.source_of(str(tmp_path / "none"))
-    assert venv.source_of(None) is not None  # this checkout
 
 
 def test_the_server_that_comes_with_us_speaks_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:

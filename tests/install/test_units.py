@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from orion_streams.agents.alert_targets import targets_of
 from orion_streams.cli.install import units
 from orion_streams.cli.install.plan import ROLES, UNITS, Plan, service_of
 from orion_streams.cli.install.server_files import ADMIN, ServerWish, acl_file, meaning
 from orion_streams.cli.install.units import Service, quoted, text_of
 from orion_streams.config import Config
+from orion_streams.errors import ConfigError
+from orion_streams.model.alert_rules import AlertTarget
 from orion_streams.runtime import acl
 from tests.install.houses import config, plan, systemd_analyze, text, wish
 from tests.needs import SYSTEMD_ANALYZE
@@ -132,6 +135,27 @@ def test_a_password_that_all_share_is_each_role_s(
             dict(made.environment)["ORION_REDIS_URL"],
             dict(made.credentials).get("redis-password"),
         ) == expected
+
+
+def test_the_secrets_of_alerts_are_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that service alone; it reads what systemd shows it, whatever the mode says there."""
+    phone = AlertTarget(form="ntfy", webhook="http://ntfy.lan/orion", token_file="/etc/orion/ntfy.token")
+    own = {"phone": phone, "home": AlertTarget(webhook_file="/etc/orion/home.url")}
+    house = structs.replace(config(), alerts_to=own)
+    made = plan(config=house)
+    lines = [
+        "LoadCredential=alerts.home.webhook_file:/etc/orion/home.url",
+        "LoadCredential=alerts.phone.token_file:/etc/orion/ntfy.token",
+    ]
+    assert [line for line in unit("alerts", made).splitlines() if "Credential=alerts" in line] == lines
+    assert not any("Credential=alerts" in unit(role, made) for role in ROLES if role != "alerts")
+    (tmp_path / "alerts.home.webhook_file").write_text("http://ha.lan/api/webhook/ID\n")
+    (tmp_path / "alerts.phone.token_file").write_text("tk_1\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        targets_of(house)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    home, phoned = targets_of(house)
+    assert (home.webhook, phoned.token) == ("http://ha.lan/api/webhook/ID", "tk_1")
 
 
 def test_places_of_streams_toml_are_writable() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +24,7 @@ from orion_streams.cli.install.plan import (
     PASSWORDS,
     TLS,
     UNITS,
+    Plan,
     Wish,
     chosen_roles,
     passwords_of,
@@ -42,8 +44,6 @@ from orion_streams.runtime.embedded_server import packaged_binary
 PORT = 6379
 CERTIFICATES = ("server.pem", "server.key", "ca.pem")
 ANY_HOST = "0.0.0.0:11435"
-UNMADE = "0" * 64
-"""Stands for the hash of a password that --dry-run does not make."""
 
 
 class InstallOptions(Struct, frozen=True):
@@ -88,7 +88,9 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     wish = wish_for(options, roles, found, target)
     check_ports(wish, target)
     plan = plan_of(wish)
-    fresh = venv.install(target, options.source)
+    check_secrets(plan, target)
+    target.begin(each.unit for each in plan.services)
+    fresh = venv.install(target, options.source, venv.extras_of(wish.config))
     changes = apply(plan, target, fresh)
     changed = bool(changes.files or changes.commands)
     gateway_url = url_of(wish.config.gateway.place) if "gateway" in roles else ""
@@ -145,6 +147,7 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     if serves:
         check_data(valkey, target)
         check_owner(config)
+    fresh = missing_passwords(config, target) if serves else {}
     own = (address, *(() if ip_address(address).is_loopback else ("127.0.0.1",))) if serves else ()
     return Wish(
         roles,
@@ -154,7 +157,8 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         url,
         valkey=valkey,
         server=ServerWish(own, port, tls, config.redis.fsync) if serves else None,
-        hashes=hashes_for(config, serves, target),
+        hashes=hashes_for(config, fresh, target),
+        passwords=fresh,
         users_before=target.read_own(f"{STATE}/users.acl") if serves else "",
         certificates=certificates(options),
         has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
@@ -222,21 +226,24 @@ def toml_for(
     return judged(starter(Wishes((node,), redis_url=url, listen=listen)), INSTALLED_TOML)
 
 
-def hashes_for(config: Config, serves: bool, target: Target) -> dict[str, str]:
-    """Return the hashes of the passwords by user. The server's machine makes those that are missing."""
-    folder = target.path(PASSWORDS)
-    hashes: dict[str, str] = {}
+def hashes_for(config: Config, passwords: Mapping[str, str], target: Target) -> dict[str, str]:
+    """Return the hashes of the passwords by user: of those that are here, and of those to be made."""
+    made, folder = {name: acl.hashed(text) for name, text in passwords.items()}, target.path(PASSWORDS)
+    with suppress(PermissionError):
+        there = [name for name in passwords_of(config) if (folder / name).is_file()]
+        return made | {name: acl.hashed(password(folder, name)) for name in there}
+    return made
+
+
+def missing_passwords(config: Config, target: Target) -> dict[str, str]:
+    """Return a fresh password for each user that has none here."""
+    folder, made = target.path(PASSWORDS), dict[str, str]()
     for name in passwords_of(config):
         with suppress(PermissionError):
-            there = (folder / name).is_file()
-            if there or (serves and not target.dry):
-                if not there:
-                    target.changes.files.append(f"{PASSWORDS}/{name}")
-                hashes[name] = acl.hashed(password(folder, name))
+            if (folder / name).is_file():
                 continue
-        if serves:
-            hashes[name] = UNMADE
-    return hashes
+        made[name] = secrets.token_hex(32)
+    return made
 
 
 def certificates(options: InstallOptions) -> dict[str, str]:
@@ -280,6 +287,20 @@ def check_ports(wish: Wish, target: Target) -> None:
                 f"port {port} is taken on {host} (sudo ss -ltnp 'sport = :{port}' tells by whom): stop it, "
                 f"or name another port ({where})"
             )
+
+
+def check_secrets(plan: Plan, target: Target) -> None:
+    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without."""
+    made = {each.path for each in plan.files}
+    for service in plan.services:
+        for _, path in service.credentials:
+            if not path.startswith("/"):
+                raise ConfigError(f"{path}: expected the whole path: a service has no other folder")
+            with suppress(PermissionError):
+                if path not in made and not target.path(path).is_file():
+                    raise ConfigError(
+                        f"{path} is not there, which {service.name} needs (root's, mode 0600)"
+                    )
 
 
 def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:

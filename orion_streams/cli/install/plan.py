@@ -16,6 +16,7 @@ from orion_streams.cli.install.units import Service
 from orion_streams.config import ALERTS_FILE, INSTALLED_TOML, KEYS_FILE, Config
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
+from orion_streams.model.alert_rules import SECRET_FILES, credential_of
 from orion_streams.runtime import acl
 from orion_streams.runtime.acl import User
 
@@ -29,7 +30,8 @@ DEVICES = ("/dev/vcio", "/dev/vchiq")
 
 class Wish(Struct, frozen=True):
     """What was asked for, with the facts that decide how. `toml`: the text of streams.toml; `hashes`: of
-    the passwords by user (the server's machine has all); `users_before`: the server's file of users as it
+    the passwords by user (the server's machine has all); `passwords`: those that are to be made, by user;
+    `users_before`: the server's file of users as it
     is; `certificates`: texts of server.pem, server.key and ca.pem by name; `has_ca`: with a ca.pem."""
 
     roles: tuple[str, ...]
@@ -40,6 +42,7 @@ class Wish(Struct, frozen=True):
     valkey: str = ""
     server: ServerWish | None = None
     hashes: Mapping[str, str] = {}
+    passwords: Mapping[str, str] = {}
     users_before: str = ""
     certificates: Mapping[str, str] = {}
     has_ca: bool = False
@@ -65,8 +68,9 @@ class File(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """All of it, in the order in which it is made."""
+    """All of it, in the order in which it is made. `users`: of the machine, one for each service."""
 
+    users: tuple[str, ...]
     folders: tuple[Folder, ...]
     files: tuple[File, ...]
     services: tuple[Service, ...]
@@ -81,7 +85,7 @@ def plan_of(wish: Wish) -> Plan:
         *(Folder(f"/var/lib/{each.name}", 0o700, each.name) for each in services),
     ]
     files = [
-        File(SYSUSERS, units.sysusers(tuple(each.name for each in services))),
+        *(File(f"{PASSWORDS}/{name}", text, 0o600, secret=True) for name, text in wish.passwords.items()),
         File(str(INSTALLED_TOML), wish.toml),
         *(File(f"{UNITS}/{each.unit}", units.text_of(each)) for each in services),
     ]
@@ -94,7 +98,7 @@ def plan_of(wish: Wish) -> Plan:
         for name, text in sorted(wish.certificates.items()):
             is_key = name.endswith(".key")
             files.append(File(f"{TLS}/{name}", text, 0o600 if is_key else 0o644, secret=is_key))
-    return Plan(tuple(folders), tuple(files), services)
+    return Plan(tuple(each.name for each in services), tuple(folders), tuple(files), services)
 
 
 def service_of(wish: Wish, role: str) -> Service:
@@ -113,14 +117,26 @@ def service_of(wish: Wish, role: str) -> Service:
             words, user = (ORION, "gateway", *options), acl.gateway(config)
             return role_service(wish, role, words, user, outside(config.gateway.keys_file, KEYS_FILE))
         case _:
-            alerts = (ORION, "alerts", "run", *options)
-            own = outside(config.alerts_file, ALERTS_FILE)
-            return role_service(wish, role, alerts, acl.reader(config), own)
+            return alerts_service(wish)
 
 
 def outside(own: str, usual: str) -> tuple[str, ...]:
     """Return the folder of a file that streams.toml puts elsewhere than usual."""
     return (own.rpartition("/")[0],) if own and own != usual else ()
+
+
+def alerts_service(wish: Wish) -> Service:
+    """Return the service that tells people: systemd shows it the files with its targets' secrets."""
+    config = wish.config
+    words = (ORION, "alerts", "run", "--config", str(INSTALLED_TOML))
+    own = role_service(wish, "alerts", words, acl.reader(config), outside(config.alerts_file, ALERTS_FILE))
+    secrets = (
+        (credential_of(name, key), path)
+        for name, target in sorted(config.alerts_to.items())
+        for key in SECRET_FILES
+        if (path := getattr(target, key))
+    )
+    return structs.replace(own, credentials=(*own.credentials, *secrets))
 
 
 def server_service(wish: Wish) -> Service:

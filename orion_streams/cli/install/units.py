@@ -115,6 +115,6 @@ def quoted(word: str) -> str:
     return f'"{escaped}"' if any(each in escaped for each in " \t\"'\\;") or not escaped else escaped
 
 
-def sysusers(names: tuple[str, ...]) -> str:
-    """Return the file by which systemd-sysusers(8) makes a user for each service."""
-    return "".join(f'u {name} - "orion-streams" /var/lib/{name}\n' for name in names)
+def sysusers_line(name: str) -> str:
+    """Return the line by which systemd-sysusers(8) makes the user of a service."""
+    return f'u {name} - "orion-streams" /var/lib/{name}'
