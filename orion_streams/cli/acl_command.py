@@ -175,9 +175,8 @@ async def check_rights(redis: Any, names: list[str], disable_default: bool) -> N
 async def name_strays(redis: Any, config: Config) -> None:
     """Warn of users of clients and nodes that are no longer in streams.toml: they can still log in."""
     known = {user.name for user in acl.users(config)}
-    ours = tuple(f"{acl.user_name(config, kind)}-" for kind in ("client", "agent"))
     for raw in await redis.execute_command("ACL", "USERS"):
-        if (name := raw.decode()) not in known and name.startswith(ours):
+        if (name := raw.decode()) not in known and name.startswith(acl.of_clients_and_nodes(config)):
             tell(f"orion: {name} is not in streams.toml: redis-cli ACL DELUSER {name}")
 
 

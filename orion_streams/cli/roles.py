@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
     code = outcome(lambda: run(options))
     if code == EXIT_BAD_CONFIG:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        asyncio.run(ServiceManager().hold(ENDS.format(code=code, role=words[0]), HOLD_S))
+        asyncio.run(ServiceManager().hold(ENDS.format(code=code, role=words[0].split()[0]), HOLD_S))
     return code
 
 

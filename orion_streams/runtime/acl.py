@@ -197,6 +197,11 @@ def owner(config: Config) -> User:
     return User(user_name(config, OWNER), what, plain(config, "info", "time", "scan"), grants)
 
 
+def of_clients_and_nodes(config: Config) -> tuple[str, ...]:
+    """Return how the names of the users of clients and of agents begin."""
+    return tuple(f"{user_name(config, kind)}-" for kind in ("client", "agent"))
+
+
 def client_of(config: Config) -> str:
     """Return the client that the user in the URL of the server stands for; COMMAND_LINE if it is none's."""
     user = user_of(config.redis.url)

@@ -14,8 +14,9 @@ from msgspec import structs
 
 from orion_streams import config as configuration
 from orion_streams.cli.install import install_command, venv
+from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
-from orion_streams.cli.install.install_command import check_machine, check_ports, check_secrets
+from orion_streams.cli.install.install_command import address_for, check_machine, check_ports, check_secrets
 from orion_streams.cli.install.plan import ROLES, chosen_roles, plan_of
 from orion_streams.cli.install.server_files import ServerWish
 from orion_streams.errors import ConfigError
@@ -111,19 +112,42 @@ def test_what_was_spoilt_is_mended(root: Path) -> None:
 
 @as_root
 def test_it_is_taken_away_and_the_data_stay_unless_purged(root: Path) -> None:
-    """What uninstall leaves is what people made; a second time there is nothing."""
+    """What uninstall leaves is what people made, and it is named; a second time there is nothing."""
     assert orion(root, *WORDS)[0] == 0
     assert orion(root, "status")[1].count("orion-") == len(ROLES)
+    own = root / "etc/systemd/system/orion-agent.service.d/own.conf"
+    for path in (own, root / "opt/orion/venv/bin/orion"):
+        path.parent.mkdir(parents=True)
+        path.write_text("")
     looked = orion(root, "uninstall", "--dry-run")[1]
-    assert "remove   /etc/systemd/system/orion-agent.service" in looked
+    assert (
+        "remove   /etc/systemd/system/orion-agent.service" in looked and "remove   /opt/orion\n" in looked
+    )
     assert (root / "etc/systemd/system/orion-agent.service").exists()
     code, out, err = orion(root, "uninstall")
     assert code == 0 and "--purge" in out, err
-    assert not list((root / "etc/systemd/system").rglob("orion-*"))
-    assert (root / "var/lib/orion-server/users.acl").exists()
+    assert not list((root / "etc/systemd/system").rglob("orion-*.service"))
+    assert (root / "var/lib/orion-server/users.acl").exists() and not (root / "opt/orion").exists()
+    kept = out.partition("kept: ")[2]
+    for each in ("/etc/orion", "/etc/systemd/system/orion-agent.service.d", "the user orion-router"):
+        assert each in kept
+    assert own.exists()
     assert "nothing of it was installed" in orion(root, "uninstall")[1]
     assert orion(root, "uninstall", "--purge")[0] == 0
     assert not (root / "etc/orion").exists() and not list((root / "var/lib").iterdir())
+    left = [*root.rglob("*orion*"), *[each for each in owners(root).values() if "orion" in each]]
+    groups = (root / "etc/group").read_text()
+    assert left == [] and "orion" not in groups
+    assert "kept" not in orion(root, "uninstall")[1]
+
+
+@as_root
+def test_a_folder_that_holds_more_is_kept(root: Path) -> None:
+    """What a person has put beside the venv."""
+    (root / "opt/orion/venv").mkdir(parents=True)
+    (root / "opt/orion/notes").write_text("mine")
+    said = json.loads(orion(root, "uninstall", "--json")[1])
+    assert said["kept"] == ["/opt/orion"] and (root / "opt/orion/notes").exists()
 
 
 @as_root
@@ -258,6 +282,62 @@ def test_a_taken_port_is_named() -> None:
             check_ports(wish(roles=("server",), server=server), target)
     free = ServerWish(("127.0.0.1",), free_port())
     check_ports(wish(roles=("server",), server=free), target)
+
+
+def test_where_nobody_can_listen_is_no_taken_port() -> None:
+    """An address of another machine: the server's, and the gateway's."""
+    target = Target("", dry=True, say=lambda _: None)
+    server = ServerWish(("192.0.2.1",), 6379)
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1: nobody can listen there \(--port\)"):
+        check_ports(wish(roles=("server",), server=server), target)
+    gate = structs.replace(config().gateway, listen="192.0.2.1:11435")
+    with pytest.raises(ConfigError, match=r"nobody can listen there \(gateway\.listen"):
+        check_ports(
+            wish(roles=("gateway",), server=None, config=structs.replace(config(), gateway=gate)), target
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("orion-master", "as 192.168.1.10"),
+        ("0.0.0.0", "by which the others find it"),
+        ("::", "by which the others find it"),
+        ("224.0.0.1", "by which the others find it"),
+        ("fe80::1", "one cable"),
+        ("192.0.2.1", "does not have it"),
+        ("2001:db8::1", "does not have it"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_refused(said: str, says: str) -> None:
+    """A server that is started on it would end at once, for ever, or nobody would find it."""
+    with pytest.raises(ConfigError, match=says):
+        address_for(said, "", Target("", dry=True, say=lambda _: None))
+
+
+def test_an_address_of_this_machine_is_listened_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However it is written; one that was lost is replaced by the one that is there, which is said."""
+    target = Target("", dry=True, say=lambda _: None)
+    assert address_for("127.0.0.1", "", target) == "127.0.0.1"
+    monkeypatch.setattr(machines, "own_addresses", lambda: {"2001:db8::1", "192.168.1.11"})
+    monkeypatch.setattr(machines, "lan_address", lambda: "192.168.1.11")
+    assert address_for("2001:DB8:0::1", "", target) == "2001:db8::1"
+    assert address_for(None, "2001:db8::1", target) == "2001:db8::1"
+    assert address_for(None, "", target) == "192.168.1.11" and capsys.readouterr().err == ""
+    assert address_for(None, "192.168.1.10", target) == "192.168.1.11"
+    assert (
+        "192.168.1.10, where the server listened, is not this machine's any more" in capsys.readouterr().err
+    )
+
+
+def test_an_address_with_colons_stands_in_brackets(root: Path) -> None:
+    """In every URL; in the server's own file without."""
+    code, out, err = orion(root, *ALL, "--listen", "2001:db8::1", "--dry-run")
+    assert code == 0, err
+    assert "@[2001:db8::1]:6379/0" in out and "bind 2001:db8::1 127.0.0.1" in out
+    assert "@2001:db8" not in out
 
 
 def test_without_ollama_and_streams_toml_it_asks_for_init(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from orion_streams.agents.alert_targets import targets_of
 from orion_streams.cli.install import units
-from orion_streams.cli.install.plan import ROLES, UNITS, Plan, service_of
+from orion_streams.cli.install.plan import ROLES, UNITS, Plan, plan_of, service_of, shut_out
 from orion_streams.cli.install.server_files import ADMIN, ServerWish, acl_file, meaning
 from orion_streams.cli.install.units import Service, quoted, text_of
 from orion_streams.config import Config
@@ -228,19 +228,46 @@ def hashes(of: Config) -> dict[str, str]:
     return dict.fromkeys((*(user.name for user in acl.users(of)), ADMIN), "b" * 64)
 
 
+def users_file(before: str = "", of: Config | None = None, **other: str) -> str:
+    """The file of users of a house."""
+    house = of or config()
+    passwords = hashes(house) | {name.replace("_", "-"): each for name, each in other.items()}
+    return acl_file(acl.users(house), passwords, before, acl.of_clients_and_nodes(house))
+
+
 def test_the_file_of_users_stays_while_nothing_changes() -> None:
     """Whatever the server makes of it: who was added stays, and a changed password or right is written."""
-    users = acl.users(config())
-    first = acl_file(users, hashes(config()))
+    first = users_file()
     saved = (
         first.replace(" reset on ", " on sanitize-payload resetchannels -@all ") + "user guest on ~x +get\n"
     )
-    assert acl_file(users, hashes(config()), saved) == saved
-    other = acl_file(users, hashes(config()) | {"orion-router": "c" * 64}, saved)
+    assert users_file(saved) == saved
+    other = users_file(saved, orion_router="c" * 64)
     assert "c" * 64 in other and "user guest on ~x +get" in other
     widened = saved.replace("user orion-reader ", "user orion-reader +flushall ")
-    assert "flushall" not in acl_file(users, hashes(config()), widened)
+    assert "flushall" not in users_file(widened)
     assert "default reset off" in first
+
+
+def test_a_node_that_is_gone_is_shut_out() -> None:
+    """And a client; who is none of ours stays, and so does the file once it is so."""
+    before = users_file() + "user guest on ~x +get\nuser other-agent-x on ~x +get\n"
+    nodes = {name: node for name, node in config().nodes.items() if name != "orion-worker"}
+    clients = {name: each for name, each in config().clients.items() if name != "brain"}
+    house = structs.replace(config(), nodes=nodes, clients=clients)
+    gone = ["orion-client-brain", "orion-agent-orion-worker"]
+    smaller = wish(config=house, users_before=before, hashes=hashes(house))
+    assert sorted(shut_out(smaller)) == sorted(gone)
+    after = text(plan_of(smaller), "/var/lib/orion-server/users.acl")
+    for name in gone:
+        assert f"user {name} reset off\n" in after
+    assert "user guest on ~x +get" in after and "user other-agent-x on" in after
+    saved = after.replace(" reset off", " off sanitize-payload resetchannels -@all")
+    again = structs.replace(smaller, users_before=saved)
+    assert text(plan_of(again), "/var/lib/orion-server/users.acl") == saved
+    assert shut_out(again) == []
+    back = users_file(saved)
+    assert "user orion-agent-orion-worker reset on" in back
 
 
 def test_two_ways_of_writing_a_user_mean_the_same() -> None:

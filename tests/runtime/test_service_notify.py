@@ -199,7 +199,7 @@ def test_a_status_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "unit"), [(("router",), "orion-router"), (("alerts", "run"), "orion-alerts")]
+    ("words", "unit"), [(("router",), "orion-router"), (("alerts run",), "orion-alerts")]
 )
 def test_what_only_a_person_can_mend_is_not_tried_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], unit: str

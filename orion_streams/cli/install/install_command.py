@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,6 +29,7 @@ from orion_streams.cli.install.plan import (
     chosen_roles,
     passwords_of,
     plan_of,
+    shut_out,
 )
 from orion_streams.cli.install.server_files import STATE, ServerWish
 from orion_streams.cli.install.starter import Wishes, starter, told, wish_of, with_server
@@ -43,6 +44,7 @@ from orion_streams.runtime.embedded_server import packaged_binary
 
 PORT = 6379
 CERTIFICATES = ("server.pem", "server.key", "ca.pem")
+AN_ADDRESS = "expected an address of this machine, as 192.168.1.10"
 ANY_HOST = "0.0.0.0:11435"
 
 
@@ -88,6 +90,8 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     wish = wish_for(options, roles, found, target)
     check_ports(wish, target)
     plan = plan_of(wish)
+    for name in shut_out(wish):
+        tell(f"orion: {name} is not in streams.toml any more: it is shut out")
     check_secrets(plan, target)
     target.begin(each.unit for each in plan.services)
     fresh = venv.install(target, options.source, venv.extras_of(wish.config))
@@ -122,11 +126,10 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     """Return what is to be installed. Raises ConfigError."""
     serves = "server" in roles
     before = settings_of(target.read(f"{HOME}/server.conf")) if serves else {}
-    bound = before.get("bind", "").partition(" ")[0]
-    address = address_of(options.listen or bound or machines.lan_address())
+    address = address_for(options.listen, before.get("bind", "").partition(" ")[0], target)
     tls = options.tls is not None or "tls-port" in before
     port = options.port or int(before.get("tls-port") or before.get("port") or PORT)
-    own_url = f"{'rediss' if tls else 'redis'}://{address}:{port}/0" if serves else ""
+    own_url = f"{'rediss' if tls else 'redis'}://{in_url(address)}:{port}/0" if serves else ""
     url = options.redis or own_url
     if url and server_urls.has_password(url):
         raise ConfigError(f"--redis: a password belongs into a file in {PASSWORDS}, named like its user")
@@ -184,14 +187,42 @@ def check_data(valkey: str, target: Target) -> None:
         )
 
 
-def address_of(words: str) -> str:
-    """Return an address to listen on. Raises ConfigError for a name."""
+def address_for(said: str | None, bound: str, target: Target) -> str:
+    """Return the address that the server listens on: what is said, else where it listened before, if this
+    machine still has that, else that in the house. Raises ConfigError."""
+    here = machines.own_addresses() if target.is_machine else None
+    if said:
+        return address_of(said, here)
+    if bound and (here is None or bound in here):
+        return bound
+    found = machines.lan_address()
+    if bound:
+        tell(
+            f"orion: {bound}, where the server listened, is not this machine's any more: now {found}, "
+            f"which the others must be told (--redis); or give this machine {bound} again, for good"
+        )
+    return found
+
+
+def address_of(words: str, here: Container[str] | None) -> str:
+    """Return an address to listen on, one of those that are `here` (None: not known). Raises ConfigError
+    for a name, for none in particular, and for another machine's."""
     try:
-        return str(ip_address(words))
+        address = ip_address(words)
     except ValueError:
-        raise ConfigError(
-            f"--listen {words}: expected an address of this machine, as 192.168.1.10"
-        ) from None
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}, by which the others find it")
+    if address.is_link_local:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this one has a meaning on one cable only")
+    if here is not None and str(address) not in here:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this machine does not have it (ip addr)")
+    return str(address)
+
+
+def in_url(address: str) -> str:
+    """Return an address as it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
 
 
 def for_people(toml: str, config: Config, url: str) -> str:
@@ -282,7 +313,13 @@ def check_ports(wish: Wish, target: Target) -> None:
         place = wish.config.gateway.place
         places.append(("orion-gateway", place.host, place.port, "gateway.listen in streams.toml"))
     for name, host, port, where in places:
-        if not is_active(f"{name}.service") and machines.is_taken(host, port):
+        if is_active(f"{name}.service"):
+            continue
+        try:
+            taken = machines.is_taken(host, port)
+        except OSError as error:
+            raise ConfigError(f"{host}: nobody can listen there ({where}): {error.strerror}") from error
+        if taken:
             raise ConfigError(
                 f"port {port} is taken on {host} (sudo ss -ltnp 'sport = :{port}' tells by whom): stop it, "
                 f"or name another port ({where})"

@@ -11,7 +11,16 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from orion_streams.cli.install import units
-from orion_streams.cli.install.server_files import ADMIN, STATE, ServerWish, acl_file, server_conf
+from orion_streams.cli.install.server_files import (
+    ADMIN,
+    STATE,
+    ServerWish,
+    acl_file,
+    is_off,
+    lines_of,
+    server_conf,
+    strays,
+)
 from orion_streams.cli.install.units import Service
 from orion_streams.config import ALERTS_FILE, INSTALLED_TOML, KEYS_FILE, Config
 from orion_streams.errors import ConfigError
@@ -90,7 +99,9 @@ def plan_of(wish: Wish) -> Plan:
         *(File(f"{UNITS}/{each.unit}", units.text_of(each)) for each in services),
     ]
     if wish.server is not None:
-        text = acl_file(acl.users(wish.config), wish.hashes, wish.users_before)
+        text = acl_file(
+            acl.users(wish.config), wish.hashes, wish.users_before, acl.of_clients_and_nodes(wish.config)
+        )
         files.append(File(f"{HOME}/server.conf", server_conf(wish.server)))
         files.append(File(f"{STATE}/users.acl", text, 0o600, "orion-server", secret=True))
     if wish.certificates:
@@ -216,3 +227,9 @@ def chosen_roles(words: str) -> tuple[str, ...]:
 def passwords_of(config: Config) -> tuple[str, ...]:
     """Return the users that the server's machine has passwords for."""
     return (*(user.name for user in acl.users(config)), ADMIN)
+
+
+def shut_out(wish: Wish) -> list[str]:
+    """List the users of nodes and clients that streams.toml has no more and that could still log in."""
+    found = strays(wish.users_before, passwords_of(wish.config), acl.of_clients_and_nodes(wish.config))
+    return [name for name in found if not is_off(lines_of(wish.users_before)[name])]
