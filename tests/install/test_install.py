@@ -111,46 +111,6 @@ def test_what_was_spoilt_is_mended(root: Path) -> None:
 
 
 @as_root
-def test_it_is_taken_away_and_the_data_stay_unless_purged(root: Path) -> None:
-    """What uninstall leaves is what people made, and it is named; a second time there is nothing."""
-    assert orion(root, *WORDS)[0] == 0
-    assert orion(root, "status")[1].count("orion-") == len(ROLES)
-    own = root / "etc/systemd/system/orion-agent.service.d/own.conf"
-    for path in (own, root / "opt/orion/venv/bin/orion"):
-        path.parent.mkdir(parents=True)
-        path.write_text("")
-    looked = orion(root, "uninstall", "--dry-run")[1]
-    assert (
-        "remove   /etc/systemd/system/orion-agent.service" in looked and "remove   /opt/orion\n" in looked
-    )
-    assert (root / "etc/systemd/system/orion-agent.service").exists()
-    code, out, err = orion(root, "uninstall")
-    assert code == 0 and "--purge" in out, err
-    assert not list((root / "etc/systemd/system").rglob("orion-*.service"))
-    assert (root / "var/lib/orion-server/users.acl").exists() and not (root / "opt/orion").exists()
-    kept = out.partition("kept: ")[2]
-    for each in ("/etc/orion", "/etc/systemd/system/orion-agent.service.d", "the user orion-router"):
-        assert each in kept
-    assert own.exists()
-    assert "nothing of it was installed" in orion(root, "uninstall")[1]
-    assert orion(root, "uninstall", "--purge")[0] == 0
-    assert not (root / "etc/orion").exists() and not list((root / "var/lib").iterdir())
-    left = [*root.rglob("*orion*"), *[each for each in owners(root).values() if "orion" in each]]
-    groups = (root / "etc/group").read_text()
-    assert left == [] and "orion" not in groups
-    assert "kept" not in orion(root, "uninstall")[1]
-
-
-@as_root
-def test_a_folder_that_holds_more_is_kept(root: Path) -> None:
-    """What a person has put beside the venv."""
-    (root / "opt/orion/venv").mkdir(parents=True)
-    (root / "opt/orion/notes").write_text("mine")
-    said = json.loads(orion(root, "uninstall", "--json")[1])
-    assert said["kept"] == ["/opt/orion"] and (root / "opt/orion/notes").exists()
-
-
-@as_root
 def test_people_find_the_server_that_is_installed(root: Path) -> None:
     """In its streams.toml, as a user that has a password there; a server that was named stays."""
     assert orion(root, *WORDS)[0] == 0

@@ -12,7 +12,7 @@ from orion_streams.agents.alert_targets import targets_of
 from orion_streams.cli.install import units
 from orion_streams.cli.install.plan import ROLES, UNITS, Plan, plan_of, service_of, shut_out
 from orion_streams.cli.install.server_files import ADMIN, ServerWish, acl_file, meaning
-from orion_streams.cli.install.units import Service, quoted, text_of
+from orion_streams.cli.install.units import Service, argument, held, quoted, text_of
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError
 from orion_streams.model.alert_rules import AlertTarget
@@ -182,15 +182,24 @@ def test_an_agent_may_take_its_time_to_hand_its_work_back() -> None:
         ("plain", "plain"),
         ("two words", '"two words"'),
         ("50%", "50%%"),
-        ("$HOME", "$$HOME"),
+        ("$HOME", "$HOME"),
         ('a"b', '"a\\"b"'),
-        ("%d/server.key", "%d/server.key"),
+        ("%d/server.key", "%%d/server.key"),
         ("", '""'),
     ],
 )
 def test_nothing_in_a_word_is_expanded(word: str, shown: str) -> None:
-    """But the folder of the credentials."""
+    """On a command line no variable either; nothing but the folder of the credentials, where we say so."""
     assert quoted(word) == shown
+    assert argument(word) == shown.replace("$", "$$")
+
+
+def test_a_dollar_is_a_dollar_wherever_it_stands() -> None:
+    """In a command it would begin a variable, in a variable and in a path it is none."""
+    made = Service("x", "a", ("/bin/true", "$a"), environment=(("ORION_X", "$b"),), writable=("/srv/$c",))
+    words = text_of(structs.replace(made, command=(*made.command, held("key"))))
+    assert "ExecStart=/bin/true $$a %d/key\n" in words
+    assert "Environment=ORION_X=$b\n" in words and "ReadWritePaths=-/srv/$c\n" in words
 
 
 def test_a_description_is_one_line() -> None:

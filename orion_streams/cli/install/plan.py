@@ -152,7 +152,7 @@ def alerts_service(wish: Wish) -> Service:
 
 def server_service(wish: Wish) -> Service:
     """Return the service of the house's Valkey. Its key is shown to it by systemd, and to nobody else."""
-    with_key = ("--tls-key-file", "%d/server.key") if wish.server and wish.server.tls else ()
+    with_key = ("--tls-key-file", units.held("server.key")) if wish.server and wish.server.tls else ()
     return Service(
         "orion-server",
         "orion-streams: the house's Valkey",

@@ -39,13 +39,8 @@ def run(*, purge: bool, dry: bool, root: str, as_json: bool) -> int:
         target.run("systemctl", *root_option(target), "disable", *units)
     data = [HOME, *(f"/var/lib/orion-{role}" for role in ROLES)]
     own = [f"{UNITS}/orion-{role}.service.d" for role in ROLES]
-    gone = [
-        *(f"{UNITS}/{unit}" for unit in units),
-        SYSUSERS,
-        VENV,
-        PENDING,
-        *((*data, *own) if purge else ()),
-    ]
+    more = (*data, *own) if purge else ()
+    gone = [*(f"{UNITS}/{unit}" for unit in units), SYSUSERS, VENV, PENDING, *more]
     for path in gone:
         remove(target, path)
     remove_empty(target, str(Path(VENV).parent))
@@ -53,8 +48,7 @@ def run(*, purge: bool, dry: bool, root: str, as_json: bool) -> int:
         target.run("systemctl", "daemon-reload")
     users = [f"orion-{role}" for role in ROLES if target.has_user(f"orion-{role}")]
     if purge:
-        for name in users:
-            target.run("userdel", *(() if target.is_machine else ("--prefix", str(target.root))), name)
+        remove_users(target, users)
     left = [path for path in (*data, *own, str(Path(VENV).parent)) if path not in gone]
     kept = [path for path in left if target.path(path).exists()]
     if as_json:
@@ -67,12 +61,20 @@ def run(*, purge: bool, dry: bool, root: str, as_json: bool) -> int:
     return EXIT_OK
 
 
+def remove_users(target: Target, names: list[str]) -> None:
+    """Remove users of the machine, with their groups."""
+    within = () if target.is_machine else ("--prefix", str(target.root))
+    for name in names:
+        target.run("userdel", *within, name)
+        if f"\n{name}:" in f"\n{target.read('/etc/group')}":
+            target.run("groupdel", *within, name)
+
+
 def remove_empty(target: Target, of: str) -> None:
     """Remove a folder that holds nothing, or would hold nothing."""
     path = target.path(of)
-    if path.is_dir() and not [
-        each for each in path.iterdir() if not (target.dry and each == target.path(VENV))
-    ]:
+    going = [target.path(VENV)] if target.dry else []
+    if path.is_dir() and not [each for each in path.iterdir() if each not in going]:
         remove(target, of)
 
 
