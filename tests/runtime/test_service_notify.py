@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from orion_streams.cli import roles
-from orion_streams.runtime import service_notify
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from orion_streams.runtime.service_notify import ServiceManager, in_a_line
 from tests.cli.run_cli import TOML, environment
@@ -212,7 +211,7 @@ def test_what_only_a_person_can_mend_is_not_tried_all_the_time(
     async def sleep(for_s: float) -> None:
         held.append(for_s)
 
-    monkeypatch.setattr(service_notify.asyncio, "sleep", sleep)
+    monkeypatch.setattr("orion_streams.runtime.service_notify.asyncio.sleep", sleep)
     call = (*words, "--config", str(bad), "--redis", "redis://h")
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert roles.main(call) == 78 and held == []
