@@ -197,11 +197,6 @@ def owner(config: Config) -> User:
     return User(user_name(config, OWNER), what, plain(config, "info", "time", "scan"), grants)
 
 
-def of_clients_and_nodes(config: Config) -> tuple[str, ...]:
-    """Return how the names of the users of clients and of agents begin."""
-    return tuple(f"{user_name(config, kind)}-" for kind in ("client", "agent"))
-
-
 def client_of(config: Config) -> str:
     """Return the client that the user in the URL of the server stands for; COMMAND_LINE if it is none's."""
     user = user_of(config.redis.url)
@@ -209,6 +204,11 @@ def client_of(config: Config) -> str:
         return OWNER
     client_user = user_name(config, "client", "")
     return user.removeprefix(f"{client_user}-") if user.startswith(f"{client_user}-") else COMMAND_LINE
+
+
+def of_clients_and_nodes(config: Config) -> tuple[str, ...]:
+    """Return how the names of the users of clients and of agents begin."""
+    return tuple(f"{user_name(config, kind)}-" for kind in ("client", "agent"))
 
 
 def may(user: User, command: str, key: str) -> bool:

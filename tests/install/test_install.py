@@ -13,11 +13,18 @@ import pytest
 from msgspec import structs
 
 from orion_streams import config as configuration
-from orion_streams.cli.install import install_command, venv
+from orion_streams.cli.install import install_command, status_command, venv
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
-from orion_streams.cli.install.install_command import address_for, check_machine, check_ports, check_secrets
-from orion_streams.cli.install.plan import ROLES, chosen_roles, plan_of
+from orion_streams.cli.install.install_command import (
+    InstallOptions,
+    address_for,
+    check_machine,
+    check_ports,
+    check_secrets,
+    wish_for,
+)
+from orion_streams.cli.install.plan import PASSWORDS, ROLES, chosen_roles, passwords_of, plan_of
 from orion_streams.cli.install.server_files import ServerWish
 from orion_streams.errors import ConfigError
 from orion_streams.model.alert_rules import AlertTarget
@@ -196,6 +203,23 @@ def test_what_cannot_be_is_said_with_what_to_do(root: Path, words: tuple[str, ..
     code, _, err = orion(root, "install", *words, "--dry-run")
     assert code == 78 and says in err and len(err.splitlines()) == 1 and "secret" not in err
     assert contents(root) == before
+
+
+def test_nothing_is_written_before_all_is_judged(root: Path) -> None:
+    """Not even passwords: a port may be taken; those that are to be made are the plan's."""
+    before, target = contents(root), Target(str(root), dry=False, say=lambda _: None)
+    options = InstallOptions("server", config=str(root.parent / "streams.toml"), listen="192.168.1.10")
+    wanted = wish_for(options, ("server",), machines.look("http://127.0.0.1:9"), target)
+    assert contents(root) == before
+    made = {each.path: each for each in plan_of(wanted).files if each.path.startswith(PASSWORDS)}
+    assert set(made) == {f"{PASSWORDS}/{name}" for name in passwords_of(wanted.config)}
+    assert all((each.mode, each.owner, each.secret) == (0o600, "root", True) for each in made.values())
+
+
+def test_a_folder_s_services_are_not_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd is not asked about them."""
+    monkeypatch.setattr("orion_streams.cli.install.status_command.subprocess.run", None)
+    assert status_command.row_of("orion-router.service", asks=False).state == "unknown"
 
 
 def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

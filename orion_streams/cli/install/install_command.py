@@ -215,7 +215,7 @@ def address_of(words: str, here: Container[str] | None) -> str:
         raise ConfigError(f"--listen {words}: {AN_ADDRESS}, by which the others find it")
     if address.is_link_local:
         raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this one has a meaning on one cable only")
-    if here is not None and str(address) not in here:
+    if here is not None and not address.is_loopback and str(address) not in here:
         raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this machine does not have it (ip addr)")
     return str(address)
 
