@@ -15,7 +15,7 @@ from orion_streams.agents.alert_command import run_command
 from orion_streams.agents.alert_webhook import post
 from orion_streams.config import Config
 from orion_streams.errors import ConfigError
-from orion_streams.model.alert_rules import AlertTarget, form_fault, webhook_fault
+from orion_streams.model.alert_rules import AlertTarget, credential_of, form_fault, webhook_fault
 from orion_streams.protocol.alert_messages import Message, encoded, request_of
 
 NOBODY = "alerts_to: nobody is told: add [alerts_to.NAME] with a webhook or a command (docs/ALERTS.md)"
@@ -56,10 +56,10 @@ def resolved(name: str, rules: AlertTarget) -> Target:
     where = f"alerts_to.{name}"
     webhook = environment.alert_secret("WEBHOOK", name) or rules.webhook
     if not webhook and rules.webhook_file:
-        webhook = read(rules.webhook_file, f"{where}.webhook_file", "the URL")
+        webhook = read(name, "webhook_file", rules.webhook_file, "the URL")
     token = environment.alert_secret("TOKEN", name) or ""
     if not token and rules.token_file:
-        token = read(rules.token_file, f"{where}.token_file", "the token")
+        token = read(name, "token_file", rules.token_file, "the token")
     if not webhook:
         variable = f"ORION_ALERT_WEBHOOK_{name.upper().replace('-', '_')}"
         raise ConfigError(f"{where}: expected webhook, webhook_file or command, or {variable}")
@@ -72,6 +72,9 @@ def resolved(name: str, rules: AlertTarget) -> Target:
     return Target(name, rules, webhook, token)
 
 
-def read(path: str, key: str, what: str) -> str:
-    """Read the file of a secret. Raises ConfigError."""
-    return configuration.read_secret(Path(path).expanduser(), key, what)
+def read(name: str, key: str, path: str, what: str) -> str:
+    """Read the file of a target's secret; of a service, what systemd shows it of that file. Raises
+    ConfigError."""
+    if held := environment.credential(credential_of(name, key)):
+        return configuration.read_secret(held, "LoadCredential", what, guarded=True)
+    return configuration.read_secret(Path(path).expanduser(), f"alerts_to.{name}.{key}", what)

@@ -69,9 +69,8 @@ async def run(
         else configuration.load(common.config_path, common.redis_url)
     )
     users = acl.chosen(config, names)
-    owner = acl.owner(config).name
-    if not config.clients.get(acl.OWNER, UNLISTED).operator and owner in [each.name for each in users]:
-        tell(NO_OWNER.format(user=owner))
+    if acl.owner(config).name in [each.name for each in users]:
+        check_owner(config)
     hashes = password_hashes(passwords, users)
     rows = [UserRow(each.name, each.role, each.rules(hashes.get(each.name, ""))) for each in users]
     if apply:
@@ -85,6 +84,12 @@ async def run(
     elif not apply:
         show(rows, aclfile)
     return 0
+
+
+def check_owner(config: Config) -> None:
+    """Warn if the owner's user may not ask and drain."""
+    if not config.clients.get(acl.OWNER, UNLISTED).operator:
+        tell(NO_OWNER.format(user=acl.owner(config).name))
 
 
 def show(rows: list[UserRow], aclfile: bool) -> None:
@@ -170,9 +175,8 @@ async def check_rights(redis: Any, names: list[str], disable_default: bool) -> N
 async def name_strays(redis: Any, config: Config) -> None:
     """Warn of users of clients and nodes that are no longer in streams.toml: they can still log in."""
     known = {user.name for user in acl.users(config)}
-    ours = tuple(f"{acl.user_name(config, kind)}-" for kind in ("client", "agent"))
     for raw in await redis.execute_command("ACL", "USERS"):
-        if (name := raw.decode()) not in known and name.startswith(ours):
+        if (name := raw.decode()) not in known and name.startswith(acl.of_clients_and_nodes(config)):
             tell(f"orion: {name} is not in streams.toml: redis-cli ACL DELUSER {name}")
 
 

@@ -115,9 +115,10 @@ def fill(place: Path, target: Target, extras: list[str], wheel: str | None) -> B
     items = [Item(each.file, (place / each.file).stat().st_size) for each in needed]
     names = f"orion-streams[{','.join(extras)}]" if extras else "orion-streams"
     exact = f"{names}=={version_of(own)}"
+    venv, there = "/opt/orion/venv", place.resolve()
     line = (
-        f"python{target.python} -m venv /opt/orion && /opt/orion/bin/pip install --no-index "
-        f"--find-links {place.resolve()} '{exact}'"
+        f"sudo python{target.python} -m venv {venv} && sudo {venv}/bin/pip install --no-index "
+        f"--find-links {there} '{exact}' && sudo {venv}/bin/orion install --from {there} --role agent"
     )
     total = sum(item.size for item in items)
     return Bundle(str(place), target.python, target.machine, len(missing), total, sorted_items(items), line)

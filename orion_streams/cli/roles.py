@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 from collections.abc import Sequence
 
 from orion_streams.cli import grid_discovery
 from orion_streams.cli.outcome import outcome, tell
 from orion_streams.config import Config
+from orion_streams.errors import EXIT_BAD_CONFIG
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.server_check import wait_for_server
 from orion_streams.runtime.service_notify import ServiceManager
@@ -45,6 +47,8 @@ examples:
   orion agent --node orion-worker --redis redis://orion-master:6379/0
   ORION_REDIS_URL=redis://orion-master:6379/0 orion agent --node orion-edge
 """
+HOLD_S = 60.0
+ENDS = "exit code {code}, once a minute: journalctl -u orion-{role} says why"
 
 
 ROLES = (
@@ -56,9 +60,15 @@ ROLES = (
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one of the commands; `words` begins with its name."""
+    """Run one of the commands; `words` begins with its name. A service that ends for a reason which only a
+    person can mend does so a minute later: it is started anew for ever, as the reason may be another
+    machine's (the server's users, a newer router)."""
     options = parser().parse_args(words)
-    return outcome(lambda: run(options))
+    code = outcome(lambda: run(options))
+    if code == EXIT_BAD_CONFIG:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        asyncio.run(ServiceManager().hold(ENDS.format(code=code, role=words[0].split()[0]), HOLD_S))
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

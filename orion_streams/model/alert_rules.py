@@ -82,6 +82,15 @@ class AlertTarget(Struct, frozen=True):
     tries: Annotated[int, Meta(ge=1, le=20)] = 8
 
 
+SECRET_FILES = ("webhook_file", "token_file")
+"""Keys of a target that name the file of a secret."""
+
+
+def credential_of(target: str, key: str) -> str:
+    """Return the name by which systemd shows a service the file of a target's secret."""
+    return f"alerts.{target}.{key}"
+
+
 DEFAULT_ALERTS = (
     AlertRule("hot", "hot", for_ms=300_000),
     AlertRule("full", "full", for_ms=300_000),

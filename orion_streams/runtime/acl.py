@@ -215,6 +215,11 @@ def client_of(config: Config) -> str:
     return user.removeprefix(f"{client_user}-") if user.startswith(f"{client_user}-") else COMMAND_LINE
 
 
+def of_clients_and_nodes(config: Config) -> tuple[str, ...]:
+    """Return how the names of the users of clients and of agents begin."""
+    return tuple(f"{user_name(config, kind)}-" for kind in ("client", "agent"))
+
+
 def may(user: User, command: str, key: str) -> bool:
     """Return whether a user may run a command, named as in a rule, on a key; "" for a command without."""
     if not key:

@@ -54,6 +54,14 @@ class ServiceManager:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / FEEDS)
 
+    async def hold(self, status: str, for_s: float) -> None:
+        """Go on for so long, saying why, before what ends for a reason that lasts is started anew; return
+        at once where there is no service manager."""
+        if self._address:
+            self.status(status)
+            async with self.fed():
+                await asyncio.sleep(for_s)
+
     @asynccontextmanager
     async def fed(self) -> AsyncIterator[None]:
         """Feed the watchdog for the duration of the block."""

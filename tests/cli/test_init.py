@@ -115,6 +115,13 @@ def test_memory_decides_who_is_for_which_tier() -> None:
     assert not tiny.node("orion-worker").inference
 
 
+def test_a_person_is_an_operator_with_users_and_without() -> None:
+    """As whom the command line asks then: `owner` and `cli`; nobody else is one."""
+    clients = wishes(PI).clients
+    assert [name for name, rules in clients.items() if rules.operator] == ["cli", "owner"]
+    assert {"brain", "gateway"} <= set(clients)
+
+
 def test_what_ollama_was_told_is_written() -> None:
     """Its number of runs and of models at a time."""
     told = structs.replace(PI, ollama=structs.replace(PI.ollama, slots=2, max_models=1))

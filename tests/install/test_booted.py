@@ -19,9 +19,13 @@ pytestmark = pytest.mark.everything(where=boots_systemd())
 TOML = """
 [gateway]
 listen = "127.0.0.1:21435"
+[clients.brain]
+[clients.owner]
+operator = true
 [nodes.here]
 tiers = [1]
 """
+MODELS = {"port": 11_434, "models": [{"name": "gemma3:270m", "size_mb": 292}]}
 RUNNING = {
     "orion-server.service": "active",
     "orion-router.service": "active working",
@@ -85,6 +89,19 @@ def test_all_services_run_in_their_sandboxes(system: Booted) -> None:
     eventually_true(lambda: status(system) == RUNNING, "all services run")
     nodes = system.orion("nodes", "--json")
     assert nodes.returncode == 0 and "51000" in nodes.stdout, nodes.stderr
+
+
+def test_a_person_asks_and_drains(system: Booted) -> None:
+    """As root, by nothing but the commands: they speak as the owner."""
+    system.write("/opt/models.json", json.dumps(MODELS))
+    words = ("--unit=answers", "--property=Type=exec", *(f"--setenv={each}" for each in VARIABLES))
+    program = (system.python, "-m", "orion_streams.demo.ollama", "--spec", "/opt/models.json")
+    assert system.run("systemd-run", *words, *program).returncode == 0
+    eventually_true(lambda: system.orion("ask", "hi").returncode == 0, "a person is answered")
+    rests = system.orion("drain", "here", "--yes")
+    assert rests.returncode == 0, rests.stderr
+    goes_on = system.orion("resume", "here")
+    assert goes_on.returncode == 0, goes_on.stderr
 
 
 def test_a_second_installation_changes_nothing(system: Booted) -> None:

@@ -10,16 +10,26 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from orion_streams import config as configuration
-from orion_streams.cli.install import install_command, venv
+from orion_streams.cli.install import install_command, status_command, venv
+from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
-from orion_streams.cli.install.install_command import check_machine, check_ports
-from orion_streams.cli.install.plan import ROLES, chosen_roles
+from orion_streams.cli.install.install_command import (
+    InstallOptions,
+    address_for,
+    check_machine,
+    check_ports,
+    check_secrets,
+    wish_for,
+)
+from orion_streams.cli.install.plan import PASSWORDS, ROLES, chosen_roles, passwords_of, plan_of
 from orion_streams.cli.install.server_files import ServerWish
 from orion_streams.errors import ConfigError
+from orion_streams.model.alert_rules import AlertTarget
 from orion_streams.runtime.embedded_server import free_port
-from tests.install.houses import TOML, machine, orion, wish
+from tests.install.houses import TOML, config, machine, orion, wish
 
 AS_ROOT = os.geteuid() == 0 and shutil.which("systemd-sysusers") is not None
 ALL = ("install", "--role", "server,router,agent,gateway,alerts", "--node", "orion-master")
@@ -108,23 +118,6 @@ def test_what_was_spoilt_is_mended(root: Path) -> None:
 
 
 @as_root
-def test_it_is_taken_away_and_the_data_stay_unless_purged(root: Path) -> None:
-    """What uninstall leaves is what people made; a second time there is nothing."""
-    assert orion(root, *WORDS)[0] == 0
-    assert orion(root, "status")[1].count("orion-") == len(ROLES)
-    looked = orion(root, "uninstall", "--dry-run")[1]
-    assert "remove   /etc/systemd/system/orion-agent.service" in looked
-    assert (root / "etc/systemd/system/orion-agent.service").exists()
-    code, out, err = orion(root, "uninstall")
-    assert code == 0 and "--purge" in out, err
-    assert not list((root / "etc/systemd/system").rglob("orion-*"))
-    assert (root / "var/lib/orion-server/users.acl").exists()
-    assert "nothing of it was installed" in orion(root, "uninstall")[1]
-    assert orion(root, "uninstall", "--purge")[0] == 0
-    assert not (root / "etc/orion").exists() and not list((root / "var/lib").iterdir())
-
-
-@as_root
 def test_people_find_the_server_that_is_installed(root: Path) -> None:
     """In its streams.toml, as a user that has a password there; a server that was named stays."""
     assert orion(root, *WORDS)[0] == 0
@@ -136,6 +129,39 @@ def test_people_find_the_server_that_is_installed(root: Path) -> None:
     assert orion(named, *WORDS)[0] == 0
     config = configuration.parse((named / "etc/orion/streams.toml").read_text())
     assert config.redis.url == "redis://orion-master:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("clients", "warned"),
+    [("", True), ("[clients.owner]", True), ("[clients.owner]\noperator = true", False)],
+)
+def test_a_house_whose_owner_may_not_ask_is_told(root: Path, clients: str, warned: bool) -> None:
+    """On the machine of the server, as by `orion acl`; the others have no owner."""
+    (root.parent / "streams.toml").write_text(f"[nodes.orion-master]\n{clients}\n")
+    line = "add [clients.owner] with operator = true"
+    assert (line in orion(root, *WORDS, "--dry-run")[2]) == warned
+    role = ("install", "--role", "router", "--redis", "redis://h", "--dry-run")
+    assert line not in orion(root, *role)[2]
+
+
+def test_a_secret_never_comes_where_everybody_reads_it(root: Path) -> None:
+    """Neither into the file nor onto the screen; what to write instead is said."""
+    before = contents(root)
+    url = 'url = "redis://:s3cret@orion-master:6379/0"'
+    (root.parent / "streams.toml").write_text(f"[redis]\n{url}\n[nodes.orion-master]\n")
+    for dry in ((), ("--dry-run",)):
+        code, out, err = orion(root, "install", "--role", "router", *dry)
+        assert code == 78 and "redis.password_file = " in err and "s3cret" not in out + err
+    assert contents(root) == before
+
+
+def test_a_table_that_it_cannot_complete_is_left_alone(root: Path) -> None:
+    """Nothing is written that is no streams.toml."""
+    before = contents(root)
+    (root.parent / "streams.toml").write_text('redis.fsync = "always"\n[nodes.orion-master]\n')
+    code, _, err = orion(root, *WORDS, "--dry-run")
+    assert code == 78 and 'password_file = "/etc/orion/passwords/orion-owner"' in err
+    assert contents(root) == before
 
 
 def test_a_dry_run_shows_every_file_and_changes_nothing(root: Path) -> None:
@@ -199,6 +225,23 @@ def test_what_cannot_be_is_said_with_what_to_do(root: Path, words: tuple[str, ..
     assert contents(root) == before
 
 
+def test_nothing_is_written_before_all_is_judged(root: Path) -> None:
+    """Not even passwords: a port may be taken; those that are to be made are the plan's."""
+    before, target = contents(root), Target(str(root), dry=False, say=lambda _: None)
+    options = InstallOptions("server", config=str(root.parent / "streams.toml"), listen="192.168.1.10")
+    wanted = wish_for(options, ("server",), machines.look("http://127.0.0.1:9"), target)
+    assert contents(root) == before
+    made = {each.path: each for each in plan_of(wanted).files if each.path.startswith(PASSWORDS)}
+    assert set(made) == {f"{PASSWORDS}/{name}" for name in passwords_of(wanted.config)}
+    assert all((each.mode, each.owner, each.secret) == (0o600, "root", True) for each in made.values())
+
+
+def test_a_folder_s_services_are_not_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd is not asked about them."""
+    monkeypatch.setattr("orion_streams.cli.install.status_command.subprocess.run", None)
+    assert status_command.row_of("orion-router.service", asks=False).state == "unknown"
+
+
 def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder needs no systemd, a dry run neither."""
     on_this = Target("", dry=False, say=lambda _: None)
@@ -213,6 +256,24 @@ def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp
     check_machine(Target(str(tmp_path), dry=False, say=lambda _: None))
 
 
+@pytest.mark.parametrize(
+    ("path", "says"), [("/etc/orion/none.url", "mode 0600"), ("~/home.url", "whole path")]
+)
+def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: str) -> None:
+    """Without it systemd would not start the service."""
+    target = Target(str(machine(tmp_path)), dry=True, say=lambda _: None)
+    home = {"home": AlertTarget(webhook_file=path)}
+    wanted = wish(
+        roles=("alerts",), hashes={}, server=None, config=structs.replace(config(), alerts_to=home)
+    )
+    with pytest.raises(ConfigError, match=says):
+        check_secrets(plan_of(wanted), target)
+    if path.startswith("/"):
+        target.path(path).parent.mkdir()
+        target.path(path).write_text("http://ha.lan")
+        check_secrets(plan_of(wanted), target)
+
+
 def test_a_taken_port_is_named() -> None:
     """With how to see who has it; a free one is nobody's business."""
     target = Target("", dry=True, say=lambda _: None)
@@ -225,6 +286,62 @@ def test_a_taken_port_is_named() -> None:
             check_ports(wish(roles=("server",), server=server), target)
     free = ServerWish(("127.0.0.1",), free_port())
     check_ports(wish(roles=("server",), server=free), target)
+
+
+def test_where_nobody_can_listen_is_no_taken_port() -> None:
+    """An address of another machine: the server's, and the gateway's."""
+    target = Target("", dry=True, say=lambda _: None)
+    server = ServerWish(("192.0.2.1",), 6379)
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1: nobody can listen there \(--port\)"):
+        check_ports(wish(roles=("server",), server=server), target)
+    gate = structs.replace(config().gateway, listen="192.0.2.1:11435")
+    with pytest.raises(ConfigError, match=r"nobody can listen there \(gateway\.listen"):
+        check_ports(
+            wish(roles=("gateway",), server=None, config=structs.replace(config(), gateway=gate)), target
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("orion-master", "as 192.168.1.10"),
+        ("0.0.0.0", "by which the others find it"),
+        ("::", "by which the others find it"),
+        ("224.0.0.1", "by which the others find it"),
+        ("fe80::1", "one cable"),
+        ("192.0.2.1", "does not have it"),
+        ("2001:db8::1", "does not have it"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_refused(said: str, says: str) -> None:
+    """A server that is started on it would end at once, for ever, or nobody would find it."""
+    with pytest.raises(ConfigError, match=says):
+        address_for(said, "", Target("", dry=True, say=lambda _: None))
+
+
+def test_an_address_of_this_machine_is_listened_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However it is written; one that was lost is replaced by the one that is there, which is said."""
+    target = Target("", dry=True, say=lambda _: None)
+    assert address_for("127.0.0.1", "", target) == "127.0.0.1"
+    monkeypatch.setattr(machines, "own_addresses", lambda: {"2001:db8::1", "192.168.1.11"})
+    monkeypatch.setattr(machines, "lan_address", lambda: "192.168.1.11")
+    assert address_for("2001:DB8:0::1", "", target) == "2001:db8::1"
+    assert address_for(None, "2001:db8::1", target) == "2001:db8::1"
+    assert address_for(None, "", target) == "192.168.1.11" and capsys.readouterr().err == ""
+    assert address_for(None, "192.168.1.10", target) == "192.168.1.11"
+    assert (
+        "192.168.1.10, where the server listened, is not this machine's any more" in capsys.readouterr().err
+    )
+
+
+def test_an_address_with_colons_stands_in_brackets(root: Path) -> None:
+    """In every URL; in the server's own file without."""
+    code, out, err = orion(root, *ALL, "--listen", "2001:db8::1", "--dry-run")
+    assert code == 0, err
+    assert "@[2001:db8::1]:6379/0" in out and "bind 2001:db8::1 127.0.0.1" in out
+    assert "@2001:db8" not in out
 
 
 def test_without_ollama_and_streams_toml_it_asks_for_init(tmp_path: Path) -> None:
@@ -247,22 +364,6 @@ def test_a_python_in_a_home_is_none_for_services() -> None:
     assert venv.is_in_a_home(Path("/home/pi/.local/bin/python3"))
     assert venv.is_in_a_home(Path("/root/.pyenv/versions/3.11.7/bin/python3.11"))
     assert not venv.is_in_a_home(Path("/usr/bin/python3"))
-
-
-def test_a_changed_source_is_another_installation(tmp_path: Path) -> None:
-    """A wheel, a checkout and a folder of wheels are told apart by what is in them."""
-    wheel = tmp_path / "orion_streams-1-py3-none-any.whl"
-    wheel.write_bytes(b"one")
-    first = venv.stamp_of(wheel, "python3")
-    assert venv.requirement(wheel) == [f"{wheel}[embedded]"]
-    assert "--no-index" in venv.requirement(tmp_path)
-    assert all("[embedded]" in venv.requirement(each)[-1] for each in (None, wheel, tmp_path))
-    wheel.write_bytes(b"two")
-    assert venv.stamp_of(wheel, "python3") != first
-    assert venv.source_of(str(tmp_path)) == tmp_path
-    with pytest.raises(ConfigError, match="--from"):
-        venv.source_of(str(tmp_path / "none"))
-    assert venv.source_of(None) is not None  # this checkout
 
 
 def test_the_server_that_comes_with_us_speaks_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from orion_streams.agents.alert_targets import targets_of
 from orion_streams.cli.install import units
-from orion_streams.cli.install.plan import ROLES, UNITS, Plan, service_of
+from orion_streams.cli.install.plan import ROLES, UNITS, Plan, plan_of, service_of, shut_out
 from orion_streams.cli.install.server_files import ADMIN, ServerWish, acl_file, meaning
-from orion_streams.cli.install.units import Service, quoted, text_of
+from orion_streams.cli.install.units import Service, argument, held, quoted, text_of
 from orion_streams.config import Config
+from orion_streams.errors import ConfigError
+from orion_streams.model.alert_rules import AlertTarget
 from orion_streams.runtime import acl
 from tests.install.houses import config, plan, systemd_analyze, text, wish
 from tests.needs import SYSTEMD_ANALYZE
@@ -111,6 +114,50 @@ def test_a_password_is_a_credential_and_never_in_a_unit() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("url", "held", "expected"),
+    [
+        ("redis://h", "/etc/orion/redis-password", ("redis://h", "/etc/orion/redis-password")),
+        ("redis://me@h", "/etc/orion/redis-password", ("redis://me@h", "/etc/orion/redis-password")),
+        ("redis://orion-owner@h", "/etc/orion/passwords/orion-owner", ("redis://h", None)),
+        ("redis://h", "/etc/orion/passwords/orion-owner", ("redis://h", None)),
+    ],
+)
+def test_a_password_that_all_share_is_each_role_s(
+    url: str, held: str, expected: tuple[str, str | None]
+) -> None:
+    """It is root's file, and systemd shows it to each; that of the owner is no service's."""
+    redis = structs.replace(config().redis, url=url, password_file=held)
+    own = wish(hashes={}, url=url, config=structs.replace(config(), redis=redis))
+    for role in ROLES[1:]:
+        made = service_of(own, role)
+        assert (
+            dict(made.environment)["ORION_REDIS_URL"],
+            dict(made.credentials).get("redis-password"),
+        ) == expected
+
+
+def test_the_secrets_of_alerts_are_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that service alone; it reads what systemd shows it, whatever the mode says there."""
+    phone = AlertTarget(form="ntfy", webhook="http://ntfy.lan/orion", token_file="/etc/orion/ntfy.token")
+    own = {"phone": phone, "home": AlertTarget(webhook_file="/etc/orion/home.url")}
+    house = structs.replace(config(), alerts_to=own)
+    made = plan(config=house)
+    lines = [
+        "LoadCredential=alerts.home.webhook_file:/etc/orion/home.url",
+        "LoadCredential=alerts.phone.token_file:/etc/orion/ntfy.token",
+    ]
+    assert [line for line in unit("alerts", made).splitlines() if "Credential=alerts" in line] == lines
+    assert not any("Credential=alerts" in unit(role, made) for role in ROLES if role != "alerts")
+    (tmp_path / "alerts.home.webhook_file").write_text("http://ha.lan/api/webhook/ID\n")
+    (tmp_path / "alerts.phone.token_file").write_text("tk_1\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        targets_of(house)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    home, phoned = targets_of(house)
+    assert (home.webhook, phoned.token) == ("http://ha.lan/api/webhook/ID", "tk_1")
+
+
 def test_places_of_streams_toml_are_writable() -> None:
     """An archive, keys and alerts elsewhere than usual; nothing else is."""
     assert "ReadWritePaths" not in "".join(unit(role) for role in ROLES)
@@ -135,15 +182,24 @@ def test_an_agent_may_take_its_time_to_hand_its_work_back() -> None:
         ("plain", "plain"),
         ("two words", '"two words"'),
         ("50%", "50%%"),
-        ("$HOME", "$$HOME"),
+        ("$HOME", "$HOME"),
         ('a"b', '"a\\"b"'),
-        ("%d/server.key", "%d/server.key"),
+        ("%d/server.key", "%%d/server.key"),
         ("", '""'),
     ],
 )
 def test_nothing_in_a_word_is_expanded(word: str, shown: str) -> None:
-    """But the folder of the credentials."""
+    """On a command line no variable either; nothing but the folder of the credentials, where we say so."""
     assert quoted(word) == shown
+    assert argument(word) == shown.replace("$", "$$")
+
+
+def test_a_dollar_is_a_dollar_wherever_it_stands() -> None:
+    """In a command it would begin a variable, in a variable and in a path it is none."""
+    made = Service("x", "a", ("/bin/true", "$a"), environment=(("ORION_X", "$b"),), writable=("/srv/$c",))
+    words = text_of(structs.replace(made, command=(*made.command, held("key"))))
+    assert "ExecStart=/bin/true $$a %d/key\n" in words
+    assert "Environment=ORION_X=$b\n" in words and "ReadWritePaths=-/srv/$c\n" in words
 
 
 def test_a_description_is_one_line() -> None:
@@ -181,19 +237,46 @@ def hashes(of: Config) -> dict[str, str]:
     return dict.fromkeys((*(user.name for user in acl.users(of)), ADMIN), "b" * 64)
 
 
+def users_file(before: str = "", of: Config | None = None, **other: str) -> str:
+    """The file of users of a house."""
+    house = of or config()
+    passwords = hashes(house) | {name.replace("_", "-"): each for name, each in other.items()}
+    return acl_file(acl.users(house), passwords, before, acl.of_clients_and_nodes(house))
+
+
 def test_the_file_of_users_stays_while_nothing_changes() -> None:
     """Whatever the server makes of it: who was added stays, and a changed password or right is written."""
-    users = acl.users(config())
-    first = acl_file(users, hashes(config()))
+    first = users_file()
     saved = (
         first.replace(" reset on ", " on sanitize-payload resetchannels -@all ") + "user guest on ~x +get\n"
     )
-    assert acl_file(users, hashes(config()), saved) == saved
-    other = acl_file(users, hashes(config()) | {"orion-router": "c" * 64}, saved)
+    assert users_file(saved) == saved
+    other = users_file(saved, orion_router="c" * 64)
     assert "c" * 64 in other and "user guest on ~x +get" in other
     widened = saved.replace("user orion-reader ", "user orion-reader +flushall ")
-    assert "flushall" not in acl_file(users, hashes(config()), widened)
+    assert "flushall" not in users_file(widened)
     assert "default reset off" in first
+
+
+def test_a_node_that_is_gone_is_shut_out() -> None:
+    """And a client; who is none of ours stays, and so does the file once it is so."""
+    before = users_file() + "user guest on ~x +get\nuser other-agent-x on ~x +get\n"
+    nodes = {name: node for name, node in config().nodes.items() if name != "orion-worker"}
+    clients = {name: each for name, each in config().clients.items() if name != "brain"}
+    house = structs.replace(config(), nodes=nodes, clients=clients)
+    gone = ["orion-client-brain", "orion-agent-orion-worker"]
+    smaller = wish(config=house, users_before=before, hashes=hashes(house))
+    assert sorted(shut_out(smaller)) == sorted(gone)
+    after = text(plan_of(smaller), "/var/lib/orion-server/users.acl")
+    for name in gone:
+        assert f"user {name} reset off\n" in after
+    assert "user guest on ~x +get" in after and "user other-agent-x on" in after
+    saved = after.replace(" reset off", " off sanitize-payload resetchannels -@all")
+    again = structs.replace(smaller, users_before=saved)
+    assert text(plan_of(again), "/var/lib/orion-server/users.acl") == saved
+    assert shut_out(again) == []
+    back = users_file(saved)
+    assert "user orion-agent-orion-worker reset on" in back
 
 
 def test_two_ways_of_writing_a_user_mean_the_same() -> None:

@@ -91,10 +91,11 @@ def test_a_folder_is_filled_and_installs_without_an_index(index: Index) -> None:
     assert "1 of 3  aaa-1.0-" in err
     place = index.home / "wheels"
     assert found.install == (
-        f"python{HERE} -m venv /opt/orion && /opt/orion/bin/pip install --no-index --find-links {place} "
-        "'orion-streams[embedded]==1.0'"
+        f"sudo python{HERE} -m venv /opt/orion/venv && sudo /opt/orion/venv/bin/pip install --no-index "
+        f"--find-links {place} 'orion-streams[embedded]==1.0' && "
+        f"sudo /opt/orion/venv/bin/orion install --from {place} --role agent"
     )
-    words = found.install.partition("pip install ")[2].replace("'", "").split()
+    words = found.install.partition("pip install ")[2].partition(" && ")[0].replace("'", "").split()
     pi = Target(HERE, "aarch64").options
     target = ["--target", str(index.home / "pi")]
     done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", *pi, *target, *words], check=False)
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_and_a_whole_folder_needs_no_index(index: Ind
     code, out, _ = index.bundle(offline=True)
     assert code == 0
     assert "4 wheels, " in out
-    assert out.splitlines()[-1].strip().startswith(f"python{HERE} -m venv /opt/orion")
+    assert out.splitlines()[-1].strip().startswith(f"sudo python{HERE} -m venv /opt/orion/venv")
 
 
 def test_what_cannot_be_fetched_is_named(index: Index) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from orion_streams.cli import roles
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
 from orion_streams.runtime.service_notify import ServiceManager, in_a_line
 from tests.cli.run_cli import TOML, environment
@@ -194,3 +195,27 @@ def test_a_status_is_one_line() -> None:
     """A line break would begin another assignment."""
     assert in_a_line("a\nREADY=1 b") == "a READY=1 b"
     assert len(in_a_line("x" * 999)) == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "unit"), [(("router",), "orion-router"), (("alerts run",), "orion-alerts")]
+)
+def test_what_only_a_person_can_mend_is_not_tried_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], unit: str
+) -> None:
+    """The service says so and goes on for a while before it ends; elsewhere it ends at once."""
+    bad = tmp_path / "streams.toml"
+    bad.write_text("[nodes")
+    held: list[float] = []
+
+    async def sleep(for_s: float) -> None:
+        held.append(for_s)
+
+    monkeypatch.setattr("orion_streams.runtime.service_notify.asyncio.sleep", sleep)
+    call = (*words, "--config", str(bad), "--redis", "redis://h")
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert roles.main(call) == 78 and held == []
+    with managed(tmp_path, "socket") as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+        assert roles.main(call) == 78 and held == [roles.HOLD_S] and roles.HOLD_S >= 60
+        assert f"STATUS=exit code 78, once a minute: journalctl -u {unit} says why" in manager.waiting()

@@ -7,20 +7,24 @@ is started: systemctl and systemd-sysusers know such folders.
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
-from orion_streams.cli.install.plan import SYSUSERS, UNITS, VENV, File, Folder, Plan, causes
+from orion_streams.cli.install.plan import HOME, SYSUSERS, UNITS, VENV, File, Folder, Plan, causes
+from orion_streams.cli.install.units import sysusers_line
 from orion_streams.errors import ConfigError
 
 Say = Callable[[str], None]
 BOOTED = Path("/run/systemd/system")
 """There where systemd runs the machine (sd_booted(3))."""
 COMMAND_S = 900
+PENDING = f"{HOME}/.restart"
+"""Services that a run has changed, or was about to, and has not restarted: a line each."""
 
 
 class Changes(Struct):
@@ -37,6 +41,30 @@ class Target:
         self.root, self.dry, self.say = Path(root or "/"), dry, say
         self.is_machine = self.root == Path("/")
         self.changes = Changes([], [])
+        self.units: set[str] = set()
+        self.owed: set[str] = set()
+
+    def begin(self, units: Iterable[str]) -> None:
+        """Say which services have to be restarted if anything changes from here on: that is noted before
+        the first change, so that what breaks off is known to whoever comes next (`owed`)."""
+        self.units, self.owed = set(units), set(self.read(PENDING).split())
+
+    def settle(self) -> None:
+        """Say that they were restarted."""
+        if self.is_machine and not self.dry and (noted := set(self.read(PENDING).split())):
+            self._note(noted - self.units)
+
+    def _changes(self) -> None:
+        if self.is_machine and not self.dry and self.units:
+            self._note(self.owed | self.units)
+
+    def _note(self, units: set[str]) -> None:
+        path = self.path(PENDING)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if units:
+            path.write_text("".join(f"{each}\n" for each in sorted(units)), encoding="utf-8")
+        else:
+            path.unlink()
 
     def path(self, of: str) -> Path:
         """Return where a path of the plan is."""
@@ -53,6 +81,7 @@ class Target:
 
     def run(self, *words: str) -> None:
         """Run a command. Raises ConfigError with its last line if it fails."""
+        self._changes()
         self.changes.commands.append(list(words))
         self.say(f"run      {' '.join(words)}")
         if self.dry:
@@ -70,19 +99,25 @@ class Target:
     def folder(self, wanted: Folder) -> bool:
         """Make a folder, with mode and owner. Return whether that changed anything."""
         path = self.path(wanted.path)
-        if path.is_dir() and self._is_as(path, wanted.mode, wanted.owner):
+        if path.is_dir() and self._is_as(path.stat(), wanted):
             return False
         self._tell(f"folder   {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
         if not self.dry:
             path.mkdir(mode=wanted.mode, parents=True, exist_ok=True)
-            self._own(path, wanted.mode, wanted.owner)
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self._own(opened, wanted.mode, wanted.owner)
+            finally:
+                os.close(opened)
         return True
 
     def file(self, wanted: File) -> bool:
-        """Write a file whole or not at all, with mode and owner. Return whether that changed anything."""
+        """Write a file whole or not at all, with mode and owner. Return whether that changed anything.
+
+        Where a service owns the folder, it may put another file in this one's place at any moment: so what
+        is judged, written and given away is what was opened, and no link is followed."""
         path = self.path(wanted.path)
-        same = path.is_file() and self.read(wanted.path) == wanted.text
-        if same and self._is_as(path, wanted.mode, wanted.owner):
+        if self._holds(wanted):
             return False
         self._tell(f"file     {wanted.path} ({wanted.mode:o}, {wanted.owner})", wanted.path)
         if self.dry:
@@ -97,22 +132,43 @@ class Target:
         with os.fdopen(opened, "w", encoding="utf-8") as out:
             out.write(wanted.text)
             out.flush()
+            self._own(out.fileno(), wanted.mode, wanted.owner)
             os.fsync(out.fileno())
-        self._own(fresh, wanted.mode, wanted.owner)
         fresh.replace(path)
         return True
 
+    def read_own(self, of: str) -> str:
+        """Return the text of a file in a service's folder; "" if there is none, or a link or pipe."""
+        return (self._opened(of) or ("", None))[0]
+
+    def _holds(self, wanted: File) -> bool:
+        found = self._opened(wanted.path)
+        return found is not None and found[0] == wanted.text and self._is_as(found[1], wanted)
+
+    def _opened(self, of: str) -> tuple[str, os.stat_result] | None:
+        try:
+            opened = os.open(self.path(of), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None
+        with os.fdopen(opened, encoding="utf-8", errors="replace") as file:
+            seen = os.fstat(opened)
+            return (file.read(), seen) if stat.S_ISREG(seen.st_mode) else None
+
     def _tell(self, line: str, path: str) -> None:
+        self._changes()
         self.changes.files.append(path)
         self.say(line)
 
-    def _is_as(self, path: Path, mode: int, owner: str) -> bool:
-        seen = path.stat()
-        return seen.st_mode & 0o7777 == mode and seen.st_uid == self._ids(owner)[0]
+    def _is_as(self, seen: os.stat_result, wanted: File | Folder) -> bool:
+        return seen.st_mode & 0o7777 == wanted.mode and seen.st_uid == self._ids(wanted.owner)[0]
 
-    def _own(self, path: Path, mode: int, owner: str) -> None:
-        os.chown(path, *self._ids(owner))
-        path.chmod(mode)
+    def _own(self, opened: int, mode: int, owner: str) -> None:
+        os.fchown(opened, *self._ids(owner))
+        os.fchmod(opened, mode)
+
+    def has_user(self, name: str) -> bool:
+        """Whether that root has a user of this name."""
+        return self._ids(name) != (-1, -1)
 
     def _ids(self, owner: str) -> tuple[int, int]:
         """Return the ids of a user of that root; those of nobody for one that does not exist yet."""
@@ -127,32 +183,31 @@ class Target:
 
 def apply(plan: Plan, target: Target, venv_changed: bool) -> Changes:
     """Make the plan true, and start what it changed."""
-    by_path = {each.path: each for each in plan.files}
-    users = by_path.pop(SYSUSERS)
-    names = [each.name for each in plan.services]
-    missing = [name for name in names if target._ids(name) == (-1, -1)]
+    missing = [name for name in plan.users if not target.has_user(name)]
     target.folder(Folder("/etc/sysusers.d", 0o755))
-    if target.file(merged(users, target)) or missing:
+    if target.file(merged(plan.users, target)) or missing:
         target.run("systemd-sysusers", *root_option(target), str(target.path(SYSUSERS)))
     for folder in plan.folders:
         target.folder(folder)
-    changed = {path for path, file in by_path.items() if target.file(file)}
+    changed = {each.path for each in plan.files if target.file(each)}
     start(plan, target, changed, venv_changed)
+    target.settle()
     return target.changes
 
 
-def merged(users: File, target: Target) -> File:
-    """Keep the users of roles that were installed before."""
+def merged(users: Iterable[str], target: Target) -> File:
+    """Return the file of users, with those of roles that were installed before."""
     before = target.read(SYSUSERS).splitlines()
-    lines = sorted({*before, *users.text.splitlines()})
-    return File(users.path, "".join(f"{line}\n" for line in lines))
+    lines = sorted({*before, *map(sysusers_line, users)})
+    return File(SYSUSERS, "".join(f"{line}\n" for line in lines))
 
 
 def start(plan: Plan, target: Target, changed: set[str], venv_changed: bool) -> None:
     """Enable the services, and restart those of which anything changed; start the others if they do not
     run."""
     units = {each.unit: f"{UNITS}/{each.unit}" for each in plan.services}
-    if target.is_machine and any(path in changed for path in units.values()):
+    owed = target.owed & set(units)
+    if target.is_machine and (owed or any(path in changed for path in units.values())):
         target.run("systemctl", "daemon-reload")
     wants = target.path(f"{UNITS}/multi-user.target.wants")
     if fresh := [unit for unit in units if not (wants / unit).is_symlink()]:
@@ -162,7 +217,9 @@ def start(plan: Plan, target: Target, changed: set[str], venv_changed: bool) -> 
     again = [
         each.unit
         for each in plan.services
-        if changed & causes(each) or (venv_changed and each.command[0].startswith(VENV))
+        if each.unit in owed
+        or changed & causes(each)
+        or (venv_changed and each.command[0].startswith(VENV))
     ]
     idle = [unit for unit in units if unit not in again and not is_active(unit)]
     if again:

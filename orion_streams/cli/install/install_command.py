@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,9 +14,9 @@ from msgspec import Struct
 
 from orion_streams import config as configuration
 from orion_streams import environment
-from orion_streams.cli.acl_command import NO_OWNER, password
+from orion_streams.cli.acl_command import check_owner, password
 from orion_streams.cli.install import machine as machines
-from orion_streams.cli.install import venv
+from orion_streams.cli.install import open_secrets, venv
 from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
@@ -25,11 +26,12 @@ from orion_streams.cli.install.plan import (
     PASSWORDS,
     TLS,
     UNITS,
+    Plan,
     Wish,
     chosen_roles,
     passwords_of,
     plan_of,
-    with_user,
+    shut_out,
 )
 from orion_streams.cli.install.server_files import STATE, ServerWish
 from orion_streams.cli.install.starter import Wishes, starter, told, why_not, wish_of, with_server
@@ -39,15 +41,13 @@ from orion_streams.config import INSTALLED_TOML, Config
 from orion_streams.environment import command
 from orion_streams.errors import BackendError, ConfigError
 from orion_streams.model import server_urls
-from orion_streams.model.policy import UNLISTED
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import packaged_binary
 
 PORT = 6379
 CERTIFICATES = ("server.pem", "server.key", "ca.pem")
+AN_ADDRESS = "expected an address of this machine, as 192.168.1.10"
 ANY_HOST = "0.0.0.0:11435"
-UNMADE = "0" * 64
-"""Stands for the hash of a password that --dry-run does not make."""
 
 
 class InstallOptions(Struct, frozen=True):
@@ -107,7 +107,11 @@ def set_up(options: InstallOptions, target: Target, found: Machine) -> tuple[Wis
     wish = wish_for(options, chosen_roles(options.roles), found, target)
     check_ports(wish, target)
     plan = plan_of(wish)
-    fresh = venv.install(target, options.source)
+    for name in shut_out(wish):
+        tell(f"orion: {name} is not in streams.toml any more: it is shut out")
+    check_secrets(plan, target)
+    target.begin(each.unit for each in plan.services)
+    fresh = venv.install(target, options.source, venv.extras_of(wish.config))
     return wish, apply(plan, target, fresh)
 
 
@@ -130,22 +134,22 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     """Return what is to be installed. Raises ConfigError."""
     serves = "server" in roles
     before = settings_of(target.read(f"{HOME}/server.conf")) if serves else {}
-    bound = before.get("bind", "").partition(" ")[0]
-    address = address_of(options.listen or bound or machines.lan_address())
+    address = address_for(options.listen, before.get("bind", "").partition(" ")[0], target)
     tls = options.tls is not None or "tls-port" in before
     port = options.port or int(before.get("tls-port") or before.get("port") or PORT)
-    own_url = f"{'rediss' if tls else 'redis'}://{address}:{port}/0" if serves else ""
+    own_url = f"{'rediss' if tls else 'redis'}://{in_url(address)}:{port}/0" if serves else ""
     url = options.redis or own_url
     if url and server_urls.has_password(url):
         raise ConfigError(f"--redis: a password belongs into a file in {PASSWORDS}, named like its user")
     toml = toml_for(options, roles, found, target, "" if serves else url)
     config = configuration.parse(toml, str(INSTALLED_TOML))
+    open_secrets.check(config)
     if serves:
         toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
     elif url and config.redis.url in ("", url):
         toml = for_guests(toml, config, url, target)
     if not url and config.redis.url:
-        url = server_urls.without_user(config.redis.url)
+        url = config.redis.url
     if not url:
         raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
     node = options.node or found.name
@@ -155,6 +159,8 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     valkey = valkey_path(options.valkey, tls) if serves else ""
     if serves:
         check_data(valkey, target)
+        check_owner(config)
+    fresh = missing_passwords(config, target) if serves else {}
     own = (address, *(() if ip_address(address).is_loopback else ("127.0.0.1",))) if serves else ()
     return Wish(
         roles,
@@ -164,8 +170,9 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         url,
         valkey=valkey,
         server=ServerWish(own, port, tls, config.redis.fsync) if serves else None,
-        hashes=hashes_for(config, serves, target),
-        users_before=target.read(f"{STATE}/users.acl") if serves and os.geteuid() == 0 else "",
+        hashes=hashes_for(config, fresh, target),
+        passwords=fresh,
+        users_before=target.read_own(f"{STATE}/users.acl") if serves else "",
         certificates=certificates(options),
         has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
         has_video_group="\nvideo:" in "\n" + target.read("/etc/group"),
@@ -178,8 +185,6 @@ def give_to_person(wish: Wish, target: Target) -> None:
     if wish.server is not None and owner in wish.hashes:
         held = "" if target.dry else password(target.path(PASSWORDS), owner)
         give_password(target, environment.sudo_user(), owner, held)
-        if not wish.config.clients.get(acl.OWNER, UNLISTED).operator:
-            tell(NO_OWNER.format(user=owner))
 
 
 def settings_of(conf: str) -> dict[str, str]:
@@ -200,39 +205,61 @@ def check_data(valkey: str, target: Target) -> None:
         )
 
 
-def address_of(words: str) -> str:
-    """Return an address to listen on. Raises ConfigError for a name."""
+def address_for(said: str | None, bound: str, target: Target) -> str:
+    """Return the address that the server listens on: what is said, else where it listened before, if this
+    machine still has that, else that in the house. Raises ConfigError."""
+    here = machines.own_addresses() if target.is_machine else None
+    if said:
+        return address_of(said, here)
+    if bound and (here is None or bound in here):
+        return bound
+    found = machines.lan_address()
+    if bound:
+        tell(
+            f"orion: {bound}, where the server listened, is not this machine's any more: now {found}, "
+            f"which the others must be told (--redis); or give this machine {bound} again, for good"
+        )
+    return found
+
+
+def address_of(words: str, here: Container[str] | None) -> str:
+    """Return an address to listen on, one of those that are `here` (None: not known). Raises ConfigError
+    for a name, for none in particular, and for another machine's."""
     try:
-        return str(ip_address(words))
+        address = ip_address(words)
     except ValueError:
-        raise ConfigError(
-            f"--listen {words}: expected an address of this machine, as 192.168.1.10"
-        ) from None
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}, by which the others find it")
+    if address.is_link_local:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this one has a meaning on one cable only")
+    if here is not None and not address.is_loopback and str(address) not in here:
+        raise ConfigError(f"--listen {words}: {AN_ADDRESS}; this machine does not have it (ip addr)")
+    return str(address)
+
+
+def in_url(address: str) -> str:
+    """Return an address as it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
 
 
 def for_people(toml: str, config: Config, url: str) -> str:
     """Return a streams.toml by which people's commands, run by root, find the server that is installed
     here: as its owner, unless the file names a server already."""
-    user = person(config)
-    if config.redis.url and f"//{user}@" not in config.redis.url:
+    owner = acl.owner(config).name
+    if config.redis.url and server_urls.user_of(config.redis.url) != owner:
         return toml
-    return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+    return with_server(toml, server_urls.with_user(url, owner), f"{PASSWORDS}/{owner}")
 
 
 def for_guests(toml: str, config: Config, url: str, target: Target) -> str:
     """Return a streams.toml by which people's commands find a server that was there before: as its owner,
     if the password is here."""
-    user = person(config)
+    owner = acl.owner(config).name
     with suppress(PermissionError):
-        if target.path(f"{PASSWORDS}/{user}").is_file():
-            return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+        if target.path(f"{PASSWORDS}/{owner}").is_file():
+            return with_server(toml, server_urls.with_user(url, owner), f"{PASSWORDS}/{owner}")
     return toml if config.redis.url else with_server(toml, url, "")
-
-
-def person(config: Config) -> str:
-    """Return the user as which people's commands connect."""
-    owner = acl.user_name(config, "owner")
-    return owner if owner in [user.name for user in acl.users(config)] else acl.observer(config).name
 
 
 def toml_for(
@@ -258,21 +285,24 @@ def toml_for(
     return judged(starter(Wishes((node,), redis_url=url, listen=listen)), INSTALLED_TOML)
 
 
-def hashes_for(config: Config, serves: bool, target: Target) -> dict[str, str]:
-    """Return the hashes of the passwords by user. The server's machine makes those that are missing."""
-    folder = target.path(PASSWORDS)
-    hashes: dict[str, str] = {}
+def hashes_for(config: Config, passwords: Mapping[str, str], target: Target) -> dict[str, str]:
+    """Return the hashes of the passwords by user: of those that are here, and of those to be made."""
+    made, folder = {name: acl.hashed(text) for name, text in passwords.items()}, target.path(PASSWORDS)
+    with suppress(PermissionError):
+        there = [name for name in passwords_of(config) if (folder / name).is_file()]
+        return made | {name: acl.hashed(password(folder, name)) for name in there}
+    return made
+
+
+def missing_passwords(config: Config, target: Target) -> dict[str, str]:
+    """Return a fresh password for each user that has none here."""
+    folder, made = target.path(PASSWORDS), dict[str, str]()
     for name in passwords_of(config):
         with suppress(PermissionError):
-            there = (folder / name).is_file()
-            if there or (serves and not target.dry):
-                if not there:
-                    target.changes.files.append(f"{PASSWORDS}/{name}")
-                hashes[name] = acl.hashed(password(folder, name))
+            if (folder / name).is_file():
                 continue
-        if serves:
-            hashes[name] = UNMADE
-    return hashes
+        made[name] = secrets.token_hex(32)
+    return made
 
 
 def certificates(options: InstallOptions) -> dict[str, str]:
@@ -311,11 +341,31 @@ def check_ports(wish: Wish, target: Target) -> None:
         place = wish.config.gateway.place
         places.append(("orion-gateway", place.host, place.port, "gateway.listen in streams.toml"))
     for name, host, port, where in places:
-        if not is_active(f"{name}.service") and machines.is_taken(host, port):
+        if is_active(f"{name}.service"):
+            continue
+        try:
+            taken = machines.is_taken(host, port)
+        except OSError as error:
+            raise ConfigError(f"{host}: nobody can listen there ({where}): {error.strerror}") from error
+        if taken:
             raise ConfigError(
                 f"port {port} is taken on {host} (sudo ss -ltnp 'sport = :{port}' tells by whom): stop it, "
                 f"or name another port ({where})"
             )
+
+
+def check_secrets(plan: Plan, target: Target) -> None:
+    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without."""
+    made = {each.path for each in plan.files}
+    for service in plan.services:
+        for _, path in service.credentials:
+            if not path.startswith("/"):
+                raise ConfigError(f"{path}: expected the whole path: a service has no other folder")
+            with suppress(PermissionError):
+                if path not in made and not target.path(path).is_file():
+                    raise ConfigError(
+                        f"{path} is not there, which {service.name} needs (root's, mode 0600)"
+                    )
 
 
 def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:

@@ -25,7 +25,7 @@ from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.invitation import Invitation, Ticket, encode, with_node
 from orion_streams.cli.install.joining import Joined, grid_of, is_alive, now_ms, wait_until_joined
 from orion_streams.cli.install.machine import OLLAMA
-from orion_streams.cli.install.plan import HOME, PASSWORDS, TLS, UNITS, File, with_user
+from orion_streams.cli.install.plan import HOME, PASSWORDS, TLS, UNITS, File
 from orion_streams.cli.install.server_files import ADMIN
 from orion_streams.cli.install.starter import BIG_MB, NodeWish, with_server
 from orion_streams.cli.outcome import tell, write, write_json
@@ -123,7 +123,7 @@ def admin_url(options: InviteOptions, target: Target) -> str:
             f"{ADMIN} has no password in {PASSWORDS}: run this on the machine of the server, or name an "
             "administrator: --redis redis://NAME@HOST:6379/0, with the password in ORION_REDIS_PASSWORD"
         )
-    url = server_urls.with_password(with_user(config.redis.url, ADMIN), held)
+    url = server_urls.with_password(server_urls.with_user(config.redis.url, ADMIN), held)
     files = config.redis
     return server_urls.with_tls(url, files.tls_ca_file, files.tls_cert_file, files.tls_key_file)
 
@@ -178,7 +178,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     ident, once = secrets.token_hex(8), secrets.token_urlsafe(24)
     user, key = acl.invitation(config, ident), config.key(acl.INVITED, ident)
     told_url = server_urls.with_tls(url, f"{TLS}/ca.pem" if ca else "", "", "")
-    people = with_user(told_url, acl.user_name(config, acl.OWNER))
+    people = server_urls.with_user(told_url, acl.user_name(config, acl.OWNER))
     toml = with_server(target.read(str(INSTALLED_TOML)), people, "")
     until_ms = await now_ms(redis) + for_ms
     payload = msgspec.json.encode(Invitation(options.node, agent.name, held, toml))

@@ -70,6 +70,7 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
         for line in told(found):
             say(line)
         ask(ticket, "PING")
+        target.begin(("orion-agent.service",))
         venv.install(target, options.source)  # may fail, so before the code is used up
         invitation = stand_in(ticket, found) if options.dry else take(ticket)
     except OverError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from contextlib import suppress
@@ -126,13 +127,22 @@ def is_of_a_house(address: str) -> bool:
     return found.is_private and not found.is_loopback and not found.is_link_local
 
 
+def own_addresses() -> frozenset[str]:
+    """Return all addresses that this machine has now, without the name of a link."""
+    rows = [row for each in psutil.net_if_addrs().values() for row in each]
+    families = (socket.AF_INET, socket.AF_INET6)
+    return frozenset(row.address.partition("%")[0] for row in rows if row.family in families)
+
+
 def is_taken(host: str, port: int) -> bool:
-    """Whether another program listens there."""
+    """Whether another program listens there. Raises OSError where nobody could listen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return True
     return False

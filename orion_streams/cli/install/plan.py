@@ -6,15 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from msgspec import Struct, structs
 
 from orion_streams.cli.install import units
-from orion_streams.cli.install.server_files import ADMIN, STATE, ServerWish, acl_file, server_conf
+from orion_streams.cli.install.server_files import (
+    ADMIN,
+    STATE,
+    ServerWish,
+    acl_file,
+    is_off,
+    lines_of,
+    server_conf,
+    strays,
+)
 from orion_streams.cli.install.units import Service
 from orion_streams.config import ALERTS_FILE, INSTALLED_TOML, KEYS_FILE, Config
 from orion_streams.errors import ConfigError
 from orion_streams.model import server_urls
+from orion_streams.model.alert_rules import SECRET_FILES, credential_of
 from orion_streams.runtime import acl
 from orion_streams.runtime.acl import User
 
@@ -28,7 +39,8 @@ DEVICES = ("/dev/vcio", "/dev/vchiq")
 
 class Wish(Struct, frozen=True):
     """What was asked for, with the facts that decide how. `toml`: the text of streams.toml; `hashes`: of
-    the passwords by user (the server's machine has all); `users_before`: the server's file of users as it
+    the passwords by user (the server's machine has all); `passwords`: those that are to be made, by user;
+    `users_before`: the server's file of users as it
     is; `certificates`: texts of server.pem, server.key and ca.pem by name; `has_ca`: with a ca.pem."""
 
     roles: tuple[str, ...]
@@ -39,6 +51,7 @@ class Wish(Struct, frozen=True):
     valkey: str = ""
     server: ServerWish | None = None
     hashes: Mapping[str, str] = {}
+    passwords: Mapping[str, str] = {}
     users_before: str = ""
     certificates: Mapping[str, str] = {}
     has_ca: bool = False
@@ -64,8 +77,9 @@ class File(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """All of it, in the order in which it is made."""
+    """All of it, in the order in which it is made. `users`: of the machine, one for each service."""
 
+    users: tuple[str, ...]
     folders: tuple[Folder, ...]
     files: tuple[File, ...]
     services: tuple[Service, ...]
@@ -80,12 +94,14 @@ def plan_of(wish: Wish) -> Plan:
         *(Folder(f"/var/lib/{each.name}", 0o700, each.name) for each in services),
     ]
     files = [
-        File(SYSUSERS, units.sysusers(tuple(each.name for each in services))),
+        *(File(f"{PASSWORDS}/{name}", text, 0o600, secret=True) for name, text in wish.passwords.items()),
         File(str(INSTALLED_TOML), wish.toml),
         *(File(f"{UNITS}/{each.unit}", units.text_of(each)) for each in services),
     ]
     if wish.server is not None:
-        text = acl_file(acl.users(wish.config), wish.hashes, wish.users_before)
+        text = acl_file(
+            acl.users(wish.config), wish.hashes, wish.users_before, acl.of_clients_and_nodes(wish.config)
+        )
         files.append(File(f"{HOME}/server.conf", server_conf(wish.server)))
         files.append(File(f"{STATE}/users.acl", text, 0o600, "orion-server", secret=True))
     if wish.certificates:
@@ -93,7 +109,7 @@ def plan_of(wish: Wish) -> Plan:
         for name, text in sorted(wish.certificates.items()):
             is_key = name.endswith(".key")
             files.append(File(f"{TLS}/{name}", text, 0o600 if is_key else 0o644, secret=is_key))
-    return Plan(tuple(folders), tuple(files), services)
+    return Plan(tuple(each.name for each in services), tuple(folders), tuple(files), services)
 
 
 def service_of(wish: Wish, role: str) -> Service:
@@ -112,9 +128,7 @@ def service_of(wish: Wish, role: str) -> Service:
             words, user = (ORION, "gateway", *options), acl.gateway(config)
             return role_service(wish, role, words, user, outside(config.gateway.keys_file, KEYS_FILE))
         case _:
-            alerts = (ORION, "alerts", "run", *options)
-            own = outside(config.alerts_file, ALERTS_FILE)
-            return role_service(wish, role, alerts, acl.reader(config), own)
+            return alerts_service(wish)
 
 
 def outside(own: str, usual: str) -> tuple[str, ...]:
@@ -122,9 +136,23 @@ def outside(own: str, usual: str) -> tuple[str, ...]:
     return (own.rpartition("/")[0],) if own and own != usual else ()
 
 
+def alerts_service(wish: Wish) -> Service:
+    """Return the service that tells people: systemd shows it the files with its targets' secrets."""
+    config = wish.config
+    words = (ORION, "alerts", "run", "--config", str(INSTALLED_TOML))
+    own = role_service(wish, "alerts", words, acl.reader(config), outside(config.alerts_file, ALERTS_FILE))
+    secrets = (
+        (credential_of(name, key), path)
+        for name, target in sorted(config.alerts_to.items())
+        for key in SECRET_FILES
+        if (path := getattr(target, key))
+    )
+    return structs.replace(own, credentials=(*own.credentials, *secrets))
+
+
 def server_service(wish: Wish) -> Service:
     """Return the service of the house's Valkey. Its key is shown to it by systemd, and to nobody else."""
-    with_key = ("--tls-key-file", "%d/server.key") if wish.server and wish.server.tls else ()
+    with_key = ("--tls-key-file", units.held("server.key")) if wish.server and wish.server.tls else ()
     return Service(
         "orion-server",
         "orion-streams: the house's Valkey",
@@ -151,9 +179,9 @@ def agent_service(wish: Wish, words: tuple[str, ...]) -> Service:
 def role_service(
     wish: Wish, role: str, words: tuple[str, ...], user: User, writable: tuple[str, ...] = ()
 ) -> Service:
-    """Return the service of a role, which connects as its user if there is a password for it."""
-    known = user.name in wish.hashes
-    url = with_user(wish.url, user.name) if known else wish.url
+    """Return the service of a role. It connects as its user if there is a password for that, else as
+    streams.toml says."""
+    url, password_file = access(wish, user)
     if wish.has_ca and server_urls.scheme_of(url) in server_urls.TLS:
         url = server_urls.with_tls(url, f"{TLS}/ca.pem", "", "")
     return Service(
@@ -161,15 +189,20 @@ def role_service(
         f"orion-streams: {role}",
         words,
         environment=(("ORION_REDIS_URL", url), ("PYTHONDONTWRITEBYTECODE", "1")),
-        credentials=(("redis-password", f"{PASSWORDS}/{user.name}"),) if known else (),
+        credentials=(("redis-password", password_file),) if password_file else (),
         writable=writable,
     )
 
 
-def with_user(url: str, user: str) -> str:
-    """Return a URL with this user instead of its own."""
-    scheme, _, place = server_urls.without_user(url).partition("://")
-    return f"{scheme}://{user}@{place}"
+def access(wish: Wish, user: User) -> tuple[str, str]:
+    """Return the URL that a role connects to, and the file of its password, "" for none. The password that
+    streams.toml names is everybody's, unless it is that of one of the grid's own users."""
+    if user.name in wish.hashes:
+        return server_urls.with_user(wish.url, user.name), f"{PASSWORDS}/{user.name}"
+    held, names = wish.config.redis.password_file, [each.name for each in acl.users(wish.config)]
+    if server_urls.user_of(wish.url) in names or Path(held).name in names:
+        return server_urls.without_user(wish.url), ""
+    return wish.url, held
 
 
 def causes(service: Service) -> set[str]:
@@ -194,3 +227,9 @@ def chosen_roles(words: str) -> tuple[str, ...]:
 def passwords_of(config: Config) -> tuple[str, ...]:
     """Return the users that the server's machine has passwords for."""
     return (*(user.name for user in acl.users(config)), ADMIN)
+
+
+def shut_out(wish: Wish) -> list[str]:
+    """List the users of nodes and clients that streams.toml has no more and that could still log in."""
+    found = strays(wish.users_before, passwords_of(wish.config), acl.of_clients_and_nodes(wish.config))
+    return [name for name in found if not is_off(lines_of(wish.users_before)[name])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -48,21 +48,36 @@ def server_conf(wish: ServerWish) -> str:
     )
 
 
-def acl_file(users: Iterable[User], hashes: Mapping[str, str], before: str = "") -> str:
+def acl_file(users: Iterable[User], hashes: Mapping[str, str], before: str, ours: tuple[str, ...]) -> str:
     """Return the file of its users: those of the grid and an administrator, by their passwords' hashes, and
-    whoever else was in it `before`. Without a change of any it is the same, though the server has written
-    it anew in its own words."""
-    wanted = [
-        "user default reset off",
-        f"user {ADMIN} reset on #{hashes[ADMIN]} ~* &* +@all",
-        *(f"user {each.name} {' '.join(each.rules(hashes[each.name]))}" for each in users),
-    ]
-    there = {words[1]: line for line in before.splitlines() if (words := line.split())[:1] == ["user"]}
-    names = [line.split()[1] for line in wanted]
-    if all(meaning(line) == meaning(there.get(name, "")) for name, line in zip(names, wanted, strict=True)):
+    whoever else was in it `before`; of those, who has a name of `ours` (how they begin) is shut out.
+    Without a change of any it is the same, though the server has written it anew in its own words."""
+    wanted = {
+        "default": "user default reset off",
+        ADMIN: f"user {ADMIN} reset on #{hashes[ADMIN]} ~* &* +@all",
+        **{each.name: f"user {each.name} {' '.join(each.rules(hashes[each.name]))}" for each in users},
+    }
+    there = lines_of(before)
+    wanted |= {name: f"user {name} reset off" for name in strays(before, wanted, ours)}
+    if all(meaning(line) == meaning(there.get(name, "")) for name, line in wanted.items()):
         return before
-    kept = [line for name, line in there.items() if name not in names]
-    return "".join(f"{line}\n" for line in (*wanted, *kept))
+    kept = [line for name, line in there.items() if name not in wanted]
+    return "".join(f"{line}\n" for line in (*wanted.values(), *kept))
+
+
+def strays(before: str, known: Container[str], ours: tuple[str, ...]) -> list[str]:
+    """List the users in a file that have a name of `ours` and are not known."""
+    return [name for name in lines_of(before) if name not in known and name.startswith(ours)]
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """Return the lines of a file of users by name."""
+    return {words[1]: line for line in text.splitlines() if (words := line.split())[:1] == ["user"]}
+
+
+def is_off(line: str) -> bool:
+    """Whether a line of the file lets nobody in."""
+    return "on" not in line.split()
 
 
 NOISE = {"reset", "sanitize-payload", "resetchannels", "resetkeys", "-@all", "user"}

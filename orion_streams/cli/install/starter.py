@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
+from orion_streams import config as configuration
 from orion_streams.cli.install.machine import Machine
+from orion_streams.config import INSTALLED_TOML
+from orion_streams.errors import ConfigError
 from orion_streams.model.policy import ROBOT
 
 BIG_MB, LEAST_MB = 12_000, 1_500
@@ -99,18 +104,39 @@ def client_table(name: str) -> str:
 
 def with_server(text: str, url: str, password_file: str) -> str:
     """Return a streams.toml whose [redis] names this server and the file of the password for it: what stood
-    there of the two is replaced, all else stays."""
-    own = [f"url = {json.dumps(url)}", f"password_file = {json.dumps(password_file)}"]
+    there of the two is replaced, all else stays. Raises ConfigError, with the lines to write, for one that
+    is written in a way that this does not know."""
+    source = str(INSTALLED_TOML)
+    own = {"url": url, "password_file": password_file}
+    tree = configuration.tree_of(text, source)
+    wanted = {**tree, "redis": {**tree.get("redis", {}), **own}}
+    if tree == wanted:
+        return text
+    rows = [f"{name} = {json.dumps(value)}" for name, value in own.items()]
+    edited = edited_by_lines(text, rows)
+    with suppress(ConfigError):
+        if configuration.tree_of(edited, source) == wanted:
+            return edited
+    raise ConfigError(
+        f"{source}: its [redis] is written in a way that nothing can be added to by itself: write there, "
+        f"in place of its own: {' and '.join(rows)} (nothing is written)"
+    )
+
+
+def edited_by_lines(text: str, rows: Sequence[str]) -> str:
+    """Return a TOML with these lines in its [redis], in place of those of the same keys; good for the usual
+    way of writing only."""
+    names = [row.partition(" ")[0] for row in rows]
     kept: list[str] = []
     table = ""
     for line in text.splitlines():
         if line.startswith("["):
             table = line.partition("]")[0] + "]"
-        is_old = table == "[redis]" and line.partition("=")[0].strip() in ("url", "password_file")
+        is_old = table == "[redis]" and line.partition("=")[0].strip() in names
         kept += [] if is_old else [line]
         if line.startswith("[redis]"):
-            kept += own
-    head = [] if "[redis]" in [line.partition("]")[0] + "]" for line in kept] else ["", "[redis]", *own]
+            kept += rows
+    head = [] if "[redis]" in [line.partition("]")[0] + "]" for line in kept] else ["", "[redis]", *rows]
     return "".join(f"{line}\n" for line in (*kept, *head))
 
 

@@ -62,13 +62,15 @@ def run(*, root: str, as_json: bool) -> int:
 
 
 def row_of(unit: str, asks: bool) -> ServiceRow:
-    """Ask systemd for a service."""
+    """Ask systemd for a service, if it `asks`."""
+    if not asks:
+        return ServiceRow(unit, "unknown")
     words = ("systemctl", "show", unit, *(f"--property={each}" for each in FACTS))
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return ServiceRow(unit, "unknown")
-    if not asks or done.returncode:
+    if done.returncode:
         return ServiceRow(unit, "unknown")
     facts = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     code = facts.get("ExecMainStatus", "0")

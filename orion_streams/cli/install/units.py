@@ -10,6 +10,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 RESTART_S, WATCHDOG_S = 5, 60
+HELD = "\0"
+"""Stands for the folder of the credentials; no other word can begin so."""
 
 
 class Service(Struct, frozen=True):
@@ -72,7 +74,7 @@ def text_of(service: Service) -> str:
         "StartLimitIntervalSec=0\n"
         f"\n[Service]\nType={'notify' if service.notifies else 'exec'}\n"
         + (f"NotifyAccess=main\nWatchdogSec={WATCHDOG_S}\n" if service.notifies else "")
-        + f"ExecStart={' '.join(quoted(word) for word in service.command)}\n"
+        + f"ExecStart={' '.join(argument(word) for word in service.command)}\n"
         + lines("Environment", [quoted(f"{name}={value}") for name, value in service.environment])
         + lines("LoadCredential", [f"{name}:{plain(path)}" for name, path in service.credentials])
         + f"Restart=always\nRestartSec={RESTART_S}\nTimeoutStartSec=infinity\n"
@@ -109,12 +111,23 @@ def plain(text: str) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return one word as systemd reads it: nothing is expanded but `%d`, the folder of the credentials."""
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
-    escaped = escaped.replace("%%d/", "%d/")
+    """Return one word as systemd reads it: nothing is expanded."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if any(each in escaped for each in " \t\"'\\;") or not escaped else escaped
 
 
-def sysusers(names: tuple[str, ...]) -> str:
-    """Return the file by which systemd-sysusers(8) makes a user for each service."""
-    return "".join(f'u {name} - "orion-streams" /var/lib/{name}\n' for name in names)
+def argument(word: str) -> str:
+    """Return one word of a command line, in which `$` would begin a variable."""
+    if word.startswith(HELD):
+        return f"%d/{quoted(word.removeprefix(HELD))}"
+    return quoted(word.replace("$", "$$"))
+
+
+def held(name: str) -> str:
+    """Return the path of a credential, as a word of a command line."""
+    return f"{HELD}{name}"
+
+
+def sysusers_line(name: str) -> str:
+    """Return the line by which systemd-sysusers(8) makes the user of a service."""
+    return f'u {name} - "orion-streams" /var/lib/{name}'
