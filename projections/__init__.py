@@ -87,8 +87,8 @@ def advance(grid: Grid, head: ev.Committed) -> None:
     of a clock that jumps is forgotten."""
     grid.before_ms = grid.at_ms
     if grid.number:
-        step_ms = head.server_ms - grid.server_ms
-        grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)
+        grid.at_ms += min(max(head.server_ms - grid.server_ms, 0), grid.policy.max_step_ms)
+        requests.rest(grid, grid.at_ms - grid.before_ms)
     grid.number = head.number
     grid.server_ms = head.server_ms
     requests.forget(grid)
