@@ -88,8 +88,8 @@ async def server_ms(store: Store) -> int:
 
 
 def test_the_offset_is_that_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of now: in winter and in summer, by the rules of the machine's zone, also of another one since the
-    process began."""
+    """Not of now: in winter and in summer, by the rules of the machine's zone, and of another one once it
+    has changed."""
     winter_ms, summer_ms = 1_768_000_000_000, 1_784_000_000_000
     with monkeypatch.context() as changed:
         changed.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
