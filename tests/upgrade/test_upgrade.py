@@ -180,7 +180,7 @@ async def test_older_programs_at_a_house_of_this_release(old: Path, tmp_path: Pa
         assert (said.returncode, bool(said.stdout.strip())) == (0, True), said.stderr
         seen = await older("nodes")
         assert (seen.returncode, NODES[-1] in seen.stdout) == (0, True), seen.stderr
-        async with AsyncClient(grid.redis_url, "cli") as operator:
+        async with AsyncClient(grid.redis_url, "owner") as operator:
             await operator.drain("orion-worker")
         blind = await older("nodes")
         assert blind.returncode == 1
