@@ -206,15 +206,14 @@ def with_url(config: Config, url: str) -> Config:
 
 def complete(url: str, redis: RedisConfig) -> str:
     """Return the URL with password and TLS files. ORION_REDIS_PASSWORD takes precedence over the service's
-    credential, that over `password_file`, and all over the password in the URL. If the variable is set but
-    empty, only the URL counts."""
+    credential, that over `password_file` or one's own copy of it, and all over the password in the URL. If
+    the variable is set but empty, only the URL counts."""
     password = environment.redis_password()
     if password is None and (held := environment.credential("redis-password")):
         password = read_secret(held, "LoadCredential", "the password", guarded=True)
     if password is None and redis.password_file:
-        password = read_secret(
-            Path(redis.password_file).expanduser(), "redis.password_file", "the password"
-        )
+        path = environment.own_secret(Path(redis.password_file).expanduser())
+        password = read_secret(path, "redis.password_file", "the password")
     if password:
         url = server_urls.with_password(url, password)
     return server_urls.with_tls(url, redis.tls_ca_file, redis.tls_cert_file, redis.tls_key_file)
@@ -226,7 +225,8 @@ def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
     try:
         text = read_text(path)
     except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from error
+        mend = environment.for_a_copy() if isinstance(error.__cause__, PermissionError) else ""
+        raise ConfigError(f"{key}: {error}{mend}") from error
     if path.stat().st_mode & 0o077 and not guarded:
         raise ConfigError(f"{key}: others can read {path}: chmod 600 {path}")
     if not text.strip() or "\n" in text.strip():

@@ -81,3 +81,22 @@ def watchdog_s() -> float:
 def sudo_user() -> str:
     """Return who called sudo; "" if nobody did."""
     return os.environ.get("SUDO_USER", "")
+
+
+def own_secret(path: Path) -> Path:
+    """Return a file with a secret, or, if this user may not read it, their own copy of it: a file of the
+    same name in ~/.config/orion-streams/passwords, where there is one."""
+    if os.access(path, os.R_OK):
+        return path
+    copy = secrets_folder() / path.name
+    return copy if copy.is_file() else path
+
+
+def for_a_copy() -> str:
+    """Say how one gets a copy of a secret that one may not read."""
+    return f" (as root it can; sudo {command()} install, once more, gives whoever calls it a copy)"
+
+
+def secrets_folder() -> Path:
+    """Return the folder in which this user has copies of passwords."""
+    return user_folder("XDG_CONFIG_HOME", "~/.config") / "passwords"

@@ -41,12 +41,12 @@ def sign(folder: Path, name: str, extensions: str) -> None:
     )
 
 
-def make(folder: Path) -> Path:
-    """An authority, a server's certificate for 127.0.0.1, a client's, and another authority; the folder."""
+def make(folder: Path, address: str = "127.0.0.1") -> Path:
+    """An authority, a server's certificate for an address, a client's, another authority; the folder."""
     for name in ("ca", "other"):
         key = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key")
         openssl(folder, "req", "-x509", *key, "-subj", f"/CN={name}", "-days", "2", "-out", f"{name}.pem")
-    sign(folder, "server", "subjectAltName=IP:127.0.0.1\n")
+    sign(folder, "server", f"subjectAltName=IP:{address}\n")
     sign(folder, "client", "extendedKeyUsage=clientAuth\n")
     return folder
 

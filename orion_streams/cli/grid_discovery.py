@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orion_streams import config as configuration
 from orion_streams.config import Config, with_url
-from orion_streams.environment import command, user_folder
+from orion_streams.environment import command, config_file, user_folder
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
@@ -39,11 +39,21 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
     if config.redis.url:
         return config
     running = running_here()
+    if running is None and is_installed(config_path):
+        return configuration.load(configuration.INSTALLED_TOML)
     if running is None:
         raise BackendError(NONE_HERE.format(command()))
     if config_path is None and running.config:
         config = configuration.load(running.config)
     return with_url(config, running.redis_url)
+
+
+def is_installed(config_path: str | None) -> bool:
+    """Whether the services of this machine have a streams.toml that names a server, and no other was asked
+    for: one that names none, as in the folder of `orion init`, stands back."""
+    if config_path is not None or config_file() or not configuration.INSTALLED_TOML.exists():
+        return False
+    return bool(configuration.read(configuration.INSTALLED_TOML).redis.url)
 
 
 @asynccontextmanager

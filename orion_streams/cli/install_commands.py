@@ -41,7 +41,9 @@ def init(
     ] = None,
     client: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Who may ask; may come again. Default: brain, gateway, cli."),
+        typer.Option(
+            metavar="NAME", help="Who may ask; may come again. Default: brain and the grid's own."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask no questions.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -141,6 +143,75 @@ def uninstall(
     return do(
         "orion_streams.cli.install.uninstall_command", purge=purge, dry=dry_run, root=root, as_json=as_json
     )
+
+
+@install_commands.command(
+    "invite",
+    epilog=examples_of(
+        "invite orion-worker",
+        "invite orion-worker --ram-mb 16384 --for 10m --no-wait",
+        "invite orion-edge --no-inference",
+        "invite orion-worker --again",
+    ),
+)
+def invite(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Its name in the house.")],
+    term: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="How long the invitation counts.")
+    ] = "1h",
+    ram_mb: Annotated[
+        int | None,
+        typer.Option("--ram-mb", metavar="MB", min=1, help="Memory of a new node. Default: 8192."),
+    ] = None,
+    inference: Annotated[
+        bool | None,
+        typer.Option("--inference/--no-inference", help="Whether a new node answers. Default: it does."),
+    ] = None,
+    ollama: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Of a new node's Ollama. Default: on its own loopback."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Though the node is here: for a machine that takes its place.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the line, and do not wait.")] = False,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis", metavar="URL", help="Who may set users, on a server that was not installed here."
+        ),
+    ] = None,
+    root: Root = "",
+    as_json: AsJson = False,
+) -> int:
+    """Print one line that makes another machine a node, and wait for what it reports.
+
+    The line works once; it is a secret until then. With --json one line for the invitation, one for the
+    node."""
+    from orion_streams.cli.install.invite_command import InviteOptions  # noqa: PLC0415 - with rich
+
+    options = InviteOptions(node, term, ram_mb, inference, ollama, again, not no_wait, redis, root)
+    return do("orion_streams.cli.install.invite_command", options=options, as_json=as_json)
+
+
+@install_commands.command(
+    "join", epilog=examples_of("join", "join --dry-run", "join --from /media/usb/bundle")
+)
+def join(
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PATH", help="A wheel, a checkout, or a folder of wheels."),
+    ] = None,
+    dry_run: DryRun = False,
+    root: Root = "",
+    as_json: AsJson = False,
+) -> int:
+    """Make this machine a node of a house: asks for the code that `orion invite` printed there, or reads
+    it from stdin."""
+    from orion_streams.cli.install.join_command import JoinOptions  # noqa: PLC0415 - with httpx and psutil
+
+    options = JoinOptions(source, dry_run, root)
+    return do("orion_streams.cli.install.join_command", options=options, as_json=as_json)
 
 
 @install_commands.command("status", epilog=examples_of("status", "status --json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from rich.table import Table
 from orion_streams import config as configuration
 from orion_streams.agents import key_file
 from orion_streams.cli import grid_discovery
+from orion_streams.cli.as_root import become_root, is_forbidden
 from orion_streams.cli.outcome import tell, write, write_json, write_result
 from orion_streams.cli.tables import make_console, table
 from orion_streams.config import Config
@@ -77,6 +79,8 @@ def run(
     """Do one of the actions, and print what came of it. Raises ConfigError."""
     config = found(config_path)
     path = key_file.path_of(config)
+    if is_forbidden(path):
+        become_root(sys.argv[1:], f"{path} belongs to the gateway")
     match action:
         case "add":
             add(config, path, as_json, **options)
@@ -92,7 +96,10 @@ def found(config_path: str | None) -> Config:
     password is read: keys need no server. Raises ConfigError."""
     file = configuration.chosen_file(config_path)
     config = configuration.read(file)
-    running = None if config_path or config.redis.url else grid_discovery.running_here()
+    names_a_grid = bool(config_path or config.redis.url)
+    running = None if names_a_grid else grid_discovery.running_here()
+    if running is None and not names_a_grid and grid_discovery.is_installed(config_path):
+        return configuration.read(configuration.INSTALLED_TOML)
     if running is None or not running.config:
         return config
     return configuration.read(Path(running.config))

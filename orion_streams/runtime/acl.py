@@ -26,6 +26,8 @@ KINDS = ("requests", "replies", "work", "health", "results")
 ENTRIES = ("xrange", "xrevrange", "xread")
 OWNER, COMMAND_LINE = "owner", "cli"
 """The clients of the owner and of `orion ask`."""
+INVITED = "invite"
+"""Begins the names of one-time users, and of their keys."""
 MEASURES = ("xlen", "type", "memory|usage", "xinfo|groups")
 """Commands for a stream's size and its group's progress. XINFO STREAM would show two entries."""
 
@@ -195,6 +197,13 @@ def owner(config: Config) -> User:
     grants = (*observing(config), *asking(config, OWNER), sees_who_is_read)
     what = "owner: every command of a person"
     return User(user_name(config, OWNER), what, plain(config, "info", "time", "scan"), grants)
+
+
+def invitation(config: Config, ident: str) -> User:
+    """Return the one-time user of an invitation: it takes what waits under one key, and nothing else. It is
+    none of the grid's users: `orion invite` makes it, and removes it."""
+    grants = (Grant(("getdel",), keys(config, BOTH, [f"invite:{ident}"])),)
+    return User(user_name(config, INVITED, ident), "invitation", plain(config), grants)
 
 
 def client_of(config: Config) -> str:

@@ -81,13 +81,25 @@ class Booted:
 
     def run(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""
+        return subprocess.run(
+            self._entered(words), input=stdin, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command inside that goes on."""
+        return subprocess.Popen(
+            self._entered(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _entered(self, words: tuple[str, ...]) -> list[str]:
         enter = ("nsenter", "-t", str(self.pid), "-m", "-p", "-C", "-u", "-i", "-n", f"--root={self.root}")
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         own = ("env", "-i", path, *VARIABLES, "HOME=/root")
-        return subprocess.run(
-            [*enter, f"--wd={self.root}", *own, *words],
-            input=stdin, capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+        return [*enter, f"--wd={self.root}", *own, *words]
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """A file inside."""
@@ -101,11 +113,11 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(folder: Path) -> Iterator[Booted]:
+def booted(folder: Path, host: str = "here") -> Iterator[Booted]:
     """A system that has booted, with the checkout as its /opt/orion/venv."""
     for name in ("up", "work", "root"):
         (folder / name).mkdir()
-    cgroup = cgroup_folder() / f"orion-test-{os.getpid()}"
+    cgroup = cgroup_folder() / f"orion-test-{os.getpid()}-{host}"
     cgroup.mkdir()
     env = {
         **os.environ,
@@ -122,7 +134,7 @@ def booted(folder: Path) -> Iterator[Booted]:
         ["sh", "-c", BOOT], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
     )
     try:
-        yield ready(process, folder / "log")
+        yield ready(process, folder / "log", host)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -130,7 +142,7 @@ def booted(folder: Path) -> Iterator[Booted]:
         eventually_true(lambda: emptied(cgroup), "the system is gone")
 
 
-def ready(process: subprocess.Popen[bytes], log: Path) -> Booted:
+def ready(process: subprocess.Popen[bytes], log: Path, host: str) -> Booted:
     """Wait until it has booted."""
 
     def init() -> int:
@@ -145,6 +157,7 @@ def ready(process: subprocess.Popen[bytes], log: Path) -> Booted:
         return system.run("systemctl", "is-system-running").stdout.strip() in ("running", "degraded")
 
     eventually_true(is_up, "systemd has booted")
+    system.run("hostname", host)
     system.write("/opt/orion/venv/bin/orion", ORION.format(python=system.python), 0o755)
     minor = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     place = f"/opt/orion/venv/lib/{minor}"

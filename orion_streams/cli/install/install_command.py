@@ -12,12 +12,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from orion_streams import config as configuration
-from orion_streams.cli.acl_command import password
+from orion_streams import environment
+from orion_streams.cli.acl_command import NO_OWNER, password
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install import venv
 from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
+from orion_streams.cli.install.people import give_password
 from orion_streams.cli.install.plan import (
     HOME,
     PASSWORDS,
@@ -37,6 +39,7 @@ from orion_streams.config import INSTALLED_TOML, Config
 from orion_streams.environment import command
 from orion_streams.errors import BackendError, ConfigError
 from orion_streams.model import server_urls
+from orion_streams.model.policy import UNLISTED
 from orion_streams.runtime import acl
 from orion_streams.runtime.embedded_server import packaged_binary
 
@@ -86,11 +89,8 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     found = machines.look(options.ollama or machines.OLLAMA)
     for line in told(found):
         say(line)
-    wish = wish_for(options, roles, found, target)
-    check_ports(wish, target)
-    plan = plan_of(wish)
-    fresh = venv.install(target, options.source)
-    changes = apply(plan, target, fresh)
+    wish, changes = set_up(options, target, found)
+    give_to_person(wish, target)
     changed = bool(changes.files or changes.commands)
     gateway_url = url_of(wish.config.gateway.place) if "gateway" in roles else ""
     if as_json:
@@ -102,13 +102,22 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     return 0
 
 
-def check_machine(target: Target) -> None:
+def set_up(options: InstallOptions, target: Target, found: Machine) -> tuple[Wish, Changes]:
+    """Make it so: the program, then everything else, then start it. Raises ConfigError."""
+    wish = wish_for(options, chosen_roles(options.roles), found, target)
+    check_ports(wish, target)
+    plan = plan_of(wish)
+    fresh = venv.install(target, options.source)
+    return wish, apply(plan, target, fresh)
+
+
+def check_machine(target: Target, words: str = "install …") -> None:
     """Raise ConfigError without root or without systemd; a dry run needs neither."""
     if target.dry:
         return
     if os.geteuid() != 0:
         raise ConfigError(
-            f"this writes to {UNITS} and makes users: sudo {command()} install … (or look first: --dry-run)"
+            f"this writes to {UNITS} and makes users: sudo {command()} {words} (or look first: --dry-run)"
         )
     if target.is_machine and not BOOTED.is_dir():
         raise ConfigError(
@@ -159,6 +168,16 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
         has_ca=tls or options.ca is not None or target.path(f"{TLS}/ca.pem").exists(),
         has_video_group="\nvideo:" in "\n" + target.read("/etc/group"),
     )
+
+
+def give_to_person(wish: Wish, target: Target) -> None:
+    """Give whoever called sudo a copy of the owner's password, by which their commands find the server."""
+    owner = acl.user_name(wish.config, acl.OWNER)
+    if wish.server is not None and owner in wish.hashes:
+        held = "" if target.dry else password(target.path(PASSWORDS), owner)
+        give_password(target, environment.sudo_user(), owner, held)
+        if not wish.config.clients.get(acl.OWNER, UNLISTED).operator:
+            tell(NO_OWNER.format(user=owner))
 
 
 def settings_of(conf: str) -> dict[str, str]:
@@ -293,5 +312,8 @@ def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:
         found.append(f"gateway    {gateway_url} speaks Ollama's and OpenAI's API ({orion} key add NAME)")
     if wish.server is None and not any(each.credentials for each in plan_of(wish).services):
         found.append(f"no password in {PASSWORDS}: the roles connect to {wish.url} without a user")
-    found.append(f"look       sudo {orion} status · sudo {orion} doctor · journalctl -u 'orion-*'")
+    if wish.server is not None:
+        found.append(f"next       {orion} invite NODE: one line, which makes another machine a node")
+    doctor = f" · {orion} doctor" if wish.server is not None else ""
+    found.append(f"look       {orion} status{doctor} · journalctl -u 'orion-*'")
     return found

@@ -13,7 +13,9 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 """From BIG_MB on a machine is for the first tier; below LEAST_MB no model fits beside the system."""
 
 
-CLIENTS = ("brain", "gateway", "cli")
+CLIENTS = ("brain", "gateway", "cli", "owner")
+OPERATORS = ("cli", "owner")
+"""Who speaks for a person: without users of the server, and with them."""
 
 
 class NodeWish(Struct, frozen=True):
@@ -57,7 +59,7 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
 def starter(wishes: Wishes) -> str:
     """Return the text of the file."""
     alone = sum(node.inference for node in wishes.nodes) == 1
-    clients = "\n".join(f"[clients.{key(name)}]\n" for name in wishes.clients)
+    clients = "\n".join(client_table(name) for name in wishes.clients)
     nodes = "\n".join(node_table(node, alone=alone) for node in wishes.nodes)
     url = (
         "# whom all machines meet"
@@ -69,11 +71,17 @@ def starter(wishes: Wishes) -> str:
         "# A change of [policy] or of a node's rules takes effect when `revision` is raised.\n"
         "revision = 1\n"
         f"\n[redis]\nurl = {json.dumps(wishes.redis_url)}  {url}\n"
-        f"\n# who may ask; `gateway` and `cli` are the grid's own\n{clients}"
+        f"\n# who may ask; `gateway` is the grid's own, `cli` and `owner` are people\n{clients}"
         "\n[gateway]  # what speaks Ollama's or OpenAI's API asks here\n"
         f"listen = {json.dumps(wishes.listen)}\n"
         f"\n{nodes}"
     )
+
+
+def client_table(name: str) -> str:
+    """Return the table of one client."""
+    may = "operator = true  # drains nodes, sees and cancels what others ask\n" if name in OPERATORS else ""
+    return f"[clients.{key(name)}]\n{may}"
 
 
 def with_server(text: str, url: str, password_file: str) -> str:

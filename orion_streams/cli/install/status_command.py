@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from msgspec import Struct
@@ -53,6 +54,8 @@ def run(*, root: str, as_json: bool) -> int:
             again = f", restarted {row.restarts} times" if row.restarts else ""
             write(f"{row.unit:<24} {row.state:<10} {row.said}{again}")
         write(f"configuration            {config}\ninstalled                {found.version or 'no venv'}")
+        if target.is_machine and os.geteuid() != 0 and any(row.state == "unknown" for row in rows):
+            tell(f"orion: systemd tells this user nothing: sudo {command()} status")
     else:
         write(f"nothing is installed here: sudo {command()} install --role agent")
     return EXIT_DEGRADED if any(row.state not in ("active", "unknown") for row in rows) else EXIT_OK
