@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from orion_streams.cli.drain_command import ms_of, operator_of
+from orion_streams.cli.install.starter import NodeWish, Wishes, starter
 from orion_streams.config import PACKAGED_TOML, Config, parse
 from orion_streams.errors import ConfigError
 from tests.cli.run_cli import run
@@ -123,7 +124,7 @@ async def test_without_users_the_command_line_is_an_operator(
     valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
     """With the rules as they are by default it drains, as the client `owner`; and only that one is an
-    operator, here and in the package's streams.toml, so that with users `cli` is none."""
+    operator, here, in the package's file and in that of `orion init`, so that with users `cli` is none."""
     usual = "[clients.owner]\noperator = true\n[clients.cli]\n"
     async with running(valkey_url, prefix, silence, usual) as some:
         await up(some)
@@ -134,5 +135,6 @@ async def test_without_users_the_command_line_is_an_operator(
         by_name = {row["node"]: row["drained_by"] for row in await rows(tmp_path, "nodes")}
         assert by_name["one"] == "owner"
     packaged = parse(PACKAGED_TOML.read_text(encoding="utf-8"))
-    for config in (Config(), packaged):
+    written = parse(starter(Wishes((NodeWish("one", 8_000, True, "http://127.0.0.1:11434"),))))
+    for config in (Config(), packaged, written):
         assert [name for name, rules in config.clients.items() if rules.operator] == ["owner"]

@@ -14,8 +14,9 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 
 
 CLIENTS = ("brain", "gateway", "cli", "owner")
-OPERATORS = ("cli", "owner")
-"""Who speaks for a person: without users of the server, and with them."""
+OPERATORS = ("owner",)
+"""Who drains: a person speaks as this client, also without users of the server, where it is about more than
+asking."""
 
 
 class NodeWish(Struct, frozen=True):
