@@ -121,6 +121,12 @@ def agent_app(config: Config, node: str) -> App:
         worker = Worker(config, node, channel, results, backend)
         residency = Residency(backend, config.limits.inventory_ms)
         health = Health(beats, sensors, residency, worker.core, results)
+
+        async def tell_disk() -> None:
+            residency.look_again()
+            await report()
+
+        worker.disk.changed = tell_disk
         app.closers += [residency.close, worker.stop]
 
         @app.task

@@ -29,6 +29,13 @@ class RunFailedError(OrionError):
         self.code, self.blame, self.breaks_model = code, blame, breaks_model
 
 
+class DiskFailedError(RunFailedError):
+    """A pull or removal of a model failed, on the node."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, "node", message)
+
+
 class Chunk(Struct, frozen=True):
     """A piece of an answer; the last one, and no other, has its usage, and may have its context."""
 
@@ -39,6 +46,15 @@ class Chunk(Struct, frozen=True):
     vectors: bytes = b""
     context: tuple[int, ...] = ()
     usage: Usage | None = None
+
+
+class PullStep(Struct, frozen=True):
+    """A line of a pull: what is done, and of one part its size and what is there of it, in bytes."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
 
 
 Model = TypeVar("Model", InstalledModel, ResidentModel)
@@ -74,6 +90,14 @@ class Backend(Protocol):
         """Ask for a model to leave memory. Raises RunFailedError."""
         ...
 
+    def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        """Pull a model, step by step; it is there once the steps have ended. Raises RunFailedError."""
+        ...
+
+    async def remove(self, model: str) -> None:
+        """Remove a model from the disk, and from memory. Raises RunFailedError."""
+        ...
+
     async def identify(self) -> None:
         """Ask anew what answers, for `engine`. Raises RunFailedError if it may not run anything."""
         ...
@@ -105,6 +129,12 @@ class Echo:
 
     async def unload(self, model: str) -> None:
         """Do nothing: everything stays loaded."""
+
+    async def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        yield PullStep("success")
+
+    async def remove(self, model: str) -> None:
+        """Do nothing: it stays."""
 
     async def identify(self) -> None:
         """Do nothing: it is this process."""

@@ -62,7 +62,7 @@ class Gateway:
         origin = http_calls.Origin(secrets.token_hex(12), int(time.time()))
         call = http_calls.CALLS[http.path](raw, origin)
         caller = http[CALLER]
-        with self._counted(caller.client):
+        with self.counted(caller.client):
             request = await self._request(http, caller, call.ask)
             if call.of_vectors is not None:
                 answer = await gateway_calls.whole_answer(request)
@@ -76,13 +76,17 @@ class Gateway:
         """Make the grid's request. Raise Refusal if nobody could answer it."""
         self.check_router()
         model = self._model_of(ask)
-        client = await self._client_of(caller.client)
+        client = await self.client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
         fields.pop("session", None)
         if session := session_of(secret, caller.client, http.headers, ask.fields):
             fields["session"] = session
-        return Request(client, f"{self._prefix}{next(self._count)}", fields)
+        return Request(client, self.new_id(), fields)
+
+    def new_id(self) -> str:
+        """Return an id that tells which life of which gateway asked."""
+        return f"{self._prefix}{next(self._count)}"
 
     def _model_of(self, ask: Ask) -> str:
         """Return the full name of the model that is asked for. Raise Refusal if there is none."""
@@ -102,7 +106,7 @@ class Gateway:
         return max(min(caller.default_priority, caller.max_priority) + lower, LEAST_PRIORITY)
 
     @contextmanager
-    def _counted(self, client: str) -> Iterator[None]:
+    def counted(self, client: str) -> Iterator[None]:
         """Count an open request of a client. Raise Refusal if it has as many as it may, or nothing more may
         begin."""
         if self._stops:
@@ -128,7 +132,7 @@ class Gateway:
         if sentence := grid_state.router_silent(self.follower.silent_ms):
             raise Refusal(503, sentence, retry_after_s=RETRY_AFTER_S)
 
-    async def _client_of(self, name: str) -> AsyncClient:
+    async def client_of(self, name: str) -> AsyncClient:
         """Return the grid's client of that name; a guest once the grid knows it. Raise Refusal if it does
         not."""
         if not self._is_known(name):
@@ -208,7 +212,9 @@ class Gateway:
     async def cancel_earlier(self) -> None:
         """Cancel what an earlier life of this gateway had open: nobody waits for it."""
         await self.follower.loaded.wait()
-        for key in list(self.follower.folded.open):
+        grid = self.follower.folded
+        pulls = [node.disk.request for node in grid.nodes.values() if node.disk is not None]
+        for key in [*grid.open, *pulls]:
             name, _, request_id = key.partition("/")
             if request_id.startswith(self._mine) and not request_id.startswith(self._prefix):
                 log.info("%s was asked by an earlier life of this gateway: cancelled", key)

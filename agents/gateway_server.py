@@ -16,6 +16,7 @@ from msgspec import structs
 
 from orion_streams.agents.gateway import Gateway
 from orion_streams.agents.gateway_connections import Connections, cut
+from orion_streams.agents.gateway_disk import Disks
 from orion_streams.agents.gateway_http import (
     CALLER,
     KNOCK,
@@ -172,6 +173,9 @@ def application(
         app.router.add_get(path, handler, allow_head=path in both)
     for path, handler in posts.items():
         app.router.add_post(path, handler, expect_handler=expected)
+    disks = Disks(gateway)
+    app.router.add_post("/api/pull", disks.pull, expect_handler=expected)
+    app.router.add_delete("/api/delete", disks.delete, expect_handler=expected)
     app.router.add_post(access.SESSION, session.begin)
     app.router.add_delete(access.SESSION, session.end)
     for path in http_calls.NOT_HERE:

@@ -76,7 +76,7 @@ class Residency:
 
     def __init__(self, backend: Backend, inventory_ms: int) -> None:
         self._backend, self._pause_s = backend, inventory_ms / 1000
-        self._looked_s = float("-inf")
+        self._looked_s, self._has_changed = float("-inf"), False
         self._answers: bool | None = None
         self._said: tuple[tuple[str, ...], tuple[str, ...]] = (), ()
         self.news = InventoryNews()
@@ -98,6 +98,10 @@ class Residency:
     def remote(self) -> tuple[str, ...]:
         """The models that run elsewhere."""
         return self.installed.remote if self.installed else ()
+
+    def look_again(self) -> None:
+        """Look at the disk with the next entry: it has changed."""
+        self._has_changed = True
 
     def tell_all(self) -> None:
         """Tell again what every installed model is: the log may not have it."""
@@ -124,7 +128,9 @@ class Residency:
     async def _look(self, now_s: float) -> None:
         try:
             resident = await self._backend.resident()
-            if self.installed is None or now_s - self._looked_s >= self._pause_s:
+            is_due = now_s - self._looked_s >= self._pause_s
+            if self.installed is None or is_due or self._has_changed:
+                self._has_changed = False
                 await self._identify()
                 self.installed = await self._backend.installed()
                 self._looked_s = now_s

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import httpx
 import msgspec
 
-from orion_streams.agents.backend import Chunk, Listing, RunFailedError
+from orion_streams.agents.backend import Chunk, DiskFailedError, Listing, PullStep, RunFailedError
 from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
 from orion_streams.agents.ollama_http import Transport
 from orion_streams.agents.ollama_lists import installed_models, resident_models
+from orion_streams.agents.ollama_pull import pull_refusal, pull_step
 from orion_streams.agents.ollama_requests import request_body, texts_of
 from orion_streams.agents.ollama_show import description
 from orion_streams.config import NodeConfig
@@ -91,6 +92,33 @@ class Ollama:
     async def unload(self, model: str) -> None:
         """Ask for an unload, which Ollama grants at once and carries out when nobody uses the model."""
         await self._end("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+
+    async def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        """Pull a model. One that was begun before goes on where it was."""
+        try:
+            async with self._http.stream("POST", "/api/pull", json={"model": model}) as answer:
+                if answer.status_code != 200:
+                    raise pull_refusal(await answer.aread())
+                has_ended = False
+                async for raw in lines(answer):
+                    step = pull_step(raw)
+                    has_ended = step.status == "success"
+                    yield step
+                if not has_ended:
+                    raise DiskFailedError("pull_failed", "Ollama ended without `success`")
+        except httpx.HTTPError as error:
+            raise DiskFailedError("pull_failed", str(broken(error))) from error
+
+    async def remove(self, model: str) -> None:
+        """Remove a model from memory, then from the disk: Ollama would keep its runner."""
+        with suppress(RunFailedError):  # one that only embeds is not unloaded so; its runner ends by itself
+            await self.unload(model)
+        try:
+            answer = await self._http.request("DELETE", "/api/delete", json={"model": model}, timeout=60)
+        except httpx.HTTPError as error:
+            raise DiskFailedError("remove_failed", str(broken(error))) from error
+        if answer.status_code not in (200, 404):
+            raise DiskFailedError("remove_failed", str(refusal(answer.status_code, answer.content)))
 
     async def installed(self) -> Listing[InstalledModel]:
         """List what is on disk. Raises httpx.HTTPError or one of UNREADABLE."""

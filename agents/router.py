@@ -30,6 +30,7 @@ from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER, policy_id
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
+from orion_streams.protocol.disk_entries import overdue_disks
 from orion_streams.protocol.public_row import PublicRow
 
 log = logging.getLogger("orion.router")
@@ -220,9 +221,9 @@ class Router:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
         is nothing to commit. Without events it only passes tokens on."""
         limits, policy = self.config.limits, self.state.grid.policy
-        own: list[ev.AnyEvent] = [
-            *self.lost_bodies(), *self.zone_change(inputs.server_ms), *self.retention.due(),
-        ]  # fmt: skip
+        overdue = overdue_disks(self.state.grid, limits.pull_deadline_ms)
+        moved = self.zone_change(inputs.server_ms)
+        own: list[ev.AnyEvent] = [*self.lost_bodies(), *moved, *overdue, *self.retention.due()]
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
         if not (inputs.entries or eventful):
             return None
@@ -232,10 +233,11 @@ class Router:
         for event in own:
             builder.stage(event)
         age_max_ms = policy.max_step_ms if deciding else None
+        bounds = limits.answer_max_bytes, limits.drain_ms, self.config.pull_from
         for raw in inputs.entries:
             if builder.bytes > policy.max_bytes or builder.count > MAX_COMMIT_EVENTS:
                 break  # the rest is read again
-            builder.take(raw, limits.entry_max_bytes, age_max_ms, limits.answer_max_bytes, limits.drain_ms)
+            builder.take(raw, limits.entry_max_bytes, age_max_ms, *bounds)
         builder.mark_inputs()
         return builder
 

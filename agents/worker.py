@@ -18,7 +18,9 @@ from redis.exceptions import RedisError
 
 from orion_streams.agents.answer import Answer, Repeater, plausible
 from orion_streams.agents.backend import Backend, RunFailedError
+from orion_streams.agents.disk_worker import DiskWorker
 from orion_streams.agents.job import Job, Phase
+from orion_streams.agents.model_disk import free_mb
 from orion_streams.agents.ollama_requests import tokens_allowed
 from orion_streams.agents.part_reader import PartReader
 from orion_streams.agents.results import ResultWriter
@@ -59,6 +61,7 @@ class Worker:
         self.config = config
         self.channel, self.results, self.backend = channel, results, backend
         self.parts = PartReader(channel.redis, config.key)
+        self.disk = DiskWorker(backend, config.limits, lambda: free_mb(config.node(node)))
         self.core = WorkerCore(config.node(node).slots, backend.engine)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._stops = False
@@ -87,7 +90,7 @@ class Worker:
         for effect in effects:
             match effect:
                 case Begin(job):
-                    work = self._run(job) if job.head.op == "run" else self._set_loaded(job)
+                    work = self._work_of(job)
                     self._start(job.work_id, work, partial(self._ended, job))
                 case Stop(work_id):
                     self._tasks[work_id].cancel()
@@ -107,6 +110,16 @@ class Worker:
     ) -> None:
         task = self._tasks[work_id] = asyncio.create_task(work)
         task.add_done_callback(then)
+
+    def _work_of(self, job: Job) -> Coroutine[Any, Any, Done]:
+        """Return what carries a job out."""
+        match job.head.op:
+            case "run":
+                return self._run(job)
+            case "pull" | "remove":
+                return self._on_disk(job)
+            case _:
+                return self._set_loaded(job)
 
     def _ended(self, job: Job, task: asyncio.Task[Done]) -> None:
         """Tell the core how a job came out, also one that was cancelled before its task had begun."""
@@ -239,6 +252,21 @@ class Worker:
         took_ms = round((now() - began_s) * 1000)
         log.info("%s took %d ms", named(head), took_ms)
         return Done(Usage(load_ms=took_ms, total_ms=took_ms))
+
+    async def _on_disk(self, job: Job) -> Done:
+        """Pull or remove a model. Raises RunFailedError."""
+
+        async def tell(fields: dict[str, bytes]) -> None:
+            progress = self.core.progress(job, fields)
+            await self.results.write(progress.head, progress.body)
+
+        if job.head.op == "pull":
+            await self.disk.pull(job.head.model, tell)
+        else:
+            await self.disk.remove(job.head.model)
+        await self.disk.changed()
+        log.info("%s done", named(job.head))
+        return Done()
 
     async def drain(self) -> None:
         """Begin nothing more, give what runs `drain_ms` to end, and hand back the rest."""

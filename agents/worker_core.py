@@ -8,6 +8,7 @@ further input. Each entry is noticed as it is read and taken up in its turn; a r
 - Every run and load ends in exactly one result, completed or failed, and is acknowledged once that is
   written. An unload has no result: health shows what came of it.
 - Loads and unloads take no slot. An unload begins at once; what was read after it begins when it has ended.
+- Pulls and removals take no slot, and go one at a time; each ends in one result, as a load does.
 - What was delivered to a former process may have run: it ends as `agent_restarted` and does not run again.
 - A server that lost its tail delivers again what was read. Nothing begins twice: work in hand has its one
   end still before it, and work that was over ends once more as it did, or as lost where that is forgotten.
@@ -33,6 +34,7 @@ SEEN = 2 * CATCH_UP_COUNT
 """Work entries that are recognised when they are delivered again."""
 REMEMBERED, REMEMBERED_BYTES = 16, 8 * 2**20
 """Ends that may have to be written again; of one that is older it is said that it was lost."""
+HAVE_RESULTS = ("run", "load", "pull", "remove")
 CANCELLED = RunFailedError("cancelled", "ours", "cancelled by the router")
 RESTARTED = RunFailedError("agent_restarted", "node", "the agent of this node was restarted")
 LEAVING = RunFailedError("agent_leaving", "ours", "the agent of this node is leaving")
@@ -195,6 +197,10 @@ class WorkerCore:
         """Make the result that says that a run goes on."""
         return Result(self._head("started", job))
 
+    def progress(self, job: Job, fields: dict[str, bytes]) -> Result:
+        """Make the result that says how far a pull is: fields of PROGRESS_FIELDS."""
+        return Result(self._head("progress", job), fields)
+
     def passed_on(self, job: Job, piece: dict[str, bytes]) -> Result:
         """Make the result with the next piece of a run's answer: fields of PIECE_FIELDS."""
         job.pieces += 1
@@ -230,15 +236,18 @@ class WorkerCore:
             return [effect for job in waiting for effect in self._end(job, LEAVING)]
         effects: list[Effect] = []
         free = self.slots - sum(has_slot(job) for job in self.jobs.values())
-        has_room = True
+        has_room, disk_busy = True, any(is_on_disk(job) and is_begun(job) for job in self.jobs.values())
         for job in self.jobs.values():
             if job.head.op == "unload":
                 may_begin, has_room = True, False
+            elif is_on_disk(job):
+                may_begin = not disk_busy
             else:
                 may_begin = has_room and (job.head.op != "run" or free > 0)
             if may_begin and job.phase is Phase.WAITING:
                 job.advance(Input.BEGUN)
                 free -= has_slot(job)
+                disk_busy = disk_busy or is_on_disk(job)
                 effects.append(Begin(job))
         return effects
 
@@ -251,9 +260,9 @@ class WorkerCore:
         return [Write(job, result), *self._begin()]
 
     def _report(self, work_id: str, raw: bytes, given: Input) -> list[Effect]:
-        """Write the end of a run or load that is over; only acknowledge anything else."""
+        """Write the end of work that is over and has a result; only acknowledge anything else."""
         head = decode(raw)
-        if head is None or head.op not in ("run", "load"):
+        if head is None or head.op not in HAVE_RESULTS:
             return [Acknowledge(work_id, unreadable=head is None)]
         job = self.jobs[work_id] = Job(work_id, head)
         job.advance(given)
@@ -292,7 +301,17 @@ class WorkerCore:
 
 def has_slot(job: Job) -> bool:
     """Return whether a job takes one of the node's slots."""
-    return job.head.op == "run" and job.phase in (Phase.RUNNING, Phase.STOPPING)
+    return job.head.op == "run" and is_begun(job)
+
+
+def is_on_disk(job: Job) -> bool:
+    """Return whether a job changes what is on the disk."""
+    return job.head.op in ("pull", "remove")
+
+
+def is_begun(job: Job) -> bool:
+    """Return whether the backend carries a job out."""
+    return job.phase in (Phase.RUNNING, Phase.STOPPING)
 
 
 def size_of(result: Result) -> int:

@@ -4,7 +4,6 @@ package's defaults. Configuration files are read here and nowhere else; what dec
 
 from __future__ import annotations
 
-import operator
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,7 +15,14 @@ from msgspec import Meta, Struct
 
 from orion_streams import environment
 from orion_streams.errors import ConfigError
-from orion_streams.model import alert_rules, gateway_rules, quiet_hours, server_urls, toml_values
+from orion_streams.model import (
+    alert_rules,
+    gateway_rules,
+    policy_order,
+    quiet_hours,
+    server_urls,
+    toml_values,
+)
 from orion_streams.model.alert_rules import DEFAULT_ALERTS, AlertRule, AlertTarget
 from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
@@ -24,6 +30,7 @@ from orion_streams.model.policy import (
     ROBOT,
     ClientRules,
     Count,
+    HostName,
     ModelName,
     ModelRules,
     Name,
@@ -60,6 +67,7 @@ class NodeConfig(Struct, frozen=True):
     decode_us_per_mb: Natural = 0
     quiet: str = ""
     ollama: str = "http://127.0.0.1:11434"
+    ollama_models: str = ""
     keep_alive: str | float = "30m"
     simulated: bool = False
 
@@ -91,6 +99,9 @@ class Limits(Struct, frozen=True):
     health_ms: Count = 1_000
     inventory_ms: Count = 5_000
     drain_ms: Natural = 20_000
+    pull_deadline_ms: Count = 21_600_000
+    pull_idle_ms: Count = 600_000
+    pull_margin_mb: Natural = 2_000
     lose_before_following: Count = 3
 
 
@@ -123,6 +134,7 @@ class Config(Struct, frozen=True):
     alerts_to: dict[Name, AlertTarget] = {}
     alerts_file: str = ""
     event_loop: Literal["asyncio", "uvloop"] = "asyncio"
+    pull_from: Annotated[tuple[HostName, ...], Meta(examples=[["registry.ollama.ai"]])] = ()
 
     def key(self, *parts: str) -> str:
         """Return the Redis key of a stream: `key("work", "orion-worker")` is `orion:work:orion-worker`."""
@@ -310,17 +322,6 @@ GRAMMAR: Mapping[str, Grammar] = {
 """What a value has to be beyond its type, by the last word of its key."""
 
 
-POLICY_ORDER: tuple[tuple[str, str, str], ...] = (
-    ("temp_return_mc", "less than", "temp_max_mc"),
-    ("ram_return_permille", "less than", "ram_max_permille"),
-    ("temp_critical_mc", "more than", "temp_max_mc"),
-    ("breaker_open_ms", "at most", "breaker_open_max_ms"),
-    ("ram_margin_permille", "less than", "ram_max_permille"),
-    ("default_deadline_ms", "at most", "max_deadline_ms"),
-)
-"""Pairs of keys of [policy], and how their values compare."""
-COMPARE = {"less than": operator.lt, "more than": operator.gt, "at most": operator.le}
-CONVERSE = {"less than": "more than", "more than": "less than", "at most": "at least"}
 RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     (
         "models",
@@ -355,11 +356,7 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     """List what is wrong with values that are valid one by one. Of two keys of [policy] that do not fit,
     blame the one that was `written`."""
     inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
-    found = [
-        misfit(config.policy, key, relation, other, written)
-        for key, relation, other in POLICY_ORDER
-        if not COMPARE[relation](getattr(config.policy, key), getattr(config.policy, other))
-    ]
+    found = policy_order.contradictions(config.policy, written)
     found += [f"{key}: {expected}" for key, holds, expected in RULES if not holds(config)]
     found += [
         f"nodes.{name}{key}: {expected}"
@@ -371,15 +368,6 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)
     found += alert_rules.contradictions(config.alerts, config.alerts_to, config.nodes, config.clients)
     return found + missing_nodes(config, inference)
-
-
-def misfit(policy: Policy, key: str, relation: str, other: str, written: Collection[str]) -> str:
-    """Say how two keys of [policy] do not fit, with both values."""
-    if other in written and key not in written:
-        key, relation, other = other, CONVERSE[relation], key
-    value, limit = getattr(policy, key), getattr(policy, other)
-    default = ", the default" if other not in written and limit == getattr(Policy(), other) else ""
-    return f"policy.{key} = {value}: expected {relation} policy.{other} ({limit}{default})"
 
 
 def missing_nodes(config: Config, inference: Mapping[str, NodeConfig]) -> list[str]:

@@ -8,7 +8,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.marks import is_calm
 from orion_streams.model.measured import Sample
 from orion_streams.model.policy import NodeRules, Policy
-from orion_streams.model.state import Assignment, Grid, Node, Rest, parse_stream_id
+from orion_streams.model.state import Assignment, DiskWork, Grid, Node, Rest, parse_stream_id
 from orion_streams.model.vocabulary import Code
 
 
@@ -160,6 +160,21 @@ def resumed(grid: Grid, event: ev.NodeResumed) -> None:
     node = grid.nodes.get(event.node)
     if node is not None and node.rest is not None:
         grid.nodes[event.node] = replace(node, rest=None)
+
+
+def disk_ordered(grid: Grid, event: ev.DiskOrdered) -> None:
+    """Note what the node does with its disk."""
+    node = grid.nodes.get(event.node)
+    if node is not None:
+        disk = DiskWork(event.op, event.model, event.request, event.work_id, grid.at_ms)
+        grid.nodes[event.node] = replace(node, disk=disk)
+
+
+def disk_ended(grid: Grid, event: ev.DiskEnded) -> None:
+    """Let the node's disk take the next order."""
+    node = grid.nodes.get(event.node)
+    if node is not None and node.disk is not None and node.disk.work_id == event.work_id:
+        grid.nodes[event.node] = replace(node, disk=None)
 
 
 def zone_changed(grid: Grid, event: ev.ZoneChanged) -> None:

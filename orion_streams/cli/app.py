@@ -13,6 +13,7 @@ import typer
 from orion_streams.cli import (
     alerts_commands,
     ask_commands,
+    disk_commands,
     drain_commands,
     install_commands,
     key_commands,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(ask_commands.ask_commands)
 app.add_typer(install_commands.install_commands)
 app.add_typer(drain_commands.drain_commands)
+app.add_typer(disk_commands.disk_commands)
 app.add_typer(look_commands.look_commands)
 app.add_typer(alerts_commands.alerts_commands, name="alerts", epilog=alerts_commands.EXAMPLES)
 app.add_typer(key_commands.key_commands, name="key", epilog=key_commands.EXAMPLES)

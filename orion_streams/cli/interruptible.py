@@ -19,6 +19,7 @@ GIVE_UP_S = 10.0
 """Redis may be away for so long."""
 CONFIRM_S = 5.0
 """The grid may take so long to confirm a cancel."""
+NOT_CONFIRMED = "the cancel is not confirmed: the grid does not answer"
 
 
 class Interrupted(Exception):
@@ -38,16 +39,26 @@ async def answered(
     request_id = client.new_id()
     asked: Fields = {**fields, "id": request_id, "notify": True}
     showing = asyncio.create_task(view.show(client.send(content, **asked)))
+    if await ended_by_itself(client, request_id, showing):
+        return showing.result()
+    unconfirmed = f"{NOT_CONFIRMED}; the deadline ends it at the latest"
+    stopped = "cancelled: the node stops" if view.begun else "cancelled before the answer began"
+    raise Interrupted(became_of(showing, stopped, unconfirmed))
+
+
+async def ended_by_itself(client: AsyncClient, request_id: str, task: asyncio.Task[Any]) -> bool:
+    """Wait for a request's end. Return False if Ctrl-C came before: then it was cancelled in the grid, and
+    its task is over. A second Ctrl-C leaves at once."""
     with interrupts() as pressed:
-        if await ends_before(showing, pressed):
-            return showing.result()
+        if await ends_before(task, pressed):
+            return True
         pressed.clear()
-        cancelling = asyncio.create_task(cancel(client, request_id, showing))
-        await ends_before(cancelling, pressed)  # a second Ctrl-C leaves at once
-    for task in (cancelling, showing):
-        task.cancel()
-    await asyncio.wait({cancelling, showing})
-    raise Interrupted(became_of(showing, view))
+        cancelling = asyncio.create_task(cancel(client, request_id, task))
+        await ends_before(cancelling, pressed)
+    for each in (cancelling, task):
+        each.cancel()
+    await asyncio.wait({cancelling, task})
+    return False
 
 
 @contextmanager
@@ -73,21 +84,22 @@ async def ends_before(task: asyncio.Task[Any], pressed: asyncio.Event) -> bool:
     return task.done()
 
 
-async def cancel(client: AsyncClient, request_id: str, showing: asyncio.Task[Answer]) -> None:
+async def cancel(client: AsyncClient, request_id: str, task: asyncio.Task[Any]) -> None:
     """Cancel a request, and wait up to CONFIRM_S for its end."""
     with suppress(TimeoutError, BackendError):
         async with asyncio.timeout(CONFIRM_S):
             await client.cancel(request_id)
-            await asyncio.wait({showing})
+            await asyncio.wait({task})
 
 
-def became_of(showing: asyncio.Task[Answer], view: AnswerView) -> str:
-    """Return what became of a request that was cancelled."""
-    if showing.cancelled():
-        return "the cancel is not confirmed: the grid does not answer; the deadline ends it at the latest"
-    error = showing.exception()
+def became_of(task: asyncio.Task[Any], stopped: str, unconfirmed: str) -> str:
+    """Return what became of a request that was cancelled; the words for one that stops, and for one of
+    which nothing was heard."""
+    if task.cancelled():
+        return unconfirmed
+    error = task.exception()
     if isinstance(error, RequestCancelledError):
-        return "cancelled: the node stops" if view.begun else "cancelled before the answer began"
+        return stopped
     return "too late to cancel: it had ended" if error is None else f"it had ended: {error}"
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from orion_streams.cli import plan_words
 from orion_streams.cli.plan_rows import PlanRows
 from orion_streams.config import Config
-from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow
+from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow, pull_line
 from orion_streams.model.text import degrees, gigabytes, percent, seconds, time_of_day
 
 GOOD, WAITING, BAD, DIM = "green", "yellow", "red", "dim"
@@ -32,6 +32,8 @@ def show(what: str, found: Any, config: Config) -> None:
             console.print(nodes_table(found, roles if console.width >= ROOMY else {}))
         case "models":
             console.print(models_table(found))
+            for line in lacking(found, may_pull=bool(config.pull_from)):
+                console.print(line, style=DIM)
         case "plan":
             show_plan(console, found)
         case _:
@@ -137,10 +139,19 @@ def against(row: NodeRow, unit: Callable[[int], str]) -> str:
     return f"{unit(row.value)}, soon back"
 
 
+def lacking(found: list[ModelRow], *, may_pull: bool) -> list[str]:
+    """Say of each model that is on some disk which nodes lack it, and what brings it there."""
+    lacked = {row.model: row.lacked_by for row in found if row.installed and row.lacked_by}
+    return [
+        f"{model} is not on {', '.join(nodes)}: {pull_line(model, nodes, may_pull)}"
+        for model, nodes in lacked.items()
+    ]
+
+
 def models_table(found: list[ModelRow]) -> Table:
     """Make the table of `orion models`."""
     made = table(
-        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST", "NOT ON",
+        "MODEL", "NODE", "ON DISK", "IN MEMORY", "CONTEXT", "CAN", "DIGEST",
         right=("ON DISK", "IN MEMORY", "CONTEXT"),
     )  # fmt: skip
     for row in found:
@@ -152,7 +163,6 @@ def models_table(found: list[ModelRow]) -> Table:
             str(row.num_ctx or row.context_length or ""),
             " ".join(row.can),
             Text(row.digest.removeprefix("sha256:")[:12], style=DIM),
-            Text(" ".join(row.lacked_by), style=WAITING),
         )
     return made
 

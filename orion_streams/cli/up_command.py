@@ -17,6 +17,7 @@ from orion_streams.cli.outcome import tell, write_json
 from orion_streams.demo.simulated_grid import SimulatedGrid
 from orion_streams.environment import command
 from orion_streams.errors import BackendError
+from orion_streams.model.names import HOST
 from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
 
 LOOK_S = 1.0
@@ -35,7 +36,9 @@ class Ready(NamedTuple):
 async def run(*, simulated: bool, roles: str | None, port: int, common: CommonOptions) -> int:
     """Start the grid, announce it, wait for a signal, and stop in order. Raise what starting raises."""
     if simulated:
-        grid = SimulatedGrid(redis=port, remark=remark, gateway=True)
+        # their registry is simulated, too: no byte is fetched
+        settings = {"": {"pull_from": [HOST]}}
+        grid = SimulatedGrid(redis=port, settings=settings, remark=remark, gateway=True)
         return await serve(grid, lambda: ready_simulated(grid), common.as_json)
     config = configuration.load(common.config_path, common.redis_url)
     local = LocalRoles(config, common.config_path or "", roles=roles, port=port, say=remark)

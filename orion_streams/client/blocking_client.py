@@ -52,6 +52,18 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
         """End a node's rest, as an operator. Raises RequestRejectedError for others and an unknown node."""
         self._wait(self._inner.resume(node))
 
+    def pull(self, model: str, node: str) -> None:
+        """Pull a model onto a node, as an operator, and wait until it is there; see AsyncClient.pull."""
+        self._wait(self._pulled(model, node))
+
+    async def _pulled(self, model: str, node: str) -> None:
+        async for _ in self._inner.pull(model, node):
+            pass
+
+    def remove(self, model: str, node: str) -> None:
+        """Remove a model from a node's disk, as an operator; see AsyncClient.remove."""
+        self._wait(self._inner.remove(model, node))
+
     def close(self) -> None:
         """Close the connection and end the thread; once it is closed, do nothing."""
         if self._loop.is_closed():

@@ -191,6 +191,7 @@ class Call:
         self._attempt, self._seq, self._fence = 1, 0, ""
         self._accepted: Accepted | None = None
         self._restarted: Restarted | None = None
+        self.progress: Reply | None = None
         self._pieces: list[Reply] = []
 
     def hear(self, reply: Reply) -> None:
@@ -208,6 +209,9 @@ class Call:
                     self.news.set()
             case "restarted":
                 self._restart(reply)
+            case "progress":
+                self.progress = reply
+                self.news.set()
             case "accepted":
                 values = {name: getattr(reply, name) for name in Accepted.__struct_fields__}
                 self._accepted = Accepted(**values)

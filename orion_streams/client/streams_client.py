@@ -22,14 +22,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
 from redis.backoff import DecorrelatedJitterBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from orion_streams.client import calls
+from orion_streams.client import calls, disk_orders
 from orion_streams.client.calls import Call, Fields, RequestMethods
+from orion_streams.client.disk_orders import PullProgress
 from orion_streams.client.upload import NO_PARTS, Upload
 from orion_streams.errors import BackendError, OrionError
 from orion_streams.model import server_urls
@@ -120,6 +122,39 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
     async def resume(self, node: str) -> None:
         """End a node's rest, as an operator. Raises RequestRejectedError for others and an unknown node."""
         await self._told({"resume": node})
+
+    async def pull(
+        self, model: str, node: str, *, request_id: str = ""
+    ) -> AsyncGenerator[PullProgress, None]:
+        """Pull a model onto a node, as an operator, and yield how far it is until it is there. Leaving
+        before cancels it. Raises RequestRejectedError, RequestFailedError, RequestCancelledError."""
+        async with aclosing(self._ordered({"pull": model, "node": node}, request_id)) as steps:
+            async for step in steps:
+                yield step
+
+    async def remove(self, model: str, node: str, *, request_id: str = "") -> None:
+        """Remove a model from a node's disk, as an operator. Raises as `pull` does."""
+        async with aclosing(self._ordered({"remove": model, "node": node}, request_id)) as steps:
+            async for _ in steps:
+                pass
+
+    async def _ordered(self, entry: dict[str, str], request_id: str) -> AsyncGenerator[PullProgress, None]:
+        """Send an order for a node's disk, and yield what is said of it. Raises as a request does."""
+        request_id = request_id or self.new_id()
+        call = self._calls[request_id] = Call({**entry, "id": request_id}, asks=False)
+        try:
+            async with asyncio.timeout(self._margin_s + CONTROL_S):
+                await self._begin(call)
+            async with aclosing(disk_orders.heard(call, self._margin_s + CONTROL_S)) as steps:
+                async for step in steps:
+                    yield step
+        except TimeoutError:
+            what = "nothing was said of it for too long"
+            raise calls.RequestTimeoutError(request_id, "timeout", what) from None
+        finally:
+            del self._calls[request_id]
+            if call.end is None:
+                self._spawn(self.cancel(request_id))
 
     async def add_guest(self, name: str, rules: ClientRules = UNLISTED) -> None:
         """Add a client `key-…` of the grid, or give it other rules, as the gateway. Raises

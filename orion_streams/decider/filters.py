@@ -34,7 +34,7 @@ def first_filter(grid: Grid, node: Node, request: Request) -> Verdict | None:
         return at_rest(grid, node) or unheard(grid, node)
     if not node.inventory_known:
         return Verdict(node=name, filter=Filter.INVENTORY_UNKNOWN)
-    if request.model not in node.installed:
+    if not node.keeps(request.model):
         return Verdict(node=name, filter=Filter.NOT_INSTALLED)
     if request.needs and missing_capabilities(grid, node, request):
         return Verdict(node=name, filter=Filter.INCAPABLE)

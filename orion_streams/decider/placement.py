@@ -142,7 +142,7 @@ def candidates(grid: Grid, nodes: Mapping[str, int], demand: Mapping[str, int]) 
             pinned = name in grid.models.get(model, NO_RULES).resident_on
             resident = is_there(node, model, on_disk)
             worth = load_ms[model] * 1000 * demand.get(model, 0) // total // max(size_mb, 1)
-            if worth or resident or pinned:
+            if (worth or resident or pinned) and node.keeps(model):
                 found.append(Candidate(worth, name, model, size_mb, pinned=pinned, resident=resident))
     return found
 

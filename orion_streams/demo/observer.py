@@ -18,7 +18,7 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 TERMINAL = ("done", "error", "expired", "cancelled")
-NO_REQUEST = ("cancel", "drain", "resume")
+NO_REQUEST = ("cancel", "drain", "resume", "pull", "remove")
 """Fields of entries that are no requests."""
 COUNT = 500
 BLOCK_MS = 200

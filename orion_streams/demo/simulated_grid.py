@@ -79,10 +79,16 @@ class SimulatedNode(Struct, frozen=True):
 
 def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
     """Return three Pis: gemma3:270m on two of them, a bigger model on the worker and one for embeddings on
-    the master, none on the edge. The llama engine has only gemma3:270m."""
+    the master, none on the edge; either can pull what the other has. The llama engine has gemma3:270m."""
     bigger, embedder = ((LLAMA,), (EMBEDDER,)) if engine == "synthetic" else ((), ())
     master = NodeSpec(
-        "orion-master", ram_total_mb=16_384, disk_mb_per_s=400, engine=engine, models=(GEMMA, *embedder)
+        "orion-master",
+        ram_total_mb=16_384,
+        disk_mb_per_s=400,
+        engine=engine,
+        models=(GEMMA, *embedder),
+        registry=(GEMMA, *bigger, *embedder),
+        net_mb_per_s=100,
     )
     worker = replace(master, name="orion-worker", ram_total_mb=8_192, models=(GEMMA, *bigger), seed=1)
     edge = NodeSpec("orion-edge", ram_total_mb=4_096, models=(), seed=2)
@@ -94,7 +100,7 @@ def three_nodes(engine: EngineName = "synthetic") -> tuple[SimulatedNode, ...]:
 
 
 def with_models(
-    nodes: Sequence[SimulatedNode], models: tuple[ModelSpec, ...], **spec: float
+    nodes: Sequence[SimulatedNode], models: tuple[ModelSpec, ...], **spec: Any
 ) -> tuple[SimulatedNode, ...]:
     """Give the nodes that take requests these models, and all nodes other values of their specs."""
     return tuple(
@@ -106,10 +112,10 @@ def with_models(
 class SimulatedGrid:
     """A grid of processes. Use it as an async context manager, or call `start` and `stop`.
 
-    `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}. `say` gets what the
-    processes print, `remark` what happens to them unasked, such as a restart. Without a `folder` it makes a
-    temporary one and removes it at the end. `redis`: the URL of a server, or the port of an embedded one
-    (0: any free port). `gateway`: one on a free port belongs to it.
+    `settings`: tables of streams.toml to set, e.g. {"policy": {"stale_ms": 3000}}; under "" the keys above
+    them. `say` gets what the processes print, `remark` what happens to them unasked, such as a restart.
+    Without a `folder` it makes a temporary one and removes it at the end. `redis`: the URL of a server, or
+    the port of an embedded one (0: any free port). `gateway`: one on a free port belongs to it.
     """
 
     router_count, gateway_port = 1, 0
@@ -309,15 +315,24 @@ class SimulatedGrid:
         tables["gateway"] = {"keys_file": str(self.folder / "keys.json")}
         if self._listen:
             tables["gateway"] = {**tables["gateway"], "listen": self._listen}
+        above = rows_of(self._settings.get("", {}))
         for name, values in self._settings.items():
+            if not name:
+                continue
             tables[name] = {**tables.get(name, {}), **values}
-        return "revision = 1\n" + "".join(toml_table(name, values) for name, values in tables.items())
+        return (
+            "revision = 1\n" + above + "".join(toml_table(name, values) for name, values in tables.items())
+        )
 
 
 def toml_table(name: str, values: Mapping[str, Any]) -> str:
     """Format a TOML table of strings, numbers, booleans and lists, which TOML writes as JSON does."""
-    rows = (f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
-    return f"\n[{name}]\n" + "".join(rows)
+    return f"\n[{name}]\n" + rows_of(values)
+
+
+def rows_of(values: Mapping[str, Any]) -> str:
+    """Format keys and values of a table."""
+    return "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
 
 
 async def grid_when(url: str, prefix: str, condition: Callable[[Grid], bool], timeout_s: float) -> Grid:

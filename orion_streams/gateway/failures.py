@@ -18,6 +18,11 @@ STATUSES = {
     "model_too_large": 400,
     "incapable": 400,
     "not_allowed": 403,
+    "unknown_node": 404,
+    "node_away": 503,
+    "pull_off": 403,
+    "model_busy": 409,
+    "disk_busy": 409,
     "queue_full": 503,
     "unknown_client": 503,
     # error
@@ -33,7 +38,7 @@ STATUSES = {
     "cancelled": 503,
 }
 """By the codes of the contract; any other is the grid's own fault, a 502."""
-RETRIED = frozenset({"queue_full", "unknown_client"})
+RETRIED = frozenset({"queue_full", "unknown_client", "node_away", "disk_busy"})
 """Codes after which asking again later may help; all else the grid has tried by itself."""
 UNKNOWN, INCAPABLE = "unknown_model", "incapable"
 LACKS = re.compile(r" lacks: ([a-z, ]+)\.$")

@@ -129,8 +129,6 @@ NOT_HERE = {
     "/api/create": "models are made on the nodes: ollama create",
     "/api/copy": "models are copied on the nodes: ollama cp",
     "/api/push": "nothing leaves this house",
-    "/api/pull": "models are installed on the nodes: ollama pull",
-    "/api/delete": "models are removed on the nodes: ollama rm",
     "/api/blobs/{digest}": "models are made on the nodes: ollama create",
     "/api/me": "there is no account here: everything is local",
     "/api/signout": "there is no account here: everything is local",

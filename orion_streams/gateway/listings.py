@@ -278,3 +278,14 @@ def v1_row(name: str) -> dict[str, Any]:
     parts = name.split("/")
     owner = parts[-2] if len(parts) > 1 else NAMESPACE
     return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+def nodes_to_change(grid: Grid, op: str, model: str) -> list[str]:
+    """Return the nodes that a `pull` or `remove` means which names none, sorted: those that lack the model,
+    or those that have it."""
+    full = full_model_name(model)
+    nodes = [(name, node) for name, node in sorted(grid.nodes.items()) if node.rules.takes_inference]
+    has = {name for name, node in nodes if same_name(full, node.installed) in node.installed}
+    if op == "remove":
+        return sorted(has)
+    return [name for name, _ in nodes if name not in has]

@@ -144,6 +144,16 @@ def routed(event: ev.RequestRouted, client: str, model: str) -> str:
     )
 
 
+def on_disk(event: ev.DiskOrdered | ev.DiskEnded) -> Line:
+    """Return a line for a model that is pulled or removed."""
+    pulls = event.op == "pull"
+    if isinstance(event, ev.DiskOrdered):
+        return OK, f"{short(event.node)} {'pulls' if pulls else 'removes'} {event.model}: {event.by} asked"
+    if event.code:
+        return WARN, f"{short(event.node)} did not {event.op} {event.model}: {event.code}"
+    return OK, f"{short(event.node)} has {'pulled' if pulls else 'removed'} {event.model}"
+
+
 def of_node(event: ev.AnyEvent) -> Line | None:
     """Return a line for what was decided about a node, its models, or the rules."""
     match event:
@@ -156,6 +166,8 @@ def of_node(event: ev.AnyEvent) -> Line | None:
             return OK, f"{short(event.node)} is back"
         case ev.NodeDrained():
             return WARN, f"{short(event.node)} {resting(event.for_ms, event.by)}"
+        case ev.DiskOrdered() | ev.DiskEnded():
+            return on_disk(event)
         case ev.NodeResumed():
             return OK, f"{short(event.node)} is no longer drained"
         case ev.BreakerOpened():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -264,6 +264,13 @@ def lacked_by(grid: Grid, model: str) -> tuple[str, ...]:
         and node.inventory_known
         and same_name(model, node.installed) not in node.installed
     )
+
+
+def pull_line(model: str, nodes: Sequence[str], may_pull: bool) -> str:
+    """Return what brings a model onto these nodes; `may_pull`: the grid may (pull_from)."""
+    if may_pull:
+        return " ".join([f"orion pull {model}", *(f"--node {name}" for name in nodes)])
+    return f"ollama pull {model} on {', '.join(nodes)}"
 
 
 def ps_rows(grid: Grid) -> PsRows:

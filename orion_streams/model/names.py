@@ -26,6 +26,12 @@ def full_model_name(model: str) -> str:
     return "/".join(parts) if ":" in parts[-1] else f"{'/'.join(parts)}:{TAG}"
 
 
+def host_of(model: str) -> str:
+    """Return the host of the registry that Ollama pulls a full name from."""
+    parts = full_model_name(model).split("/")
+    return parts[0].lower() if len(parts) > 2 else HOST
+
+
 def same_name(model: str, known: Iterable[str]) -> str:
     """Return the one of the known full names that Ollama takes for the same; else the name itself."""
     folded = model.lower()

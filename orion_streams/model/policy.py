@@ -21,6 +21,9 @@ Tier = Annotated[int, Meta(ge=1, le=9, examples=[[1]])]
 ModelName = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9_.:/@-]{1,200}\Z", description="a model's name in Ollama")
 ]
+HostName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9.:-]{0,252}\Z", description="a host, or host:port")
+]
 
 DECIDER = 5
 """The version of the code that decides, raised with every change of what it answers to the same grid. A

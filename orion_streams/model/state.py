@@ -109,6 +109,17 @@ class Rest(Struct, frozen=True):
     drain_ms: int = 0
 
 
+class DiskWork(Struct, frozen=True):
+    """What a node is to do with its disk since `since_ms`: `pull` or `remove` a model, as the operator's
+    entry `request` asked."""
+
+    op: str
+    model: str
+    request: str
+    work_id: str
+    since_ms: int
+
+
 class Node(Struct, frozen=True):
     """One row of the node-state table. `heard_ms` is None until the first health entry.
 
@@ -119,8 +130,8 @@ class Node(Struct, frozen=True):
     `left_out`: rows of Ollama's lists that could not be used, and why the first; `remote`: models that run
     elsewhere. `sensor`: where the temperature comes from, or why there is none. `engine`: what runs the
     models, such as "ollama 0.24.0".
-    `rest`: an operator drained it. `leaving`: this boot of its agent begins nothing more; `left`: it has
-    said goodbye, too.
+    `rest`: an operator drained it. `disk`: a model that is being pulled or removed. `leaving`: this boot of
+    its agent begins nothing more; `left`: it has said goodbye, too.
     `most_models`: so many models at a time, as a load showed at `most_models_ms` that threw another out
     (0: nothing was learned). `failed_ms`: when an attempt last failed here.
     By model: `used_ms` when a request was last sent to it, `unload_ordered_ms` when it was told to go,
@@ -170,6 +181,13 @@ class Node(Struct, frozen=True):
     leaving: bool = False
     left: bool = False
     rest: Rest | None = None
+    disk: DiskWork | None = None
+
+    def keeps(self, model: str) -> bool:
+        """Whether the model is on disk, and is not about to go."""
+        disk = self.disk
+        goes = disk is not None and (disk.op, disk.model) == ("remove", model)
+        return model in self.installed and not goes
 
     def has(self, model: str) -> bool:
         """Whether the model is in memory, or an assignment brings it there."""

@@ -212,6 +212,10 @@ def of_node(event: ev.AnyEvent) -> str:
             return f"{node} {reason}: {unit(value)} > {unit(mark)}"
         case ev.BreakerOpened(node, failures, open_ms):
             return f"{node} for {seconds(open_ms)}, after {failures} failed requests"
+        case ev.DiskOrdered():
+            return f"{event.node} {event.op} {event.model}, by {event.by}"
+        case ev.DiskEnded():
+            return f"{event.node} {event.op} {event.model}: {event.code or 'done'}"
         case ev.NodeDrained():
             term = f"for {long(event.for_ms)}" if event.for_ms else "until it is resumed"
             return f"{event.node} by {event.by}, {term}"

@@ -16,12 +16,15 @@ from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
 from orion_streams.projections import requests
 from orion_streams.protocol import photo_parts, requests_replies
+from orion_streams.protocol.disk_entries import cancelled_disk, take_disk
 from orion_streams.protocol.guest_entries import take_guest
 from orion_streams.protocol.input_entries import Entry, Taken, size_of
 from orion_streams.protocol.rest_entries import take_rest
 
 
-def take_request(grid: Grid, entry: Entry, entry_max_bytes: int, drain_ms: int) -> Taken:
+def take_request(
+    grid: Grid, entry: Entry, entry_max_bytes: int, drain_ms: int, pull_from: tuple[str, ...] = ()
+) -> Taken:
     """Take a request or a cancel of a client, or what an operator or the gateway wants."""
     reply_to = requests_replies.request_id(entry.fields, entry.id)
     try:
@@ -38,6 +41,10 @@ def take_request(grid: Grid, entry: Entry, entry_max_bytes: int, drain_ms: int) 
         if "drain" in fields or "resume" in fields:
             check_operator(grid, entry.owner)
             return Taken(take_rest(grid, entry.owner, fields, drain_ms), reply_to=reply_to)
+        if "pull" in fields or "remove" in fields:
+            check_operator(grid, entry.owner)
+            events = take_disk(grid, entry.owner, fields, reply_to, pull_from)
+            return Taken(events, reply_to=reply_to)
         if "guest" in fields or "remove_guest" in fields:
             return take_guest(grid, entry.owner, fields, reply_to)
         request = requests_replies.parse_request(fields)
@@ -57,6 +64,8 @@ def take_cancel(grid: Grid, client: str, fields: Mapping[str, str], reply_to: st
     key = f"{fields.get('client', client)}/{fields['cancel']}"
     if operator:
         check_operator(grid, client)
+    if (disk := cancelled_disk(grid, key, operator)) is not None:
+        return Taken((disk,), reply_to=reply_to)
     if key in grid.open:
         return Taken((ev.RequestCancelled(key, by=operator),), reply_to=reply_to)
     if not operator and grid.find_closed(key) is not None:

@@ -23,7 +23,7 @@ RunnerOptions = Annotated[dict[Word, Annotated[int, Meta(ge=-(2**53), le=2**53)]
 """Options that a model is loaded with, under Ollama's names."""
 
 
-ResultOp = Literal["started", "tokens", "completed", "failed"]
+ResultOp = Literal["started", "tokens", "completed", "failed", "progress"]
 
 
 class InstalledModel(Struct, frozen=True):
@@ -97,7 +97,8 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
 
 class WorkHead(Struct, frozen=True, omit_defaults=True):
     """An entry of `work:<node>`. run: the request's body fields stand beside it; its own entry id is the
-    attempt's fence. cancel: `work_id` names the run or load. load, unload: `model`.
+    attempt's fence. cancel: `work_id` names the run, load, pull or removal. load, unload, pull, remove:
+    `model`. An agent that does not know an `op` passes the entry over.
 
     `options` of a run or load are the runner's that the router pinned. They win over the request's own,
     and one that they leave out is Ollama's default, whatever the request says: so no request reloads the
@@ -105,7 +106,7 @@ class WorkHead(Struct, frozen=True, omit_defaults=True):
     request's `keep_alive` counts.
     """
 
-    op: Literal["run", "cancel", "load", "unload"]
+    op: Literal["run", "cancel", "load", "unload", "pull", "remove"]
     request: Word = ""
     attempt: Amount = 0
     model: Word = ""
@@ -119,7 +120,9 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
     ANSWER_FIELDS. failed: code, blame and the field `message`.
 
     With an empty `request` it is the end of an ordered load: completed, with `load_ms` as the agent
-    measured it, or failed. An unload has no result; health shows what came of it.
+    measured it, or failed. An unload has no result; health shows what came of it. A pull or a removal
+    ends like a load; before that progress: PROGRESS_FIELDS, at most two entries a second, which cause no
+    event.
     """
 
     op: ResultOp
@@ -141,6 +144,7 @@ class ResultHead(Struct, frozen=True, omit_defaults=True):
 
 
 PIECE_FIELDS = ("text", "thinking", "tool_calls", "logprobs")
+PROGRESS_FIELDS = ("status", "digest", "total", "completed")
 ANSWER_FIELDS = (*PIECE_FIELDS, "vectors", "context")
 """The fields of a piece of an answer, and of a whole one; all but text and thinking are JSON."""
 

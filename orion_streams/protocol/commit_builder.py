@@ -19,13 +19,15 @@ from orion_streams.model.commit import CURSOR, RELAYED, Commit, Expected, Guard,
 from orion_streams.model.state import Grid, client_of, parse_stream_id
 from orion_streams.projections import apply
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.emit import Out, accepted_reply, deliver, token_reply
-from orion_streams.protocol.ingest import take
+from orion_streams.protocol.disk_replies import progress_reply
+from orion_streams.protocol.emit import accepted_reply, deliver, token_reply
+from orion_streams.protocol.ingest import PASSED_ON, take
 from orion_streams.protocol.input_entries import Entry, Taken
+from orion_streams.protocol.out_entries import Out
 
 ENDS_A_REQUEST = (ev.RequestCompleted, ev.RequestFailed, ev.RequestExpired, ev.RequestCancelled)
 ENDS_AN_ATTEMPT = (ev.RequestCompleted, ev.AttemptFailed, ev.AttemptAbandoned, ev.AttemptEnded)
-_TOKENS = b'{"op":"tokens"'
+_PASSED_ON = (b'{"op":"tokens"', b'{"op":"progress"')
 GENESIS = b"\0" * 16
 END = f"{2**64 - 1}-0"
 
@@ -56,12 +58,12 @@ def not_as_written(confirmed: int, until: int, digest: bytes, named: str) -> str
 
 
 def is_token(raw: Raw) -> bool:
-    """Whether an entry only passes tokens on, as agents write them: it causes no event."""
+    """Whether an entry only passes tokens or progress on, as agents write them: it causes no event."""
     head = raw.fields.get(b"head", b"")
-    if not raw.stream.startswith("results:") or not head.startswith(_TOKENS):
+    if not raw.stream.startswith("results:") or not head.startswith(_PASSED_ON):
         return False
     try:
-        return agent_entries.decode_result(head).op == "tokens"
+        return agent_entries.decode_result(head).op in PASSED_ON
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
 
@@ -109,6 +111,7 @@ class CommitBuilder:
         age_max_ms: int | None,
         answer_max_bytes: int,
         drain_ms: int,
+        pull_from: tuple[str, ...] = (),
     ) -> None:
         """Fold an input entry and move its cursor past it. Its age is capped unless it is backlog."""
         source, _, owner = raw.stream.partition(":")
@@ -124,6 +127,7 @@ class CommitBuilder:
             entry_max_bytes=entry_max_bytes,
             answer_max_bytes=answer_max_bytes,
             drain_ms=drain_ms,
+            pull_from=pull_from,
         )
         self._cursors[raw.stream] = raw.id
         for event in taken.events:
@@ -131,6 +135,8 @@ class CommitBuilder:
         if taken.token is not None:
             self._relayed[taken.token.work_id] = taken.token.seq
             self._out(token_reply(taken.token, owner))
+        if taken.progress is not None:
+            self._out(progress_reply(taken.progress, owner))
 
     def _taken_up_to(self, stream: str) -> str:
         if stream in self._drained:

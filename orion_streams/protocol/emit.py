@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import structs
 
 from orion_streams.decider.route import Wait, route
 from orion_streams.decider.standings import Standing
@@ -17,24 +17,10 @@ from orion_streams.model.policy import GATEWAY
 from orion_streams.model.state import Grid, Request
 from orion_streams.projections.requests import state_of
 from orion_streams.protocol import agent_entries, requests_replies
+from orion_streams.protocol.disk_replies import on_disk
 from orion_streams.protocol.input_entries import Taken, Token
+from orion_streams.protocol.out_entries import Out, cancel_run, split
 from orion_streams.protocol.replies import LISTED_MAX, Reply, reply_fields
-
-
-class Out(Struct, frozen=True):
-    """An entry to be written. `stamp` is the field of the causing event that gets the entry's id."""
-
-    stream: str
-    fields: dict[str, Any]
-    stamp: str = ""
-    body: Body | None = None
-    bytes: int = 0
-
-
-def split(request: str) -> tuple[str, str]:
-    """Split a request's key into client and id."""
-    client, _, request_id = request.partition("/")
-    return client, request_id
 
 
 def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) -> list[Out]:
@@ -53,14 +39,8 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             return [*cancelled(grid, event, position, taken), *cancel(grid, event.request)]
         case ev.AttemptAbandoned():
             return withdraw(grid, event)
-        case ev.UnloadOrdered():
-            head = agent_entries.WorkHead("unload", model=event.model)
-            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)})]
-        case ev.LoadOrdered():
-            head = agent_entries.WorkHead(
-                "load", model=event.model, options=options(event.num_ctx, event.runner)
-            )
-            return [Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")]
+        case ev.UnloadOrdered() | ev.LoadOrdered():
+            return [in_memory(event)]
         case ev.RequestResent():
             return known(grid, event, position)
         case (
@@ -71,10 +51,22 @@ def deliver(grid: Grid, event: ev.AnyEvent, position: int, taken: Taken | None) 
             | ev.NodeResumed()
         ):
             return told(grid, event, position, taken)
+        case ev.DiskOrdered() | ev.DiskEnded():
+            return on_disk(event, position, taken)
         case ev.InputRejected() | ev.RequestRejected():
             return rejected(event, position, taken)
         case _:
             return []
+
+
+def in_memory(event: ev.UnloadOrdered | ev.LoadOrdered) -> Out:
+    """Return an ordered load or unload for the node."""
+    if isinstance(event, ev.UnloadOrdered):
+        head = agent_entries.WorkHead("unload", model=event.model)
+        return Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)})
+    runner = options(event.num_ctx, event.runner)
+    head = agent_entries.WorkHead("load", model=event.model, options=runner)
+    return Out(f"work:{event.node}", {"head": agent_entries.encode_head(head)}, stamp="work_id")
 
 
 def token_reply(piece: Token, node: str) -> Out:
@@ -298,12 +290,6 @@ def withdraw(grid: Grid, event: ev.AttemptAbandoned) -> list[Out]:
     if event.reason == "gone":
         return []
     return [cancel_run(event.node, event.request, event.attempt, event.work_id)]
-
-
-def cancel_run(node: str, request: str, attempt: int, work_id: str) -> Out:
-    """Return a cancel entry for the node's agent."""
-    head = agent_entries.WorkHead("cancel", request, attempt, work_id=work_id)
-    return Out(f"work:{node}", {"head": agent_entries.encode_head(head)})
 
 
 def known(grid: Grid, event: ev.RequestResent, position: int) -> list[Out]:

@@ -16,6 +16,7 @@ from orion_streams.model.state import Grid, Load, Request, Run
 from orion_streams.model.vocabulary import Blame
 from orion_streams.protocol import agent_entries
 from orion_streams.protocol.admission import take_request
+from orion_streams.protocol.disk_entries import take_disk_result
 from orion_streams.protocol.input_entries import NOTHING, Entry, Taken, Token, size_of, unreadable
 from orion_streams.protocol.node_health import take_health
 
@@ -29,19 +30,25 @@ def take(
     entry_max_bytes: int,
     answer_max_bytes: int,
     drain_ms: int,
+    pull_from: tuple[str, ...] = (),
 ) -> Taken:
     """Return what the entry means to this grid. `results_cursor`: the last entry taken of the node's
     results. `relayed`: the last token passed on of each open attempt. An agent's entry is a head and at
-    most an answer. `drain_ms`: what runs on a node that is drained has so long to end."""
+    most an answer. `drain_ms`: what runs on a node that is drained has so long to end.
+    `pull_from`: registries that models may come from."""
     match entry.source:
         case "requests":
-            return take_request(grid, entry, entry_max_bytes, drain_ms)
+            return take_request(grid, entry, entry_max_bytes, drain_ms, pull_from)
         case "health":
             return take_health(grid, entry, results_cursor, entry_max_bytes + answer_max_bytes)
         case "results":
             return take_result(grid, entry, relayed, entry_max_bytes + answer_max_bytes)
         case _:
             raise ValueError(f"no such input: {entry.source}")
+
+
+PASSED_ON = ("tokens", "progress")
+"""Results that never become an event."""
 
 
 def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes: int) -> Taken:
@@ -51,9 +58,9 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return unreadable(entry)
     if size_of(entry) > max_bytes:  # a token never becomes an event
-        return NOTHING if head.op == "tokens" else unreadable(entry, "too_large")
+        return NOTHING if head.op in PASSED_ON else unreadable(entry, "too_large")
     if not head.request:
-        return take_load(grid, entry.owner, head)
+        return take_disk_result(grid, entry, head) or take_load(grid, entry.owner, head)
     request = grid.open.get(head.request)
     if request is None or request.work_id != head.work_id or request.node != entry.owner:
         return take_late_result(grid, entry.owner, head)
@@ -79,6 +86,8 @@ def take_result(grid: Grid, entry: Entry, relayed: Mapping[str, int], max_bytes:
                 source=entry.id,
             )
             return Taken((failed,))
+        case "progress":
+            return NOTHING
 
 
 def piece_of(entry: Entry, head: agent_entries.ResultHead, request: Request) -> Token:

@@ -37,10 +37,17 @@ class Token(Struct, frozen=True):
     fields: Fields
 
 
+class Progress(Struct, frozen=True):
+    """How far a pull is, to be passed on without an event: `fields` are those of PROGRESS_FIELDS."""
+
+    request: str
+    fields: Fields
+
+
 class Taken(Struct, frozen=True):
-    """What an entry means: events in order, or a token. `reply_to` and `message` belong to a reply that
-    an event does not hold: the client's request id, its model, a sentence; `ignored`: fields that did not
-    count. `answer`: body fields of a result. `parts`: those of a request that was rejected."""
+    """What an entry means: events in order, a token, or progress. `reply_to` and `message` belong to
+    a reply that an event does not hold: the client's request id, its model, a sentence; `ignored`: fields
+    that did not count. `answer`: body fields of a result. `parts`: those of a request that was rejected."""
 
     events: tuple[ev.AnyEvent, ...] = ()
     token: Token | None = None
@@ -50,6 +57,7 @@ class Taken(Struct, frozen=True):
     ignored: tuple[str, ...] = ()
     answer: Fields = {}
     parts: tuple[str, ...] = ()
+    progress: Progress | None = None
 
 
 NOTHING = Taken()

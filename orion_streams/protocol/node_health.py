@@ -13,6 +13,7 @@ from orion_streams.model.description import Description
 from orion_streams.model.measured import Sample
 from orion_streams.model.state import Grid, Node, parse_stream_id
 from orion_streams.protocol import agent_entries
+from orion_streams.protocol.disk_entries import lost_disk
 from orion_streams.protocol.input_entries import NOTHING, Entry, Taken, size_of, unreadable
 
 
@@ -47,7 +48,8 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         leaving=head.leaving,
         goodbye=head.goodbye,
     )
-    return Taken((sampled, *models, *residency_changes(grid, node, head)))
+    lost = lost_disk(entry.owner, node, head.work_read, head.in_hand, sampled.settled)
+    return Taken((sampled, *models, *residency_changes(grid, node, head), *lost))
 
 
 def inventory_digest(models: tuple[agent_entries.InstalledModel, ...]) -> str:

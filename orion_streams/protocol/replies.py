@@ -15,7 +15,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="The request's id.")]
     kind: Annotated[
-        str, Meta(description="token, restarted, accepted, or one of the terminal kinds below.")
+        str, Meta(description="token, restarted, accepted, progress, or one of the terminal kinds below.")
     ]
     model: Annotated[str, Meta(description="Every end: the model by its full name, where it is known.")] = (
         ""
@@ -66,6 +66,12 @@ class Reply(Struct, frozen=True, kw_only=True):
         str,
         Meta(description="accepted: `queue`, `load`, `heat`, `quiet` or `node`; absent: for nothing."),
     ] = ""
+    status: Annotated[
+        str, Meta(description="progress: what Ollama does, in its words; `ordered` before it begins.")
+    ] = ""
+    digest: Annotated[str, Meta(description="progress: which part of the model is being pulled.")] = ""
+    total: Annotated[int, Meta(description="progress: bytes of that part.")] = 0
+    completed: Annotated[int, Meta(description="progress: bytes of it that are there.")] = 0
     code: Annotated[str, Meta(description="rejected, error: stable, see the table of codes.")] = ""
     message: Annotated[
         str, Meta(description="rejected, error, expired, cancelled: a sentence for a person.")
@@ -95,8 +101,8 @@ TERMINAL_KINDS = {
     "cancelled": "the client cancelled it, or an operator did",
     "rejected": "never accepted: the id stays unused",
     "listed": "to an operator: the open requests of all clients",
-    "noted": "to an operator: the node was drained or resumed; to the gateway: the guest was added or "
-    "removed",
+    "noted": "to an operator: the node was drained or resumed, or has pulled or removed the model; "
+    "to the gateway: the guest was added or removed",
     "known": "the id was answered before: `state` and `reply_id` say how and where",
 }
 

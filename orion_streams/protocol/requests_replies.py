@@ -181,7 +181,9 @@ BODY_FIELDS = tuple(
 )
 """What a node needs of a request: copied from entry to entry by the server, never into the log."""
 
-OTHER_ENTRIES = frozenset({b"cancel", b"list", b"guest", b"remove_guest", b"drain", b"resume"})
+OTHER_ENTRIES = frozenset(
+    {b"cancel", b"list", b"guest", b"remove_guest", b"drain", b"resume", b"pull", b"remove"}
+)
 """Fields that make an entry something else than a request."""
 
 JSON_FIELDS = frozenset({"messages", "input", "options", "tools", "images", "parts", "context"})
@@ -199,9 +201,13 @@ CODES = {
     "incapable": "No node that has the model can do with it what is asked.",
     "unknown_id": "No request with this id is known, so there is nothing to cancel.",
     "not_allowed": "Only an operator (operator = true) may list requests, cancel those of others, or let a "
-    "node rest; only the gateway has guests.",
+    "node rest, and change what models it has; only the gateway has guests.",
     "unknown_node": "No node with this name answers requests.",
     "last_node": "No other node answers just now: without it all requests wait.",
+    "node_away": "The node does not answer just now: nothing is ordered.",
+    "pull_off": "The model's registry is not in pull_from of the router's streams.toml.",
+    "model_busy": "The node is to keep the model, works with it, or alone has what is asked for.",
+    "disk_busy": "The node pulls or removes a model just now: it does one at a time.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error
     "refused": "Ollama refused the request itself; the message holds its words.",
@@ -211,6 +217,27 @@ CODES = {
     "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
+DISK_CODES = {
+    "gone": "The node's agent no longer has the order, or is too old to know it.",
+    "overdue": "It took longer than limits.pull_deadline_ms.",
+    "pull_failed": "Ollama could not pull the model.",
+    "registry_away": "The node's Ollama does not reach the registry.",
+    "registry_lacks": "The registry has no such model.",
+    "no_space": "The model does not fit onto the node's disk.",
+    "pull_stalled": "Ollama said nothing for limits.pull_idle_ms.",
+    "remove_failed": "Ollama could not remove the model.",
+    "agent_restarted": "The node's agent was restarted: pull again, and Ollama goes on where it was.",
+    "agent_leaving": "The node's agent was stopped: pull again, and Ollama goes on where it was.",
+}
+"""Codes of `error` replies to a pull or a removal."""
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a text may be a model's name."""
+    try:
+        return bool(msgspec.convert(text, ModelName))
+    except msgspec.ValidationError:
+        return False
 
 
 def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -82,7 +82,8 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     4.9, 2.2 and 1.4 tokens/s: 10 tokens/s per GB each time). Runs in progress share that speed.
     A rate of 0 takes no time. `unload_ms`: time from an unload's reply to the unload; `places`:
     most resident models; `slots`: most runs of one model at a time; `heat_mc`: final rise of the
-    temperature under full load.
+    temperature under full load. `registry`: the models that it can pull, from a registry that is simulated,
+    too, at `net_mb_per_s`.
     """
 
     name: str = "node"
@@ -105,6 +106,8 @@ class NodeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     engine: EngineName = "synthetic"
     models: tuple[ModelSpec, ...] = DEFAULT_MODELS
+    registry: tuple[ModelSpec, ...] = ()
+    net_mb_per_s: Rate = 0.0
 
     def rate_for(self, model: ModelSpec, tokens_per_s: float) -> float:
         """Return the rate of a model, given that for 1 GB; 0 stays 0."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from redis.exceptions import RedisError
 
+from orion_streams.client.calls import RequestFailedError, RequestTimeoutError
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.demo.observer import Observer
 from orion_streams.errors import BackendError
-from tests.chaos.chaos_grid import CLIENTS, INFERENCE, ROUTERS, ChaosGrid
+from tests.chaos.chaos_grid import CLIENTS, INFERENCE, PULLED, ROUTERS, ChaosGrid
 from tests.chaos.chaos_load import ChaosClients
 from tests.chaos.lasting import lasts
 
@@ -105,6 +107,35 @@ async def reboot(scene: Scene, target: str) -> None:
                 await grid.start_ollama(node)
             await grid.start_agent(node)
         await person.resume(node)
+
+
+async def pull_under_agent(scene: Scene, target: str) -> None:
+    await pull(scene, node_of(target), lambda: kill_agent(scene, target))
+
+
+async def pull_under_router(scene: Scene, target: str) -> None:
+    await pull(scene, scene.rng.choice(INFERENCE), lambda: kill_router(scene, target))
+
+
+async def pull(scene: Scene, node: str, kill_something: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Pull a model, as a person does, kill something half-way, and wait for the end; what was pulled is
+    removed again."""
+    killing: asyncio.Task[None] | None = None
+    async with operator(scene.grid) as person:
+        name = person.new_id()
+        try:
+            async with aclosing(person.pull(PULLED.name, node, request_id=name)) as steps:
+                async for step in steps:
+                    if step.completed and killing is None:
+                        killing = asyncio.create_task(kill_something())
+            await person.remove(PULLED.name, node)
+        except RequestTimeoutError:
+            scene.load.gave_up.append(f"pull {name} onto {node}")
+        except RequestFailedError as error:
+            scene.load.codes[error.code] += 1
+        finally:
+            if killing is not None:
+                await killing
 
 
 def operator(grid: ChaosGrid) -> AsyncClient:
@@ -292,6 +323,8 @@ FAULTS = (
     Fault("hang_server", "everybody waits; nothing is written twice", hang_server, SERVER),
     Fault("server_out_of_memory", "a refused commit wrote nothing", server_out_of_memory, SERVER),
     Fault("disk_full", "what was refused comes again", disk_full, SERVER),
+    Fault("pull_under_agent", "it is told failed; the next one goes on", pull_under_agent, AGENTS, 2),
+    Fault("pull_under_router", "it goes on and is told done, once", pull_under_router, ("routers",), 2),
     Fault("cut_connections", "everybody connects again", cut_connections, ("proxies",)),
     Fault("lose_answers", "a write whose answer is lost has one effect", lose_answers, ("proxies",), 2),
     Fault("part_node", "its old attempts are refused when it comes back", part_node, AGENTS, 2),

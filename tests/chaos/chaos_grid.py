@@ -29,8 +29,12 @@ CLIENTS = ("brain", "gateway", "cli")
 INFERENCE = ("orion-master", "orion-worker")
 EDGE = "orion-edge"
 OTHER = ModelSpec(name="other:270m", size_mb=GEMMA.size_mb)
+PULLED = ModelSpec(name="pulled:1b", size_mb=800)
+PULL_MB_PER_S = 40.0
+"""On machines sped up: a pull takes a second."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "": {"pull_from": ["registry.ollama.ai"]},
     "policy": {
         "stale_ms": 2_500,
         "gone_samples": 3,
@@ -61,7 +65,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def cast() -> tuple[SimulatedNode, ...]:
-    """Return the house's three nodes, sped up, with two small models on those that answer."""
+    """Return the house's three nodes, sped up, with two small models on those that answer, and a third to
+    be pulled."""
     return with_models(
         three_nodes(),
         (GEMMA, OTHER),
@@ -71,6 +76,8 @@ def cast() -> tuple[SimulatedNode, ...]:
         slots=2,
         heat_mc=8_000,
         time_scale=20,
+        registry=(PULLED,),
+        net_mb_per_s=PULL_MB_PER_S,
     )
 
 

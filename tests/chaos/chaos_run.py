@@ -173,9 +173,10 @@ class Chaos:
         ended_s = time.monotonic()
         await scene.load.stop(REST_S)
         tally = await scene.observer.stop()
+        answered = len(scene.observer.ends.keys() & scene.observer.asked)  # pulls end, too
         rows = await read_log(grid.redis_url, grid.config)
         replayed = await replay(grid)
-        self._count(tally.requests, tally.answered, rows, replayed)
+        self._count(tally.requests, answered, rows, replayed)
         self._time(began_s, ended_s)
         if self.outcome.broken:
             self._say(await kept(grid))
@@ -268,6 +269,7 @@ def broken_promises(
         "robot_worked": invariants.robot_worked(observer),
         "log_gaps": invariants.log_gaps(rows),
         "worked_while_backed_off": invariants.worked_while_backed_off(rows),
+        "disk_orders": invariants.disk_orders(rows, observer),
         "broken_over_http": load.http.broken if load.http is not None else [],
         "acknowledged_but_gone": [f"{observer.gone} entries"] if always and observer.gone else [],
     }

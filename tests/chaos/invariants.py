@@ -16,6 +16,7 @@ from orion_streams.demo.observer import Name, Observer, Reply, Request, Row, Run
 
 EDGE = "orion-edge"
 EXAMPLES = 5
+DISK_ENDS = ("noted", "error", "cancelled")
 EXPIRES_NOT_BEFORE_S = 240.0
 """Requests of the load have 300 s; one that expires much sooner expired by a jump of the server's clock."""
 
@@ -162,6 +163,32 @@ def worked_while_backed_off(rows: Iterable[LogRow]) -> list[str]:
                     found.append(f"{node} returned at {row.position}")
             case "request.routed" if node in good:
                 found.append(f"{event['request']} to {node} at {row.position}")
+    return found
+
+
+def disk_orders(rows: Iterable[LogRow], observer: Observer) -> list[str]:
+    """List pulls and removals that began while their node had another, have no end, or whose end was not
+    told once."""
+    told = Counter(reply.name for reply in observer.seen(Reply) if reply.kind in DISK_ENDS)
+    going_on: dict[str, str] = {}
+    orders: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        event = row.event
+        match event.get("event"):
+            case "disk.ordered":
+                node, request = event["node"], event["request"]
+                if node in going_on:
+                    found.append(f"{request} on {node} during {going_on[node]}")
+                going_on[node] = request
+                orders[request] += 1
+            case "disk.ended" if going_on.pop(event["node"], "") != event["request"]:
+                found.append(f"{event['request']} ended on {event['node']} without having begun")
+    found += [f"{request} on {node} has no end" for node, request in sorted(going_on.items())]
+    for request, count in sorted(orders.items()):
+        client, _, name = request.partition("/")
+        if request not in going_on.values() and told[client, name] != count:
+            found.append(f"{request}: {told[client, name]} of {count} ends told")
     return found
 
 

@@ -167,6 +167,34 @@ def test_work_for_a_hot_node_and_its_early_return_are_found() -> None:
     assert invariants.worked_while_backed_off(early) == ["n returned at 6"]
 
 
+ORDERED = {"event": "disk.ordered", "node": "orion-master", "request": "brain/p1"}
+ENDED = {**ORDERED, "event": "disk.ended"}
+SECOND = {**ORDERED, "request": "brain/p2"}
+SECOND_ENDED, ELSEWHERE = {**SECOND, "event": "disk.ended"}, {**SECOND, "node": "orion-worker"}
+
+
+@pytest.mark.parametrize(
+    ("events", "told", "found"),
+    [
+        ((ORDERED, ENDED), ("noted",), []),
+        ((ORDERED, ENDED, SECOND, SECOND_ENDED), ("noted",), ["brain/p2: 0 of 1 ends told"]),
+        ((ORDERED, ENDED), (), ["brain/p1: 0 of 1 ends told"]),
+        ((ORDERED, ENDED), ("error", "error"), ["brain/p1: 2 of 1 ends told"]),
+        ((ORDERED, ENDED, ORDERED, ENDED), ("error", "noted"), []),
+        ((ORDERED,), ("progress",), ["brain/p1 on orion-master has no end"]),
+        ((ENDED,), (), ["brain/p1 ended on orion-master without having begun"]),
+        ((SECOND, ORDERED, ENDED), ("noted",), ["brain/p1 on orion-master during brain/p2"]),
+        ((ELSEWHERE, ORDERED, ENDED), ("noted",), ["brain/p2 on orion-worker has no end"]),
+    ],
+)  # fmt: skip
+def test_pulls_that_overlap_or_have_no_end_are_found(
+    events: tuple[dict[str, Any], ...], told: tuple[str, ...], found: list[str]
+) -> None:
+    """One at a time a node, each with one end, which is told once."""
+    observer = saw(*(reply(kind, "p1") for kind in told))
+    assert invariants.disk_orders(logged(*events), observer)[: len(found) or None] == found
+
+
 def test_figures() -> None:
     """Percentiles by the nearest rank, and the longest time without an answer, from beginning to end."""
     assert (both([]), both([5, 1, 3])) == ((None, None), (3, 5))

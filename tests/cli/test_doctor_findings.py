@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from orion_streams.cli.doctor.doctor_command import diagnose
 from orion_streams.cli.doctor.findings import Facts, Finding, Group, Kept, Seen, Severity
-from orion_streams.cli.doctor.model_findings import SHOWN, models
 from orion_streams.cli.doctor.node_findings import url_of
 from orion_streams.cli.doctor.routing_findings import restore
 from orion_streams.cli.doctor.server_findings import cli
@@ -17,7 +16,7 @@ from orion_streams.errors import LogError
 from orion_streams.eventlog.loader import check_guard
 from orion_streams.model.commit import Guard
 from orion_streams.model.policy import DECIDER, ModelRules
-from orion_streams.model.state import Installed, Rest
+from orion_streams.model.state import Rest
 from orion_streams.model.vocabulary import Mark
 from tests.cli.doctor_facts import (
     NOW,
@@ -34,7 +33,7 @@ from tests.cli.doctor_facts import (
     stream,
 )
 from tests.conftest import MemoryStore
-from tests.grids import AT_MS, BIG, DISK, HEAVY, LIBRARY, MODEL, holding
+from tests.grids import AT_MS, MODEL, holding
 
 
 def test_a_healthy_grid_is_ok() -> None:
@@ -365,45 +364,3 @@ def test_advice_names_a_user_that_has_the_right(which: str) -> None:
     facts.url = "redis://g-owner@house:6379/0"
     change(facts)
     assert mend in [each.mend for each in diagnose(facts).findings]
-
-
-def on_one_node(facts: Facts) -> list[str]:
-    """What is said of models."""
-    return [each.what for each in models(facts) if each.severity == "ok" and not each.mend]
-
-
-def with_disks(**disks: dict[str, Installed]) -> Facts:
-    """A healthy grid whose nodes have these models on disk."""
-    facts = healthy()
-    assert facts.grid is not None
-    for name, installed in disks.items():
-        facts.grid.nodes[name] = pi(name, installed=installed)
-    return facts
-
-
-def test_a_model_that_one_node_alone_has_is_said_with_the_line_that_changes_it() -> None:
-    """No fault: doctor ends well. The control: on both, nothing is said."""
-    assert on_one_node(healthy()) == []
-    facts = with_disks(pi2={MODEL: LIBRARY[MODEL]})
-    assert on_one_node(facts) == [f"{HEAVY} is on one node only: ollama pull {HEAVY} on pi2"]
-    assert diagnose(facts).severity == "ok"
-    assert "models" in {each.about for each in diagnose(facts).findings}
-
-
-def test_a_model_that_is_too_large_elsewhere_or_perhaps_there_is_not_said() -> None:
-    """BIG fits nowhere else; a node whose list is unknown may have it; spelt otherwise it is the same."""
-    assert on_one_node(with_disks(pi={**DISK, BIG: LIBRARY[BIG]})) == []
-    facts = with_disks(pi2={})
-    assert len(on_one_node(facts)) == len(DISK)
-    assert facts.grid is not None
-    facts.grid.nodes["pi2"] = pi("pi2", installed={}, inventory_known=False)
-    assert on_one_node(facts) == []
-    assert on_one_node(with_disks(pi2={name.upper(): row for name, row in DISK.items()})) == []
-
-
-def test_few_of_many_models_are_named() -> None:
-    """A house with one full disk is not told of it in fifty lines."""
-    many = {f"m{number:02}": LIBRARY[MODEL] for number in range(12)}
-    said = on_one_node(with_disks(pi={**DISK, **many}))
-    assert said[SHOWN:] == ["7 more are on one node only: orion models"]
-    assert len(said) == SHOWN + 1

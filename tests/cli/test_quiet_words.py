@@ -12,7 +12,7 @@ from orion_streams.gateway.page_words import decision
 from orion_streams.model import events as ev
 from orion_streams.model.verdict import Verdict
 from orion_streams.model.vocabulary import Filter, WaitKind
-from orion_streams.replay.decision_answers import Answer
+from orion_streams.replay.explain_change import Answer
 from orion_streams.replay.incident_facts import Delay, Moment
 from orion_streams.replay.request_words import PARTS, of_delay
 from tests.grids import AT_MS, MEMORY, MODEL, grid, node, request

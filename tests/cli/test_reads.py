@@ -257,7 +257,7 @@ def test_tables_show_the_same_for_a_person(orion: Orion, grid_toml: Path, comman
     code, out, _ = orion(command)
     expected = {
         "nodes": ["hot: 76.1 °C > 75.0 °C", "never", "1 of 1"],
-        "models": ["478 MB", OTHER, "NOT ON"],
+        "models": ["478 MB", OTHER, f"{OTHER} is not on master: ollama pull {OTHER} on master"],
         "ps": ["waiting for master", "worker: hot", "running"],
         "plan": [" GB for models are planned; ", "requests of late, by model"],
     }
@@ -352,6 +352,18 @@ def test_every_event_has_a_line() -> None:
         ),
         (ev.NodeDrained("one", "cli"), "node.drained         one by cli, until it is resumed"),
         (ev.NodeResumed("one"), "node.resumed         one by itself"),
+        (
+            ev.DiskOrdered("one", "pull", MODEL, "cli", "cli/1"),
+            f"disk.ordered         one pull {MODEL}, by cli",
+        ),
+        (
+            ev.DiskEnded("one", "pull", MODEL, "cli/1", "1-0"),
+            f"disk.ended           one pull {MODEL}: done",
+        ),
+        (
+            ev.DiskEnded("one", "remove", MODEL, "cli/1", "1-0", "overdue"),
+            f"disk.ended           one remove {MODEL}: overdue",
+        ),
         (ev.NodeResumed("one", "cli"), "node.resumed         one by cli"),
         (ev.ZoneChanged(-12_600), "zone.changed         local time is UTC-210 min"),
         (

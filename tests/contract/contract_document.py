@@ -16,6 +16,7 @@ from orion_streams.protocol import photo_parts
 from orion_streams.protocol.replies import TERMINAL_KINDS, Reply
 from orion_streams.protocol.requests_replies import (
     CODES,
+    DISK_CODES,
     JSON_FIELDS,
     MAX_DEPTH,
     MAX_FIELDS,
@@ -30,7 +31,9 @@ TEMPLATE = Path(__file__).with_name("contract.template.md")
 
 def document() -> str:
     """Return the text of docs/CONTRACT.md. KeyError for a placeholder that nothing fills."""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(numbers() | CODES | tables())
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        numbers() | CODES | DISK_CODES | tables()
+    )
 
 
 def numbers() -> dict[str, str]:

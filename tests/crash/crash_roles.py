@@ -16,7 +16,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from orion_streams.agents import apps
-from orion_streams.agents.backend import Chunk, Listing, RunFailedError
+from orion_streams.agents.backend import Chunk, Listing, PullStep, RunFailedError
 from orion_streams.agents.health import Health, Residency
 from orion_streams.agents.results import ResultWriter
 from orion_streams.agents.router import Router
@@ -71,6 +71,12 @@ class Ollama:
         """Do nothing: it is always there."""
 
     async def unload(self, model: str) -> None:
+        """Do nothing: it stays."""
+
+    async def pull(self, model: str) -> AsyncGenerator[PullStep, None]:
+        yield PullStep("success")
+
+    async def remove(self, model: str) -> None:
         """Do nothing: it stays."""
 
     async def identify(self) -> None:

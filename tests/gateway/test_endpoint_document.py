@@ -76,7 +76,7 @@ def names_all_headers(text: str) -> None:
     ("law", "known"),
     [
         (names_all_routes, "| `POST /api/chat` |"),
-        (names_all_routes, "`/api/pull`, "),
+        (names_all_routes, "`/api/push`, "),
         (names_all_statuses, "`expired` "),
         (names_all_headers, "| `X-Orion-Node` |"),
         (names_all_headers, "`X-OpenWebUI-Chat-Id`"),

@@ -50,6 +50,8 @@ class Oracle(Memory):
         node, policy, now_ms = self.node, self.policy, self.grid.at_ms
         age_ms = now_ms - node.heard_ms if node.heard_ms is not None else 0
         installed = self.request.model in node.installed
+        if node.disk is not None and node.disk.op == "remove" and node.disk.model == self.request.model:
+            installed = False
         tier = self.request.tier
         need_mb = self.footprint_mb() if installed else 0
         seen_ms = now_ms - (node.opened_ms or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orion_streams.cli.doctor.findings import Facts, Finding
-from orion_streams.gateway.view_models import lacked_by
+from orion_streams.gateway.view_models import lacked_by, pull_line
 from orion_streams.model.state import Grid, Node
 
 ABOUT = "models"
@@ -16,22 +16,23 @@ SHOWN = 5
 def models(facts: Facts) -> Iterator[Finding]:
     """Yield each model that one node alone has, though another could run it: when that node is away, nobody
     answers. It is no fault: disks are small."""
-    lines = list(alone(facts.grid)) if facts.grid is not None else []
+    lines = list(alone(facts.grid, bool(facts.config.pull_from))) if facts.grid is not None else []
     for line in lines[:SHOWN]:
         yield Finding("ok", ABOUT, line)
     if len(lines) > SHOWN:
         yield Finding("ok", ABOUT, f"{len(lines) - SHOWN} more are on one node only: orion models")
 
 
-def alone(grid: Grid) -> Iterator[str]:
-    """Yield a line for each such model, with the command for the node with most memory."""
+def alone(grid: Grid, may_pull: bool) -> Iterator[str]:
+    """Yield a line for each such model, with what brings it onto the node with most memory."""
     for name, node in sorted(grid.nodes.items()):
         for model, disk in sorted(node.installed.items()) if node.rules.inference else ():
             others = [grid.nodes[each] for each in lacked_by(grid, model)]
             able = [each for each in others if could_run(grid, each, disk.size_mb)]
             if able and has_it_alone(grid, name, others):
                 best = min(able, key=lambda each: (-each.ram_total_mb, each.rules.name))
-                yield f"{model} is on one node only: ollama pull {model} on {best.rules.name}"
+                line = pull_line(model, [best.rules.name], may_pull)
+                yield f"{model} is on one node only: {line}"
 
 
 def has_it_alone(grid: Grid, name: str, others: list[Node]) -> bool:

@@ -11,7 +11,18 @@ from orion_streams.demo.ollama.engine import Event, Finished, Piece
 from orion_streams.demo.ollama.runner import Runner
 from orion_streams.gateway.refusal import Refusal
 
-FaultKind = Literal["error_line", "end_without_done", "hang", "busy", "not_found", "slow_unload_ms", "kill"]
+FaultKind = Literal[
+    "error_line",
+    "end_without_done",
+    "hang",
+    "busy",
+    "not_found",
+    "slow_unload_ms",
+    "kill",
+    "pull_offline",
+    "pull_no_space",
+    "pull_cut",
+]
 
 # Tokens of a failing answer before it fails.
 _TOLD = 3
@@ -28,6 +39,9 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     - `busy`: 503, the queue is full.
     - `not_found`: 404, as if the model had been removed.
     - `kill`: the connection is closed without a response.
+    - `pull_offline`: the next pull does not reach the registry.
+    - `pull_no_space`: the next pull finds the disk full half-way.
+    - `pull_cut`: the next pull ends half-way, cleanly, without `success`.
     - `slow_unload_ms`: the next unloads take `ms` milliseconds each.
     """
 

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 from orion_streams.demo.ollama.answer_lines import ConnectionDroppedError
 from orion_streams.demo.ollama.control import Control
 from orion_streams.demo.ollama.listing import Listing
+from orion_streams.demo.ollama.pull import Pulls
 from orion_streams.demo.ollama.routes import Routes
 from orion_streams.demo.ollama.simulated_node import Node
 from orion_streams.demo.ollama.write_json import response_of
@@ -88,6 +89,7 @@ def _routes(node: Node) -> list[web.RouteDef]:
     ]
     posts: list[tuple[str, Handler]] = [
         ("/api/show", listing.show),
+        ("/api/pull", Pulls(node).pull),
         ("/api/generate", models.generate),
         ("/api/chat", models.chat),
         ("/api/embed", models.embed),

@@ -28,6 +28,8 @@ class Node:
         )
         self.scheduler = Scheduler(spec, self.engine, self.machine, self._unload_s)
         self.installed = {ModelName.parse(model.name).key: model for model in spec.models}
+        self.registry = {ModelName.parse(model.name).key: model for model in spec.registry}
+        self.pulled_bytes: dict[str, int] = {}
         self.stopping = False
         self._answering: set[asyncio.Task[Any]] = set()
 

@@ -1,0 +1,337 @@
+"""Operators pull and remove models: what is refused, and a real grid around a simulated Ollama."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from msgspec import structs
+from msgspec.structs import replace
+
+from orion_streams import (
+    AsyncClient,
+    RequestCancelledError,
+    RequestError,
+    RequestFailedError,
+    RequestRejectedError,
+)
+from orion_streams.client.disk_orders import PullProgress
+from orion_streams.decider.filters import first_filter
+from orion_streams.decider.placement import candidates
+from orion_streams.demo.ollama import ModelSpec
+from orion_streams.gateway.listings import nodes_to_change
+from orion_streams.model import event_codec
+from orion_streams.model import events as ev
+from orion_streams.model.names import host_of
+from orion_streams.model.policy import ClientRules, ModelRules
+from orion_streams.model.state import DiskWork, Grid, Load, Node
+from orion_streams.model.vocabulary import Filter
+from orion_streams.projections import evolve
+from orion_streams.protocol import agent_entries
+from orion_streams.protocol.disk_entries import LATER_MS, lost_disk, overdue_disks
+from orion_streams.protocol.emit import deliver
+from orion_streams.protocol.ingest import take
+from orion_streams.protocol.input_entries import Entry, Taken
+from tests.agents.agent_bench import MODEL as PULLED_BEFORE
+from tests.agents.agent_bench import NODE, Bench, limited, open_bench, routing, running
+from tests.grids import AT_MS, LIMITS, MODEL, edge, grid, node, request
+from tests.helpers import eventually
+
+REGISTRY = "registry.ollama.ai"
+NEW = "new:1b"
+ORDERED = ev.DiskOrdered("a", "pull", NEW, "house", "house/x", "7-0")
+
+
+def sent(some: Grid, client: str = "house", **fields: str) -> Taken:
+    """What an operator's entry comes to, where models may come from one registry."""
+    raw = {name.encode(): value.encode() for name, value in {"id": "x", "node": "a", **fields}.items()}
+    return take(some, Entry("requests", client, "5-0", raw), **{**LIMITS, "pull_from": (REGISTRY,)})
+
+
+def two(*nodes: Node) -> Grid:
+    """A grid with an operator, the node `a`, and others."""
+    rules = {"house": ClientRules(operator=True), "brain": ClientRules()}
+    return grid(node("b"), edge(), *(nodes or (node("a"),)), clients=rules)
+
+
+def refusal(taken: Taken) -> str:
+    """Why an entry was refused; "" if it was not."""
+    [event] = taken.events
+    return f"{event.code}: {taken.message}" if isinstance(event, ev.InputRejected) else ""
+
+
+def pulling() -> Grid:
+    """The node `a` pulls."""
+    return evolve(two(), ORDERED)
+
+
+def test_a_pull_is_work_for_the_node() -> None:
+    """It is an event, an entry for the agent, and a first word to who asked; a resend starts nothing."""
+    [ordered] = sent(two(), pull="new:1b").events
+    assert ordered == replace(ORDERED, work_id="")
+    work, told = deliver(two(), ordered, 9, None)
+    assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("pull", model=NEW)
+    assert (work.stream, work.stamp, told.stream) == ("work:a", "work_id", "replies:house")
+    assert (told.fields["kind"], told.fields["status"], told.fields["node"]) == ("progress", "ordered", "a")
+    assert pulling().nodes["a"].disk == DiskWork("pull", NEW, "house/x", "7-0", AT_MS)
+    assert sent(pulling(), pull=NEW).events == ()
+
+
+def held(model: str = MODEL) -> Node:
+    """The node `a` with work on the model."""
+    return replace(node("a"), assignments={"1-0": Load(model=model, run_ms=0, since_ms=0)})
+
+
+@pytest.mark.parametrize(
+    ("some", "client", "fields", "why"),
+    [
+        (two(), "house", {"pull": NEW}, ""),
+        (two(), "house", {"remove": MODEL}, ""),
+        (two(), "house", {"remove": MODEL.upper()}, ""),
+        (two(), "brain", {"pull": NEW}, "not_allowed: clients.brain: Only an operator"),
+        (two(), "brain", {"remove": MODEL}, "not_allowed: clients.brain: Only an operator"),
+        (two(), "house", {"pull": NEW, "node": "nobody"}, "unknown_node: "),
+        (two(), "house", {"pull": NEW, "node": ""}, "unknown_node: "),
+        (two(), "house", {"pull": NEW, "node": "orion-edge"}, "unknown_node: "),
+        (two(), "house", {"pull": ""}, "bad_field: pull: expected a model's name"),
+        (two(), "house", {"remove": "a b"}, "bad_field: remove: expected a model's name"),
+        (two(), "house", {"pull": "hf.co/some/model"}, "pull_off: hf.co is not in pull_from of the "
+         f"router's streams.toml: {REGISTRY}."),
+        (two(), "house", {"remove": NEW}, f"unknown_model: a does not have {NEW}."),
+        (two(held()), "house", {"remove": MODEL}, f"model_busy: a is at work with {MODEL}: a load."),
+        (two(held("another:1b")), "house", {"remove": MODEL}, ""),
+        (two(replace(node("a"), heard_ms=None)), "house", {"pull": NEW}, "node_away: a does not answer"),
+        (pulling(), "house", {"id": "y", "pull": "more:1b"}, f"disk_busy: a pulls {NEW} just now"),
+        (pulling(), "house", {"id": "y", "pull": "more:1b", "node": "b"}, ""),
+    ],
+)  # fmt: skip
+def test_who_may_pull_and_remove_what(some: Grid, client: str, fields: dict[str, str], why: str) -> None:
+    """One reason each; beside it the same that is allowed."""
+    found = refusal(sent(some, client, **fields))
+    assert found.startswith(why) if why else not found
+
+
+def test_what_is_pinned_stays_where_it_is_pinned() -> None:
+    """Elsewhere it may go."""
+    some = two()
+    some.models = {MODEL: ModelRules(resident_on=("a",))}
+    assert refusal(sent(some, remove=MODEL)).startswith(
+        f"model_busy: {MODEL} is pinned to a: take a out of"
+    )
+    assert not refusal(sent(some, remove=MODEL, node="b"))
+
+
+def test_the_last_copy_of_what_is_asked_for_stays() -> None:
+    """Where another node has it, it may go; and where nobody asks."""
+    for others_have, is_asked, why in (
+        (False, True, f"model_busy: no other node has {MODEL}, which is asked for: brain/q1."),
+        (True, True, ""),
+        (False, False, ""),
+    ):
+        some = two(node("a"), *(() if others_have else (node("b", installed={}),)))
+        some.open = {"brain/q1": request(model=MODEL)} if is_asked else {}
+        assert refusal(sent(some, remove=MODEL)) == why
+
+
+def test_nothing_is_pulled_by_default() -> None:
+    """One sentence says what to set; a removal needs no registry."""
+    fields = {b"id": b"x", b"node": b"a", b"pull": NEW.encode()}
+    taken = take(two(), Entry("requests", "house", "5-0", fields), **LIMITS)
+    assert refusal(taken) == (
+        'pull_off: No model is pulled here: set pull_from = ["registry.ollama.ai"] in the router\'s '
+        "streams.toml."
+    )
+    fields = {b"id": b"x", b"node": b"a", b"remove": MODEL.encode()}
+    assert not refusal(take(two(), Entry("requests", "house", "5-0", fields), **LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("model", "host"),
+    [
+        ("gemma3:4b", REGISTRY), ("library/gemma3", REGISTRY),
+        ("registry.ollama.ai/library/gemma3", REGISTRY),
+        ("someone/gemma3:4b", REGISTRY), ("HF.co/a/b:q4", "hf.co"), ("https://hf.co/a/b", "hf.co"),
+        ("registry.ollama.ai:443/library/gemma3", "registry.ollama.ai:443"),
+        ("registry.ollama.ai.evil.example/a/b", "registry.ollama.ai.evil.example"), ("a/b/c/d", "a"),
+    ],
+)  # fmt: skip
+def test_the_registry_of_a_name(model: str, host: str) -> None:
+    """As Ollama reads it."""
+    assert host_of(model) == host
+
+
+def test_no_request_is_sent_to_a_node_for_what_is_about_to_go() -> None:
+    """A pull of it changes nothing, and another model is asked for all the same."""
+    for op, model, kept in (("remove", MODEL, False), ("pull", MODEL, True), ("remove", NEW, True)):
+        some = evolve(two(), ev.DiskOrdered("a", op, model, "house", "house/x", "7-0"))
+        found = first_filter(some, some.nodes["a"], request())
+        assert (found is None or found.filter != Filter.NOT_INSTALLED) is kept
+        assert first_filter(some, some.nodes["b"], request()) is None
+
+
+def test_what_is_about_to_go_is_not_planned_into_memory() -> None:
+    """However much it is asked for; a pull of it changes nothing."""
+    for op, planned in (("remove", set()), ("pull", {MODEL})):
+        some = evolve(two(), ev.DiskOrdered("a", op, MODEL, "house", "house/x", "7-0"))
+        found = candidates(some, {"a": 8_000}, {MODEL: 1_000})
+        assert {each.model for each in found} & {MODEL} == planned
+
+
+def test_ends_are_the_orders_own() -> None:
+    """A result with another fence, or of another node, ends nothing."""
+    head = agent_entries.ResultHead("completed", "", 0, "7-0")
+
+    def result(owner: str, what: agent_entries.ResultHead) -> Taken:
+        raw = {b"head": agent_entries.encode_head(what), b"status": b"pulling"}
+        return take(pulling(), Entry("results", owner, "8-0", raw), **LIMITS)
+
+    [ended] = result("a", head).events
+    assert ended == ev.DiskEnded("a", "pull", NEW, "house/x", "7-0")
+    assert evolve(pulling(), ended).nodes["a"].disk is None
+    failed = structs.replace(head, op="failed", code="no_space")
+    assert result("a", failed).events == (replace(ended, code="no_space", source="8-0"),)
+    assert result("b", head).events == ()
+    assert result("a", structs.replace(head, work_id="6-0")).events == ()
+    progress = structs.replace(head, op="progress")
+    passed = result("a", progress)
+    assert (passed.events, passed.progress is not None) == ((), True)
+    assert result("a", structs.replace(progress, work_id="6-0")).progress is None
+    assert result("b", progress).progress is None
+
+
+def test_an_order_that_the_agent_lost_or_never_knew_ends() -> None:
+    """Once it has read it and does not hold it, and all it had written is taken; not a moment sooner."""
+    seen = pulling().nodes["a"]
+    [lost] = lost_disk("a", seen, "7-0", (), settled=True)
+    assert lost == ev.DiskEnded("a", "pull", NEW, "house/x", "7-0", "gone")
+    assert lost_disk("a", seen, "6-9", (), settled=True) == []
+    assert lost_disk("a", seen, "7-0", ("7-0",), settled=True) == []
+    assert lost_disk("a", seen, "7-0", (), settled=False) == []
+    assert lost_disk("a", two().nodes["a"], "7-0", (), settled=True) == []
+
+
+def test_a_node_that_never_ends_is_not_waited_for() -> None:
+    """Its agent is told to stop, in case it comes back; to the millisecond."""
+    some = pulling()
+    some.at_ms = AT_MS + 1_000 + LATER_MS
+    assert overdue_disks(some, 1_000) == []
+    some.at_ms += 1
+    [ended] = overdue_disks(some, 1_000)
+    told, work = deliver(some, ended, 9, None)
+    assert (told.fields["kind"], told.fields["code"]) == ("error", "overdue")
+    assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("cancel", work_id="7-0")
+
+
+def test_which_nodes_are_meant_where_none_is_named() -> None:
+    """Those that lack it, and those that have it; never one without inference."""
+    without = replace(node("a"), installed={})
+    assert nodes_to_change(two(without), "pull", MODEL) == ["a"]
+    assert nodes_to_change(two(without), "remove", MODEL.upper()) == ["b"]
+    assert nodes_to_change(two(), "pull", NEW) == ["a", "b"]
+
+
+# a real grid
+
+
+@pytest.fixture
+async def bench(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
+    """A node whose registry is far away."""
+    registry = (ModelSpec(name=NEW, size_mb=800),)
+    async with open_bench(valkey_url, prefix, registry=registry, net_mb_per_s=200.0) as opened:
+        opened.config = structs.replace(limited(opened.config, pull_margin_mb=0), pull_from=(REGISTRY,))
+        async with routing(opened.config), running(opened.config):
+            await opened.healthy(lambda head: head.inventory is not None, "it is there")
+            yield opened
+
+
+@pytest.fixture
+async def cli(bench: Bench) -> AsyncIterator[AsyncClient]:
+    """An operator."""
+    async with AsyncClient(bench.url, "cli", prefix=bench.prefix) as opened:
+        await eventually(lambda: first_answer(opened), "the grid answers")
+        yield opened
+
+
+async def first_answer(client: AsyncClient) -> bool:
+    """Whether the node answers."""
+    return (await client.generate(PULLED_BEFORE, "Why?")).node == NODE
+
+
+async def events(bench: Bench) -> list[ev.AnyEvent]:
+    """The whole log."""
+    rows = await bench.redis.xrange(f"{bench.prefix}log")
+    return [event_codec.decode(fields[b"event"]) for _, fields in rows]
+
+
+async def pulled(client: AsyncClient, model: str = NEW) -> list[PullProgress]:
+    """All that a pull says."""
+    return [step async for step in client.pull(model, NODE)]
+
+
+async def test_a_model_is_pulled_asked_and_removed(bench: Bench, cli: AsyncClient) -> None:
+    """Two events for a pull, whatever its progress; once its end is told the model answers, and once it is
+    removed nobody has it: the node's list comes before its word."""
+    steps = await pulled(cli)
+    assert [steps[0].status, steps[-1].status] == ["ordered", "success"]
+    assert max(step.completed for step in steps) == 800_000_000
+    assert await answers(cli)
+    of_disk = [each for each in await events(bench) if isinstance(each, ev.DiskOrdered | ev.DiskEnded)]
+    assert [type(each) for each in of_disk] == [ev.DiskOrdered, ev.DiskEnded]
+    await cli.remove(NEW, NODE)
+    assert not await answers(cli)
+
+
+async def answers(client: AsyncClient) -> bool:
+    """Whether the new model answers."""
+    try:
+        return bool((await client.generate(NEW, "Why?")).text)
+    except RequestError as error:
+        assert error.code == "unknown_model"
+        return False
+
+
+async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, cli: AsyncClient) -> None:
+    """Meanwhile a second one is refused, and what was pulled stays."""
+    async with aclosing(cli.pull(NEW, NODE, request_id="p1")) as steps:
+        async for step in steps:
+            if step.completed:
+                break
+        with pytest.raises(RequestRejectedError, match="disk_busy"):
+            await pulled(cli, "more:1b")
+
+    async def ended() -> bool:
+        return any(isinstance(each, ev.DiskEnded) for each in await events(bench))
+
+    await eventually(ended, "it is cancelled")
+    [end] = [each for each in await events(bench) if isinstance(each, ev.DiskEnded)]
+    assert end.code == "cancelled"
+    steps_again = [step for step in await pulled(cli) if step.digest]
+    assert steps_again[0].completed > 0
+
+
+async def test_a_pull_that_another_cancels(cli: AsyncClient) -> None:
+    """Its caller is told."""
+    with pytest.raises(RequestCancelledError):
+        async for step in cli.pull(NEW, NODE, request_id="p2"):
+            if step.completed:
+                await cli.cancel("p2")
+
+
+async def test_offline_it_is_said_in_ollamas_words(bench: Bench, cli: AsyncClient) -> None:
+    """At once, and under a code of its own."""
+    await bench.fault("pull_offline")
+    with pytest.raises(RequestFailedError) as caught:
+        await pulled(cli)
+    assert caught.value.code == "registry_away"
+    assert "no such host" in caught.value.message
+
+
+async def test_a_model_at_work_is_not_removed(bench: Bench, cli: AsyncClient) -> None:
+    """And the reason names the request."""
+    await bench.fault("hang")
+    async with aclosing(cli.stream(PULLED_BEFORE, "Why?", id="long")) as pieces:
+        await anext(pieces)
+        with pytest.raises(RequestRejectedError, match=f"{NODE} is at work with {PULLED_BEFORE}: cli/long"):
+            await cli.remove(PULLED_BEFORE, NODE)
+        await cli.cancel("long")
