@@ -35,6 +35,8 @@ REST_S, FRESH_S, CHUNK = 0.05, 0.25, 100
 """After what came was folded; for a fold that somebody waits for; entries that are folded in one go."""
 MOST_BEHIND = 200_000
 """So many events before the log's end a listener may go on; from further back it would take too long."""
+STEP_MS = 2_000
+"""By so much more, or less, than this process has seen pass, the server's clock was put right."""
 
 
 class LogListener(Protocol):
@@ -72,6 +74,7 @@ class GridFollower:
         self._state = LoggedGrid(Grid())
         self._outages = OutageLog(log)
         self._server_ms = self._router_ms = 0
+        self._folded_ms = self._heard_ms = self._stepped_ms = 0
         self._looked_s: float | None = None
         self._born_s = clock()
         self.loaded, self._news = asyncio.Event(), asyncio.Event()
@@ -80,7 +83,7 @@ class GridFollower:
     @property
     def grid(self) -> Grid:
         """The grid as it is now: nodes that are not heard age, whether or not a router commits."""
-        return moved_on(self._state.grid, self._server_ms + self._passed_ms)
+        return moved_on(self._state.grid, self._now_ms)
 
     @property
     def folded(self) -> Grid:
@@ -91,10 +94,9 @@ class GridFollower:
     def silent_ms(self) -> int:
         """For how long no router has looked, as far as is known; a server that is away counts as well. A
         commit that is folded is as good as a look."""
-        heard_ms = max(self._router_ms, self.folded.server_ms)
-        if self._looked_s is None or not heard_ms:
+        if self._looked_s is None or not self._heard_ms:
             return SILENT_MS + 1
-        return max(self._server_ms + self._passed_ms - heard_ms, 0)
+        return max(self._now_ms - self._heard_ms, 0)
 
     @property
     def _is_silent(self) -> bool:
@@ -103,6 +105,11 @@ class GridFollower:
     @property
     def _passed_ms(self) -> int:
         return round((self._clock() - self._looked_s) * 1000) if self._looked_s is not None else 0
+
+    @property
+    def _now_ms(self) -> int:
+        """The server's time, by the clock that it had when a router was last heard."""
+        return self._server_ms + self._passed_ms - self._stepped_ms
 
     @property
     def heard_ms_ago(self) -> int:
@@ -180,6 +187,9 @@ class GridFollower:
                 for _, event in fold_each(state, rows):
                     for listener in self._listeners:
                         listener.take(state.grid, event)
+        if self.folded.server_ms != self._folded_ms:
+            self._folded_ms = self.folded.server_ms
+            self._hear(self._folded_ms)
         self._tell()
 
     def _tell(self) -> None:
@@ -190,6 +200,18 @@ class GridFollower:
     async def _look(self) -> None:
         """Read the grid's public row and the server's time."""
         now_ms, row = await look(self._redis, self._row_key)
-        self._server_ms, self._router_ms = now_ms, row.looked_ms if row is not None else 0
-        self._looked_s = self._clock()
+        step_ms = now_ms - self._server_ms - self._passed_ms if self._looked_s is not None else 0
+        self._stepped_ms += step_ms if abs(step_ms) > STEP_MS else 0
+        self._server_ms, self._looked_s = now_ms, self._clock()
+        router_ms = row.looked_ms if row is not None else 0
+        if router_ms != self._router_ms:
+            self._router_ms = router_ms
+            self._hear(router_ms)
         self._tell()
+
+    def _hear(self, at_ms: int) -> None:
+        """Note that a router was there, by the server's clock. If that is nearer to its clock as it is now
+        than as it was before it was put right, its steps are history, and so is what was heard before."""
+        if self._stepped_ms and abs(self._now_ms + self._stepped_ms - at_ms) < abs(self._now_ms - at_ms):
+            self._stepped_ms = self._heard_ms = 0
+        self._heard_ms = max(self._heard_ms, at_ms)

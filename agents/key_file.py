@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orion_streams.config import Config
 from orion_streams.environment import user_folder
-from orion_streams.errors import ConfigError
+from orion_streams.errors import ConfigError, why
 from orion_streams.gateway import keys
 from orion_streams.gateway.keys import KeyTable
 
@@ -48,7 +48,7 @@ def read(path: Path) -> KeyTable | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"gateway.keys_file: {path} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"gateway.keys_file: {path} cannot be read: {why(error)}") from error
     if mode & 0o077:
         raise ConfigError(f"gateway.keys_file: others can read {path}: chmod 600 {path}")
     if len(raw) > keys.MAX_FILE_BYTES:
@@ -79,8 +79,7 @@ def change(path: Path, how: Callable[[KeyTable], KeyTable]) -> KeyTable:
                 write(path, keys.encode(after))
             return after
     except OSError as error:
-        what = error.strerror or error
-        raise ConfigError(f"gateway.keys_file: {path} cannot be written: {what}") from error
+        raise ConfigError(f"gateway.keys_file: {path} cannot be written: {why(error)}") from error
 
 
 @contextlib.contextmanager

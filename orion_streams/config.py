@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from orion_streams import environment
-from orion_streams.errors import ConfigError
+from orion_streams.errors import ConfigError, why
 from orion_streams.model import (
     alert_rules,
     gateway_rules,
@@ -251,7 +251,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{path}: cannot be read: {why(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 

@@ -70,3 +70,9 @@ class BodyGoneError(LogError):
     def __init__(self, source: tuple[str, str]) -> None:
         super().__init__(f"{source[0]} has no entry {source[1]}")
         self.source = source
+
+
+def why(error: OSError) -> str:
+    """Return what the system says of a file, and that root may, where this user may not."""
+    said = error.strerror or str(error)
+    return f"{said} (sudo?)" if isinstance(error, PermissionError) else said

@@ -86,11 +86,16 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
 
 def advance(grid: Grid, head: ev.Committed) -> None:
     """Move grid time by what the server's clock says, never back and at most `max_step_ms`: the excess
-    of a clock that jumps is forgotten."""
+    of a clock that jumps is forgotten. Where it goes back, or on by more than `stale_ms`, nobody has been
+    heard for who knows how long."""
     grid.before_ms = grid.at_ms
+    grid.jumped = False
     if grid.number:
-        grid.at_ms += min(max(head.server_ms - grid.server_ms, 0), grid.policy.max_step_ms)
+        step_ms = head.server_ms - grid.server_ms
+        grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)
         requests.rest(grid, grid.at_ms - grid.before_ms)
+        if not 0 <= step_ms <= grid.policy.stale_ms:
+            nodes.jumped(grid)
     grid.number = head.number
     grid.server_ms = head.server_ms
     requests.forget(grid)

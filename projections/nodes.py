@@ -46,6 +46,13 @@ def with_rules(before: dict[str, Node], rules: NodeRules) -> Node:
     return Node(rules) if known is None else replace(known, rules=rules)
 
 
+def jumped(grid: Grid) -> None:
+    """Take what each node has as unknown until it is heard again: after a power cut its memory is empty,
+    whatever the log remembers. An entry of the same boot that this very commit takes may be older."""
+    grid.jumped = True
+    grid.nodes = {name: replace(node, inventory_known=False) for name, node in grid.nodes.items()}
+
+
 def sampled(grid: Grid, event: ev.NodeSampled) -> None:
     """Fold a health entry: the sample, the calm ones in a row, and attempts that it does not list."""
     node = grid.nodes.get(event.node)
@@ -72,7 +79,7 @@ def sampled(grid: Grid, event: ev.NodeSampled) -> None:
         **Sample.of(event).fields(),
         calm_samples=node.calm_samples + 1 if is_calm(node, event, grid.policy) else 0,
         work_read=event.work_read,
-        inventory_known=event.inventory_known,
+        inventory_known=event.inventory_known and not (grid.jumped and same_boot),
         left_out=event.left_out,
         left_out_why=event.left_out_why,
         remote=event.remote,

@@ -348,7 +348,10 @@ def simulate(
 
 
 @command(
-    "chaos", "chaos --minutes 10 --seed 7 --json", "chaos --server redis --fsync always --only kill_server"
+    "chaos",
+    "chaos --minutes 10 --seed 7 --json",
+    "chaos --server redis --fsync always --only kill_server",
+    "chaos --soak 1",
 )
 def chaos(
     minutes: Annotated[float, typer.Option(min=0.05, max=1_440, help="How long things are broken.")] = 1.0,
@@ -363,6 +366,10 @@ def chaos(
     log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Where to write what the processes say.")
     ] = None,
+    soak: Annotated[
+        float | None,
+        typer.Option(min=0.07, max=168, metavar="HOURS", help="Small faults, and whether anything grows."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Kill, cut, hang and fill a grid of real processes, and see whether every promise holds."""
@@ -375,5 +382,6 @@ def chaos(
         fsync=fsync,
         only=only or [],
         log=log,
+        soak_hours=soak or 0.0,
         json=as_json,
     )

@@ -41,9 +41,7 @@ def init(
     ] = None,
     client: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Who may ask; may come again. Default: brain and the grid's own."
-        ),
+        typer.Option(metavar="NAME", help="Who may ask; may come again. Default: brain."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask no questions.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,

@@ -289,7 +289,8 @@ def client_of(request: str) -> str:
 
 class Grid(Struct):
     """Everything the log says at `position`. `at_ms` is grid time, `number` that of the last logged
-    commit, `before_ms` that of the one before; `closed` by client and request, oldest first; `speeds` by
+    commit, `before_ms` the time of the one before; `jumped`: between the two nobody knows how much time has
+    passed, as after a power cut; `closed` by client and request, oldest first; `speeds` by
     node and model; `answers` the mean answer in tokens by model; `footprints` the memory that a runner was
     seen to take, in MB; `described` models by digest; `guests` the clients that the gateway added;
     `zone_s` how far local time is ahead of UTC, in seconds."""
@@ -316,6 +317,7 @@ class Grid(Struct):
     described: dict[str, Description] = {}
     guests: dict[str, ClientRules] = {}
     zone_s: int = 0
+    jumped: bool = False
 
     def copy(self) -> Grid:
         """Return a working copy that its owner may fold into; the rows are shared."""

@@ -11,16 +11,15 @@ import asyncio
 import random
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TextIO
 
 from orion_streams.cli.outcome import write_json
 from orion_streams.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from orion_streams.runtime.embedded_server import Fsync
+from tests.chaos import soak_command
 from tests.chaos.chaos_faults import FAULTS, SHORT_OUTAGE_S
 from tests.chaos.chaos_report import show, summarize
-from tests.chaos.chaos_run import Round, Stage, Transcript, play
+from tests.chaos.chaos_run import Round, Stage, Transcript, play, said
 
 ROUND_MINUTES = 2.5
 LONG_MINUTES, LONG_OUTAGE_S = 5.0, 65.0
@@ -35,9 +34,13 @@ def run(
     fsync: str,
     only: list[str],
     log: str | None = None,
+    soak_hours: float = 0.0,
     json: bool = False,
 ) -> int:
-    """Break a grid for so many minutes and return the exit code. Raises ConfigError, BackendError."""
+    """Break a grid for so many minutes and return the exit code; `soak_hours`: soak it for so long instead.
+    Raises ConfigError, BackendError."""
+    if soak_hours:
+        return soak_command.run(hours=soak_hours, seed=seed, log=log, json=json)
     stages = plan(minutes, seed, servers(server), fsync)
     chosen = checked(only)
     with said(log) as file:
@@ -48,16 +51,6 @@ def run(
     else:
         show(report)
     return EXIT_FAILED if report.broken else EXIT_OK
-
-
-def said(path: str | None) -> AbstractContextManager[TextIO | None]:
-    """Open the file for the lines of the processes, if one is wanted. Raises ConfigError."""
-    if path is None:
-        return nullcontext()
-    try:
-        return Path(path).open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise ConfigError(f"--log {path}: cannot be written: {error}") from error
 
 
 async def play_all(

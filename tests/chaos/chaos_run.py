@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +25,7 @@ from redis.exceptions import RedisError
 from orion_streams.client.calls import RequestError
 from orion_streams.config import Config
 from orion_streams.demo.observer import Observer
-from orion_streams.errors import BackendError, LogError
+from orion_streams.errors import BackendError, ConfigError, LogError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.replay.export import export
 from orion_streams.replay.source import LiveSource
@@ -118,6 +119,16 @@ class Transcript:
         """Write a line of a process to the file."""
         if self._file is not None:
             self._file.write(f"{time.monotonic() - self._began_s:7.1f} s  {name}: {line}\n")
+
+
+def said(path: str | None) -> AbstractContextManager[TextIO | None]:
+    """Open the file for the lines of the processes, if one is wanted. Raises ConfigError."""
+    if path is None:
+        return nullcontext()
+    try:
+        return Path(path).open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise ConfigError(f"--log {path}: cannot be written: {error}") from error
 
 
 async def play(

@@ -184,7 +184,7 @@ def test_a_dead_server_is_69(doctor: Doctor, orion: Orion, home: Path) -> None:
     assert "does not answer" in found.findings[0].what
     code, out, err = orion("doctor", *words)
     assert (code, err) == (69, "")
-    assert "→ sudo systemctl start redis-server" in out
+    assert "→ sudo systemctl start orion-server" in out
 
 
 def test_a_hung_server_is_69(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +254,7 @@ async def test_a_running_grid_is_ok_until_its_router_dies(
                     return found.severity == "ok"
 
                 await eventually(well, "that nothing is wrong")
+                assert (await FactCollector(bench.config).look()).has_row
                 await router.kill()
 
             async def found_dead() -> bool:

@@ -164,7 +164,9 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Severity, str, str, str]] = {
         "no temperature reading, so it takes nothing: cpu-thermal gives 92", "sensor = false",
     ),
     "named sensor": (state(sensor="cpu-thermal (thermal_zone0)"), "ok", "pi", " by cpu-thermal", ""),
-    "voltage": (state(throttled=0b101), W, "pi", "now: under-voltage, throttled", "power supply"),
+    "voltage": (
+        state(throttled=0b1101), W, "pi", "now: under-voltage, throttled, at the soft", "power supply",
+    ),
     "capped": (state(throttled=0b10), W, "pi", "frequency is capped", "cooling"),
     "unreachable": (
         fact(ollamas={"pi": Seen(error="refused")}), W, "pi", "from here: refused", "systemctl",
@@ -313,6 +315,16 @@ def test_the_keys_of_others_are_counted() -> None:
     ours = len(healthy().streams)
     [first, *_] = findings(info(db0={"keys": ours + 5}), "redis")
     assert first.what == f"Redis 7.0.15 at {URL}: {ours} keys under g:, beside 5 keys of others"
+
+
+def test_the_public_row_is_one_of_ours() -> None:
+    """It is no stream, and not a key of others."""
+    facts = healthy()
+    ours = len(facts.streams)
+    facts.has_row = True
+    facts.info["db0"] = {"keys": ours + 2}
+    [first, *_] = [each for each in diagnose(facts).findings if each.about == "redis"]
+    assert first.what == f"Redis 7.0.15 at {URL}: {ours + 1} keys under g:, beside 1 key of others"
 
 
 def test_who_may_mend_it_is_named() -> None:

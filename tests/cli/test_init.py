@@ -172,3 +172,28 @@ def test_advice_calls_the_program_as_it_was_called(tmp_path: Path) -> None:
     assert "`./orion check`" in run(tmp_path, *words, ORION_COMMAND="./orion")[1]
     assert "`orion check`" in run(tmp_path, *words)[1]
     assert "ORION_COMMAND=$0 exec" in (ROOT / "orion").read_text()
+
+
+def test_the_grids_own_clients_are_there_whoever_else_asks() -> None:
+    """`orion ask`, the owner and the gateway work with the file as it is; the first two may drain."""
+    for clients in ((), ("anna", "cli")):
+        rules = wishes(PI, clients=clients).clients
+        assert set(rules) == {*(clients or ("brain",)), "gateway", "cli", "owner"}
+        assert [name for name, each in rules.items() if each.operator] == ["cli", "owner"]
+
+
+@pytest.mark.parametrize(
+    ("found", "inference", "why"),
+    [
+        (ROBOT, None, "none"),
+        (structs.replace(PI, name="orion-edge"), None, "orion-edge is the robot's name"),
+        (structs.replace(PI, ram_mb=900), None, "900 MB of memory are too few"),
+        (PI, False, "--no-inference was said"),
+    ],
+)
+def test_why_a_machine_would_answer_nothing_is_said(
+    found: Machine, inference: bool | None, why: str
+) -> None:
+    """No Ollama, the robot's name, little memory, or a flag."""
+    with pytest.raises(ConfigError, match=f"nobody could answer a request: {why}"):
+        wishes(found, inference=inference)

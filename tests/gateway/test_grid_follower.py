@@ -17,7 +17,7 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid
 from orion_streams.protocol.commit_builder import LoggedGrid
-from orion_streams.protocol.public_row import SILENT_MS
+from orion_streams.protocol.public_row import SILENT_MS, PublicRow
 from orion_streams.runtime.connection import connect
 from tests.contract.contract_grid import MODEL, connected, stop
 from tests.helpers import eventually
@@ -76,6 +76,44 @@ async def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pyte
     follower = GridFollower(Hanging(), "orion:")
     await follower.fresh()
     assert follower.folded.position == 0
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("step_ms", [DAY_MS, -DAY_MS, 60_000, -60_000])
+async def test_a_servers_clock_that_is_put_right_silences_no_router(
+    monkeypatch: pytest.MonkeyPatch, step_ms: int
+) -> None:
+    """A router is silent for as long as time has passed, whatever the server's clock says: one that was
+    there just now is not, one that died is after SILENT_MS, also if its last look was by the old clock."""
+    passed_s, stepped_ms, looked_ms = 0.0, 0, 0
+
+    def now_ms() -> int:
+        return 10 * DAY_MS + round(passed_s * 1000) + stepped_ms
+
+    async def look(*_: object) -> tuple[int, PublicRow]:
+        return now_ms(), PublicRow((), 1, looked_ms)
+
+    monkeypatch.setattr(grid_follower, "look", look)
+    follower = GridFollower(None, "orion:", clock=lambda: passed_s)
+    looked_ms = now_ms()
+    await follower._look()
+    for step in (step_ms, -step_ms, step_ms):
+        passed_s += 0.5
+        looked_ms = now_ms()
+        passed_s, stepped_ms = passed_s + 0.5, stepped_ms + step
+        await follower._look()
+        assert follower.silent_ms == 500
+        passed_s += 0.5
+        looked_ms = now_ms()
+        await follower._look()
+        assert follower.silent_ms == 0
+    stepped_ms -= step_ms
+    for _ in range(20):
+        passed_s += 1.0
+        await follower._look()
+    assert follower.silent_ms == 20_000 > SILENT_MS
 
 
 def is_known(follower: GridFollower, key: str) -> bool:

@@ -149,6 +149,26 @@ def test_a_dry_run_shows_every_file_and_changes_nothing(root: Path) -> None:
     assert contents(root) == before
 
 
+@as_root
+def test_people_find_a_server_that_was_there_before(root: Path) -> None:
+    """As its owner once there is a password for it; a second time nothing changes."""
+    (root / "etc/orion/passwords").mkdir(parents=True)
+    words = ("install", "--role", "router", "--node", "orion-master", "--redis", "redis://house:6379/0")
+    file = root / "etc/orion/streams.toml"
+    assert orion(root, *words)[0] == 0
+    redis = configuration.parse(file.read_text()).redis
+    assert (redis.url, redis.password_file) == ("redis://house:6379/0", "")
+    held = root / "etc/orion/passwords/orion-owner"
+    held.write_text("secret\n")
+    held.chmod(0o600)
+    file.unlink()
+    for _ in range(2):
+        assert orion(root, *words)[0] == 0
+        redis = configuration.parse(file.read_text()).redis
+        assert redis.url == "redis://orion-owner@house:6379/0"
+        assert redis.password_file == "/etc/orion/passwords/orion-owner"
+
+
 def test_one_role_knows_the_server_by_its_url(root: Path) -> None:
     """And says that it has no password for it; without any server it says what to do."""
     words = ("install", "--role", "agent", "--node", "orion-worker", "--dry-run")

@@ -26,8 +26,9 @@ from orion_streams.eventlog.port import Log
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
-from orion_streams.model.commit import GROUP
+from orion_streams.model.commit import GROUP, PUBLIC
 from orion_streams.model.server_urls import shown
+from orion_streams.runtime import grid_row
 from orion_streams.runtime.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.runtime.unread_streams import unread_streams
 
@@ -72,6 +73,7 @@ class FactCollector:
         yield "log", self.log
         yield "snapshots", self.snapshots
         yield "grid", self.grid
+        yield "public row", self.public
         for name in self.streams():
             yield name, partial(self.stream, name)
         yield "streams that nobody reads", self.unread
@@ -161,6 +163,11 @@ class FactCollector:
         facts.grid = grid
         wanted = {name for name, node in grid.nodes.items() if node.backed_off}
         facts.since_ms = await backed_off_since(self.store, grid.position, facts.first, wanted)
+
+    async def public(self) -> None:
+        """See whether the grid's public row is there, if this user may."""
+        _, row = await grid_row.look(self.redis, self.store.key(PUBLIC))
+        self.facts.has_row = row is not None
 
     async def stream(self, name: str) -> None:
         """Look at one key: its type and size, its oldest waiting entry, its group."""

@@ -62,8 +62,8 @@ class Facts(Struct):
     `info`: INFO. `clock_off_ms`: the server's clock minus this machine's. `numbers`: the guard's commit
     number before and after all other checks. `waiting`: by input stream, the id of the oldest entry that no
     router has taken. `since_ms`: by node, the server's time when it last backed off. `silence_ms`: time
-    since the last logged commit. `unread`: entries of streams under the prefix that nobody reads; None if
-    this user may not look for them.
+    since the last logged commit. `has_row`: the grid's public row is there. `unread`: entries of streams
+    under the prefix that nobody reads; None if this user may not look for them.
     `sender_runs`: whether a process on this machine sends alerts; None where that cannot be seen.
     """
 
@@ -85,6 +85,7 @@ class Facts(Struct):
     last: int = 0
     snapshots: tuple[int, ...] | None = None
     streams: dict[str, Stream] = {}
+    has_row: bool = False
     groups: dict[str, Group | None] = {}
     waiting: dict[str, str] = {}
     grid: Grid | None = None

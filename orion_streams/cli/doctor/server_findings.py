@@ -29,7 +29,10 @@ def server(facts: Facts) -> Iterator[Finding]:
         return
     if facts.away:
         what = f"Redis at {facts.url} does not answer: {facts.away}"
-        mend = "sudo systemctl start redis-server (or `orion up`), or name another with --redis URL"
+        mend = (
+            "sudo systemctl start orion-server (or redis-server, or `orion up`: whichever it is), or name "
+            "another with --redis URL"
+        )
         yield Finding("problem", ABOUT, what, mend)
         return
     info = facts.info
@@ -48,10 +51,10 @@ def describe(facts: Facts) -> str:
     name = (
         f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
     )
-    ours = sum(stream.kind != "none" for stream in facts.streams.values())
+    ours = sum(stream.kind != "none" for stream in facts.streams.values()) + facts.has_row
     row: Any = info.get(f"db{facts.database}", {})
     others = max(int(row.get("keys", 0)) - ours, 0) if isinstance(row, dict) else 0
-    house = f", beside {others} keys of others" if others else ""
+    house = f", beside {others} key{'' if others == 1 else 's'} of others" if others else ""
     return f"{name} at {facts.url}: {ours} keys under {facts.config.prefix}{house}"
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from orion_streams import config as configuration
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.machine import Machine
-from orion_streams.cli.install.starter import CLIENTS, NodeWish, Wishes, starter, told, wish_of
+from orion_streams.cli.install.starter import CLIENTS, NodeWish, Wishes, starter, told, why_not, wish_of
 from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.environment import command
 from orion_streams.errors import ConfigError
@@ -88,9 +88,9 @@ def wishes_of(options: InitOptions, found: Machine, ask: Ask) -> Wishes:
     leader = next((node for node in nodes if node.inference), None)
     if leader is None:
         raise ConfigError(
-            f"nobody could answer a request: {found.ollama.fault} ({found.ollama.url}). Start Ollama, or "
-            "name where it is (--ollama URL), or say that it will be here (--inference), or name the "
-            "machine that has it (--node orion-master=16384)"
+            f"nobody could answer a request: {why_not(found, name)}. Start Ollama, or name where it is "
+            "(--ollama URL), or say that this machine answers (--inference), or name the one that does "
+            "(--node orion-master=16384)"
         )
     led = tuple(structs.replace(node, router=node is leader) for node in nodes)
     return Wishes(led, options.clients or CLIENTS, redis)
@@ -131,4 +131,5 @@ def next_step(wishes: Wishes) -> str:
     orion = command()
     if wishes.redis_url:
         return f"Next, on each machine, with this file: {orion} up, or sudo {orion} install --role agent"
-    return f"Next: {orion} up, and beside it {orion} ask; or for good: sudo {orion} install"
+    roles = "server,router,agent,gateway"
+    return f"Next: {orion} up, and beside it {orion} ask; or for good: sudo {orion} install --role {roles}"

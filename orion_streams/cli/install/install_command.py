@@ -32,7 +32,7 @@ from orion_streams.cli.install.plan import (
     with_user,
 )
 from orion_streams.cli.install.server_files import STATE, ServerWish
-from orion_streams.cli.install.starter import Wishes, starter, told, wish_of, with_server
+from orion_streams.cli.install.starter import Wishes, starter, told, why_not, wish_of, with_server
 from orion_streams.cli.key_command import url_of
 from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.config import INSTALLED_TOML, Config
@@ -142,6 +142,8 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     config = configuration.parse(toml, str(INSTALLED_TOML))
     if serves:
         toml = for_people(toml, config, server_urls.with_tls(url, f"{TLS}/ca.pem", "", ""))
+    elif url and config.redis.url in ("", url):
+        toml = for_guests(toml, config, url, target)
     if not url and config.redis.url:
         url = server_urls.without_user(config.redis.url)
     if not url:
@@ -211,12 +213,26 @@ def address_of(words: str) -> str:
 def for_people(toml: str, config: Config, url: str) -> str:
     """Return a streams.toml by which people's commands, run by root, find the server that is installed
     here: as its owner, unless the file names a server already."""
-    names = [user.name for user in acl.users(config)]
-    owner = acl.user_name(config, "owner")
-    user = owner if owner in names else acl.observer(config).name
+    user = person(config)
     if config.redis.url and f"//{user}@" not in config.redis.url:
         return toml
     return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+
+
+def for_guests(toml: str, config: Config, url: str, target: Target) -> str:
+    """Return a streams.toml by which people's commands find a server that was there before: as its owner,
+    if the password is here."""
+    user = person(config)
+    with suppress(PermissionError):
+        if target.path(f"{PASSWORDS}/{user}").is_file():
+            return with_server(toml, with_user(url, user), f"{PASSWORDS}/{user}")
+    return toml if config.redis.url else with_server(toml, url, "")
+
+
+def person(config: Config) -> str:
+    """Return the user as which people's commands connect."""
+    owner = acl.user_name(config, "owner")
+    return owner if owner in [user.name for user in acl.users(config)] else acl.observer(config).name
 
 
 def toml_for(
@@ -235,7 +251,7 @@ def toml_for(
     node = wish_of(found, options.node or found.name, None)
     if not node.inference:
         raise ConfigError(
-            f"nobody could answer a request: {found.ollama.fault} ({found.ollama.url}). Start Ollama, or "
+            f"nobody could answer a request: {why_not(found, node.name)}. Start Ollama, or "
             f"write a streams.toml first: {command()} init --inference, or --node NAME=MB for who has it"
         )
     listen = ANY_HOST if "gateway" in roles else "127.0.0.1:11435"

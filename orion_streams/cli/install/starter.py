@@ -13,10 +13,12 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 """From BIG_MB on a machine is for the first tier; below LEAST_MB no model fits beside the system."""
 
 
-CLIENTS = ("brain", "gateway", "cli", "owner")
+CLIENTS = ("brain",)
 OPERATORS = ("owner",)
 """Who drains: a person speaks as this client, also without users of the server, where it is about more than
 asking."""
+OWN = ("gateway", "cli", *OPERATORS)
+"""The grid's own clients, there whoever else may ask."""
 
 
 class NodeWish(Struct, frozen=True):
@@ -57,10 +59,21 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
     )
 
 
+def why_not(machine: Machine, name: str) -> str:
+    """Say why a machine does not run inference unless told to."""
+    if machine.ollama.fault:
+        return f"{machine.ollama.fault} ({machine.ollama.url})"
+    if name == ROBOT:
+        return f"{ROBOT} is the robot's name, which reports health only"
+    if machine.ram_mb < LEAST_MB:
+        return f"{machine.ram_mb} MB of memory are too few for a model"
+    return "--no-inference was said"
+
+
 def starter(wishes: Wishes) -> str:
     """Return the text of the file."""
     alone = sum(node.inference for node in wishes.nodes) == 1
-    clients = "\n".join(client_table(name) for name in wishes.clients)
+    clients = "\n".join(client_table(name) for name in dict.fromkeys((*wishes.clients, *OWN)))
     nodes = "\n".join(node_table(node, alone=alone) for node in wishes.nodes)
     url = (
         "# whom all machines meet"
