@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +26,6 @@ from orion_streams.runtime.server_check import wait_for_server
 from orion_streams.runtime.service_notify import ServiceManager
 
 log = logging.getLogger("orion.alerts")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(config: Config) -> int:
@@ -56,30 +53,18 @@ def first(errors: BaseExceptionGroup[Exception]) -> Exception:
     return first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def end(task: asyncio.Task[None], manager: ServiceManager) -> None:
-    """End the process, as it was asked to."""
-    manager.stopping()
-    task.cancel()
-
-
 async def serve(config: Config, targets: Sequence[Target], state: SenderState, path: Path) -> None:
     """Follow, watch and tell until cancelled."""
-    task, manager = asyncio.current_task(), ServiceManager()
-    assert task is not None  # noqa: S101 - this is one
-    for each in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(each, end, task, manager)
+    manager = ServiceManager()
+    manager.end_on_signals()
     redis = connect(config.redis.url)
     sender = Sender(config.alerts, targets, state, lambda now: alert_file.write(path, now))
     follower = GridFollower(redis, config.prefix, listeners=(sender,), log=log)
     watch = Watch(config, redis, RedisLog(redis, config.prefix), follower, sender)
 
-    def waiting(line: str) -> None:
-        log.warning("%s", line)
-        manager.ready(line)
-
     try:
         async with manager.fed():
-            await wait_for_server(redis, waiting)
+            await wait_for_server(redis, manager.waiting(log.warning))
             manager.ready(f"telling {', '.join(target.name for target in targets)}")
             async with asyncio.TaskGroup() as tasks:
                 for work in (follower.run(), sender.run(), watch.run()):

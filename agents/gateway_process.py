@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from contextlib import suppress
@@ -24,8 +23,6 @@ from orion_streams.runtime.service_notify import ServiceManager
 
 log = logging.getLogger("orion.gateway")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def run(config: Config, insecure: bool, port: int | None, as_json: bool) -> int:
     """Serve until a signal. Return the exit code. Raise ConfigError if its place is taken, or is that of a
@@ -43,23 +40,12 @@ def run(config: Config, insecure: bool, port: int | None, as_json: bool) -> int:
             sys.stdout.write(msgspec.json.encode({"gateway_url": url}).decode() + "\n")
             sys.stdout.flush()
 
-    def waiting(line: str) -> None:
-        log.warning("%s", line)
-        manager.ready(line)
-
-    def end(task: asyncio.Task[None]) -> None:
-        manager.stopping()
-        task.cancel()
-
     async def serve() -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        for each in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(each, end, task)
+        manager.end_on_signals()
         redis = connect(config.redis.url)
         async with manager.fed():
             try:
-                await wait_for_server(redis, waiting)
+                await wait_for_server(redis, manager.waiting(log.warning))
             finally:
                 await redis.aclose()
             await gateway_server.run(config, insecure=insecure, port=port, ready=ready)

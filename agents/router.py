@@ -282,9 +282,11 @@ class Router:
     def zone_change(self, server_ms: int) -> list[ev.ZoneChanged]:
         """Return an event if quiet hours go by a local time that is no longer that of this machine: at the
         start, and when its offset from UTC changes."""
-        offset_s, grid = self._offset_s(server_ms), self.state.grid
-        has_quiet = any(node.rules.quiet for node in grid.nodes.values())
-        return [ev.ZoneChanged(offset_s)] if has_quiet and offset_s != grid.zone_s else []
+        grid = self.state.grid
+        if not any(node.rules.quiet for node in grid.nodes.values()):
+            return []
+        offset_s = self._offset_s(server_ms)
+        return [ev.ZoneChanged(offset_s)] if offset_s != grid.zone_s else []
 
     async def make_groups(self) -> None:
         """Create the consumer groups that are missing, behind all work handed out so far. Work that was

@@ -28,7 +28,6 @@ from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
     ROBOT,
-    UNLISTED,
     ClientRules,
     Count,
     HostName,
@@ -40,6 +39,7 @@ from orion_streams.model.policy import (
     Policy,
     Tier,
     policy_id,
+    usual_clients,
 )
 from orion_streams.model.toml_values import Grammar, complaints, of_value
 
@@ -123,9 +123,7 @@ class Config(Struct, frozen=True):
     revision: Count = 1
     prefix: Annotated[str, Meta(pattern=r"^[\w{}:.-]{1,64}\Z", description=PREFIX)] = "orion:"
     redis: RedisConfig = RedisConfig()
-    clients: dict[Name, ClientRules] = msgspec.field(
-        default_factory=lambda: {"brain": UNLISTED, "gateway": UNLISTED, "cli": ClientRules(operator=True)}
-    )
+    clients: dict[Name, ClientRules] = msgspec.field(default_factory=usual_clients)
     nodes: dict[Name, NodeConfig] = {}
     models: dict[ModelName, ModelRules] = {}
     policy: Policy = Policy()

@@ -93,6 +93,7 @@ def advance(grid: Grid, head: ev.Committed) -> None:
     if grid.number:
         step_ms = head.server_ms - grid.server_ms
         grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)
+        requests.rest(grid, grid.at_ms - grid.before_ms)
         if not 0 <= step_ms <= grid.policy.stale_ms:
             nodes.jumped(grid)
     grid.number = head.number

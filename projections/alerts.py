@@ -22,7 +22,7 @@ from orion_streams.model.marks import (
 )
 from orion_streams.model.names import full_model_name
 from orion_streams.model.state import Grid, Node, Request, client_of
-from orion_streams.model.vocabulary import BreakerState, Mark, RequestState
+from orion_streams.model.vocabulary import AT_REST, BreakerState, Mark, RequestState
 from orion_streams.projections import breaker
 from orion_streams.projections.ended_requests import EndedRequest, EndedRequests
 from orion_streams.projections.requests import state_of
@@ -219,24 +219,31 @@ def silence(grid: Grid, node: Node) -> Fact:
 
 
 def waiting(rule: AlertRule, grid: Grid) -> list[tuple[str, Request]]:
-    """Return the requests that wait and that a rule is about."""
+    """Return the requests that wait and that a rule is about; those that wait for nodes at rest were meant
+    to."""
     models = {full_model_name(model) for model in rule.models}
     return [
         (key, row)
         for key, row in grid.open.items()
         if state_of(row) is RequestState.WAITING
+        and row.deferred not in AT_REST
         and (not rule.clients or client_of(key) in rule.clients)
         and (not models or row.model in models)
     ]
 
 
 def too_long(rule: AlertRule, grid: Grid) -> dict[str, Fact]:
-    """Return the longest wait, if it is over the limit."""
-    longest = min(waiting(rule, grid), key=lambda each: each[1].accepted_ms, default=None)
+    """Return the longest wait, without that for nodes at rest, if it is over the limit."""
+    longest = min(waiting(rule, grid), key=lambda each: begun_to_wait_ms(each[1]), default=None)
     if longest is None:
         return {}
-    waited_ms = grid.at_ms - longest[1].accepted_ms
+    waited_ms = grid.at_ms - begun_to_wait_ms(longest[1])
     return {"": Fact(waited_ms, rule.over_ms, longest[0])} if waited_ms > rule.over_ms else {}
+
+
+def begun_to_wait_ms(request: Request) -> int:
+    """Return since when a request would wait if no node had rested."""
+    return request.accepted_ms + request.rested_ms
 
 
 def too_many(rule: AlertRule, grid: Grid) -> dict[str, Fact]:

@@ -21,7 +21,7 @@ from orion_streams.model.state import (
     client_of,
     parse_stream_id,
 )
-from orion_streams.model.vocabulary import Blame, RequestState, WaitKind
+from orion_streams.model.vocabulary import AT_REST, Blame, RequestState, WaitKind
 from orion_streams.projections.attempts import fence
 
 NUM_CTX = "options.num_ctx"
@@ -159,6 +159,17 @@ def close(
     state = RequestState(str(TRANSITIONS[type(event)][1]))
     rows = grid.closed.setdefault(client_of(event.request), {})
     rows[event.request] = Closed(state, event.reply_id, grid.at_ms)
+
+
+def rest(grid: Grid, step_ms: int) -> None:
+    """Count the time of those that wait for nodes at rest; where only quiet hours are in the way, it does
+    not count for the deadline."""
+    for key, row in grid.open.items():
+        if row.deferred in AT_REST and not row.work_id:
+            put_off_ms = step_ms if row.deferred == WaitKind.QUIET else 0
+            grid.open[key] = replace(
+                row, rested_ms=row.rested_ms + step_ms, deadline_ms=row.deadline_ms + put_off_ms
+            )
 
 
 def forget(grid: Grid) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from orion_streams.config import PACKAGED_TOML, Config, load, parse
 from orion_streams.errors import ConfigError
-from orion_streams.model.policy import ClientRules
 from orion_streams.model.toml_values import masked
 from tests.config_reference import DOCUMENT, document, keys
 from tests.conftest import STREAMS_TOML
@@ -301,9 +300,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_the_packages_file_holds_the_defaults() -> None:
-    """Every key that streams.toml shows has its default there, but for the house's nodes and its owner."""
+    """Every key that streams.toml shows has its default there, but for the house's nodes."""
     packaged = load(PACKAGED_TOML)
-    assert packaged.clients.pop("owner") == ClientRules(operator=True)
     assert msgspec.structs.replace(packaged, nodes={}) == Config()
     assert sorted(packaged.nodes) == ["orion-edge", "orion-master", "orion-worker"]
 

@@ -10,7 +10,8 @@ from msgspec.structs import asdict
 
 from orion_streams.cli.log_lines import Line
 from orion_streams.decider.queue import Queue
-from orion_streams.decider.route import Reject, Route, route
+from orion_streams.decider.route import Reject, Route, Wait, route
+from orion_streams.decider.standings import Standing, waiting
 from orion_streams.model import events as ev
 from orion_streams.model.events import tag_of
 from orion_streams.model.state import Grid, Request
@@ -54,7 +55,8 @@ class RequestOutcome(Struct, frozen=True):
 
 class Look(Struct, frozen=True):
     """What routing would decide about a waiting request, `at` now or its end. `kind`: routed (to `node`),
-    deferred or rejected. `ahead`: the number of waiting requests that are served before it."""
+    deferred or rejected. `ahead`: the number of waiting requests that are served before it. `waits_for` and
+    `eta_ms` as its client is told them."""
 
     at: str
     position: int
@@ -62,6 +64,8 @@ class Look(Struct, frozen=True):
     node: str
     ahead: int
     verdicts: tuple[Verdict, ...]
+    waits_for: str = ""
+    eta_ms: int = 0
 
 
 class Step(Struct, frozen=True):
@@ -194,6 +198,9 @@ def look_at(grid: Grid, key: str, at: str) -> Look | None:
         decision = route(grid, request, queue.waiting)
         if each == key:
             rejected, routed = isinstance(decision, Reject), isinstance(decision, Route)
+            told = (
+                waiting(grid, request, ahead, decision) if isinstance(decision, Wait) else Standing(ahead)
+            )
             return Look(
                 at=at,
                 position=grid.position,
@@ -201,6 +208,8 @@ def look_at(grid: Grid, key: str, at: str) -> Look | None:
                 node=getattr(decision, "node", ""),
                 ahead=ahead,
                 verdicts=decision.verdicts,
+                waits_for=told.waits_for,
+                eta_ms=told.eta_ms,
             )
         for _ in queue.place(each, request, decision):
             continue  # only to count it as work ahead

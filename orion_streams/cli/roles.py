@@ -116,13 +116,8 @@ def run(options: argparse.Namespace) -> int:
 async def check(config: Config) -> None:
     """Wait for the server. Raises ConfigError if it would lose the grid."""
     redis, manager = connect(config.redis.url), ServiceManager()
-
-    def waiting(line: str) -> None:
-        tell(line)
-        manager.ready(line)
-
     try:
         async with manager.fed():
-            await wait_for_server(redis, waiting)
+            await wait_for_server(redis, manager.waiting(tell))
     finally:
         await redis.aclose()

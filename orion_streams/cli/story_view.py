@@ -8,8 +8,17 @@ from datetime import datetime
 from typing import NamedTuple
 
 from orion_streams.cli.request_story import Choice, Happening, Look, Step, Story
+from orion_streams.decider.standings import QUIET
 from orion_streams.model import events as ev
-from orion_streams.model.text import WORD_FOR, duration, held_back, seconds, whose_fault, why_abandoned
+from orion_streams.model.text import (
+    WORD_FOR,
+    duration,
+    held_back,
+    long,
+    seconds,
+    whose_fault,
+    why_abandoned,
+)
 from orion_streams.model.verdict import TERMS, Verdict
 from orion_streams.protocol.requests_replies import CODES
 
@@ -95,8 +104,10 @@ def headline(story: Story) -> str:
 
 
 def deadline(story: Story) -> str:
-    """Say how much time is left."""
+    """Say how much time is left; it stands still in quiet hours."""
     left_ms = story.deadline_in_ms or 0
+    if story.look is not None and story.look.waits_for == QUIET:
+        return f": quiet hours end in {long(story.look.eta_ms)}, and then it has {seconds(left_ms)} left"
     return f"; it expires in {seconds(left_ms)}" if left_ms > 0 else "; its deadline has passed"
 
 

@@ -136,8 +136,13 @@ def unloading(found: Answer) -> str:
 
 def waiting(found: Answer) -> str:
     """Say what a request waits for."""
-    if found.code == "no_node":
-        return "with no node to take it"
+    match found.code:
+        case "no_node":
+            return "with no node to take it"
+        case "quiet":
+            return "for quiet hours to end"
+        case "drained":
+            return "for a drained node"
     return f"for {found.node or 'a turn'}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from orion_streams.decider.memory import assigned_models, unload_pending
-from orion_streams.decider.placement import demand_of, is_quiet, plan, work_of
+from orion_streams.decider.placement import demand_of, is_idle, plan, work_of
 from orion_streams.decider.queue import placements
 from orion_streams.decider.route import MOVED, route
 from orion_streams.model import events as ev
@@ -196,7 +196,7 @@ def housekeeping(grid: Grid) -> Iterator[ev.AnyEvent]:
         return
     if any(not request.work_id for request in grid.open.values()):
         return
-    if not any(is_quiet(grid, node) for node in grid.nodes.values()):
+    if not any(is_idle(grid, node) for node in grid.nodes.values()):
         return
     yield from work_of(grid, plan(grid, demand_of(grid)))
 

@@ -204,7 +204,7 @@ def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEve
     busy: set[str] = set()
     for each in placements:
         node = grid.nodes[each.node]
-        if each.action != "load" or each.node in busy or not is_idle(grid, node, each.model):
+        if each.action != "load" or each.node in busy or not may_load(grid, node, each.model):
             continue
         num_ctx = num_ctx_there(node, default_num_ctx(grid, each.model))
         found = room(grid, node, each.model, num_ctx)
@@ -229,15 +229,15 @@ def work_of(grid: Grid, placements: tuple[Placement, ...]) -> Iterator[ev.AnyEve
         )
 
 
-def is_idle(grid: Grid, node: Node, model: str) -> bool:
-    """Whether the node may load this model now: quiet, and it has not failed to load there of late."""
+def may_load(grid: Grid, node: Node, model: str) -> bool:
+    """Whether the node may load this model now: idle, and it has not failed to load there of late."""
     failed_ms = node.load_failed_ms.get(model)
     if failed_ms is not None and grid.at_ms - failed_ms < grid.policy.load_again_ms:
         return False
-    return is_quiet(grid, node)
+    return is_idle(grid, node)
 
 
-def is_quiet(grid: Grid, node: Node) -> bool:
+def is_idle(grid: Grid, node: Node) -> bool:
     """Whether the node may load anything now: heard from, fit, cool, and without work for a while."""
     if node.assignments or not node.rules.takes_inference or not is_heard(grid, node):
         return False

@@ -28,7 +28,7 @@ from orion_streams.decider.route import (
 from orion_streams.model import events as ev
 from orion_streams.model.state import Grid, Request
 from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import UnloadReason, WaitKind
+from orion_streams.model.vocabulary import AT_REST, UnloadReason, WaitKind
 
 
 def placements(grid: Grid) -> Iterator[ev.AnyEvent]:
@@ -76,18 +76,22 @@ class Queue:
         self.waiting = Waiting(models=dict(Counter(request.model for _, request in rows)))
         self.is_full = False
         self._free = all_free_slots(grid)
-        self._nowhere: set[Kin] = set()
+        self._nowhere: dict[Kin, WaitKind] = {}
         self._scanned: Counter[Kin] = Counter()
         self._bytes = 0
         self._draining: dict[str, tuple[str, ...]] = {}
 
     def is_settled(self, request: Request) -> bool:
-        """Whether there is no need to look again at a request that was deferred before."""
+        """Whether there is no need to look again at a request that was deferred before. Of those that wait
+        for nodes at rest, each is looked at when that begins and ends: their time counts otherwise."""
         if not request.deferred:
             return False
-        if self._free <= 0:
+        nowhere = self._nowhere.get(kin(request))
+        if request.deferred == nowhere and not request.failures:
             return True
-        if request.deferred == WaitKind.NO_NODE and not request.failures and kin(request) in self._nowhere:
+        if request.deferred in AT_REST or nowhere in AT_REST:
+            return False
+        if self._free <= 0:
             return True
         self._scanned[kin(request)] += 1
         return self._scanned[kin(request)] > self.policy.max_scan
@@ -124,7 +128,7 @@ class Queue:
         costs it and others, at most `group_wait_ms`, at most a quarter of its time."""
         patience_ms = self.policy.group_loads * (verdict.load_ms + verdict.evict_ms)
         share_ms = (request.deadline_ms - request.accepted_ms) // 4
-        waited_ms = self.grid.at_ms - request.accepted_ms
+        waited_ms = self.grid.at_ms - request.accepted_ms - request.rested_ms
         return waited_ms >= min(patience_ms, self.policy.group_wait_ms, share_ms)
 
     def is_drained(self, request: Request, node: str) -> bool:
@@ -170,7 +174,7 @@ class Queue:
                 self._draining.setdefault(decision.node, verdict.evicts)
             self._put_ahead(request, verdict)
         elif not request.failures:  # a pause after a failure is its own
-            self._nowhere.add(kin(request))
+            self._nowhere[kin(request)] = decision.kind
         if request.deferred != decision.kind:
             yield ev.RequestDeferred(key, decision.kind, decision.node, decision.verdicts)
 

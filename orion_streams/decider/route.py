@@ -41,7 +41,7 @@ class Route(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """Keep it: `busy`, the best `node` cannot begin yet; `no_node`, every node is filtered."""
+    """Keep it: `busy`, the best `node` cannot begin yet; else no node takes it, and `kind` says why."""
 
     kind: WaitKind
     node: str
@@ -88,7 +88,23 @@ def route(grid: Grid, request: Request, waiting: Waiting | None = None) -> Decis
         first_filter(grid, node, request) or estimate(grid, node, request, tokens, waiting)
         for node in [grid.nodes[name] for name in sorted(grid.nodes)]
     ]
-    return pick(tuple(verdicts))
+    decision = pick(tuple(verdicts))
+    if isinstance(decision, Wait) and has_node_but_for_quiet(grid, request, decision):
+        return Wait(WaitKind.QUIET, "", decision.verdicts)
+    return decision
+
+
+def has_node_but_for_quiet(grid: Grid, request: Request, decision: Wait) -> bool:
+    """Whether quiet hours alone are in the way: no node takes the request, and without them one would."""
+    if decision.node or all(each.filter != Filter.QUIET for each in decision.verdicts):
+        return False
+    found = route(replace(grid, nodes={name: awake(node) for name, node in grid.nodes.items()}), request)
+    return isinstance(found, Route) or (isinstance(found, Wait) and bool(found.node))
+
+
+def awake(node: Node) -> Node:
+    """Return the node as it is without quiet hours."""
+    return replace(node, rules=replace(node.rules, quiet="")) if node.rules.quiet else node
 
 
 def pick(verdicts: tuple[Verdict, ...]) -> Decision:
@@ -112,7 +128,8 @@ def unplaceable(verdicts: tuple[Verdict, ...]) -> Decision:
         return Reject(
             next((code for each, code in CODE_FOR if each in filters), Code.UNKNOWN_MODEL), verdicts
         )
-    return Wait(WaitKind.NO_NODE, "", verdicts)
+    is_drained = Filter.DRAINED in filters and filters <= NEVER | {Filter.DRAINED, Filter.QUIET}
+    return Wait(WaitKind.DRAINED if is_drained else WaitKind.NO_NODE, "", verdicts)
 
 
 def estimate(grid: Grid, node: Node, request: Request, tokens: int, waiting: Waiting) -> Verdict:

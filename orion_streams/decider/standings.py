@@ -11,12 +11,12 @@ from itertools import islice
 from msgspec import Struct
 
 from orion_streams.decider.estimates import expected_speed
+from orion_streams.decider.filters import first_filter
 from orion_streams.decider.queue import Queue, verdict_on
-from orion_streams.decider.route import Wait, is_cached, remaining_ms, route, warms_up
+from orion_streams.decider.route import Wait, awake, is_cached, remaining_ms, route, warms_up
 from orion_streams.model.quiet_hours import quiet_left_ms
 from orion_streams.model.state import Grid, Node, Request, Run, Speed
-from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import Filter
+from orion_streams.model.vocabulary import Filter, WaitKind
 
 QUEUE, LOAD, HEAT, NODE, QUIET = "queue", "load", "heat", "node", "quiet"
 LEAST_CHANGE_MS = 1_000
@@ -82,8 +82,8 @@ def assigned(grid: Grid, request: Request) -> Standing:
 def waiting(grid: Grid, request: Request, place: int, decision: Wait) -> Standing:
     """Return where a request stands that no node has yet."""
     if not decision.node:
-        what = in_the_way(decision.verdicts)
-        left_ms = quiet_ends_ms(grid, decision.verdicts) if what == QUIET else 0
+        what = in_the_way(decision)
+        left_ms = quiet_ends_ms(grid, request) if what == QUIET else 0
         return Standing(place, left_ms, left_ms, what)
     node, verdict = grid.nodes[decision.node], verdict_on(decision.node, decision.verdicts)
     prefill_ms = verdict.prefill_ms - verdict.cached_ms if is_cached(node, request) else verdict.prefill_ms
@@ -92,19 +92,23 @@ def waiting(grid: Grid, request: Request, place: int, decision: Wait) -> Standin
     return Standing(place, eta_ms, max(high_ms, eta_ms), HEAT if warms_up(grid, node) else QUEUE)
 
 
-def in_the_way(verdicts: tuple[Verdict, ...]) -> str:
-    """Say what a request waits for that no node may take: that one cools down, that quiet hours end, or
+def in_the_way(decision: Wait) -> str:
+    """Say what a request waits for that no node may take: that quiet hours end, that one cools down, or
     that one comes back."""
-    filters = {each.filter for each in verdicts}
-    if Filter.HOT in filters:
-        return HEAT
-    return QUIET if Filter.QUIET in filters else NODE
+    if decision.kind == WaitKind.QUIET:
+        return QUIET
+    return HEAT if any(each.filter == Filter.HOT for each in decision.verdicts) else NODE
 
 
-def quiet_ends_ms(grid: Grid, verdicts: tuple[Verdict, ...]) -> int:
-    """Return in how long the first quiet hours end."""
-    quiet = (grid.nodes[each.node] for each in verdicts if each.filter == Filter.QUIET)
-    return min((quiet_left_ms(grid, node) for node in quiet), default=0)
+def quiet_ends_ms(grid: Grid, request: Request) -> int:
+    """Return in how long the first quiet hours end of a node that is kept from the request by nothing
+    else."""
+    ends = (
+        quiet_left_ms(grid, node)
+        for node in grid.nodes.values()
+        if node.rules.quiet and first_filter(grid, awake(node), request) is None
+    )
+    return min(ends, default=0)
 
 
 def slowest_ms(grid: Grid, node: Node, request: Request, load_ms: int, prefill_ms: int) -> int:

@@ -15,7 +15,7 @@ from orion_streams.model.vocabulary import Mark
 from orion_streams.protocol.answer_events import Answer
 
 MASTER, WORKER = "orion-master", "orion-worker"
-OPERATOR = "cli"
+OPERATOR = "owner"
 """The client of a person, with `operator = true`."""
 ACT_S = 30.0
 SEED = 7

@@ -65,8 +65,8 @@ class ModelState(Struct, frozen=True):
 
 
 class QueueRow(Struct, frozen=True):
-    """An open request. `waiting`: busy or no_node, empty once it is assigned; `waited_ms`: until it was
-    sent to its node or began there, if it was."""
+    """An open request. `waiting`: the kind of its wait, empty once it is assigned; `waited_ms`: until it
+    was sent to its node or began there, if it was."""
 
     client: str
     id: str

@@ -9,7 +9,7 @@ from orion_streams.gateway.page_rows import BAD, OK, WARN
 from orion_streams.model import events as ev
 from orion_streams.model.text import long, seconds, why_abandoned, why_failed
 from orion_streams.model.verdict import Verdict
-from orion_streams.model.vocabulary import Filter, Mark, UnloadReason
+from orion_streams.model.vocabulary import Filter, Mark, UnloadReason, WaitKind
 
 HOUSE = "orion-"
 """How names of nodes begin in the house: left out where room is short."""
@@ -110,6 +110,10 @@ def decision(event: ev.AnyEvent, client: str, model: str) -> Line | None:
     match event:
         case ev.RequestRouted():
             return OK, routed(event, client, model)
+        case ev.RequestDeferred(kind=WaitKind.QUIET):
+            return OK, f"{asked(client, model)} waits until quiet hours end"
+        case ev.RequestDeferred(kind=WaitKind.DRAINED):
+            return OK, f"{asked(client, model)} waits for a node that was drained"
         case ev.RequestDeferred(node=""):
             return WARN, f"{asked(client, model)} waits: no node takes it"
         case ev.RequestDeferred():

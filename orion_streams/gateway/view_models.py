@@ -78,8 +78,8 @@ class ModelRow(Struct, frozen=True):
 
 
 class RequestRow(Struct, frozen=True):
-    """An open request. While it waits: `waiting` is busy or no_node, `waiting_for` the node it waits for,
-    and `reasons` maps each excluded node to its filter."""
+    """An open request. While it waits: `waiting` is the kind of its wait, `waiting_for` the node it waits
+    for, and `reasons` maps each excluded node to its filter."""
 
     client: str
     id: str

@@ -168,6 +168,12 @@ GUEST_PREFIX = "key-"
 MAX_GUESTS = 1_000
 
 
+def usual_clients() -> dict[str, ClientRules]:
+    """Return the clients of a house that names none. Its owner is its only operator: without users of the
+    server the command line speaks as `owner`; with them only the owner's user may."""
+    return {"brain": UNLISTED, "gateway": UNLISTED, "cli": UNLISTED, "owner": ClientRules(operator=True)}
+
+
 def policy_id(
     policy: Policy,
     nodes: tuple[NodeRules, ...],

@@ -76,7 +76,9 @@ class RequestRouted(Event, frozen=True, tag="request.routed"):
 
 
 class RequestDeferred(Event, frozen=True, tag="request.deferred"):
-    """It waits: `busy` for `node`, or `no_node` while all are filtered; written when the kind changes."""
+    """It waits: `busy` for `node`; `quiet` while a node would take it but for its quiet hours, which puts
+    its deadline off; `drained` while those that may take it rest; or `no_node` while all are filtered.
+    Written when the kind changes."""
 
     request: str
     kind: WaitKind

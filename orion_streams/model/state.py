@@ -209,7 +209,8 @@ class Failure(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True):
-    """An open request. `work_id` is the current attempt's fence, empty while it waits."""
+    """An open request. `work_id` is the current attempt's fence, empty while it waits. `rested_ms`: for how
+    long it has waited for nodes that rest; of that, quiet hours have put `deadline_ms` off."""
 
     entry_id: str
     kind: RequestKind
@@ -237,6 +238,7 @@ class Request(Struct, frozen=True):
     needs: tuple[str, ...] = ()
     notify: bool = False
     parts: tuple[str, ...] = ()
+    rested_ms: int = 0
 
 
 class Closed(Struct, frozen=True):

@@ -74,11 +74,18 @@ UNLOADED = "unload"
 
 
 class WaitKind(OpenEnum):
-    """Why a request waits: its best node is busy, or every node is filtered."""
+    """Why a request waits: its best node is busy; a node would take it but for its quiet hours; those that
+    may ever take it rest, one of them drained; or every node is filtered."""
 
     NONE = ""
     BUSY = "busy"
+    QUIET = "quiet"
+    DRAINED = "drained"
     NO_NODE = "no_node"
+
+
+AT_REST = (WaitKind.QUIET, WaitKind.DRAINED)
+"""Waits that were meant, for nodes that rest."""
 
 
 class AbandonReason(OpenEnum):

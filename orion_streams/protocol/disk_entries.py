@@ -1,8 +1,8 @@
 """Entries of operators that pull a model onto a node's disk, or remove it, and the node's answers. Pure.
 
-    XADD orion:requests:cli * id p1 pull gemma3:4b node orion-worker
-    XADD orion:requests:cli * id p2 remove gemma3:4b node orion-worker
-    XADD orion:requests:cli * cancel p1
+    XADD orion:requests:owner * id p1 pull gemma3:4b node orion-worker
+    XADD orion:requests:owner * id p2 remove gemma3:4b node orion-worker
+    XADD orion:requests:owner * cancel p1
 
 Replies: `progress` while it goes on, and one end: `noted`, `error`, `cancelled` or `rejected`. A resend
 while it goes on starts nothing. A node does one at a time.

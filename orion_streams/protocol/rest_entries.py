@@ -1,7 +1,7 @@
 """Entries of operators that let a node rest, and end its rest. Pure.
 
-    XADD orion:requests:cli * id x1 drain orion-worker for_ms 7200000
-    XADD orion:requests:cli * id x2 resume orion-worker
+    XADD orion:requests:owner * id x1 drain orion-worker for_ms 7200000
+    XADD orion:requests:owner * id x2 resume orion-worker
 
 Both are answered by one reply, `noted` or `rejected`; either may be sent again.
 """

@@ -115,7 +115,7 @@ class Attempt(Span, kw_only=True):
 
 
 class Deferral(Struct, frozen=True):
-    """The decision that a request waits: `kind` busy (for `node`) or no_node."""
+    """The decision that a request waits: `kind` busy (for `node`), quiet, drained or no_node."""
 
     at: Moment
     request: str
@@ -134,10 +134,10 @@ class Wait(Span, kw_only=True):
 
 class Delay(Span, kw_only=True):
     """A stretch in which a request does not get on, by `kind`: before (this log begins), unplaced (nothing
-    was decided yet), busy (`node` is its best, and has other work), no_node (all are filtered), sent (to
-    `node`, not begun there) or failed (`code`: why an attempt on `node` gave no answer). `held`: verdicts
-    that filter a node which could take it later; `ahead`: runs by client and model that `node` had
-    meanwhile. Moments hold grid time."""
+    was decided yet), busy (`node` is its best, and has other work), quiet, drained or no_node (nobody takes
+    it), sent (to `node`, not begun there) or failed (`code`: why an attempt on `node` gave no answer).
+    `held`: verdicts that filter a node which could take it later; `ahead`: runs by client and model that
+    `node` had meanwhile. Moments hold grid time."""
 
     kind: str
     node: str = ""

@@ -146,7 +146,7 @@ class RequestTimeline:
         if row is not None:
             row.delays.waits(event.kind, event.node, event.verdicts, self._at, self._turns)
             deferral = Deferral(now, event.request, event.kind, event.node, event.verdicts)
-            self.deferrals.add(deferral, event.kind == "no_node")
+            self.deferrals.add(deferral, not event.node)
 
     def _routed(self, event: ev.RequestRouted, now: Moment) -> None:
         row = self._open.get(event.request)

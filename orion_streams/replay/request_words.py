@@ -44,7 +44,7 @@ def of_delay(each: Delay) -> str:
     match each.kind:
         case "busy":
             return f"{for_ms} waiting for {each.node or 'its turn'}{behind(each)}{meanwhile(each)}"
-        case "no_node":
+        case "no_node" | "quiet" | "drained":
             why = ", ".join(f"{held.node} {out_for(held)}" for held in each.held[:MOST_NAMED])
             return f"{for_ms} with no node to take it" + (f" ({why})" if why else "")
         case "sent":
@@ -101,6 +101,8 @@ PARTS: dict[str, str] = {
     "unplaced": "before the router placed them",
     "busy": "waiting for a busy node",
     "no_node": "with no node to take them",
+    "quiet": "waiting for quiet hours to end",
+    "drained": "waiting for drained nodes",
     "sent": "on their node, before they began",
     "failed": "in attempts that gave no answer",
     "load": "loading models",

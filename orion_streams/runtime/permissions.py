@@ -22,6 +22,11 @@ _KEY = re.compile(
 )
 _KEYED = ("H", "X", "TYPE", "MEMORY USAGE")
 """How the names of the commands begin that have a key; of others no argument is shown."""
+_CONTAINERS = frozenset(
+    ("ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "FUNCTION", "LATENCY", "MEMORY", "MODULE", "OBJECT",
+     "PUBSUB", "SCRIPT", "SLOWLOG", "XGROUP", "XINFO")
+)  # fmt: skip
+"""Commands that do nothing without their second word."""
 _SEVERAL, _SCRIPTS = ("XREAD", "XREADGROUP"), ("EVALSHA",)
 SHOWN = 3
 """So many keys are named."""
@@ -30,7 +35,7 @@ SHOWN = 3
 def denial(url: str, user: str, command: Sequence[Any]) -> NoPermissionError:
     """Return the error of a command that the server refused to a user: what it may not, then what to do.
     `url`: the server, with no user in it; "" where it has no such name."""
-    name, keys = _word(command[0]).upper(), keys_of(command)
+    name, keys = _named(command)[0], keys_of(command)
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     where = f" on {', '.join(keys[:SHOWN])}{more}" if keys else ""
     return NoPermissionError(f"user {user} may not run {name}{where}: {advice(url, user, name, keys)}")
@@ -72,7 +77,7 @@ def holders_of(command: str, key: str) -> list[str]:
 
 def keys_of(command: Sequence[Any]) -> list[str]:
     """Return the keys of a command as it is sent; no other argument."""
-    name, arguments = _word(command[0]).upper(), command[1:]
+    name, arguments = _named(command)
     if name in _SCRIPTS:
         return [_word(each) for each in arguments[2 : 2 + int(arguments[1])]]
     if name in _SEVERAL:
@@ -80,6 +85,14 @@ def keys_of(command: Sequence[Any]) -> list[str]:
         rest = words[words.index("STREAMS") + 1 :]
         return rest[: len(rest) // 2]
     return [_word(arguments[0])] if name.startswith(_KEYED) and arguments else []
+
+
+def _named(command: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """Return a command's whole name, in one word or two as it was sent, and its arguments."""
+    name, arguments = _word(command[0]).upper(), command[1:]
+    if name in _CONTAINERS and arguments:
+        return f"{name} {_word(arguments[0]).upper()}", arguments[1:]
+    return name, arguments
 
 
 def _word(value: Any) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from orion_streams import environment
 
 log = logging.getLogger("orion")
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS_MAX = 200
 FEEDS = 3
 """Times that the watchdog hears of us in its interval."""
@@ -44,9 +46,30 @@ class ServiceManager:
             self._status = status
             self._send(f"STATUS={in_a_line(status)}")
 
+    def waiting(self, say: Callable[[str], None]) -> Callable[[str], None]:
+        """Return what says for what the process waits, with `say` and here: its start-up is over."""
+
+        def both(line: str) -> None:
+            say(line)
+            self.ready(line)
+
+        return both
+
     def stopping(self) -> None:
         """Say that the process ends, as it was asked to."""
         self._send("STOPPING=1", "STATUS=stopping")
+
+    def end_on_signals(self) -> None:
+        """Let a signal cancel the current task, and say that it does."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is called in one
+
+        def end() -> None:
+            self.stopping()
+            task.cancel()
+
+        for each in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(each, end)
 
     async def feed(self) -> None:
         """Feed the watchdog until cancelled; return at once where there is none."""

@@ -91,6 +91,8 @@ class Engine(Reporter):
         self.inputs.append(house.rules[0][1])
         for at_ms, rules in house.rules[1:]:
             self.at(at_ms, self.on_rules, rules)
+        for at_ms, event in house.rests:
+            self.at(at_ms, self.on_rest, event)
         for name, node in self.nodes.items():
             for model in node.models.values():
                 self.inputs.append(ev.ModelInstalled(name, model.name, model.digest, model.size_mb))
@@ -132,6 +134,10 @@ class Engine(Reporter):
         """Put new rules into force."""
         self.inputs.append(rules)
         self.obey(rules.policy)
+
+    def on_rest(self, now: int, event: ev.AnyEvent) -> None:
+        """Take a drain, its end, or another local time."""
+        self.inputs.append(event)
 
     def next_arrival(self) -> None:
         """Schedule the next request of the trace."""

@@ -56,13 +56,15 @@ class Loss(Struct, frozen=True):
 
 class House(Struct, frozen=True):
     """`rules` with the times at which they come into force, the first at 0; `health_ms`: time between
-    samples; `taught`: the grid at the beginning."""
+    samples; `taught`: the grid at the beginning; `rests`: drains, their ends, and how far local time is
+    ahead of the simulator's clock, by time."""
 
     rules: tuple[tuple[int, ev.PolicyChanged], ...]
     nodes: dict[str, NodeSetup]
     health_ms: int
     losses: tuple[Loss, ...] = ()
     taught: Grid = field(default_factory=Grid)
+    rests: tuple[tuple[int, ev.AnyEvent], ...] = ()
 
 
 def along(course: tuple[tuple[int, int], ...], at_ms: int) -> float:

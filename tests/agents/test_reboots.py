@@ -94,7 +94,7 @@ async def reboot(grid: SimulatedGrid, name: str) -> None:
 async def test_a_reboot_in_turn_loses_nothing_and_repeats_nothing(grid: SimulatedGrid) -> None:
     """Drained before: every request is answered once, begins once, and nothing failed; each node answers
     again afterwards. No node was silent to anybody meanwhile."""
-    async with AsyncClient(grid.redis_url) as client, AsyncClient(grid.redis_url, "cli") as operator:
+    async with AsyncClient(grid.redis_url) as client, AsyncClient(grid.redis_url, "owner") as operator:
         users = Users(client)
         for name in (MASTER, WORKER):
             await grid.wait_for(holds_a_run(name), WAIT_S, f"work on {name}")

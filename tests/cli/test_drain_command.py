@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from orion_streams.cli.drain_command import ms_of, operator_of
-from orion_streams.config import parse
+from orion_streams.cli.install.starter import NodeWish, Wishes, starter
+from orion_streams.config import PACKAGED_TOML, Config, parse
 from orion_streams.errors import ConfigError
 from tests.cli.run_cli import run
 from tests.contract.contract_grid import Grid, running, silence
@@ -111,8 +112,29 @@ def test_what_is_no_term_is_refused(text: str) -> None:
 
 
 def test_a_person_speaks_as_an_operator() -> None:
-    """As `cli` if that is one, else as the first; where there is none, the grid says what is missing."""
+    """As `cli` if that is one, else as the first, by default `owner`; where there is none, the grid says
+    what is missing."""
     nodes = "[nodes.n]\n"
-    assert operator_of(parse(nodes)) == "cli"
+    assert operator_of(parse(nodes)) == "owner"
     assert operator_of(parse(f"{nodes}[clients.cli]\n[clients.owner]\noperator = true\n")) == "owner"
     assert operator_of(parse(f"{nodes}[clients.brain]\n")) == "cli"
+
+
+async def test_without_users_the_command_line_is_an_operator(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """With the rules as they are by default it drains, as the client `owner`; and only that one is an
+    operator, here, in the package's file and in that of `orion init`, so that with users `cli` is none."""
+    usual = "[clients.owner]\noperator = true\n[clients.cli]\n"
+    async with running(valkey_url, prefix, silence, usual) as some:
+        await up(some)
+        config_in(tmp_path, some, "")
+        code, out, err = await orion(tmp_path, "drain", "one")
+        assert (code, err) == (0, "")
+        assert "one takes nothing" in out
+        by_name = {row["node"]: row["drained_by"] for row in await rows(tmp_path, "nodes")}
+        assert by_name["one"] == "owner"
+    packaged = parse(PACKAGED_TOML.read_text(encoding="utf-8"))
+    written = parse(starter(Wishes((NodeWish("one", 8_000, True, "http://127.0.0.1:11434"),))))
+    for config in (Config(), packaged, written):
+        assert [name for name, rules in config.clients.items() if rules.operator] == ["owner"]

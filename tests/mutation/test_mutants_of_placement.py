@@ -15,9 +15,9 @@ from orion_streams.decider.placement import (
     candidates,
     chosen,
     demand_of,
-    is_idle,
     is_there,
     make_room,
+    may_load,
     plan,
     quickest_loads,
     rank,
@@ -368,11 +368,11 @@ def test_each_node_has_one_load_at_a_time_and_no_node_waits_for_another() -> Non
 def test_a_node_is_idle_when_all_speaks_for_it(values: dict[str, Any], idle: bool) -> None:
     """Each condition at its mark."""
     row = node("n", **values)
-    assert is_idle(grid(row), row, MODEL) is idle
+    assert may_load(grid(row), row, MODEL) is idle
 
 
 def test_a_node_that_never_worked_is_idle_from_the_start() -> None:
     """Once the log is as old as the wait."""
     row = node("n", heard_ms=5_000)
     for at_ms, idle in ((5_000, True), (4_999, False)):
-        assert is_idle(replace(grid(row), at_ms=at_ms), row, MODEL) is idle
+        assert may_load(replace(grid(row), at_ms=at_ms), row, MODEL) is idle

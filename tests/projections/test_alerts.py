@@ -20,7 +20,7 @@ from orion_streams.model import events as ev
 from orion_streams.model.alert_rules import AlertRule, Kind
 from orion_streams.model.snapshot import decode_grid, encode_grid
 from orion_streams.model.state import Grid
-from orion_streams.model.vocabulary import Mark, RequestKind
+from orion_streams.model.vocabulary import Mark, RequestKind, WaitKind
 from orion_streams.projections import apply
 from orion_streams.projections.alerts import NEVER, STUCK, AlertChange, AlertFold, AlertState
 from tests.grids import MODEL, POLICY, grid, node
@@ -300,3 +300,18 @@ def recorded(name: str) -> list[ev.AnyEvent]:
     """The events of a recorded incident."""
     path = Path(__file__).parents[1] / "golden" / f"{name}.jsonl.gz"
     return [event_codec.decode(raw) for stretch in jsonl.read(path) for _, raw in stretch.rows]
+
+
+@pytest.mark.parametrize(("kind", "is_planned"), [("quiet", True), ("drained", True), ("no_node", False)])
+def test_who_waits_for_nodes_at_rest_is_no_alert(kind: WaitKind, is_planned: bool) -> None:
+    """Neither as a long wait nor in the queue, nor in the moment after: what counts then is how long it has
+    waited for another reason. The control: one that no node takes."""
+    rules = [rule("wait", over_ms=3 * S), rule("queue", over=0)]
+    night: list[ev.AnyEvent | int] = [accepted(), ev.RequestDeferred("brain/q", WaitKind(kind))]
+    asleep = told(grid(node("n")), rules, [*night, *[2 * S] * 4])
+    assert shape(asleep) == ([] if is_planned else [("queue", "", False), ("wait", "", False)])
+    busy = ev.RequestDeferred("brain/q", WaitKind.BUSY, "n")
+    some = grid(node("n"))
+    begin = some.position
+    [found] = told(some, rules[:1], [*night, *[2 * S] * 4, busy, 2 * S, 2 * S])
+    assert found.position - begin == (9 if is_planned else 4)

@@ -80,7 +80,7 @@ IDEMPOTENT = st.one_of(
     of(ev.UnloadOrdered, node=NODES, model=MODELS, reason=("relief", "room")),
     of(ev.LoadEnded, node=NODES, model=MODELS, work_id=WORK, ok=YES_NO, load_ms=TIMES, alone=YES_NO),
     of(ev.BreakerClosed, node=NODES),
-    of(ev.RequestDeferred, request=REQUESTS, kind=("busy", "no_node")),
+    of(ev.RequestDeferred, request=REQUESTS, kind=("busy", "no_node", "quiet", "drained")),
     of(ev.AttemptFailed, **ABOUT, code=WORDS, blame=("node", "request", "ours")),
     of(ev.AttemptEnded, **ABOUT, outcome=WORDS),
     of(ev.AttemptAbandoned, **ABOUT, reason=WORDS),

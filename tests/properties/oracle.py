@@ -311,6 +311,15 @@ def dumb_route(
     reasons = {each.filter for each in verdicts}
     if verdicts and not reasons - {"role", "not_installed", "tier", "too_large"}:
         return "model_too_large" if "too_large" in reasons else "unknown_model", "", verdicts
+    if "quiet" in reasons:
+        never = {
+            name: replace(each, rules=replace(each.rules, quiet="")) for name, each in grid.nodes.items()
+        }
+        if dumb_route(replace(grid, nodes=never), request)[1]:
+            return "quiet", "", verdicts
+    for_ever = {"role", "not_installed", "incapable", "tier", "too_large"}
+    if "drained" in reasons and not reasons - for_ever - {"drained", "quiet"}:
+        return "drained", "", verdicts
     return "no_node", "", verdicts
 
 

@@ -300,7 +300,9 @@ WAITINGS = st.builds(Waiting, ahead=seldom(table(NAMES, AHEAD)), models=seldom(t
 def queues(*, fit: bool = False, most: int = 5) -> st.SearchStrategy[Grid]:
     """Grids with requests that wait."""
     keys = tuple(f"brain/q{n}" for n in range(most + 1))
-    waiting = table(keys, requests(deferred=("", "busy", "no_node"), body_bytes=(100, 700_000)), most)
+    waiting = table(
+        keys, requests(deferred=("", "busy", "no_node", "quiet"), body_bytes=(100, 700_000)), most
+    )
     return st.builds(with_open, grids(fit=fit), waiting)
 
 

@@ -3,7 +3,6 @@ it had never been drained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from orion_streams.decider.decide import QUESTIONS, decide, is_timed, lost_attem
 from orion_streams.decider.route import Route, route
 from orion_streams.decider.standings import standings
 from orion_streams.model import events as ev
-from orion_streams.model.policy import NodeRules, Policy
+from orion_streams.model.policy import NodeRules
 from orion_streams.model.state import Failure, Grid, Rest, Run
 from orion_streams.model.vocabulary import AbandonReason, Blame, Filter
 from orion_streams.projections import evolve, fold
@@ -283,55 +282,6 @@ def test_the_hour_that_comes_twice_and_the_one_that_is_missing() -> None:
     assert verdict(route(back, request()), "n") == verdict(
         route(at_time("02:10", "02:00-03:00"), request()), "n"
     )
-
-
-CLOCKS = st.lists(st.sampled_from((10, 1_900, 30_000, 7_200_000, -7_200_000, 30 * DAY_MS)), max_size=12)
-
-
-@make.FEW
-@given(CLOCKS)
-def test_a_wrong_clock_delays_and_never_expires(steps: list[int]) -> None:
-    """However the server's clock jumps, into quiet hours and out of them: each commit takes at most
-    max_step_ms from a deadline, and once the clock is right the request is answered."""
-    world = World((NodeRules("n", quiet="22:00-07:00"),), Policy(default_deadline_ms=100_000))
-    world.beat()
-    world.settle()
-    key = world.ask("q", MODEL)
-    began_ms = world.grid.at_ms
-    commits = 0
-    for step_ms in steps:
-        world.beat()
-        world.commit(step_ms)
-        commits += 1
-    assert world.grid.at_ms - began_ms <= commits * 2_000
-    assert "expired" not in world.replies.get(key, [])
-    world.now_ms += 12 * 3_600_000 - world.now_ms % DAY_MS  # it is noon
-    world.beat()
-    world.settle()
-    world.work_all()
-    world.work_all()
-    assert world.replies[key] == ["done"]
-
-
-def test_deadlines_by_the_clock_would_break_it() -> None:
-    """Negative control: by the server's own time the same request is long past its deadline."""
-    world = World((NodeRules("n", quiet="22:00-07:00"),), Policy(default_deadline_ms=100_000))
-    world.beat()
-    world.settle()
-    key = world.ask("q", MODEL)
-    world.machines["n"].alive = False
-    began_ms = world.now_ms
-    world.commit()
-    world.settle(7_200_000)
-    assert world.now_ms - began_ms > 100_000
-    assert world.request(key).deadline_ms > world.grid.at_ms
-
-    def by_the_clock(some: Grid) -> Iterator[ev.AnyEvent]:
-        for name, row in list(some.open.items()):
-            if some.server_ms - began_ms > row.deadline_ms - row.accepted_ms:
-                yield ev.RequestExpired(name)
-
-    assert kinds(decide(world.grid, (by_the_clock,))) == ["request.expired"]
 
 
 def test_where_all_are_quiet_work_waits_until_they_are_not() -> None:

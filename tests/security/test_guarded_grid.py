@@ -77,7 +77,8 @@ async def test_a_request_is_answered_by_confined_roles(grid: GuardedGrid, tmp_pa
 
 
 async def test_the_owner_runs_every_command_of_a_person(grid: GuardedGrid, tmp_path: Path) -> None:
-    """It asks, looks, cancels, replays, exports and examines, and the server has nothing to refuse."""
+    """It asks, looks, cancels, drains, replays, exports and examines, and the server has nothing to refuse;
+    whoever only asks, as the command line, drains nothing."""
     owner = grid.url("orion-owner")
     config = ("--config", str(grid.config_path))
 
@@ -98,6 +99,14 @@ async def test_the_owner_runs_every_command_of_a_person(grid: GuardedGrid, tmp_p
     assert code in (0, 3), err
     assert "not looked at" not in out
     assert await grid.as_admin("ACL", "LOG", "100") == []
+    cli = grid.url("orion-client-cli")
+    code, _, err = await asyncio.to_thread(
+        lambda: run(tmp_path, "drain", "orion-worker", *config, ORION_REDIS_URL=cli)
+    )
+    assert (code, "orion-client-cli may not run" in err) == (69, True), err
+    async with AsyncClient(cli, "cli") as client:
+        with pytest.raises(RequestRejectedError, match="not_allowed"):
+            await client.drain("orion-worker")
 
 
 PERSONS = (

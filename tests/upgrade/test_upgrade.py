@@ -163,6 +163,30 @@ async def test_an_event_that_the_older_release_does_not_know_ends_it(old: Path, 
         await asked(grid)
 
 
+async def test_older_programs_at_a_house_of_this_release(old: Path, tmp_path: Path) -> None:
+    """`orion ask` of the older release is answered, and its reads show the house, until the first drain:
+    the reason why nobody drains before all readers are new."""
+    grid = grid_of(old, tmp_path / "grid")
+    async with watched(grid) as observer:
+        grid.write_old_config()
+        await asked(grid)
+        each_once(await observer.stop())
+
+        async def older(*words: str) -> subprocess.CompletedProcess[str]:
+            at = ("--config", str(grid.old_config), "--redis", grid.redis_url)
+            return await asyncio.to_thread(lambda: ended((*command(old), *words, *at), tmp_path))
+
+        said = await older("ask", "Why?", "--model", GEMMA.name)
+        assert (said.returncode, bool(said.stdout.strip())) == (0, True), said.stderr
+        seen = await older("nodes")
+        assert (seen.returncode, NODES[-1] in seen.stdout) == (0, True), seen.stderr
+        async with AsyncClient(grid.redis_url, "owner") as operator:
+            await operator.drain("orion-worker")
+        blind = await older("nodes")
+        assert blind.returncode == 1
+        assert "is no event that this version of orion-streams knows" in blind.stderr
+
+
 def ended(words: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
     """A command of the older release that ended by itself."""
     env = {**os.environ, "PYTHONPATH": ""}

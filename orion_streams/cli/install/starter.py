@@ -19,9 +19,10 @@ BIG_MB, LEAST_MB = 12_000, 1_500
 
 
 CLIENTS = ("brain",)
-OPERATORS = ("cli", "owner")
-"""Who speaks for a person: without users of the server, and with them."""
-OWN = ("gateway", *OPERATORS)
+OPERATORS = ("owner",)
+"""Who drains: a person speaks as this client, also without users of the server, where it is about more than
+asking."""
+OWN = ("gateway", "cli", *OPERATORS)
 """The grid's own clients, there whoever else may ask."""
 
 

@@ -21,6 +21,8 @@ from orion_streams.simulation.virtual_house import Loss
 
 POINT_MS = 5_000
 """Time between the temperatures that a curve is fitted to."""
+CLOCK_S = 60
+"""A change of local time that is smaller is none."""
 BREAK_MS = 30_000
 """After so long without a sample a new series of temperatures begins."""
 
@@ -84,6 +86,8 @@ class RecordedWorkload:
         self.began_ms, self.now = base.grid.at_ms, 0
         self.taught = taught(base.grid)
         self.rules = [(0, rules_of(base.grid))] if base.grid.revision else []
+        self.rests = rests_of(base.grid)
+        self._ahead_s: int | None = None
         self.asked: list[RecordedRequest] = []
         self.nodes: dict[str, RecordedNode] = {}
         self.installed: dict[str, dict[str, Installed]] = {
@@ -104,6 +108,7 @@ class RecordedWorkload:
             if isinstance(event, ev.Committed):
                 apply(self.grid, event)
                 self.now = self.grid.at_ms - self.began_ms
+                self._look_at_clock()
             else:
                 self._note(event)
                 apply(self.grid, event)
@@ -140,6 +145,8 @@ class RecordedWorkload:
                 self._sampled(event)
             case ev.PolicyChanged():
                 self.rules.append((self.now, event))
+            case ev.NodeDrained() | ev.NodeResumed() if event.by:  # what ended by itself does so again
+                self.rests.append((self.now, event))
             case ev.ModelInstalled(node, model, digest, size_mb):
                 self.installed.setdefault(node, {})[model] = Installed(digest, size_mb)
             case ev.RequestAccepted():
@@ -158,6 +165,13 @@ class RecordedWorkload:
                 self._cold_loads += 1
             case _:
                 pass
+
+    def _look_at_clock(self) -> None:
+        """Record how far local time is ahead of grid time, which the simulator's clock shows."""
+        ahead_s = (self.grid.server_ms - self.now) // 1_000 + self.grid.zone_s
+        if self._ahead_s is None or abs(ahead_s - self._ahead_s) >= CLOCK_S:
+            self._ahead_s = ahead_s
+            self.rests.append((self.now, ev.ZoneChanged(ahead_s)))
 
     def _accepted(self, event: ev.RequestAccepted) -> None:
         if self.resident is None:
@@ -227,6 +241,16 @@ def load_of(node: Node, at_ms: int) -> float:
             loads = isinstance(held, Load) or at_ms - held.since_ms < held.load_ms
             load = max(load, LOADING_HEAT if loads else 1.0)
     return load
+
+
+def rests_of(grid: Grid) -> list[tuple[int, ev.AnyEvent]]:
+    """Return the drains that hold at the beginning, for as long as they still last."""
+    found: list[tuple[int, ev.AnyEvent]] = []
+    for name, node in grid.nodes.items():
+        if (rest := node.rest) is not None:
+            left_ms = max(rest.since_ms + rest.for_ms - grid.at_ms, 1) if rest.for_ms else 0
+            found.append((0, ev.NodeDrained(name, rest.by, left_ms, rest.drain_ms)))
+    return found
 
 
 def taught(grid: Grid) -> Grid:

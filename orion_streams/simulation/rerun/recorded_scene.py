@@ -70,6 +70,7 @@ def scene_of(found: RecordedWorkload, change: Change, heat: dict[str, Heat]) -> 
         health_ms=health_of([event for _, event in rules]),
         losses=tuple(each for each in found.losses() if each.node in nodes),
         taught=found.taught,
+        rests=tuple(found.rests),
     )
     scenario = Scenario(
         regime="recorded",
