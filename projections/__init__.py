@@ -89,11 +89,11 @@ def advance(grid: Grid, head: ev.Committed) -> None:
     of a clock that jumps is forgotten. Where it goes back, or on by more than `stale_ms`, nobody has been
     heard for who knows how long."""
     grid.before_ms = grid.at_ms
-    grid.jumped = False
     if grid.number:
         step_ms = head.server_ms - grid.server_ms
         grid.at_ms += min(max(step_ms, 0), grid.policy.max_step_ms)
         requests.rest(grid, grid.at_ms - grid.before_ms)
+        grid.jumped = False
         if not 0 <= step_ms <= grid.policy.stale_ms:
             nodes.jumped(grid)
     grid.number = head.number

@@ -162,11 +162,11 @@ def close(
 
 
 def rest(grid: Grid, step_ms: int) -> None:
-    """Count the time of those that wait for nodes at rest; where only quiet hours are in the way, it does
-    not count for the deadline."""
+    """Count the time of those that wait for nodes at rest, or for what is unknown since the clock jumped;
+    where only quiet hours or that jump are in the way, it does not count for the deadline."""
     for key, row in grid.open.items():
-        if row.deferred in AT_REST and not row.work_id:
-            put_off_ms = step_ms if row.deferred == WaitKind.QUIET else 0
+        if (row.deferred in AT_REST or grid.jumped) and not row.work_id:
+            put_off_ms = step_ms if row.deferred == WaitKind.QUIET or grid.jumped else 0
             grid.open[key] = replace(
                 row, rested_ms=row.rested_ms + step_ms, deadline_ms=row.deadline_ms + put_off_ms
             )

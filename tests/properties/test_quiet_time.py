@@ -36,7 +36,7 @@ STRETCHES = st.lists(
 
 def put_off_by_quiet_hours_only(stretches: list[Stretch], fields: dict[str, Any]) -> None:
     """Law: each step between commits counts, unless the node was in its quiet hours before it, and nothing
-    else was in the way; past its time the request expires, and not before."""
+    else was in the way, or the clock had just jumped; past its time the request expires, and not before."""
     world = World((NodeRules("n", quiet=NIGHT),), Policy(default_deadline_ms=TIME_MS))
     world.now_ms += 23 * HOUR_MS - world.now_ms % DAY_MS
     world.beat()
@@ -55,6 +55,9 @@ def put_off_by_quiet_hours_only(stretches: list[Stretch], fields: dict[str, Any]
             if counted_ms > TIME_MS:
                 assert world.replies[key] == ["expired"]
                 return
+            if world.grid.jumped:
+                stands = True
+                continue
             is_night = not 7 <= world.now_ms // HOUR_MS % 24 < 22
             if not is_night and not is_drained:
                 world.work_all()
@@ -103,8 +106,9 @@ def test_a_whole_night_in_a_step_of_the_router_each() -> None:
     left_ms = world.request(key).deadline_ms - world.grid.at_ms
     assert (left_ms, world.request(key).rested_ms) == (limit_ms - 10, 2 * limit_ms)
     world.now_ms += 8 * HOUR_MS
-    world.beat()
-    world.settle()
+    for _ in range(2):  # what is heard in the commit of the jump may be older
+        world.beat()
+        world.settle()
     world.work_all()
     assert world.replies[key] == ["done"]
 
