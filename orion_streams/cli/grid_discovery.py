@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams import config as configuration
+from orion_streams import environment
 from orion_streams.config import Config, with_url
-from orion_streams.environment import command, config_file, user_folder
+from orion_streams.environment import command, user_folder
 from orion_streams.errors import BackendError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.runtime.connection import connect
@@ -35,10 +36,12 @@ class Running(Struct, frozen=True):
 
 def find(redis_url: str | None, config_path: str | None) -> Config:
     """Return the configuration with a Redis URL. Raises ConfigError, BackendError if there is no grid."""
+    running = running_here()
+    if running is not None and only_the_house_is_meant(redis_url, config_path):
+        return with_url(configuration.load(running.config or None), running.redis_url)
     config = configuration.load(config_path, redis_url)
     if config.redis.url:
         return config
-    running = running_here()
     if running is None and is_installed(config_path):
         return configuration.load(configuration.INSTALLED_TOML)
     if running is None:
@@ -48,10 +51,17 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
     return with_url(config, running.redis_url)
 
 
+def only_the_house_is_meant(redis_url: str | None, config_path: str | None) -> bool:
+    """Whether nothing names a grid but the streams.toml of the installed services: one that this user
+    started here is nearer."""
+    named = redis_url or environment.redis_url() or config_path or environment.config_file()
+    return not named and configuration.chosen_file() == configuration.INSTALLED_TOML
+
+
 def is_installed(config_path: str | None) -> bool:
     """Whether the services of this machine have a streams.toml that names a server, and no other was asked
     for: one that names none, as in the folder of `orion init`, stands back."""
-    if config_path is not None or config_file() or not configuration.INSTALLED_TOML.exists():
+    if config_path is not None or environment.config_file() or not configuration.INSTALLED_TOML.exists():
         return False
     return bool(configuration.read(configuration.INSTALLED_TOML).redis.url)
 
