@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from orion_streams import config as configuration
 from orion_streams.cli.install.init_command import judged
-from orion_streams.cli.install.invitation import HEAD, Ticket, decode, encode, ready_line, with_node
+from orion_streams.cli.install.invitation import (
+    HEAD,
+    Invitation,
+    Ticket,
+    accepted,
+    decode,
+    encode,
+    ready_line,
+    with_node,
+)
 from orion_streams.cli.install.starter import NodeWish
 from orion_streams.errors import ConfigError
 from tests.install.houses import TOML
@@ -103,3 +112,12 @@ def test_a_node_that_joined_is_one_line(
 ) -> None:
     """The same on both machines."""
     assert ready_line("w", "ready", models, temp_mc, sensor) == line
+
+
+@pytest.mark.parametrize("node", ["../../../etc/cron.d/evil", "orion-other", "", "a/b"])
+def test_what_waits_is_for_this_node_alone(node: str) -> None:
+    """Whoever sits on the server names no file here: the node is the code's, and nothing else names one."""
+    good = {"node": TICKET.node, "user": "../../../etc/cron.d/evil", "password": "p", "toml": TOML}
+    assert accepted(json.dumps(good).encode(), TICKET) == Invitation(TICKET.node, "p", TOML)
+    with pytest.raises(ConfigError, match="what waits at redis://"):
+        accepted(json.dumps({**good, "node": node}).encode(), TICKET)

@@ -41,11 +41,9 @@ class Ticket(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
 
 
 class Invitation(Struct, frozen=True):
-    """What waits for the new machine, once. `user` and `password`: of its agent; `toml`: the house's
-    streams.toml."""
+    """What waits for the new machine, once. `password`: of its agent; `toml`: the house's streams.toml."""
 
     node: Name
-    user: str
     password: str
     toml: str
 
@@ -74,6 +72,17 @@ def decode(code: str) -> Ticket:
         return msgspec.msgpack.decode(raw, type=Ticket)
     except msgspec.MsgspecError:
         raise ConfigError(OTHER) from None
+
+
+def accepted(raw: bytes, ticket: Ticket) -> Invitation:
+    """Return the invitation that was taken. Raises ConfigError for what is none, or is another node's."""
+    try:
+        found = msgspec.json.decode(raw, type=Invitation)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"what waits at {ticket.url} is no invitation: {error}") from error
+    if found.node != ticket.node:
+        raise ConfigError(f"what waits at {ticket.url} is for {found.node}, the code for {ticket.node}")
+    return found
 
 
 def with_node(text: str, node: NodeWish) -> str:

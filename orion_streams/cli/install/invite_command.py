@@ -181,7 +181,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     people = server_urls.with_user(told_url, acl.user_name(config, acl.OWNER))
     toml = with_server(target.read(str(INSTALLED_TOML)), people, "")
     until_ms = await now_ms(redis) + for_ms
-    payload = msgspec.json.encode(Invitation(options.node, agent.name, held, toml))
+    payload = msgspec.json.encode(Invitation(options.node, held, toml))
     await redis.set(key, payload, px=for_ms)  # first: a user without a key is swept away
     await set_user(redis, user, once)
     await save(redis)

@@ -11,17 +11,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct, structs
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orion_streams import config as configuration
 from orion_streams.cli.install import install_command, venv
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.install_command import InstallOptions, check_machine
-from orion_streams.cli.install.invitation import MAX_CODE, Invitation, Ticket, decode, ready_line
+from orion_streams.cli.install.invitation import MAX_CODE, Invitation, Ticket, accepted, decode, ready_line
 from orion_streams.cli.install.machine import Machine
 from orion_streams.cli.install.plan import PASSWORDS, TLS, UNITS, File, Folder
 from orion_streams.cli.install.starter import NodeWish, Wishes, starter, told
@@ -31,6 +31,7 @@ from orion_streams.config import INSTALLED_TOML
 from orion_streams.environment import command
 from orion_streams.errors import BackendError, ConfigError, OrionError
 from orion_streams.model import server_urls
+from orion_streams.runtime import acl
 from orion_streams.runtime.connection import connect, is_untrusted, not_answering
 
 START_S, LOOK_S, WORKING = 60.0, 0.5, "working"
@@ -128,10 +129,7 @@ def take(ticket: Ticket) -> Invitation:
     raw = ask(ticket, "GETDEL", ticket.key)
     if raw is None:
         raise OverError(is_over(ticket))
-    try:
-        return msgspec.json.decode(raw, type=Invitation)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"what waits at {ticket.url} is no invitation: {error}") from error
+    return accepted(raw, ticket)
 
 
 def ask(ticket: Ticket, *words: str) -> Any:
@@ -179,13 +177,16 @@ def stand_in(ticket: Ticket, found: Machine) -> Invitation:
     tell("orion: --dry-run takes nothing: the streams.toml shown stands for the house's own")
     node = NodeWish(ticket.node, found.ram_mb, True, ticket.ollama or machines.OLLAMA)
     toml = starter(Wishes((node,), redis_url=ticket.url))
-    return Invitation(ticket.node, f"orion-agent-{ticket.node}", "", toml)
+    return Invitation(ticket.node, "", toml)
 
 
 def put(invitation: Invitation, ticket: Ticket, target: Target) -> None:
-    """Write what the invitation brought, before anything else can fail."""
+    """Write what the invitation brought, before anything else can fail. Raises ConfigError, and writes
+    nothing, for a streams.toml that is not good."""
+    config = configuration.parse(invitation.toml, f"the house's {INSTALLED_TOML}")
+    held = f"{PASSWORDS}/{acl.agent(config, invitation.node).name}"
     target.folder(Folder(PASSWORDS, 0o700))
-    target.file(File(f"{PASSWORDS}/{invitation.user}", invitation.password, 0o600, secret=True))
+    target.file(File(held, invitation.password, 0o600, secret=True))
     if ticket.ca:
         target.folder(Folder(TLS, 0o755))
         target.file(File(f"{TLS}/ca.pem", ticket.ca))
