@@ -75,6 +75,7 @@ def test_the_program_of_the_venv_puts_another_there_and_goes_on_as_it(
     assert not venv.install(HERE, None) and ran == []
     bundle = str(wheels(tmp_path / "wheels", "first"))
     assert venv.install(HERE, bundle)
+    venv.go_on()
     assert ran[-1] == (str(place / "bin/orion"), str(place / "bin/orion"), "install")
     done = list(ran)
     assert not venv.install(HERE, bundle) and ran == done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -89,7 +89,7 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     found = machines.look(options.ollama or machines.OLLAMA)
     for line in told(found):
         say(line)
-    wish, changes = set_up(options, target, found)
+    wish, changes = set_up(options, target, found, venv.go_on)
     give_to_person(wish, target)
     changed = bool(changes.files or changes.commands)
     gateway_url = url_of(wish.config.gateway.place) if "gateway" in roles else ""
@@ -102,8 +102,11 @@ def run(*, options: InstallOptions, as_json: bool) -> int:
     return 0
 
 
-def set_up(options: InstallOptions, target: Target, found: Machine) -> tuple[Wish, Changes]:
-    """Make it so: the program, then everything else, then start it. Raises ConfigError."""
+def set_up(
+    options: InstallOptions, target: Target, found: Machine, go_on: Callable[[], None] | None = None
+) -> tuple[Wish, Changes]:
+    """Make it so: the program, then everything else, then start it. `go_on`: called when another program
+    was installed. Raises ConfigError."""
     wish = wish_for(options, chosen_roles(options.roles), found, target)
     check_ports(wish, target)
     plan = plan_of(wish)
@@ -112,6 +115,8 @@ def set_up(options: InstallOptions, target: Target, found: Machine) -> tuple[Wis
     check_secrets(plan, target)
     target.begin(each.unit for each in plan.services)
     fresh = venv.install(target, options.source, venv.extras_of(wish.config))
+    if fresh and go_on and not target.dry:
+        go_on()
     return wish, apply(plan, target, fresh)
 
 

@@ -65,14 +65,16 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
     say = tell if as_json else write
     target = Target(options.root, options.dry, say)
     check_machine(target, "join")
-    ticket = decode(read_code())
+    code = read_code()
+    ticket = decode(code)
     try:
         found = check_here(ticket, target)
         for line in told(found):
             say(line)
         ask(ticket, "PING")
         target.begin(("orion-agent.service",))
-        venv.install(target, options.source)  # may fail, so before the code is used up
+        if venv.install(target, options.source) and not options.dry:  # may fail, so before the code is used
+            venv.go_on(code)  # not later: by then the code is used up
         invitation = stand_in(ticket, found) if options.dry else take(ticket)
     except OverError:
         raise

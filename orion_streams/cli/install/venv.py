@@ -93,7 +93,8 @@ def is_ours() -> bool:
 def install(target: Target, said: str | None, extras: Sequence[str] = EXTRAS) -> bool:
     """Make the venv and install into it, unless it is as it should be. Return whether that changed
     anything. The program that runs from the venv changes it only for `--from`, or for an extra that it
-    lacks. Under another root nothing is installed: a venv works in one place only."""
+    lacks; whoever calls may `go_on` then. Under another root nothing is installed: a venv works in one
+    place only."""
     if not target.is_machine:
         return False
     if said is None and is_ours():
@@ -114,15 +115,19 @@ def install(target: Target, said: str | None, extras: Sequence[str] = EXTRAS) ->
         target.run(*pip, "--no-index", "--no-deps", "--force-reinstall", str(wheel))  # of the same version
     if not target.dry:
         Path(STAMP).write_text(wanted, encoding="utf-8")
-        go_on()
     return True
 
 
-def go_on() -> None:
+def go_on(secret: str = "") -> None:
     """Go on as the program that was installed, if this is the one that it has replaced: what else is to be
-    written is that release's."""
+    written is that release's. `secret`: what was read from stdin, which it reads there again."""
     if is_ours():
         sys.stdout.flush()
+        if secret:
+            reads, writes = os.pipe()
+            os.write(writes, secret.encode())
+            os.close(writes)
+            os.dup2(reads, 0)
         os.execv(ORION, [ORION, *sys.argv[1:]])  # noqa: S606 - the words are this process's own
 
 
