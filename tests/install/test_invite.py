@@ -21,7 +21,7 @@ from orion_streams import config as configuration
 from orion_streams.cli.install.invitation import decode, encode
 from orion_streams.demo.ollama import NodeSpec
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
-from tests.helpers import WAIT_S
+from tests.helpers import WAIT_S, eventually_true
 from tests.install.inviting import House, command_lines, gone, printed_code, says
 from tests.security.guarded import log_in
 
@@ -262,3 +262,17 @@ def test_without_a_house_or_its_administrator_it_says_where(house: House) -> Non
     (house.root / "etc/orion/passwords/orion-admin").unlink()
     exit_code, _, err = house.run("invite", "orion-worker", root=house.root)
     assert exit_code == 78 and "run this on the machine of the server" in err
+
+
+def test_the_router_is_told_of_a_node_that_a_broken_off_invitation_has_entered(house: House) -> None:
+    """By the next one, until the log has the file's revision; then nobody is disturbed."""
+    told = "no router is installed here"
+    house.toml.write_text(house.toml.read_text().replace("revision = 1", "revision = 2"))
+    for _ in range(2):
+        code, _, err = house.run("invite", "orion-worker", "--no-wait", root=house.root)
+        assert code == 0 and told in err
+    own = {"ORION_REDIS_URL": f"redis://{house.place}/0", "ORION_REDIS_PASSWORD": ""}
+    house.start("router", "--config", str(house.toml), more=own)
+    eventually_true(lambda: bool(house.default.exists("orion:log")), "the router has written")
+    code, _, err = house.run("invite", "orion-worker", "--no-wait", root=house.root)
+    assert code == 0 and told not in err

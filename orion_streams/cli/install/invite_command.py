@@ -185,7 +185,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     await redis.set(key, payload, px=for_ms)  # first: a user without a key is swept away
     await set_user(redis, user, once)
     await save(redis)
-    if added:
+    if (await grid_of(redis, config)).revision < config.revision:  # also what an earlier one left undone
         tell_the_router(target)
     row = config.nodes[options.node]
     ollama = row.ollama if row.inference else ""
