@@ -168,15 +168,20 @@ class Config(Struct, frozen=True):
         return self.nodes[name]
 
 
-def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
-    """Read the configuration from `chosen_file`. `redis_url` comes from the command line, where no password
-    may stand. Raises ConfigError that names the file, the key and what was expected."""
-    config = read(chosen_file(path))
+def check_open_url(redis_url: str | None) -> None:
+    """Raise ConfigError for a password in a URL of the command line."""
     if redis_url and server_urls.has_password(redis_url):
         raise ConfigError(
             "--redis: a command line is seen by everybody on this machine: put the password into "
             "ORION_REDIS_PASSWORD, or into a file that redis.password_file names"
         )
+
+
+def load(path: str | Path | None = None, redis_url: str | None = None) -> Config:
+    """Read the configuration from `chosen_file`. `redis_url` comes from the command line, where no password
+    may stand. Raises ConfigError that names the file, the key and what was expected."""
+    config = read(chosen_file(path))
+    check_open_url(redis_url)
     url = redis_url or environment.redis_url() or config.redis.url
     return with_url(config, complete(url, config.redis)) if url else config
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+HOUSE = ("ORION_CONFIG", "ORION_REDIS_URL", "ORION_REDIS_PASSWORD", "ORION_SENTINEL_PASSWORD")
+
 
 def config_file() -> str | None:
     """Return the path of streams.toml, ORION_CONFIG; None if there is none."""
@@ -78,16 +80,28 @@ def watchdog_s() -> float:
     return int(wanted) / 1e6 if wanted.isdigit() and pid in ("", str(os.getpid())) else 0.0
 
 
+def kept() -> list[str]:
+    """Return the names of the set variables that say which house is meant, and hold its passwords: what
+    goes on through sudo needs them."""
+    return [name for name in HOUSE if name in os.environ]
+
+
 def sudo_user() -> str:
     """Return who called sudo; "" if nobody did."""
     return os.environ.get("SUDO_USER", "")
 
 
 def own_secret(path: Path) -> Path:
-    """Return a file with a secret, or, if this user may not read it, their own copy of it: a file of the
-    same name in ~/.config/orion-streams/passwords, where there is one."""
-    if os.access(path, os.R_OK):
-        return path
+    """Return a file with a secret, or, if it is there and this user may not read it, their own copy of it:
+    a file of the same name in ~/.config/orion-streams/passwords, where there is one."""
+    try:
+        path.stat()
+        if os.access(path, os.R_OK):
+            return path
+    except PermissionError:
+        pass  # in a folder that they may not look into
+    except OSError:
+        return path  # whoever reads it says what is wrong with it
     copy = secrets_folder() / path.name
     return copy if copy.is_file() else path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,13 @@ def become_root(words: Sequence[str], what: str) -> None:
     ConfigError with that line where sudo could not ask for a password."""
     if os.geteuid() == 0:
         return
-    line = f"sudo {environment.command()} {' '.join(words)}"
+    kept = environment.kept()
+    options = [f"--preserve-env={','.join(kept)}"] if kept else []
+    line = shlex.join(["sudo", *options, environment.command(), *words])
     if not may_ask():
         raise ConfigError(f"{what}: {line}")
     tell(f"orion: {what}, so this goes on as {line}")
-    os.execvp("sudo", ["sudo", "--", *this_program(), *words])  # noqa: S606, S607 - the words are ours
+    os.execvp("sudo", ["sudo", *options, "--", *this_program(), *words])  # noqa: S606, S607 - the words are ours
 
 
 def may_ask() -> bool:

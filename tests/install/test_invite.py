@@ -244,6 +244,7 @@ def test_an_odd_name_changes_nothing(house: House, name: str) -> None:
         (("--for", "soon"), "--for: expected up to 24h"),
         (("--ram-mb", "4096"), "nodes.orion-worker is in"),
         (("--redis", "redis://h:1/0"), "Redis does not answer"),
+        (("--redis", "redis://me:hidden@h:1/0"), "--redis: a command line is seen"),
     ],
 )
 def test_what_cannot_be_is_said(house: House, words: tuple[str, ...], says_so: str) -> None:
@@ -276,3 +277,12 @@ def test_the_router_is_told_of_a_node_that_a_broken_off_invitation_has_entered(h
     eventually_true(lambda: bool(house.default.exists("orion:log")), "the router has written")
     code, _, err = house.run("invite", "orion-worker", "--no-wait", root=house.root)
     assert code == 0 and told not in err
+
+
+def test_a_file_with_a_secret_is_given_to_nobody(house: House) -> None:
+    """Whoever takes the invitation reads streams.toml: it is refused before anything is written."""
+    before = house.toml.read_text() + '[alerts_to.phone]\nwebhook = "https://example.org/hidden"\n'
+    house.toml.write_text(before)
+    code, _, err = house.run("invite", "orion-third", "--no-wait", root=house.root)
+    assert code == 78 and "alerts_to.phone.webhook" in err and "hidden" not in err
+    assert house.toml.read_text() == before and not house.users()

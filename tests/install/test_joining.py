@@ -19,6 +19,7 @@ from orion_streams.cli.install import install_command, join_command, venv
 from orion_streams.cli.install.install_command import InstallOptions
 from orion_streams.cli.install.invitation import Invitation, Ticket, encode
 from orion_streams.cli.install.join_command import JoinOptions
+from orion_streams.errors import ConfigError
 from tests.helpers import WAIT_S
 from tests.install.houses import TOML, machine
 
@@ -102,3 +103,12 @@ def test_an_installation_goes_on_as_the_program_that_it_has_put_there(
         install_command.run(options=options, as_json=True)
     assert not (root / "etc/systemd/system/orion-agent.service").exists()
     install_command.run(options=structs.replace(options, dry=True), as_json=True)
+
+
+@pytest.mark.everything(where=AS_ROOT)
+def test_a_house_with_an_open_secret_writes_nothing_here(join: Join, tmp_path: Path) -> None:
+    """Nor does one whose streams.toml is none."""
+    for toml in (TOML + '[alerts_to.phone]\nwebhook = "https://example.org/hidden"\n', "[nodes.x"):
+        with pytest.raises(ConfigError):
+            join(toml=toml)
+    assert not (tmp_path / "worker/machine/etc/orion").exists()

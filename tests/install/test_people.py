@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orion_streams import config as configuration
+from orion_streams import environment
 from orion_streams.cli import as_root
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.people import FOLDER, give_password, person_of
@@ -143,3 +144,38 @@ def test_the_same_command_goes_on_as_root(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     as_root.become_root(["key", "add", "x"], "")
     assert not ran
+
+
+def test_what_goes_on_through_sudo_means_the_same_house(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment, of which only names are told; and what is told can be pasted."""
+    monkeypatch.setenv("ORION_COMMAND", "./orion")
+    for name in environment.HOUSE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ORION_REDIS_PASSWORD", "hidden")
+    monkeypatch.setenv("ORION_CONFIG", "a.toml")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda _, words: ran.append(words))
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    monkeypatch.setattr(as_root, "may_ask", lambda: True)
+    as_root.become_root(["key", "add", "a b"], "why")
+    assert ran == [
+        ["sudo", "--preserve-env=ORION_CONFIG,ORION_REDIS_PASSWORD", "--", "./orion", "key", "add", "a b"]
+    ]
+    monkeypatch.setattr(as_root, "may_ask", lambda: False)
+    line = "sudo --preserve-env=ORION_CONFIG,ORION_REDIS_PASSWORD ./orion key add 'a b'"
+    with pytest.raises(ConfigError) as caught:
+        as_root.become_root(["key", "add", "a b"], "why")
+    assert str(caught.value) == f"why: {line}"
+
+
+def test_a_copy_stands_for_a_file_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not for a name that was mistyped, or a file that was removed: that is to be seen."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    copy = tmp_path / "orion-streams/passwords/secret"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("copy")
+    named = tmp_path / "secret"
+    assert environment.own_secret(named) == named
+    named.write_text("named")
+    assert environment.own_secret(named) == copy

@@ -20,10 +20,11 @@ from redis.exceptions import RedisError
 from orion_streams import config as configuration
 from orion_streams.cli.acl_command import is_so, password, save
 from orion_streams.cli.as_root import become_root
+from orion_streams.cli.install import open_secrets
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.invitation import Invitation, Ticket, encode, with_node
-from orion_streams.cli.install.joining import Joined, grid_of, is_alive, now_ms, wait_until_joined
+from orion_streams.cli.install.joining import GRACE_MS, Joined, grid_of, is_alive, now_ms, wait_until_joined
 from orion_streams.cli.install.machine import OLLAMA
 from orion_streams.cli.install.plan import HOME, PASSWORDS, TLS, UNITS, File
 from orion_streams.cli.install.server_files import ADMIN
@@ -72,6 +73,7 @@ class Invited(Struct, frozen=True):
 
 async def run(*, options: InviteOptions, as_json: bool) -> int:
     """Invite, and wait for what comes of it. Raises ConfigError, OrionError."""
+    configuration.check_open_url(options.admin_url)
     if not options.root:
         become_root(sys.argv[1:], "an invitation adds users to the server, and may add a node to its house")
     for_ms = duration_ms(options.term)
@@ -182,7 +184,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     toml = with_server(target.read(str(INSTALLED_TOML)), people, "")
     until_ms = await now_ms(redis) + for_ms
     payload = msgspec.json.encode(Invitation(options.node, held, toml))
-    await redis.set(key, payload, px=for_ms)  # first: a user without a key is swept away
+    await redis.set(key, payload, px=for_ms + GRACE_MS)  # first: a user without a key is swept away
     await set_user(redis, user, once)
     await save(redis)
     if (await grid_of(redis, config)).revision < config.revision:  # also what an earlier one left undone
@@ -210,6 +212,7 @@ def locked(target: Target) -> Iterator[None]:
 def with_the_node(options: InviteOptions, target: Target) -> tuple[Config, bool]:
     """Return the configuration with the node, and whether it had to be added. Raises ConfigError."""
     config = installed(target)
+    open_secrets.check(config)  # who takes the invitation reads it
     if options.node in config.nodes:
         if (options.ram_mb, options.inference, options.ollama) != (None, None, None):
             raise ConfigError(f"nodes.{options.node} is in {INSTALLED_TOML} already: change it there")

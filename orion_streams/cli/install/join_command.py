@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams import config as configuration
-from orion_streams.cli.install import install_command, venv
+from orion_streams.cli.install import install_command, open_secrets, venv
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.install_command import InstallOptions, check_machine
@@ -186,6 +186,7 @@ def put(invitation: Invitation, ticket: Ticket, target: Target) -> None:
     """Write what the invitation brought, before anything else can fail. Raises ConfigError, and writes
     nothing, for a streams.toml that is not good."""
     config = configuration.parse(invitation.toml, f"the house's {INSTALLED_TOML}")
+    open_secrets.check(config)
     held = f"{PASSWORDS}/{acl.agent(config, invitation.node).name}"
     target.folder(Folder(PASSWORDS, 0o700))
     target.file(File(held, invitation.password, 0o600, secret=True))

@@ -12,16 +12,19 @@ from orion_streams.cli.install.invitation import Ticket, ready_line
 from orion_streams.cli.read_commands import look
 from orion_streams.cli.tables import node_state
 from orion_streams.config import Config
-from orion_streams.errors import BackendError, LogError
+from orion_streams.errors import BackendError, LogError, OrionError
 from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.gateway.view_models import node_rows
 from orion_streams.model.state import Grid, Node
 from orion_streams.runtime.connection import end_if_cancelled
 
 LOOK_S = 0.5
-SETTLES_MS, SLOW_MS = 15_000, 120_000
-"""So long a node may take until it is available, before it is said why not; and to be heard of, before it
-is said where to look."""
+SETTLES_MS, SLOW_MS, LATEST_MS = 15_000, 120_000, 1_800_000
+"""So long a node may take until it is available, before it is said why not; to be heard of, before it is
+said where to look; and before nobody waits any longer."""
+GRACE_MS = 10_000
+"""So much later the server lets an invitation expire than whoever waits ends it: what is gone before was
+taken, in the last moment, too."""
 FINE = ("available", "no_inference")
 
 
@@ -63,13 +66,14 @@ async def grid_of(redis: Any, config: Config) -> Grid:
 async def wait_until_joined(
     redis: Any, config: Config, ticket: Ticket, old_boot: str, say: Callable[[str], None]
 ) -> Joined | None:
-    """Wait until the node reports, saying what happens; return None if the invitation expires unused."""
+    """Wait until the node reports, saying what happens; return None if the invitation expires unused.
+    Raises OrionError if it was taken and nothing comes of it within LATEST_MS."""
     while await redis.exists(ticket.key):
         end_if_cancelled()
+        if await now_ms(redis) >= ticket.until_ms and await redis.delete(ticket.key):
+            return None
         await asyncio.sleep(LOOK_S)
     taken_ms = await now_ms(redis)
-    if taken_ms >= ticket.until_ms:
-        return None
     say(f"orion: {ticket.node} has taken the invitation, and sets itself up")
     reported_ms, was_slow = 0, False
     while True:
@@ -85,6 +89,8 @@ async def wait_until_joined(
         elif not was_slow and server_ms - taken_ms > SLOW_MS:
             was_slow = True
             say(f"orion: {late(node, old_boot, ticket.node)}")
+        elif server_ms - taken_ms > LATEST_MS:
+            raise OrionError(late(node, old_boot, ticket.node))
         await asyncio.sleep(LOOK_S)
 
 
