@@ -27,11 +27,14 @@ def free_mb(node: NodeConfig) -> int | None:
 
 def free_below(folders: Iterable[Path]) -> int | None:
     """Return the free disk of the first folder that is there. One that others may not look into counts as
-    its nearest parent that can be seen."""
+    its nearest parent that can be seen, if that is on the disk of `/`; else nobody can know: what
+    hides a home (ProtectHome=) shows a small file system of its own there."""
     for folder in folders:
         for place in (folder, *folder.parents):
             try:
                 stat = os.statvfs(place)
+                if place != folder and place.stat().st_dev != Path("/").stat().st_dev:
+                    return None
             except PermissionError:
                 continue
             except OSError:
