@@ -1,6 +1,6 @@
 """After a power cut: everything comes back by itself, in any order, with clocks that are wrong at first.
 
-Real processes, each under a clock of its own where libfaketime is installed: a Pi has no clock that runs
+Real processes, each under a clock of its own (libfaketime): a Pi has no clock that runs
 on without power, so it boots in the past, and is put right while everything runs.
 """
 
@@ -50,6 +50,13 @@ SLOW_MB_PER_S = 100
 PINNED = f'models."{OTHER.name}"'
 
 
+def clock_library() -> Path:
+    """Return the library; without it every clock would be right, and the test would say nothing of them."""
+    found = faketime()
+    assert found, "wrong clocks take libfaketime: sudo apt install libfaketime"
+    return found
+
+
 class House(SimulatedGrid):
     """One machine that answers and is slow to load, a router, a gateway, a server. Each role has a clock of
     its own."""
@@ -60,7 +67,7 @@ class House(SimulatedGrid):
         self.lines: dict[str, list[str]] = {role: [] for role in ROLES}
         slow = with_models(cast()[:1], (GEMMA, OTHER), disk_mb_per_s=SLOW_MB_PER_S)
         super().__init__(slow, folder=folder, settings=settings, say=self._note, gateway=True)
-        self.library = faketime()
+        self.library = clock_library()
         for role in ROLES:
             self.set_clock(role, 0)
         self.server = EmbeddedServer(
@@ -207,10 +214,7 @@ async def one_power_cut(house: House, order: Sequence[str], name: str) -> None:
     await house.boot(order)
     await house.ask(GEMMA.name)
     await house.wait_for(loaded_since(boot), WAIT_S, f"{order}: what is pinned is loaded")
-    if house.library:
-        assert not house.lines["agent"][0].startswith(datetime.now(UTC).strftime("%Y-")), (
-            "its clock is right"
-        )
+    assert not house.lines["agent"][0].startswith(datetime.now(UTC).strftime("%Y-")), "its clock is right"
     for role in ROLES:
         house.set_clock(role, 0)
     await house.ask(GEMMA.name)
@@ -266,3 +270,10 @@ def test_the_chosen_orders_are_of_every_kind() -> None:
     assert {order.index("server") for order in chosen} == set(range(4))
     assert len(set(chosen)) == len(chosen) == 6
     assert set(chosen) <= ORDERS
+
+
+def test_clocks_that_cannot_be_wrong_are_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: nothing is right by accident."""
+    monkeypatch.setattr("tests.chaos.test_power_cut.faketime", lambda: None)
+    with pytest.raises(AssertionError, match="apt install libfaketime"):
+        clock_library()
