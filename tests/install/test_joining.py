@@ -60,11 +60,18 @@ def test_another_program_goes_on_with_the_code_before_it_is_taken(
 ) -> None:
     """Once, and never after: what streams.toml wants more is installed, and this program ends its work."""
     steps: list[str] = []
-    monkeypatch.setattr(venv, "install", lambda *_: bool(steps.append("install")) or True)
+
+    def install(*_: object) -> bool:
+        steps.append("install")
+        return True
+
+    def take(_: Ticket) -> Invitation:
+        steps.append("take")
+        return Invitation(TICKET.node, "secret", TOML)
+
+    monkeypatch.setattr(venv, "install", install)
     monkeypatch.setattr(venv, "go_on", lambda code="": steps.append(f"go on {code}".strip()))
-    monkeypatch.setattr(
-        join_command, "take", lambda _: steps.append("take") or Invitation(TICKET.node, "secret", TOML)
-    )
+    monkeypatch.setattr(join_command, "take", take)
     assert (join() / "etc/systemd/system/orion-agent.service").exists()
     assert steps == ["install", f"go on {CODE}", "take", "install"]
 

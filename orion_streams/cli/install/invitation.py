@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import time
 from binascii import Error as Base64Error
 
 import msgspec
@@ -94,6 +95,11 @@ def with_node(text: str, node: NodeWish) -> str:
     else:
         raised = f"{text[: found.start()]}{found[1]}{int(found[2]) + 1}{text[found.end() :]}"
     return f"{raised.rstrip()}\n\n{node_table(node, alone=False)}"
+
+
+def clock(ms: int) -> str:
+    """Return the time of day."""
+    return time.strftime("%H:%M", time.localtime(ms / 1000))
 
 
 def ready_line(node: str, state: str, models: int | None, temp_mc: int | None, sensor: str) -> str:

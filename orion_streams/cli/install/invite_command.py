@@ -8,7 +8,6 @@ import fcntl
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +22,7 @@ from orion_streams.cli.as_root import become_root
 from orion_streams.cli.install import open_secrets
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.init_command import judged
-from orion_streams.cli.install.invitation import Invitation, Ticket, encode, with_node
+from orion_streams.cli.install.invitation import Invitation, Ticket, clock, encode, with_node
 from orion_streams.cli.install.joining import GRACE_MS, Joined, grid_of, is_alive, now_ms, wait_until_joined
 from orion_streams.cli.install.machine import OLLAMA
 from orion_streams.cli.install.plan import HOME, PASSWORDS, TLS, UNITS, File
@@ -80,11 +79,12 @@ async def run(*, options: InviteOptions, as_json: bool) -> int:
     if for_ms is None or not 1_000 <= for_ms <= LONGEST_MS:
         raise ConfigError(f"--for: expected up to 24h, e.g. 1h or 10m, got {options.term[:80]!a}")
     target = Target(options.root, False, tell)
-    redis = connect(admin_url(options, target))
+    config = installed(target)
+    redis = connect(admin_url(options, config, target))
     try:
-        await may_be_invited(redis, options, target)
-        await sweep(redis, target)
-        before = (await grid_of(redis, installed(target))).nodes.get(options.node)
+        await may_be_invited(redis, options, config)
+        await sweep(redis, config)
+        before = (await grid_of(redis, config)).nodes.get(options.node)
         invited, ticket = await invite(redis, options, for_ms, target)
         if as_json:
             write_json(invited)
@@ -93,7 +93,7 @@ async def run(*, options: InviteOptions, as_json: bool) -> int:
                 write(line)
         if not options.waits:
             return 0
-        joined = await waited(redis, installed(target), ticket, before.boot if before else "")
+        joined = await waited(redis, config, ticket, before.boot if before else "")
         if as_json:
             write_json(joined)
         else:
@@ -113,10 +113,9 @@ def installed(target: Target) -> Config:
     return configuration.parse(text, str(INSTALLED_TOML))
 
 
-def admin_url(options: InviteOptions, target: Target) -> str:
+def admin_url(options: InviteOptions, config: Config, target: Target) -> str:
     """Return where and as whom users are set: by --redis, else as the administrator of `orion install`.
     Raises ConfigError."""
-    config = installed(target)
     if options.admin_url:
         return configuration.complete(options.admin_url, configuration.RedisConfig())
     held = target.read(f"{PASSWORDS}/{ADMIN}").strip()
@@ -130,10 +129,9 @@ def admin_url(options: InviteOptions, target: Target) -> str:
     return server_urls.with_tls(url, files.tls_ca_file, files.tls_cert_file, files.tls_key_file)
 
 
-async def may_be_invited(redis: Any, options: InviteOptions, target: Target) -> None:
+async def may_be_invited(redis: Any, options: InviteOptions, config: Config) -> None:
     """Raise ConfigError for a name that cannot be, a node that is there, and a server that no other machine
     can reach."""
-    config = installed(target)
     try:
         node = msgspec.convert(options.node, Name)
     except msgspec.ValidationError as error:
@@ -154,9 +152,8 @@ async def may_be_invited(redis: Any, options: InviteOptions, target: Target) -> 
         )
 
 
-async def sweep(redis: Any, target: Target) -> None:
+async def sweep(redis: Any, config: Config) -> None:
     """Remove the one-time users of invitations that were used or have expired while nobody waited."""
-    config = installed(target)
     head = acl.user_name(config, acl.INVITED, "")
     for raw in await redis.execute_command("ACL", "USERS"):
         name = raw.decode(errors="replace")
@@ -169,7 +166,8 @@ async def sweep(redis: Any, target: Target) -> None:
 async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target) -> tuple[Invited, Ticket]:
     """Add the node and its agent's user, and leave the invitation at the server. Raises ConfigError."""
     with locked(target):
-        config, added = with_the_node(options, target)
+        text, added = with_the_node(options, target)
+        config = configuration.parse(text, str(INSTALLED_TOML))
         agent = acl.agent(config, options.node)
         is_new = not target.path(f"{PASSWORDS}/{agent.name}").exists()
         held = password(target.path(PASSWORDS), agent.name)
@@ -181,7 +179,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     user, key = acl.invitation(config, ident), config.key(acl.INVITED, ident)
     told_url = server_urls.with_tls(url, f"{TLS}/ca.pem" if ca else "", "", "")
     people = server_urls.with_user(told_url, acl.user_name(config, acl.OWNER))
-    toml = with_server(target.read(str(INSTALLED_TOML)), people, "")
+    toml = with_server(text, people, "")
     until_ms = await now_ms(redis) + for_ms
     payload = msgspec.json.encode(Invitation(options.node, held, toml))
     await redis.set(key, payload, px=for_ms + GRACE_MS)  # first: a user without a key is swept away
@@ -209,26 +207,25 @@ def locked(target: Target) -> Iterator[None]:
         os.close(held)
 
 
-def with_the_node(options: InviteOptions, target: Target) -> tuple[Config, bool]:
-    """Return the configuration with the node, and whether it had to be added. Raises ConfigError."""
-    config = installed(target)
+def with_the_node(options: InviteOptions, target: Target) -> tuple[str, bool]:
+    """Return the house's streams.toml with the node, and whether it had to be added. Raises ConfigError."""
+    config, text = installed(target), target.read(str(INSTALLED_TOML))
     open_secrets.check(config)  # who takes the invitation reads it
     if options.node in config.nodes:
         if (options.ram_mb, options.inference, options.ollama) != (None, None, None):
             raise ConfigError(f"nodes.{options.node} is in {INSTALLED_TOML} already: change it there")
-        return config, False
+        return text, False
     ram_mb = options.ram_mb or USUAL_MB
     inference = options.node != ROBOT if options.inference is None else options.inference
     node = NodeWish(options.node, ram_mb, inference, (options.ollama or OLLAMA) if inference else "")
-    text = judged(with_node(target.read(str(INSTALLED_TOML)), node), INSTALLED_TOML)
-    config = configuration.parse(text)
+    text = judged(with_node(text, node), INSTALLED_TOML)
     target.file(File(str(INSTALLED_TOML), text))
     if options.ram_mb is None and inference:
         tell(
             f"orion: {options.node} is entered with {USUAL_MB} MB of memory, for tier 2 (from {BIG_MB} on "
             f"for tier 1): if that is not so, change nodes.{options.node} in {INSTALLED_TOML}"
         )
-    return config, True
+    return text, True
 
 
 async def set_user(redis: Any, user: acl.User, held: str) -> None:
@@ -273,13 +270,9 @@ def told(invited: Invited, ticket: Ticket, for_ms: int) -> list[str]:
     ]
 
 
-def clock(ms: int) -> str:
-    """Return the time of day."""
-    return time.strftime("%H:%M", time.localtime(ms / 1000))
-
-
 async def waited(redis: Any, config: Config, ticket: Ticket, old_boot: str) -> Joined:
-    """Wait for the node, then remove the one-time user. Raises OrionError if nobody came in time."""
+    """Wait for the node, then remove the one-time user. Raises OrionError if nobody came in time,
+    or nothing came of it."""
     tell(f"orion: waiting for {ticket.node}; Ctrl-C ends the waiting, not the invitation")
     try:
         joined = await wait_until_joined(redis, config, ticket, old_boot, tell)
@@ -288,6 +281,9 @@ async def waited(redis: Any, config: Config, ticket: Ticket, old_boot: str) -> J
             f"\norion: the invitation counts until {clock(ticket.until_ms)} all the same: {command()} "
             f"nodes shows {ticket.node} once it is there"
         )
+        raise
+    except OrionError:
+        await sweep(redis, config)
         raise
     await redis.execute_command("ACL", "DELUSER", ticket.user)
     await save(redis)

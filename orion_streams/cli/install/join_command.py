@@ -21,7 +21,15 @@ from orion_streams.cli.install import install_command, open_secrets, venv
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install.apply import Target
 from orion_streams.cli.install.install_command import InstallOptions, check_machine
-from orion_streams.cli.install.invitation import MAX_CODE, Invitation, Ticket, accepted, decode, ready_line
+from orion_streams.cli.install.invitation import (
+    MAX_CODE,
+    Invitation,
+    Ticket,
+    accepted,
+    clock,
+    decode,
+    ready_line,
+)
 from orion_streams.cli.install.machine import Machine
 from orion_streams.cli.install.plan import PASSWORDS, TLS, UNITS, File, Folder
 from orion_streams.cli.install.starter import NodeWish, Wishes, starter, told
@@ -167,10 +175,10 @@ async def asked(ticket: Ticket, words: Sequence[str]) -> Any:
 
 def is_over(ticket: Ticket) -> str:
     """Say that an invitation counts no more."""
-    until = time.strftime("%H:%M", time.localtime(ticket.until_ms / 1000))
     return (
-        f"this invitation was used already, or has expired (it works once, until {until}): on the machine "
-        f"of the house's server, orion invite {ticket.node} makes another"
+        "this invitation was used already, or has expired (it works once, until "
+        f"{clock(ticket.until_ms)}): on the machine of the house's server, "
+        f"orion invite {ticket.node} makes another"
     )
 
 
