@@ -272,14 +272,14 @@ async def pulled(client: AsyncClient, model: str = NEW) -> list[PullProgress]:
 async def test_a_model_is_pulled_asked_and_removed(bench: Bench, owner: AsyncClient) -> None:
     """Two events for a pull, whatever its progress; once its end is told the model answers, and once it is
     removed nobody has it: the node's list comes before its word."""
-    steps = await pulled(cli)
+    steps = await pulled(owner)
     assert [steps[0].status, steps[-1].status] == ["ordered", "success"]
     assert max(step.completed for step in steps) == 800_000_000
-    assert await answers(cli)
+    assert await answers(owner)
     of_disk = [each for each in await events(bench) if isinstance(each, ev.DiskOrdered | ev.DiskEnded)]
     assert [type(each) for each in of_disk] == [ev.DiskOrdered, ev.DiskEnded]
     await owner.remove(NEW, NODE)
-    assert not await answers(cli)
+    assert not await answers(owner)
 
 
 async def answers(client: AsyncClient) -> bool:
@@ -298,7 +298,7 @@ async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, owner:
             if step.completed:
                 break
         with pytest.raises(RequestRejectedError, match="disk_busy"):
-            await pulled(cli, "more:1b")
+            await pulled(owner, "more:1b")
 
     async def ended() -> bool:
         return any(isinstance(each, ev.DiskEnded) for each in await events(bench))
@@ -306,7 +306,7 @@ async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, owner:
     await eventually(ended, "it is cancelled")
     [end] = [each for each in await events(bench) if isinstance(each, ev.DiskEnded)]
     assert end.code == "cancelled"
-    steps_again = [step for step in await pulled(cli) if step.digest]
+    steps_again = [step for step in await pulled(owner) if step.digest]
     assert steps_again[0].completed > 0
 
 
@@ -322,7 +322,7 @@ async def test_offline_it_is_said_in_ollamas_words(bench: Bench, owner: AsyncCli
     """At once, and under a code of its own."""
     await bench.fault("pull_offline")
     with pytest.raises(RequestFailedError) as caught:
-        await pulled(cli)
+        await pulled(owner)
     assert caught.value.code == "registry_away"
     assert "no such host" in caught.value.message
 
