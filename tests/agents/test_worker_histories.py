@@ -321,7 +321,7 @@ def replay(history: str) -> None:
         ("_begin", "has_room and", "True and", "unload run read", "there is no room yet"),
         ("_begin", "free -= has_slot(job)", "pass", "run run run read end", "too many at once"),
         ("_end", "*self._begin()", "", "run run read end", "no end"),
-        ("_report", 'not in ("run", "load")', '!= "run"', "load read restart read", "before it is written"),
+        ("_report", "not in HAVE_RESULTS", '!= "run"', "load read restart read", "before it is written"),
         (
             "ended", "return self._end(job, outcome)", "return [Acknowledge(work_id)]",
             "run read end", "before it is written",

@@ -16,6 +16,7 @@ from orion_streams.client.disk_orders import PullProgress
 from orion_streams.demo.ollama import ModelSpec
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
+from orion_streams.model.policy import ClientRules
 from tests.agents.agent_bench import NODE, Bench, limited, open_bench, routing, running
 from tests.cli.run_cli import start
 from tests.cli.terminals import Terminal, at_terminal
@@ -30,7 +31,9 @@ async def house(valkey_url: str, prefix: str, tmp_path: Path) -> AsyncIterator[B
     registry = (ModelSpec(name=NEW, size_mb=800),)
     async with open_bench(valkey_url, prefix, registry=registry, net_mb_per_s=4.0) as opened:
         opened.config = structs.replace(
-            limited(opened.config, pull_margin_mb=0), pull_from=("registry.ollama.ai",)
+            limited(opened.config, pull_margin_mb=0),
+            pull_from=("registry.ollama.ai",),
+            clients={"cli": ClientRules(operator=True)},
         )
         (tmp_path / "streams.toml").write_text(
             f'prefix = "{prefix}"\n[redis]\nurl = "{valkey_url}"\n[clients.cli]\noperator = true\n'

@@ -116,9 +116,9 @@ def test_memory_decides_who_is_for_which_tier() -> None:
 
 
 def test_a_person_is_an_operator_with_users_and_without() -> None:
-    """As whom the command line asks then: `owner` and `cli`; nobody else is one."""
+    """As whom the command line drains then: `owner`; nobody else is one."""
     clients = wishes(PI).clients
-    assert [name for name, rules in clients.items() if rules.operator] == ["cli", "owner"]
+    assert [name for name, rules in clients.items() if rules.operator] == ["owner"]
     assert {"brain", "gateway"} <= set(clients)
 
 
@@ -182,11 +182,11 @@ def test_advice_calls_the_program_as_it_was_called(tmp_path: Path) -> None:
 
 
 def test_the_grids_own_clients_are_there_whoever_else_asks() -> None:
-    """`orion ask`, the owner and the gateway work with the file as it is; the first two may drain."""
+    """`orion ask`, the owner and the gateway work with the file as it is; a person drains as `owner`."""
     for clients in ((), ("anna", "cli")):
         rules = wishes(PI, clients=clients).clients
         assert set(rules) == {*(clients or ("brain",)), "gateway", "cli", "owner"}
-        assert [name for name, each in rules.items() if each.operator] == ["cli", "owner"]
+        assert [name for name, each in rules.items() if each.operator] == ["owner"]
 
 
 @pytest.mark.parametrize(

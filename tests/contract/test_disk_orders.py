@@ -246,9 +246,9 @@ async def bench(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def cli(bench: Bench) -> AsyncIterator[AsyncClient]:
+async def owner(bench: Bench) -> AsyncIterator[AsyncClient]:
     """An operator."""
-    async with AsyncClient(bench.url, "cli", prefix=bench.prefix) as opened:
+    async with AsyncClient(bench.url, "owner", prefix=bench.prefix) as opened:
         await eventually(lambda: first_answer(opened), "the grid answers")
         yield opened
 
@@ -269,17 +269,17 @@ async def pulled(client: AsyncClient, model: str = NEW) -> list[PullProgress]:
     return [step async for step in client.pull(model, NODE)]
 
 
-async def test_a_model_is_pulled_asked_and_removed(bench: Bench, cli: AsyncClient) -> None:
+async def test_a_model_is_pulled_asked_and_removed(bench: Bench, owner: AsyncClient) -> None:
     """Two events for a pull, whatever its progress; once its end is told the model answers, and once it is
     removed nobody has it: the node's list comes before its word."""
-    steps = await pulled(cli)
+    steps = await pulled(owner)
     assert [steps[0].status, steps[-1].status] == ["ordered", "success"]
     assert max(step.completed for step in steps) == 800_000_000
-    assert await answers(cli)
+    assert await answers(owner)
     of_disk = [each for each in await events(bench) if isinstance(each, ev.DiskOrdered | ev.DiskEnded)]
     assert [type(each) for each in of_disk] == [ev.DiskOrdered, ev.DiskEnded]
-    await cli.remove(NEW, NODE)
-    assert not await answers(cli)
+    await owner.remove(NEW, NODE)
+    assert not await answers(owner)
 
 
 async def answers(client: AsyncClient) -> bool:
@@ -291,14 +291,14 @@ async def answers(client: AsyncClient) -> bool:
         return False
 
 
-async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, cli: AsyncClient) -> None:
+async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, owner: AsyncClient) -> None:
     """Meanwhile a second one is refused, and what was pulled stays."""
-    async with aclosing(cli.pull(NEW, NODE, request_id="p1")) as steps:
+    async with aclosing(owner.pull(NEW, NODE, request_id="p1")) as steps:
         async for step in steps:
             if step.completed:
                 break
         with pytest.raises(RequestRejectedError, match="disk_busy"):
-            await pulled(cli, "more:1b")
+            await pulled(owner, "more:1b")
 
     async def ended() -> bool:
         return any(isinstance(each, ev.DiskEnded) for each in await events(bench))
@@ -306,32 +306,34 @@ async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, cli: A
     await eventually(ended, "it is cancelled")
     [end] = [each for each in await events(bench) if isinstance(each, ev.DiskEnded)]
     assert end.code == "cancelled"
-    steps_again = [step for step in await pulled(cli) if step.digest]
+    steps_again = [step for step in await pulled(owner) if step.digest]
     assert steps_again[0].completed > 0
 
 
-async def test_a_pull_that_another_cancels(cli: AsyncClient) -> None:
+async def test_a_pull_that_another_cancels(owner: AsyncClient) -> None:
     """Its caller is told."""
     with pytest.raises(RequestCancelledError):
-        async for step in cli.pull(NEW, NODE, request_id="p2"):
+        async for step in owner.pull(NEW, NODE, request_id="p2"):
             if step.completed:
-                await cli.cancel("p2")
+                await owner.cancel("p2")
 
 
-async def test_offline_it_is_said_in_ollamas_words(bench: Bench, cli: AsyncClient) -> None:
+async def test_offline_it_is_said_in_ollamas_words(bench: Bench, owner: AsyncClient) -> None:
     """At once, and under a code of its own."""
     await bench.fault("pull_offline")
     with pytest.raises(RequestFailedError) as caught:
-        await pulled(cli)
+        await pulled(owner)
     assert caught.value.code == "registry_away"
     assert "no such host" in caught.value.message
 
 
-async def test_a_model_at_work_is_not_removed(bench: Bench, cli: AsyncClient) -> None:
+async def test_a_model_at_work_is_not_removed(bench: Bench, owner: AsyncClient) -> None:
     """And the reason names the request."""
     await bench.fault("hang")
-    async with aclosing(cli.stream(PULLED_BEFORE, "Why?", id="long")) as pieces:
+    async with aclosing(owner.stream(PULLED_BEFORE, "Why?", id="long")) as pieces:
         await anext(pieces)
-        with pytest.raises(RequestRejectedError, match=f"{NODE} is at work with {PULLED_BEFORE}: cli/long"):
-            await cli.remove(PULLED_BEFORE, NODE)
-        await cli.cancel("long")
+        with pytest.raises(
+            RequestRejectedError, match=f"{NODE} is at work with {PULLED_BEFORE}: owner/long"
+        ):
+            await owner.remove(PULLED_BEFORE, NODE)
+        await owner.cancel("long")

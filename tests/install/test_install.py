@@ -133,7 +133,12 @@ def test_people_find_the_server_that_is_installed(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("clients", "warned"),
-    [("", True), ("[clients.owner]", True), ("[clients.owner]\noperator = true", False)],
+    [
+        ("", False),
+        ("[clients.brain]", True),
+        ("[clients.owner]", True),
+        ("[clients.owner]\noperator = true", False),
+    ],
 )
 def test_a_house_whose_owner_may_not_ask_is_told(root: Path, clients: str, warned: bool) -> None:
     """On the machine of the server, as by `orion acl`; the others have no owner."""
