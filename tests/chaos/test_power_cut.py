@@ -251,6 +251,7 @@ def test_a_node_that_counts_as_warm_too_soon_is_found() -> None:
     assert warm_too_soon([on, sampled, loaded, accepted, off, again, loaded, routed]) == []
 
 
+@pytest.mark.everything
 async def test_everything_comes_back_after_a_power_cut(tmp_path: Path) -> None:
     """The server last, and the router last: what was open is answered, and what is asked then."""
     await power_cuts(tmp_path, FEW)
