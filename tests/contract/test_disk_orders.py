@@ -29,7 +29,7 @@ from orion_streams.model.state import DiskWork, Grid, Load, Node
 from orion_streams.model.vocabulary import Filter
 from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.disk_entries import LATER_MS, lost_disk, overdue_disks
+from orion_streams.protocol.disk_entries import LATER_MS, overdue_disks
 from orion_streams.protocol.emit import deliver
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
@@ -200,24 +200,45 @@ def test_ends_are_the_orders_own() -> None:
     assert result("b", progress).progress is None
 
 
+def health(work_read: str, in_hand: tuple[str, ...] = (), **changes: bool) -> list[ev.DiskEnded]:
+    """What ends with a health entry of the node, which pulls as 7-0."""
+    head = agent_entries.HealthHead(
+        boot="b", sampled_ms=1, temp_mc=50_000, ram_used_mb=1, ram_total_mb=8_192, cpu_permille=0,
+        in_hand=in_hand, work_read=work_read, results_written="9-0",
+    )  # fmt: skip
+    goodbye, settled = changes.get("goodbye", False), changes.get("settled", True)
+    raw = {b"head": agent_entries.encode_head(structs.replace(head, goodbye=goodbye))}
+    limits = {**LIMITS, "results_cursor": "9-0" if settled else "8-0"}
+    taken = take(pulling(), Entry("health", "a", "9-0", raw), **limits)
+    return [each for each in taken.events if isinstance(each, ev.DiskEnded)]
+
+
 def test_an_order_that_the_agent_lost_or_never_knew_ends() -> None:
-    """Once it has read it and does not hold it, and all it had written is taken; not a moment sooner."""
-    seen = pulling().nodes["a"]
-    [lost] = lost_disk("a", seen, "7-0", (), settled=True)
+    """Once it has read it and does not hold it, and all it had written is taken; not a moment sooner. Its
+    agent is told to stop, in case it comes back to it."""
+    [lost] = health("7-0")
     assert lost == ev.DiskEnded("a", "pull", NEW, "house/x", "7-0", "gone")
-    assert lost_disk("a", seen, "6-9", (), settled=True) == []
-    assert lost_disk("a", seen, "7-0", ("7-0",), settled=True) == []
-    assert lost_disk("a", seen, "7-0", (), settled=False) == []
-    assert lost_disk("a", two().nodes["a"], "7-0", (), settled=True) == []
+    assert health("6-9") == health("7-0", ("7-0",)) == health("7-0", settled=False) == []
+    told, work = deliver(pulling(), lost, 9, None)
+    assert (told.fields["kind"], told.fields["code"]) == ("error", "gone")
+    assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("cancel", work_id="7-0")
 
 
-def test_a_node_that_never_ends_is_not_waited_for() -> None:
-    """Its agent is told to stop, in case it comes back; to the millisecond."""
-    some = pulling()
-    some.at_ms = AT_MS + 1_000 + LATER_MS
-    assert overdue_disks(some, 1_000) == []
+def test_who_says_goodbye_before_it_reads_an_order_ends_it() -> None:
+    """One that has read it says itself what became of it."""
+    assert [each.code for each in health("6-9", goodbye=True)] == ["gone"]
+    assert [each.code for each in health("6-9", goodbye=True, settled=False)] == ["gone"]
+    assert health("7-0", goodbye=True, settled=False) == []
+
+
+@pytest.mark.parametrize(("op", "limit_ms"), [("pull", 9_000), ("remove", 1_000)])
+def test_a_node_that_never_ends_is_not_waited_for(op: str, limit_ms: int) -> None:
+    """Its agent is told to stop, in case it comes back; to the millisecond, each by its own limit."""
+    some = evolve(two(), replace(ORDERED, op=op))
+    some.at_ms = AT_MS + limit_ms + LATER_MS
+    assert overdue_disks(some, 9_000, 1_000) == []
     some.at_ms += 1
-    [ended] = overdue_disks(some, 1_000)
+    [ended] = overdue_disks(some, 9_000, 1_000)
     told, work = deliver(some, ended, 9, None)
     assert (told.fields["kind"], told.fields["code"]) == ("error", "overdue")
     assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("cancel", work_id="7-0")
@@ -248,7 +269,7 @@ async def bench(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
 @pytest.fixture
 async def cli(bench: Bench) -> AsyncIterator[AsyncClient]:
     """An operator."""
-    async with AsyncClient(bench.url, "cli", prefix=bench.prefix) as opened:
+    async with AsyncClient(bench.url, "owner", prefix=bench.prefix) as opened:
         await eventually(lambda: first_answer(opened), "the grid answers")
         yield opened
 
@@ -332,6 +353,6 @@ async def test_a_model_at_work_is_not_removed(bench: Bench, cli: AsyncClient) ->
     await bench.fault("hang")
     async with aclosing(cli.stream(PULLED_BEFORE, "Why?", id="long")) as pieces:
         await anext(pieces)
-        with pytest.raises(RequestRejectedError, match=f"{NODE} is at work with {PULLED_BEFORE}: cli/long"):
+        with pytest.raises(RequestRejectedError, match=f"at work with {PULLED_BEFORE}: owner/long"):
             await cli.remove(PULLED_BEFORE, NODE)
         await cli.cancel("long")
