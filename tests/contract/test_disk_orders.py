@@ -25,7 +25,7 @@ from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.names import host_of
 from orion_streams.model.policy import ClientRules, ModelRules
-from orion_streams.model.state import DiskWork, Grid, Load, Node
+from orion_streams.model.state import DiskWork, Grid, Load, Node, Resident
 from orion_streams.model.vocabulary import Filter
 from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
@@ -198,6 +198,20 @@ def test_ends_are_the_orders_own() -> None:
     assert (passed.events, passed.progress is not None) == ((), True)
     assert result("a", structs.replace(progress, work_id="6-0")).progress is None
     assert result("b", progress).progress is None
+
+
+@pytest.mark.parametrize(
+    ("op", "code", "there"), [("remove", "", False), ("remove", "remove_failed", True), ("pull", "", True)]
+)
+def test_what_is_removed_is_gone_at_once(op: str, code: str, there: bool) -> None:
+    """From disk and memory, before the node's next list says so, and only there; what failed changes
+    nothing."""
+    has_it = replace(node("a"), resident={MODEL: Resident("a", 500, 4_096)})
+    some = evolve(two(has_it), ev.DiskOrdered("a", op, MODEL, "house", "house/x", "7-0"))
+    after = evolve(some, ev.DiskEnded("a", op, MODEL, "house/x", "7-0", code))
+    row = after.nodes["a"]
+    assert (row.disk, MODEL in row.installed, MODEL in row.resident) == (None, there, there)
+    assert MODEL in after.nodes["b"].installed
 
 
 def health(work_read: str, in_hand: tuple[str, ...] = (), **changes: bool) -> list[ev.DiskEnded]:
