@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from orion_streams import (
     AsyncClient,
+    BackendError,
     RequestCancelledError,
     RequestError,
     RequestFailedError,
@@ -264,6 +265,8 @@ def test_which_nodes_are_meant_where_none_is_named() -> None:
     assert nodes_to_change(two(without), "pull", MODEL) == ["a"]
     assert nodes_to_change(two(without), "remove", MODEL.upper()) == ["b"]
     assert nodes_to_change(two(), "pull", NEW) == ["a", "b"]
+    unknown = replace(without, inventory_known=False)
+    assert nodes_to_change(two(unknown), "pull", MODEL) == [], "as `orion models` tells it"
 
 
 # a real grid
@@ -335,14 +338,30 @@ async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, cli: A
         with pytest.raises(RequestRejectedError, match="disk_busy"):
             await pulled(cli, "more:1b")
 
+    await cancelled(bench)
+    steps_again = [step for step in await pulled(cli) if step.digest]
+    assert steps_again[0].completed > 0
+
+
+async def cancelled(bench: Bench) -> None:
+    """Wait for the one end of a pull, which is a cancel."""
+
     async def ended() -> bool:
         return any(isinstance(each, ev.DiskEnded) for each in await events(bench))
 
     await eventually(ended, "it is cancelled")
     [end] = [each for each in await events(bench) if isinstance(each, ev.DiskEnded)]
     assert end.code == "cancelled"
-    steps_again = [step for step in await pulled(cli) if step.digest]
-    assert steps_again[0].completed > 0
+
+
+async def test_a_client_that_is_closed_cancels_its_pull(bench: Bench) -> None:
+    """Though its caller looks at no further step."""
+    async with AsyncClient(bench.url, "owner", prefix=bench.prefix) as client:
+        steps = client.pull(NEW, NODE)
+        assert (await anext(steps)).status == "ordered"
+    await cancelled(bench)
+    with pytest.raises(BackendError, match="closed"):
+        await anext(steps)
 
 
 async def test_a_pull_that_another_cancels(cli: AsyncClient) -> None:
