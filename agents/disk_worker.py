@@ -43,6 +43,7 @@ class DiskWorker:
                 while True:
                     limit.reschedule(min(now() + limits.pull_idle_ms / 1000, overdue_s))
                     step = await anext(steps, None)
+                    limit.reschedule(overdue_s)  # telling may take long: that is not Ollama's silence
                     if step is None:
                         return
                     room.check(step)

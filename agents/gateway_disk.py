@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -48,7 +48,7 @@ class Disks:
             raise Refusal(400, "insecure: models are pulled over TLS only")
         with self.gateway.counted(client_name):
             client = await self.gateway.client_of(client_name)
-            lines = self._pulled(client, model)
+            lines = self.pulled(client, model)
             async with aclosing(lines):
                 first = await anext(lines)  # a refusal is still a status
                 if body.get("stream") is False:
@@ -57,26 +57,29 @@ class Disks:
                     return response_of(json_answer({"status": "success"}))
                 return await streamed(http, first, lines)
 
-    async def _pulled(self, client: AsyncClient, model: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def pulled(self, client: AsyncClient, model: str) -> AsyncGenerator[dict[str, Any], None]:
         """Pull onto all nodes that answer and lack the model; where none does, look for a newer one on all
-        that answer. Yield Ollama's lines. Raise Refusal."""
+        that answer. Yield Ollama's lines. Raise Refusal once all were tried, if it failed on any."""
         grid = self.follower.folded
         nodes = sorted(grid.nodes.items())
         there = [name for name, node in nodes if node.rules.takes_inference and is_heard(grid, node)]
         chosen = [name for name in self._lacking(model) if name in there] or there
         if not there:
             raise Refusal(503, "no node answers just now: nothing is pulled", retry_after_s=RETRY_AFTER_S)
-        try:
-            for node in chosen:
+        failures: dict[str, RequestError] = {}
+        for node in chosen:
+            try:
                 steps = client.pull(model, node, request_id=self.gateway.new_id())
                 async with aclosing(steps):
                     async for step in steps:
                         if step.status != "success":
                             yield line_of(step)
-        except RequestError as error:
-            raise refusal_of(error.code, error.message, model) from error
-        except BackendError as error:
-            raise away(error) from error
+            except RequestError as error:
+                failures[node] = error
+            except BackendError as error:
+                raise away(error) from error
+        if failures:
+            raise refusal_on(failures, model)
         await self._seen(lambda: not set(chosen) & set(self._lacking(model)))
         yield {"status": "success"}
 
@@ -99,13 +102,20 @@ class Disks:
             raise not_found(model)
         with self.gateway.counted(client_name):
             client = await self.gateway.client_of(client_name)
-            for node in nodes:
-                try:
-                    await client.remove(model, node)
-                except RequestError as error:
-                    raise refusal_of(error.code, error.message, model) from error
-        await self._seen(lambda: set(nodes) <= set(self._lacking(model)))
+            await self.removed(client, model, nodes)
         return web.Response()
+
+    async def removed(self, client: AsyncClient, model: str, nodes: Sequence[str]) -> None:
+        """Remove a model from these nodes. Raise Refusal once all were tried, if it failed on any."""
+        failures: dict[str, RequestError] = {}
+        for node in nodes:
+            try:
+                await client.remove(model, node)
+            except RequestError as error:
+                failures[node] = error
+        if failures:
+            raise refusal_on(failures, model)
+        await self._seen(lambda: set(nodes) <= set(self._lacking(model)))
 
     def _operator(self, http: web.Request) -> str:
         """Return the client that asks. Raise Refusal if models are not changed over HTTP, it is no
@@ -125,6 +135,12 @@ def name_in(body: Any, struct: str) -> str:
     if name := named_request(body, struct):
         return name
     raise Refusal(400, "model is required")
+
+
+def refusal_on(failures: Mapping[str, RequestError], model: str) -> Refusal:
+    """Return the refusal for nodes on which it failed; its status is that of the first."""
+    said = "; ".join(f"{node}: {error.message or error.code}" for node, error in failures.items())
+    return refusal_of(next(iter(failures.values())).code, said, model)
 
 
 def line_of(step: PullProgress) -> dict[str, Any]:

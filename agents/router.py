@@ -30,7 +30,7 @@ from orion_streams.model.commit import Extent, Guard
 from orion_streams.model.policy import DECIDER, policy_id
 from orion_streams.model.state import Grid, parse_stream_id
 from orion_streams.protocol.commit_builder import GENESIS, CommitBuilder, LoggedGrid, is_token
-from orion_streams.protocol.disk_entries import overdue_disks
+from orion_streams.protocol.disk_entries import dropped_disks, overdue_disks
 from orion_streams.protocol.public_row import PublicRow
 
 log = logging.getLogger("orion.router")
@@ -67,14 +67,11 @@ class Router:
         self.state = LoggedGrid(Grid())
         self.guard = Guard()
         self.retention = Retention(store, config)
-        self.following = False
+        self.following, self._unfinished, self._lost_in_a_row = False, False, 0
         self._last_commit = LastCommit()
-        self._unfinished = False
-        self._lost_in_a_row = 0
         self._gone: set[tuple[str, str]] = set()
         self._announced_ms, self._may_announce = 0, True
-        self._told: dict[str, Told] = {}
-        self._told_ms = 0
+        self._told_ms, self._told = 0, dict[str, Told]()
         self._announced = self.state.grid.guests
         self._missing_pins: set[tuple[str, str]] = set()
         self._extents: dict[str, Extent] = {}
@@ -148,6 +145,8 @@ class Router:
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             builder = CommitBuilder(self.state, self.guard, server_ms)
             builder.begin(decided=False)
+            for end in dropped_disks(self.state.grid, changed.nodes):
+                builder.stage(end)
             builder.stage(changed)
             builder.mark_inputs()
             await self.commit(builder)
@@ -221,7 +220,7 @@ class Router:
         """Fold inputs and the router's own events into the grid. Return a commit of them, or None if there
         is nothing to commit. Without events it only passes tokens on."""
         limits, policy = self.config.limits, self.state.grid.policy
-        overdue = overdue_disks(self.state.grid, limits.pull_deadline_ms)
+        overdue = overdue_disks(self.state.grid, limits.pull_deadline_ms, limits.load_deadline_ms)
         moved = self.zone_change(inputs.server_ms)
         own: list[ev.AnyEvent] = [*self.lost_bodies(), *moved, *overdue, *self.retention.due()]
         eventful = tick or bool(own) or not all(is_token(raw) for raw in inputs.entries)
@@ -372,8 +371,7 @@ class Router:
         self.note_last_commit()
         if waiting and not news and self.guard.number == number:
             log.info("the leader stands still at number %d: taking over", number)
-            self.following = False
-            self._lost_in_a_row = 0
+            self.following, self._lost_in_a_row = False, 0
             await self.start()
 
 

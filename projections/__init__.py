@@ -48,7 +48,7 @@ FOLDS: dict[type[ev.Event], tuple[Callable[[Grid, Any], None], ...]] = {
     ev.BreakerOpened: (breaker.opened,),
     ev.BreakerClosed: (breaker.closed,),
     ev.DiskOrdered: (nodes.disk_ordered,),
-    ev.DiskEnded: (nodes.disk_ended,),
+    ev.DiskEnded: (nodes.disk_ended, models.disk_ended),
     ev.ModelInstalled: (models.installed,),
     ev.ModelRemoved: (models.removed,),
     ev.ModelDescribed: (models.described,),

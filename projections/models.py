@@ -28,6 +28,15 @@ def removed(grid: Grid, event: ev.ModelRemoved) -> None:
             grid.described.pop(digest, None)
 
 
+def disk_ended(grid: Grid, event: ev.DiskEnded) -> None:
+    """Forget a model that an order removed, also from memory, sooner than the node's next list."""
+    node = grid.nodes.get(event.node)
+    if node is None or event.op != "remove" or event.code:
+        return
+    grid.nodes[event.node] = not_resident(node, event.model)
+    removed(grid, ev.ModelRemoved(event.node, event.model))
+
+
 MAX_FOOTPRINTS, MAX_DESCRIBED = 256, 1_000
 
 
@@ -110,12 +119,17 @@ def unloaded(grid: Grid, event: ev.ModelUnloaded) -> None:
         if coming and is_thrown_out(grid, node, event.model, coming):
             left = (node.resident.keys() | coming) - {event.model}
             node = replace(node, most_models=len(left), most_models_ms=grid.at_ms)
-        grid.nodes[event.node] = replace(
-            node,
-            resident=without(node.resident, event.model),
-            unload_ordered_ms=without(node.unload_ordered_ms, event.model),
-            sessions=without(node.sessions, event.model),
-        )
+        grid.nodes[event.node] = not_resident(node, event.model)
+
+
+def not_resident(node: Node, model: str) -> Node:
+    """Return the node without a model in memory."""
+    return replace(
+        node,
+        resident=without(node.resident, model),
+        unload_ordered_ms=without(node.unload_ordered_ms, model),
+        sessions=without(node.sessions, model),
+    )
 
 
 JUST_MS = 5_000

@@ -163,12 +163,18 @@ def close(
 
 def rest(grid: Grid, step_ms: int) -> None:
     """Count the time of those that wait for nodes at rest, or for what is unknown since the clock jumped;
-    where only quiet hours or that jump are in the way, it does not count for the deadline."""
+    where only quiet hours or that jump are in the way, it does not count for the deadline, up to
+    `max_rest_ms` of one request in all."""
     for key, row in grid.open.items():
         if (row.deferred in AT_REST or grid.jumped) and not row.work_id:
-            put_off_ms = step_ms if row.deferred == WaitKind.QUIET or grid.jumped else 0
+            is_put_off = row.deferred == WaitKind.QUIET or grid.jumped
+            left_ms = max(grid.policy.max_rest_ms - row.put_off_ms, 0)
+            put_off_ms = min(step_ms, left_ms) if is_put_off else 0
             grid.open[key] = replace(
-                row, rested_ms=row.rested_ms + step_ms, deadline_ms=row.deadline_ms + put_off_ms
+                row,
+                rested_ms=row.rested_ms + step_ms,
+                put_off_ms=row.put_off_ms + put_off_ms,
+                deadline_ms=row.deadline_ms + put_off_ms,
             )
 
 

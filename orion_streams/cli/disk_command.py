@@ -52,7 +52,7 @@ async def run(
     if not chosen:
         if op == "remove":
             raise OrionError(f"no node has {model}")
-        tell(f"orion: every node has {model}; to look for a newer one: --node")
+        tell(f"orion: no node is known to lack {model}; to pull it all the same: --node")
     found: list[Changed] = []
     interrupted = ""
     async with client_of(config, client or operator_of(config)) as grid:

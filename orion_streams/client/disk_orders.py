@@ -23,6 +23,11 @@ class PullProgress(Struct, frozen=True):
     completed: int = 0
 
 
+def is_order(call: Call) -> bool:
+    """Whether a call pulls or removes a model: nobody needs that any more once its caller is gone."""
+    return not call.entry.keys().isdisjoint(("pull", "remove"))
+
+
 SILENT_S = 3_600.0
 """A node that says nothing for so long, or a grid, is not waited for."""
 

@@ -185,9 +185,12 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             raise calls.RequestRejectedError(request_id, call.end.code, call.end.message)
         return call.end
 
-    def abandon(self, error: BackendError) -> None:
-        """Let all who wait for an answer go, with this error; their requests stay open in the grid."""
-        for call in self._calls.values():
+    def abandon(self, error: Exception) -> None:
+        """Let all who wait for an answer go, with this error. Their requests stay open in the grid; pulls
+        and removals are cancelled."""
+        for request_id, call in self._calls.items():
+            if call.end is None and disk_orders.is_order(call):
+                self._spawn(self.cancel(request_id))
             call.finish(error)
 
     async def close(self) -> None:
@@ -316,8 +319,7 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
                         self._resending.add(request_id)
                         self._spawn(self._resend(request_id))
         except Exception as error:  # whatever it is, the callers must get it
-            for call in self._calls.values():
-                call.finish(error)
+            self.abandon(error)
 
     async def _resend(self, request_id: str) -> None:
         """Send a request again, and once more if another cut happened meanwhile, which may have lost it."""

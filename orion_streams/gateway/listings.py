@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from orion_streams.decider.estimates import demand_now
 from orion_streams.decider.memory import descriptions
+from orion_streams.gateway.view_models import lacked_by
 from orion_streams.model.description import Description
 from orion_streams.model.marks import is_heard
 from orion_streams.model.names import NAMESPACE, full_model_name, same_name
@@ -281,11 +282,10 @@ def v1_row(name: str) -> dict[str, Any]:
 
 
 def nodes_to_change(grid: Grid, op: str, model: str) -> list[str]:
-    """Return the nodes that a `pull` or `remove` means which names none, sorted: those that lack the model,
-    or those that have it."""
+    """Return the nodes that a `pull` or `remove` means which names none, sorted: those that are known
+    to lack the model, or those that have it."""
     full = full_model_name(model)
-    nodes = [(name, node) for name, node in sorted(grid.nodes.items()) if node.rules.takes_inference]
-    has = {name for name, node in nodes if same_name(full, node.installed) in node.installed}
-    if op == "remove":
-        return sorted(has)
-    return [name for name, _ in nodes if name not in has]
+    if op == "pull":
+        return list(lacked_by(grid, full))
+    nodes = ((name, node) for name, node in sorted(grid.nodes.items()) if node.rules.takes_inference)
+    return [name for name, node in nodes if same_name(full, node.installed) in node.installed]

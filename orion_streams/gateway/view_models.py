@@ -260,7 +260,7 @@ def lacked_by(grid: Grid, model: str) -> tuple[str, ...]:
     return tuple(
         name
         for name, node in sorted(grid.nodes.items())
-        if node.rules.inference
+        if node.rules.takes_inference
         and node.inventory_known
         and same_name(model, node.installed) not in node.installed
     )

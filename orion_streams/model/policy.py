@@ -64,6 +64,7 @@ class Policy(Struct, frozen=True):
     max_open: Count = 1_000
     default_deadline_ms: Count = 600_000
     max_deadline_ms: Count = 86_400_000
+    max_rest_ms: Natural = 86_400_000
     attempt_deadline_ms: Count = 600_000
     dedupe_keep: Count = 10_000
     dedupe_keep_ms: Count = 3_600_000

@@ -210,7 +210,7 @@ class Failure(Struct, frozen=True):
 
 class Request(Struct, frozen=True):
     """An open request. `work_id` is the current attempt's fence, empty while it waits. `rested_ms`: for how
-    long it has waited for nodes that rest; of that, quiet hours have put `deadline_ms` off."""
+    long it has waited for nodes that rest; by `put_off_ms` of that, `deadline_ms` was put off."""
 
     entry_id: str
     kind: RequestKind
@@ -239,6 +239,7 @@ class Request(Struct, frozen=True):
     notify: bool = False
     parts: tuple[str, ...] = ()
     rested_ms: int = 0
+    put_off_ms: int = 0
 
 
 class Closed(Struct, frozen=True):

@@ -18,7 +18,7 @@ from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.marks import is_heard
 from orion_streams.model.names import full_model_name, host_of, same_name
-from orion_streams.model.policy import NO_RULES
+from orion_streams.model.policy import NO_RULES, NodeRules
 from orion_streams.model.state import Grid, Node, Run, parse_stream_id
 from orion_streams.protocol.agent_entries import PROGRESS_FIELDS, ResultHead
 from orion_streams.protocol.input_entries import NOTHING, Entry, Progress, Taken
@@ -26,7 +26,7 @@ from orion_streams.protocol.requests_replies import CODES, is_model_name
 
 PULL_OFF = 'No model is pulled here: set pull_from = ["registry.ollama.ai"] in the router\'s streams.toml.'
 LATER_MS = 60_000
-"""So much later than a node's agent the router ends a pull."""
+"""So much later than a node's agent the router ends a pull or removal."""
 HELD_BACK, SHOWN = 4, 200
 """Names in a sentence, and characters of names, at most."""
 
@@ -115,25 +115,33 @@ def cancelled_disk(grid: Grid, request: str, operator: str) -> ev.DiskEnded | No
     return None
 
 
-def lost_disk(
-    name: str, node: Node, work_read: str, in_hand: Collection[str], settled: bool
-) -> list[ev.AnyEvent]:
+def lost_disk(name: str, node: Node, sampled: ev.NodeSampled) -> list[ev.AnyEvent]:
     """Return the end of what a node was told to do with its disk, has read, and does not have: its agent
-    lost it, or is too old to know it. `settled`: all results that it had written were taken."""
+    lost it, or is too old to know it. One that says goodbye will not read it either."""
     disk = node.disk
-    if disk is None or not settled or disk.work_id in in_hand:
+    if disk is None or disk.work_id in sampled.in_hand:
         return []
-    if parse_stream_id(work_read) < parse_stream_id(disk.work_id):
-        return []
-    return [ended(name, node, "gone")]
+    is_read = parse_stream_id(sampled.work_read) >= parse_stream_id(disk.work_id)
+    return [ended(name, node, "gone")] if (sampled.settled if is_read else sampled.goodbye) else []
 
 
-def overdue_disks(grid: Grid, limit_ms: int) -> list[ev.DiskEnded]:
+def dropped_disks(grid: Grid, rules: Collection[NodeRules]) -> list[ev.DiskEnded]:
+    """Return the ends of pulls and removals on nodes that these rules drop, or keep without inference."""
+    kept = {each.name for each in rules if each.takes_inference}
+    return [
+        ended(name, node, "gone")
+        for name, node in grid.nodes.items()
+        if node.disk is not None and name not in kept
+    ]
+
+
+def overdue_disks(grid: Grid, pull_ms: int, remove_ms: int) -> list[ev.DiskEnded]:
     """Return the ends of pulls and removals that have taken too long, whatever their agents say."""
+    limits_ms = {"pull": pull_ms + LATER_MS, "remove": remove_ms + LATER_MS}
     return [
         ended(name, node, "overdue")
         for name, node in grid.nodes.items()
-        if node.disk is not None and grid.at_ms - node.disk.since_ms > limit_ms + LATER_MS
+        if node.disk is not None and grid.at_ms - node.disk.since_ms > limits_ms[node.disk.op]
     ]
 
 

@@ -41,8 +41,8 @@ def disk_ordered(event: ev.DiskOrdered, position: int) -> list[Out]:
     ]
 
 
-STOPPED = ("cancelled", "overdue")
-"""Codes of ends that the node does not know yet."""
+STOPPED = ("cancelled", "overdue", "gone")
+"""Codes of ends that the node may not know yet."""
 
 
 def disk_ended(event: ev.DiskEnded, position: int) -> list[Out]:

@@ -48,7 +48,7 @@ def take_health(grid: Grid, entry: Entry, results_cursor: str, max_bytes: int) -
         leaving=head.leaving,
         goodbye=head.goodbye,
     )
-    lost = lost_disk(entry.owner, node, head.work_read, head.in_hand, sampled.settled)
+    lost = lost_disk(entry.owner, node, sampled)
     return Taken((sampled, *models, *residency_changes(grid, node, head), *lost))
 
 

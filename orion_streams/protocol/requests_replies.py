@@ -218,8 +218,9 @@ CODES = {
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
 DISK_CODES = {
-    "gone": "The node's agent no longer has the order, or is too old to know it.",
-    "overdue": "It took longer than limits.pull_deadline_ms.",
+    "gone": "The node's agent no longer has the order, is too old to know it, or left before it "
+    "read it; or its node is no longer one that answers requests.",
+    "overdue": "It took longer than limits.pull_deadline_ms, or a removal than limits.load_deadline_ms.",
     "pull_failed": "Ollama could not pull the model.",
     "registry_away": "The node's Ollama does not reach the registry.",
     "registry_lacks": "The registry has no such model.",

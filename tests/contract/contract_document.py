@@ -44,6 +44,7 @@ def numbers() -> dict[str, str]:
     return {name: f"{value:,}" for name, value in defaults.items() if isinstance(value, int)} | {
         "default_deadline_s": str(policy.default_deadline_ms // 1000),
         "max_deadline_hours": str(policy.max_deadline_ms // 3_600_000),
+        "max_rest_hours": str(policy.max_rest_ms // 3_600_000),
         "dedupe_keep_minutes": str(policy.dedupe_keep_ms // 60_000),
         "max_parts_bytes": f"{photo_parts.MAX_BYTES:,}",
         "part_bytes": f"{photo_parts.PART_BYTES:,}",

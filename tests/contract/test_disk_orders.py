@@ -1,42 +1,26 @@
-"""Operators pull and remove models: what is refused, and a real grid around a simulated Ollama."""
+"""Operators pull and remove models: what is refused, and how it ends."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 import pytest
 from msgspec import structs
 from msgspec.structs import replace
 
-from orion_streams import (
-    AsyncClient,
-    RequestCancelledError,
-    RequestError,
-    RequestFailedError,
-    RequestRejectedError,
-)
-from orion_streams.client.disk_orders import PullProgress
 from orion_streams.decider.filters import first_filter
 from orion_streams.decider.placement import candidates
-from orion_streams.demo.ollama import ModelSpec
 from orion_streams.gateway.listings import nodes_to_change
-from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.names import host_of
 from orion_streams.model.policy import ClientRules, ModelRules
-from orion_streams.model.state import DiskWork, Grid, Load, Node
+from orion_streams.model.state import DiskWork, Grid, Load, Node, Resident
 from orion_streams.model.vocabulary import Filter
 from orion_streams.projections import evolve
 from orion_streams.protocol import agent_entries
-from orion_streams.protocol.disk_entries import LATER_MS, lost_disk, overdue_disks
+from orion_streams.protocol.disk_entries import LATER_MS, overdue_disks
 from orion_streams.protocol.emit import deliver
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry, Taken
-from tests.agents.agent_bench import MODEL as PULLED_BEFORE
-from tests.agents.agent_bench import NODE, Bench, limited, open_bench, routing, running
 from tests.grids import AT_MS, LIMITS, MODEL, edge, grid, node, request
-from tests.helpers import eventually
 
 REGISTRY = "registry.ollama.ai"
 NEW = "new:1b"
@@ -200,24 +184,59 @@ def test_ends_are_the_orders_own() -> None:
     assert result("b", progress).progress is None
 
 
+@pytest.mark.parametrize(
+    ("op", "code", "there"), [("remove", "", False), ("remove", "remove_failed", True), ("pull", "", True)]
+)
+def test_what_is_removed_is_gone_at_once(op: str, code: str, there: bool) -> None:
+    """From disk and memory, before the node's next list says so, and only there; what failed changes
+    nothing."""
+    has_it = replace(node("a"), resident={MODEL: Resident("a", 500, 4_096)})
+    some = evolve(two(has_it), ev.DiskOrdered("a", op, MODEL, "house", "house/x", "7-0"))
+    after = evolve(some, ev.DiskEnded("a", op, MODEL, "house/x", "7-0", code))
+    row = after.nodes["a"]
+    assert (row.disk, MODEL in row.installed, MODEL in row.resident) == (None, there, there)
+    assert MODEL in after.nodes["b"].installed
+
+
+def health(work_read: str, in_hand: tuple[str, ...] = (), **changes: bool) -> list[ev.DiskEnded]:
+    """What ends with a health entry of the node, which pulls as 7-0."""
+    head = agent_entries.HealthHead(
+        boot="b", sampled_ms=1, temp_mc=50_000, ram_used_mb=1, ram_total_mb=8_192, cpu_permille=0,
+        in_hand=in_hand, work_read=work_read, results_written="9-0",
+    )  # fmt: skip
+    goodbye, settled = changes.get("goodbye", False), changes.get("settled", True)
+    raw = {b"head": agent_entries.encode_head(structs.replace(head, goodbye=goodbye))}
+    limits = {**LIMITS, "results_cursor": "9-0" if settled else "8-0"}
+    taken = take(pulling(), Entry("health", "a", "9-0", raw), **limits)
+    return [each for each in taken.events if isinstance(each, ev.DiskEnded)]
+
+
 def test_an_order_that_the_agent_lost_or_never_knew_ends() -> None:
-    """Once it has read it and does not hold it, and all it had written is taken; not a moment sooner."""
-    seen = pulling().nodes["a"]
-    [lost] = lost_disk("a", seen, "7-0", (), settled=True)
+    """Once it has read it and does not hold it, and all it had written is taken; not a moment sooner. Its
+    agent is told to stop, in case it comes back to it."""
+    [lost] = health("7-0")
     assert lost == ev.DiskEnded("a", "pull", NEW, "house/x", "7-0", "gone")
-    assert lost_disk("a", seen, "6-9", (), settled=True) == []
-    assert lost_disk("a", seen, "7-0", ("7-0",), settled=True) == []
-    assert lost_disk("a", seen, "7-0", (), settled=False) == []
-    assert lost_disk("a", two().nodes["a"], "7-0", (), settled=True) == []
+    assert health("6-9") == health("7-0", ("7-0",)) == health("7-0", settled=False) == []
+    told, work = deliver(pulling(), lost, 9, None)
+    assert (told.fields["kind"], told.fields["code"]) == ("error", "gone")
+    assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("cancel", work_id="7-0")
 
 
-def test_a_node_that_never_ends_is_not_waited_for() -> None:
-    """Its agent is told to stop, in case it comes back; to the millisecond."""
-    some = pulling()
-    some.at_ms = AT_MS + 1_000 + LATER_MS
-    assert overdue_disks(some, 1_000) == []
+def test_who_says_goodbye_before_it_reads_an_order_ends_it() -> None:
+    """One that has read it says itself what became of it."""
+    assert [each.code for each in health("6-9", goodbye=True)] == ["gone"]
+    assert [each.code for each in health("6-9", goodbye=True, settled=False)] == ["gone"]
+    assert health("7-0", goodbye=True, settled=False) == []
+
+
+@pytest.mark.parametrize(("op", "limit_ms"), [("pull", 9_000), ("remove", 1_000)])
+def test_a_node_that_never_ends_is_not_waited_for(op: str, limit_ms: int) -> None:
+    """Its agent is told to stop, in case it comes back; to the millisecond, each by its own limit."""
+    some = evolve(two(), replace(ORDERED, op=op))
+    some.at_ms = AT_MS + limit_ms + LATER_MS
+    assert overdue_disks(some, 9_000, 1_000) == []
     some.at_ms += 1
-    [ended] = overdue_disks(some, 1_000)
+    [ended] = overdue_disks(some, 9_000, 1_000)
     told, work = deliver(some, ended, 9, None)
     assert (told.fields["kind"], told.fields["code"]) == ("error", "overdue")
     assert agent_entries.decode_work(work.fields["head"]) == agent_entries.WorkHead("cancel", work_id="7-0")
@@ -229,111 +248,8 @@ def test_which_nodes_are_meant_where_none_is_named() -> None:
     assert nodes_to_change(two(without), "pull", MODEL) == ["a"]
     assert nodes_to_change(two(without), "remove", MODEL.upper()) == ["b"]
     assert nodes_to_change(two(), "pull", NEW) == ["a", "b"]
+    unknown = replace(without, inventory_known=False)
+    assert nodes_to_change(two(unknown), "pull", MODEL) == [], "as `orion models` tells it"
 
 
 # a real grid
-
-
-@pytest.fixture
-async def bench(valkey_url: str, prefix: str) -> AsyncIterator[Bench]:
-    """A node whose registry is far away."""
-    registry = (ModelSpec(name=NEW, size_mb=800),)
-    async with open_bench(valkey_url, prefix, registry=registry, net_mb_per_s=200.0) as opened:
-        opened.config = structs.replace(limited(opened.config, pull_margin_mb=0), pull_from=(REGISTRY,))
-        async with routing(opened.config), running(opened.config):
-            await opened.healthy(lambda head: head.inventory is not None, "it is there")
-            yield opened
-
-
-@pytest.fixture
-async def owner(bench: Bench) -> AsyncIterator[AsyncClient]:
-    """An operator."""
-    async with AsyncClient(bench.url, "owner", prefix=bench.prefix) as opened:
-        await eventually(lambda: first_answer(opened), "the grid answers")
-        yield opened
-
-
-async def first_answer(client: AsyncClient) -> bool:
-    """Whether the node answers."""
-    return (await client.generate(PULLED_BEFORE, "Why?")).node == NODE
-
-
-async def events(bench: Bench) -> list[ev.AnyEvent]:
-    """The whole log."""
-    rows = await bench.redis.xrange(f"{bench.prefix}log")
-    return [event_codec.decode(fields[b"event"]) for _, fields in rows]
-
-
-async def pulled(client: AsyncClient, model: str = NEW) -> list[PullProgress]:
-    """All that a pull says."""
-    return [step async for step in client.pull(model, NODE)]
-
-
-async def test_a_model_is_pulled_asked_and_removed(bench: Bench, owner: AsyncClient) -> None:
-    """Two events for a pull, whatever its progress; once its end is told the model answers, and once it is
-    removed nobody has it: the node's list comes before its word."""
-    steps = await pulled(owner)
-    assert [steps[0].status, steps[-1].status] == ["ordered", "success"]
-    assert max(step.completed for step in steps) == 800_000_000
-    assert await answers(owner)
-    of_disk = [each for each in await events(bench) if isinstance(each, ev.DiskOrdered | ev.DiskEnded)]
-    assert [type(each) for each in of_disk] == [ev.DiskOrdered, ev.DiskEnded]
-    await owner.remove(NEW, NODE)
-    assert not await answers(owner)
-
-
-async def answers(client: AsyncClient) -> bool:
-    """Whether the new model answers."""
-    try:
-        return bool((await client.generate(NEW, "Why?")).text)
-    except RequestError as error:
-        assert error.code == "unknown_model"
-        return False
-
-
-async def test_who_leaves_cancels_and_the_next_pull_goes_on(bench: Bench, owner: AsyncClient) -> None:
-    """Meanwhile a second one is refused, and what was pulled stays."""
-    async with aclosing(owner.pull(NEW, NODE, request_id="p1")) as steps:
-        async for step in steps:
-            if step.completed:
-                break
-        with pytest.raises(RequestRejectedError, match="disk_busy"):
-            await pulled(owner, "more:1b")
-
-    async def ended() -> bool:
-        return any(isinstance(each, ev.DiskEnded) for each in await events(bench))
-
-    await eventually(ended, "it is cancelled")
-    [end] = [each for each in await events(bench) if isinstance(each, ev.DiskEnded)]
-    assert end.code == "cancelled"
-    steps_again = [step for step in await pulled(owner) if step.digest]
-    assert steps_again[0].completed > 0
-
-
-async def test_a_pull_that_another_cancels(owner: AsyncClient) -> None:
-    """Its caller is told."""
-    with pytest.raises(RequestCancelledError):
-        async for step in owner.pull(NEW, NODE, request_id="p2"):
-            if step.completed:
-                await owner.cancel("p2")
-
-
-async def test_offline_it_is_said_in_ollamas_words(bench: Bench, owner: AsyncClient) -> None:
-    """At once, and under a code of its own."""
-    await bench.fault("pull_offline")
-    with pytest.raises(RequestFailedError) as caught:
-        await pulled(owner)
-    assert caught.value.code == "registry_away"
-    assert "no such host" in caught.value.message
-
-
-async def test_a_model_at_work_is_not_removed(bench: Bench, owner: AsyncClient) -> None:
-    """And the reason names the request."""
-    await bench.fault("hang")
-    async with aclosing(owner.stream(PULLED_BEFORE, "Why?", id="long")) as pieces:
-        await anext(pieces)
-        with pytest.raises(
-            RequestRejectedError, match=f"{NODE} is at work with {PULLED_BEFORE}: owner/long"
-        ):
-            await owner.remove(PULLED_BEFORE, NODE)
-        await owner.cancel("long")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,8 +18,9 @@ from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import Extent
 from orion_streams.model.policy import DECIDER
+from orion_streams.protocol import agent_entries
 from tests.eventlog.driving import EDGE, MASTER, WORKER, running
-from tests.helpers import Agent, Store, history
+from tests.helpers import Agent, Store, history, replies, settle
 
 
 def with_revision(config: Config, revision: int, **policy: int) -> Config:
@@ -46,6 +48,34 @@ async def test_a_higher_revision_replaces_the_rules(store: Store, config: Config
     router = await running(store, with_revision(config, 2, spill_ms=7))
     assert (router.state.grid.revision, router.state.grid.policy.spill_ms) == (2, 7)
     assert sum(isinstance(event, ev.PolicyChanged) for event in await history(store.log)) == 2
+
+
+@pytest.mark.parametrize("nodes", [{}, {"inference": False}, {"slots": 2}])
+async def test_a_node_that_is_dropped_ends_its_pull(
+    store: Store, config: Config, nodes: dict[str, Any]
+) -> None:
+    """Also one that is kept without inference: who asked is told, and its agent stops. A node that is kept
+    pulls on."""
+    config = structs.replace(config, pull_from=("registry.ollama.ai",))
+    agent = Agent(store, WORKER)
+    router = await running(store, config, agent)
+    await store.add("requests:owner", {"id": "p1", "pull": "new:1b", "node": WORKER})
+    await settle(router)
+    disk = router.state.grid.nodes[WORKER].disk
+    assert disk is not None
+    left = {name: table for name, table in config.nodes.items() if name != WORKER}
+    if nodes:
+        left[WORKER] = structs.replace(config.nodes[WORKER], **nodes)
+    await running(store, structs.replace(config, revision=2, nodes=left))
+    ends = [each for each in await history(store.log) if isinstance(each, ev.DiskEnded)]
+    work = [
+        agent_entries.decode_work(fields[b"head"]) for _, fields in await store.entries(f"work:{WORKER}")
+    ]
+    is_kept = "slots" in nodes
+    assert [each.code for each in ends] == ([] if is_kept else ["gone"])
+    told = [row.get("code") for row in await replies(store, "owner") if row["kind"] == "error"]
+    assert told == ([] if is_kept else ["gone"])
+    assert (agent_entries.WorkHead("cancel", work_id=disk.work_id) in work) is not is_kept
 
 
 async def test_the_same_revision_with_other_rules_is_refused(store: Store, config: Config) -> None:

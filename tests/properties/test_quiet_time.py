@@ -91,6 +91,25 @@ def test_who_lets_the_time_run_breaks_the_law(
     assert fails(put_off_by_quiet_hours_only, stretches, {})
 
 
+@pytest.mark.parametrize("jumps", [False, True])
+def test_what_is_put_off_has_a_limit(jumps: bool) -> None:
+    """Of one request, in all: quiet hours without end, and a clock that jumps with each commit."""
+    limits = Policy(default_deadline_ms=TIME_MS, max_rest_ms=15_000)  # 35 s in all
+    world = World((NodeRules("n", quiet="" if jumps else NIGHT),), limits)
+    world.now_ms += 23 * HOUR_MS - world.now_ms % DAY_MS
+    key = world.ask("q", MODEL)
+    world.commit()
+    began_ms, step_ms = world.grid.at_ms, limits.stale_ms + 1 if jumps else STEP_MS
+    for _ in range(40):
+        if not jumps:
+            world.beat()
+        world.commit(step_ms)
+        if key in world.replies:
+            break
+    assert world.replies[key] == ["expired"]
+    assert 35_000 < world.grid.at_ms - began_ms <= 35_000 + 2 * STEP_MS
+
+
 def test_a_whole_night_in_a_step_of_the_router_each() -> None:
     """Longer than the usual deadline by far; in the morning it still has all of it, and is answered."""
     world = World((NodeRules("n", quiet=NIGHT),))
