@@ -126,7 +126,8 @@ class Router:
         """Drop what was not committed and load the grid again; after a lost tail, start again."""
         if not await self.recover():
             await self.start()
-        self.check_decider()
+        if proposal(self.state.grid, self.config) is None:  # else it is about to put its version into force
+            self.check_decider()
 
     def streams(self) -> list[str]:
         """List the input streams of all that the grid and the configuration know."""

@@ -16,11 +16,11 @@ from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog.loader import decoded
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
-from orion_streams.model.commit import Extent
+from orion_streams.model.commit import Commit, Extent
 from orion_streams.model.policy import DECIDER
 from orion_streams.protocol import agent_entries
 from tests.eventlog.driving import EDGE, MASTER, WORKER, running
-from tests.helpers import Agent, Store, history, replies, settle
+from tests.helpers import Agent, Store, ask, history, replies, settle
 
 
 def with_revision(config: Config, revision: int, **policy: int) -> Config:
@@ -157,6 +157,27 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 async def changes(store: Store) -> list[ev.PolicyChanged]:
     """What was put into force, in order."""
     return [event for event in await history(store.log) if isinstance(event, ev.PolicyChanged)]
+
+
+async def test_a_newer_version_that_loses_a_race_takes_over_all_the_same(
+    store: Store, config: Config, as_before: pytest.MonkeyPatch
+) -> None:
+    """Beside an older router that decides all the time: what it commits meanwhile is no reason to end."""
+    older = await running(store, config)
+    as_before.undo()
+    newer = Router(store.another(), config)
+    commit = newer.store.commit
+
+    async def second(what: Commit) -> None:
+        as_before.setattr(newer.store, "commit", commit)
+        await ask(store, "meanwhile")
+        await older.cycle(0)
+        await commit(what)
+
+    as_before.setattr(newer.store, "commit", second)
+    await newer.start()
+    assert newer.state.grid.decider == DECIDER
+    assert [each.decider for each in await changes(store)] == [DECIDER - 1, DECIDER]
 
 
 async def test_a_newer_version_puts_itself_into_force(
