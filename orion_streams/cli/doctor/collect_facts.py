@@ -16,10 +16,11 @@ import httpx
 import msgspec
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from orion_streams import config as configuration
 from orion_streams.agents import alert_file
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
-from orion_streams.errors import LogError
+from orion_streams.errors import ConfigError, LogError
 from orion_streams.eventlog.archive import last_header
 from orion_streams.eventlog.loader import CHUNK, END, load
 from orion_streams.eventlog.port import Log
@@ -27,7 +28,7 @@ from orion_streams.eventlog.redis_log import RedisLog
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
 from orion_streams.model.commit import GROUP, PUBLIC
-from orion_streams.model.server_urls import shown
+from orion_streams.model.server_urls import shown, without_user
 from orion_streams.runtime import grid_row
 from orion_streams.runtime.connection import connect, in_short, is_untrusted, not_answering
 from orion_streams.runtime.unread_streams import unread_streams
@@ -39,6 +40,17 @@ LOOK_BACK = 20_000
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+def is_installed(config: Config) -> bool:
+    """Whether this is the grid of the services that `orion install` has made on this machine."""
+    if not configuration.INSTALLED_TOML.exists():
+        return False
+    try:
+        house = configuration.read(configuration.INSTALLED_TOML)
+    except ConfigError:  # `orion check` says what is wrong with it
+        return False
+    return without_user(shown(house.redis.url)) == without_user(shown(config.redis.url))
+
+
 class FactCollector:
     """Collects the facts of one grid, once."""
 
@@ -46,7 +58,7 @@ class FactCollector:
         self.config = config
         self.redis: Any = connect(config.redis.url, PATIENCE_S)
         self.store = RedisLog(self.redis, config.prefix)
-        self.facts = Facts(config, shown(config.redis.url))
+        self.facts = Facts(config, shown(config.redis.url), installed=is_installed(config))
         self.facts.database = self.redis.connection_pool.connection_kwargs.get("db") or 0
 
     async def look(self) -> Facts:

@@ -65,6 +65,7 @@ class Facts(Struct):
     since the last logged commit. `has_row`: the grid's public row is there. `unread`: entries of streams
     under the prefix that nobody reads; None if this user may not look for them.
     `sender_runs`: whether a process on this machine sends alerts; None where that cannot be seen.
+    `installed`: it is the grid of the services of this machine, so its roles are services.
     """
 
     config: Config
@@ -95,6 +96,7 @@ class Facts(Struct):
     ollamas: dict[str, Seen] = {}
     archive: Kept | None = None
     sender_runs: bool | None = None
+    installed: bool = False
 
 
 def url_as(facts: Facts, *role: str) -> str:
@@ -107,9 +109,13 @@ def url_as(facts: Facts, *role: str) -> str:
 
 def start_router(facts: Facts) -> str:
     """Return the line that starts a router."""
+    if facts.installed:
+        return "sudo systemctl restart orion-router"
     return f"orion router --redis {url_as(facts, 'router')}"
 
 
 def start_agent(facts: Facts, node: str) -> str:
     """Return the line that starts a node's agent, on its machine."""
+    if facts.installed:
+        return "sudo systemctl restart orion-agent"
     return f"orion agent --node {node} --redis {url_as(facts, 'agent', node)}"
