@@ -140,9 +140,8 @@ class Router:
         config = self.config
         while (changed := proposal(self.state.grid, config)) is not None:
             if self.state.grid.revision and self.state.grid.decider != DECIDER:
-                log.warning(
-                    "version %d of the decider takes over from %d", DECIDER, self.state.grid.decider
-                )
+                taken = "version %d of the decider takes over from %d"
+                log.warning(taken, DECIDER, self.state.grid.decider)
             server_ms, _ = await self.store.read({"log": "0-0"}, 1, 0)
             builder = CommitBuilder(self.state, self.guard, server_ms)
             builder.begin(decided=False)
