@@ -75,7 +75,7 @@ class Gateway:
     async def _request(self, http: web.Request, caller: Caller, ask: Ask) -> Request:
         """Make the grid's request. Raise Refusal if nobody could answer it."""
         self.check_router()
-        model = self._model_of(ask)
+        model = await self._model_of(ask)
         client = await self.client_of(caller.client)
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
@@ -88,11 +88,15 @@ class Gateway:
         """Return an id that tells which life of which gateway asked."""
         return f"{self._prefix}{next(self._count)}"
 
-    def _model_of(self, ask: Ask) -> str:
-        """Return the full name of the model that is asked for. Raise Refusal if there is none."""
+    async def _model_of(self, ask: Ask) -> str:
+        """Return the full name of the model that is asked for. Raise Refusal if there is none, also in what
+        the log holds by now."""
+        aliases = self.config.gateway.aliases
+        if (model := listings.find(self.follower.folded, ask.model, aliases)) is not None:
+            return model
+        await self.follower.fresh()
         grid = self.follower.folded
-        model = listings.find(grid, ask.model, self.config.gateway.aliases)
-        if model is not None:
+        if (model := listings.find(grid, ask.model, aliases)) is not None:
             return model
         if untold := listings.untold(grid):
             who = " and ".join(untold)

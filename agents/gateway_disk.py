@@ -41,7 +41,7 @@ class Disks:
     async def pull(self, http: web.Request) -> web.StreamResponse:
         """Answer `/api/pull`: a line for each step, or one at the end. Who goes away cancels it. Raise
         Refusal."""
-        client_name = self._operator(http)
+        client_name = await self._operator(http)
         body = read(await body_of(http))
         model = name_in(body, "api.PullRequest")
         if body.get("insecure"):
@@ -95,7 +95,7 @@ class Disks:
 
     async def delete(self, http: web.Request) -> web.Response:
         """Answer `/api/delete`: from all nodes that have the model. Raise Refusal."""
-        client_name = self._operator(http)
+        client_name = await self._operator(http)
         model = name_in(read(await body_of(http)), "api.DeleteRequest")
         nodes = listings.nodes_to_change(self.follower.folded, "remove", model)
         if not nodes:
@@ -117,13 +117,14 @@ class Disks:
             raise refusal_on(failures, model)
         await self._seen(lambda: set(nodes) <= set(self._lacking(model)))
 
-    def _operator(self, http: web.Request) -> str:
-        """Return the client that asks. Raise Refusal if models are not changed over HTTP, it is no
-        operator, or no router decides."""
+    async def _operator(self, http: web.Request) -> str:
+        """Return the client that asks, once the table is as new as the log. Raise Refusal if models are not
+        changed over HTTP, it is no operator, or no router decides."""
         if not self.gateway.config.pull_from:
             raise Refusal(403, OFF)
         name = http[CALLER].client
         self.gateway.check_router()
+        await self.follower.fresh()
         if not self.follower.folded.rules_of(name).operator:
             what = f"only an operator changes which models there are, and {name} is none"
             raise Refusal(403, f"{what}: operator = true in [clients.{name}], or `orion pull`, `orion rm`")

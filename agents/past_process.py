@@ -37,6 +37,7 @@ class PastProcess:
         self._setup, self._argv = Setup(url, prefix), argv
         self._process: asyncio.subprocess.Process | None = None
         self._turn, self._waiting = asyncio.Lock(), Counter[str]()
+        self._working: asyncio.Task[Reply] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -55,7 +56,7 @@ class PastProcess:
         self._waiting[place] += 1
         try:
             await self._turn.acquire()
-            working = asyncio.create_task(self._within(question))
+            self._working = working = asyncio.create_task(self._within(question))
             working.add_done_callback(self._done)
             reply = await asyncio.shield(working)
         finally:
@@ -74,6 +75,8 @@ class PastProcess:
 
     async def _within(self, question: Question) -> Reply:
         """Ask with a limit of time. One that dies is started again, once: it may have been killed."""
+        if self._is_closed:
+            raise Refusal(503, "the gateway ends")
         if self._idle is not None:
             self._idle.cancel()
         try:
@@ -107,7 +110,7 @@ class PastProcess:
         return msgspec.msgpack.decode(await read_frame(process.stdout), type=Reply)
 
     async def _running(self) -> asyncio.subprocess.Process:
-        """Return the process, started where none runs."""
+        """Return the process, started where none runs. Raise ConnectionError after `close`."""
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv,
@@ -119,6 +122,8 @@ class PastProcess:
             )
             assert self._process.stdin is not None  # noqa: S101 - it is a pipe
             self._process.stdin.write(frame(self._setup))
+        if self._is_closed:
+            raise ConnectionAbortedError("the gateway ends")
         return self._process
 
     def _kill(self) -> None:
@@ -138,8 +143,10 @@ class PastProcess:
         return how
 
     async def close(self) -> None:
-        """End the process, whatever it works at."""
+        """End the process, whatever it works at, also one that is just being started."""
         self._is_closed = True
+        await self._end()
+        if self._working is not None:
+            await asyncio.wait({self._working})
         if self._idle is not None:
             self._idle.cancel()
-        await self._end()

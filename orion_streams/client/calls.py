@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
@@ -27,6 +28,8 @@ from orion_streams.protocol.replies import Reply
 from orion_streams.protocol.requests_replies import RequestEntry
 
 DEFAULT_TIMEOUT_S = 600.0
+PROGRESS_MAX = 100
+"""So many steps of a pull are kept for who is slow to read them; the oldest go first."""
 _rows = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
@@ -191,7 +194,8 @@ class Call:
         self._attempt, self._seq, self._fence = 1, 0, ""
         self._accepted: Accepted | None = None
         self._restarted: Restarted | None = None
-        self.progress: Reply | None = None
+        self.progress: deque[Reply] = deque(maxlen=PROGRESS_MAX)
+        """Steps of a pull that nobody has taken yet; of one part only the newest."""
         self._pieces: list[Reply] = []
 
     def hear(self, reply: Reply) -> None:
@@ -210,7 +214,10 @@ class Call:
             case "restarted":
                 self._restart(reply)
             case "progress":
-                self.progress = reply
+                last = self.progress[-1] if self.progress else None
+                if last is not None and (last.status, last.digest) == (reply.status, reply.digest):
+                    self.progress.pop()
+                self.progress.append(reply)
                 self.news.set()
             case "accepted":
                 values = {name: getattr(reply, name) for name in Accepted.__struct_fields__}

@@ -41,9 +41,9 @@ async def heard(call: Call, first_s: float) -> AsyncGenerator[PullProgress, None
             await call.news.wait()
         patience_s = SILENT_S
         call.news.clear()
-        end, said, call.progress = call.end, call.progress, None
-        if said is not None:
-            yield progress_of(said)
+        end = call.end
+        while call.progress:
+            yield progress_of(call.progress.popleft())
         if end is not None:
             break
     if isinstance(end, Exception):

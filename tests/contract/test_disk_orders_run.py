@@ -16,10 +16,12 @@ from orion_streams import (
     RequestFailedError,
     RequestRejectedError,
 )
-from orion_streams.client.disk_orders import PullProgress
+from orion_streams.client.calls import PROGRESS_MAX, Call
+from orion_streams.client.disk_orders import PullProgress, heard
 from orion_streams.demo.ollama import ModelSpec
 from orion_streams.model import event_codec
 from orion_streams.model import events as ev
+from orion_streams.protocol.replies import Reply
 from tests.agents.agent_bench import MODEL as PULLED_BEFORE
 from tests.agents.agent_bench import NODE, Bench, limited, open_bench, routing, running
 from tests.helpers import eventually
@@ -74,6 +76,20 @@ async def test_a_model_is_pulled_asked_and_removed(bench: Bench, owner: AsyncCli
     assert [type(each) for each in of_disk] == [ev.DiskOrdered, ev.DiskEnded]
     await owner.remove(NEW, NODE)
     assert not await answers(owner)
+
+
+async def test_who_reads_slowly_hears_of_every_step() -> None:
+    """Of each part the newest, in order; of more steps than are kept the last ones."""
+    call = Call({}, asks=False)
+    said = [("pulling manifest", 0), ("pulling a", 1), ("pulling a", 2), ("verifying", 0)]
+    for status, completed in said:
+        call.hear(Reply(id="p", kind="progress", node=NODE, status=status, completed=completed))
+    call.hear(Reply(id="p", kind="noted", node=NODE))
+    steps = [(step.status, step.completed) async for step in heard(call, 1.0)]
+    assert steps == [("pulling manifest", 0), ("pulling a", 2), ("verifying", 0), ("success", 0)]
+    for number in range(PROGRESS_MAX + 1):
+        call.hear(Reply(id="p", kind="progress", status=str(number)))
+    assert [each.status for each in call.progress] == [str(each + 1) for each in range(PROGRESS_MAX)]
 
 
 async def answers(client: AsyncClient) -> bool:

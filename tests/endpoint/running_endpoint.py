@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+import httpx
+
 from orion_streams.demo.simulated_grid import SimulatedGrid, SimulatedNode
 from orion_streams.model.state import Grid
 from orion_streams.simulation.machine_spec import ModelSpec, NodeSpec
-from tests.helpers import WAIT_S
+from tests.helpers import WAIT_S, eventually_true
 
 SKILLED = ModelSpec(
     name="skilled:1b", size_mb=800, capabilities=("completion", "tools", "thinking", "vision", "insert")
@@ -56,6 +58,7 @@ class RunningEndpoint:
     def __enter__(self) -> Self:
         self._thread.start()
         self.run(self.grid.start())
+        self.when(self.grid.all_known, "all nodes are known")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,8 +91,14 @@ class RunningEndpoint:
         return host, int(port)
 
     def when(self, holds: Callable[[Grid], bool], what: str) -> Grid:
-        """Wait until the grid is so; return it."""
-        return self.run(self.grid.wait_for(holds, WAIT_S, what))
+        """Wait until the grid is so, and a gateway that runs has seen it; return it."""
+        grid = self.run(self.grid.wait_for(holds, WAIT_S, what))
+        if self.grid.gateway is not None and self.grid.gateway.pid is not None:
+            eventually_true(lambda: self._seen_by_gateway() >= grid.position, "the gateway has seen it")
+        return grid
+
+    def _seen_by_gateway(self) -> int:
+        return int(httpx.get(f"{self.url}/orion/v1/state").json()["position"])
 
     def hang(self) -> None:
         """Let the next answer stop after some tokens, until who asks goes away."""
