@@ -31,9 +31,9 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say, silent, stop_all
 from orion_streams.simulation.machine_spec import EngineName, ModelSpec, NodeSpec
 
-READY_S = 30.0
+READY_S = 120.0
 GRACE_S = 5.0
-START_S = {"synthetic": 20.0, "llama": 60.0}
+START_S = {"synthetic": 60.0, "llama": 60.0}
 
 GEMMA = ModelSpec(name="gemma3:270m", size_mb=253.113294)
 LLAMA = ModelSpec(
