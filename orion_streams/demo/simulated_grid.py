@@ -211,10 +211,10 @@ class SimulatedGrid:
         """Return where the gateway listens; "" without one."""
         return str(self.gateway.announced["gateway_url"]) if self.gateway is not None else ""
 
-    @property
-    def server_has_ended(self) -> bool:
-        """Tell whether the embedded server ended by itself."""
-        return self._server is not None and self._server.has_ended
+    def check(self) -> None:
+        """Raise BackendError if the embedded server ended by itself."""
+        if self._server is not None:
+            self._server.check()
 
     async def start_agent(self, name: str) -> None:
         """Start a node's agent that was stopped or killed."""
