@@ -118,9 +118,8 @@ class LocalRoles:
                     grid = (await load(store)).grid
                 self._missing = []
         except TimeoutError:
-            self._say(
-                "up", f"not heard of after {READY_S:.0f} s: {', '.join(missing)}; is a router running?"
-            )
+            who = ", ".join(self._missing)
+            self._say("up", f"not heard of after {READY_S:.0f} s: {who}; is a router running?")
         found = {m for node in grid.nodes.values() if node.rules.inference for m in node.installed}
         self.models = sorted(found)
 
