@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.agents.backend import Blame, RunFailedError
-from orion_streams.agents.ollama_answers import REASON_MAX, UNREADABLE, words_of
+from orion_streams.agents.ollama_answers import REASON_MAX, words_of
+from orion_streams.agents.ollama_json import UNREADABLE, read
 
 
 class Fault(Struct, frozen=True):
@@ -62,10 +63,13 @@ def fits(row: Fault, status: int, error: str) -> bool:
     return not row.words or (bool(error) and any(each in error for each in row.words))
 
 
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 def error_of(body: bytes) -> str:
     """Return the words of an error in Ollama's form; "" where the body is anything else."""
     try:
-        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+        error = read(body, _object, replace_letters=True).get("error")
     except UNREADABLE:
         return ""
     is_known = isinstance(error, str) or (isinstance(error, dict) and isinstance(error.get("message"), str))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from orion_streams.agents.backend import DiskFailedError, PullStep
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_json import UNREADABLE
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("no space left", "no_space"),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
+from orion_streams.agents.ollama_json import read
 from orion_streams.protocol.agent_entries import (
     AMOUNT_MAX,
     NAMED_MAX,
@@ -20,12 +21,13 @@ from orion_streams.protocol.agent_entries import (
     ModelDescription,
 )
 
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
 
 
 def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     """Read the answer of /api/show; what is missing, or no text, is left out. Raises one of UNREADABLE."""
-    said = msgspec.json.decode(raw, type=dict[str, Any])
+    said = read(raw, _object, replace_letters=True)
     if tells_error(error := said.get("error")):
         raise msgspec.ValidationError(words_of(error))
     details, about = mapping(said.get("details")), mapping(said.get("model_info"))

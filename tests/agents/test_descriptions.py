@@ -12,7 +12,7 @@ import pytest
 
 from orion_streams.agents.backend import Echo, Listing
 from orion_streams.agents.health import ASKED_AT_ONCE, Residency
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_show import description
 from orion_streams.model import events as ev
 from orion_streams.projections import fold

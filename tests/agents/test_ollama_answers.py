@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orion_streams.agents.backend import Chunk, RunFailedError
-from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
+from orion_streams.agents.ollama_answers import chunk, embedded
 from orion_streams.agents.ollama_blame import FAULTS, Fault, error_of, fits, refusal
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries
@@ -65,6 +66,7 @@ def test_an_error_is_one_wherever_it_stands(error: Any, words: str) -> None:
         (chunk, {"response": "a"}),
         (chunk, {"done": True}),
         (lambda raw: embedded(raw, 1), {"embeddings": [[0.5]]}),
+        (lambda raw: chunk(msgspec.json.encode({"done": True, "message": msgspec.Raw(raw)})), {}),
     ):
         with pytest.raises(RunFailedError, match=f"^{re.escape(words)}$") as failed:
             read(msgspec.json.encode({**rest, "error": error}))
@@ -80,6 +82,64 @@ def test_vectors_stay_as_they_came() -> None:
     assert embedded(b'{"embeddings":[]}', 0).vectors == b"[]"
 
 
+@pytest.mark.parametrize(
+    ("vectors", "asked", "blame"),
+    [
+        ([[0.5, 0.5]], 2, ""),
+        ([[0.5, 0.5]], 0, ""),
+        ([[0.5, 0.5]], 3, "request"),
+        ([[0.5, 0.5]], 1, "node"),
+        ([], 3, ""),
+    ],
+)
+def test_vectors_have_the_length_that_was_asked_for(
+    vectors: list[list[float]], asked: int, blame: str
+) -> None:
+    """Ollama cuts longer ones: a model that has too few is the request's fault, a server that does not cut
+    the node's."""
+    raw = msgspec.json.encode({"embeddings": vectors})
+    if not blame:
+        assert msgspec.json.decode(embedded(raw, len(vectors), asked).vectors) == vectors
+        return
+    with pytest.raises(RunFailedError, match=f"vectors of 2 numbers, and {asked} were asked for") as failed:
+        embedded(raw, 1, asked)
+    assert failed.value.blame == blame
+
+
+CALL = {"name": "f", "arguments": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("said", "usable"),
+    [
+        ({"function": CALL}, {"function": CALL}),
+        ({"id": "c1", "function": CALL}, {"id": "c1", "function": CALL}),
+        ({"id": 5, "function": CALL}, {"function": CALL}),
+        ({"function": {"name": "f"}}, {"function": {"name": "f", "arguments": {}}}),
+        ({"function": {"name": "f", "arguments": None}}, {"function": {"name": "f", "arguments": {}}}),
+        ({"function": {"name": "f", "arguments": '{"a":1}'}}, {"function": CALL}),
+        ({"function": {"name": "f", "arguments": ""}}, {"function": {"name": "f", "arguments": {}}}),
+        ({}, None),
+        ({"function": None}, None),
+        ({"function": "f"}, None),
+        ({"function": {"name": None}}, None),
+        ({"function": {"name": "", "arguments": {}}}, None),
+        ({"function": {"name": "f", "arguments": [1]}}, None),
+        ({"function": {"name": "f", "arguments": "{"}}, None),
+        ({"function": {"name": "f", "arguments": "[1]"}}, None),
+    ],
+)
+def test_a_call_of_a_tool_is_whole(said: dict[str, Any], usable: dict[str, Any] | None) -> None:
+    """It names a function, and its arguments are an object; else the answer is none."""
+    raw = msgspec.json.encode({"message": {"content": "", "tool_calls": [said]}})
+    if usable is not None:
+        assert chunk(raw).tool_calls == (usable,)
+        return
+    with pytest.raises(RunFailedError, match="call of a tool cannot be used") as failed:
+        chunk(raw)
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
 GOOD = {"name": "m:latest", "digest": "abc", "size": 5_000_001}
 
 
@@ -88,6 +148,7 @@ GOOD = {"name": "m:latest", "digest": "abc", "size": 5_000_001}
     [
         ({"name": "x" * 269}, "a name of 269 characters"),
         ({"name": "a\nb"}, "a name of 3 characters"),
+        ({"digest": "a\nb"}, 'odd:latest: the digest "a'),
         ({"name": 5}, "a name that is no text: 5"),
         ({"size": None}, "odd:latest: a size of null bytes"),
         ({"size": -1}, "odd:latest: a size of -1 bytes"),
@@ -123,6 +184,27 @@ def test_a_model_that_runs_elsewhere_is_in_no_list() -> None:
     found = installed_models(msgspec.json.encode({"models": [cloud, GOOD]}))
     assert ([row.name for row in found.models], found.remote) == (["m:latest"], ("gpt-oss:120b-cloud",))
     assert found.left_out == ()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"name": "gpt-oss:120b-cloud"},
+        {"name": "m:Cloud"},
+        {"remote_model": "x"},
+        {"remote_host": "https://ollama.com", "size": 0},
+        {"remote_host": "https://ollama.com", "digest": None},
+    ],
+)
+def test_a_model_runs_elsewhere_by_its_name_or_its_row(odd: dict[str, Any]) -> None:
+    """A real Ollama goes by the name alone; and such a row is no odd one, however empty it is."""
+    row = {**GOOD, "name": "big:1t", **odd}
+    for found in (
+        installed_models(msgspec.json.encode({"models": [row, GOOD]})),
+        resident_models(msgspec.json.encode({"models": [row, GOOD]})),
+    ):
+        assert ([each.name for each in found.models], found.remote) == (["m:latest"], (row["name"],))
+        assert found.left_out == ()
 
 
 def test_no_list_is_no_answer() -> None:

@@ -15,7 +15,7 @@ import psutil
 from msgspec import Struct
 
 from orion_streams.agents import thermal
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_lists import installed_models
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 
