@@ -225,13 +225,16 @@ async def pieces(body: bytes) -> AsyncGenerator[bytes, None]:
 async def lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
     """Yield the lines of a stream, cut at "\n" alone: httpx's own would also cut a text, at U+0085. Raises
     RunFailedError."""
-    rest = b""
+    rest = bytearray()
     async for block in answer.aiter_bytes():
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield line
+        rest += block
+        if b"\n" in block:
+            *ended, last = rest.split(b"\n")
+            rest = bytearray(last)
+            for line in ended:
+                if line.strip():
+                    yield bytes(line)
         if len(rest) > ANSWER_MAX_BYTES:
             raise RunFailedError("bad_answer", "node", "Ollama's line has no end", breaks_model=True)
     if rest.strip():
-        yield rest
+        yield bytes(rest)

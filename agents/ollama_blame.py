@@ -25,6 +25,14 @@ class Fault(Struct, frozen=True):
     breaks_model: bool = False
 
 
+LACKS = tuple(
+    f"does not support {each}"
+    for each in (
+        *("completion", "generate", "chat", "tools", "insert", "vision", "audio", "image generation"),
+        *("embedding", "thinking"),
+    )
+)
+"""Ollama's words for what a model cannot do (server/images.go); a machine may lack something, too."""
 ANY_ERROR = ("",)
 """Ollama's own form is asked for, whatever it says."""
 
@@ -32,7 +40,7 @@ FAULTS = (
     Fault((400, 501), ANY_ERROR, "refused", "request", "Ollama does not accept the request"),
     Fault((500,), ("must be of type", "invalid option"), "refused", "request", "an option of a wrong type"),
     Fault((500,), ("invalid format",), "refused", "request", "`format` is neither `json` nor a schema"),
-    Fault((500,), ("does not support",), "refused", "request", "the model cannot do what is asked"),
+    Fault((500,), LACKS, "refused", "request", "the model cannot do what is asked"),
     Fault(
         (500,),
         ("failed to process inputs", "exceeds the context"),

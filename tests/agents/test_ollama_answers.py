@@ -253,6 +253,8 @@ def test_each_row_of_the_table_of_faults(row: Fault, case: tuple[int, bytes]) ->
         (500, b'{"error":"llama runner process has terminated: signal: killed"}'),
         (500, b'{"error":"model runner has unexpectedly stopped"}'),
         (500, b"x must be of type y"),
+        (500, b'{"error":"llama runner process has terminated: this GPU does not support bf16"}'),
+        (500, b'{"error":"Deepseek2 does not support K-shift"}'),
         (502, b'{"error":"this upstream does not support it"}'),
         (503, b'{"error":"server busy, please try again. maximum pending requests exceeded"}'),
         (504, b"\xff"),
