@@ -135,7 +135,7 @@ def check_dimensions(length: int, asked: int) -> None:
     if 0 < length < asked:
         raise RunFailedError("refused", "request", f"the model has {what}")
     if 0 < asked < length:
-        raise RunFailedError("bad_answer", "node", f"Ollama's vectors cannot be used: {what}")
+        raise RunFailedError("ollama_error", "node", what)  # alike on all nodes it opens no breaker
 
 
 def check_vectors(vectors: list[list[float]], texts: int) -> int:

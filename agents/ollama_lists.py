@@ -15,10 +15,10 @@ from orion_streams.agents.ollama_answers import amount, tells_error, words_of
 from orion_streams.agents.ollama_json import REPLACED, read
 from orion_streams.model.names import is_cloud
 from orion_streams.protocol.agent_entries import (
-    AMOUNT_MAX,
     INSTALLED_MAX,
     MEGABYTES_MAX,
     RESIDENT_MAX,
+    TOKENS_MAX,
     WORD_MAX,
     InstalledModel,
     ResidentModel,
@@ -49,7 +49,7 @@ def resident_models(raw: bytes) -> Listing[ResidentModel]:
     """Read the answer of /api/ps. Raises one of UNREADABLE."""
 
     def model(row: dict[str, Any]) -> ResidentModel:
-        context_length = amount(row.get("context_length"), AMOUNT_MAX)
+        context_length = amount(row.get("context_length"), TOKENS_MAX)
         digest = row.get("digest")  # a model of unknown weights takes memory all the same
         digest = digest if is_digest(digest) else ""
         return ResidentModel(name_of(row), digest, size_mb_of(row, 0), context_length)

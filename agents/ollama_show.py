@@ -12,16 +12,18 @@ import msgspec
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
 from orion_streams.agents.ollama_json import read
 from orion_streams.protocol.agent_entries import (
-    AMOUNT_MAX,
     NAMED_MAX,
     PARAMETERS_MAX,
     TEMPLATE_MAX,
+    TOKENS_MAX,
     WORD_MAX,
     InstalledModel,
     ModelDescription,
 )
 
 _object = msgspec.json.Decoder(dict[str, Any]).decode
+CONTEXT_MIN = 32
+"""No model works with less."""
 SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
 
 
@@ -46,12 +48,18 @@ def description(raw: bytes, model: InstalledModel) -> ModelDescription:
         parameter_size=text(details.get("parameter_size"))[:WORD_MAX],
         quantization=text(details.get("quantization_level"))[:WORD_MAX],
         capabilities=words(said.get("capabilities")),
-        context_length=amount(trained, AMOUNT_MAX),
-        num_ctx=int(found[1]) if found else 0,
+        context_length=context_of(trained),
+        num_ctx=context_of(int(found[1])) if found else 0,
         parameters=parameters[:PARAMETERS_MAX],
         template=template[:TEMPLATE_MAX],
         truncated=tuple(name for name, is_cut in cut.items() if is_cut),
     )
+
+
+def context_of(said: object) -> int:
+    """Return a context length in tokens; 0 if it is absent or cannot be."""
+    found = amount(said, TOKENS_MAX)
+    return found if found >= CONTEXT_MIN else 0
 
 
 def mapping(value: object) -> Mapping[str, Any]:

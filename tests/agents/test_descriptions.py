@@ -53,6 +53,14 @@ def test_what_matters_is_taken_and_nothing_else() -> None:
     assert b"secret" not in msgspec.json.encode(found)
 
 
+@pytest.mark.parametrize(("said", "known"), [(1, 0), (31, 0), (32, 32), (2**24, 2**24), (2**24 + 1, 0)])
+def test_a_context_that_cannot_be_is_unknown(said: int, known: int) -> None:
+    """That it was trained for, and that its Modelfile asks for: every run would ask Ollama for it."""
+    trained = {"model_info": {"general.architecture": "a", "a.context_length": said}}
+    found = description(msgspec.json.encode({**trained, "parameters": f"num_ctx {said}"}), ROW)
+    assert (found.context_length, found.num_ctx) == (known, known)
+
+
 @pytest.mark.parametrize(
     "odd",
     [

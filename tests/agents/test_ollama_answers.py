@@ -170,6 +170,15 @@ def test_an_odd_row_costs_only_itself(odd: dict[str, Any], why: str) -> None:
         assert found.left_out[1] == 'a row that is no object: "x"'
 
 
+@pytest.mark.parametrize("odd", [-1, 0, 1.5, "4096", None, 2**24 + 1, 10**12, HUGE])
+def test_a_runners_context_that_cannot_be_is_unknown(odd: Any) -> None:
+    """Every run would ask Ollama for as much."""
+    raw = msgspec.json.encode({"models": [{**GOOD, "context_length": odd}]})
+    assert resident_models(raw).models[0].context_length == 0
+    raw = msgspec.json.encode({"models": [{**GOOD, "context_length": 4096.0}]})
+    assert resident_models(raw).models[0].context_length == 4096
+
+
 def test_a_list_that_is_too_long_is_cut() -> None:
     """At the bound that the router reads by; each row beyond it is counted."""
     rows = [{**GOOD, "name": f"m{n}"} for n in range(1_003)]
