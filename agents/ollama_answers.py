@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_json import UNREADABLE, read
+from orion_streams.agents.ollama_requests import is_number
 from orion_streams.model.measured import Usage
 from orion_streams.protocol.agent_entries import MILLIS_MAX, TOKENS_MAX, WORD_MAX
 
@@ -81,14 +82,15 @@ def chunk(raw: bytes, with_context: bool = False) -> Chunk:
     fail_on(said.error)
     try:
         calls = tuple(map(usable_call, line.tool_calls or said.tool_calls or ()))
+        logprobs = tuple(map(usable_logprob, line.logprobs or ()))
     except (*UNREADABLE, ValueError) as error:
-        what = f"Ollama's call of a tool cannot be used: {error}"
+        what = f"Ollama's answer cannot be used: {error}"
         raise RunFailedError("bad_answer", "node", what, True) from error
     return Chunk(
         text=line.response or said.content or "",
         thinking=line.thinking or said.thinking or "",
         tool_calls=calls,
-        logprobs=tuple(line.logprobs or ()),
+        logprobs=logprobs,
         context=tuple(line.context or ()) if with_context else (),
         usage=usage_of(line) if line.done else None,
     )
@@ -100,15 +102,28 @@ def usable_call(said: dict[str, Any]) -> dict[str, Any]:
     function = said.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
-        raise ValueError("it names no function")
+        raise ValueError("a call of a tool that names none")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = msgspec.json.decode(arguments or "{}")
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise ValueError("its arguments are no object")
+        raise ValueError(f"a call of {name[:80]} whose arguments are no object")
     call = {key: value for key, value in said.items() if key != "id" or isinstance(value, str)}
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def is_probable(row: object) -> bool:
+    """Whether it is a token with its probability."""
+    return isinstance(row, dict) and isinstance(row.get("token"), str) and is_number(row.get("logprob"))
+
+
+def usable_logprob(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a token with its probability, and those of its alternatives. Raises ValueError."""
+    others = said.get("top_logprobs") or []
+    if not isinstance(others, list) or not all(map(is_probable, [said, *others])):
+        raise ValueError("a token without its probability")
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def embedded(raw: bytes, texts: int, dimensions: int = 0) -> Chunk:

@@ -37,6 +37,13 @@ ANY_ERROR = ("",)
 """Ollama's own form is asked for, whatever it says."""
 
 FAULTS = (
+    Fault(
+        (400,),
+        ("missing request body", "unexpected EOF"),
+        "not_ollama",
+        "node",
+        "something before it has cut the request",
+    ),
     Fault((400, 501), ANY_ERROR, "refused", "request", "Ollama does not accept the request"),
     Fault((500,), ("must be of type", "invalid option"), "refused", "request", "an option of a wrong type"),
     Fault((500,), ("invalid format",), "refused", "request", "`format` is neither `json` nor a schema"),

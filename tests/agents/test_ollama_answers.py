@@ -135,7 +135,39 @@ def test_a_call_of_a_tool_is_whole(said: dict[str, Any], usable: dict[str, Any] 
     if usable is not None:
         assert chunk(raw).tool_calls == (usable,)
         return
-    with pytest.raises(RunFailedError, match="call of a tool cannot be used") as failed:
+    with pytest.raises(RunFailedError, match="Ollama's answer cannot be used: ") as failed:
+        chunk(raw)
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
+PROBABLE = {"token": "a", "logprob": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("said", "usable"),
+    [
+        (PROBABLE, PROBABLE),
+        ({**PROBABLE, "bytes": [97], "top_logprobs": None}, {**PROBABLE, "bytes": [97]}),
+        (
+            {**PROBABLE, "logprob": 0, "top_logprobs": [PROBABLE]},
+            {**PROBABLE, "logprob": 0, "top_logprobs": [PROBABLE]},
+        ),
+        ({}, None),
+        ({**PROBABLE, "token": None}, None),
+        ({**PROBABLE, "logprob": None}, None),
+        ({**PROBABLE, "logprob": True}, None),
+        ({**PROBABLE, "top_logprobs": [{}]}, None),
+        ({**PROBABLE, "top_logprobs": [5]}, None),
+        ({**PROBABLE, "top_logprobs": {"a": -0.5}}, None),
+    ],
+)
+def test_a_token_has_its_probability(said: dict[str, Any], usable: dict[str, Any] | None) -> None:
+    """And so has each alternative; else the answer is none."""
+    raw = msgspec.json.encode({"response": "a", "logprobs": [said]})
+    if usable is not None:
+        assert chunk(raw).logprobs == (usable,)
+        return
+    with pytest.raises(RunFailedError, match="a token without its probability") as failed:
         chunk(raw)
     assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
 
@@ -226,6 +258,7 @@ def test_no_list_is_no_answer() -> None:
 
 
 CASES = [
+    (400, b'{"error":"unexpected EOF"}'),
     (400, b'{"error":"model is required"}'),
     (500, b'{"error":"option \\"num_predict\\" must be of type integer"}'),
     (500, b'{"error":"invalid format: \\"xml\\""}'),
