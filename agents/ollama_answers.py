@@ -179,7 +179,7 @@ def tells_error(error: object) -> bool:
 
 def words_of(error: object) -> str:
     """Return what an error says: a sentence, or an object that holds one as `message`."""
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
+    if isinstance(error, dict) and isinstance(error.get("message"), str) and error["message"]:
         error = error["message"]
     return error if isinstance(error, str) else msgspec.json.encode(error).decode()
 

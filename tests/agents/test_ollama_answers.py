@@ -56,6 +56,7 @@ def test_a_count_that_cannot_be_is_unknown(odd: Any) -> None:
     [
         ("broken", "broken"),
         ({"message": "broken", "code": 5}, "broken"),
+        ({"message": ""}, '{"message":""}'),
         ({}, "{}"),
         (5, "5"),
     ],
