@@ -294,7 +294,8 @@ def tree_of(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+        hint = toml_values.of_toml(text)
+        raise ConfigError(f"{source}: not valid TOML: {error}{hint}") from error
 
 
 def complaints_of(tree: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,14 @@ SLIPS = {
         '[clients]\nnames = "brain"',
         'clients.names = "brain": expected a list, e.g. names = ["brain","kitchen"]',
     ),
+    "a model's name with a dot": (
+        NODE + "[models.llama3.2]\nnum_ctx = 1",
+        'models.llama3.2: no such table; a model\'s name stands in quotes, as [models."llama3.2:3b"]',
+    ),
+    "a model's name with a colon": (
+        NODE + "[models.gemma3:4b]\nnum_ctx = 1",
+        '; a model\'s name stands in quotes, as [models."llama3.2:3b"]',
+    ),
     "one model in two cases": (
         NODE + '[models.gemma3]\nnum_ctx = 1\n[models."Library/Gemma3"]\nnum_ctx = 2',
         "models: the same model twice",

@@ -43,10 +43,21 @@ def complaints(
         field = fields.get(name)
         if field is None:
             near = get_close_matches(name, fields, 1)
+            if where.startswith("models.") and isinstance(value, dict):
+                yield f"{where}{name}: no such table; {QUOTED}"
+                continue
             known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(fields))}"
             yield f"{where}{name}: no such key; {known}"
         else:
             yield from of_value(f"{where}{name}", value, field.type, grammar, field.default)
+
+
+QUOTED = 'a model\'s name stands in quotes, as [models."llama3.2:3b"]'
+
+
+def of_toml(text: str) -> str:
+    """Return a hint for a text that is no TOML, after a semicolon; "" for none."""
+    return f"; {QUOTED}" if re.search(r"^\s*\[\s*models\.[\w-]*[.:/@]", text, re.MULTILINE) else ""
 
 
 def of_value(
