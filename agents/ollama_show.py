@@ -44,9 +44,9 @@ def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     return ModelDescription(
         name=model.name,
         digest=model.digest,
-        family=text(details.get("family"))[:WORD_MAX],
-        parameter_size=text(details.get("parameter_size"))[:WORD_MAX],
-        quantization=text(details.get("quantization_level"))[:WORD_MAX],
+        family=label(details.get("family")),
+        parameter_size=label(details.get("parameter_size")),
+        quantization=label(details.get("quantization_level")),
         capabilities=words(said.get("capabilities")),
         context_length=context_of(trained),
         num_ctx=context_of(int(found[1])) if found else 0,
@@ -74,5 +74,10 @@ def text(value: object) -> str:
 
 def words(value: object) -> tuple[str, ...]:
     """Return the words of a list, the first few, in the order of the alphabet."""
-    found = [each for each in value if isinstance(each, str) and each] if isinstance(value, list) else []
-    return tuple(sorted(each[:WORD_MAX] for each in found[: NAMED_MAX * 2]))
+    found = [label(each) for each in value] if isinstance(value, list) else []
+    return tuple(sorted([each for each in found if each][: NAMED_MAX * 2]))
+
+
+def label(value: object) -> str:
+    """Return a text as one that people are shown, anything else as an empty one."""
+    return "".join(each for each in text(value) if each.isprintable())[:WORD_MAX]

@@ -53,6 +53,15 @@ def test_what_matters_is_taken_and_nothing_else() -> None:
     assert b"secret" not in msgspec.json.encode(found)
 
 
+def test_what_people_are_shown_has_nothing_for_their_terminal() -> None:
+    """Of labels what can be printed is kept."""
+    odd = {"family": "f\x1b[31m", "parameter_size": "1\nB", "quantization_level": "\u202eQ4"}
+    raw = msgspec.json.encode({"details": odd, "capabilities": ["to\x1bols", "\n", "vision"]})
+    found = description(raw, ROW)
+    assert (found.family, found.parameter_size, found.quantization) == ("f[31m", "1B", "Q4")
+    assert found.capabilities == ("tools", "vision")
+
+
 @pytest.mark.parametrize(("said", "known"), [(1, 0), (31, 0), (32, 32), (2**24, 2**24), (2**24 + 1, 0)])
 def test_a_context_that_cannot_be_is_unknown(said: int, known: int) -> None:
     """That it was trained for, and that its Modelfile asks for: every run would ask Ollama for it."""
