@@ -16,6 +16,7 @@ from orion_streams.agents.backend import Chunk, RunFailedError
 from orion_streams.agents.ollama_json import UNREADABLE, read
 from orion_streams.agents.ollama_requests import is_number
 from orion_streams.model.measured import Usage
+from orion_streams.model.toml_values import on_one_line
 from orion_streams.protocol.agent_entries import MILLIS_MAX, TOKENS_MAX, WORD_MAX
 
 NS_PER_MS = 1_000_000
@@ -169,7 +170,8 @@ def check_vectors(vectors: list[list[float]], texts: int) -> int:
 def fail_on(error: object) -> None:
     """Raise RunFailedError if an answer under status 200 tells of an error, in whatever form."""
     if tells_error(error):
-        raise RunFailedError("ollama_error", "node", words_of(error)[:REASON_MAX], breaks_model=True)
+        what = words_of(error)[:REASON_MAX] or "Ollama tells of an error without words"
+        raise RunFailedError("ollama_error", "node", what, breaks_model=True)
 
 
 def tells_error(error: object) -> bool:
@@ -178,10 +180,11 @@ def tells_error(error: object) -> bool:
 
 
 def words_of(error: object) -> str:
-    """Return what an error says: a sentence, or an object that holds one as `message`."""
+    """Return what an error says, on one line: a sentence, or an object that holds one as `message`."""
     if isinstance(error, dict) and isinstance(error.get("message"), str) and error["message"]:
         error = error["message"]
-    return error if isinstance(error, str) else msgspec.json.encode(error).decode()
+    said = error if isinstance(error, str) else msgspec.json.encode(error).decode()
+    return on_one_line(" ".join(said.split()))
 
 
 def usage_of(line: Metrics) -> Usage:
@@ -193,7 +196,7 @@ def usage_of(line: Metrics) -> Usage:
         prefill_ms=millis(line.prompt_eval_duration),
         decode_ms=millis(line.eval_duration),
         total_ms=millis(line.total_duration),
-        done_reason=line.done_reason[:WORD_MAX] if isinstance(line.done_reason, str) else "",
+        done_reason=on_one_line(line.done_reason)[:WORD_MAX] if isinstance(line.done_reason, str) else "",
     )
 
 

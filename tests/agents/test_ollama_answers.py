@@ -33,6 +33,7 @@ TRANSCRIPTS = Path(__file__).parents[1] / "simulated_ollama" / "transcripts"
         ({"done": True, "done_reason": None, "eval_count": None}, Chunk(usage=Usage())),
         ({"done": True, "eval_count": 7.0, "error": None}, Chunk(usage=Usage(tokens=7))),
         ({"response": "a", "done": True, "error": ""}, Chunk(text="a", usage=Usage())),
+        ({"done": True, "done_reason": "a\x1b"}, Chunk(usage=Usage(done_reason="a\\x1b"))),
         ({"response": "a", "error": False}, Chunk(text="a")),
     ],
 )
@@ -57,6 +58,8 @@ def test_a_count_that_cannot_be_is_unknown(odd: Any) -> None:
         ("broken", "broken"),
         ({"message": "broken", "code": 5}, "broken"),
         ({"message": ""}, '{"message":""}'),
+        ("a\n\x1b[2Jb", "a \\x1b[2Jb"),
+        ("\n", "Ollama tells of an error without words"),
         ({}, "{}"),
         (5, "5"),
     ],
