@@ -6,7 +6,7 @@ defaults of host and namespace, and compares names without regard to case (types
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 HOST, NAMESPACE, TAG, CLOUD = "registry.ollama.ai", "library", "latest", "cloud"
@@ -46,10 +46,13 @@ def host_of(model: str) -> str:
     return parts[0].lower() if len(parts) > 2 else HOST
 
 
-def same_name(model: str, known: Iterable[str]) -> str:
+def same_name(model: str, known: Collection[str]) -> str:
     """Return the one of the known names that Ollama takes for the same; else the name itself."""
-    folded = model.lower()
-    return min((each for each in known if full_model_name(each).lower() == folded), default=model)
+    for name in (model, without_source(model)):
+        alike = [each for each in known if full_model_name(each).lower() == name.lower()]
+        if alike:
+            return min(alike)
+    return model
 
 
 def near_names(model: str, known: Iterable[str]) -> list[str]:

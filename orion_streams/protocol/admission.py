@@ -10,7 +10,7 @@ from orion_streams.decider.memory import default_num_ctx, descriptions, serves, 
 from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
-from orion_streams.model.names import full_model_name, is_cloud, near_names, same_name, without_source
+from orion_streams.model.names import full_model_name, is_cloud, near_names, same_name
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
@@ -154,9 +154,7 @@ def installed_name(grid: Grid, model: str) -> str:
     nodes = grid.nodes.values()
     if any(model in node.installed for node in nodes):
         return model
-    known = {name for node in nodes for name in node.installed}
-    found = same_name(model, known)
-    return found if found in known else same_name(without_source(model), known)
+    return same_name(model, {name for node in nodes for name in node.installed})
 
 
 def what_is_full(grid: Grid, client: str, size: int) -> str:

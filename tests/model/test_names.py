@@ -78,6 +78,8 @@ def test_a_name_may_say_that_it_is_local() -> None:
     """Ollama takes `:local` away; a model that is listed under such a name is meant itself."""
     for asked, meant in (("m:local", "m:latest"), ("m:1b:LOCAL", "m:1b"), ("m:1b", "m:1b")):
         assert without_source(asked) == meant
+    assert same_name("m:1b:local", ["m:1b"]) == "m:1b"
+    assert same_name("m:local", ["m:latest", "m:local"]) == "m:local"
     for asked in (f"{MODEL}:local", f"{MODEL.upper()}:Local"):
         fields = {b"id": b"q", b"model": asked.encode(), b"prompt": b"p"}
         [accepted] = take(grid(node("n")), Entry("requests", "brain", "5-0", fields), **LIMITS).events
