@@ -28,8 +28,10 @@ class Answer:
         """Append a piece."""
         if chunk.tool_calls:
             chunk = structs.replace(chunk, tool_calls=tuple(map(self._numbered, chunk.tool_calls)))
-        self.chunks.append(chunk)
-        self.bytes += sum(map(len, fields_of([chunk]).values()))
+        size = sum(map(len, fields_of([chunk]).values()))
+        if size:
+            self.chunks.append(chunk)
+        self.bytes += size
         self.usage = chunk.usage
 
     def _numbered(self, call: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class Answer:
     @property
     def has_begun(self) -> bool:
         """Whether the model has said anything."""
-        return any(fields_of([chunk]) for chunk in self.chunks)
+        return bool(self.chunks)
 
     def unsent(self) -> dict[str, bytes]:
         """Return the fields of what came since the last call; none if nothing did."""

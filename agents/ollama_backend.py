@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
@@ -10,9 +11,10 @@ import httpx
 import msgspec
 
 from orion_streams.agents.backend import Chunk, DiskFailedError, Listing, PullStep, RunFailedError
-from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
+from orion_streams.agents.ollama_answers import chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
-from orion_streams.agents.ollama_http import Transport
+from orion_streams.agents.ollama_http import ANSWER_MAX_BYTES, TooLongError, Transport, whole
+from orion_streams.agents.ollama_json import UNREADABLE, read
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.agents.ollama_pull import pull_refusal, pull_step
 from orion_streams.agents.ollama_requests import request_body, texts_of
@@ -27,8 +29,14 @@ from orion_streams.protocol.agent_entries import (
 )
 
 EMBEDS_ONLY = "does not support generate"
-LINE_MAX_BYTES, PIECE_BYTES = 16_000_000, 256 * 1024
-IDENTIFY_S, NAME_MAX = 2.0, 48
+PIECE_BYTES = 256 * 1024
+LIST_S, ASK_S, REMOVE_S = 5.0, 2.0, 60.0
+"""So long Ollama may take to list models, to say what one or itself is, and to remove one."""
+NAME_MAX = 48
+
+
+Body = Mapping[str, Any] | None
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Ollama:
@@ -59,9 +67,9 @@ class Ollama:
                 await self.identify()
             async with self._post_of(f"/api/{kind}", body) as answer:
                 if answer.status_code != 200:
-                    raise refusal(answer.status_code, await answer.aread())
+                    raise refusal(answer.status_code, await whole(answer))
                 if kind == "embed":
-                    yield embedded(await answer.aread(), len(texts_of(entry)))
+                    yield await self._vectors(entry, answer)
                     return
                 async for raw in lines(answer):
                     piece = chunk(raw, with_context=entry.context is not None)
@@ -71,6 +79,14 @@ class Ollama:
         except httpx.HTTPError as error:
             self._identified = False  # whoever answers next may be another version
             raise broken(error) from error
+
+    async def _vectors(self, entry: requests_replies.RequestEntry, answer: httpx.Response) -> Chunk:
+        """Read an answer of vectors. Raises RunFailedError and httpx.HTTPError."""
+        try:
+            raw = await whole(answer)
+        except TooLongError as error:
+            raise RunFailedError("answer_too_large", "request", str(error)) from error
+        return embedded(raw, len(texts_of(entry)), entry.dimensions or 0)
 
     def _post_of(self, path: str, body: bytes) -> AbstractAsyncContextManager[httpx.Response]:
         """Post for a stream. A body with photos goes in pieces: it would hold the event loop."""
@@ -98,7 +114,7 @@ class Ollama:
         try:
             async with self._http.stream("POST", "/api/pull", json={"model": model}) as answer:
                 if answer.status_code != 200:
-                    raise pull_refusal(await answer.aread())
+                    raise pull_refusal(await whole(answer))
                 has_ended = False
                 async for raw in lines(answer):
                     step = pull_step(raw)
@@ -114,34 +130,35 @@ class Ollama:
         with suppress(RunFailedError):  # one that only embeds is not unloaded so; its runner ends by itself
             await self.unload(model)
         try:
-            answer = await self._http.request("DELETE", "/api/delete", json={"model": model}, timeout=60)
+            status, said = await self._ask("DELETE", "/api/delete", REMOVE_S, {"model": model})
         except httpx.HTTPError as error:
             raise DiskFailedError("remove_failed", str(broken(error))) from error
-        if answer.status_code not in (200, 404):
-            raise DiskFailedError("remove_failed", str(refusal(answer.status_code, answer.content)))
+        if status not in (200, 404):
+            raise DiskFailedError("remove_failed", str(refusal(status, said)))
 
     async def installed(self) -> Listing[InstalledModel]:
         """List what is on disk. Raises httpx.HTTPError or one of UNREADABLE."""
-        return installed_models(await self._get("/api/tags"))
+        return installed_models(await self._told("GET", "/api/tags", LIST_S))
 
     async def resident(self) -> Listing[ResidentModel]:
         """List what is in memory, as Ollama says. Raises httpx.HTTPError or one of UNREADABLE."""
-        return resident_models(await self._get("/api/ps"))
+        return resident_models(await self._told("GET", "/api/ps", LIST_S))
 
     async def described(self, model: InstalledModel) -> ModelDescription:
         """Ask what an installed model is; that loads nothing. Raises httpx.HTTPError or one of
         UNREADABLE."""
-        answer = await self._http.post("/api/show", json={"model": model.name}, timeout=2)
-        answer.raise_for_status()
-        return description(answer.content, model)
+        said = await self._told("POST", "/api/show", ASK_S, {"model": model.name})
+        return description(said, model)
 
     async def identify(self) -> None:
         """Ask what answers here: a label, without which an Ollama works as well; one that does not answer
         keeps it. A simulated node must say so itself. Raises RunFailedError if it does not."""
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
         try:
-            answer = await self._http.get(path, timeout=IDENTIFY_S)
-            said = str(msgspec.json.decode(answer.content, type=dict[str, Any])[key])
+            _, raw = await self._ask("GET", path, ASK_S)
+            said = read(raw, _object)[key]
+            if not isinstance(said, str):
+                raise KeyError(key)
             name = "".join(each for each in said if each.isprintable())[:NAME_MAX]
         except httpx.HTTPError:
             self._identified = False
@@ -155,10 +172,24 @@ class Ollama:
             self.engine = f"simulated ({name})" if self._simulated else f"ollama {name}"
             self._identified = True
 
-    async def _get(self, path: str) -> bytes:
-        answer = await self._http.get(path, timeout=5)
-        answer.raise_for_status()
-        return answer.content
+    async def _told(self, method: str, path: str, within_s: float, body: Body = None) -> bytes:
+        """Return an answer with status 200. Raises httpx.HTTPError."""
+        status, said = await self._ask(method, path, within_s, body)
+        if status != 200:
+            raise httpx.RemoteProtocolError(f"{path} answers with status {status}")
+        return said
+
+    async def _ask(self, method: str, path: str, within_s: float, body: Body = None) -> tuple[int, bytes]:
+        """Return status and body of an answer that takes no work, so that it comes whole and soon. Raises
+        httpx.HTTPError."""
+        try:
+            async with (
+                asyncio.timeout(within_s),
+                self._http.stream(method, path, json=body) as answer,
+            ):
+                return answer.status_code, await whole(answer)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"{path} does not answer within {within_s:g} s") from error
 
     async def _end(self, path: str, body: Mapping[str, Any]) -> None:
         """Post for an answer of one line, which must say `done`: a server that is being stopped answers
@@ -168,12 +199,13 @@ class Ollama:
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> bytes:
         try:
-            answer = await self._http.post(path, json=body)
+            async with self._http.stream("POST", path, json=body) as answer:
+                said = await whole(answer)
         except httpx.HTTPError as error:
             raise broken(error) from error
         if answer.status_code != 200:
-            raise refusal(answer.status_code, answer.content)
-        return answer.content
+            raise refusal(answer.status_code, said)
+        return said
 
 
 def broken(error: httpx.HTTPError) -> RunFailedError:
@@ -193,13 +225,16 @@ async def pieces(body: bytes) -> AsyncGenerator[bytes, None]:
 async def lines(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
     """Yield the lines of a stream, cut at "\n" alone: httpx's own would also cut a text, at U+0085. Raises
     RunFailedError."""
-    rest = b""
+    rest = bytearray()
     async for block in answer.aiter_bytes():
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield line
-        if len(rest) > LINE_MAX_BYTES:
+        rest += block
+        if b"\n" in block:
+            *ended, last = rest.split(b"\n")
+            rest = bytearray(last)
+            for line in ended:
+                if line.strip():
+                    yield bytes(line)
+        if len(rest) > ANSWER_MAX_BYTES:
             raise RunFailedError("bad_answer", "node", "Ollama's line has no end", breaks_model=True)
     if rest.strip():
-        yield rest
+        yield bytes(rest)

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from orion_streams.agents.backend import Blame, RunFailedError
-from orion_streams.agents.ollama_answers import REASON_MAX, UNREADABLE, words_of
+from orion_streams.agents.ollama_answers import REASON_MAX, words_of
+from orion_streams.agents.ollama_json import UNREADABLE, read
 
 
 class Fault(Struct, frozen=True):
@@ -24,14 +25,29 @@ class Fault(Struct, frozen=True):
     breaks_model: bool = False
 
 
+LACKS = tuple(
+    f"does not support {each}"
+    for each in (
+        *("completion", "generate", "chat", "tools", "insert", "vision", "audio", "image generation"),
+        *("embedding", "thinking"),
+    )
+)
+"""Ollama's words for what a model cannot do (server/images.go); a machine may lack something, too."""
 ANY_ERROR = ("",)
 """Ollama's own form is asked for, whatever it says."""
 
 FAULTS = (
+    Fault(
+        (400,),
+        ("missing request body", "unexpected EOF"),
+        "not_ollama",
+        "node",
+        "something before it has cut the request",
+    ),
     Fault((400, 501), ANY_ERROR, "refused", "request", "Ollama does not accept the request"),
     Fault((500,), ("must be of type", "invalid option"), "refused", "request", "an option of a wrong type"),
     Fault((500,), ("invalid format",), "refused", "request", "`format` is neither `json` nor a schema"),
-    Fault((500,), ("does not support",), "refused", "request", "the model cannot do what is asked"),
+    Fault((500,), LACKS, "refused", "request", "the model cannot do what is asked"),
     Fault(
         (500,),
         ("failed to process inputs", "exceeds the context"),
@@ -62,10 +78,13 @@ def fits(row: Fault, status: int, error: str) -> bool:
     return not row.words or (bool(error) and any(each in error for each in row.words))
 
 
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 def error_of(body: bytes) -> str:
     """Return the words of an error in Ollama's form; "" where the body is anything else."""
     try:
-        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+        error = read(body, _object, replace_letters=True).get("error")
     except UNREADABLE:
         return ""
     is_known = isinstance(error, str) or (isinstance(error, dict) and isinstance(error.get("message"), str))

@@ -15,6 +15,24 @@ NO_OLLAMA = "is the gateway of a grid, no Ollama: mend `ollama` in the node's ta
 NEVER_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
+ANSWER_MAX_BYTES = 16_000_000
+
+
+class TooLongError(httpx.RemoteProtocolError):
+    """An answer has more than ANSWER_MAX_BYTES."""
+
+
+async def whole(answer: httpx.Response) -> bytes:
+    """Read all of an answer. Raises httpx.HTTPError."""
+    blocks, size = [], 0
+    async for block in answer.aiter_bytes():
+        blocks.append(block)
+        size += len(block)
+        if size > ANSWER_MAX_BYTES:
+            raise TooLongError(f"an answer of more than {ANSWER_MAX_BYTES} bytes")
+    return b"".join(blocks)
+
+
 @contextmanager
 def errors_of_httpx() -> Iterator[None]:
     """Tell a connection that could not be made (ConnectError) from one that broke, or answered no HTTP

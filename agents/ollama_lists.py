@@ -12,17 +12,20 @@ import msgspec
 
 from orion_streams.agents.backend import Listing, Model
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
+from orion_streams.agents.ollama_json import REPLACED, read
+from orion_streams.model.names import is_cloud
 from orion_streams.protocol.agent_entries import (
-    AMOUNT_MAX,
     INSTALLED_MAX,
     MEGABYTES_MAX,
     RESIDENT_MAX,
+    TOKENS_MAX,
     WORD_MAX,
     InstalledModel,
     ResidentModel,
 )
 
 MB = 1_000_000
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class OddRowError(ValueError):
@@ -46,7 +49,7 @@ def resident_models(raw: bytes) -> Listing[ResidentModel]:
     """Read the answer of /api/ps. Raises one of UNREADABLE."""
 
     def model(row: dict[str, Any]) -> ResidentModel:
-        context_length = amount(row.get("context_length"), AMOUNT_MAX)
+        context_length = amount(row.get("context_length"), TOKENS_MAX)
         digest = row.get("digest")  # a model of unknown weights takes memory all the same
         digest = digest if is_digest(digest) else ""
         return ResidentModel(name_of(row), digest, size_mb_of(row, 0), context_length)
@@ -63,15 +66,15 @@ def listing(raw: bytes, model: Callable[[dict[str, Any]], Model], most: int) -> 
         try:
             if not isinstance(row, dict):
                 raise OddRowError(f"a row that is no object: {in_short(row)}")
+            if runs_elsewhere(row):
+                remote.append(name_of(row))
+                continue
             each = model(row)
-            if row.get("remote_host") or row.get("remote_model"):
-                remote.append(each.name)
-            elif each.name in found:
+            if each.name in found:
                 raise OddRowError(f"{each.name}: listed twice")
-            elif len(found) == most:
+            if len(found) == most:
                 raise OddRowError(f"{each.name}: more than {most} rows")
-            else:
-                found[each.name] = each
+            found[each.name] = each
         except OddRowError as error:
             left_out.append(str(error))
     return Listing(tuple(found.values()), tuple(left_out), tuple(remote))
@@ -79,7 +82,7 @@ def listing(raw: bytes, model: Callable[[dict[str, Any]], Model], most: int) -> 
 
 def rows_of(raw: bytes) -> list[Any]:
     """Return the rows of an answer as they came; none for null. Raises one of UNREADABLE."""
-    answer = msgspec.json.decode(raw, type=dict[str, Any])
+    answer = read(raw, _object, replace_letters=True)
     if tells_error(error := answer.get("error")):
         raise msgspec.ValidationError(words_of(error))
     rows = answer.get("models")
@@ -88,19 +91,24 @@ def rows_of(raw: bytes) -> list[Any]:
     return rows or []
 
 
+def runs_elsewhere(row: dict[str, Any]) -> bool:
+    """Whether a model is asked outside this house: it says so, or Ollama goes by its name."""
+    return bool(row.get("remote_host") or row.get("remote_model")) or is_cloud(name_of(row))
+
+
 def name_of(row: dict[str, Any]) -> str:
     """Return the name of a row. Raises OddRowError."""
     name = row.get("name") or row.get("model")
     if not isinstance(name, str):
         raise OddRowError(f"a name that is no text: {in_short(name)}")
-    if len(name) > WORD_MAX or not name.isprintable():
+    if len(name) > WORD_MAX or not name.isprintable() or REPLACED in name:
         raise OddRowError(f"a name of {len(name)} characters: {in_short(name)}")
     return name
 
 
 def is_digest(digest: object) -> TypeGuard[str]:
     """Whether it can name a model's weights."""
-    return isinstance(digest, str) and 0 < len(digest) <= WORD_MAX
+    return isinstance(digest, str) and 0 < len(digest) <= WORD_MAX and digest.isprintable()
 
 
 def size_mb_of(row: dict[str, Any], least: int) -> int:

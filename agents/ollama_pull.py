@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from orion_streams.agents.backend import DiskFailedError, PullStep
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_answers import tells_error, words_of
+from orion_streams.agents.ollama_json import UNREADABLE, read
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("no space left", "no_space"),
@@ -25,16 +26,17 @@ WORDS: tuple[tuple[str, str], ...] = (
 )
 """Words of Ollama's errors, and their codes: the first that fits. Offline, resolving fails at once."""
 SHOWN, BYTES_MAX = 300, 2**53
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def pull_step(raw: bytes) -> PullStep:
     """Read a line. Raises RunFailedError if it is an error, or none of Ollama's."""
     try:
-        line = msgspec.json.decode(raw, type=dict[str, Any])
+        line = read(raw, _object, replace_letters=True)
     except UNREADABLE as error:
         raise DiskFailedError("pull_failed", "Ollama's line cannot be read") from error
-    if line.get("error"):
-        raise failed(str(line["error"]))
+    if tells_error(said := line.get("error")):
+        raise failed(words_of(said))
     status, digest = line.get("status"), line.get("digest")
     return PullStep(
         status[:SHOWN] if isinstance(status, str) else "",
@@ -47,10 +49,10 @@ def pull_step(raw: bytes) -> PullStep:
 def pull_refusal(raw: bytes) -> DiskFailedError:
     """Return the error of an answer with another status than 200."""
     try:
-        said = str(msgspec.json.decode(raw, type=dict[str, Any]).get("error", ""))
+        error = read(raw, _object, replace_letters=True).get("error")
     except UNREADABLE:
-        said = ""
-    return failed(said or "Ollama refuses to pull, and does not say why")
+        error = None
+    return failed(words_of(error) if tells_error(error) else "Ollama refuses to pull, and does not say why")
 
 
 def failed(said: str) -> DiskFailedError:

@@ -10,22 +10,26 @@ from typing import Any
 import msgspec
 
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
+from orion_streams.agents.ollama_json import read
 from orion_streams.protocol.agent_entries import (
-    AMOUNT_MAX,
     NAMED_MAX,
     PARAMETERS_MAX,
     TEMPLATE_MAX,
+    TOKENS_MAX,
     WORD_MAX,
     InstalledModel,
     ModelDescription,
 )
 
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+CONTEXT_MIN = 32
+"""No model works with less."""
 SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
 
 
 def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     """Read the answer of /api/show; what is missing, or no text, is left out. Raises one of UNREADABLE."""
-    said = msgspec.json.decode(raw, type=dict[str, Any])
+    said = read(raw, _object, replace_letters=True)
     if tells_error(error := said.get("error")):
         raise msgspec.ValidationError(words_of(error))
     details, about = mapping(said.get("details")), mapping(said.get("model_info"))
@@ -40,16 +44,22 @@ def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     return ModelDescription(
         name=model.name,
         digest=model.digest,
-        family=text(details.get("family"))[:WORD_MAX],
-        parameter_size=text(details.get("parameter_size"))[:WORD_MAX],
-        quantization=text(details.get("quantization_level"))[:WORD_MAX],
+        family=label(details.get("family")),
+        parameter_size=label(details.get("parameter_size")),
+        quantization=label(details.get("quantization_level")),
         capabilities=words(said.get("capabilities")),
-        context_length=amount(trained, AMOUNT_MAX),
-        num_ctx=int(found[1]) if found else 0,
+        context_length=context_of(trained),
+        num_ctx=context_of(int(found[1])) if found else 0,
         parameters=parameters[:PARAMETERS_MAX],
         template=template[:TEMPLATE_MAX],
         truncated=tuple(name for name, is_cut in cut.items() if is_cut),
     )
+
+
+def context_of(said: object) -> int:
+    """Return a context length in tokens; 0 if it is absent or cannot be."""
+    found = amount(said, TOKENS_MAX)
+    return found if found >= CONTEXT_MIN else 0
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -64,5 +74,10 @@ def text(value: object) -> str:
 
 def words(value: object) -> tuple[str, ...]:
     """Return the words of a list, the first few, in the order of the alphabet."""
-    found = [each for each in value if isinstance(each, str) and each] if isinstance(value, list) else []
-    return tuple(sorted(each[:WORD_MAX] for each in found[: NAMED_MAX * 2]))
+    found = [label(each) for each in value] if isinstance(value, list) else []
+    return tuple(sorted([each for each in found if each][: NAMED_MAX * 2]))
+
+
+def label(value: object) -> str:
+    """Return a text as one that people are shown, anything else as an empty one."""
+    return "".join(each for each in text(value) if each.isprintable())[:WORD_MAX]

@@ -20,7 +20,7 @@ from orion_streams.model.measured import Sample
 log = logging.getLogger("orion.agent")
 
 MB = 1024 * 1024
-VCGENCMD_S = 1.0
+VCGENCMD_S, BITS_MAX = 1.0, 2**32 - 1
 SELDOM = 5
 """Expensive measurements (the list of processes, vcgencmd) are taken with one sample in so many."""
 
@@ -43,7 +43,8 @@ class LocalSensors:
     """The machine of this process, by psutil, /sys thermal zones and, on a Pi, vcgencmd."""
 
     def __init__(self, folder: Path = thermal.THERMAL) -> None:
-        self._zones = thermal.processor_zones(folder)
+        self._folder, self._there = folder, list[Path]()
+        self._zones: tuple[thermal.Zone, ...] = ()
         self._vcgencmd = shutil.which("vcgencmd")
         self._ollama: list[psutil.Process] = []
         self._throttled = self._looks = 0
@@ -53,6 +54,7 @@ class LocalSensors:
     async def sample(self) -> Sample:
         memory = psutil.virtual_memory()
         if self._looks % SELDOM == 0:
+            self._find_zones()
             self._ollama = ollama_processes()
             self._throttled = await throttled(self._vcgencmd) if self._vcgencmd else 0
         self._looks += 1
@@ -70,6 +72,12 @@ class LocalSensors:
 
     async def close(self) -> None:
         """Do nothing: no connection is open."""
+
+    def _find_zones(self) -> None:
+        """Look for the processor's zones anew when others are there: a driver may come after this agent."""
+        there = sorted(self._folder.glob("thermal_zone*"))
+        if there != self._there:
+            self._there, self._zones = there, thermal.processor_zones(self._folder)
 
     def _temperature(self) -> int | None:
         """Return the temperature; None without a sensor that can be believed. Say once what is wrong."""
@@ -126,7 +134,8 @@ async def throttled(vcgencmd: str) -> int:
     try:
         async with asyncio.timeout(VCGENCMD_S):
             out, _ = await process.communicate()
-        return max(int(out.partition(b"=")[2], 16), 0)
+        bits = int(out.partition(b"=")[2], 16)
+        return bits if 0 <= bits <= BITS_MAX else 0
     except (TimeoutError, ValueError):
         return 0
     finally:

@@ -19,8 +19,9 @@ THERMAL = Path("/sys/class/thermal")
 PROCESSOR = re.compile(r"cpu|core|soc|pkg")
 OTHER_CHIP = re.compile(r"gpu|npu|wifi|wlan|modem|pmic|batt|ddr|nvme")
 LAST_RESORT = "acpitz"
-POSSIBLE_MC = (1_000, 130_000)
-"""What a processor at work can have, in thousandths of a degree Celsius."""
+POSSIBLE_MC = (13_001, 130_000)
+"""What a processor at work can have, in thousandths of a degree Celsius. Below stand all that it can have
+in hundredths of one, or in tenths of a kelvin."""
 
 
 class Zone(Struct, frozen=True):
@@ -64,8 +65,8 @@ def read(zones: tuple[Zone, ...]) -> Reading:
     silent = []
     for zone in zones:
         try:
-            text = zone.file.read_text().strip()
-        except (OSError, ValueError) as error:
+            text = zone.file.read_text(errors="replace").strip()
+        except OSError as error:
             silent.append(f"{zone} cannot be read: {error}")
             continue
         number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,12}", text) else None
@@ -78,8 +79,12 @@ def read(zones: tuple[Zone, ...]) -> Reading:
     return Reading(max(found), f"the hottest of {names}" if len(zones) > 1 else names)
 
 
+UNITS = {1000: "whole", 100: "tenths of", 10: "hundredths of"}
+
+
 def doubt(number: int | None) -> str:
     """Say why a number is not believed, in words that stay the same while it goes on."""
-    if number is not None and POSSIBLE_MC[0] <= number * 1000 <= POSSIBLE_MC[1]:
-        return "whole degrees, it seems: thousandths are expected"
+    for unit, name in UNITS.items():
+        if number is not None and POSSIBLE_MC[0] <= number * unit <= POSSIBLE_MC[1]:
+            return f"{name} degrees, it seems: thousandths are expected"
     return "what is no temperature of a processor at work"

@@ -28,6 +28,7 @@ from orion_streams.model.gateway_rules import GatewayRules
 from orion_streams.model.names import full_model_name
 from orion_streams.model.policy import (
     ROBOT,
+    RUNS_MAX,
     ClientRules,
     Count,
     HostName,
@@ -254,7 +255,7 @@ def read_secret(path: Path, key: str, what: str, guarded: bool = False) -> str:
 def read_text(path: Path) -> str:
     """Read a text file. Raises ConfigError if that fails."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {why(error)}") from error
     except UnicodeDecodeError as error:
@@ -285,27 +286,30 @@ def with_tables(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def is_list_of_names(clients: Mapping[str, Any]) -> bool:
     """Whether the clients stand in a list; `names` may also be a client's own table."""
-    return isinstance(clients.get("names", {}), list)
+    return not isinstance(clients.get("names", {}), dict)
 
 
 def tree_of(text: str, source: str) -> dict[str, Any]:
     """Parse TOML. Raises ConfigError naming `source`."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in a list in a list
+        hint = toml_values.of_toml(text)
+        raise ConfigError(f"{source}: not valid TOML: {error}{hint}") from error
 
 
 def complaints_of(tree: Mapping[str, Any]) -> list[str]:
     """List what is wrong with a streams.toml, value by value; else how its values contradict each other."""
     clients = tree.get("clients")
+    found: list[str] = []
     if isinstance(clients, dict) and is_list_of_names(clients):
         names = clients["names"]
-        if found := list(of_value("clients.names", names, tuple[Name, ...], GRAMMAR, EXAMPLE_NAMES)):
-            return found
-    tree = with_tables(tree)
-    found = list(complaints(tree, Config, GRAMMAR))
-    return found or contradictions(config_of(tree), tree.get("policy", {}))
+        found = list(of_value("clients.names", names, tuple[Name, ...], GRAMMAR, EXAMPLE_NAMES))
+    if not found:
+        tree = with_tables(tree)
+        found = list(complaints(tree, Config, GRAMMAR))
+    found = found or contradictions(config_of(tree), tree.get("policy", {}))
+    return [toml_values.on_one_line(each) for each in found]
 
 
 EXAMPLE_NAMES = ("brain", "kitchen")
@@ -330,13 +334,8 @@ GRAMMAR: Mapping[str, Grammar] = {
 RULES: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     (
         "models",
-        lambda config: len(config.model_rules()) == len(config.models),
-        "the same model twice (a name without a tag means `:latest`)",
-    ),
-    (
-        "limits.health_ms",
-        lambda config: config.limits.health_ms * 2 <= config.policy.stale_ms,
-        "expected at most half of policy.stale_ms",
+        lambda config: len({name.lower() for name in config.model_rules()}) == len(config.models),
+        "the same model twice (a name without a tag means `:latest`, and its case does not count)",
     ),
     ("clients", lambda config: bool(config.clients), "expected at least one client, e.g. [clients.brain]"),
     (
@@ -350,7 +349,7 @@ NODE_RULES: tuple[tuple[str, Callable[[str, NodeConfig], bool], str], ...] = (
     (".ollama", lambda _, node: bool(node.ollama), "expected a URL, as inference is on"),
     (
         "",
-        lambda name, node: ROBOT not in (name, urlsplit(node.ollama).hostname),
+        lambda name, node: ROBOT not in (name, (urlsplit(node.ollama).hostname or "").partition(".")[0]),
         f"{ROBOT} is the robot and never runs inference; set inference = false",
     ),
 )
@@ -362,12 +361,19 @@ def contradictions(config: Config, written: Collection[str] = ()) -> list[str]:
     blame the one that was `written`."""
     inference = {name: node for name, node in sorted(config.nodes.items()) if node.inference}
     found = policy_order.contradictions(config.policy, written)
+    found += policy_order.health_too_rare(config.limits.health_ms, config.policy, written)
     found += [f"{key}: {expected}" for key, holds, expected in RULES if not holds(config)]
     found += [
         f"nodes.{name}{key}: {expected}"
         for name, node in inference.items()
         for key, holds, expected in NODE_RULES
         if not holds(name, node)
+    ]
+    found += [
+        f"nodes.{name}.slots = {node.slots}: expected at most {RUNS_MAX}, policy.prefetch "
+        f"({config.policy.prefetch}) included"
+        for name, node in inference.items()
+        if node.slots + config.policy.prefetch > RUNS_MAX
     ]
     ollamas = {name: node.ollama for name, node in inference.items()}
     found += gateway_rules.contradictions(config.gateway, config.clients, ollamas)

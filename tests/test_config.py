@@ -72,7 +72,11 @@ WRONG = {
     ),
     "health too rare": (
         NODE + "[limits]\nhealth_ms = 3000",
-        "limits.health_ms: expected at most half of policy.stale_ms",
+        "limits.health_ms = 3000: expected at most half of policy.stale_ms (5000, the default)",
+    ),
+    "silent too soon": (
+        NODE + "[policy]\nstale_ms = 1500",
+        "policy.stale_ms = 1500: expected at least twice limits.health_ms (1000)",
     ),
     "a server without a scheme": (
         '[redis]\nurl = "orion-master:6379"',
@@ -244,6 +248,9 @@ URLS = {
     "ftp://pi": "expected a URL",
     "http://192.168.1.300:11434": "expected a URL",
     "http://[::1]x:11434": "expected a URL",
+    "http://pi:11434/api": "it ends before /api",
+    "http://pi/v1/": "it ends before /api",
+    "http://xn--a:1": "expected a URL",
 }
 
 

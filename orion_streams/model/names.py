@@ -6,10 +6,11 @@ defaults of host and namespace, and compares names without regard to case (types
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
-HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
+HOST, NAMESPACE, TAG, CLOUD = "registry.ollama.ai", "library", "latest", "cloud"
+LOCAL = ":local"
 NEAR = 3
 """So many near misses are named."""
 MOST, LONGEST = 100, 80
@@ -26,16 +27,32 @@ def full_model_name(model: str) -> str:
     return "/".join(parts) if ":" in parts[-1] else f"{'/'.join(parts)}:{TAG}"
 
 
+def is_cloud(model: str) -> bool:
+    """Whether Ollama asks a model of this name outside the house, even if it has one of that name
+    (internal/modelref/modelref.go)."""
+    tag = full_model_name(model).rpartition(":")[2].lower()
+    return tag == CLOUD or tag.endswith(f"-{CLOUD}")
+
+
+def without_source(model: str) -> str:
+    """Return the full name that is meant by one that ends in `:local`: of this house."""
+    name = full_model_name(model)
+    return full_model_name(name[: -len(LOCAL)]) if name.lower().endswith(LOCAL) else name
+
+
 def host_of(model: str) -> str:
     """Return the host of the registry that Ollama pulls a full name from."""
     parts = full_model_name(model).split("/")
     return parts[0].lower() if len(parts) > 2 else HOST
 
 
-def same_name(model: str, known: Iterable[str]) -> str:
-    """Return the one of the known full names that Ollama takes for the same; else the name itself."""
-    folded = model.lower()
-    return min((each for each in known if each.lower() == folded), default=model)
+def same_name(model: str, known: Collection[str]) -> str:
+    """Return the one of the known names that Ollama takes for the same; else the name itself."""
+    for name in (model, without_source(model)):
+        alike = [each for each in known if full_model_name(each).lower() == name.lower()]
+        if alike:
+            return min(alike)
+    return model
 
 
 def near_names(model: str, known: Iterable[str]) -> list[str]:

@@ -30,6 +30,8 @@ DECIDER = 5
 router and replay compare it with the log's before they decide."""
 OLLAMA_NUM_CTX = 4_096
 """The context length of a model on a processor, where nobody asks for another."""
+IN_HAND_MAX, RUNS_MAX = 256, 192
+"""So many pieces of work a node's health lists, and so many of them may be runs."""
 ROBOT = "orion-edge"
 """The robot drives: whatever a configuration says, it never gets an inference request."""
 

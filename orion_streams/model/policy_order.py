@@ -29,6 +29,18 @@ def contradictions(policy: Policy, written: Collection[str]) -> list[str]:
     ]
 
 
+def health_too_rare(health_ms: int, policy: Policy, written: Collection[str]) -> list[str]:
+    """Say that health comes too seldom for `policy.stale_ms`, and blame that key if it was written."""
+    if health_ms * 2 <= policy.stale_ms:
+        return []
+    if "stale_ms" in written:
+        return [
+            f"policy.stale_ms = {policy.stale_ms}: expected at least twice limits.health_ms ({health_ms})"
+        ]
+    what = f"expected at most half of policy.stale_ms ({policy.stale_ms}, the default)"
+    return [f"limits.health_ms = {health_ms}: {what}"]
+
+
 def misfit(policy: Policy, key: str, relation: str, other: str, written: Collection[str]) -> str:
     """Say how two keys of [policy] do not fit, with both values."""
     if other in written and key not in written:

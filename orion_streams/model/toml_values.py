@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
+from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -42,10 +43,21 @@ def complaints(
         field = fields.get(name)
         if field is None:
             near = get_close_matches(name, fields, 1)
+            if where.startswith("models.") and isinstance(value, dict):
+                yield f"{where}{name}: no such table; {QUOTED}"
+                continue
             known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(fields))}"
             yield f"{where}{name}: no such key; {known}"
         else:
             yield from of_value(f"{where}{name}", value, field.type, grammar, field.default)
+
+
+QUOTED = 'a model\'s name stands in quotes, as [models."llama3.2:3b"]'
+
+
+def of_toml(text: str) -> str:
+    """Return a hint for a text that is no TOML, after a semicolon; "" for none."""
+    return f"; {QUOTED}" if re.search(r"^\s*\[\s*models\.[\w-]*[.:/@]", text, re.MULTILINE) else ""
 
 
 def of_value(
@@ -135,7 +147,14 @@ def shown_at(key: str, value: Any) -> str:
 def shown(value: Any) -> str:
     """Return a value as TOML has it, cut, and without what may be a URL's password."""
     value = masked(value) if isinstance(value, str) else value
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
     return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+
+
+def on_one_line(text: str) -> str:
+    """Return a text with escapes for whatever would break the line, or the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def masked(text: str) -> str:
@@ -196,6 +215,8 @@ def ollama_url(url: str) -> str:
     place = url.partition("://")[2].partition("/")[0]
     if "@" in place:
         return f"{URL}; a user and a password stand in no URL of an Ollama"
+    if re.search(r"/(api|v1)/*$", url):
+        return f"{URL}; it ends before /api"
     is_plain = bool(re.fullmatch(r"[!-~]+", url)) and not re.search(r"[?#@\\]", url)
     fault = place_fault(place)
     return f"{URL}{fault}".rstrip(";") if fault or not is_plain else ""
@@ -208,24 +229,43 @@ SENTINEL_URL = 'a URL, e.g. "redis+sentinel://HOST:26379,HOST:26379/SERVICE"'
 def redis_url(url: str) -> str:
     """Judge the URL of a Redis; "" is the embedded server."""
     scheme, _, rest = server_urls.shown(url).partition("://")
+    query = rest.partition("?")[2]
     if not url or (scheme == "unix" and rest.startswith("/")):
-        return ""
+        return query_fault(REDIS_URL, query)
     if scheme in server_urls.BY_SENTINELS:
         try:
-            server_urls.sentinels(url)
+            found = server_urls.sentinels(url)
         except ValueError:
             return SENTINEL_URL
-        return ""
+        is_bad = any(host_fault(host) or port == 0 for host, port in found.hosts)
+        return SENTINEL_URL if is_bad else query_fault(SENTINEL_URL, query)
     if scheme not in ("redis", "rediss"):
         return REDIS_URL + ("; redis:// is missing" if "://" not in url else "")
     place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
     if fault := place_fault(place):
         return f"{REDIS_URL}{fault}".rstrip(";")
-    return (
-        ""
-        if re.fullmatch("[0-9]*", path)
-        else f"{REDIS_URL}; after the host stands the number of a database"
-    )
+    if not re.fullmatch("[0-9]{0,5}", path):
+        return f"{REDIS_URL}; after the host stands the number of a database"
+    return query_fault(REDIS_URL, query)
+
+
+QUERY = {
+    r"ssl_(ca_certs|certfile|keyfile|ca_path|password)|client_name|username|password": ".+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname|socket_keepalive": "(?i:true|false|yes|no|1|0)",
+    "db|max_connections|health_check_interval": "[0-9]{1,5}",
+    r"socket(_connect)?_timeout": r"[0-9]{1,5}(\.[0-9]+)?",
+}
+"""What may stand behind the `?` of a server's URL: names and their values."""
+
+
+def query_fault(what: str, query: str) -> str:
+    """Return what was expected instead of a URL with such a query; "" for a good one."""
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        kinds = (kind for names, kind in QUERY.items() if re.fullmatch(names, name))
+        if not re.fullmatch(next(kinds, "(?!)"), value):
+            return f"{what}; {shown(name)} is no option of it, or has another value"
+    return ""
 
 
 def place_fault(place: str) -> str:
@@ -239,13 +279,26 @@ def place_fault(place: str) -> str:
         port, host = 0, ""
     if port == 0:
         return "; a port is a number from 1 to 65535"
-    if "[" in place:
-        is_host = is_ipv6(host) and bool(re.fullmatch(r"\[[^]]*\](:[0-9]+)?", place))
-    elif re.fullmatch(r"[0-9.]+", host):
-        is_host = is_ipv4(host)
-    else:
-        is_host = bool(re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", host))
-    return "" if is_host and not place.endswith(":") else ";"
+    is_place = re.fullmatch(r"(\[[^][]+\]|[A-Za-z0-9_.-]+)(:[0-9]+)?", place)
+    return host_fault(host) if is_place else ";"
+
+
+def host_fault(host: str) -> str:
+    """Return ";" for what is neither an address nor the name of a host."""
+    if ":" in host:
+        return "" if is_ipv6(host) else ";"
+    if re.fullmatch(r"[0-9.]+", host):
+        return "" if is_ipv4(host) else ";"
+    is_name = re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", host) and len(host) <= 253
+    return "" if is_name and is_idna(host) else ";"
+
+
+def is_idna(host: str) -> bool:
+    """Whether the letters behind each `xn--` of a host's name are some."""
+    try:
+        return bool(host.encode().decode("idna"))
+    except UnicodeError:
+        return False
 
 
 def is_ipv4(host: str) -> bool:

@@ -10,7 +10,7 @@ from orion_streams.decider.memory import default_num_ctx, descriptions, serves, 
 from orion_streams.decider.route import Reject, route
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
-from orion_streams.model.names import full_model_name, near_names, same_name
+from orion_streams.model.names import full_model_name, is_cloud, near_names, same_name
 from orion_streams.model.policy import NO_RULES
 from orion_streams.model.state import Grid, Node, Request
 from orion_streams.model.vocabulary import Code, RequestKind
@@ -174,10 +174,20 @@ def what_is_full(grid: Grid, client: str, size: int) -> str:
 
 def hopeless(grid: Grid, request: Request) -> tuple[str, str]:
     """Return a code and a sentence with figures when no node will ever take the request, else ""."""
+    if is_cloud(request.model):  # whatever a node lists
+        return Code.UNKNOWN_MODEL, f"{requests_replies.CODES[Code.UNKNOWN_MODEL]} {outside(grid, request)}"
     if any(is_ready(grid, node, request) for node in grid.nodes.values()):
         return "", ""  # nothing needs to be worked out
     decision = route(grid, request)
     return (decision.code, why_never(grid, request, decision)) if isinstance(decision, Reject) else ("", "")
+
+
+def outside(grid: Grid, request: Request) -> str:
+    """Say who would ask the model outside this house; "" if nobody would."""
+    names = [name for name, node in grid.nodes.items() if request.model in node.remote]
+    if not names and not is_cloud(request.model):
+        return ""
+    return f"{', '.join(names) or 'Ollama'} would ask it outside this house: that is never done."
 
 
 def why_never(grid: Grid, request: Request, decision: Reject) -> str:
@@ -187,10 +197,9 @@ def why_never(grid: Grid, request: Request, decision: Reject) -> str:
         for each in decision.verdicts
         if each.filter == "too_large"
     )
-    elsewhere = [name for name, node in grid.nodes.items() if request.model in node.remote]
     words = requests_replies.CODES[decision.code] + (f" {sizes}." if sizes else "")
-    if elsewhere:
-        words += f" {', '.join(elsewhere)} would ask it outside this house: that is never done."
+    if elsewhere := outside(grid, request):
+        words += f" {elsewhere}"
     elif decision.code == Code.UNKNOWN_MODEL:
         words += f" {missing(grid, request.model)}"
     elif decision.code == Code.INCAPABLE:

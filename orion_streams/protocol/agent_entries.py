@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from orion_streams.model.policy import IN_HAND_MAX
+
 WORD_MAX, AMOUNT_MAX, MEGABYTES_MAX, MILLIS_MAX, TOKENS_MAX = 256, 2**53, 2**30, 2**36, 2**24
 INSTALLED_MAX, RESIDENT_MAX, NAMED_MAX, DESCRIBED_MAX = 1000, 64, 8, 8
 PARAMETERS_MAX, TEMPLATE_MAX = 4_000, 11_000
@@ -82,7 +84,7 @@ class HealthHead(Struct, frozen=True, omit_defaults=True):
     resident: Annotated[tuple[ResidentModel, ...], Meta(max_length=RESIDENT_MAX)] = ()
     inventory_digest: Word = ""
     inventory: Annotated[tuple[InstalledModel, ...], Meta(max_length=INSTALLED_MAX)] | None = None
-    in_hand: Annotated[tuple[Id, ...], Meta(max_length=256)] = ()
+    in_hand: Annotated[tuple[Id, ...], Meta(max_length=IN_HAND_MAX)] = ()
     work_read: Id = ""
     results_written: Id = ""
     left_out: Amount = 0

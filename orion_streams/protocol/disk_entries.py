@@ -17,7 +17,7 @@ from msgspec import structs
 from orion_streams.errors import ContractError
 from orion_streams.model import events as ev
 from orion_streams.model.marks import is_heard
-from orion_streams.model.names import full_model_name, host_of, same_name
+from orion_streams.model.names import full_model_name, host_of, is_cloud, same_name
 from orion_streams.model.policy import NO_RULES, NodeRules
 from orion_streams.model.state import Grid, Node, Run, parse_stream_id
 from orion_streams.protocol.agent_entries import PROGRESS_FIELDS, ResultHead
@@ -67,9 +67,12 @@ def node_of(grid: Grid, name: str) -> Node:
 
 
 def check_pull(model: str, pull_from: Collection[str]) -> None:
-    """Raise ContractError pull_off if a model's registry is none of those allowed."""
+    """Raise ContractError pull_off if a model's registry is none of those allowed, or it runs elsewhere."""
     if not pull_from:
         raise ContractError("pull_off", PULL_OFF)
+    if is_cloud(model):
+        what = f"Ollama would ask {model} outside this house: that is never done."
+        raise ContractError("pull_off", what)
     if (host := host_of(model)) not in {each.lower() for each in pull_from}:
         allowed = ", ".join(sorted(pull_from))
         raise ContractError(

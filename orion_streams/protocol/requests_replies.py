@@ -137,7 +137,8 @@ class RequestEntry(Struct, frozen=True, kw_only=True):
         bool | None, Meta(description="`0`: end when the context is full, instead of forgetting its begin.")
     ] = None
     dimensions: Annotated[
-        Annotated[int, Meta(ge=0)] | None, Meta(description="embed: length of the vectors.")
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="embed: length of the vectors; refused for a model that has shorter ones."),
     ] = None
     logprobs: Annotated[bool | None, Meta(description="Ask for the probabilities of tokens.")] = None
     top_logprobs: Annotated[

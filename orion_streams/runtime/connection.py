@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -20,6 +20,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -57,10 +58,11 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
         own = url.replace("valkey+unix://", "unix://") if found is None else found.url
         options: dict[str, Any] = {**parse_url(own), **_common(timeout_s)}
         _check_files(options)
+        _check_options(options)
         if found is not None:
             return _by_sentinels(found, options)
         return ExplainingRedis.from_url(own, **_common(timeout_s))
-    except ValueError:  # the message may quote the URL with its password
+    except (ValueError, TypeError):  # the message may quote the URL with its password
         raise ConfigError(EXPECTED) from None
 
 
@@ -108,6 +110,16 @@ class PrimaryPool(SentinelConnectionPool):
         await super().disconnect(inuse_connections)
         if inuse_connections:
             await self.sentinel_manager.aclose()
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for what no connection takes: from the pool it would come later."""
+    of_pool = ("connection_class", "max_connections")
+    own = {name: value for name, value in options.items() if name not in of_pool}
+    try:
+        options.get("connection_class", Connection)(**own)
+    except RedisError as error:
+        raise ValueError from error
 
 
 def _check_files(options: dict[str, Any]) -> None:

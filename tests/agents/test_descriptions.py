@@ -12,7 +12,7 @@ import pytest
 
 from orion_streams.agents.backend import Echo, Listing
 from orion_streams.agents.health import ASKED_AT_ONCE, Residency
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_show import description
 from orion_streams.model import events as ev
 from orion_streams.projections import fold
@@ -51,6 +51,23 @@ def test_what_matters_is_taken_and_nothing_else() -> None:
     assert (found.num_ctx, found.context_length, found.truncated) == (2_048, 32_768, ())
     assert found.capabilities == ("completion", "tools")
     assert b"secret" not in msgspec.json.encode(found)
+
+
+def test_what_people_are_shown_has_nothing_for_their_terminal() -> None:
+    """Of labels what can be printed is kept."""
+    odd = {"family": "f\x1b[31m", "parameter_size": "1\nB", "quantization_level": "\u202eQ4"}
+    raw = msgspec.json.encode({"details": odd, "capabilities": ["to\x1bols", "\n", "vision"]})
+    found = description(raw, ROW)
+    assert (found.family, found.parameter_size, found.quantization) == ("f[31m", "1B", "Q4")
+    assert found.capabilities == ("tools", "vision")
+
+
+@pytest.mark.parametrize(("said", "known"), [(1, 0), (31, 0), (32, 32), (2**24, 2**24), (2**24 + 1, 0)])
+def test_a_context_that_cannot_be_is_unknown(said: int, known: int) -> None:
+    """That it was trained for, and that its Modelfile asks for: every run would ask Ollama for it."""
+    trained = {"model_info": {"general.architecture": "a", "a.context_length": said}}
+    found = description(msgspec.json.encode({**trained, "parameters": f"num_ctx {said}"}), ROW)
+    assert (found.context_length, found.num_ctx) == (known, known)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_what_is_told_is_bounded() -> None:
     assert told.is_due(PullStep("writing manifest"), TELL_S)
 
 
-@pytest.mark.parametrize("raw", [b"", b"nothing", b"[]", b'{"error":"boom"}'])
+@pytest.mark.parametrize("raw", [b"", b"nothing", b"[]", b'{"error":"boom"}', b'{"error":{}}'])
 def test_lines_that_are_no_steps(raw: bytes) -> None:
     """End the pull as the node's fault."""
     with pytest.raises(RunFailedError) as caught:
@@ -279,6 +279,8 @@ def test_steps_are_read_with_care() -> None:
     assert pull_step(good) == PullStep("pulling a", "sha256:a", 9, 3)
     assert pull_refusal(b"<html>").code == "pull_failed"
     assert str(pull_refusal(b'{"error":"invalid model name"}')) == "invalid model name"
+    assert pull_refusal(b'{"error":{"message":"no space left on device"}}').code == "no_space"
+    assert str(pull_refusal(b'{"error":null}')) == "Ollama refuses to pull, and does not say why"
 
 
 @pytest.mark.parametrize(("words", "code"), WORDS)

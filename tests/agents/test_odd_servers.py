@@ -3,6 +3,7 @@ next one is served."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 
@@ -10,8 +11,11 @@ import httpx
 import msgspec
 import pytest
 
+from orion_streams.agents import ollama_backend
 from orion_streams.agents.backend import RunFailedError
 from orion_streams.agents.ollama_backend import Ollama
+from orion_streams.agents.ollama_http import ANSWER_MAX_BYTES
+from orion_streams.config import NodeConfig
 from orion_streams.protocol.agent_entries import WorkHead
 from orion_streams.protocol.requests_replies import RequestEntry
 from tests.agents.agent_bench import MODEL
@@ -80,6 +84,55 @@ async def test_any_mixture_of_recorded_answers_is_taken(seed: int) -> None:
         codes = {await ends(backend, rng.choice(ASKED)) for _ in bodies}
         assert await ends(backend, ASKED[0]) == "done"
     assert {"bad_answer", "no_done", "not_ollama", "model_missing"} <= codes
+
+
+LONG = b" " * (ANSWER_MAX_BYTES + 1)
+
+
+async def test_an_answer_without_an_end_is_not_kept() -> None:
+    """An error, vectors, a list: what is larger than any answer is a failure with a name."""
+    error = b"HTTP/1.1 502 X\r\n\r\n" + LONG
+    async with answering(one_by_one([error, error, b"HTTP/1.1 200 OK\r\n\r\n" + LONG, GOOD])) as backend:
+        assert [await ends(backend, entry) for entry in ASKED] == ["stream_cut", "stream_cut"]
+        assert await ends(backend, ASKED[1]) == "answer_too_large"
+        assert await ends(backend, ASKED[0]) == "done"
+    async with answering(lambda _: b"HTTP/1.1 200 OK\r\n\r\n" + LONG) as backend:
+        for listed in (backend.installed, backend.resident):
+            with pytest.raises(httpx.HTTPError, match="an answer of more than"):
+                await listed()
+        assert await ends(backend, ASKED[0]) == "bad_answer"  # its line has no end
+
+
+async def test_a_list_that_only_trickles_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of it has its time, not each byte."""
+    for name in ("LIST_S", "ASK_S"):
+        monkeypatch.setattr(ollama_backend, name, 0.01)
+    stays_open = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n{")
+        await stays_open.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    backend = Ollama(NodeConfig(ollama=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), 50)
+    for listed in (backend.installed, backend.resident):
+        with pytest.raises(httpx.HTTPError, match="does not answer within"):
+            await listed()
+    await backend.identify()
+    assert backend.engine == "ollama"
+    stays_open.set()
+    await backend.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("version", [b"null", b"5", b'{"error":"x"}', b'"\xff"', b"NaN"])
+async def test_a_version_that_is_none_is_no_label(version: bytes) -> None:
+    """It is an Ollama all the same."""
+    async with answering(lambda _: b'HTTP/1.1 200 OK\r\n\r\n{"version":%s}' % version) as backend:
+        await backend.identify()
+        assert backend.engine == "ollama"
 
 
 async def test_a_gateway_is_no_ollama() -> None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orion_streams.agents.backend import Chunk, RunFailedError
-from orion_streams.agents.ollama_answers import UNREADABLE, chunk, embedded
+from orion_streams.agents.ollama_answers import chunk, embedded
 from orion_streams.agents.ollama_blame import FAULTS, Fault, error_of, fits, refusal
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.model.measured import Usage
 from orion_streams.protocol import agent_entries
@@ -32,6 +33,7 @@ TRANSCRIPTS = Path(__file__).parents[1] / "simulated_ollama" / "transcripts"
         ({"done": True, "done_reason": None, "eval_count": None}, Chunk(usage=Usage())),
         ({"done": True, "eval_count": 7.0, "error": None}, Chunk(usage=Usage(tokens=7))),
         ({"response": "a", "done": True, "error": ""}, Chunk(text="a", usage=Usage())),
+        ({"done": True, "done_reason": "a\x1b"}, Chunk(usage=Usage(done_reason="a\\x1b"))),
         ({"response": "a", "error": False}, Chunk(text="a")),
     ],
 )
@@ -55,6 +57,9 @@ def test_a_count_that_cannot_be_is_unknown(odd: Any) -> None:
     [
         ("broken", "broken"),
         ({"message": "broken", "code": 5}, "broken"),
+        ({"message": ""}, '{"message":""}'),
+        ("a\n\x1b[2Jb", "a \\x1b[2Jb"),
+        ("\n", "Ollama tells of an error without words"),
         ({}, "{}"),
         (5, "5"),
     ],
@@ -65,6 +70,7 @@ def test_an_error_is_one_wherever_it_stands(error: Any, words: str) -> None:
         (chunk, {"response": "a"}),
         (chunk, {"done": True}),
         (lambda raw: embedded(raw, 1), {"embeddings": [[0.5]]}),
+        (lambda raw: chunk(msgspec.json.encode({"done": True, "message": msgspec.Raw(raw)})), {}),
     ):
         with pytest.raises(RunFailedError, match=f"^{re.escape(words)}$") as failed:
             read(msgspec.json.encode({**rest, "error": error}))
@@ -80,6 +86,96 @@ def test_vectors_stay_as_they_came() -> None:
     assert embedded(b'{"embeddings":[]}', 0).vectors == b"[]"
 
 
+@pytest.mark.parametrize(
+    ("vectors", "asked", "blame"),
+    [
+        ([[0.5, 0.5]], 2, ""),
+        ([[0.5, 0.5]], 0, ""),
+        ([[0.5, 0.5]], 3, "request"),
+        ([[0.5, 0.5]], 1, "node"),
+        ([], 3, ""),
+    ],
+)
+def test_vectors_have_the_length_that_was_asked_for(
+    vectors: list[list[float]], asked: int, blame: str
+) -> None:
+    """Ollama cuts longer ones: a model that has too few is the request's fault, a server that does not cut
+    the node's."""
+    raw = msgspec.json.encode({"embeddings": vectors})
+    if not blame:
+        assert msgspec.json.decode(embedded(raw, len(vectors), asked).vectors) == vectors
+        return
+    with pytest.raises(RunFailedError, match=f"vectors of 2 numbers, and {asked} were asked for") as failed:
+        embedded(raw, 1, asked)
+    assert failed.value.blame == blame
+
+
+CALL = {"name": "f", "arguments": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("said", "usable"),
+    [
+        ({"function": CALL}, {"function": CALL}),
+        ({"id": "c1", "function": CALL}, {"id": "c1", "function": CALL}),
+        ({"id": 5, "function": CALL}, {"function": CALL}),
+        ({"function": {"name": "f"}}, {"function": {"name": "f", "arguments": {}}}),
+        ({"function": {"name": "f", "arguments": None}}, {"function": {"name": "f", "arguments": {}}}),
+        ({"function": {"name": "f", "arguments": '{"a":1}'}}, {"function": CALL}),
+        ({"function": {"name": "f", "arguments": ""}}, {"function": {"name": "f", "arguments": {}}}),
+        ({}, None),
+        ({"function": None}, None),
+        ({"function": "f"}, None),
+        ({"function": {"name": None}}, None),
+        ({"function": {"name": "", "arguments": {}}}, None),
+        ({"function": {"name": "f", "arguments": [1]}}, None),
+        ({"function": {"name": "f", "arguments": "{"}}, None),
+        ({"function": {"name": "f", "arguments": "[1]"}}, None),
+    ],
+)
+def test_a_call_of_a_tool_is_whole(said: dict[str, Any], usable: dict[str, Any] | None) -> None:
+    """It names a function, and its arguments are an object; else the answer is none."""
+    raw = msgspec.json.encode({"message": {"content": "", "tool_calls": [said]}})
+    if usable is not None:
+        assert chunk(raw).tool_calls == (usable,)
+        return
+    with pytest.raises(RunFailedError, match="Ollama's answer cannot be used: ") as failed:
+        chunk(raw)
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
+PROBABLE = {"token": "a", "logprob": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("said", "usable"),
+    [
+        (PROBABLE, PROBABLE),
+        ({**PROBABLE, "bytes": [97], "top_logprobs": None}, {**PROBABLE, "bytes": [97]}),
+        (
+            {**PROBABLE, "logprob": 0, "top_logprobs": [PROBABLE]},
+            {**PROBABLE, "logprob": 0, "top_logprobs": [PROBABLE]},
+        ),
+        ({}, None),
+        ({**PROBABLE, "token": None}, None),
+        ({**PROBABLE, "logprob": None}, None),
+        ({**PROBABLE, "logprob": True}, None),
+        ({**PROBABLE, "top_logprobs": [{}]}, None),
+        ({**PROBABLE, "top_logprobs": [5]}, None),
+        ({**PROBABLE, "top_logprobs": {"a": -0.5}}, None),
+    ],
+)
+def test_a_token_has_its_probability(said: dict[str, Any], usable: dict[str, Any] | None) -> None:
+    """And so has each alternative; else the answer is none."""
+    raw = msgspec.json.encode({"response": "a", "logprobs": [said]})
+    if usable is not None:
+        assert chunk(raw).logprobs == (usable,)
+        return
+    with pytest.raises(RunFailedError, match="a token without its probability") as failed:
+        chunk(raw)
+    assert (failed.value.code, failed.value.blame) == ("bad_answer", "node")
+
+
 GOOD = {"name": "m:latest", "digest": "abc", "size": 5_000_001}
 
 
@@ -88,6 +184,7 @@ GOOD = {"name": "m:latest", "digest": "abc", "size": 5_000_001}
     [
         ({"name": "x" * 269}, "a name of 269 characters"),
         ({"name": "a\nb"}, "a name of 3 characters"),
+        ({"digest": "a\nb"}, 'odd:latest: the digest "a'),
         ({"name": 5}, "a name that is no text: 5"),
         ({"size": None}, "odd:latest: a size of null bytes"),
         ({"size": -1}, "odd:latest: a size of -1 bytes"),
@@ -109,6 +206,15 @@ def test_an_odd_row_costs_only_itself(odd: dict[str, Any], why: str) -> None:
         assert found.left_out[1] == 'a row that is no object: "x"'
 
 
+@pytest.mark.parametrize("odd", [-1, 0, 1.5, "4096", None, 2**24 + 1, 10**12, HUGE])
+def test_a_runners_context_that_cannot_be_is_unknown(odd: Any) -> None:
+    """Every run would ask Ollama for as much."""
+    raw = msgspec.json.encode({"models": [{**GOOD, "context_length": odd}]})
+    assert resident_models(raw).models[0].context_length == 0
+    raw = msgspec.json.encode({"models": [{**GOOD, "context_length": 4096.0}]})
+    assert resident_models(raw).models[0].context_length == 4096
+
+
 def test_a_list_that_is_too_long_is_cut() -> None:
     """At the bound that the router reads by; each row beyond it is counted."""
     rows = [{**GOOD, "name": f"m{n}"} for n in range(1_003)]
@@ -125,6 +231,27 @@ def test_a_model_that_runs_elsewhere_is_in_no_list() -> None:
     assert found.left_out == ()
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"name": "gpt-oss:120b-cloud"},
+        {"name": "m:Cloud"},
+        {"remote_model": "x"},
+        {"remote_host": "https://ollama.com", "size": 0},
+        {"remote_host": "https://ollama.com", "digest": None},
+    ],
+)
+def test_a_model_runs_elsewhere_by_its_name_or_its_row(odd: dict[str, Any]) -> None:
+    """A real Ollama goes by the name alone; and such a row is no odd one, however empty it is."""
+    row = {**GOOD, "name": "big:1t", **odd}
+    for found in (
+        installed_models(msgspec.json.encode({"models": [row, GOOD]})),
+        resident_models(msgspec.json.encode({"models": [row, GOOD]})),
+    ):
+        assert ([each.name for each in found.models], found.remote) == (["m:latest"], (row["name"],))
+        assert found.left_out == ()
+
+
 def test_no_list_is_no_answer() -> None:
     """Null is an empty list; what is no list, or tells of an error, is not."""
     for raw in (b'{"models":null}', b"{}", b'{"models":[]}', b'{"error":false}', b'{"error":""}'):
@@ -135,6 +262,7 @@ def test_no_list_is_no_answer() -> None:
 
 
 CASES = [
+    (400, b'{"error":"unexpected EOF"}'),
     (400, b'{"error":"model is required"}'),
     (500, b'{"error":"option \\"num_predict\\" must be of type integer"}'),
     (500, b'{"error":"invalid format: \\"xml\\""}'),
@@ -171,6 +299,8 @@ def test_each_row_of_the_table_of_faults(row: Fault, case: tuple[int, bytes]) ->
         (500, b'{"error":"llama runner process has terminated: signal: killed"}'),
         (500, b'{"error":"model runner has unexpectedly stopped"}'),
         (500, b"x must be of type y"),
+        (500, b'{"error":"llama runner process has terminated: this GPU does not support bf16"}'),
+        (500, b'{"error":"Deepseek2 does not support K-shift"}'),
         (502, b'{"error":"this upstream does not support it"}'),
         (503, b'{"error":"server busy, please try again. maximum pending requests exceeded"}'),
         (504, b"\xff"),

@@ -71,7 +71,12 @@ async def test_the_hottest_zone_of_the_processor_counts(
         ("92", "whole degrees, it seems"),
         ("0", "no temperature of a processor at work"),
         ("-5000", "no temperature"),
-        ("920", "no temperature"),
+        ("920", "tenths of degrees, it seems"),
+        ("9200", "hundredths of degrees, it seems"),
+        ("2982", "hundredths of degrees, it seems"),  # or tenths of a kelvin
+        ("93000000", "no temperature"),
+        ("45000\n92000", "no temperature"),
+        ("\N{FULLWIDTH DIGIT FIVE}0000", "no temperature"),
         ("920000", "no temperature"),
         ("92.5", "no temperature"),
         ("1e5", "no temperature"),
@@ -97,6 +102,30 @@ async def test_a_zone_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> N
     (tmp_path / "thermal_zone0" / "temp").unlink()
     assert (await machine.sample()).temp_mc is None
     assert machine.sensor.count("cannot be read") == 2
+
+
+async def test_a_zone_that_gives_no_text_is_not_passed_over(tmp_path: Path) -> None:
+    """It can be read, and is no temperature."""
+    zone(tmp_path, 0, "cpu-thermal", "50000")
+    (zone(tmp_path, 1, "cpu-thermal", "1") / "temp").write_bytes(b"\xff\xfe\x00")
+    assert (await LocalSensors(tmp_path).sample()).temp_mc is None
+
+
+async def test_a_zone_that_comes_later_counts(tmp_path: Path) -> None:
+    """Its driver may be loaded after the agent has begun; it is seen after some samples."""
+    machine = LocalSensors(tmp_path)
+    assert (await machine.sample()).temp_mc is None
+    zone(tmp_path, 0, "cpu-thermal", "50000")
+    assert [(await machine.sample()).temp_mc for _ in range(sensors.SELDOM)][-1] == 50_000
+    zone(tmp_path, 1, "cpu-thermal", "80000")
+    assert [(await machine.sample()).temp_mc for _ in range(sensors.SELDOM)][-1] == 80_000
+
+
+@pytest.mark.parametrize("bits", ["0x1ffffffff", "0x" + "f" * 20])
+async def test_bits_that_cannot_be_are_not_passed_on(tmp_path: Path, bits: str) -> None:
+    """The router would drop the whole entry."""
+    assert await throttled(script(tmp_path, f"echo throttled={bits}")) == 0
+    assert await throttled(script(tmp_path, "echo throttled=0xffffffff")) == 2**32 - 1
 
 
 async def test_without_a_sensor_the_temperature_is_none_and_that_is_said_once(

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import psutil
 import pytest
@@ -303,6 +304,26 @@ async def test_an_ollama_is_only_asked_what_loads_nothing(
     assert facts.ollamas["away"].error != ""
     assert "other" not in facts.ollamas
     assert is_reachable("any", NodeConfig(ollama="http://orion-worker:11434"))
+
+
+@pytest.mark.parametrize(
+    ("ps", "version", "error"),
+    [
+        (b'{"models":[]}', b"404 page not found", ""),
+        (b'{"models":null}', b'{"error":"x"}', ""),
+        (b"<html>log in</html>", b"<html>log in</html>", "JSON is malformed"),
+        (b'{"error":"broken"}', b'{"version":"1"}', "broken"),
+    ],
+)
+async def test_an_ollama_is_known_by_its_list(ps: bytes, version: bytes, error: str) -> None:
+    """A server without a version is one; a page is none."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=ps if request.url.path == "/api/ps" else version)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        seen = await collect_facts.ask_ollama(http, "http://pi:11434/")
+    assert (error in seen.error) if error else not seen.error
 
 
 def test_the_archive_of_this_machine_is_looked_at(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from msgspec import structs
 
@@ -204,3 +206,30 @@ def test_why_a_machine_would_answer_nothing_is_said(
     """No Ollama, the robot's name, little memory, or a flag."""
     with pytest.raises(ConfigError, match=f"nobody could answer a request: {why}"):
         wishes(found, inference=inference)
+
+
+@pytest.mark.parametrize(
+    ("tags", "status", "version", "found"),
+    [
+        (TAGS, 200, b"404 page not found", ("", "")),
+        (TAGS, 200, b'{"version":null}', ("", "")),
+        (TAGS, 200, b'{"version":"0.24.0"}', ("0.24.0", "")),
+        ({"detail": "Not Found"}, 404, b"{}", ("", "what answers there is no Ollama")),
+        ([], 200, b"{}", ("", "what answers there is no Ollama")),
+    ],
+)
+def test_an_ollama_is_found_by_its_models(
+    monkeypatch: pytest.MonkeyPatch, tags: object, status: int, version: bytes, found: tuple[str, str]
+) -> None:
+    """Its version is a label; a server of something else is none."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/tags":
+            return httpx.Response(status, json=tags)
+        return httpx.Response(200, content=version)
+
+    client = functools.partial(httpx.Client, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("orion_streams.cli.install.machine.httpx.Client", client)
+    seen = machines.look_for_ollama("http://pi:11434")
+    assert (seen.version, seen.fault) == found
+    assert bool(seen.models) == (not seen.fault)

@@ -82,6 +82,7 @@ def held(model: str = MODEL) -> Node:
         (two(), "house", {"remove": "a b"}, "bad_field: remove: expected a model's name"),
         (two(), "house", {"pull": "hf.co/some/model"}, "pull_off: hf.co is not in pull_from of the "
          f"router's streams.toml: {REGISTRY}."),
+        (two(), "house", {"pull": "big:1t-cloud"}, "pull_off: Ollama would ask big:1t-cloud out"),
         (two(), "house", {"remove": NEW}, f"unknown_model: a does not have {NEW}."),
         (two(held()), "house", {"remove": MODEL}, f"model_busy: a is at work with {MODEL}: a load."),
         (two(held("another:1b")), "house", {"remove": MODEL}, ""),

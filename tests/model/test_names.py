@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orion_streams.model import events as ev
-from orion_streams.model.names import full_model_name, same_name
+from orion_streams.model.names import full_model_name, is_cloud, same_name, without_source
+from orion_streams.model.state import Resident
 from orion_streams.protocol.ingest import take
 from orion_streams.protocol.input_entries import Entry
 from tests.grids import DISK, LIMITS, MODEL, grid, node
@@ -44,6 +45,58 @@ def test_case_does_not_count() -> None:
     assert same_name("HF.CO/org/small-gguf:q4_k_m", [HF, "m:1b"]) == HF
     assert same_name("a:1B", ["a:1b", "A:1b"]) == "A:1b"
     assert same_name("b:1b", ["a:1b"]) == "b:1b"
+
+
+def test_a_server_that_leaves_out_the_tag_has_the_model_all_the_same() -> None:
+    """Its own form of the name is what it is asked for."""
+    assert same_name("m:latest", ["m", "m:1b"]) == "m"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_asked_outside"),
+    [
+        ("gpt-oss:120b-cloud", True),
+        ("gpt-oss:20b:cloud", True),
+        ("m:Cloud", True),
+        ("M:1B-CLOUD", True),
+        ("eva/m:x-cloud", True),
+        ("hf.co/eva/m:cloud", True),
+        ("m-cloud", False),
+        ("m-cloud:latest", False),
+        ("cloud", False),
+        ("m:cloud9", False),
+        ("m:1bcloud", False),
+        ("example.com:5000/eva/m-cloud", False),
+    ],
+)
+def test_ollama_asks_outside_by_the_tag_alone(name: str, is_asked_outside: bool) -> None:
+    """As internal/modelref/modelref.go has it, whatever models the server has."""
+    assert is_cloud(name) == is_asked_outside
+
+
+def test_a_name_may_say_that_it_is_local() -> None:
+    """Ollama takes `:local` away; a model that is listed under such a name is meant itself."""
+    for asked, meant in (("m:local", "m:latest"), ("m:1b:LOCAL", "m:1b"), ("m:1b", "m:1b")):
+        assert without_source(asked) == meant
+    assert same_name("m:1b:local", ["m:1b"]) == "m:1b"
+    assert same_name("m:local", ["m:latest", "m:local"]) == "m:local"
+    for asked in (f"{MODEL}:local", f"{MODEL.upper()}:Local"):
+        fields = {b"id": b"q", b"model": asked.encode(), b"prompt": b"p"}
+        [accepted] = take(grid(node("n")), Entry("requests", "brain", "5-0", fields), **LIMITS).events
+        assert isinstance(accepted, ev.RequestAccepted)
+        assert accepted.model == MODEL
+
+
+@pytest.mark.parametrize("asked", ["big:cloud", f"{MODEL}-cloud"])
+def test_a_cloud_model_is_refused_whatever_a_node_lists(asked: str) -> None:
+    """An older agent may list it as one of its own."""
+    fields = {b"id": b"q", b"model": asked.encode(), b"prompt": b"p"}
+    listed = node("n", installed={asked: DISK[MODEL]}, resident={asked: Resident("a", 9)})
+    taken = take(grid(listed), Entry("requests", "brain", "5-0", fields), **LIMITS)
+    [rejected] = taken.events
+    assert isinstance(rejected, ev.RequestRejected)
+    assert rejected.code == "unknown_model"
+    assert taken.message.endswith(" Ollama would ask it outside this house: that is never done.")
 
 
 FORMS = (MODEL, MODEL.upper(), f"library/{MODEL}", f"registry.ollama.ai/library/{MODEL}")

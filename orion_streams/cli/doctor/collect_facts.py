@@ -18,6 +18,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from orion_streams import config as configuration
 from orion_streams.agents import alert_file
+from orion_streams.agents.ollama_json import UNREADABLE, read
+from orion_streams.agents.ollama_lists import resident_models
 from orion_streams.cli.doctor.findings import Facts, Group, Kept, Seen, Stream
 from orion_streams.config import Config, NodeConfig
 from orion_streams.errors import ConfigError, LogError
@@ -34,6 +36,7 @@ from orion_streams.runtime.connection import connect, in_short, is_untrusted, no
 from orion_streams.runtime.unread_streams import unread_streams
 
 PATIENCE_S, OLLAMA_S = 5.0, 1.0
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 PINGS = 5
 LOOK_BACK = 20_000
 """How many events are searched for the moment when a node backed off."""
@@ -249,14 +252,20 @@ def is_reachable(name: str, node: NodeConfig) -> bool:
 
 
 async def ask_ollama(http: httpx.AsyncClient, url: str) -> Seen:
-    """Return the version of an Ollama that also lists its models in memory; neither loads one."""
+    """Return the version of an Ollama that lists its models in memory, which loads none. Without a version
+    it is one all the same."""
+    base = url.rstrip("/")
     try:
-        version = (await http.get(f"{url.rstrip('/')}/api/version")).raise_for_status()
-        (await http.get(f"{url.rstrip('/')}/api/ps")).raise_for_status()
-        said = msgspec.json.decode(version.content, type=dict[str, Any])
-        return Seen(str(said.get("version", "?")))
-    except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        async with asyncio.timeout(OLLAMA_S):
+            listed = (await http.get(f"{base}/api/ps")).raise_for_status()
+            resident_models(listed.content)
+            said = await http.get(f"{base}/api/version")
+    except (httpx.HTTPError, TimeoutError, *UNREADABLE) as error:
         return Seen(error=str(error) or type(error).__name__)
+    try:
+        return Seen(str(read(said.content, _object).get("version", "?")))
+    except UNREADABLE:
+        return Seen("?")
 
 
 async def backed_off_since(store: Log, last: int, first: int, wanted: set[str]) -> dict[str, int]:

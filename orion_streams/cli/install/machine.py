@@ -15,8 +15,9 @@ import psutil
 from msgspec import Struct
 
 from orion_streams.agents import thermal
-from orion_streams.agents.ollama_answers import UNREADABLE
+from orion_streams.agents.ollama_json import UNREADABLE
 from orion_streams.agents.ollama_lists import installed_models
+from orion_streams.model.policy import RUNS_MAX
 from orion_streams.protocol.public_row import GATEWAY_SERVER
 
 OLLAMA = "http://127.0.0.1:11434"
@@ -68,17 +69,19 @@ def node_name(host: str) -> str:
 
 
 def look_for_ollama(url: str) -> OllamaFound:
-    """Ask for version and models. A gateway that answers there is no Ollama."""
+    """Ask for models and version, which is a label only. A gateway that answers there is no Ollama."""
     try:
         with httpx.Client(base_url=url, timeout=LOOK_S, trust_env=False) as http:
-            answer = http.get("/api/version")
+            answer = http.get("/api/tags")
             if answer.headers.get("server") == GATEWAY_SERVER:
                 return OllamaFound(url, fault="what answers there is the gateway of a grid")
-            version = str(msgspec.json.decode(answer.content, type=dict[str, object])["version"])
-            found = installed_models(http.get("/api/tags").content)
+            if answer.status_code != 200:
+                return OllamaFound(url, fault="what answers there is no Ollama")
+            found = installed_models(answer.content)
+            version = version_of(http.get("/api/version").content)
     except httpx.HTTPError as error:
         return OllamaFound(url, fault=f"nothing answers there ({type(error).__name__})")
-    except (httpx.InvalidURL, *UNREADABLE, KeyError):
+    except (httpx.InvalidURL, *UNREADABLE):
         return OllamaFound(url, fault="what answers there is no Ollama")
     told = told_to_ollama() if is_here(url) else {}
     return OllamaFound(
@@ -88,6 +91,15 @@ def look_for_ollama(url: str) -> OllamaFound:
         told.get("OLLAMA_NUM_PARALLEL", 0),
         told.get("OLLAMA_MAX_LOADED_MODELS", 0),
     )
+
+
+def version_of(raw: bytes) -> str:
+    """Return the version that an Ollama tells; "" if it does not."""
+    try:
+        said = msgspec.json.decode(raw, type=dict[str, object]).get("version")
+    except UNREADABLE:
+        return ""
+    return said if isinstance(said, str) else ""
 
 
 def is_here(url: str) -> bool:
@@ -104,7 +116,7 @@ def told_to_ollama() -> dict[str, int]:
         with suppress(OSError), Path(f"/proc/{process.pid}/environ").open("rb") as file:
             for each in file.read(VARIABLES).split(b"\0"):
                 name, _, value = each.decode(errors="replace").partition("=")
-                if name.startswith("OLLAMA_") and value.isdigit() and 1 <= int(value) <= 1000:
+                if name.startswith("OLLAMA_") and value.isdecimal() and 1 <= int(value) <= RUNS_MAX:
                     found[name] = int(value)
     return found
 

@@ -168,7 +168,7 @@ def key(name: str) -> str:
 def told(machine: Machine) -> list[str]:
     """Say what was found, a line each."""
     ollama = machine.ollama
-    count = len(ollama.models)
+    count, version = len(ollama.models), ollama.version or "of an unknown version"
     names = f": {', '.join(ollama.models[:6])}{' …' if count > 6 else ''}" if count else ""
     temperature = (
         f"{machine.temp_mc // 1000} °C, {machine.sensor}" if machine.temp_mc is not None else machine.sensor
@@ -176,7 +176,7 @@ def told(machine: Machine) -> list[str]:
     return [
         f"machine   {machine.name}, {machine.ram_mb} MB of memory",
         f"sensor    {temperature}",
-        f"Ollama    {ollama.version} at {ollama.url}, {count} model{'' if count == 1 else 's'}{names}"
+        f"Ollama    {version} at {ollama.url}, {count} model{'' if count == 1 else 's'}{names}"
         if not ollama.fault
         else f"Ollama    none at {ollama.url}: {ollama.fault}",
     ]
