@@ -79,8 +79,8 @@ def chat_request(decoded: Any) -> JsonObject:
     """Check the types of a chat request, its messages and tools."""
     body = golang.check_types(decoded, "api.ChatRequest", _CHAT)
     messages, tools = body.get("messages", []), body.get("tools", [])
-    body["messages"] = [golang.check_types(m, "api.Alias", _MESSAGE) for m in messages]
-    body["tools"] = [golang.check_types(tool, "api.Tool", _TOOL) for tool in tools]
+    body["messages"] = [golang.check_types(each, "api.Alias", _MESSAGE) for each in messages]
+    body["tools"] = [golang.check_types(each, "api.Tool", _TOOL) for each in tools]
     return _checked_think(_completed(body))
 
 
@@ -188,8 +188,12 @@ def spoken(messages: list[JsonObject]) -> list[JsonObject]:
 
 def native_tool_call(call: Any) -> JsonObject:
     """Check a call that an assistant made; arguments that are a string of JSON become an object."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    call = golang.in_small_letters(call) if isinstance(call, dict) else {}
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Refusal(400, "invalid tool call")
+    function = golang.in_small_letters(function)
+    if not isinstance(function.get("name"), str):
         raise Refusal(400, "invalid tool call")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
