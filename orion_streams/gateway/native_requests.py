@@ -186,6 +186,15 @@ def spoken(messages: list[JsonObject]) -> list[JsonObject]:
     return [message for message in messages if message.get("role", "").lower() in _SPEAKERS]
 
 
+def _arguments(text: str) -> Any:
+    """Decode the arguments of a call, which a model may have broken off."""
+    try:
+        decoded = golang.decode(text.encode(), when_empty="")
+    except Refusal as refusal:
+        raise Refusal(400, f"invalid tool call arguments: {refusal.message}") from refusal
+    return {} if decoded is None else decoded
+
+
 def native_tool_call(call: Any) -> JsonObject:
     """Check a call that an assistant made; arguments that are a string of JSON become an object."""
     call = golang.in_small_letters(call) if isinstance(call, dict) else {}
@@ -197,8 +206,7 @@ def native_tool_call(call: Any) -> JsonObject:
         raise Refusal(400, "invalid tool call")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        decoded = golang.decode(arguments.encode(), when_empty="invalid tool call arguments")
-        arguments = {} if decoded is None else decoded
+        arguments = _arguments(arguments)
     if not isinstance(arguments, dict):
         raise Refusal(400, "invalid tool call arguments")
     native: JsonObject = {"function": {"name": function["name"], "arguments": arguments}}

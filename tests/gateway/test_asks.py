@@ -17,6 +17,7 @@ from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.requests_replies import parse_request
 
 USER = [{"role": "user", "content": "hi"}]
+BROKEN_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a'}}]}
 PIXEL = base64.b64encode(b"a picture").decode()
 CHECKS = {
     "generate": (native_requests.generate_request, asks.generate_ask),
@@ -261,6 +262,7 @@ def test_the_case_of_keys_does_not_count() -> None:
         ("chat", {"messages": USER, "format": "xml"}, 400, "invalid format"),
         ("chat", {"messages": USER, "keep_alive": "soon"}, 400, "time: invalid duration"),
         ("chat", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400, "invalid tool call"),
+        ("chat", {"messages": [BROKEN_CALL]}, 400, "invalid tool call arguments"),
         ("generate", {"prompt": "x", "raw": True, "system": "s"}, 400, "raw mode does not support"),
     ],
 )
