@@ -214,7 +214,8 @@ CODES = {
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
     "body_gone": "The request's entry was deleted before it could run.",
     "parts_gone": "A part of its images is missing, or is none.",
-    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
+    "answer_too_large": "The answer grew beyond limits.answer_max_bytes: ask for less at a time, such as "
+    "fewer texts to embed.",
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
 DISK_CODES = {
