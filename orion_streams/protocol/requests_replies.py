@@ -379,6 +379,11 @@ def keep_alive_ms(text: str) -> int | None:
     return FOREVER_MS if total_ms is not None and total_ms < 0 else total_ms
 
 
+def unloads(entry: RequestEntry) -> bool:
+    """Whether nothing is asked, and a `keep_alive` of 0 lets the model go."""
+    return (entry.prompt == "" or entry.messages == []) and keep_alive_ms(entry.keep_alive or "") == 0
+
+
 def kind_of(entry: RequestEntry) -> Kind:
     """Return the kind that was asked for, or that the content shows."""
     if entry.kind is not None:
