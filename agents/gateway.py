@@ -80,6 +80,8 @@ class Gateway:
         secret = self.key_file.current().table.secret_bytes
         fields = {**ask.fields, "model": model, "priority": self._priority(caller, ask)}
         fields.pop("session", None)
+        if ask.may_not_think and listings.cannot_think(self.follower.folded, model):
+            fields.pop("think", None)
         if session := session_of(secret, caller.client, http.headers, ask.fields):
             fields["session"] = session
         return Request(client, self.new_id(), fields)

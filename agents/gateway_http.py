@@ -7,6 +7,7 @@ import logging
 import traceback
 
 from aiohttp import HttpVersion11, web
+from yarl import URL
 
 from orion_streams.errors import BackendError
 from orion_streams.gateway.access import Caller, Knock
@@ -26,6 +27,17 @@ def caller_of(http: web.Request) -> PageCaller:
     """Return who asks, as one to whom something is shown."""
     caller = http[CALLER]
     return PageCaller(caller.client, caller.name, caller.view_only, caller.sees_all)
+
+
+async def place_meant(http: web.Request) -> str | None:
+    """Return the path that is served, with its query, if only slashes too many tell it from the one that
+    was asked for: a client's URL of the gateway often ends with one. None if there is no such path."""
+    parts = [part for part in http.rel_url.raw_path.split("/") if part]
+    url = URL.build(path=f"/{'/'.join(parts)}", query_string=http.rel_url.raw_query_string, encoded=True)
+    if url == http.rel_url:
+        return None
+    found = await http.app.router.resolve(http.clone(rel_url=url))
+    return str(url) if found.http_exception is None else None
 
 
 def response_of(answer: HttpAnswer, headers: dict[str, str] | None = None) -> web.Response:

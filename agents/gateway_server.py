@@ -24,6 +24,7 @@ from orion_streams.agents.gateway_http import (
     deliver,
     expected,
     failed,
+    place_meant,
     response_of,
     too_large,
 )
@@ -85,11 +86,8 @@ class Guard:
             return refused(http, refusal)
         except web.HTTPRequestEntityTooLarge:
             return refused(http, too_large(self._max_body_bytes))
-        except web.HTTPNotFound:
-            return web.Response(status=404, body=b"404 page not found", headers=PLAIN)
-        except web.HTTPMethodNotAllowed as error:
-            headers = {**PLAIN, "Allow": ", ".join(sorted(error.allowed_methods))}
-            return web.Response(status=405, body=b"405 method not allowed", headers=headers)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+            return await unserved(http, error)
         except RequestError as error:
             return refused(http, Refusal(503, str(error), retry_after_s=RETRY_AFTER_S))
         except BackendError as error:
@@ -182,6 +180,17 @@ def application(
         app.router.add_route("*", path, pages.elsewhere)
     app.on_response_prepare.append(guard.sign)
     return app
+
+
+async def unserved(http: web.Request, error: web.HTTPException) -> web.Response:
+    """Answer what no route serves: that there is none, or by which method, or where it is."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers = {**PLAIN, "Allow": ", ".join(sorted(error.allowed_methods))}
+        return web.Response(status=405, body=b"405 method not allowed", headers=headers)
+    if (place := await place_meant(http)) is not None:
+        status = 301 if http.method in ("GET", "HEAD") else 307
+        return web.Response(status=status, headers={**PLAIN, "Location": place})
+    return web.Response(status=404, body=b"404 page not found", headers=PLAIN)
 
 
 def refused(http: web.Request, refusal: Refusal) -> web.Response:

@@ -47,18 +47,13 @@ def given(entry: requests_replies.RequestEntry, names: Sequence[str]) -> dict[st
 def longer(own: str | float, entry: requests_replies.RequestEntry, max_ms: int) -> str | float:
     """Return for how long the model stays in memory: the node's `own` time, or what the request asks for
     where that is longer, at most `max_ms`. An empty prompt with 0 lets it go."""
-    asked_ms = requests_replies.keep_alive_ms(entry.keep_alive or "")
-    if asked_ms == 0 and only_loads(entry):
+    if requests_replies.unloads(entry):
         return 0
+    asked_ms = requests_replies.keep_alive_ms(entry.keep_alive or "")
     own_ms = own * 1000 if not isinstance(own, str) else toml_values.duration_ms(own) or 0
     if own_ms < 0 or asked_ms is None or min(asked_ms, max_ms) <= own_ms:
         return own
     return min(asked_ms, max_ms) / 1000
-
-
-def only_loads(entry: requests_replies.RequestEntry) -> bool:
-    """Whether nothing is asked: the request only brings the model into memory, or lets it go."""
-    return entry.prompt == "" or entry.messages == []
 
 
 def tokens_allowed(options: Mapping[str, Any], most: int) -> int:

@@ -58,7 +58,7 @@ class Told(Struct, frozen=True):
 
 def run(*, action: Literal["list", "test"], as_json: bool, config_path: str | None) -> int:
     """Do one of the actions, and print what came of it. Raises ConfigError, BackendError."""
-    config = found(config_path)
+    config = found(config_path).config
     if action == "list":
         show(open_alerts(config), as_json)
         return EXIT_OK

@@ -29,10 +29,14 @@ from orion_streams.model.gateway_rules import Place
 from orion_streams.model.policy import Name
 
 NAME = f"NAME: expected small letters, digits, - and _; at most {keys.MAX_NAME}"
+SIMULATED = "orion: keys of the simulated grid that runs here: they end with it"
+NO_GRID = "orion: no grid runs here now: the key, in {path}, is for the one that `{command} up` starts"
 ONLY_HERE = (
-    "orion: the gateway listens on this machine only, where no key is needed: set gateway.listen, e.g. to "
-    '"0.0.0.0:{port}", in streams.toml'
+    "orion: the gateway listens on this machine only, where no key is needed: no other machine and no "
+    "container reaches it. First "
 )
+LISTEN = 'set gateway.listen, e.g. to "0.0.0.0:{port}", in {file}, and start the gateway again'
+START = "start a grid of your own: a simulated one cannot listen elsewhere"
 CONTAINER = "host.docker.internal"
 """What a container calls the machine that it runs on."""
 
@@ -73,17 +77,29 @@ class RemovedKey(Struct, frozen=True):
     client: str
 
 
+class Meant(Struct, frozen=True):
+    """The grid whose keys are meant: its streams.toml, whether it is a simulated one, and whether there may
+    be one at all: it runs here, or has a server somewhere."""
+
+    config: Config
+    file: Path
+    is_simulated: bool = False
+    is_there: bool = True
+
+
 def run(
     *, action: Literal["add", "list", "rm"], as_json: bool, config_path: str | None, **options: Any
 ) -> int:
     """Do one of the actions, and print what came of it. Raises ConfigError."""
-    config = found(config_path)
-    path = key_file.path_of(config)
+    meant = found(config_path)
+    path = key_file.path_of(meant.config)
     if is_forbidden(path):
         become_root(sys.argv[1:], f"{path} belongs to the gateway")
+    if meant.is_simulated:
+        tell(SIMULATED)
     match action:
         case "add":
-            add(config, path, as_json, **options)
+            add(meant, path, as_json, **options)
         case "list":
             show(path, as_json)
         case "rm":
@@ -91,22 +107,25 @@ def run(
     return 0
 
 
-def found(config_path: str | None) -> Config:
-    """Return the configuration of the gateway: of the grid that runs here, if none names another. No
-    password is read: keys need no server. Raises ConfigError."""
+def found(config_path: str | None) -> Meant:
+    """Return the grid of the gateway: the one that runs here, if none names another. No password is read:
+    keys need no server. Raises ConfigError."""
     file = configuration.chosen_file(config_path)
-    config = configuration.read(file)
-    names_a_grid = bool(config_path or config.redis.url)
-    running = None if names_a_grid else grid_discovery.running_here()
-    if running is None and not names_a_grid and grid_discovery.is_installed(config_path):
-        return configuration.read(configuration.INSTALLED_TOML)
+    config, running = configuration.read(file), grid_discovery.running_here()
+    if config_path or config.redis.url:
+        runs = running is not None and Path(running.config).resolve() == file.resolve()
+        is_simulated = runs and running is not None and running.simulated
+        return Meant(config, file, is_simulated, is_there=runs or bool(config.redis.url))
+    if running is None and grid_discovery.is_installed(config_path):
+        return Meant(configuration.read(configuration.INSTALLED_TOML), configuration.INSTALLED_TOML)
     if running is None or not running.config:
-        return config
-    return configuration.read(Path(running.config))
+        return Meant(config, file, is_there=running is not None)
+    file = Path(running.config)
+    return Meant(configuration.read(file), file, running.simulated)
 
 
 def add(
-    config: Config,
+    meant: Meant,
     path: Path,
     as_json: bool,
     *,
@@ -130,7 +149,11 @@ def add(
         sees_all=sees_all,
     )
     key_file.change(path, lambda table: keys.with_key(table, key))
-    place, url = config.gateway.place, url_of(config.gateway.place)
+    place, url = meant.config.gateway.place, url_of(meant.config.gateway.place)
+    if not meant.is_there:
+        tell(NO_GRID.format(path=path, command=command()))
+    if place.is_loopback:
+        tell(ONLY_HERE + how_to_listen(meant, place))
     if as_json:
         write_json(NewKey(key.name, key.client, url, token))
     else:
@@ -138,8 +161,14 @@ def add(
         for line in instructions(key, place, url, token):
             write(line)
         tell(f"orion: {name} is known by this key alone, which is not shown again")
-    if place.is_loopback:
-        tell(ONLY_HERE.format(port=place.port))
+
+
+def how_to_listen(meant: Meant, place: Place) -> str:
+    """Return what makes a gateway listen elsewhere than on loopback."""
+    if meant.is_simulated:
+        return START
+    file = "a streams.toml of your own" if meant.file == configuration.PACKAGED_TOML else meant.file
+    return LISTEN.format(port=place.port, file=file)
 
 
 def checked_name(name: str) -> str:

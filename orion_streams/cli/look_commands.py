@@ -44,7 +44,14 @@ def explain(
 )  # fmt: skip
 def requests(
     slowest: Annotated[bool, typer.Option("--slowest", help="The slowest first, not the newest.")] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="Errors and expired ones only.")] = False,
+    failed: Annotated[
+        bool,
+        typer.Option(
+            "--failed",
+            help="Errors and expired ones only. Rejected ones never began: orion log --event "
+            "request.rejected.",
+        ),
+    ] = False,
     client: Several = None,
     model: Several = None,
     since: Annotated[

@@ -72,10 +72,11 @@ class Denial(Struct, frozen=True):
 
 
 def presented(headers: Mapping[str, str]) -> str:
-    """Return the token that a request presents, as OpenAI's clients do or as Anthropic's; "" for none.
-    Of two the one that looks like ours. The mapping finds names in any case."""
-    scheme, _, bearer = headers.get("Authorization", "").strip().partition(" ")
-    found = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
+    """Return the token that a request presents, as OpenAI's clients do or as Anthropic's, or without the
+    word Bearer; "" for none. Of two the one that looks like ours. The mapping finds names in any case."""
+    first, _, bearer = headers.get("Authorization", "").strip().partition(" ")
+    bare = first if first.startswith(TOKEN_PREFIX) else ""
+    found = [bearer.strip() if first.lower() == "bearer" else bare, headers.get("x-api-key", "").strip()]
     return next((each for each in found if each.startswith(TOKEN_PREFIX)), found[0] or found[1])
 
 

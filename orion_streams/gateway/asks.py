@@ -23,13 +23,15 @@ _SWITCHES = ("truncate", "shift", "logprobs", "think")
 class Ask(Struct, frozen=True):
     """What a call asks for. `fields`: those of a contract request, without the ones left unsaid; `stream`:
     the client wants the answer as it comes; `only`: nothing is to be answered, just this done. The
-    request of both is one with an empty prompt, to unload with a `keep_alive` of 0."""
+    request of both is one with an empty prompt, to unload with a `keep_alive` of 0. `may_not_think`: a
+    model that cannot think answers all the same, without thoughts."""
 
     kind: Kind
     model: str
     fields: JsonObject
     stream: bool = False
     only: Literal["", "load", "unload"] = ""
+    may_not_think: bool = False
 
 
 def generate_ask(body: JsonObject, *, with_context: bool = True) -> Ask:
@@ -176,12 +178,14 @@ def _message(message: JsonObject) -> JsonObject:
 
 
 def _images(holder: JsonObject) -> list[str]:
-    """Return images in base64, of which each is checked."""
+    """Return images in base64, of which each is checked. Line breaks in one are left out: programs that
+    encode write lines of 76 characters."""
     images: list[str] = []
     for image in holder.get("images", ()):
-        if not isinstance(image, str) or not _is_base64(image):
+        text = image.replace("\n", "").replace("\r", "") if isinstance(image, str) else ""
+        if not _is_base64(text):
             raise Refusal(400, "an image must be a text in base64")
-        images.append(image)
+        images.append(text)
     return images
 
 

@@ -128,11 +128,14 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, pa
 
 
 def check_types(body: Any, struct: str, fields: Mapping[str, str]) -> JsonObject:
-    """Return the body as an object without null fields. Raises Refusal 400 for the first known field of
-    another type than listed; types are Go's, but a whole number may be written with a fraction of 0."""
+    """Return the body as an object without null fields; null is an empty one. Raises Refusal 400 for the
+    first known field of another type than listed; types are Go's, but a whole number may be written with a
+    fraction of 0."""
+    if body is None:
+        return {}
     if not isinstance(body, dict):
         raise Refusal(400, f"json: cannot unmarshal {_kind(body)} into Go value of type {struct}")
-    struct_name = struct.rpartition(".")[2]
+    body, struct_name = in_small_letters(body), struct.rpartition(".")[2]
     for key, value in body.items():
         wanted = fields.get(key)
         if wanted and value is not None and not _fits(value, wanted):
@@ -143,6 +146,13 @@ def check_types(body: Any, struct: str, fields: Mapping[str, str]) -> JsonObject
         for key, value in body.items()
         if value is not None
     }
+
+
+def in_small_letters(value: JsonObject) -> JsonObject:
+    """Return an object with its keys as Go finds them for a struct, whatever their case (.NET writes
+    `Model`); one that is in small letters already counts before another."""
+    small = {key: inner for key, inner in value.items() if key == key.lower()}
+    return {**{key.lower(): inner for key, inner in value.items()}, **small}
 
 
 def _integers(value: Any) -> Any:

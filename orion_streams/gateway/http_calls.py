@@ -107,7 +107,7 @@ def v1_responses(raw: bytes, origin: Origin) -> Call:
 def v1_messages(raw: bytes, origin: Origin) -> Call:
     """Read `/v1/messages`."""
     native = messages_requests.messages_request(raw)
-    ask = asks.chat_ask(native)
+    ask = structs.replace(asks.chat_ask(native), may_not_think=True)  # its clients ask so of any model
     tokens = messages_requests.estimated_tokens(native["messages"], native["tools"])
     return Call(ask, MessagesDialect(ask.model, origin.number, tokens))
 

@@ -48,8 +48,8 @@ class Listed(Struct, frozen=True):
 
 def find(grid: Grid, name: str, aliases: Aliases) -> str | None:
     """Return the full name of the model that is listed under the name, or None: never another one. As the
-    router does it, a name without a tag means `latest`, and case does not count."""
-    full = full_model_name(name)
+    router does it, a name without a tag means `latest`, and case does not count; nor do spaces around."""
+    full = full_model_name(name.strip())
     found = installed_as(grid, full)
     if found is not None or not aliases:
         return found
@@ -106,6 +106,12 @@ def about(grid: Grid, digest: str, model: str) -> Description:
     """Return what is known of a model: as described by its digest, else as any node has it."""
     found = grid.described.get(digest)
     return found or next(descriptions(grid, model), Description())
+
+
+def cannot_think(grid: Grid, model: str) -> bool:
+    """Whether all that is known of a model's copies says that it has no thoughts."""
+    known = [each.capabilities for each in descriptions(grid, model)]
+    return bool(known) and not any("thinking" in can or not can for can in known)
 
 
 def version(grid: Grid) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def process(grid: Grid, name: str, row: Resident) -> dict[str, Any]:
 def show(grid: Grid, name: str, aliases: Aliases) -> dict[str, Any] | None:
     """Return the answer of /api/show, or None for a model that is not listed. `model_info` has the few keys
     that clients read, each only when it is known."""
-    model, full = find(grid, name, aliases), full_model_name(name)
+    model, full = find(grid, name, aliases), full_model_name(name.strip())
     if model is None:
         return None
     copies = [node.installed[model] for node in serving(grid) if model in node.installed]

@@ -79,8 +79,8 @@ def chat_request(decoded: Any) -> JsonObject:
     """Check the types of a chat request, its messages and tools."""
     body = golang.check_types(decoded, "api.ChatRequest", _CHAT)
     messages, tools = body.get("messages", []), body.get("tools", [])
-    body["messages"] = [golang.check_types(m, "api.Alias", _MESSAGE) for m in messages]
-    body["tools"] = [golang.check_types(tool, "api.Tool", _TOOL) for tool in tools]
+    body["messages"] = [golang.check_types(each, "api.Alias", _MESSAGE) for each in messages]
+    body["tools"] = [golang.check_types(each, "api.Tool", _TOOL) for each in tools]
     return _checked_think(_completed(body))
 
 
@@ -186,15 +186,27 @@ def spoken(messages: list[JsonObject]) -> list[JsonObject]:
     return [message for message in messages if message.get("role", "").lower() in _SPEAKERS]
 
 
+def _arguments(text: str) -> Any:
+    """Decode the arguments of a call, which a model may have broken off."""
+    try:
+        decoded = golang.decode(text.encode(), when_empty="")
+    except Refusal as refusal:
+        raise Refusal(400, f"invalid tool call arguments: {refusal.message}") from refusal
+    return {} if decoded is None else decoded
+
+
 def native_tool_call(call: Any) -> JsonObject:
     """Check a call that an assistant made; arguments that are a string of JSON become an object."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    call = golang.in_small_letters(call) if isinstance(call, dict) else {}
+    function = call.get("function")
+    if not isinstance(function, dict):
+        raise Refusal(400, "invalid tool call")
+    function = golang.in_small_letters(function)
+    if not isinstance(function.get("name"), str):
         raise Refusal(400, "invalid tool call")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        decoded = golang.decode(arguments.encode(), when_empty="invalid tool call arguments")
-        arguments = {} if decoded is None else decoded
+        arguments = _arguments(arguments)
     if not isinstance(arguments, dict):
         raise Refusal(400, "invalid tool call arguments")
     native: JsonObject = {"function": {"name": function["name"], "arguments": arguments}}

@@ -5,6 +5,7 @@ All functions raise Refusal 400 for what they cannot read.
 
 from typing import Any
 
+from orion_streams.gateway import golang
 from orion_streams.gateway.answers import put
 from orion_streams.gateway.native_requests import native_tool_call
 from orion_streams.gateway.refusal import JsonObject, Refusal
@@ -22,9 +23,12 @@ def native_messages(messages: list[Any]) -> list[JsonObject]:
 
 
 def _native_message(message: Any, called: dict[str, str]) -> JsonObject:
-    if not isinstance(message, dict) or not isinstance(message.get("role", ""), str):
+    if not isinstance(message, dict):
         raise Refusal(400, "invalid message format")
+    message = golang.in_small_letters(message)
     role = message.get("role", "")
+    if not isinstance(role, str):
+        raise Refusal(400, "invalid message format")
     native: JsonObject = {"role": _ROLES.get(role, role), **content(message.get("content"))}
     if role == "assistant":
         put(native, "thinking", _first_text(message, _THOUGHTS))

@@ -219,9 +219,11 @@ def is_ready(grid: Grid, node: Node, request: Request) -> bool:
 
 
 def needs_of(request: requests_replies.RequestEntry) -> tuple[str, ...]:
-    """Return what the model must be able to do, in Ollama's words."""
+    """Return what the model must be able to do, in Ollama's words; to go from memory, nothing."""
     if requests_replies.kind_of(request) == "embed":
         return ("embedding",)
+    if requests_replies.unloads(request):
+        return ()
     images = requests_replies.images_of(request)
     wanted = {"vision": images, "tools": request.tools, "thinking": request.think}
     return ("completion", *(name for name, is_wanted in wanted.items() if is_wanted))

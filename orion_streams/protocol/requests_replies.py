@@ -215,7 +215,8 @@ CODES = {
     "attempts_exhausted": "policy.max_attempts attempts failed; the message holds the last reason.",
     "body_gone": "The request's entry was deleted before it could run.",
     "parts_gone": "A part of its images is missing, or is none.",
-    "answer_too_large": "The answer grew beyond limits.answer_max_bytes.",
+    "answer_too_large": "The answer grew beyond limits.answer_max_bytes: ask for less at a time, such as "
+    "fewer texts to embed.",
 }
 """Stable codes of `rejected` and `error` replies, with the sentence that goes along."""
 DISK_CODES = {
@@ -377,6 +378,11 @@ def keep_alive_ms(text: str) -> int | None:
     seconds = re.fullmatch(r"[-+]?[0-9]{1,9}(?:\.[0-9]*)?", text)
     total_ms = round(float(text) * 1000) if seconds else toml_values.duration_ms(text)
     return FOREVER_MS if total_ms is not None and total_ms < 0 else total_ms
+
+
+def unloads(entry: RequestEntry) -> bool:
+    """Whether nothing is asked, and a `keep_alive` of 0 lets the model go."""
+    return (entry.prompt == "" or entry.messages == []) and keep_alive_ms(entry.keep_alive or "") == 0
 
 
 def kind_of(entry: RequestEntry) -> Kind:

@@ -222,3 +222,55 @@ def test_beside_a_running_grid_its_keys_are_meant(orion: Orion, home: Path, file
         (home / "own.toml").write_text("[nodes.pi]\n")
         assert orion("key", "add", "anna", "--config", "own.toml")[0] == 0
         assert file.exists()
+
+
+def test_keys_of_a_simulated_grid_end_with_it(orion: Orion, home: Path) -> None:
+    """It is said of which grid they are; and that it cannot listen elsewhere."""
+    listen = 'listen = "127.0.0.1:11999"'
+    (home / "grid.toml").write_text(f'[nodes.pi]\n[gateway]\n{listen}\nkeys_file = "{home / "g.json"}"\n')
+    for simulated in (True, False):
+        running = Running(os.getpid(), "redis://127.0.0.1:1/0", str(home / "grid.toml"), simulated)
+        with noted(running):
+            for words in (("add", f"anna{simulated:d}"), ("list",), ("rm", f"anna{simulated:d}")):
+                for more in ((), ("--config", "grid.toml")):
+                    if more and words[0] != "list":
+                        continue
+                    code, _, err = orion("key", *words, *more)
+                    assert (code, "of the simulated grid that runs here" in err) == (0, simulated)
+            _, _, err = orion("key", "add", f"chat{simulated:d}", "--for", "open-webui")
+            assert ("a simulated one cannot listen elsewhere" in err) is simulated
+            assert (f'set gateway.listen, e.g. to "0.0.0.0:11999", in {home / "grid.toml"}' in err) is (
+                not simulated
+            )
+            assert "no grid runs here" not in err
+
+
+def test_without_a_grid_a_key_is_for_the_next_one(orion: Orion, home: Path, file: Path) -> None:
+    """It is said; not of a grid whose server is somewhere, nor beside one that runs here."""
+    _, _, err = orion("key", "add", "anna")
+    assert f"no grid runs here now: the key, in {file}, is for the one that `orion up` starts" in err
+    (home / "streams.toml").write_text('[nodes.pi]\n[redis]\nurl = "redis://127.0.0.1:1/0"\n')
+    assert "no grid runs here" not in orion("key", "add", "ben")[2]
+    (home / "streams.toml").write_text("[nodes.pi]\n")
+    with noted(Running(os.getpid(), "redis://127.0.0.1:1/0", "", simulated=False)):
+        assert "no grid runs here" not in orion("key", "add", "carl")[2]
+        assert "no grid runs here" in orion("key", "add", "dora", "--config", "streams.toml")[2]
+
+
+def test_what_nobody_can_reach_is_said_before_what_to_enter(
+    orion: Orion, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to set, and where: else a container's line is copied that cannot work."""
+    said: list[str] = []
+    monkeypatch.setattr(key_command, "tell", said.append)
+    monkeypatch.setattr(key_command, "write", said.append)
+    (home / "own.toml").write_text("[nodes.pi]\n")
+    orion("key", "add", "chat", "--for", "open-webui", "--config", "own.toml")
+    begin = next(at for at, line in enumerate(said) if "no container reaches it" in line)
+    assert 'First set gateway.listen, e.g. to "0.0.0.0:11435", in own.toml' in said[begin]
+    assert begin < next(at for at, line in enumerate(said) if line.startswith("URL"))
+    assert begin < next(at for at, line in enumerate(said) if "docker run" in line)
+    (home / "own.toml").write_text(WIDE)
+    said.clear()
+    orion("key", "add", "wide", "--for", "open-webui", "--config", "own.toml")
+    assert not any("no container reaches it" in line for line in said)

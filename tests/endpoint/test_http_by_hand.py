@@ -94,6 +94,35 @@ async def test_head_is_get_without_a_body(stage: Stage, path: str) -> None:
     assert int(head.headers["content-length"]) == len(whole.body)
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "place"),
+    [
+        ("GET //api/tags HTTP/1.1", 301, "/api/tags"),
+        ("HEAD /api/tags/ HTTP/1.1", 301, "/api/tags"),
+        ("GET /v1/models/ HTTP/1.1", 301, "/v1/models"),
+        ("GET //api///version/?a=%2F HTTP/1.1", 301, "/api/version?a=%2F"),
+        ("POST //api/chat HTTP/1.1", 307, "/api/chat"),
+        ("POST /v1//chat/completions/ HTTP/1.1", 307, "/v1/chat/completions"),
+        ("DELETE /api/delete/ HTTP/1.1", 307, "/api/delete"),
+        ("GET /api/chat/ HTTP/1.1", 404, None),
+        ("GET //example.com/ HTTP/1.1", 404, None),
+        ("GET /nope/ HTTP/1.1", 404, None),
+        ("GET /api//../api/tags HTTP/1.1", 404, None),
+    ],
+)
+async def test_slashes_too_many_are_redirected_as_ollama_does(
+    stage: Stage, line: str, status: int, place: str | None
+) -> None:
+    """A URL of the gateway that ends with a slash works with every client that follows; only to a path
+    that is served here."""
+    async with wire(stage.url) as connection:
+        await connection.send(line, "Host: localhost", "Content-Length: 0")
+        answer = await connection.answer(has_body=not line.startswith("HEAD"))
+        assert (answer.status, answer.headers.get("location")) == (status, place)
+        await connection.send(*GET)
+        assert (await connection.answer()).status == 200
+
+
 async def test_a_connection_that_is_to_be_closed_is(stage: Stage) -> None:
     """`Connection: close`: the whole stream, then the end."""
     async with wire(stage.url) as line:

@@ -166,6 +166,20 @@ def test_a_model_is_loaded_and_unloaded(client: ollama.Client, endpoint: Running
     assert PLAIN.name not in [each.model for each in client.ps().models]
 
 
+@pytest.mark.parametrize("by", ["generate", "chat"])
+def test_a_model_that_only_embeds_is_unloaded(
+    client: ollama.Client, endpoint: RunningEndpoint, by: str
+) -> None:
+    """As `ollama stop` asks it; to load it in this way is refused, as by Ollama."""
+    client.embed(EMBEDDER.name, "Once")
+    endpoint.when(lambda grid: EMBEDDER.name in grid.nodes[NODE].resident, "it is in memory")
+    assert getattr(client, by)(EMBEDDER.name, keep_alive=0).done_reason == "unload"
+    endpoint.when(lambda grid: EMBEDDER.name not in grid.nodes[NODE].resident, "it is gone")
+    for keep_alive in (None, "5m"):
+        with pytest.raises(ollama.ResponseError, match="does not support completion"):
+            getattr(client, by)(EMBEDDER.name, keep_alive=keep_alive)
+
+
 def test_models_are_listed_and_shown(client: ollama.Client) -> None:
     """With what clients choose by: name, digest, size, capabilities, context."""
     listed = {row.model: row for row in client.list().models}

@@ -233,7 +233,8 @@ def test_a_browser_asks_first_without_a_key() -> None:
         ({"authorization": f"bearer   {TOKEN} "}, TOKEN),
         ({"X-Api-Key": TOKEN}, TOKEN),
         ({"Authorization": f"Basic {TOKEN}"}, ""),
-        ({"Authorization": TOKEN}, ""),
+        ({"Authorization": TOKEN}, TOKEN),
+        ({"Authorization": f" {TOKEN}  x"}, TOKEN),
         ({"Authorization": "Bearer"}, ""),
         ({"Authorization": "Bearer ollama", "x-api-key": TOKEN}, TOKEN),
         ({"Authorization": f"Bearer {TOKEN}", "x-api-key": "dummy"}, TOKEN),
@@ -241,7 +242,8 @@ def test_a_browser_asks_first_without_a_key() -> None:
     ],
 )
 def test_a_key_is_sent_as_clients_send_it(headers: dict[str, str], token: str) -> None:
-    """As OpenAI's clients do, or Anthropic's; of two the one that looks like ours."""
+    """As OpenAI's clients do, or Anthropic's, or without a word before it; of two the one that looks like
+    ours."""
     assert presented(CIMultiDict(headers)) == token
 
 

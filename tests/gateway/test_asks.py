@@ -17,6 +17,7 @@ from orion_streams.gateway.refusal import Refusal
 from orion_streams.protocol.requests_replies import parse_request
 
 USER = [{"role": "user", "content": "hi"}]
+BROKEN_CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a'}}]}
 PIXEL = base64.b64encode(b"a picture").decode()
 CHECKS = {
     "generate": (native_requests.generate_request, asks.generate_ask),
@@ -220,6 +221,35 @@ def test_an_image_that_is_none_is_refused(image: Any) -> None:
     assert fields("generate", prompt="x", images=[PIXEL])["images"] == [PIXEL]
 
 
+def test_an_image_may_have_line_breaks() -> None:
+    """As `base64` writes it, and Python's encodebytes."""
+    raw = bytes(range(200))
+    image, lines = base64.b64encode(raw).decode(), base64.encodebytes(raw).decode()
+    assert "\n" in lines.strip()
+    for text in (lines, lines.replace("\n", "\r\n")):
+        assert fields("generate", prompt="x", images=[text])["images"] == [image]
+    assert refusal("generate", prompt="x", images=["\n"])[0] == 400
+
+
+def test_null_in_a_list_is_an_empty_object() -> None:
+    """As Go reads it: a message of no known speaker, which is dropped, and a tool without anything."""
+    assert asked("chat", messages=[None, *USER]) == asked("chat", messages=[{}, *USER])
+    assert fields("chat", messages=USER, tools=[None])["tools"] == [{}]
+
+
+def test_the_case_of_keys_does_not_count() -> None:
+    """As in Go: programs in .NET write the names of their properties. Of two the usual one counts."""
+    call = {"Function": {"Name": "f", "Arguments": {"City": "x"}}, "Id": "1"}
+    odd = {"Role": "assistant", "Content": "hi", "Tool_Calls": [call]}
+    told = [{"id": "1", "function": {"name": "f", "arguments": {"City": "x"}}}]
+    usual = {"role": "assistant", "content": "hi", "tool_calls": told}
+    assert fields("chat", Messages=[odd], Think="low") == fields("chat", messages=[usual], think="low")
+    assert fields("generate", Prompt="b", prompt="a", PROMPT="c", Options={"Seed": 1}) == {
+        **fields("generate", prompt="a"),
+        "options": {"Seed": 1},
+    }
+
+
 @pytest.mark.parametrize(
     ("route", "body", "status", "sentence"),
     [
@@ -232,6 +262,7 @@ def test_an_image_that_is_none_is_refused(image: Any) -> None:
         ("chat", {"messages": USER, "format": "xml"}, 400, "invalid format"),
         ("chat", {"messages": USER, "keep_alive": "soon"}, 400, "time: invalid duration"),
         ("chat", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400, "invalid tool call"),
+        ("chat", {"messages": [BROKEN_CALL]}, 400, "invalid tool call arguments"),
         ("generate", {"prompt": "x", "raw": True, "system": "s"}, 400, "raw mode does not support"),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_model_is_as_most_nodes_have_it() -> None:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("m", "m:latest"), ("m:latest", "m:latest"), ("M:Latest", "m:latest"),
+        ("m", "m:latest"), ("m:latest", "m:latest"), ("M:Latest", "m:latest"), (" m\n", "m:latest"),
         ("registry.ollama.ai/library/m", "m:latest"), ("library/m", "m:latest"),
         ("m:1b", None), ("mm", None), ("other/m", None),
         ("Case:1B", "Case:1B"), ("case:1b", "case:1b"), ("CASE:1b", "Case:1B"),
@@ -291,6 +291,17 @@ def test_what_is_known_of_a_model_is_shown() -> None:
     assert shown["modelfile"].split("\n\n")[1] == (
         f'FROM {HEAVY}\nTEMPLATE """{known.template}"""\nPARAMETER num_ctx 2048\nPARAMETER stop "<|x|>"\n'
     )
+
+
+def test_a_model_cannot_think_if_no_copy_can() -> None:
+    """What is not described yet may think, and so may one of two copies."""
+    plain, thinks = Description(capabilities=("completion",)), Description(capabilities=("thinking",))
+    nodes = [node(name, installed={MODEL: Installed(name, 1)}) for name in "ab"]
+    for described, expected in (
+        ({}, False), ({"a": plain}, True), ({"a": plain, "b": plain}, True),
+        ({"a": plain, "b": thinks}, False), ({"a": Description()}, False),
+    ):  # fmt: skip
+        assert listings.cannot_think(grid(*nodes, described=described), MODEL) is expected
 
 
 def test_the_context_is_what_a_request_gets_here() -> None:

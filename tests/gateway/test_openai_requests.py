@@ -34,6 +34,16 @@ def refusal(**body: Any) -> str:
     return refused.value.message
 
 
+def test_the_case_of_keys_does_not_count() -> None:
+    """As in Go; the keys of a schema are its own."""
+    told = {"Role": "user", "Content": "hi"}
+    schema = {"type": "object", "properties": {"City": {"type": "string"}}}
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    odd = native(messages=[told], Max_Tokens=3, Response_Format=wanted)
+    assert odd == native(max_tokens=3, response_format=wanted)
+    assert odd["format"] == schema
+
+
 def test_nulls_mean_nothing() -> None:
     """A field that is null is as one that is not there, wherever it stands."""
     names = (
