@@ -33,6 +33,13 @@ At = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
 
 
+def filled(text: str | None) -> str | None:
+    """Return a name that was given, or that none was. Raises BadParameter for an empty one."""
+    if text is not None and not text.strip():
+        raise typer.BadParameter("it is empty: expected a name")
+    return text
+
+
 class CommonOptions(Struct, frozen=True):
     """The options that nearly every command has: --json, --redis and --config."""
 
