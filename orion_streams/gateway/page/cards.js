@@ -4,7 +4,7 @@ import { byId, clock, element, name } from "./format.js";
 import { keep, put, say, sayName } from "./keyed.js";
 import { degrees, gigabytes, rough, STEPS_MC, tint, warmth } from "./words.js";
 
-const TRACK_S = 600, GAP_MS = 20000, MOST_DOING = 3;
+const TRACK_S = 600, GAP_MS = 20000, MOST_DOING = 3, MOST_CHIPS = 4;
 const DEAD = new Set(["silent", "stale", "left"]); // not heard: what is shown is old
 const SVG = "http://www.w3.org/2000/svg";
 let drawn = 0;
@@ -52,14 +52,24 @@ function makeTrack() {
   return { node, update };
 }
 
+// As many models as can be read, those at work first; the last chip counts the others.
+function readable(models) {
+  const busy = (each) => (each.running ? 2 : each.state === "loading" ? 1 : 0);
+  const ranked = [...models].sort((a, b) => busy(b) - busy(a));
+  if (ranked.length <= MOST_CHIPS) return ranked;
+  const others = ranked.splice(MOST_CHIPS - 1);
+  return [...ranked, { name: `+${others.length}`, state: "others", others: others.map((each) => each.name).join(", ") }];
+}
+
 function makeChip() {
   const node = element("li", { className: "chip" });
   return {
     node,
     update(model) {
-      sayName(node, model.state === "loading" ? `${model.name} …` : model.name);
+      say(node, model.state === "loading" ? `${model.name} …` : model.name);
+      put(node, "title", model.others || model.name);
       put(node, "data-state", model.running ? "running" : model.state);
-      put(node, "aria-label", `${model.name}, ${model.state === "loading" ? "being loaded" : model.running ? "answering" : "in memory"}`);
+      put(node, "aria-label", model.others ? `and ${model.others}` : `${model.name}, ${model.state === "loading" ? "being loaded" : model.running ? "answering" : "in memory"}`);
     },
   };
 }
@@ -145,13 +155,13 @@ function makeCard(node, open, mine) {
     const amount = each.ram_total_mb ? `${gigabytes(each.ram_used_mb)} of ${gigabytes(each.ram_total_mb)} GB` : "unknown";
     say(ramSaid, amount);
     put(ram, "aria-label", `Memory: ${amount}, mark ${Math.round(each.ram_max_permille / 10)} %`);
-    keep(chips, each.models, (model) => model.name, makeChip);
+    keep(chips, readable(each.models), (model) => `${model.state === "others"} ${model.name}`, makeChip);
     const shown = each.doing.slice(0, MOST_DOING);
     const keyOf = (one) => `${one.what} ${one.number || `over ${shown.indexOf(one)}`} ${one.model}`; // 0: of no request
     keep(doing, shown, keyOf, () => makeDoing(mine));
-    put(now, "data-doing", String(shown.length));
     say(more, each.doing.length > shown.length ? `and ${each.doing.length - shown.length} more` : "");
     const [reason, what] = whyNot(each, nowMs);
+    put(now, "data-doing", String(Math.min(shown.length + Boolean(reason), MOST_DOING)));
     say(why, reason);
     say(until, what);
   }
