@@ -19,7 +19,8 @@ from orion_streams.cli.options import (
 
 look_commands = typer.Typer()
 Several = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Of this one only; may come again.")
+    list[str] | None,
+    typer.Option(metavar="NAME", callback=filled, help="Of this one only; may come again."),
 ]
 
 

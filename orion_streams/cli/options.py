@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from msgspec import Struct
@@ -33,11 +33,15 @@ At = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
 
 
-def filled(text: str | None) -> str | None:
-    """Return a name that was given, or that none was. Raises BadParameter for an empty one."""
-    if text is not None and not text.strip():
-        raise typer.BadParameter("it is empty: expected a name")
-    return text
+Given = TypeVar("Given", str | None, list[str] | None)
+
+
+def filled(given: Given) -> Given:
+    """Return the names that were given. Raises BadParameter for an empty one."""
+    for name in [given] if isinstance(given, str) else given or []:
+        if not name.strip():
+            raise typer.BadParameter("it is empty: expected a name")
+    return given
 
 
 class CommonOptions(Struct, frozen=True):

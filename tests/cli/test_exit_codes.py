@@ -50,11 +50,18 @@ def test_without_a_grid_the_next_step_is_named(orion: Orion, words: list[str]) -
     )
 
 
-@pytest.mark.parametrize("word", ["explain", "rm", "pull", "drain", "resume"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain"], ["rm"], ["pull"], ["drain"], ["resume"], ["log", "--node"], ["log", "--event"],
+        ["log", "--request"], ["log", "--model", "m", "--model"], ["requests", "--client"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_is_no_name(orion: Orion, word: str, name: str) -> None:
+def test_an_empty_name_is_no_name(orion: Orion, words: list[str], name: str) -> None:
     """It is refused before anything is asked or ordered."""
-    code, out, err = orion(word, name)
+    code, out, err = orion(*words, name)
     assert (code, out) == (2, "")
     assert "it is empty: expected a name" in err
 
