@@ -94,7 +94,7 @@ async function travel(query) {
       const view = await get(`/orion/v1/past?${new URLSearchParams(wanted)}`);
       if (begun === trip) show(view);
     } catch (error) {
-      if (begun === trip) page.problem = error.message;
+      if (begun === trip) page.problem = error.status === 401 ? "" : error.message; // a key is asked for
       stir();
     }
     if (!page.wanted) page.aimMs = null;
