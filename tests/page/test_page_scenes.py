@@ -41,6 +41,49 @@ async def test_it_can_be_read(page: Page, valkey_url: str, prefix: str, tmp_path
         assert foreign(page, stage.url) == []
 
 
+BUSY = f"""
+(async (number, runs) => {{
+  const {{ fillCards }} = await import('/orion/page/cards.js');
+  const stream = new EventSource('/orion/v1/live');
+  const first = await new Promise((take) => {{ stream.onmessage = take; }});
+  stream.close();
+  const view = JSON.parse(first.data), node = view.nodes.find((each) => each.doing.length);
+  const run = {{ ...node.doing[0], client: 'the-grandparents-living-room' }};
+  const busy = {{
+    ...node, state: 'hot', tone: 'warn', why: 'takes nothing: 81.4 °C, above 75 °C',
+    since_ms: view.at_ms - 125000, until: 'goes on below 70 °C',
+    doing: Array.from({{ length: runs }}, (_, n) => ({{ ...run, number: n + 1 }})),
+  }};
+  const names = Array.from({{ length: number }}, (_, n) => `node-${{n}}`);
+  const nodes = names.map((name) => ({{ ...busy, name, short: name }}));
+  const host = document.querySelector('#nodes'), fresh = host.cloneNode(false);
+  host.replaceWith(fresh);
+  fillCards({{ ...view, nodes }}, view.at_ms, {{ open: () => 0, mine: () => false }});
+  const reasons = [...fresh.querySelectorAll('.why')].filter((e) => e.checkVisibility()).length;
+  return [reasons, {CUT}, {SIZE}, fresh.innerText.includes(' more')];
+}})
+"""
+"""Draws so many nodes that are hot while so many runs go on there: how many say why they take nothing, what
+is cut, how large the page is, and whether runs are counted that are not shown."""
+
+
+async def test_who_is_busy_says_why_it_takes_no_more(
+    page: Page, valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """However many nodes and runs there are, on each tablet: the reason has its place, the runs without one
+    are counted."""
+    scene = SCENES["quiet"]
+    async with page_stage(
+        valkey_url, prefix, tmp_path, scene.prepare, before_minutes=scene.minutes
+    ) as stage:
+        for width, height in TABLETS:
+            for number, runs in ((1, 1), (2, 3), (3, 2), (4, 5), (6, 3), (8, 5)):
+                await page.open(stage.url, width=width, height=height)
+                await page.until("document.querySelector('.doing')")
+                found = await page.ask(f"{BUSY}({number}, {runs})")
+                assert found == [number, [], [width, height], runs > (1 if number > 4 else 2)]
+
+
 async def test_what_is_wrong_with_a_look_is_noticed(
     page: Page, valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:

@@ -136,7 +136,7 @@ function makeCard(node, open, mine) {
     now);
   title.addEventListener("click", () => open(node.name));
 
-  function update({ each, points, nowMs, simulated }) {
+  function update({ each, points, nowMs, simulated, crowded }) {
     const silent = DEAD.has(each.state);
     card.className = `card node ${each.inference ? "" : "robot"} ${silent ? "silent" : ""}`;
     put(card, "data-tone", each.tone);
@@ -156,11 +156,11 @@ function makeCard(node, open, mine) {
     say(ramSaid, amount);
     put(ram, "aria-label", `Memory: ${amount}, mark ${Math.round(each.ram_max_permille / 10)} %`);
     keep(chips, readable(each.models), (model) => `${model.state === "others"} ${model.name}`, makeChip);
-    const shown = each.doing.slice(0, MOST_DOING);
+    const [reason, what] = whyNot(each, nowMs);
+    const shown = each.doing.slice(0, crowded ? 1 : MOST_DOING - Boolean(reason)); // the reason has its place
     const keyOf = (one) => `${one.what} ${one.number || `over ${shown.indexOf(one)}`} ${one.model}`; // 0: of no request
     keep(doing, shown, keyOf, () => makeDoing(mine));
     say(more, each.doing.length > shown.length ? `and ${each.doing.length - shown.length} more` : "");
-    const [reason, what] = whyNot(each, nowMs);
     put(now, "data-doing", String(Math.min(shown.length + Boolean(reason), MOST_DOING)));
     say(why, reason);
     say(until, what);
@@ -173,6 +173,7 @@ export function fillCards(view, nowMs, { open, mine }) {
   const nodes = [...view.nodes].sort((a, b) => b.inference - a.inference); // the robot last
   const rows = nodes.map((each) => ({
     each, nowMs, points: view.track[each.name] || [], simulated: (view.simulated || []).includes(each.name),
+    crowded: nodes.length > 4,
   }));
   host.dataset.count = rows.length;
   host.style.setProperty("--columns", rows.length > 4 ? Math.ceil(rows.length / 2) : Math.max(rows.length, 1));
