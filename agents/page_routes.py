@@ -23,7 +23,7 @@ from orion_streams.gateway.access import wants_page
 from orion_streams.gateway.answers import HttpAnswer
 from orion_streams.gateway.keys import Key
 from orion_streams.gateway.page_day import Day, with_ticks
-from orion_streams.gateway.page_moment import MOST_DIGITS, moment
+from orion_streams.gateway.page_moment import MOST_DIGITS, moment, offset_of
 from orion_streams.gateway.refusal import Refusal
 
 RUNNING = "Ollama is running"
@@ -103,8 +103,9 @@ class Page:
         text = http.query.get("at", "")
         if not text:
             return question
-        meant = moment(text, http.query.get("tz", ""), self._follower.grid.server_ms)
-        return msgspec.structs.replace(question, position=meant.position, ms=meant.ms)
+        tz = http.query.get("tz", "")
+        meant = moment(text, tz, self._follower.grid.server_ms)
+        return msgspec.structs.replace(question, position=meant.position, ms=meant.ms, tz=offset_of(tz))
 
 
 def is_kept(key_file: KeyFile, key: Key) -> bool:

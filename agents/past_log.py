@@ -27,7 +27,7 @@ from orion_streams.gateway.page_queue import why
 from orion_streams.gateway.page_recent import Known, Recent, Routed
 from orion_streams.gateway.page_ticks import Ticks
 from orion_streams.gateway.page_view import view
-from orion_streams.gateway.timestamps import timestamp
+from orion_streams.gateway.timestamps import on_clock
 from orion_streams.model import events as ev
 from orion_streams.model.marks import ram_permille
 from orion_streams.protocol.commit_builder import LoggedGrid
@@ -57,6 +57,11 @@ class Where(Struct, frozen=True):
 
     position: int
     ms: int = 0
+
+
+def trimmed(first: int) -> str:
+    """Say why there is nothing before the log's first position; "" if there never was."""
+    return ": what was before is trimmed" if first > 1 else ""
 
 
 class PastLog:
@@ -98,17 +103,17 @@ class PastLog:
             if question.position > last:
                 raise Refused(f"the log ends at position {last}")
             if question.position < first:
-                raise Refused(f"the log begins at position {first}: what was before is trimmed")
+                raise Refused(f"the log begins at position {first}{trimmed(first)}")
             return Where(question.position)
         if question.ms is None:
             return Where(last)
         found = await position_at(self.store, question.ms)
         if found < first:
             head, _ = await next_head(self.store, first, last)
-            begins = timestamp(head.server_ms) if head is not None else f"at position {first}"
-            raise Refused(f"the log begins {begins}: what was before is trimmed")
+            begins = on_clock(head.server_ms, question.tz) if head is not None else f"at position {first}"
+            raise Refused(f"the log begins {begins}{trimmed(first)}")
         if found == last and (ended_ms := await self.ms_at(last)) + LATER_MS < question.ms:
-            raise Refused(f"the log ends {timestamp(ended_ms)}")
+            raise Refused(f"the log ends {on_clock(ended_ms, question.tz)}")
         return Where(found, question.ms)
 
     async def ms_at(self, position: int) -> int:

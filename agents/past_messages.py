@@ -23,11 +23,12 @@ class Setup(Struct, frozen=True):
 
 class Question(Struct, frozen=True, kw_only=True):
     """One thing to work out. `op`: recent, scan, bounds, past, why or day; at a position or a time, or at
-    the end of the log."""
+    the end of the log. `tz`: how many minutes east of UTC the clock of who asks is."""
 
     op: str
     position: int | None = None
     ms: int | None = None
+    tz: int = 0
     number: int = 0
     node: str = ""
     caller: PageCaller = PageCaller("")

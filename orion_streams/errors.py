@@ -22,6 +22,11 @@ class OrionError(Exception):
 
     exit_code = EXIT_FAILED
 
+    @property
+    def told(self) -> str:
+        """What a person at a terminal reads of it."""
+        return str(self)
+
 
 class ConfigError(OrionError):
     """A configuration that cannot be used; the message names the place, the key and what was expected."""

@@ -121,11 +121,11 @@ def password(folder: Path, name: str) -> str:
         readable_by_others = path.stat().st_mode & 0o077
         held = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--passwords: {path} cannot be used: {error}") from error
+        raise ConfigError(f"the password in {path} cannot be used: {error}") from error
     if readable_by_others:
-        raise ConfigError(f"--passwords: others may read {path}: chmod 600 {path}")
+        raise ConfigError(f"others may read the password in {path}: chmod 600 {path}")
     if not held:
-        raise ConfigError(f"--passwords: {path} is empty: remove it for a fresh password, or write one")
+        raise ConfigError(f"{path} is empty: remove it for a fresh password, or write one")
     return held
 
 

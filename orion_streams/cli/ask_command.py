@@ -17,6 +17,8 @@ from orion_streams.cli.request_options import (
     image_of,
     model_to_ask,
 )
+from orion_streams.environment import command
+from orion_streams.errors import ConfigError
 
 
 async def run(
@@ -31,6 +33,8 @@ async def run(
     if images:
         fields["images"] = [image_of(Path(each)) for each in images]
     text = from_stdin(sys.stdin.read) if prompt == "-" else prompt
+    if not text.strip() and not images:
+        raise ConfigError(f'the question is empty: {command()} ask "Why is the sky blue?"')
     model = await model_to_ask(config, wishes.model)
     content = {"kind": "generate", "model": model, "prompt": text, "stream": stream}
     async with client_of(config, name) as client:

@@ -87,7 +87,7 @@ class Chat:
         return True
 
     def _fail(self, error: OrionError) -> None:
-        tell(f"orion: {error}")
+        tell(f"orion: {error.told}")
         self.failed = True
 
 

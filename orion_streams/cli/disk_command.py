@@ -101,7 +101,8 @@ async def changed(grid: AsyncClient, op: Op, model: str, node: str) -> Changed:
 def say(op: Op, done: Changed) -> None:
     """Say what came of it on a node."""
     if done.code:
-        tell(f"orion: {done.node}: {done.code}: {done.message}")
+        what = f"{done.message} ({done.code})" if done.message else done.code
+        tell(f"orion: {done.node}: {what}")
     else:
         write(f"{done.node}: {done.model} {'is there' if op == 'pull' else 'is removed'}")
 

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from orion_streams.cli.drain_commands import AsOperator
-from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, RedisUrl, do, examples_of, filled
 
 disk_commands = typer.Typer()
 WORK = "orion_streams.cli.disk_command"
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name in Ollama, e.g. gemma3:4b.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", callback=filled, help="Its name in Ollama, e.g. gemma3:4b.")
+]
 
 
 @disk_commands.command(epilog=examples_of("pull gemma3:4b", "pull gemma3:4b --node orion-worker"))

@@ -13,6 +13,7 @@ from orion_streams.config import Config
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.text import long
 from orion_streams.model.toml_values import duration_ms
+from orion_streams.protocol.rest_entries import MAX_REST_MS
 from orion_streams.runtime import acl
 
 
@@ -41,7 +42,8 @@ async def run(
             await (grid.drain(node, for_ms, last=last) if rests else grid.resume(node))
         except RequestRejectedError as error:
             if error.code == "last_node":
-                raise OrionError(f"{node}: {error} If they are to: orion drain {node} --yes") from None
+                mend = f"If they are to: orion drain {node} --yes"
+                raise OrionError(f"{node}: {error.message} {mend}") from None
             raise
     text = drained(node, for_ms) if rests else f"{node} takes requests again"
     write_result(Rested(node, rests, for_ms), text, common.as_json)
@@ -53,6 +55,9 @@ def ms_of(term: str) -> int:
     found = duration_ms(term)
     if found is None or found <= 0:
         raise ConfigError(f"--for: expected a duration, e.g. 2h or 90m, got {term[:80]!a}")
+    if found > MAX_REST_MS:
+        most = f"expected at most {long(MAX_REST_MS)} (30 days)"
+        raise ConfigError(f"--for {term[:80]}: {most}; without --for it rests until it is resumed")
     return found
 
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, RedisUrl, do, examples_of, filled
 
 drain_commands = typer.Typer()
 WORK = "orion_streams.cli.drain_command"
-NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Its name in streams.toml.")]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", callback=filled, help="Its name in streams.toml.")]
 AsOperator = Annotated[
     str | None,
     typer.Option("--client", metavar="NAME", help="The operator to be. Default: one of streams.toml."),
@@ -21,7 +21,10 @@ AsOperator = Annotated[
 def drain(
     node: NodeName,
     term: Annotated[
-        str | None, typer.Option("--for", metavar="TIME", help="2h, 90m: then it goes on by itself.")
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="2h, 90m, at most 720h (30 days): then it goes on by itself."
+        ),
     ] = None,
     last: Annotated[
         bool, typer.Option("--yes", help="Even if no other node answers: all requests wait.")

@@ -64,7 +64,9 @@ async def last(log: LiveSource | FileSource, grid: Grid) -> Found:
         if found is not None and isinstance(log, LiveSource):
             break
     if found is None:
-        raise OrionError(f"{log.name}: no request was accepted since position {max(first, 1)}")
+        trimmed = f" since position {first}, where what is left of the log begins" if first > 1 else ""
+        where = f"{log.name}: " if isinstance(log, FileSource) else ""
+        raise OrionError(f"{where}no request was asked yet{trimmed}")
     return replace(found, position=grid.position)
 
 

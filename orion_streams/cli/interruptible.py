@@ -14,6 +14,7 @@ from orion_streams.cli.outcome import tell
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.environment import command
+from orion_streams.errors import OrionError
 
 GIVE_UP_S = 10.0
 """Redis may be away for so long."""
@@ -100,7 +101,12 @@ def became_of(task: asyncio.Task[Any], stopped: str, unconfirmed: str) -> str:
     error = task.exception()
     if isinstance(error, RequestCancelledError):
         return stopped
-    return "too late to cancel: it had ended" if error is None else f"it had ended: {error}"
+    return "too late to cancel: it had ended" if error is None else f"it had ended: {said(error)}"
+
+
+def said(error: BaseException) -> str:
+    """Return what a person reads of an error."""
+    return error.told if isinstance(error, OrionError) else str(error)
 
 
 def sign(answer: Answer) -> None:

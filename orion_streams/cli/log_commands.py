@@ -15,6 +15,7 @@ from orion_streams.cli.options import (
     RedisUrl,
     do,
     examples_of,
+    filled,
 )
 from orion_streams.errors import EXIT_OK
 
@@ -27,17 +28,25 @@ EXAMPLES = examples_of(
 Events = Annotated[
     list[str] | None,
     typer.Option(
-        "--event", metavar="NAME", help="Only these, such as request.routed or attempt.*; may come again."
+        "--event",
+        metavar="NAME",
+        callback=filled,
+        help="Only these, such as request.routed or attempt.*; may come again.",
     ),
 ]
 Nodes = Annotated[
-    list[str] | None, typer.Option("--node", metavar="NAME", help="Only what is about it; may come again.")
+    list[str] | None,
+    typer.Option("--node", metavar="NAME", callback=filled, help="Only what is about it; may come again."),
 ]
 Requests = Annotated[
     list[str] | None,
-    typer.Option("--request", metavar="ID", help="The same: an id, client/id, or its beginning."),
+    typer.Option(
+        "--request", metavar="ID", callback=filled, help="The same: an id, client/id, or its beginning."
+    ),
 ]
-Models = Annotated[list[str] | None, typer.Option("--model", metavar="NAME", help="The same.")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", metavar="NAME", callback=filled, help="The same.")
+]
 Samples = Annotated[
     bool | None,
     typer.Option(

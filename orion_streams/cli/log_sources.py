@@ -150,7 +150,7 @@ def in_ms(text: str, ended_ms: int) -> int:
     try:
         time = clock_time.fromisoformat(text.rjust(5, "0"))
     except ValueError:
-        raise ConfigError(f"{text}: {MOMENT}") from None
+        raise ConfigError(f"{text or 'an empty moment'}: {MOMENT}") from None
     ended = datetime.fromtimestamp(ended_ms / 1000)
     wanted = datetime.combine(ended.date(), time)
     if wanted > ended + timedelta(milliseconds=NEAR_MS):

@@ -6,11 +6,21 @@ from typing import Annotated
 
 import typer
 
-from orion_streams.cli.options import AsJson, CommonOptions, ConfigFile, FromFile, RedisUrl, do, examples_of
+from orion_streams.cli.options import (
+    AsJson,
+    CommonOptions,
+    ConfigFile,
+    FromFile,
+    RedisUrl,
+    do,
+    examples_of,
+    filled,
+)
 
 look_commands = typer.Typer()
 Several = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Of this one only; may come again.")
+    list[str] | None,
+    typer.Option(metavar="NAME", callback=filled, help="Of this one only; may come again."),
 ]
 
 
@@ -21,7 +31,10 @@ Several = Annotated[
 )
 def explain(
     request: Annotated[
-        str | None, typer.Argument(help="Its id, client/id, or the beginning of one that only it has.")
+        str | None,
+        typer.Argument(
+            callback=filled, help="Its id, client/id, or the beginning of one that only it has."
+        ),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="The one that was accepted or ended last.")] = False,
     file: FromFile = None,

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from msgspec import Struct
@@ -31,6 +31,17 @@ At = Annotated[
     typer.Option("--at", metavar="MOMENT", help="As it was: a position (1234) or a time (14:05:30)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, in one line.")]
+
+
+Given = TypeVar("Given", str | None, list[str] | None)
+
+
+def filled(given: Given) -> Given:
+    """Return the names that were given. Raises BadParameter for an empty one."""
+    for name in [given] if isinstance(given, str) else given or []:
+        if not name.strip():
+            raise typer.BadParameter("it is empty: expected a name")
+    return given
 
 
 class CommonOptions(Struct, frozen=True):

@@ -46,7 +46,7 @@ def outcome(work: Callable[[], int | None]) -> int:
     try:
         return work() or EXIT_OK
     except OrionError as error:
-        tell(f"orion: {error}")
+        tell(f"orion: {error.told}")
         return error.exit_code
     except AuthenticationError:
         tell("orion: Redis refuses the password: put it into ORION_REDIS_PASSWORD or redis.password_file")

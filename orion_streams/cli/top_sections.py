@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,9 @@ from orion_streams.model.text import gigabytes
 
 ROOMY = 100
 """The width from which there is room for whole names, and models have a column of their own."""
+NARROW, TIGHT = 64, 48
+"""Below these widths some columns have no room: what is left is not folded letter by letter."""
+SPARE = {NARROW: ("CPU", "RUNS", "TOK/S", "REQUEST", "MODEL", "AGE"), TIGHT: ("WHY",)}
 STYLES = {OK: GOOD, WARN: WAITING}
 MOST_LINES = 1_000
 """More than any terminal has."""
@@ -63,20 +66,32 @@ class Section(Struct):
         return f"… {hidden} more" if hidden else ""
 
 
+def narrowed(section: Section, width: int) -> Section:
+    """Return a part without the columns that have no room in a width."""
+    spare = {name for limit, names in SPARE.items() if width < limit for name in names}
+    kept = [at for at, name in enumerate(section.columns) if name not in spare]
+    columns = tuple(section.columns[at] for at in kept)
+    return structs.replace(
+        section, columns=columns, rows=[tuple(row[at] for at in kept) for row in section.rows]
+    )
+
+
 RIGHT = ("TEMP", "RAM", "CPU", "RUNS", "TOK/S", "AGE", "#")
 WHOLE = (*RIGHT, "DONE", "TIME", "BEGINS IN")
 
 
-def nodes(view: View, order: str, roomy: bool, models: bool = True) -> Section:
+def nodes(view: View, order: str, roomy: bool, models: bool = True, whole: bool = True) -> Section:
     """Return the nodes: what they are like, and why one takes nothing; with the models in memory or
-    without."""
+    without, by their whole names or short ones."""
     cards = sorted(view.nodes, key=NODE_ORDERS[order])
     columns = ("NODE", "TEMP", "RAM", "CPU", "RUNS", "STATE", *(["IN MEMORY"] if roomy else []))
-    rows = [node_row(card, view.at_ms, roomy, models) for card in cards]
+    rows = [node_row(card, view.at_ms, roomy, models, whole and models) for card in cards]
     return Section("NODES", columns, rows, MOST_LINES, "no node is configured")
 
 
-def node_row(card: NodeCard, now_ms: int, roomy: bool, with_models: bool) -> tuple[Text | str, ...]:
+def node_row(
+    card: NodeCard, now_ms: int, roomy: bool, with_models: bool, whole: bool
+) -> tuple[Text | str, ...]:
     """Return the cells of a node."""
     heard = card.heard_ms_ago is not None
     state, models = node_state(card, now_ms), in_memory(card)
@@ -84,7 +99,7 @@ def node_row(card: NodeCard, now_ms: int, roomy: bool, with_models: bool) -> tup
         state = Text("\n").join([state, models])
     ram = f"{gigabytes(card.ram_used_mb)}/{gigabytes(card.ram_total_mb)} GB" if heard else ""
     return (
-        Text(card.name if with_models else card.short, style="bold"),
+        Text(card.name if whole else card.short, style="bold"),
         heat(card) if heard else "",
         Text(ram, style=BAD if is_full(card) else ""),
         f"{card.cpu_permille / 10:.0f} %" if heard else "",

@@ -14,7 +14,15 @@ from rich.text import Text
 
 from orion_streams.cli import top_sections
 from orion_streams.cli.tables import BAD, DIM, WAITING
-from orion_streams.cli.top_sections import NODE_ORDERS, QUEUE_ORDERS, ROOMY, STYLES, Section
+from orion_streams.cli.top_sections import (
+    NARROW,
+    NODE_ORDERS,
+    QUEUE_ORDERS,
+    ROOMY,
+    STYLES,
+    Section,
+    narrowed,
+)
 from orion_streams.gateway.page_rows import View
 from orion_streams.gateway.page_sentence import AWAY_MS
 from orion_streams.gateway.page_words import passed
@@ -99,9 +107,10 @@ class Frame:
         return Text("\n".join(rows), style=DIM)
 
     def _sections(self, console: Console, options: ConsoleOptions, height: int | None) -> list[Section]:
-        view, chosen, roomy = self._view, self._chosen, options.max_width >= ROOMY
+        view, chosen, width = self._view, self._chosen, options.max_width
+        roomy, whole = width >= ROOMY, width >= NARROW
         sections = [
-            top_sections.nodes(view, chosen.node_order, roomy),
+            top_sections.nodes(view, chosen.node_order, roomy, whole=whole),
             top_sections.runs(view, roomy),
             top_sections.queue(view, chosen.queue_order, chosen.offset),
             top_sections.decisions(view),
@@ -110,7 +119,7 @@ class Frame:
             wanted = [len(drawn(console, options, each, height)) for each in sections]
             if sum(wanted) > height and wanted[0] > height * MOST_FOR_NODES:
                 sections[0] = top_sections.nodes(view, chosen.node_order, roomy, models=False)
-        return sections
+        return [narrowed(each, width) for each in sections]
 
 
 DEFAULT = (Chosen().queue_order, Chosen().node_order)

@@ -36,15 +36,25 @@ _rows = msgspec.json.Decoder(list[dict[str, Any]]).decode
 class RequestError(OrionError):
     """A request that got no answer: its `id`, a stable `code`, and a message for a person."""
 
+    _is_unused = False
+
     def __init__(self, request_id: str, code: str, message: str = "") -> None:
         super().__init__(": ".join(part for part in (request_id, code, message) if part))
         self.id, self.code, self.message = request_id, code, message
+
+    @property
+    def told(self) -> str:
+        """What a person reads: the sentence first, then its code, and the id of what can be explained."""
+        named = (self.code if self.message else "", "" if self._is_unused else f"request {self.id}")
+        behind = ", ".join(part for part in named if part)
+        return f"{self.message or self.code}{f' ({behind})' if behind else ''}"
 
 
 class RequestFailedError(RequestError): ...
 
 
-class RequestRejectedError(RequestError): ...
+class RequestRejectedError(RequestError):
+    _is_unused = True
 
 
 class RequestExpiredError(RequestError): ...

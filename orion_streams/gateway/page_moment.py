@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -11,11 +12,12 @@ from orion_streams.gateway.timestamps import LAST_MS, date_of
 
 DAY_MS = 86_400_000
 MOST_DIGITS = 15
-TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+TIME = re.compile(r"(?:(\d{1,2})-(\d{1,2}) )?(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?", re.ASCII)
 DATED = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?"
+    r"(\d{4})-(\d{2})-(\d{2})[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d{2}:?\d{2})?",
+    re.ASCII,
 )
-WANTED = "at: expected a position (81234), a time of day (14:05 or 14:05:30) or 2026-11-29T14:05:00+01:00"
+WANTED = "expected a position (81234), a time (14:05, 14:05:30, 11-29 14:05) or 2026-11-29T14:05:00+01:00"
 MOST_TZ = 24 * 60
 WANTED_TZ = f"tz: expected minutes east of UTC, at most {MOST_TZ}"
 
@@ -28,17 +30,21 @@ class Moment(Struct, frozen=True):
 
 
 def moment(text: str, tz: str, now_ms: int) -> Moment:
-    """Return what `at` means. A time of day is the last one that was: `tz` says how many minutes east of
-    UTC the clock is. Raise Refusal 400."""
+    """Return what `at` means. A time of day, and one of a month and day, is the last one that was: `tz`
+    says how many minutes east of UTC the clock is. Raise Refusal 400."""
     minutes = offset_of(tz)
-    if re.fullmatch(rf"\d{{1,{MOST_DIGITS}}}", text):
+    if re.fullmatch(rf"[0-9]{{1,{MOST_DIGITS}}}", text):
         return Moment(position=int(text))
     if found := TIME.fullmatch(text):
-        hour, minute, second = (int(part or 0) for part in found.groups())
+        month, day, hour, minute, second = (int(part or 0) for part in found.groups())
         of_day_ms = checked_ms(hour, minute, second)
         here_ms = now_ms + minutes * 60_000
         then_ms = here_ms - here_ms % DAY_MS + of_day_ms
-        return Moment(ms=(then_ms if then_ms <= here_ms else then_ms - DAY_MS) - minutes * 60_000)
+        if found[1]:
+            then_ms = last_date_ms(month, day, of_day_ms, here_ms)
+        elif then_ms > here_ms:
+            then_ms -= DAY_MS
+        return Moment(ms=max(then_ms - minutes * 60_000, 0))
     if found := DATED.fullmatch(text):
         year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
         if found[8]:
@@ -48,6 +54,18 @@ def moment(text: str, tz: str, now_ms: int) -> Moment:
         ms = days * DAY_MS + checked_ms(hour, minute, second) + millis - minutes * 60_000
         if 0 <= ms <= LAST_MS:
             return Moment(ms=ms)
+    raise Refusal(400, WANTED)
+
+
+def last_date_ms(month: int, day: int, of_day_ms: int, here_ms: int) -> int:
+    """Return the last such day of a year that was, on the clock of `here_ms`. Raise Refusal 400 for a day
+    that neither this year nor the last one has."""
+    this_year = date_of(here_ms // DAY_MS)[0]
+    for year in (this_year, this_year - 1):
+        with suppress(Refusal):
+            then_ms = days_of(year, month, day) * DAY_MS + of_day_ms
+            if then_ms <= here_ms:
+                return then_ms
     raise Refusal(400, WANTED)
 
 

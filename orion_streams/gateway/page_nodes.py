@@ -24,7 +24,7 @@ BROKEN = (*DEAD, Filter.TWO_AGENTS, Filter.NO_TEMPERATURE, Filter.STUCK_SENSOR, 
 ROBOT_ROLE = "kinematics only"
 UNTIL: dict[str, str] = {
     Filter.SILENT: "goes on once its agent starts",
-    Filter.DRAINED: "goes on once somebody resumes it: orion resume",
+    Filter.DRAINED: "goes on once somebody resumes it: orion resume NODE",
     Filter.QUIET: "goes on by itself then",
     Filter.LEFT: "goes on once its agent starts again",
     Filter.LEAVING: "goes on once its agent starts again",
@@ -38,7 +38,7 @@ UNTIL: dict[str, str] = {
     Filter.PLACES: "goes on once a model has gone",
     Filter.MEMORY: "goes on once memory is free",
 }
-"""What has to happen, by state; for the marks and the breaker it has figures."""
+"""What has to happen, by state, and NODE; for the marks and the breaker it has figures."""
 
 
 def card(grid: Grid, row: NodeRow, recent: Recent) -> NodeCard:
@@ -127,7 +127,7 @@ def until(row: NodeRow, policy: Policy) -> str:
         case Filter.DRAINED if row.limit:
             return f"goes on in {about(max(row.limit - row.value, 0))}"
         case state:
-            return UNTIL.get(state, "")
+            return UNTIL.get(state, "").replace("NODE", row.node)
 
 
 KIND_OF: dict[str, str] = {

@@ -9,12 +9,24 @@ LAST_MS = 253_402_300_799_999
 def timestamp(unix_ms: int) -> str:
     """Return the time in UTC, with milliseconds and the offset written out: Python's fromisoformat reads
     it since 3.7."""
+    day, time, millis = parts(unix_ms)
+    return f"{day}T{time}.{millis:03}+00:00"
+
+
+def on_clock(unix_ms: int, tz_minutes: int) -> str:
+    """Return the time as a clock so many minutes east of UTC shows it: 2026-11-29 14:05:30."""
+    day, time, _ = parts(unix_ms + tz_minutes * 60_000)
+    return f"{day} {time}"
+
+
+def parts(unix_ms: int) -> tuple[str, str, int]:
+    """Return date, time of day and milliseconds of a time in UTC."""
     days, rest_ms = divmod(min(max(unix_ms, 0), LAST_MS), 86_400_000)
     year, month, day = date_of(days)
     seconds, millis = divmod(rest_ms, 1000)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)
-    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}+00:00"
+    return f"{year:04}-{month:02}-{day:02}", f"{hour:02}:{minute:02}:{second:02}", millis
 
 
 def date_of(days: int) -> tuple[int, int, int]:

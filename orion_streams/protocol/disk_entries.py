@@ -22,7 +22,8 @@ from orion_streams.model.policy import NO_RULES, NodeRules
 from orion_streams.model.state import Grid, Node, Run, parse_stream_id
 from orion_streams.protocol.agent_entries import PROGRESS_FIELDS, ResultHead
 from orion_streams.protocol.input_entries import NOTHING, Entry, Progress, Taken
-from orion_streams.protocol.requests_replies import CODES, is_model_name
+from orion_streams.protocol.requests_replies import is_model_name
+from orion_streams.protocol.rest_entries import answering_node
 
 PULL_OFF = 'No model is pulled here: set pull_from = ["registry.ollama.ai"] in the router\'s streams.toml.'
 LATER_MS = 60_000
@@ -42,7 +43,7 @@ def take_disk(
     request = f"{operator}/{reply_to}"
     if any(row.disk is not None and row.disk.request == request for row in grid.nodes.values()):
         return ()  # sent again
-    node = node_of(grid, fields.get("node", ""))
+    node = answering_node(grid, fields.get("node", ""))
     model = same_name(full_model_name(fields[op]), node.installed)
     if op == "pull":
         check_pull(model, pull_from)
@@ -55,15 +56,6 @@ def take_disk(
         doing = "pulls" if node.disk.op == "pull" else "removes"
         raise ContractError("disk_busy", f"{name} {doing} {node.disk.model} just now, one at a time.")
     return (ev.DiskOrdered(name, op, model, operator, request),)
-
-
-def node_of(grid: Grid, name: str) -> Node:
-    """Return the node with inference of that name. Raises ContractError unknown_node."""
-    node = grid.nodes.get(name)
-    if node is None or not node.rules.takes_inference:
-        known = ", ".join(each for each, row in sorted(grid.nodes.items()) if row.rules.takes_inference)
-        raise ContractError("unknown_node", f"{CODES['unknown_node']} There are: {known}."[:300])
-    return node
 
 
 def check_pull(model: str, pull_from: Collection[str]) -> None:

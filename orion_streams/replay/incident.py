@@ -33,7 +33,7 @@ from orion_streams.replay.request_timeline import RequestTimeline
 
 class Counts(Struct, frozen=True, kw_only=True):
     """Numbers of requests: `accepted`, `ended` by outcome, `open`, `rejected`, `resent` under a known id,
-    and `unreadable` entries."""
+    and `unreadable` entries: other ones that were refused."""
 
     accepted: int
     ended: dict[str, int]

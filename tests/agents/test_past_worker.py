@@ -24,6 +24,7 @@ from orion_streams.gateway.page_day import MOST_POINTS, Day
 from orion_streams.gateway.page_recent import MOST_DECISIONS, POINTS, RecentRows
 from orion_streams.gateway.page_rows import PageCaller, View
 from orion_streams.gateway.refusal import Refusal
+from orion_streams.gateway.timestamps import on_clock
 from orion_streams.model.state import Run
 from orion_streams.runtime.connection import connect
 from tests.gateway.put_log import put_log
@@ -160,9 +161,11 @@ async def test_a_time_is_the_last_commit_until_then(past: PastProcess, rows: lis
     bounds = msgspec.msgpack.decode(await past.ask(Question(op="bounds")), type=Bounds)
     assert (bounds.first, bounds.last) == (1, len(rows))
     assert (await view_at(past, ms=bounds.to_ms + 1_000)).position == len(rows)
-    for ms, words in ((bounds.from_ms - 1, "begins"), (bounds.to_ms + past_log.LATER_MS + 1, "ends")):
-        status, sentence = await refused(past, Question(op="past", ms=ms))
-        assert (status, words in sentence) == (404, True)
+    for ms, said in (
+        (bounds.from_ms - 1, f"the log begins {on_clock(bounds.from_ms, 540)}"),
+        (bounds.to_ms + past_log.LATER_MS + 1, f"the log ends {on_clock(bounds.to_ms, 540)}"),
+    ):
+        assert await refused(past, Question(op="past", ms=ms, tz=540)) == (404, said)
 
 
 async def test_beyond_the_log_is_a_sentence(past: PastProcess, rows: list[Row]) -> None:

@@ -244,6 +244,8 @@ def test_a_password_file_that_is_no_secret_is_refused(
     code, out, err = orion("acl", "--passwords", str(home / "pw"))
     assert (code, out) == (78, "")
     assert said in err
+    assert str(home / "pw" / BRAIN) in err
+    assert "--passwords" not in err  # `orion install` says it too, and has no such option
 
 
 def test_rules_that_the_server_does_not_have_are_seen(ask: Any) -> None:

@@ -13,6 +13,9 @@ import msgspec
 import pytest
 
 from orion_streams.cli import grid_discovery
+from orion_streams.cli.outcome import outcome
+from orion_streams.client.calls import RequestExpiredError, RequestFailedError, RequestRejectedError
+from orion_streams.errors import OrionError
 from orion_streams.runtime.embedded_server import free_port
 from tests.cli.conftest import Orion
 from tests.cli.run_cli import environment, finish, run, start
@@ -45,6 +48,51 @@ def test_without_a_grid_the_next_step_is_named(orion: Orion, words: list[str]) -
         "orion: no grid is running here: start one with `orion up --simulated` "
         "or name one with --redis URL\n"
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain"], ["rm"], ["pull"], ["drain"], ["resume"], ["log", "--node"], ["log", "--event"],
+        ["log", "--request"], ["log", "--model", "m", "--model"], ["requests", "--client"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_name(orion: Orion, words: list[str], name: str) -> None:
+    """It is refused before anything is asked or ordered."""
+    code, out, err = orion(*words, name)
+    assert (code, out) == (2, "")
+    assert "it is empty: expected a name" in err
+
+
+def test_an_empty_question_is_not_asked(orion: Orion) -> None:
+    """It is refused before anybody is looked for; an image may stand alone."""
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
+    code, out, err = orion("ask", " ", "--redis", nobody)
+    assert (code, out) == (78, "")
+    assert err.startswith("orion: the question is empty: ")
+    assert orion("ask", "Why?", "--redis", nobody)[0] == 69
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RequestRejectedError("i1", "bad_field", "model: missing"), "model: missing (bad_field)"),
+        (RequestFailedError("i1", "refused", "It says no."), "It says no. (refused, request i1)"),
+        (RequestExpiredError("i1", "expired"), "expired (request i1)"),
+    ],
+)
+def test_a_sentence_stands_before_codes_and_ids(
+    error: OrionError, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person reads what is wrong first; a program has the fields."""
+
+    def fail() -> None:
+        raise error
+
+    assert outcome(fail) == error.exit_code
+    assert capsys.readouterr().err == f"orion: {told}\n"
 
 
 @pytest.mark.parametrize("words", [["nodes"], ["ask", "Why?", "--json"]], ids=" ".join)

@@ -298,7 +298,7 @@ def test_a_request_is_named_or_the_last_one_asked_for(orion: Orion, words: tuple
     assert "name a request, or ask for the --last one" in err
 
 
-@pytest.mark.parametrize("asked", ["nobody", "gateway/done", "", "/", "brain/", "one"])
+@pytest.mark.parametrize("asked", ["nobody", "gateway/done", "/", "brain/", "one"])
 def test_an_unknown_request_is_1(orion: Orion, explain: Explain, asked: str) -> None:
     """Exit 1, and one line that says what the log covers."""
     code, out, err = orion("explain", asked)

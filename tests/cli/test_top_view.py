@@ -68,7 +68,7 @@ def sections(view: View, width: int) -> list[Section]:
     return Frame(view, Chosen())._sections(console, console.options, None)
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [40, 50, 80, 120])
 @pytest.mark.parametrize("name", SCENES)
 def test_no_letter_of_a_cell_is_cut(name: str, width: int) -> None:
     """Whatever the names: what is drawn has exactly the letters of its cells and heads."""
@@ -79,6 +79,14 @@ def test_no_letter_of_a_cell_is_cut(name: str, width: int) -> None:
                 console.print(section.drawn(len(section.rows)))
             cells = [cell for row in section.rows for cell in row]
             assert letters(capture.get()) == letters(*section.columns, *cells)
+
+
+@pytest.mark.parametrize(("width", "folded"), [(40, False), (50, False), (63, False), (30, True)])
+def test_a_narrow_terminal_shows_who_does_what(width: int, folded: bool) -> None:
+    """What is left has room: a node's name and figures stand whole in one line. The control is a strip."""
+    lines = shown(quiet(), width, 24).splitlines()
+    whole = [line for line in lines if line.startswith(("edge", "master", "worker")) and " GB " in line]
+    assert (len(whole) == 3) != folded
 
 
 def test_a_part_that_is_cut_would_be_noticed() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.agents.ollama_show import description
 from orion_streams.gateway import listings
-from orion_streams.gateway.timestamps import LAST_MS, timestamp
+from orion_streams.gateway.timestamps import LAST_MS, on_clock, timestamp
 from orion_streams.model.description import Description
 from orion_streams.model.policy import ModelRules
 from orion_streams.model.state import Demand, Grid, Installed, Resident
@@ -167,6 +167,13 @@ def test_a_timestamp_is_the_time_that_it_was_made_of(unix_ms: int) -> None:
     """In every century."""
     passed = datetime.fromisoformat(timestamp(unix_ms)) - EPOCH
     assert passed // timedelta(milliseconds=1) == unix_ms
+
+
+@given(st.integers(0, LAST_MS - 10**9), st.integers(-1440, 1440))
+def test_a_clock_elsewhere_shows_its_own_time(unix_ms: int, minutes: int) -> None:
+    """To the second; before 1970 there is none."""
+    there = EPOCH + timedelta(seconds=unix_ms // 1_000, minutes=minutes)
+    assert on_clock(unix_ms, minutes) == max(there, EPOCH).strftime("%Y-%m-%d %H:%M:%S").rjust(19, "0")
 
 
 def test_a_clock_that_cannot_be_gives_a_time_that_can() -> None:

@@ -31,7 +31,7 @@ def quiet(name: str) -> Node:
 @pytest.mark.parametrize(
     ("row", "why", "until"),
     [
-        (resting("one"), "rests, drained by cli", "goes on once somebody resumes it: orion resume"),
+        (resting("one"), "rests, drained by cli", "goes on once somebody resumes it: orion resume one"),
         (resting("one", 7_200_000), "rests for 2 h, drained by cli", "goes on in 120 min"),
         (resting("one", heard_ms=AT_MS - 9_000), "rests, drained by cli", "goes on once somebody"),
         (resting("one", left=True, leaving=True), "rests, drained by cli", "goes on once somebody"),

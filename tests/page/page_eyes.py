@@ -41,7 +41,7 @@ FAINT = """
 """
 """Texts whose contrast with what lies behind them is below 4.5."""
 CUT = """
-[...document.querySelectorAll('.now, .warm, .ram, .when, .node header')]
+[...document.querySelectorAll('h1, .now, .warm, .ram, .when, .node header')]
   .filter((e) => e.checkVisibility())
   .filter((e) => e.scrollHeight > e.clientHeight + 2 || e.scrollWidth > e.clientWidth + 2)
   .map((e) => `${e.className}: ${e.innerText} (${e.scrollWidth}x${e.scrollHeight})`)

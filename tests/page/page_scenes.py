@@ -6,7 +6,17 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from tests.page.page_stage import BIG, CLIENTS, CODER, EDGE, MASTER, SMALL, WORKER, PageStage
+from tests.page.page_stage import (
+    BIG,
+    CLIENTS,
+    CODER,
+    EDGE,
+    MASTER,
+    MORE_MODELS,
+    SMALL,
+    WORKER,
+    PageStage,
+)
 
 MINUTES = 11.0
 DEAD_MINUTES = 2.0
@@ -55,6 +65,17 @@ async def rising(stage: PageStage) -> None:
         MINUTES, lambda left: breathes(stage, left, worker=24 * max(0.0, 0.5 - left), master=-9)
     )
     await stage.asked(9, EVERYBODY, (SMALL, BIG, CODER))
+    await stage.step()
+
+
+async def tired(stage: PageStage) -> None:
+    """The worker answers and warms up as fast; with it many models are in memory."""
+    stage.nodes[MASTER].holds(BIG)
+    stage.nodes[WORKER].holds(SMALL, BIG, CODER, *MORE_MODELS)
+    await stage.passes(MINUTES - 1, lambda left: breathes(stage, left, master=-9))
+    await stage.asked(1, models=(CODER,))
+    await stage.step()
+    await stage.passes(1.0, lambda left: breathes(stage, left, worker=24 * max(0.0, 0.5 - left), master=-9))
     await stage.step()
 
 
@@ -118,6 +139,7 @@ SCENES = {
         MINUTES,
         ("Worker cools down before it passes 75 °C", "begins again once it stays below 75 °C"),
     ),
+    "tired": Scene(tired, MINUTES, ("Worker cools down before it passes 75 °C", "tokens/s", CODER, "+2")),
     "dead": Scene(dead, MINUTES, ("Master silent since 2 min", "goes on once it is heard again")),
     "many": Scene(many, MINUTES, ("200 requests wait", "All well, 2 answering, 200 waiting")),
     "crowd": Scene(crowd, MINUTES, ("Worker hot", "requests wait", "machine-in-the-"), CELLAR),

@@ -27,9 +27,10 @@ from tests.helpers import Agent, Run, ask, settle
 
 MASTER, WORKER, EDGE = "orion-master", "orion-worker", "orion-edge"
 SMALL, BIG, CODER = "gemma3:4b", "llama3.2:3b", "qwen2.5-coder:1.5b"
+MORE_MODELS = tuple(f"hf.co/somebody/a-model-of-a-long-name-{n}-GGUF:Q4_K_M" for n in range(2))
 INSTALLED = tuple(
     InstalledModel(name, f"digest of {name}", size_mb)
-    for name, size_mb in ((SMALL, 3_338), (BIG, 2_019), (CODER, 986))
+    for name, size_mb in ((SMALL, 3_338), (BIG, 2_019), (CODER, 986), *((name, 30) for name in MORE_MODELS))
 )
 STEP_MS, BEAT_S = 2_500, 0.4
 RUN_STEPS = 7

@@ -108,6 +108,21 @@ async def test_a_position_is_typed(page: Page, stage: PageStage) -> None:
     assert await page.ask(POSITION) == 300
 
 
+async def test_what_is_typed_is_of_the_clock_on_that_day(page: Page, stage: PageStage) -> None:
+    """In summer it is another hour; `now` is no moment but live."""
+    await page.call("Emulation.setTimezoneOverride", timezoneId="Europe/Berlin")
+    await open_page(page, stage)
+    for text_typed, offset in (("2026-07-01 14:05", "120"), ("2026-12-24 14:05", "60")):
+        await page.ask("document.querySelector('#go-to').value = ''")
+        await page.type("#go-to", text_typed)
+        await page.press("Enter")
+        await says(page, "the log ", "#reasons")
+        assert page.requests[-1].endswith(f"tz={offset}")
+        await page.ask("document.querySelector('#go-to').value = 'now'")
+        await page.press("Enter")
+        await page.until("!document.querySelector('#reasons').innerText.includes('the log ')")
+
+
 async def test_a_tick_is_a_moment(page: Page, stage: PageStage) -> None:
     """A click on a tick, and the button `before`, go to where it went wrong; so does a decision's time."""
     await open_page(page, stage)

@@ -37,6 +37,9 @@ GIVEN_UP = f"""
 }})()
 """
 """How many rows a card has of two runs of one model whose requests are over."""
+LINES_OF_ANSWER = """
+(e => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight))(document.querySelector('#ask-answer'))
+"""
 TOKEN = "orion-a-key-of-a-test"
 STATES = "window.sources.map((each) => each.readyState)"
 
@@ -211,6 +214,10 @@ async def test_a_question_shows_where_it_goes(page: Page, stage: PageStage) -> N
     assert "sky" not in await text(page, "#nodes")
     await stage.nodes[MASTER].say(run, "tokens", b"Because of Rayleigh.", seq=1)
     await says(page, "Because of Rayleigh.", "#ask-answer")
+    for width, height in ((1280, 800), (1024, 600)):
+        await page.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                        deviceScaleFactor=1, mobile=False)  # fmt: skip
+        assert await page.ask(LINES_OF_ANSWER) > 1
     await stage.nodes[MASTER].complete(run, b"Because of Rayleigh.")
     await says(page, f"Answered by {MASTER}", "#ask-where")
     await page.until("!document.querySelector('.mine')")
@@ -244,10 +251,12 @@ async def test_a_key_is_asked_for_once(page: Page, stage: PageStage, view_only: 
     add_key(stage, view_only=view_only)
     await page.call("Network.enable")
     await page.call("Network.setExtraHTTPHeaders", headers={"X-Forwarded-For": "10.9.8.7"})
-    await page.open(stage.url, width=1280, height=800)
+    await page.open(f"{stage.url}/#at=300", width=1280, height=800)
     await page.until("document.querySelector('#key').open")
     await says(page, "this browser keeps it", "#key-why")
-    assert "Bearer" not in await text(page)
+    await eventually(lambda: sum("/v1/past?" in each for each in page.requests), "the moment is asked for")
+    await page.ask("fetch('/orion/v1/past?at=300').then((answer) => answer.text())")
+    assert "Authorization" not in await text(page)
     await page.type("#key-text", "orion-wrong")
     await page.press("Enter")
     await says(page, "not known", "#key-why")
@@ -255,6 +264,7 @@ async def test_a_key_is_asked_for_once(page: Page, stage: PageStage, view_only: 
     await page.type("#key-text", TOKEN)
     await page.press("Enter")
     await page.until("document.querySelectorAll('.node').length === 3")
+    await page.click("#back")
     assert await page.ask("document.querySelector('#ask').hidden") is view_only
     assert "wall" in await text(page, "#caller")
     assert await page.ask("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]

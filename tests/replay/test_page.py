@@ -130,7 +130,8 @@ async def test_a_page_that_is_too_wide_is_noticed(page: Page, tmp_path: Path) ->
 async def test_the_head_says_what_the_log_is(page: Page, tmp_path: Path) -> None:
     """Which log, from when to when in the viewer's zone with positions, how its requests ended, and which
     nodes were simulated."""
-    incident = replace(story(), simulated=(WORKER,))
+    some = story()
+    incident = replace(some, simulated=(WORKER,), counts=replace(some.counts, unreadable=2))
     path = write(tmp_path, render(incident))
     await page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
     await page.open(path, width=DESK)
@@ -140,6 +141,7 @@ async def test_the_head_says_what_the_log_is(page: Page, tmp_path: Path) -> None
     assert "Asia/Tokyo, UTC+09:00" in head
     assert f"positions 1 to {incident.events:,}" in head
     assert f"SIMULATED, no real machines: {WORKER}." in await page.ask("document.body.innerText")
+    assert "2 other entries were refused." in head
     told = await page.ask("[...document.querySelectorAll('.machine header p')].map(e => e.textContent)")
     assert [each.startswith("SIMULATED · ") for each in told] == [False, True]
     figures = await page.ask(

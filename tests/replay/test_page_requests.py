@@ -15,6 +15,7 @@ from orion_streams.replay.incident import Incident, collect
 from orion_streams.replay.render_page import render
 from tests.browser import Page
 from tests.grids import sample
+from tests.page.page_eyes import FAINT
 from tests.replay.logs import (
     START_MS,
     WORKER,
@@ -102,6 +103,21 @@ async def test_percentiles_and_what_time_was_spent_on(page: Page, tmp_path: Path
     )
     assert sum(widths) == pytest.approx(100)
     assert len(widths) == len(incident.spent) - list(incident.spent.values()).count(0)
+    at_peace(page, path)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_every_outcome_can_be_read(page: Page, tmp_path: Path, dark: bool) -> None:
+    """Its letters have a contrast of 4.5, whatever colour it has in the timeline; the control is grey."""
+    path = write(tmp_path, render(unequal()))
+    await page.open(path, width=DESK, dark=dark)
+    for outcome in ("done", "failed", "error", "abandoned", "expired", "cancelled", "open"):
+        await page.ask(
+            f"document.querySelectorAll('.outcome').forEach(e => e.className = 'outcome {outcome}')"
+        )
+        assert await page.ask(FAINT) == [], outcome
+    await page.ask("document.querySelectorAll('.outcome').forEach(e => e.style.color = '#777')")
+    assert await page.ask(FAINT) != []
     at_peace(page, path)
 
 

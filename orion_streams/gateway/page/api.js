@@ -10,7 +10,7 @@ async function failure(answer) {
   const said = await answer.json().catch(() => ({}));
   const sentence = said.error?.message || said.error || `The gateway answers ${answer.status}.`;
   if (answer.status === 401) refused();
-  return new Error(sentence);
+  return Object.assign(new Error(sentence), { status: answer.status });
 }
 
 export async function ask(path, options) {

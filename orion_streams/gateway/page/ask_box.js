@@ -78,6 +78,7 @@ async function answer(model, prompt, signal) {
 async function send(event) {
   event.preventDefault();
   if (running) return running.abort();
+  if (!byId("ask-prompt").value.trim()) return undefined;
   running = new AbortController();
   byId("ask-answer").replaceChildren();
   byId("ask-answer").hidden = true;

@@ -4,7 +4,7 @@ import { byId, clock, element, name } from "./format.js";
 import { keep, put, say, sayName } from "./keyed.js";
 import { degrees, gigabytes, rough, STEPS_MC, tint, warmth } from "./words.js";
 
-const TRACK_S = 600, GAP_MS = 20000, MOST_DOING = 3;
+const TRACK_S = 600, GAP_MS = 20000, MOST_DOING = 3, MOST_CHIPS = 4;
 const DEAD = new Set(["silent", "stale", "left"]); // not heard: what is shown is old
 const SVG = "http://www.w3.org/2000/svg";
 let drawn = 0;
@@ -52,14 +52,24 @@ function makeTrack() {
   return { node, update };
 }
 
+// As many models as can be read, those at work first; the last chip counts the others.
+function readable(models) {
+  const busy = (each) => (each.running ? 2 : each.state === "loading" ? 1 : 0);
+  const ranked = [...models].sort((a, b) => busy(b) - busy(a));
+  if (ranked.length <= MOST_CHIPS) return ranked;
+  const others = ranked.splice(MOST_CHIPS - 1);
+  return [...ranked, { name: `+${others.length}`, state: "others", others: others.map((each) => each.name).join(", ") }];
+}
+
 function makeChip() {
   const node = element("li", { className: "chip" });
   return {
     node,
     update(model) {
-      sayName(node, model.state === "loading" ? `${model.name} …` : model.name);
+      say(node, model.state === "loading" ? `${model.name} …` : model.name);
+      put(node, "title", model.others || model.name);
       put(node, "data-state", model.running ? "running" : model.state);
-      put(node, "aria-label", `${model.name}, ${model.state === "loading" ? "being loaded" : model.running ? "answering" : "in memory"}`);
+      put(node, "aria-label", model.others ? `and ${model.others}` : `${model.name}, ${model.state === "loading" ? "being loaded" : model.running ? "answering" : "in memory"}`);
     },
   };
 }
@@ -126,7 +136,7 @@ function makeCard(node, open, mine) {
     now);
   title.addEventListener("click", () => open(node.name));
 
-  function update({ each, points, nowMs, simulated }) {
+  function update({ each, points, nowMs, simulated, crowded }) {
     const silent = DEAD.has(each.state);
     card.className = `card node ${each.inference ? "" : "robot"} ${silent ? "silent" : ""}`;
     put(card, "data-tone", each.tone);
@@ -145,13 +155,13 @@ function makeCard(node, open, mine) {
     const amount = each.ram_total_mb ? `${gigabytes(each.ram_used_mb)} of ${gigabytes(each.ram_total_mb)} GB` : "unknown";
     say(ramSaid, amount);
     put(ram, "aria-label", `Memory: ${amount}, mark ${Math.round(each.ram_max_permille / 10)} %`);
-    keep(chips, each.models, (model) => model.name, makeChip);
-    const shown = each.doing.slice(0, MOST_DOING);
+    keep(chips, readable(each.models), (model) => `${model.state === "others"} ${model.name}`, makeChip);
+    const [reason, what] = whyNot(each, nowMs);
+    const shown = each.doing.slice(0, crowded ? 1 : MOST_DOING - Boolean(reason)); // the reason has its place
     const keyOf = (one) => `${one.what} ${one.number || `over ${shown.indexOf(one)}`} ${one.model}`; // 0: of no request
     keep(doing, shown, keyOf, () => makeDoing(mine));
-    put(now, "data-doing", String(shown.length));
     say(more, each.doing.length > shown.length ? `and ${each.doing.length - shown.length} more` : "");
-    const [reason, what] = whyNot(each, nowMs);
+    put(now, "data-doing", String(Math.min(shown.length + Boolean(reason), MOST_DOING)));
     say(why, reason);
     say(until, what);
   }
@@ -163,6 +173,7 @@ export function fillCards(view, nowMs, { open, mine }) {
   const nodes = [...view.nodes].sort((a, b) => b.inference - a.inference); // the robot last
   const rows = nodes.map((each) => ({
     each, nowMs, points: view.track[each.name] || [], simulated: (view.simulated || []).includes(each.name),
+    crowded: nodes.length > 4,
   }));
   host.dataset.count = rows.length;
   host.style.setProperty("--columns", rows.length > 4 ? Math.ceil(rows.length / 2) : Math.max(rows.length, 1));

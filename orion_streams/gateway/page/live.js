@@ -94,7 +94,7 @@ async function travel(query) {
       const view = await get(`/orion/v1/past?${new URLSearchParams(wanted)}`);
       if (begun === trip) show(view);
     } catch (error) {
-      if (begun === trip) page.problem = error.message;
+      if (begun === trip) page.problem = error.status === 401 ? "" : error.message; // a key is asked for
       stir();
     }
     if (!page.wanted) page.aimMs = null;
@@ -125,11 +125,11 @@ function stir() {
   if (page.past || page.problem) idle = setTimeout(goLive, IDLE_MS);
 }
 
-const zone = () => String(-new Date().getTimezoneOffset());
+const zone = (ms = Date.now()) => String(-new Date(ms).getTimezoneOffset()); // of that day: summer has its own
 function seek(ms) {
   page.aimMs = ms; // the handle follows at once
   fillBar(nowMs(), ms);
-  travel({ at: new Date(ms).toISOString(), tz: zone() });
+  travel({ at: new Date(ms).toISOString(), tz: zone(ms) });
 }
 
 const visit = (at) => travel({ at: String(at) });
@@ -142,9 +142,9 @@ function followHash() {
 
 function goTo(event) {
   event.preventDefault();
-  const text = byId("go-to").value.trim().replaceAll(",", "");
-  if (!text) goLive();
-  else travel({ at: text, tz: zone() });
+  const text = byId("go-to").value.trim().replace(/(?<=\d)[,\u202f\u00a0](?=\d)/g, "");
+  if (!text || /^(now|live)$/i.test(text)) goLive();
+  else travel({ at: text, tz: zone(Date.parse(/^\d{4}-/.test(text) ? text.replace(" ", "T") : "") || Date.now()) });
 }
 
 async function loadTimeline() {

@@ -61,7 +61,7 @@ function draw(host, found) {
     label, scale, stroke: colour(tint), width: 1.5, points: { show: false },
     value: (u, value) => (value === null || value === undefined ? "–" : `${value.toFixed(1)} ${unit}`),
   });
-  const labels = (u, splits) => splits.map((ms) => clock(ms).slice(0, 5));
+  const labels = (u, splits) => splits.map((ms) => clock(ms).slice(0, splits[1] - splits[0] < 60000 ? 8 : 5));
   return new uPlot({
     width: host.clientWidth, height: CHART_HEIGHT, ms: 1, padding: [8, 8, 0, 0],
     scales: {

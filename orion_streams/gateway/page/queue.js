@@ -89,7 +89,8 @@ function title(view, shown) {
   if (!waiting) return "Nobody waits";
   const last = view.queue.reduce((most, each) => Math.max(most, each.eta_ms || 0), 0);
   const out = waiting > shown ? `; the first ${shown} are shown` : "";
-  return `${plural(waiting, "request waits", "requests wait")}${last ? `, the last for about ${rough(last)}` : ""}${out}`;
+  const until = last ? `,${waiting > 1 ? " the last" : ""} for about ${rough(last)}` : "";
+  return `${plural(waiting, "request waits", "requests wait")}${until}${out}`;
 }
 
 export function fillQueue(view, { open, mine }) {

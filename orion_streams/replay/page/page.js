@@ -32,7 +32,7 @@ function remarks() {
   if (packed.simulated.length) found.push(`SIMULATED, no real machines: ${packed.simulated.join(", ")}.`);
   if (rejected) found.push(`${plural(rejected, "request was", "requests were")} rejected and never accepted.`);
   if (resent) found.push(`${plural(resent, "request")} came again under a known id.`);
-  if (unreadable) found.push(`${plural(unreadable, "entry", "entries")} could not be read.`);
+  if (unreadable) found.push(`${plural(unreadable, "other entry was", "other entries were")} refused.`);
   if (packed.back) found.push(`The server's clock went back by up to ${duration(packed.back)}: what happened meanwhile stands at the time before.`);
   if (packed.more.machines) found.push(`${plural(packed.more.machines, "more node")} without a chart.`);
   return found;
