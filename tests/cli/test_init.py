@@ -192,7 +192,7 @@ def test_the_grids_own_clients_are_there_whoever_else_asks() -> None:
 @pytest.mark.parametrize(
     ("found", "inference", "why"),
     [
-        (ROBOT, None, "none"),
+        (ROBOT, None, f"no Ollama at {machines.OLLAMA}: none. Install Ollama"),
         (structs.replace(PI, name="orion-edge"), None, "orion-edge is the robot's name"),
         (structs.replace(PI, ram_mb=900), None, "900 MB of memory are too few"),
         (PI, False, "--no-inference was said"),
@@ -204,3 +204,14 @@ def test_why_a_machine_would_answer_nothing_is_said(
     """No Ollama, the robot's name, little memory, or a flag."""
     with pytest.raises(ConfigError, match=f"nobody could answer a request: {why}"):
         wishes(found, inference=inference)
+
+
+@pytest.mark.parametrize(
+    ("file", "more"), [("streams.toml", ""), ("my house.toml", " --config 'my house.toml'")]
+)
+def test_the_next_line_starts_by_the_file_that_was_written(tmp_path: Path, file: str, more: str) -> None:
+    """Which is named where it would not be found by itself."""
+    code, out, err = run(tmp_path, "init", "--file", file, "--inference", "--ollama", NOWHERE)
+    assert code == 0, err
+    last = f"Next: orion up{more}, and beside it orion ask{more}; or for good: sudo orion install{more} "
+    assert out.splitlines()[-1].startswith(last)

@@ -156,7 +156,10 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     if not url and config.redis.url:
         url = config.redis.url
     if not url:
-        raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
+        raise ConfigError(
+            "no server is named: if a house has one, `orion invite NODE` there prints the line for this "
+            "machine; else --redis redis://HOST:6379/0, or --role server,router,agent,gateway to begin one"
+        )
     node = options.node or found.name
     if "agent" in roles:
         config.node(node)
@@ -283,8 +286,8 @@ def toml_for(
     node = wish_of(found, options.node or found.name, None)
     if not node.inference:
         raise ConfigError(
-            f"nobody could answer a request: {why_not(found, node.name)}. Start Ollama, or "
-            f"write a streams.toml first: {command()} init --inference, or --node NAME=MB for who has it"
+            f"nobody could answer a request: {why_not(found, node.name)}; or name the machine that "
+            f"answers: sudo {command()} init --file {INSTALLED_TOML} --node NAME=MB, then this line again"
         )
     listen = ANY_HOST if "gateway" in roles else "127.0.0.1:11435"
     return judged(starter(Wishes((node,), redis_url=url, listen=listen)), INSTALLED_TOML)
