@@ -285,8 +285,10 @@ def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("path", "says"), [("/etc/orion/none.url", "mode 0600"), ("~/home.url", "whole path")]
 )
-def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: str) -> None:
-    """Without it systemd would not start the service."""
+def test_a_secret_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, says: str
+) -> None:
+    """Without it systemd would not start the service; one that others can read is, too."""
     target = Target(str(machine(tmp_path)), dry=True, say=lambda _: None)
     home = {"home": AlertTarget(webhook_file=path)}
     wanted = wish(
@@ -297,7 +299,10 @@ def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: st
     if path.startswith("/"):
         target.path(path).parent.mkdir()
         target.path(path).write_text("http://ha.lan")
-        check_secrets(plan_of(wanted), target)
+        for mode, warned in ((0o644, f"orion: others can read {path}: chmod 600 {path}\n"), (0o600, "")):
+            target.path(path).chmod(mode)
+            check_secrets(plan_of(wanted), target)
+            assert capsys.readouterr().err == warned
 
 
 def test_an_address_with_colons_stands_in_brackets(root: Path) -> None:

@@ -363,7 +363,8 @@ def check_ports(wish: Wish, target: Target) -> None:
 
 
 def check_secrets(plan: Plan, target: Target) -> None:
-    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without."""
+    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without.
+    Warn of one that others can read."""
     made = {each.path for each in plan.files}
     for service in plan.services:
         for _, path in service.credentials:
@@ -374,6 +375,8 @@ def check_secrets(plan: Plan, target: Target) -> None:
                     raise ConfigError(
                         f"{path} is not there, which {service.name} needs (root's, mode 0600)"
                     )
+                if path not in made and target.path(path).stat().st_mode & 0o077:
+                    tell(f"orion: others can read {path}: chmod 600 {path}")
 
 
 def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:
