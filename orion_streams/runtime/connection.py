@@ -20,6 +20,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -58,10 +59,15 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
         options: dict[str, Any] = {**parse_url(own), **_common(timeout_s)}
         _check_files(options)
         if found is not None:
-            return _by_sentinels(found, options)
-        return ExplainingRedis.from_url(own, **_common(timeout_s))
+            made = _by_sentinels(found, options)
+        else:
+            made = ExplainingRedis.from_url(own, **_common(timeout_s))
+        made.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except ValueError:  # the message may quote the URL with its password
         raise ConfigError(EXPECTED) from None
+    except (TypeError, RedisError):
+        raise ConfigError(f"{EXPECTED}; after its ? stands an option that is none") from None
+    return made
 
 
 class ExplainingRedis(Redis):
