@@ -214,6 +214,7 @@ def test_who_took_another_s_place_is_shut_out(house: House) -> None:
     with log_in(house.server, AGENT, held.read_text()) as thief:
         assert thief.ping()
         assert house.invite() and thief.ping() and clients(house) == 1
+        assert house.invite("orion-worker", "--again") and clients(house) == 0, "for another machine"
         held.unlink()
         assert house.invite() and clients(house) == 0
         with pytest.raises(redis.exceptions.AuthenticationError):

@@ -17,7 +17,7 @@ from orion_streams import environment
 from orion_streams.cli.acl_command import check_owner, password
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install import open_secrets, venv
-from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
+from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active, locked
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
 from orion_streams.cli.install.people import give_password
@@ -107,17 +107,18 @@ def set_up(
 ) -> tuple[Wish, Changes]:
     """Make it so: the program, then everything else, then start it. `go_on`: called when another program
     was installed. Raises ConfigError."""
-    wish = wish_for(options, chosen_roles(options.roles), found, target)
-    check_ports(wish, target)
-    plan = plan_of(wish)
-    for name in shut_out(wish):
-        tell(f"orion: {name} is not in streams.toml any more: it is shut out")
-    check_secrets(plan, target)
-    target.begin(each.unit for each in plan.services)
-    fresh = venv.install(target, options.source, venv.extras_of(wish.config))
-    if fresh and go_on and not target.dry:
-        go_on()
-    return wish, apply(plan, target, fresh)
+    with locked(target):
+        wish = wish_for(options, chosen_roles(options.roles), found, target)
+        check_ports(wish, target)
+        plan = plan_of(wish)
+        for name in shut_out(wish):
+            tell(f"orion: {name} is not in streams.toml any more: it is shut out")
+        check_secrets(plan, target)
+        target.begin(each.unit for each in plan.services)
+        fresh = venv.install(target, options.source, venv.extras_of(wish.config))
+        if fresh and go_on and not target.dry:
+            go_on()
+        return wish, apply(plan, target, fresh)
 
 
 def check_machine(target: Target, words: str = "install …") -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orion_streams import config as configuration
 from orion_streams.cli.install import install_command, open_secrets, venv
 from orion_streams.cli.install import machine as machines
-from orion_streams.cli.install.apply import Target
+from orion_streams.cli.install.apply import Target, locked
 from orion_streams.cli.install.install_command import InstallOptions, check_machine
 from orion_streams.cli.install.invitation import (
     MAX_CODE,
@@ -196,15 +196,16 @@ def put(invitation: Invitation, ticket: Ticket, target: Target) -> None:
     config = configuration.parse(invitation.toml, f"the house's {INSTALLED_TOML}")
     open_secrets.check(config)
     held = f"{PASSWORDS}/{acl.agent(config, invitation.node).name}"
-    target.folder(Folder(PASSWORDS, 0o700))
-    target.file(File(held, invitation.password, 0o600, secret=True))
-    if ticket.ca:
-        target.folder(Folder(TLS, 0o755))
-        target.file(File(f"{TLS}/ca.pem", ticket.ca))
-    before = target.read(str(INSTALLED_TOML))
-    if before not in ("", invitation.toml):
-        target.file(File(f"{INSTALLED_TOML}.before", before))
-    target.file(File(str(INSTALLED_TOML), invitation.toml))
+    with locked(target):
+        target.folder(Folder(PASSWORDS, 0o700))
+        target.file(File(held, invitation.password, 0o600, secret=True))
+        if ticket.ca:
+            target.folder(Folder(TLS, 0o755))
+            target.file(File(f"{TLS}/ca.pem", ticket.ca))
+        before = target.read(str(INSTALLED_TOML))
+        if before not in ("", invitation.toml):
+            target.file(File(f"{INSTALLED_TOML}.before", before))
+        target.file(File(str(INSTALLED_TOML), invitation.toml))
 
 
 def finish(ticket: Ticket, found: Machine, target: Target, as_json: bool) -> None:

@@ -42,7 +42,7 @@ def run(*, root: str, as_json: bool) -> int:
     target = Target(root, True, tell)
     rows = [row_of(unit, target.is_machine) for unit in installed(target)]
     try:
-        names = sorted(path.name for path in target.path(PASSWORDS).iterdir())
+        names = sorted(path.name for path in target.path(PASSWORDS).glob("[!.]*"))
     except OSError:
         names = []
     config = str(INSTALLED_TOML) if target.path(str(INSTALLED_TOML)).exists() else ""
