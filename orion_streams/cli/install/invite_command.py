@@ -207,7 +207,8 @@ def with_the_node(options: InviteOptions, target: Target) -> tuple[str, bool]:
     if options.ram_mb is None and inference:
         tell(
             f"orion: {options.node} is entered with {USUAL_MB} MB of memory, for tier 2 (from {BIG_MB} on "
-            f"for tier 1): if that is not so, change nodes.{options.node} in {INSTALLED_TOML}"
+            f"for tier 1): if that is not so, change nodes.{options.node} in {INSTALLED_TOML}, raise "
+            f"revision there, and give the line of sudo {command()} install once more"
         )
     return text, True
 
@@ -242,9 +243,10 @@ def tell_the_router(target: Target) -> None:
 
 def told(invited: Invited, ticket: Ticket, for_ms: int) -> list[str]:
     """Say what to do with the invitation, and what is in it."""
+    where = "in its clone of orion-streams" if "/" in command() else "where orion-streams is installed, too"
     authority = ", who signed the server's certificate" if ticket.ca else ""
     return [
-        f"Paste this line on {invited.node}, in its clone of orion-streams:",
+        f"Paste this line on {invited.node}, {where}:",
         "",
         f" {invited.line}",
         "",

@@ -84,7 +84,10 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
         if venv.install(target, options.source) and not options.dry:  # may fail, so before the code is used
             venv.go_on(code)  # not later: by then the code is used up
         invitation = stand_in(ticket, found) if options.dry else take(ticket)
-    except OverError:
+    except OverError as error:
+        if is_here(ticket, target):
+            again = f"sudo {command()} install --role agent --node {ticket.node}"
+            raise OverError(f"{error}; what it has brought is here: {again} goes on by that") from None
         raise
     except OrionError as error:
         raise type(error)(f"{error} (the code counts still: paste the line again then)") from error
@@ -171,6 +174,17 @@ async def asked(ticket: Ticket, words: Sequence[str]) -> Any:
             raise ConfigError(f"{ticket.url} refuses: {not_answering(error)}") from None
         finally:
             await redis.aclose()
+
+
+def is_here(ticket: Ticket, target: Target) -> bool:
+    """Whether an invitation for this node was taken on this machine: the line was pasted twice, or what it
+    had begun broke off."""
+    try:
+        config = configuration.parse(target.read(str(INSTALLED_TOML)))
+    except ConfigError:
+        return False
+    held = acl.agent(config, ticket.node).name
+    return ticket.node in config.nodes and target.path(f"{PASSWORDS}/{held}").is_file()
 
 
 def is_over(ticket: Ticket) -> str:
