@@ -7,7 +7,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -235,7 +235,15 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
         page.live.run,
         page.history.run,
     )
-    try:
+    async with AsyncExitStack() as ends:  # the last one first; each, also if one before it was cut short
+        ends.push_async_callback(redis.aclose)
+        ends.push_async_callback(page.past_worker.close)
+        ends.push_async_callback(gateway.close)
+        ends.callback(metrics.save)
+        ends.push_async_callback(runner.cleanup)
+        ends.push_async_callback(gateway.stop)
+        ends.callback(page.live.stop)
+        ends.callback(server.close)
         async with asyncio.TaskGroup() as tasks:
             for work in works:
                 tasks.create_task(work())
@@ -244,15 +252,6 @@ async def run(config: Config, *, insecure: bool, port: int | None, ready: Callab
                     await follower.heard()
             ready(url_of(server))
             await asyncio.Event().wait()
-    finally:
-        server.close()
-        page.live.stop()
-        await gateway.stop()
-        await runner.cleanup()
-        metrics.save()
-        await gateway.close()
-        await page.past_worker.close()
-        await redis.aclose()
 
 
 def with_secret(path: Path) -> None:

@@ -28,7 +28,7 @@ SLOTS, STREAMS = 16, 200
 """Requests in flight when a rate is measured; streams that are open at once."""
 ECHO_MODEL, HTTP_MODEL = "echo:latest", GEMMA.name
 ECHO_NODE, HTTP_NODE = "orion-worker", "orion-master"
-READY_S = 20.0
+READY_S = 120.0
 CLIENT = "brain"
 RELAY_STREAMS = ("relay:1", "relay:2", "relay:3", "relay:4")
 

@@ -36,6 +36,8 @@ class LocalRoles:
             self._server = EmbeddedServer(folder, self.config.redis.fsync, port)
         self._say = say
         self._children: dict[str, Child] = {}
+        self._missing: list[str] = []
+        """The agents of this machine that had not been heard when it was waited for them."""
 
     async def start(self) -> None:
         """Wait for the configured server if it is unreachable, start everything, and wait up to READY_S
@@ -62,10 +64,15 @@ class LocalRoles:
         child = self._children.get(GATEWAY)
         return str(child.announced.get("gateway_url", "")) if child is not None else ""
 
-    @property
-    def server_has_ended(self) -> bool:
-        """Whether the embedded server ended by itself."""
-        return self._server is not None and self._server.has_ended
+    def check(self) -> None:
+        """Raise BackendError if the embedded server ended by itself, ConfigError if a role cannot run and
+        the grid has not come up yet, or none is left."""
+        if self._server is not None:
+            self._server.check()
+        needed = [child for role, child in self._children.items() if role != ALERTS]
+        ended = [child for child in needed if child.gave_up]
+        if ended and (self._missing or len(ended) == len(needed)):
+            raise ConfigError(f"{ended[0].name} cannot run: {ended[0].last_words()}")
 
     async def stop(self) -> None:
         """Stop whoever tells of alerts, gateway, agents, router and server, in this order, each within
@@ -105,15 +112,14 @@ class LocalRoles:
         try:
             async with asyncio.timeout(READY_S):
                 while missing := self._unheard(before, grid):
-                    for role, child in self._children.items():
-                        if child.gave_up and role != ALERTS:  # requests are answered without it
-                            raise ConfigError(f"{child.name} cannot run: {child.last_words()}")
+                    self._missing = missing
+                    self.check()
                     await store.read({"log": f"{grid.position}-0"}, 1, block_ms=LOOK_EVERY_MS)
                     grid = (await load(store)).grid
+                self._missing = []
         except TimeoutError:
-            self._say(
-                "up", f"not heard of after {READY_S:.0f} s: {', '.join(missing)}; is a router running?"
-            )
+            who = ", ".join(self._missing)
+            self._say("up", f"not heard of after {READY_S:.0f} s: {who}; is a router running?")
         found = {m for node in grid.nodes.values() if node.rules.inference for m in node.installed}
         self.models = sorted(found)
 

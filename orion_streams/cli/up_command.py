@@ -16,7 +16,6 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import tell, write_json
 from orion_streams.demo.simulated_grid import SimulatedGrid
 from orion_streams.environment import command
-from orion_streams.errors import BackendError
 from orion_streams.model.names import HOST
 from orion_streams.model.server_urls import BY_SENTINELS, scheme_of, shown
 
@@ -68,8 +67,7 @@ async def serve(grid: SimulatedGrid | LocalRoles, announcement: Callable[[], Rea
         with noted(ready.note):
             announce(ready, as_json)
             while not (await asyncio.wait({stopped}, timeout=LOOK_S))[0]:
-                if grid.server_has_ended:
-                    raise BackendError("the embedded server ended by itself: start it all again")
+                grid.check()
     finally:
         asked.clear()
         await stop(grid, asked)

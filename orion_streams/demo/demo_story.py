@@ -17,7 +17,7 @@ from orion_streams.protocol.answer_events import Answer
 MASTER, WORKER = "orion-master", "orion-worker"
 OPERATOR = "owner"
 """The client of a person, with `operator = true`."""
-ACT_S = 30.0
+ACT_S = 120.0
 SEED = 7
 FILLED_PERMILLE = 920
 

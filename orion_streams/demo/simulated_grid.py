@@ -31,9 +31,9 @@ from orion_streams.runtime.embedded_server import EmbeddedServer
 from orion_streams.runtime.supervisor import Child, Say, silent, stop_all
 from orion_streams.simulation.machine_spec import EngineName, ModelSpec, NodeSpec
 
-READY_S = 30.0
+READY_S = 120.0
 GRACE_S = 5.0
-START_S = {"synthetic": 20.0, "llama": 60.0}
+START_S = {"synthetic": 60.0, "llama": 60.0}
 
 GEMMA = ModelSpec(name="gemma3:270m", size_mb=253.113294)
 LLAMA = ModelSpec(
@@ -211,10 +211,10 @@ class SimulatedGrid:
         """Return where the gateway listens; "" without one."""
         return str(self.gateway.announced["gateway_url"]) if self.gateway is not None else ""
 
-    @property
-    def server_has_ended(self) -> bool:
-        """Tell whether the embedded server ended by itself."""
-        return self._server is not None and self._server.has_ended
+    def check(self) -> None:
+        """Raise BackendError if the embedded server ended by itself."""
+        if self._server is not None:
+            self._server.check()
 
     async def start_agent(self, name: str) -> None:
         """Start a node's agent that was stopped or killed."""

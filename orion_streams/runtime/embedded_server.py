@@ -138,6 +138,11 @@ class EmbeddedServer:
         """Whether the server was started and has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
+    def check(self) -> None:
+        """Raise BackendError if the server was started and has ended by itself."""
+        if self.has_ended:
+            raise BackendError("the embedded server ended by itself: start it all again")
+
     def kill(self) -> None:
         """Send SIGKILL. `start` brings the server back at the same port, from its file."""
         self._wanted_port = self.port

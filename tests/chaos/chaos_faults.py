@@ -210,7 +210,7 @@ async def disk_full(scene: Scene, target: str) -> None:
     """Fill the disk: with fsync always the server ends itself, else it refuses writes for a while."""
     scene.grid.limit_files(10_000)
     await lasts(scene.rng.uniform(1.5, 2.5))
-    if scene.grid.server_has_ended:
+    if scene.grid.server.has_ended:
         await kill_server_for(scene, 0)
     else:
         scene.grid.limit_files(None)
@@ -349,7 +349,7 @@ async def mend(scene: Scene) -> None:
     """Undo whatever a fault left broken, so that everything runs again."""
     grid = scene.grid
     grid.resume_server()
-    if grid.server_has_ended or not grid.server.pid:
+    if grid.server.has_ended or not grid.server.pid:
         await grid.kill_server()
         await grid.restart_server()
         await scene.observer.look_again()

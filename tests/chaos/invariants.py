@@ -106,12 +106,13 @@ def half_answers(texts: Mapping[tuple[str, str], Counter[str]]) -> list[str]:
 
 
 def unrefused_poison(observer: Observer, poisoned: int) -> list[str]:
-    """List malformed entries that did not get exactly one `rejected` reply."""
-    found = [
-        f"{'/'.join(name)}: {count} replies" for name, count in observer.rejected.items() if count != 1
-    ]
-    if sum(observer.rejected.values()) < poisoned:
-        found.append(f"{poisoned} were sent, {sum(observer.rejected.values())} refused")
+    """List malformed requests that did not get exactly one `rejected` reply for each time they were sent.
+    Operators' orders are none: a client that was cut off sends them again as well."""
+    sent = Counter(row.name for row in observer.seen(Request))
+    refused = {name: count for name, count in observer.rejected.items() if name in sent}
+    found = [f"{'/'.join(name)}: {count} replies" for name, count in refused.items() if count > sent[name]]
+    if sum(refused.values()) < poisoned:
+        found.append(f"{poisoned} were sent, {sum(refused.values())} refused")
     return found
 
 

@@ -94,6 +94,17 @@ def test_each_check_finds_what_is_planted(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "rows",
+    [(asked(), asked(), reply("rejected"), reply("rejected")), (reply("rejected"), reply("rejected"))],
+    ids=["sent again", "an operator's order"],
+)
+def test_what_is_sent_again_may_be_refused_again(rows: tuple[Any, ...]) -> None:
+    """Its client was cut off before it heard the first refusal. The control: one refusal too few."""
+    assert not CHECKS["unrefused_poison"](saw(*rows))
+    assert invariants.unrefused_poison(saw(*rows), 3)
+
+
+@pytest.mark.parametrize(
     "tokens",
     [
         (token("a", 1), token("a", 1)),

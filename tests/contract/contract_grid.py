@@ -279,12 +279,13 @@ async def running(
 
 
 async def stop(tasks: Iterable[asyncio.Task[None]]) -> list[BaseException | None]:
-    """Cancel tasks until they end: redis-py on Python 3.11 may lose a cancel. How the others had ended."""
+    """Cancel tasks until they end; ending may take a while. redis-py on Python 3.11 may lose a cancel. How
+    the others had ended."""
     waiting = list(tasks)
     while waiting:
         for task in waiting:
             task.cancel()
-        _, still = await asyncio.wait(waiting, timeout=0.3)
+        _, still = await asyncio.wait(waiting, timeout=5)
         waiting = list(still)
     return [task.exception() for task in tasks if not task.cancelled()]
 

@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from orion_streams.agents import page_live
+from orion_streams.agents import gateway_server, page_live
 from orion_streams.agents.recent_listener import RecentListener
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.gateway import page_view
@@ -20,7 +21,7 @@ from tests.contract.contract_grid import MODEL, running, stop
 from tests.endpoint.event_stream import Tab, got, json_of, tab
 from tests.endpoint.wire import wire
 from tests.gateway.gateway_stage import Stage, gateway, serving
-from tests.helpers import eventually
+from tests.helpers import WAIT_S, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -224,12 +225,29 @@ async def test_a_view_that_fails_ends_nothing(
     assert "brain/q1" not in caplog.text
 
 
-async def test_a_gateway_that_stops_does_not_wait_for_its_tabs(stage: Stage) -> None:
-    """They end at once."""
-    async with tab(stage.url) as opened:
+async def test_a_gateway_that_stops_does_not_wait_for_its_tabs(
+    valkey_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end before its patience does."""
+    monkeypatch.setattr(gateway_server, "STOP_S", 2 * WAIT_S)
+    async with gateway(valkey_url, prefix, tmp_path) as stage, tab(stage.url) as opened:
         await opened.next()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(WAIT_S):
             await stage.stop()
+
+
+async def test_a_gateway_that_is_told_to_stop_again_and_again_leaves_nothing(
+    valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    """Each end is brought about, however often another is cut short: the worker for the past ends."""
+    async with gateway(valkey_url, prefix, tmp_path) as stage:
+        before = set(psutil.Process().children())
+        await got(stage.url, "/orion/v1/timeline")
+        [worker] = set(psutil.Process().children()) - before
+        while not stage.task.done():
+            stage.task.cancel()
+            await asyncio.sleep(0)
+        await eventually(lambda: not worker.is_running(), "it has ended")
 
 
 async def test_events_since_the_beginning_are_told(valkey_url: str, prefix: str, tmp_path: Path) -> None:

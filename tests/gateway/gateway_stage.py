@@ -21,11 +21,11 @@ class Stage:
     """The grid behind a gateway, and an HTTP client of it."""
 
     def __init__(self, grid: Grid, url: str, http: aiohttp.ClientSession, task: asyncio.Task[None]) -> None:
-        self.grid, self.url, self.http, self._task = grid, url, http, task
+        self.grid, self.url, self.http, self.task = grid, url, http, task
 
     async def stop(self) -> None:
         """Stop the gateway, as a signal does."""
-        await stop([self._task])
+        await stop([self.task])
 
     async def post(self, path: str, body: object, **options: Any) -> aiohttp.ClientResponse:
         """Post JSON, and read the whole answer."""
