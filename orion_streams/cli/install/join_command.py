@@ -81,7 +81,9 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
             say(line)
         ask(ticket, "PING")
         target.begin(("orion-agent.service",))
-        if venv.install(target, options.source) and not options.dry:  # may fail, so before the code is used
+        with locked(target):
+            fresh = venv.install(target, options.source)  # may fail, so before the code is used
+        if fresh and not options.dry:
             venv.go_on(code)  # not later: by then the code is used up
         invitation = stand_in(ticket, found) if options.dry else take(ticket)
     except OverError as error:
