@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,11 @@ def command() -> str:
     """Return how this program was called, for advice: `./orion` in a checkout, whose script says so in
     ORION_COMMAND; else `orion`."""
     return os.environ.get("ORION_COMMAND") or "orion"
+
+
+def as_called(advice: str) -> str:
+    """Return advice that names `orion COMMAND` as this program was called."""
+    return re.sub(r"(?<![\w./@-])orion (?=[a-z])", lambda _: f"{command()} ", advice)
 
 
 def credential(name: str) -> Path | None:

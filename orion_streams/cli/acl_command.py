@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,7 @@ def password(folder: Path, name: str) -> str:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(opened, "w") as file:
-                file.write(secrets.token_hex(32))
+            make(path)
         readable_by_others = path.stat().st_mode & 0o077
         held = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -127,6 +126,22 @@ def password(folder: Path, name: str) -> str:
     if not held:
         raise ConfigError(f"{path} is empty: remove it for a fresh password, or write one")
     return held
+
+
+def make(path: Path) -> None:
+    """Write a fresh password into a file that is not there yet, whole or not at all. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # of one that was killed
+    opened = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(opened, "w") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(opened)
+        with suppress(FileExistsError):  # somebody else was faster: theirs counts
+            path.hardlink_to(fresh)
+    finally:
+        fresh.unlink()
 
 
 async def apply_all(

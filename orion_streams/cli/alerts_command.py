@@ -17,6 +17,7 @@ from orion_streams.cli.key_command import found
 from orion_streams.cli.outcome import tell, write, write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console, table
 from orion_streams.config import Config
+from orion_streams.environment import command
 from orion_streams.errors import EXIT_NO_BACKEND, EXIT_OK, BackendError, TellError
 from orion_streams.model.alert_rules import SEEN_LIVE
 from orion_streams.model.text import seconds
@@ -76,7 +77,7 @@ def open_alerts(config: Config) -> OpenAlerts:
     path = alert_file.path_of(config)
     state = alert_file.read(path, config.prefix)
     if state is None:
-        raise BackendError(f"no process has sent alerts on this machine ({path}): orion alerts run")
+        raise BackendError(f"no process has sent alerts on this machine ({path}): {command()} alerts run")
     alerts = [*state.folded.book.open.values(), *state.live.open.values()]
     waiting = {
         name: len(box.waiting) + (box.sending is not None)
@@ -105,7 +106,7 @@ def show(found: OpenAlerts, as_json: bool) -> None:
     for name, lines in found.waiting.items():
         tell(f"orion: {name} is still to be told: {lines}")
     if not found.sending:
-        tell("orion: no process sends just now, this is what the last one noted: orion alerts run")
+        tell(f"orion: no process sends just now, this is what the last one noted: {command()} alerts run")
 
 
 def table_of(rows: Iterable[OpenAlert]) -> Table:

@@ -30,6 +30,7 @@ from orion_streams.errors import EXIT_FAILED, EXIT_OK, OrionError
 from orion_streams.gateway.listings import nodes_to_change
 
 Op = Literal["pull", "remove"]
+LAST = "last_copy"
 BAR, LARGE_BYTES = 30, 50_000_000
 
 
@@ -43,22 +44,30 @@ class Changed(Struct, frozen=True, omit_defaults=True):
 
 
 async def run(
-    *, op: Op, model: str, nodes: Sequence[str], client: str | None, common: CommonOptions
+    *,
+    op: Op,
+    model: str,
+    nodes: Sequence[str],
+    client: str | None,
+    common: CommonOptions,
+    last: bool = False,
 ) -> int:
-    """Order it of each node in turn, and say what came of it. Raises ConfigError, BackendError,
-    RequestError."""
+    """Order it of each node in turn, and say what came of it. `last`: remove even the last copy. Raises
+    ConfigError, BackendError, RequestError, OrionError."""
     config = grid_discovery.find(common.redis_url, common.config_path)
     chosen = list(nodes) or await nodes_for(op, model, common)
     if not chosen:
         if op == "remove":
             raise OrionError(f"no node has {model}")
         tell(f"orion: no node is known to lack {model}; to pull it all the same: --node")
+    if op == "remove" and not nodes and not last:
+        raise OrionError(all_copies(model, chosen))
     found: list[Changed] = []
     interrupted = ""
     async with client_of(config, client or operator_of(config)) as grid:
         for node in chosen:
             try:
-                found.append(await changed(grid, op, model, node))
+                found.append(await changed(grid, op, model, node, last))
             except Interrupted as end:
                 interrupted = f"orion: {node}: {end}"
                 break
@@ -79,13 +88,23 @@ async def nodes_for(op: Op, model: str, common: CommonOptions) -> list[str]:
     return nodes_to_change(now.grid, op, model)
 
 
-async def changed(grid: AsyncClient, op: Op, model: str, node: str) -> Changed:
+def all_copies(model: str, nodes: Sequence[str]) -> str:
+    """Say that a removal would take the last copy out of the house, and how to remove all or one."""
+    rm = f"{command()} rm {model}"
+    one = f"; to keep one, name the others: {rm} --node {nodes[0]}" if len(nodes) > 1 else ""
+    return (
+        f"nothing is removed: {model} is on {' and '.join(nodes)} and nowhere else, so its last copy would "
+        f"go. If it is to: {rm} --yes{one}"
+    )
+
+
+async def changed(grid: AsyncClient, op: Op, model: str, node: str, last: bool) -> Changed:
     """Order it of a node, and return what came of it. Raises Interrupted after Ctrl-C, BackendError."""
     request_id = grid.new_id()
     if op == "pull":
         working = asyncio.create_task(shown(grid.pull(model, node, request_id=request_id)))
     else:
-        working = asyncio.create_task(grid.remove(model, node, request_id=request_id))
+        working = asyncio.create_task(grid.remove(model, node, request_id=request_id, last=last))
     if not await ended_by_itself(grid, request_id, working):
         stopped = "cancelled: the node stops"
         if op == "pull":
@@ -102,7 +121,8 @@ def say(op: Op, done: Changed) -> None:
     """Say what came of it on a node."""
     if done.code:
         what = f"{done.message} ({done.code})" if done.message else done.code
-        tell(f"orion: {done.node}: {what}")
+        rm = f". If it is to go: {command()} rm {done.model} --node {done.node} --yes"
+        tell(f"orion: {done.node}: {what}{rm if done.code == LAST else ''}")
     else:
         write(f"{done.node}: {done.model} {'is there' if op == 'pull' else 'is removed'}")
 

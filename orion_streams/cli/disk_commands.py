@@ -34,18 +34,20 @@ def pull(
     return do(WORK, op="pull", model=model, nodes=node or [], client=client, common=common)
 
 
-@disk_commands.command(epilog=examples_of("rm gemma3:4b --node orion-worker", "rm gemma3:4b"))
+@disk_commands.command(epilog=examples_of("rm gemma3:4b --node orion-worker", "rm gemma3:4b --yes"))
 def rm(
     model: Model,
     node: Annotated[
         list[str] | None,
         typer.Option("--node", metavar="NODE", help="Which one. Default: each that has it. Repeatable."),
     ] = None,
+    last: Annotated[bool, typer.Option("--yes", help="Even the last copy in the house.")] = False,
     client: AsOperator = None,
     as_json: AsJson = False,
     redis: RedisUrl = None,
     config: ConfigFile = None,
 ) -> int:
-    """Remove a model from the disks of nodes. One that is pinned or at work stays, and it is said why."""
+    """Remove a model from the disks of nodes. One that is pinned or at work stays, and it is said why; so
+    does the last copy in the house, without --yes."""
     common = CommonOptions(as_json, redis, config)
-    return do(WORK, op="remove", model=model, nodes=node or [], client=client, common=common)
+    return do(WORK, op="remove", model=model, nodes=node or [], last=last, client=client, common=common)

@@ -10,6 +10,7 @@ from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_result
 from orion_streams.client.calls import RequestRejectedError
 from orion_streams.config import Config
+from orion_streams.environment import command
 from orion_streams.errors import ConfigError, OrionError
 from orion_streams.model.text import long
 from orion_streams.model.toml_values import duration_ms
@@ -42,7 +43,7 @@ async def run(
             await (grid.drain(node, for_ms, last=last) if rests else grid.resume(node))
         except RequestRejectedError as error:
             if error.code == "last_node":
-                mend = f"If they are to: orion drain {node} --yes"
+                mend = f"If they are to: {command()} drain {node} --yes"
                 raise OrionError(f"{node}: {error.message} {mend}") from None
             raise
     text = drained(node, for_ms) if rests else f"{node} takes requests again"
@@ -73,4 +74,4 @@ def drained(node: str, for_ms: int) -> str:
     """Say what happens to a node that was drained."""
     until = f"for {long(for_ms)}, then it goes on by itself" if for_ms else "until it is resumed"
     moves = "What waits there moves now; what runs may end, and moves if that takes too long."
-    return f"{node} takes nothing {until}. {moves}\nTo end it: orion resume {node}"
+    return f"{node} takes nothing {until}. {moves}\nTo end it: {command()} resume {node}"

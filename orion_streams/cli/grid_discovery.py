@@ -17,8 +17,9 @@ from orion_streams import config as configuration
 from orion_streams import environment
 from orion_streams.config import Config, with_url
 from orion_streams.environment import command, user_folder
-from orion_streams.errors import BackendError
+from orion_streams.errors import BackendError, ConfigError
 from orion_streams.eventlog.redis_log import RedisLog
+from orion_streams.model import server_urls
 from orion_streams.runtime.connection import connect
 from orion_streams.runtime.embedded_server import data_dir, is_alive
 
@@ -40,15 +41,30 @@ def find(redis_url: str | None, config_path: str | None) -> Config:
     if running is not None and only_the_house_is_meant(redis_url, config_path):
         return with_url(configuration.load(running.config or None), running.redis_url)
     config = configuration.load(config_path, redis_url)
+    is_house = only_the_house_is_meant(redis_url, config_path)
+    if running is None and not config.redis.url and is_installed(config_path):
+        config, is_house = configuration.load(configuration.INSTALLED_TOML), True
     if config.redis.url:
+        if is_house:
+            check_password(config)
         return config
-    if running is None and is_installed(config_path):
-        return configuration.load(configuration.INSTALLED_TOML)
     if running is None:
         raise BackendError(NONE_HERE.format(command()))
     if config_path is None and running.config:
         config = configuration.load(running.config)
     return with_url(config, running.redis_url)
+
+
+def check_password(config: Config) -> None:
+    """Raise ConfigError on a machine that was invited: it has its agent's password, and no person's."""
+    url = config.redis.url
+    if (user := server_urls.user_of(url)) and not server_urls.has_password(url):
+        place = server_urls.without_user(url).partition("?")[0]
+        raise ConfigError(
+            f"this machine is a node of the house at {place}, and has its agent's password only: give this "
+            f"line on the machine of that server, or put the password of {user} into ORION_REDIS_PASSWORD "
+            f"({command()} status says how this node is)"
+        )
 
 
 def only_the_house_is_meant(redis_url: str | None, config_path: str | None) -> bool:

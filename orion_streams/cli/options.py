@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orion_streams.cli.checkout import checkout
 from orion_streams.cli.outcome import outcome
+from orion_streams.environment import command
 from orion_streams.errors import EXIT_OK
 
 RedisUrl = Annotated[
@@ -104,4 +105,4 @@ def do_in_checkout(command: str, module: str, **options: object) -> int:
 
 def examples_of(*examples: str) -> str:
     """Format the examples at the end of a command's help."""
-    return "\n".join(["\b", "Examples:", *(f"  orion {each}" for each in examples)])
+    return "\n".join(["\b", "Examples:", *(f"  {command()} {each}" for each in examples)])

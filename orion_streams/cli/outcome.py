@@ -25,6 +25,12 @@ def tell(line: str) -> None:
     sys.stderr.flush()
 
 
+def plain(text: object) -> str:
+    """Return a text, which may be of somebody else, without what a terminal obeys."""
+    letters = (each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in str(text))
+    return "".join(letters)
+
+
 def write(line: str) -> None:
     """Write a line to stdout."""
     sys.stdout.write(line + "\n")
@@ -46,7 +52,7 @@ def outcome(work: Callable[[], int | None]) -> int:
     try:
         return work() or EXIT_OK
     except OrionError as error:
-        tell(f"orion: {error.told}")
+        tell(f"orion: {plain(error.told)}")
         return error.exit_code
     except AuthenticationError:
         tell("orion: Redis refuses the password: put it into ORION_REDIS_PASSWORD or redis.password_file")

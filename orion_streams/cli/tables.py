@@ -14,6 +14,7 @@ from rich.text import Text
 from orion_streams.cli import plan_words
 from orion_streams.cli.plan_rows import PlanRows
 from orion_streams.config import Config
+from orion_streams.environment import as_called
 from orion_streams.gateway.view_models import ModelRow, NodeRow, PsRows, RequestRow, ResidentRow, pull_line
 from orion_streams.model.text import degrees, gigabytes, percent, seconds, time_of_day
 
@@ -143,7 +144,7 @@ def lacking(found: list[ModelRow], *, may_pull: bool) -> list[str]:
     """Say of each model that is on some disk which nodes lack it, and what brings it there."""
     lacked = {row.model: row.lacked_by for row in found if row.installed and row.lacked_by}
     return [
-        f"{model} is not on {', '.join(nodes)}: {pull_line(model, nodes, may_pull)}"
+        f"{model} is not on {', '.join(nodes)}: {as_called(pull_line(model, nodes, may_pull))}"
         for model, nodes in lacked.items()
     ]
 

@@ -60,9 +60,9 @@ class Client(RequestMethods[Answer, Generator[AnswerEvent, None, None]]):
         async for _ in self._inner.pull(model, node):
             pass
 
-    def remove(self, model: str, node: str) -> None:
+    def remove(self, model: str, node: str, *, last: bool = True) -> None:
         """Remove a model from a node's disk, as an operator; see AsyncClient.remove."""
-        self._wait(self._inner.remove(model, node))
+        self._wait(self._inner.remove(model, node, last=last))
 
     def close(self) -> None:
         """Close the connection and end the thread; once it is closed, do nothing."""

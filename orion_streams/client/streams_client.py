@@ -132,9 +132,11 @@ class AsyncClient(RequestMethods[Coroutine[Any, Any, Answer], AsyncGenerator[Ans
             async for step in steps:
                 yield step
 
-    async def remove(self, model: str, node: str, *, request_id: str = "") -> None:
-        """Remove a model from a node's disk, as an operator. Raises as `pull` does."""
-        async with aclosing(self._ordered({"remove": model, "node": node}, request_id)) as steps:
+    async def remove(self, model: str, node: str, *, request_id: str = "", last: bool = True) -> None:
+        """Remove a model from a node's disk, as an operator; without `last` not the house's last copy.
+        Raises as `pull` does."""
+        order = {"remove": model, "node": node, **({} if last else {"last": "0"})}
+        async with aclosing(self._ordered(order, request_id)) as steps:
             async for _ in steps:
                 pass
 

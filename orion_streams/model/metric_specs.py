@@ -65,7 +65,7 @@ ERROR_CODES = (
 REJECTIONS = (
     "bad_utf8", "bad_id", "bad_field", "bad_json", "too_large", "unknown_model", "model_too_large",
     "incapable", "unknown_id", "not_allowed", "unknown_node", "last_node", "node_away", "pull_off",
-    "model_busy", "disk_busy", "queue_full",
+    "model_busy", "last_copy", "disk_busy", "queue_full",
 )  # fmt: skip
 ATTEMPT_CODES = (
     "agent_error", "agent_leaving", "agent_restarted", "answer_too_large", "bad_answer", "cancelled",

@@ -1,7 +1,7 @@
 """Entries of operators that pull a model onto a node's disk, or remove it, and the node's answers. Pure.
 
     XADD orion:requests:owner * id p1 pull gemma3:4b node orion-worker
-    XADD orion:requests:owner * id p2 remove gemma3:4b node orion-worker
+    XADD orion:requests:owner * id p2 remove gemma3:4b node orion-worker last 0
     XADD orion:requests:owner * cancel p1
 
 Replies: `progress` while it goes on, and one end: `noted`, `error`, `cancelled` or `rejected`. A resend
@@ -36,7 +36,7 @@ def take_disk(
     grid: Grid, operator: str, fields: Mapping[str, str], reply_to: str, pull_from: Collection[str]
 ) -> tuple[ev.AnyEvent, ...]:
     """Take `pull` or `remove` of an operator. Raises ContractError bad_field, unknown_node, node_away,
-    disk_busy, and what `check_pull` and `check_removal` raise."""
+    disk_busy, and what `check_pull`, `check_removal` and `check_not_last` raise."""
     op = "pull" if "pull" in fields else "remove"
     if not is_model_name(fields[op]):
         raise ContractError("bad_field", f"{op}: expected a model's name, e.g. gemma3:4b")
@@ -49,6 +49,8 @@ def take_disk(
         check_pull(model, pull_from)
     else:
         check_removal(grid, node, model)
+        if fields.get("last", "1") not in ("1", "true"):
+            check_not_last(grid, node, model)
     name = node.rules.name
     if not is_heard(grid, node):
         raise ContractError("node_away", f"{name} does not answer just now: nothing is ordered.")
@@ -83,11 +85,22 @@ def check_removal(grid: Grid, node: Node, model: str) -> None:
         raise ContractError("model_busy", what)
     if held := held_by(node, model):
         raise ContractError("model_busy", f"{name} is at work with {model}: {some(held)}.")
-    others = [row for row in grid.nodes.values() if row is not node and row.rules.takes_inference]
     waiting = {key for key, request in grid.open.items() if request.model == model}
-    if waiting and not any(row.keeps(model) for row in others):
+    if waiting and is_last(grid, node, model):
         what = f"no other node has {model}, which is asked for: {some(waiting)}."
         raise ContractError("model_busy", what)
+
+
+def check_not_last(grid: Grid, node: Node, model: str) -> None:
+    """Raise ContractError last_copy if no other node has the model."""
+    if is_last(grid, node, model):
+        raise ContractError("last_copy", f"{node.rules.name} has the house's last copy of {model}.")
+
+
+def is_last(grid: Grid, node: Node, model: str) -> bool:
+    """Whether no other node with inference has the model, and keeps it."""
+    others = (row for row in grid.nodes.values() if row is not node and row.rules.takes_inference)
+    return not any(row.keeps(model) for row in others)
 
 
 def held_by(node: Node, model: str) -> set[str]:

@@ -208,6 +208,7 @@ CODES = {
     "node_away": "The node does not answer just now: nothing is ordered.",
     "pull_off": "The model's registry is not in pull_from of the router's streams.toml.",
     "model_busy": "The node is to keep the model, works with it, or alone has what is asked for.",
+    "last_copy": "No other node has the model, and the last copy was not to go (`last 0`).",
     "disk_busy": "The node pulls or removes a model just now: it does one at a time.",
     "queue_full": "As many requests of this client are open as it may have (max_open, max_open_bytes).",
     # error

@@ -113,13 +113,13 @@ class PrimaryPool(SentinelConnectionPool):
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Raise ValueError or TypeError for what no connection takes: from the pool it would come later."""
+    """Raise ConfigError for what no connection takes: from the pool it would come later."""
     of_pool = ("connection_class", "max_connections")
     own = {name: value for name, value in options.items() if name not in of_pool}
     try:
         options.get("connection_class", Connection)(**own)
-    except RedisError as error:
-        raise ValueError from error
+    except (TypeError, ValueError, RedisError):
+        raise ConfigError(f"{EXPECTED}; after its ? stands an option that is none") from None
 
 
 def _check_files(options: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ OPENING = """\
 `orion doctor` looks at everything and says what is wrong, each with the line that mends it; it writes
 nothing. Names (`pi`, `brain`, `g:`) and figures below are an example's. A **problem** stops something, a
 *warning* may become one; rows marked *ok* need nothing: they explain a line. On a machine of
-`orion install` doctor says `sudo systemctl restart orion-ROLE` where `orion ROLE …` stands here.
+`orion install` doctor says `sudo systemctl restart orion-ROLE` where `orion ROLE …` stands here, and in
+a clone `./orion` for `orion`.
 """
 WEIGHTS: dict[Severity, str] = {"problem": "**problem**", "warning": "*warning*", "ok": "ok"}
 KINDS: tuple[str, ...] = get_args(get_args(Kind)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 from collections.abc import Callable, Iterator
@@ -299,3 +300,27 @@ def test_an_owner_who_is_no_operator_is_told(orion: Orion, home: Path, clients: 
     (home / "own.toml").write_text(f"{node}[clients.owner]\noperator = true")
     _, _, err = orion("acl", "--config", str(home / "own.toml"))
     assert "orion-owner" not in err
+
+
+def test_a_password_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one who was killed as he made it nothing counts; of two at once the first one's does."""
+
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    def faster(_: int) -> None:
+        (tmp_path / "b").write_text("theirs")
+        (tmp_path / "b").chmod(0o600)
+
+    with monkeypatch.context() as now:
+        now.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            command.password(tmp_path, "a")
+        assert not (tmp_path / "a").exists()
+        now.setattr(os, "fsync", faster)
+        assert command.password(tmp_path, "b") == "theirs"
+    (tmp_path / f".a.{os.getpid()}").write_text("half")
+    assert len(command.password(tmp_path, "a")) == 64
+    assert command.password(tmp_path, "a") == command.password(tmp_path, "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600

@@ -104,6 +104,23 @@ def test_a_dead_server_is_no_backend(orion: Orion, words: list[str]) -> None:
     assert "does not answer" in err
 
 
+@pytest.mark.parametrize("option", ["foo=bar", "protocol=99", "db=x", "single_connection_client=1"])
+def test_an_option_of_a_url_that_is_none_is_refused(orion: Orion, valkey_url: str, option: str) -> None:
+    """Also where a server listens: exit 78, one line; beside it one that there is."""
+    code, out, err = orion("nodes", "--redis", f"{valkey_url}?{option}")
+    assert (code, out, err.count("\n")) == (78, "", 1)
+    assert "redis.url: expected redis://" in err
+    assert orion("nodes", "--redis", f"{valkey_url}?health_check_interval=1")[0] == 69
+
+
+def test_what_is_quoted_moves_no_cursor(orion: Orion, home: Path) -> None:
+    """A name from a file of somebody else reaches a terminal as letters only."""
+    (home / "streams.toml").write_text('"\\u001b[2J" = 1\n[nodes.pi]\n')
+    code, out, err = orion("nodes")
+    assert (code, out) == (78, "")
+    assert "\\x1b[2J: no such key" in err and "\x1b" not in err
+
+
 @pytest.mark.parametrize("words", [["nodes"], ["log", "archive", "kept"]], ids=" ".join)
 def test_an_empty_redis_has_no_grid(orion: Orion, valkey_url: str, home: Path, words: list[str]) -> None:
     """A server on which no router ever ran: exit 69, the key that is empty, and nothing is made."""

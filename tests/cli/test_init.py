@@ -194,7 +194,7 @@ def test_the_grids_own_clients_are_there_whoever_else_asks() -> None:
 @pytest.mark.parametrize(
     ("found", "inference", "why"),
     [
-        (ROBOT, None, "none"),
+        (ROBOT, None, f"no Ollama at {machines.OLLAMA}: none. Install Ollama"),
         (structs.replace(PI, name="orion-edge"), None, "orion-edge is the robot's name"),
         (structs.replace(PI, ram_mb=900), None, "900 MB of memory are too few"),
         (PI, False, "--no-inference was said"),
@@ -233,3 +233,14 @@ def test_an_ollama_is_found_by_its_models(
     seen = machines.look_for_ollama("http://pi:11434")
     assert (seen.version, seen.fault) == found
     assert bool(seen.models) == (not seen.fault)
+
+
+@pytest.mark.parametrize(
+    ("file", "more"), [("streams.toml", ""), ("my house.toml", " --config 'my house.toml'")]
+)
+def test_the_next_line_starts_by_the_file_that_was_written(tmp_path: Path, file: str, more: str) -> None:
+    """Which is named where it would not be found by itself."""
+    code, out, err = run(tmp_path, "init", "--file", file, "--inference", "--ollama", NOWHERE)
+    assert code == 0, err
+    last = f"Next: orion up{more}, and beside it orion ask{more}; or for good: sudo orion install{more} "
+    assert out.splitlines()[-1].startswith(last)

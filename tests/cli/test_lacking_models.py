@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from orion_streams.cli import tables
-from orion_streams.cli.doctor.doctor_command import diagnose
-from orion_streams.cli.doctor.findings import Facts
+from orion_streams.cli.doctor.doctor_command import Diagnosis, diagnose, told
+from orion_streams.cli.doctor.findings import Facts, Finding
 from orion_streams.cli.doctor.model_findings import SHOWN, models
 from orion_streams.gateway import view_models
 from orion_streams.model.state import Installed
@@ -31,6 +32,21 @@ def test_models_say_which_nodes_lack_them_and_what_brings_them_there() -> None:
         tables.lacking(found, may_pull=False)[1] == f"{HEAVY} is not on b, c: ollama pull {HEAVY} on b, c"
     )
     assert tables.lacking(view_models.model_rows(grid_of(full, node("b"))), may_pull=True) == []
+
+
+def test_lines_are_said_as_this_program_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout `orion` alone is no program; names and paths that only begin so stay as they are."""
+    monkeypatch.setenv("ORION_COMMAND", "./orion")
+    full, empty = node("a"), replace(node("b"), installed={})
+    rows = view_models.model_rows(grid_of(full, empty))
+    assert f": ./orion pull {MODEL} --node b" in tables.lacking(rows, may_pull=True)[0]
+    kept = "orion-worker /etc/orion 3 keys under orion: me@orion then"
+    found = Diagnosis("ok", "", [Finding("ok", "a", "look: orion models", "orion resume pi"),
+                                 Finding("ok", "b", kept)])  # fmt: skip
+    assert [(each.what, each.mend) for each in told(found).findings] == [
+        ("look: ./orion models", "./orion resume pi"),
+        (kept, ""),
+    ]
 
 
 def on_one_node(facts: Facts) -> list[str]:

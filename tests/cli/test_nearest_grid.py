@@ -9,6 +9,7 @@ import pytest
 
 from orion_streams import config as configuration
 from orion_streams.cli.grid_discovery import Running, find, noted
+from orion_streams.errors import ConfigError
 
 HOUSE, HERE, NAMED = "redis://house:6379/0", "redis://127.0.0.1:7001/0", "redis://other:6379/0"
 
@@ -47,3 +48,22 @@ def test_what_is_named_is_meant(
             assert find(None, None).redis.url == NAMED
         (tmp_path / "streams.toml").write_text(Path(house).read_text())
         assert find(None, None).redis.url == HOUSE
+
+
+def test_on_an_invited_machine_it_is_said_where_a_person_asks(
+    simulated: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has no password for people. Beside it what has one, or names another server, or plays."""
+    house = tmp_path / "house.toml"
+    house.write_text(house.read_text().replace("redis://house", "redis://orion-owner@house"))
+    for clone in (False, True):
+        if clone:
+            (tmp_path / "streams.toml").symlink_to(configuration.PACKAGED_TOML)
+        with pytest.raises(ConfigError, match="on the machine of that server") as refused:
+            find(None, None)
+        assert "redis://house:6379/0" in str(refused.value) and "orion-owner" in str(refused.value)
+    with noted(simulated):
+        assert find(None, None).redis.url == HERE
+    assert find("redis://me@other:6379/0", None).redis.url == "redis://me@other:6379/0"
+    monkeypatch.setenv("ORION_REDIS_PASSWORD", "secret")
+    assert find(None, None).redis.url == "redis://orion-owner:secret@house:6379/0"

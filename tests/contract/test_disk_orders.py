@@ -119,6 +119,23 @@ def test_the_last_copy_of_what_is_asked_for_stays() -> None:
         assert refusal(sent(some, remove=MODEL)) == why
 
 
+@pytest.mark.parametrize(
+    ("other", "last", "stays"),
+    [
+        (node("b"), "0", False),
+        (node("b", installed={}), "0", True),
+        (node("b", installed={}), "nonsense", True),
+        (node("b", installed={}), "1", False),
+        (node("b", installed={}), "", False),
+        (replace(node("b"), disk=DiskWork("remove", MODEL, "house/y", "6-0", AT_MS)), "0", True),
+    ],
+)
+def test_the_last_copy_stays_where_that_was_said(other: Node, last: str, stays: bool) -> None:
+    """One that is being removed elsewhere counts as gone; who says nothing removes it."""
+    found = refusal(sent(two(node("a"), other), remove=MODEL, **({"last": last} if last else {})))
+    assert found == (f"last_copy: a has the house's last copy of {MODEL}." if stays else "")
+
+
 def test_nothing_is_pulled_by_default() -> None:
     """One sentence says what to set; a removal needs no registry."""
     fields = {b"id": b"x", b"node": b"a", b"pull": NEW.encode()}

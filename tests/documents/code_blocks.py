@@ -21,7 +21,7 @@ PROGRAMS = (
 )  # fmt: skip
 SHELLS = ("```sh", "```bash", "```console")
 TAG = re.compile(r"<!-- only parsed: (\S.*\S) -->")
-BETWEEN = ("·", "&&", ";")
+BETWEEN = ("&&", ";")
 """Between commands that stand in one line."""
 
 

@@ -24,7 +24,7 @@ from orion_streams.cli.app import app
 from orion_streams.errors import EXIT_DEGRADED, EXIT_OK
 from tests.cli.run_cli import ROOT, finish, run, start
 from tests.cli.test_up import Up
-from tests.documents.code_blocks import TAG, Command, commands_in
+from tests.documents.code_blocks import TAG, Command, blocks_in, commands_in, commands_of, joined
 from tests.helpers import WAIT_S
 
 DOCS = ROOT / "docs"
@@ -243,10 +243,42 @@ def test_every_tag_is_before_a_block_and_much_is_run() -> None:
     assert len(TO_RUN) > MUCH
 
 
+def hindered(document: str, text: str) -> list[str]:
+    """What keeps a block of a document from being pasted whole: a word that no shell takes between two
+    commands, and a command that goes on until Ctrl-C, before others."""
+    found = []
+    for first, reason, lines in blocks_in(text):
+        commands = [
+            each
+            for number, line in joined(first, lines)
+            for each in commands_of(document, number, line, reason)
+        ]
+        found += [f"{each}: not the last" for each in commands[:-1] if goes_on(each.ours)]
+        found += [f"{each}: pasted, it is one command" for each in commands if "·" in each.words]
+    return found
+
+
+def goes_on(words: Sequence[str]) -> bool:
+    """Whether a command of ours holds the terminal until somebody ends it."""
+    return bool(words) and (patience_s(words) > 0 or words in (("top",), ("chat",)))
+
+
+def test_a_block_can_be_pasted_whole() -> None:
+    """By whoever copies what stands there; beside it the control."""
+    assert [
+        each for name in DOCUMENTS for each in hindered(name, (ROOT / name).read_text(encoding="utf-8"))
+    ] == []
+    bad = "\n    ./orion up --simulated\n    ./orion ps · ./orion nodes\n    ./orion top\n"
+    assert [each.rpartition(": ")[2] for each in hindered("d", bad)] == [
+        "not the last",
+        "pasted, it is one command",
+    ]
+
+
 BLOCKS = """
 Text, and a line
 
-    ./orion nodes · ./orion ask "Why?"   # a comment
+    ./orion nodes; ./orion ask "Why?"   # a comment
 
 <!-- only parsed: takes a Pi -->
 

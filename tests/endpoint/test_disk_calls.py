@@ -163,7 +163,12 @@ def test_a_person_pulls_and_removes(opened: RunningEndpoint, tmp_path: Path) -> 
     code, out, err = run(tmp_path, "pull", NEW.name, *words)
     assert (code, out) == (0, "")
     assert f"no node is known to lack {NEW.name}" in err
-    code, out, err = run(tmp_path, "rm", NEW.name, "--json", *words)
+    for some, rm in (((), f"orion rm {NEW.name} --yes"), (("--node", "pi"), "--node pi --yes")):
+        code, out, err = run(tmp_path, "rm", NEW.name, *some, *words)
+        assert (code, out) == (1, "")
+        assert err.strip().endswith(rm), "the last copy stays, and it is said how it goes all the same"
+        assert is_there(NEW.name)(opened.when(lambda _: True, "now"))
+    code, out, err = run(tmp_path, "rm", NEW.name, "--yes", "--json", *words)
     assert (code, json.loads(out)) == (0, [{"node": "pi", "model": NEW.name}])
     opened.when(is_gone(NEW.name), "it is gone")
     code, out, err = run(tmp_path, "rm", NEW.name, *words)

@@ -6,8 +6,8 @@ from orion_streams.gateway.failures import RETRIED, STATUSES, refusal_of
 from orion_streams.gateway.http_calls import refused
 from orion_streams.protocol.requests_replies import CODES
 
-NEVER_OF_A_REQUEST = {"unknown_id", "unknown_node", "last_node"}
-"""Codes that only answer a cancel."""
+NEVER_OF_A_REQUEST = {"unknown_id", "unknown_node", "last_node", "last_copy"}
+"""Codes that answer what no request over HTTP asks for."""
 
 
 def test_every_code_of_the_contract_has_a_status() -> None:

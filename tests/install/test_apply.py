@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from orion_streams.cli.install import apply as installing
-from orion_streams.cli.install.apply import Target, apply
-from orion_streams.cli.install.plan import ROLES, File, Plan, plan_of
+from orion_streams.cli.install.apply import Target, apply, locked
+from orion_streams.cli.install.plan import PASSWORDS, ROLES, File, Plan, plan_of
+from tests.helpers import WAIT_S
 from tests.install.houses import machine, wish
 
 AS_ROOT = os.geteuid() == 0
@@ -127,3 +130,22 @@ def test_what_broke_off_is_restarted_by_the_next_run(
     assert RESTART in words and "systemctl daemon-reload" in words
     assert not [each for each in installed(root, after) if "enable" not in each]
     assert not (root / "etc/orion/.restart").exists()
+
+
+def test_two_at_once_change_one_after_the_other(target: Target) -> None:
+    """Whoever comes second says what it waits for; a look waits for nobody, and no file is left of it."""
+    target.path(PASSWORDS).mkdir(parents=True, mode=0o700)
+    script = (
+        "import sys; from orion_streams.cli.install.apply import Target, locked\n"
+        "with locked(Target(sys.argv[1], dry='dry' in sys.argv, say=print)): print('in', flush=True)"
+    )
+    words = [sys.executable, "-c", script, str(target.root)]
+    before = sorted(target.root.rglob("*"))
+    with locked(target):
+        look = subprocess.run([*words, "dry"], capture_output=True, text=True, check=True, timeout=WAIT_S)
+        second = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert "is at work here: waiting" in second.stderr.readline()
+        assert (look.stdout, second.poll()) == ("in\n", None)
+    out, _ = second.communicate(timeout=WAIT_S)
+    assert (out, second.returncode, sorted(target.root.rglob("*"))) == ("in\n", 0, before)

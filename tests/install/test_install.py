@@ -24,6 +24,7 @@ from orion_streams.cli.install.install_command import (
 from orion_streams.cli.install.plan import PASSWORDS, ROLES, chosen_roles, passwords_of, plan_of
 from orion_streams.errors import ConfigError
 from orion_streams.model.alert_rules import AlertTarget
+from tests.cli.run_cli import run
 from tests.install.houses import TOML, config, machine, orion, wish
 
 AS_ROOT = os.geteuid() == 0 and shutil.which("systemd-sysusers") is not None
@@ -124,6 +125,31 @@ def test_people_find_the_server_that_is_installed(root: Path) -> None:
     assert orion(named, *WORDS)[0] == 0
     config = configuration.parse((named / "etc/orion/streams.toml").read_text())
     assert config.redis.url == "redis://orion-master:6379/0"
+
+
+@as_root
+def test_the_line_for_a_machine_without_ollama_can_be_followed(tmp_path: Path) -> None:
+    """Once the file that it writes is there, the same installation goes on."""
+    root = machine(tmp_path)
+    (tmp_path / "streams.toml").symlink_to(configuration.PACKAGED_TOML)  # as in a clone
+    words = ("install", "--role", "server,router,gateway", "--listen", "192.168.1.10")
+    code, _, err = orion(root, *words, "--ollama", "http://127.0.0.1:9")
+    assert (code, "Install Ollama (ollama.com/download)" in err) == (78, True)
+    line = err.partition("sudo orion ")[2].partition(", then")[0]
+    assert line == "init --file /etc/orion/streams.toml --node NAME=MB"
+    mended = line.replace("/etc", f"{root}/etc").replace("NAME=MB", "orion-worker=8192").split()
+    assert run(tmp_path, *mended, "--ollama", "http://127.0.0.1:9")[0] == 0
+    code, out, err = orion(root, *words)
+    assert code == 0 and "installed: server, router, gateway" in out, err
+
+
+def test_a_fresh_machine_is_told_both_ways_to_begin(root: Path) -> None:
+    """As a house's first one, or as another one of a house."""
+    code, out, _ = orion(root, "status")
+    refused, _, err = orion(root, "install", "--role", "router", "--dry-run")
+    assert (code, refused) == (0, 78)
+    for said in (out, err):
+        assert "--role server,router,agent,gateway" in said and "orion invite NODE" in said
 
 
 @pytest.mark.parametrize(
@@ -259,8 +285,10 @@ def test_without_root_or_systemd_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("path", "says"), [("/etc/orion/none.url", "mode 0600"), ("~/home.url", "whole path")]
 )
-def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: str) -> None:
-    """Without it systemd would not start the service."""
+def test_a_secret_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, says: str
+) -> None:
+    """Without it systemd would not start the service; one that others can read is, too."""
     target = Target(str(machine(tmp_path)), dry=True, say=lambda _: None)
     home = {"home": AlertTarget(webhook_file=path)}
     wanted = wish(
@@ -271,7 +299,10 @@ def test_a_secret_that_is_not_there_is_named(tmp_path: Path, path: str, says: st
     if path.startswith("/"):
         target.path(path).parent.mkdir()
         target.path(path).write_text("http://ha.lan")
-        check_secrets(plan_of(wanted), target)
+        for mode, warned in ((0o644, f"orion: others can read {path}: chmod 600 {path}\n"), (0o600, "")):
+            target.path(path).chmod(mode)
+            check_secrets(plan_of(wanted), target)
+            assert capsys.readouterr().err == warned
 
 
 def test_an_address_with_colons_stands_in_brackets(root: Path) -> None:

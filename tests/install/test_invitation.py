@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from orion_streams import config as configuration
 from orion_streams.cli.install.init_command import judged
@@ -121,3 +122,29 @@ def test_what_waits_is_for_this_node_alone(node: str) -> None:
     assert accepted(json.dumps(good).encode(), TICKET) == Invitation(TICKET.node, "p", TOML)
     with pytest.raises(ConfigError, match="what waits at redis://"):
         accepted(json.dumps({**good, "node": node}).encode(), TICKET)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("url", "unix:///run/docker.sock", "rediss://orion-master:6379/0"),
+        ("url", "http://h/0", "redis://[fe80::1]:6379/0"),
+        ("url", "redis://", "redis://h"),
+        ("url", "redis://h\x1b[2J/0", "redis+sentinel://a:26379,b:26379/house/0"),
+        ("url", "redis://h\n/0", "redis://h/0"),
+        ("url", "redis://me:secret@h/0", "redis://h:1/0"),
+        ("url", "rediss://h/0?ssl_cert_reqs=none", "rediss://h/0"),
+        ("url", "rediss://h/0?ssl_ca_certs=/etc/shadow", "rediss://h:6379/15"),
+        ("ollama", "http://\x1b[2Jh", "http://127.0.0.1:11434"),
+        ("ollama", "file:///etc/passwd", ""),
+        ("user", "u\x1b[2J", "orion-invite-0011"),
+        ("until_ms", 2**62, 2**60),
+        ("until_ms", -1, 0),
+    ],
+)
+def test_a_code_that_no_house_makes_is_refused(name: str, bad: object, good: object) -> None:
+    """Though its sum is right: nothing of it is shown or connected to. Beside it what is taken."""
+    assert decode(encode(structs.replace(TICKET, **{name: good})))
+    with pytest.raises(ConfigError, match="have another one made") as caught:
+        decode(encode(structs.replace(TICKET, **{name: bad})))
+    assert str(caught.value).isprintable()

@@ -106,6 +106,13 @@ def test_a_code_works_once(house: House) -> None:
     exit_code, _, err = house.join(second, code)
     assert exit_code == 78 and "used already, or has expired" in err and "orion invite orion-worker" in err
     assert len(err.splitlines()) == 1 and not (second / "etc/orion").exists()
+    goes_on = ("install", "--role", "agent", "--node", "orion-worker")
+    assert " ".join(goes_on) not in err
+    (first / "etc/systemd/system/orion-agent.service").unlink()  # as if it had been killed
+    exit_code, _, err = house.join(first, code)
+    assert exit_code == 78 and f"is here: sudo orion {' '.join(goes_on)} goes on" in err
+    assert house.run(*goes_on, root=first)[0] == 0
+    assert (first / "etc/systemd/system/orion-agent.service").exists()
 
 
 def test_an_expired_code_is_refused(house: House) -> None:
@@ -214,6 +221,7 @@ def test_who_took_another_s_place_is_shut_out(house: House) -> None:
     with log_in(house.server, AGENT, held.read_text()) as thief:
         assert thief.ping()
         assert house.invite() and thief.ping() and clients(house) == 1
+        assert house.invite("orion-worker", "--again") and clients(house) == 0, "for another machine"
         held.unlink()
         assert house.invite() and clients(house) == 0
         with pytest.raises(redis.exceptions.AuthenticationError):

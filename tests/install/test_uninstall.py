@@ -37,6 +37,7 @@ def test_it_is_taken_away_and_the_data_stay_unless_purged(root: Path) -> None:
     assert (
         "remove   /etc/systemd/system/orion-agent.service" in looked and "remove   /opt/orion\n" in looked
     )
+    assert "/opt/orion" not in looked.partition("kept: ")[2], "it is not kept, it would be removed"
     assert (root / "etc/systemd/system/orion-agent.service").exists()
     code, out, err = orion(root, "uninstall")
     assert code == 0 and "--purge" in out, err

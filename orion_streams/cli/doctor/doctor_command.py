@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.console import Console
 from rich.text import Text
 
@@ -19,6 +19,7 @@ from orion_streams.cli.doctor.server_findings import server
 from orion_streams.cli.options import CommonOptions
 from orion_streams.cli.outcome import write_json
 from orion_streams.cli.tables import BAD, DIM, GOOD, WAITING, make_console
+from orion_streams.environment import as_called
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_DEGRADED, EXIT_NO_BACKEND, EXIT_OK
 from orion_streams.model.server_urls import with_user
 from orion_streams.runtime import acl
@@ -39,7 +40,7 @@ async def run(*, common: CommonOptions) -> int:
     EXIT_NO_BACKEND if Redis does not answer, EXIT_BAD_CONFIG if it refuses this user. Raises BackendError,
     ConfigError."""
     facts = await FactCollector(grid_discovery.find(common.redis_url, common.config_path)).look()
-    found = diagnose(facts)
+    found = told(diagnose(facts))
     if common.as_json:
         write_json(found)
     else:
@@ -61,6 +62,14 @@ def diagnose(facts: Facts) -> Diagnosis:
     ranks: list[Severity] = ["ok", "warning", "problem"]
     worst = max((ranks.index(each.severity) for each in found), default=0)
     return Diagnosis(ranks[worst], facts.url, found)
+
+
+def told(found: Diagnosis) -> Diagnosis:
+    """Return it with lines that can be pasted here: where this is called `./orion`, they say so."""
+    rows = [
+        structs.replace(row, what=as_called(row.what), mend=as_called(row.mend)) for row in found.findings
+    ]
+    return structs.replace(found, findings=rows)
 
 
 def unread(facts: Facts) -> Iterator[Finding]:

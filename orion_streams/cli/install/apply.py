@@ -6,17 +6,29 @@ is started: systemctl and systemd-sysusers know such folders.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
-from orion_streams.cli.install.plan import HOME, SYSUSERS, UNITS, VENV, File, Folder, Plan, causes
+from orion_streams.cli.install.plan import (
+    HOME,
+    PASSWORDS,
+    SYSUSERS,
+    UNITS,
+    VENV,
+    File,
+    Folder,
+    Plan,
+    causes,
+)
 from orion_streams.cli.install.units import sysusers_line
+from orion_streams.cli.outcome import tell
 from orion_streams.errors import ConfigError
 
 Say = Callable[[str], None]
@@ -179,6 +191,26 @@ class Target:
             if fields[0] == owner:
                 return int(fields[2]), int(fields[3])
         return -1, -1
+
+
+@contextmanager
+def locked(target: Target) -> Iterator[None]:
+    """Change what is installed one at a time: what another one is about to write is not overwritten. The
+    lock is on a folder that root alone may open; before it is there, nothing is locked."""
+    folder = target.path(PASSWORDS)
+    if target.dry or not folder.is_dir():
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("orion: another `orion install`, `invite` or `join` is at work here: waiting for its end")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def apply(plan: Plan, target: Target, venv_changed: bool) -> Changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,8 @@ def run(*, options: InitOptions, as_json: bool) -> int:
     if as_json:
         write_json(Written(str(path), found, wishes.nodes, wishes.redis_url))
     else:
-        write(f"\n{path} is written; `{command()} check` finds nothing wrong in it.\n{next_step(wishes)}")
+        for line in ending(wishes, path):
+            write(line)
     return 0
 
 
@@ -88,7 +90,7 @@ def wishes_of(options: InitOptions, found: Machine, ask: Ask) -> Wishes:
     leader = next((node for node in nodes if node.inference), None)
     if leader is None:
         raise ConfigError(
-            f"nobody could answer a request: {why_not(found, name)}. Start Ollama, or name where it is "
+            f"nobody could answer a request: {why_not(found, name)}; or name where Ollama is "
             "(--ollama URL), or say that this machine answers (--inference), or name the one that does "
             "(--node orion-master=16384)"
         )
@@ -126,10 +128,17 @@ def put(path: Path, text: str) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def next_step(wishes: Wishes) -> str:
-    """Say what to do with the file."""
-    orion = command()
-    if wishes.redis_url:
-        return f"Next, on each machine, with this file: {orion} up, or sudo {orion} install --role agent"
+def ending(wishes: Wishes, path: Path) -> tuple[str, ...]:
+    """Say what was written, and what to do with it: it is named where it would not be found by itself."""
+    is_found = path.resolve() == configuration.chosen_file().resolve()
+    file = "" if is_found else f" {shlex.quote(str(path))}"
+    given = file and f" --config{file}"
+    up, ask, install = (f"{command()} {word}{given}" for word in ("up", "ask", "install"))
     roles = "server,router,agent,gateway"
-    return f"Next: {orion} up, and beside it {orion} ask; or for good: sudo {orion} install --role {roles}"
+    return (
+        "",
+        f"{path} is written; `{command()} check{file}` finds nothing wrong in it.",
+        f"Next, on each machine, with this file: {up}, or sudo {install} --role agent"
+        if wishes.redis_url
+        else f"Next: {up}, and beside it {ask}; or for good: sudo {install} --role {roles}",
+    )

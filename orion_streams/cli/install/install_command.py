@@ -17,7 +17,7 @@ from orion_streams import environment
 from orion_streams.cli.acl_command import check_owner, password
 from orion_streams.cli.install import machine as machines
 from orion_streams.cli.install import open_secrets, venv
-from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active
+from orion_streams.cli.install.apply import BOOTED, Changes, Target, apply, is_active, locked
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.machine import Machine
 from orion_streams.cli.install.people import give_password
@@ -107,17 +107,18 @@ def set_up(
 ) -> tuple[Wish, Changes]:
     """Make it so: the program, then everything else, then start it. `go_on`: called when another program
     was installed. Raises ConfigError."""
-    wish = wish_for(options, chosen_roles(options.roles), found, target)
-    check_ports(wish, target)
-    plan = plan_of(wish)
-    for name in shut_out(wish):
-        tell(f"orion: {name} is not in streams.toml any more: it is shut out")
-    check_secrets(plan, target)
-    target.begin(each.unit for each in plan.services)
-    fresh = venv.install(target, options.source, venv.extras_of(wish.config))
-    if fresh and go_on and not target.dry:
-        go_on()
-    return wish, apply(plan, target, fresh)
+    with locked(target):
+        wish = wish_for(options, chosen_roles(options.roles), found, target)
+        check_ports(wish, target)
+        plan = plan_of(wish)
+        for name in shut_out(wish):
+            tell(f"orion: {name} is not in streams.toml any more: it is shut out")
+        check_secrets(plan, target)
+        target.begin(each.unit for each in plan.services)
+        fresh = venv.install(target, options.source, venv.extras_of(wish.config))
+        if fresh and go_on and not target.dry:
+            go_on()
+        return wish, apply(plan, target, fresh)
 
 
 def check_machine(target: Target, words: str = "install …") -> None:
@@ -156,7 +157,10 @@ def wish_for(options: InstallOptions, roles: tuple[str, ...], found: Machine, ta
     if not url and config.redis.url:
         url = config.redis.url
     if not url:
-        raise ConfigError("no Redis is named: --redis redis://HOST:6379/0, or install the role server here")
+        raise ConfigError(
+            "no server is named: if a house has one, `orion invite NODE` there prints the line for this "
+            "machine; else --redis redis://HOST:6379/0, or --role server,router,agent,gateway to begin one"
+        )
     node = options.node or found.name
     if "agent" in roles:
         config.node(node)
@@ -283,8 +287,8 @@ def toml_for(
     node = wish_of(found, options.node or found.name, None)
     if not node.inference:
         raise ConfigError(
-            f"nobody could answer a request: {why_not(found, node.name)}. Start Ollama, or "
-            f"write a streams.toml first: {command()} init --inference, or --node NAME=MB for who has it"
+            f"nobody could answer a request: {why_not(found, node.name)}; or name the machine that "
+            f"answers: sudo {command()} init --file {INSTALLED_TOML} --node NAME=MB, then this line again"
         )
     listen = ANY_HOST if "gateway" in roles else "127.0.0.1:11435"
     return judged(starter(Wishes((node,), redis_url=url, listen=listen)), INSTALLED_TOML)
@@ -360,7 +364,8 @@ def check_ports(wish: Wish, target: Target) -> None:
 
 
 def check_secrets(plan: Plan, target: Target) -> None:
-    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without."""
+    """Raise ConfigError for a file with a secret that is not there: systemd would start nothing without.
+    Warn of one that others can read."""
     made = {each.path for each in plan.files}
     for service in plan.services:
         for _, path in service.credentials:
@@ -371,6 +376,8 @@ def check_secrets(plan: Plan, target: Target) -> None:
                     raise ConfigError(
                         f"{path} is not there, which {service.name} needs (root's, mode 0600)"
                     )
+                if path not in made and target.path(path).stat().st_mode & 0o077:
+                    tell(f"orion: others can read {path}: chmod 600 {path}")
 
 
 def ending(wish: Wish, changed: bool, gateway_url: str, dry: bool) -> list[str]:

@@ -18,11 +18,16 @@ from msgspec import Struct
 from orion_streams.cli.install.starter import NodeWish, node_table
 from orion_streams.errors import ConfigError
 from orion_streams.model.policy import Name
+from orion_streams.model.toml_values import ollama_url, redis_url
 
 HEAD, SUM_BYTES, MAX_CODE = "orion1.", 4, 32_000
 ODD = "that is no code, or only a part of one: copy the whole line that `orion invite` has printed"
 OTHER = "that code is of another release: install the one that `orion invite` ran on here, too"
+FORGED = "that code is whole, but `orion invite` makes no such: have another one made"
+LATEST_MS = 2**60
 _REVISION = re.compile(r"^(revision\s*=\s*)(\d+)", re.MULTILINE)
+_PLACE = re.compile(r"rediss?(\+sentinel)?://[^\s?#@/\\]+(/[\w-]*)*")
+"""Without user, password and options, which no invitation has in its URL."""
 _ZONE = re.compile(r" \(thermal_zone\d+\)")
 
 
@@ -57,7 +62,8 @@ def encode(ticket: Ticket) -> str:
 
 
 def decode(code: str) -> Ticket:
-    """Return what a code holds. Raises ConfigError for one that is cut, mistyped or of another release."""
+    """Return what a code holds. Raises ConfigError for one that is cut, mistyped, of another release, or
+    made by somebody else: what it holds is shown, connected to and asked before anything is known of it."""
     text = "".join(code.split())
     if not text.startswith(HEAD) or len(text) > MAX_CODE:
         raise ConfigError(OTHER if re.match(r"orion\d+\.", text) and len(text) <= MAX_CODE else ODD)
@@ -70,9 +76,25 @@ def decode(code: str) -> Ticket:
     if hashlib.sha256(raw).digest()[:SUM_BYTES] != check:
         raise ConfigError(ODD)
     try:
-        return msgspec.msgpack.decode(raw, type=Ticket)
+        ticket = msgspec.msgpack.decode(raw, type=Ticket)
     except msgspec.MsgspecError:
         raise ConfigError(OTHER) from None
+    if not is_sound(ticket):
+        raise ConfigError(FORGED)
+    return ticket
+
+
+def is_sound(ticket: Ticket) -> bool:
+    """Whether the server and the Ollama are places in plain letters, that server is on a network and is
+    told nothing more by its URL, and the end is a time."""
+    url = ticket.url
+    return (
+        bool(_PLACE.fullmatch(url) and url.isascii() and url.isprintable())
+        and not redis_url(url)
+        and not ollama_url(ticket.ollama)
+        and ticket.user.isprintable()
+        and 0 <= ticket.until_ms <= LATEST_MS
+    )
 
 
 def accepted(raw: bytes, ticket: Ticket) -> Invitation:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import secrets
 import sys
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,12 +16,12 @@ from orion_streams import config as configuration
 from orion_streams.cli.acl_command import is_so, password, save
 from orion_streams.cli.as_root import become_root
 from orion_streams.cli.install import open_secrets
-from orion_streams.cli.install.apply import Target
+from orion_streams.cli.install.apply import Target, locked
 from orion_streams.cli.install.init_command import judged
 from orion_streams.cli.install.invitation import Invitation, Ticket, clock, encode, with_node
 from orion_streams.cli.install.joining import GRACE_MS, Joined, grid_of, is_alive, now_ms, wait_until_joined
 from orion_streams.cli.install.machine import OLLAMA
-from orion_streams.cli.install.plan import HOME, PASSWORDS, TLS, UNITS, File
+from orion_streams.cli.install.plan import PASSWORDS, TLS, UNITS, File
 from orion_streams.cli.install.server_files import ADMIN
 from orion_streams.cli.install.starter import BIG_MB, NodeWish, with_server
 from orion_streams.cli.outcome import tell, write, write_json
@@ -165,6 +161,7 @@ async def sweep(redis: Any, config: Config) -> None:
 
 async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target) -> tuple[Invited, Ticket]:
     """Add the node and its agent's user, and leave the invitation at the server. Raises ConfigError."""
+    target.path(PASSWORDS).mkdir(mode=0o700, exist_ok=True)
     with locked(target):
         text, added = with_the_node(options, target)
         config = configuration.parse(text, str(INSTALLED_TOML))
@@ -172,7 +169,7 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
         is_new = not target.path(f"{PASSWORDS}/{agent.name}").exists()
         held = password(target.path(PASSWORDS), agent.name)
         await set_user(redis, agent, held)
-        if is_new:  # who knew another password is shut out
+        if is_new or options.again:  # who knew another password, or is another machine, is shut out
             await redis.execute_command("CLIENT", "KILL", "USER", agent.name)
     url, ca = address_of(config, options, target)
     ident, once = secrets.token_hex(8), secrets.token_urlsafe(24)
@@ -194,19 +191,6 @@ async def invite(redis: Any, options: InviteOptions, for_ms: int, target: Target
     return Invited(options.node, line, url, agent.name, until_ms, added), ticket
 
 
-@contextlib.contextmanager
-def locked(target: Target) -> Iterator[None]:
-    """Change the house's configuration one at a time."""
-    held = os.open(
-        target.path(f"{HOME}/.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
 def with_the_node(options: InviteOptions, target: Target) -> tuple[str, bool]:
     """Return the house's streams.toml with the node, and whether it had to be added. Raises ConfigError."""
     config, text = installed(target), target.read(str(INSTALLED_TOML))
@@ -223,7 +207,8 @@ def with_the_node(options: InviteOptions, target: Target) -> tuple[str, bool]:
     if options.ram_mb is None and inference:
         tell(
             f"orion: {options.node} is entered with {USUAL_MB} MB of memory, for tier 2 (from {BIG_MB} on "
-            f"for tier 1): if that is not so, change nodes.{options.node} in {INSTALLED_TOML}"
+            f"for tier 1): if that is not so, change nodes.{options.node} in {INSTALLED_TOML}, raise "
+            f"revision there, and give the line of sudo {command()} install once more"
         )
     return text, True
 
@@ -258,9 +243,10 @@ def tell_the_router(target: Target) -> None:
 
 def told(invited: Invited, ticket: Ticket, for_ms: int) -> list[str]:
     """Say what to do with the invitation, and what is in it."""
+    where = "in its clone of orion-streams" if "/" in command() else "where orion-streams is installed, too"
     authority = ", who signed the server's certificate" if ticket.ca else ""
     return [
-        f"Paste this line on {invited.node}, in its clone of orion-streams:",
+        f"Paste this line on {invited.node}, {where}:",
         "",
         f" {invited.line}",
         "",

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orion_streams import config as configuration
 from orion_streams.cli.install import install_command, open_secrets, venv
 from orion_streams.cli.install import machine as machines
-from orion_streams.cli.install.apply import Target
+from orion_streams.cli.install.apply import Target, locked
 from orion_streams.cli.install.install_command import InstallOptions, check_machine
 from orion_streams.cli.install.invitation import (
     MAX_CODE,
@@ -81,10 +81,15 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
             say(line)
         ask(ticket, "PING")
         target.begin(("orion-agent.service",))
-        if venv.install(target, options.source) and not options.dry:  # may fail, so before the code is used
+        with locked(target):
+            fresh = venv.install(target, options.source)  # may fail, so before the code is used
+        if fresh and not options.dry:
             venv.go_on(code)  # not later: by then the code is used up
         invitation = stand_in(ticket, found) if options.dry else take(ticket)
-    except OverError:
+    except OverError as error:
+        if is_here(ticket, target):
+            again = f"sudo {command()} install --role agent --node {ticket.node}"
+            raise OverError(f"{error}; what it has brought is here: {again} goes on by that") from None
         raise
     except OrionError as error:
         raise type(error)(f"{error} (the code counts still: paste the line again then)") from error
@@ -173,6 +178,17 @@ async def asked(ticket: Ticket, words: Sequence[str]) -> Any:
             await redis.aclose()
 
 
+def is_here(ticket: Ticket, target: Target) -> bool:
+    """Whether an invitation for this node was taken on this machine: the line was pasted twice, or what it
+    had begun broke off."""
+    try:
+        config = configuration.parse(target.read(str(INSTALLED_TOML)))
+    except ConfigError:
+        return False
+    held = acl.agent(config, ticket.node).name
+    return ticket.node in config.nodes and target.path(f"{PASSWORDS}/{held}").is_file()
+
+
 def is_over(ticket: Ticket) -> str:
     """Say that an invitation counts no more."""
     return (
@@ -196,15 +212,16 @@ def put(invitation: Invitation, ticket: Ticket, target: Target) -> None:
     config = configuration.parse(invitation.toml, f"the house's {INSTALLED_TOML}")
     open_secrets.check(config)
     held = f"{PASSWORDS}/{acl.agent(config, invitation.node).name}"
-    target.folder(Folder(PASSWORDS, 0o700))
-    target.file(File(held, invitation.password, 0o600, secret=True))
-    if ticket.ca:
-        target.folder(Folder(TLS, 0o755))
-        target.file(File(f"{TLS}/ca.pem", ticket.ca))
-    before = target.read(str(INSTALLED_TOML))
-    if before not in ("", invitation.toml):
-        target.file(File(f"{INSTALLED_TOML}.before", before))
-    target.file(File(str(INSTALLED_TOML), invitation.toml))
+    with locked(target):
+        target.folder(Folder(PASSWORDS, 0o700))
+        target.file(File(held, invitation.password, 0o600, secret=True))
+        if ticket.ca:
+            target.folder(Folder(TLS, 0o755))
+            target.file(File(f"{TLS}/ca.pem", ticket.ca))
+        before = target.read(str(INSTALLED_TOML))
+        if before not in ("", invitation.toml):
+            target.file(File(f"{INSTALLED_TOML}.before", before))
+        target.file(File(str(INSTALLED_TOML), invitation.toml))
 
 
 def finish(ticket: Ticket, found: Machine, target: Target, as_json: bool) -> None:

@@ -64,10 +64,13 @@ def wish_of(machine: Machine, name: str, inference: bool | None) -> NodeWish:
     )
 
 
+START_OLLAMA = "Install Ollama (ollama.com/download) or start it (sudo systemctl start ollama)"
+
+
 def why_not(machine: Machine, name: str) -> str:
-    """Say why a machine does not run inference unless told to."""
+    """Say why a machine does not run inference unless told to, and how it would."""
     if machine.ollama.fault:
-        return f"{machine.ollama.fault} ({machine.ollama.url})"
+        return f"no Ollama at {machine.ollama.url}: {machine.ollama.fault}. {START_OLLAMA}"
     if name == ROBOT:
         return f"{ROBOT} is the robot's name, which reports health only"
     if machine.ram_mb < LEAST_MB:

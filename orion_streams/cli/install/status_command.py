@@ -42,7 +42,7 @@ def run(*, root: str, as_json: bool) -> int:
     target = Target(root, True, tell)
     rows = [row_of(unit, target.is_machine) for unit in installed(target)]
     try:
-        names = sorted(path.name for path in target.path(PASSWORDS).iterdir())
+        names = sorted(path.name for path in target.path(PASSWORDS).glob("[!.]*"))
     except OSError:
         names = []
     config = str(INSTALLED_TOML) if target.path(str(INSTALLED_TOML)).exists() else ""
@@ -57,7 +57,12 @@ def run(*, root: str, as_json: bool) -> int:
         if target.is_machine and os.geteuid() != 0 and any(row.state == "unknown" for row in rows):
             tell(f"orion: systemd tells this user nothing: sudo {command()} status")
     else:
-        write(f"nothing is installed here: sudo {command()} install --role agent")
+        orion = command()
+        all_roles = "server,router,agent,gateway"
+        write(
+            f"nothing is installed here. A house's first machine: sudo {orion} install --role {all_roles}"
+        )
+        write(f"Another one: {orion} invite NODE on the first, then paste its line here")
     return EXIT_DEGRADED if any(row.state not in ("active", "unknown") for row in rows) else EXIT_OK
 
 

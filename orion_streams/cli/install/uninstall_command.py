@@ -50,7 +50,7 @@ def run(*, purge: bool, dry: bool, root: str, as_json: bool) -> int:
     if purge:
         remove_users(target, users)
     left = [path for path in (*data, *own, str(Path(VENV).parent)) if path not in gone]
-    kept = [path for path in left if target.path(path).exists()]
+    kept = [path for path in left if target.path(path).exists() and path not in target.changes.files]
     if as_json:
         write_json(Removed(target.changes, kept, [] if purge else users))
         return EXIT_OK
