@@ -56,7 +56,7 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
             server_urls.sentinels(url) if server_urls.scheme_of(url) in server_urls.BY_SENTINELS else None
         )
         own = url.replace("valkey+unix://", "unix://") if found is None else found.url
-        options: dict[str, Any] = {**parse_url(own), **_common(timeout_s)}
+        options: dict[str, Any] = {**_common(timeout_s), **parse_url(own)}
         _check_files(options)
         _check_options(options)
         if found is not None:
