@@ -63,6 +63,10 @@ SLIPS = {
         NODE + "[policy]\nstale_ms = 1500",
         "policy.stale_ms = 1500: expected at least twice limits.health_ms (1000)",
     ),
+    "a pause that does not grow": (
+        NODE + "[policy]\nretry_pause_ms = 60000",
+        "policy.retry_pause_ms = 60000: expected at most policy.retry_pause_max_ms (30000, the default)",
+    ),
     "more runs than health lists": (
         "[nodes.pi]\nslots = 190\n[policy]\nprefetch = 3",
         "nodes.pi.slots = 190: expected at most 192, policy.prefetch (3) included",

@@ -14,6 +14,7 @@ ORDER: tuple[tuple[str, str, str], ...] = (
     ("breaker_open_ms", "at most", "breaker_open_max_ms"),
     ("ram_margin_permille", "less than", "ram_max_permille"),
     ("default_deadline_ms", "at most", "max_deadline_ms"),
+    ("retry_pause_ms", "at most", "retry_pause_max_ms"),
 )
 """Pairs of keys of [policy], and how their values compare."""
 COMPARE = {"less than": operator.lt, "more than": operator.gt, "at most": operator.le}
