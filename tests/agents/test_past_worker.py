@@ -391,20 +391,3 @@ async def test_it_is_bounded_and_ends_with_its_gateway(past: PastProcess) -> Non
     await past.close()
     assert again is not None
     assert not psutil.pid_exists(again)
-
-
-@pytest.mark.parametrize("steps", range(0, 24, 2))
-async def test_one_that_is_being_started_ends_with_its_gateway_as_well(
-    steps: int, valkey_url: str, prefix: str
-) -> None:
-    """Wherever closing finds a question, nothing runs afterwards, and nothing is started."""
-    before = set(psutil.Process().children())
-    past = PastProcess(valkey_url, prefix)
-    asking = asyncio.create_task(past.ask(Question(op="bounds")))
-    for _ in range(steps):
-        await asyncio.sleep(0)
-    await past.close()
-    with pytest.raises(Refusal):
-        await asking
-    assert past.pid is None
-    assert set(psutil.Process().children()) <= before
