@@ -16,7 +16,7 @@ from orion_streams.client.calls import RequestError
 from orion_streams.client.disk_orders import PullProgress
 from orion_streams.client.streams_client import AsyncClient
 from orion_streams.errors import BackendError
-from orion_streams.gateway import listings
+from orion_streams.gateway import golang, listings
 from orion_streams.gateway.answers import json_answer
 from orion_streams.gateway.failures import RETRY_AFTER_S, refusal_of
 from orion_streams.gateway.native_requests import named_request, read
@@ -44,6 +44,7 @@ class Disks:
         client_name = await self._operator(http)
         body = read(await body_of(http))
         model = name_in(body, "api.PullRequest")
+        body = golang.in_small_letters(body)
         if body.get("insecure"):
             raise Refusal(400, "insecure: models are pulled over TLS only")
         with self.gateway.counted(client_name):

@@ -85,7 +85,8 @@ class Ollama:
         try:
             raw = await whole(answer)
         except TooLongError as error:
-            raise RunFailedError("answer_too_large", "request", str(error)) from error
+            what = f"{error}: ask for fewer texts at a time"
+            raise RunFailedError("answer_too_large", "request", what) from error
         return embedded(raw, len(texts_of(entry)), entry.dimensions or 0)
 
     def _post_of(self, path: str, body: bytes) -> AbstractAsyncContextManager[httpx.Response]:
@@ -127,7 +128,7 @@ class Ollama:
 
     async def remove(self, model: str) -> None:
         """Remove a model from memory, then from the disk: Ollama would keep its runner."""
-        with suppress(RunFailedError):  # one that only embeds is not unloaded so; its runner ends by itself
+        with suppress(RunFailedError):  # then its runner ends by itself
             await self.unload(model)
         try:
             status, said = await self._ask("DELETE", "/api/delete", REMOVE_S, {"model": model})
@@ -212,6 +213,8 @@ def broken(error: httpx.HTTPError) -> RunFailedError:
     """Say whether a connection could not be made, or broke in the middle."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return RunFailedError("ollama_unreachable", "node", f"Ollama: {error or 'no connection'}")
+    if isinstance(error, TooLongError):
+        return RunFailedError("bad_answer", "node", f"Ollama gives {error}", breaks_model=True)
     what = f"the connection to Ollama broke: {type(error).__name__}"
     return RunFailedError("stream_cut", "node", what, breaks_model=True)
 

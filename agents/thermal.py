@@ -86,5 +86,6 @@ def doubt(number: int | None) -> str:
     """Say why a number is not believed, in words that stay the same while it goes on."""
     for unit, name in UNITS.items():
         if number is not None and POSSIBLE_MC[0] <= number * unit <= POSSIBLE_MC[1]:
-            return f"{name} degrees, it seems: thousandths are expected"
+            cold = ", or it is colder than 13 °C" if unit == 10 else ""
+            return f"{name} degrees, it seems (thousandths are expected){cold}"
     return "what is no temperature of a processor at work"

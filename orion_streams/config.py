@@ -58,7 +58,7 @@ class NodeConfig(Struct, frozen=True):
     router: bool = False
     inference: bool = True
     tiers: tuple[Tier, ...] = ()
-    slots: Count = 1
+    slots: Annotated[int, Meta(ge=1, le=RUNS_MAX)] = 1
     ram_mb: Count = 8_192
     temperature_sensor: bool = True
     max_models: Count = 3

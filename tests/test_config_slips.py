@@ -26,6 +26,19 @@ SLIPS = {
         '"socket_timeout" is no option of it, or has another value',
     ),
     "a sentinel's host": (REDIS + '"redis+sentinel://a b/s"', 'redis.url = "redis+sentinel://a b/s": e'),
+    "a time that each read would exceed": (
+        REDIS + '"redis://h?socket_timeout=0.5"',
+        '"socket_timeout" is n',
+    ),
+    "TLS where there is none": (REDIS + '"redis://h?ssl_ca_certs=/x"', '"ssl_ca_certs" is no option of it'),
+    "a socket that is kept alive": (
+        REDIS + '"unix:///r?socket_keepalive=1"',
+        '"socket_keepalive" is no op',
+    ),
+    "a sentinel's port": (
+        REDIS + '"redis+sentinel://h:0/s"',
+        'redis.url = "redis+sentinel://h:0/s": expect',
+    ),
     "a line within a url": (REDIS + '"redis://h\\nx"', 'redis.url = "redis://h\\nx": expected a URL'),
     "a fragment": (REDIS + '"redis://h#x"', 'redis.url = "redis://h#x": expected a URL'),
     "no such database": (REDIS + '"redis://h/999999"', "after the host stands the number of a database"),
@@ -89,7 +102,7 @@ def test_a_slip_is_told_in_one_line(what: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://h:6379/15?socket_timeout=0.5&client_name=a&socket_keepalive=True",
+        "redis://h:6379/15?socket_timeout=2.5&protocol=2&client_name=a&socket_keepalive=True",
         "rediss://h?ssl_ca_certs=/a%20b&ssl_cert_reqs=none&ssl_check_hostname=false",
         "redis+sentinel://[::1]:26379,h2/house/3?max_connections=5",
         "unix:///run/my redis.sock?db=1",
@@ -104,11 +117,11 @@ def test_what_a_server_takes_passes(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h?nonsense=1", "redis+sentinel://h/s?nonsense=1", "rediss://h?ssl_cert_reqs=x"]
+    "url", ["redis://h?retry=3", "redis+sentinel://h/s?nonsense=1", "rediss://h?ssl_cert_reqs=x"]
 )
 def test_a_url_of_the_command_line_is_judged_too(url: str) -> None:
     """Before the first connection, which would end in a traceback."""
-    with pytest.raises(ConfigError, match=r"redis\.url: expected redis://HOST:PORT/DB"):
+    with pytest.raises(ConfigError, match=r"redis\.url: expected a URL, e\.g\. .* is no option of it"):
         connect(url)
 
 

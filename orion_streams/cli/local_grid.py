@@ -65,14 +65,17 @@ class LocalRoles:
         return str(child.announced.get("gateway_url", "")) if child is not None else ""
 
     def check(self) -> None:
-        """Raise BackendError if the embedded server ended by itself, ConfigError if a role cannot run and
-        the grid has not come up yet, or none is left."""
+        """Raise BackendError if the embedded server ended by itself, ConfigError if the agents that were
+        waited for cannot come, for one of them or the router cannot run, or no role is left."""
         if self._server is not None:
             self._server.check()
-        needed = [child for role, child in self._children.items() if role != ALERTS]
-        ended = [child for child in needed if child.gave_up]
-        if ended and (self._missing or len(ended) == len(needed)):
-            raise ConfigError(f"{ended[0].name} cannot run: {ended[0].last_words()}")
+        asked = {role: child for role, child in self._children.items() if role != ALERTS}
+        ended = {role: child for role, child in asked.items() if child.gave_up}
+        awaited = [f"{AGENT}{name}" for name in self._missing]
+        why = [role for role in (ROUTER, *awaited) if self._missing and role in ended]
+        if why or (ended and len(ended) == len(asked)):
+            child = ended[why[0]] if why else next(iter(ended.values()))
+            raise ConfigError(f"{child.name} cannot run: {child.last_words()}")
 
     async def stop(self) -> None:
         """Stop whoever tells of alerts, gateway, agents, router and server, in this order, each within

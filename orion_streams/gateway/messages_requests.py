@@ -78,6 +78,7 @@ def _messages(message: Any) -> list[JsonObject]:
     """Convert a message to messages of a chat: results of tools speak for themselves, before the rest."""
     if not isinstance(message, dict):
         raise Refusal(400, "invalid message format")
+    message = golang.in_small_letters(message)
     role, content = message.get("role"), message.get("content")
     if not isinstance(content, list):
         return [{"role": role, "content": content}]

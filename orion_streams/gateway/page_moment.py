@@ -66,7 +66,8 @@ def last_date_ms(month: int, day: int, of_day_ms: int, here_ms: int) -> int:
             then_ms = days_of(year, month, day) * DAY_MS + of_day_ms
             if then_ms <= here_ms:
                 return then_ms
-    raise Refusal(400, WANTED)
+    is_rare = (month, day) == (2, 29)
+    raise Refusal(400, "02-29 was neither this year nor last year: name its year" if is_rare else WANTED)
 
 
 def offset_of(text: str) -> int:

@@ -48,7 +48,7 @@ def host_of(model: str) -> str:
 
 def same_name(model: str, known: Collection[str]) -> str:
     """Return the one of the known names that Ollama takes for the same; else the name itself."""
-    for name in (model, without_source(model)):
+    for name in dict.fromkeys((model, without_source(model))):
         alike = [each for each in known if full_model_name(each).lower() == name.lower()]
         if alike:
             return min(alike)

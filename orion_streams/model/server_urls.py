@@ -3,7 +3,7 @@
     redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]       rediss:// the same over TLS, unix://PATH a socket
     redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT],HOST[:PORT]/SERVICE[/DB]       rediss+sentinel://
 
-What redis-py takes as a query goes along: ?ssl_ca_certs=FILE. `shown` is the only form for people's eyes.
+Options go along as a query: ?ssl_ca_certs=FILE. `shown` is the only form for people's eyes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _host(place: str) -> tuple[str, int]:
     parts = urlsplit(f"//{place}")
     if not parts.hostname:
         raise ValueError("no host")
-    return parts.hostname, parts.port or SENTINEL_PORT
+    return parts.hostname, SENTINEL_PORT if parts.port is None else parts.port
 
 
 def _user_info(url: str) -> re.Match[str] | None:

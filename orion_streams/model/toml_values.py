@@ -231,14 +231,14 @@ def redis_url(url: str) -> str:
     scheme, _, rest = server_urls.shown(url).partition("://")
     query = rest.partition("?")[2]
     if not url or (scheme == "unix" and rest.startswith("/")):
-        return query_fault(REDIS_URL, query)
+        return query_fault(REDIS_URL, query, QUERY)
     if scheme in server_urls.BY_SENTINELS:
         try:
             found = server_urls.sentinels(url)
         except ValueError:
             return SENTINEL_URL
         is_bad = any(host_fault(host) or port == 0 for host, port in found.hosts)
-        return SENTINEL_URL if is_bad else query_fault(SENTINEL_URL, query)
+        return SENTINEL_URL if is_bad else query_fault(SENTINEL_URL, query, query_of(scheme))
     if scheme not in ("redis", "rediss"):
         return REDIS_URL + ("; redis:// is missing" if "://" not in url else "")
     place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
@@ -246,23 +246,36 @@ def redis_url(url: str) -> str:
         return f"{REDIS_URL}{fault}".rstrip(";")
     if not re.fullmatch("[0-9]{0,5}", path):
         return f"{REDIS_URL}; after the host stands the number of a database"
-    return query_fault(REDIS_URL, query)
+    return query_fault(REDIS_URL, query, query_of(scheme))
 
 
+YES_OR_NO = "(?i:true|false|yes|no|1|0)"
 QUERY = {
-    r"ssl_(ca_certs|certfile|keyfile|ca_path|password)|client_name|username|password": ".+",
-    "ssl_cert_reqs": "none|optional|required",
-    "ssl_check_hostname|socket_keepalive": "(?i:true|false|yes|no|1|0)",
+    "client_name|username|password": ".+",
     "db|max_connections|health_check_interval": "[0-9]{1,5}",
-    r"socket(_connect)?_timeout": r"[0-9]{1,5}(\.[0-9]+)?",
+    r"socket(_connect)?_timeout": r"([2-9]|[0-9]{2,5})(\.[0-9]+)?",  # no read waits for 2 s
+    "protocol": "2",
+    "retry_on_timeout": "(?i:false|no|0)",  # a write whose answer was lost may have happened
 }
 """What may stand behind the `?` of a server's URL: names and their values."""
+QUERY_TCP = {"socket_keepalive": YES_OR_NO}
+QUERY_TLS = {
+    "ssl_(ca_certs|certfile|keyfile|ca_path|password|ciphers)": ".+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": YES_OR_NO,
+    "ssl_min_version": "[0-9]{1,5}",
+}
 
 
-def query_fault(what: str, query: str) -> str:
+def query_of(scheme: str) -> Mapping[str, str]:
+    """Return what may stand behind the `?` of a URL that names hosts."""
+    return {**QUERY, **QUERY_TCP, **(QUERY_TLS if scheme in server_urls.TLS else {})}
+
+
+def query_fault(what: str, query: str, known: Mapping[str, str]) -> str:
     """Return what was expected instead of a URL with such a query; "" for a good one."""
     for name, value in parse_qsl(query, keep_blank_values=True):
-        kinds = (kind for names, kind in QUERY.items() if re.fullmatch(names, name))
+        kinds = (kind for names, kind in known.items() if re.fullmatch(names, name))
         if not re.fullmatch(next(kinds, "(?!)"), value):
             return f"{what}; {shown(name)} is no option of it, or has another value"
     return ""

@@ -92,8 +92,9 @@ def check_removal(grid: Grid, node: Node, model: str) -> None:
 
 
 def check_not_last(grid: Grid, node: Node, model: str) -> None:
-    """Raise ContractError last_copy if no other node has the model."""
-    if is_last(grid, node, model):
+    """Raise ContractError last_copy if no other node that is heard has the model."""
+    others = [row for row in grid.nodes.values() if row is not node and row.keeps(model)]
+    if not any(row.rules.takes_inference and is_heard(grid, row) for row in others):
         raise ContractError("last_copy", f"{node.rules.name} has the house's last copy of {model}.")
 
 

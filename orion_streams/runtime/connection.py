@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -20,7 +20,6 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,17 +27,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams import environment
 from orion_streams.errors import ConfigError
-from orion_streams.model import server_urls
+from orion_streams.model import server_urls, toml_values
 from orion_streams.runtime.permissions import denial
 
 SOCKET_TIMEOUT_S = 10.0
 """Longer than any blocking read, so that only a dead server exceeds it."""
 SENTINEL_TIMEOUT_S = 1.0
 """A sentinel answers from memory; a slower one is skipped."""
-EXPECTED = (
-    "redis.url: expected redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix://PATH or "
-    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
-)
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError, InvalidResponse)
 AWAY_WORDS = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
 CUT = ("Connection closed by server", "Connection reset by peer", "Broken pipe")
@@ -51,19 +46,21 @@ def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> Redis:
     The client never retries: after a lost answer a write may have happened, and a retry would write twice.
     Raise ConfigError for an invalid URL or a TLS file that cannot be read.
     """
+    url = url.replace("valkey+unix://", "unix://")
+    if not url or (fault := toml_values.redis_url(url)):
+        raise ConfigError(f"redis.url: expected {fault if url else toml_values.REDIS_URL}")
     try:
         found = (
             server_urls.sentinels(url) if server_urls.scheme_of(url) in server_urls.BY_SENTINELS else None
         )
-        own = url.replace("valkey+unix://", "unix://") if found is None else found.url
+        own = url if found is None else found.url
         options: dict[str, Any] = {**_common(timeout_s), **parse_url(own)}
         _check_files(options)
-        _check_options(options)
         if found is not None:
             return _by_sentinels(found, options)
         return ExplainingRedis.from_url(own, **_common(timeout_s))
     except (ValueError, TypeError):  # the message may quote the URL with its password
-        raise ConfigError(EXPECTED) from None
+        raise ConfigError(f"redis.url: expected {toml_values.REDIS_URL}") from None
 
 
 class ExplainingRedis(Redis):
@@ -110,16 +107,6 @@ class PrimaryPool(SentinelConnectionPool):
         await super().disconnect(inuse_connections)
         if inuse_connections:
             await self.sentinel_manager.aclose()
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Raise ConfigError for what no connection takes: from the pool it would come later."""
-    of_pool = ("connection_class", "max_connections")
-    own = {name: value for name, value in options.items() if name not in of_pool}
-    try:
-        options.get("connection_class", Connection)(**own)
-    except (TypeError, ValueError, RedisError):
-        raise ConfigError(f"{EXPECTED}; after its ? stands an option that is none") from None
 
 
 def _check_files(options: dict[str, Any]) -> None:

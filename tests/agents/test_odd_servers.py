@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import msgspec
@@ -93,7 +94,7 @@ async def test_an_answer_without_an_end_is_not_kept() -> None:
     """An error, vectors, a list: what is larger than any answer is a failure with a name."""
     error = b"HTTP/1.1 502 X\r\n\r\n" + LONG
     async with answering(one_by_one([error, error, b"HTTP/1.1 200 OK\r\n\r\n" + LONG, GOOD])) as backend:
-        assert [await ends(backend, entry) for entry in ASKED] == ["stream_cut", "stream_cut"]
+        assert [await ends(backend, entry) for entry in ASKED] == ["bad_answer", "bad_answer"]
         assert await ends(backend, ASKED[1]) == "answer_too_large"
         assert await ends(backend, ASKED[0]) == "done"
     async with answering(lambda _: b"HTTP/1.1 200 OK\r\n\r\n" + LONG) as backend:
@@ -106,12 +107,17 @@ async def test_an_answer_without_an_end_is_not_kept() -> None:
 async def test_a_list_that_only_trickles_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole of it has its time, not each byte."""
     for name in ("LIST_S", "ASK_S"):
-        monkeypatch.setattr(ollama_backend, name, 0.01)
-    stays_open = asyncio.Event()
+        monkeypatch.setattr(ollama_backend, name, 1.0)
+    is_over = asyncio.Event()
+    sent: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n{")
-        await stays_open.wait()
+        while not is_over.is_set() and not writer.is_closing():
+            writer.write(b" ")
+            sent.append(b" ")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), 0.02)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -121,7 +127,8 @@ async def test_a_list_that_only_trickles_is_no_answer(monkeypatch: pytest.Monkey
             await listed()
     await backend.identify()
     assert backend.engine == "ollama"
-    stays_open.set()
+    assert len(sent) > 10
+    is_over.set()
     await backend.close()
     server.close()
     await server.wait_closed()

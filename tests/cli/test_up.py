@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from orion_streams.cli import up_command
-from orion_streams.cli.local_grid import choose
+from orion_streams.cli.local_grid import LocalRoles, choose
 from orion_streams.config import Config, parse
 from orion_streams.demo.simulated_grid import GEMMA, SimulatedGrid, SimulatedNode
 from orion_streams.errors import ConfigError
 from orion_streams.model.vocabulary import Mark
 from orion_streams.runtime.embedded_server import EmbeddedServer, free_port
+from orion_streams.runtime.supervisor import Child
 from orion_streams.simulation.machine_spec import NodeSpec
 from tests.cli.run_cli import MODEL, TOML, descendants, finish, gone, run, start, words_of
 from tests.helpers import WAIT_S, eventually_true
@@ -247,6 +248,29 @@ def test_the_roles_of_a_machine_follow_from_its_name(house: Config) -> None:
     assert choose(with_redis, None, "one") == ["agent:one"]
     assert choose(with_redis, "router, agent:one", "elsewhere") == ["router", "agent:one"]
     assert choose(with_redis, "gateway", "elsewhere") == ["gateway"]
+
+
+@pytest.mark.parametrize(
+    ("gave_up", "missing", "ends"),
+    [
+        ("router", ["one"], "router"),
+        ("agent:one", ["one"], "agent:one"),
+        ("gateway", ["one"], ""),
+        ("router", [], ""),
+        ("gateway router agent:one", [], "gateway"),
+        ("alerts", ["one"], ""),
+    ],
+)
+def test_which_role_that_cannot_run_ends_the_others(gave_up: str, missing: list[str], ends: str) -> None:
+    """One that the grid still waits for, or all of them; a grid that answers goes on with less."""
+    house = parse('[redis]\nurl = "redis://x:1/0"\n[nodes.one]\n')
+    local = LocalRoles(house, "", roles="gateway,router,agent:one", port=0, say=lambda *_: None)
+    for name in (*local.roles, "alerts"):
+        local._children[name] = child = Child(name, ())
+        child.gave_up = name in gave_up.split()
+    local._missing = missing
+    with pytest.raises(ConfigError, match=f"{ends} cannot run") if ends else nullcontext():
+        local.check()
 
 
 @pytest.mark.parametrize("roles", ["nonsense", "agent:nobody", "router,", ""])

@@ -127,11 +127,13 @@ def test_the_last_copy_of_what_is_asked_for_stays() -> None:
         (node("b", installed={}), "nonsense", True),
         (node("b", installed={}), "1", False),
         (node("b", installed={}), "", False),
+        (node("b", heard_ms=None), "0", True),
         (replace(node("b"), disk=DiskWork("remove", MODEL, "house/y", "6-0", AT_MS)), "0", True),
     ],
 )
 def test_the_last_copy_stays_where_that_was_said(other: Node, last: str, stays: bool) -> None:
-    """One that is being removed elsewhere counts as gone; who says nothing removes it."""
+    """One that is being removed elsewhere counts as gone, and so does one of a node that nobody hears; who
+    says nothing removes it."""
     found = refusal(sent(two(node("a"), other), remove=MODEL, **({"last": last} if last else {})))
     assert found == (f"last_copy: a has the house's last copy of {MODEL}." if stays else "")
 

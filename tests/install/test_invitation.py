@@ -130,7 +130,7 @@ def test_what_waits_is_for_this_node_alone(node: str) -> None:
         ("url", "unix:///run/docker.sock", "rediss://orion-master:6379/0"),
         ("url", "http://h/0", "redis://[fe80::1]:6379/0"),
         ("url", "redis://", "redis://h"),
-        ("url", "redis://h\x1b[2J/0", "redis+sentinel://a:26379,b:26379/house/0"),
+        ("url", "redis://h\x1b[2J/0", "redis+sentinel://a:26379,b:26379/my.house/0"),
         ("url", "redis://h\n/0", "redis://h/0"),
         ("url", "redis://me:secret@h/0", "redis://h:1/0"),
         ("url", "rediss://h/0?ssl_cert_reqs=none", "rediss://h/0"),

@@ -108,9 +108,13 @@ def test_a_code_works_once(house: House) -> None:
     assert len(err.splitlines()) == 1 and not (second / "etc/orion").exists()
     goes_on = ("install", "--role", "agent", "--node", "orion-worker")
     assert " ".join(goes_on) not in err
+    toml = second / "etc/orion/streams.toml"
+    toml.parent.mkdir(parents=True)
+    toml.write_text("[nodes.another]\n")  # of another house
+    assert "used already, or has expired" in house.join(second, code)[2]
     (first / "etc/systemd/system/orion-agent.service").unlink()  # as if it had been killed
     exit_code, _, err = house.join(first, code)
-    assert exit_code == 78 and f"is here: sudo orion {' '.join(goes_on)} goes on" in err
+    assert exit_code == 78 and f"used here, sudo orion {' '.join(goes_on)} goes on" in err
     assert house.run(*goes_on, root=first)[0] == 0
     assert (first / "etc/systemd/system/orion-agent.service").exists()
 

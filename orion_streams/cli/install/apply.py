@@ -85,7 +85,7 @@ class Target:
     def read(self, of: str) -> str:
         """Return the text of a file; "" if there is none."""
         try:
-            return self.path(of).read_text(encoding="utf-8")
+            return self.path(of).read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             return ""
         except OSError as error:

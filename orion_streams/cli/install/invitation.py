@@ -26,7 +26,7 @@ OTHER = "that code is of another release: install the one that `orion invite` ra
 FORGED = "that code is whole, but `orion invite` makes no such: have another one made"
 LATEST_MS = 2**60
 _REVISION = re.compile(r"^(revision\s*=\s*)(\d+)", re.MULTILINE)
-_PLACE = re.compile(r"rediss?(\+sentinel)?://[^\s?#@/\\]+(/[\w-]*)*")
+_PLACE = re.compile(r"rediss?(\+sentinel)?://[^\s?#@/\\]+(/[\w.-]*)*")
 """Without user, password and options, which no invitation has in its URL."""
 _ZONE = re.compile(r" \(thermal_zone\d+\)")
 

@@ -89,7 +89,8 @@ def run(*, options: JoinOptions, as_json: bool) -> int:
     except OverError as error:
         if is_here(ticket, target):
             again = f"sudo {command()} install --role agent --node {ticket.node}"
-            raise OverError(f"{error}; what it has brought is here: {again} goes on by that") from None
+            what = f"if it was used here, {again} goes on by what it has brought"
+            raise OverError(f"{error}; {what}; if it was not, somebody else used it") from None
         raise
     except OrionError as error:
         raise type(error)(f"{error} (the code counts still: paste the line again then)") from error
@@ -185,8 +186,10 @@ def is_here(ticket: Ticket, target: Target) -> bool:
         config = configuration.parse(target.read(str(INSTALLED_TOML)))
     except ConfigError:
         return False
+    if ticket.node not in config.nodes:
+        return False
     held = acl.agent(config, ticket.node).name
-    return ticket.node in config.nodes and target.path(f"{PASSWORDS}/{held}").is_file()
+    return target.path(f"{PASSWORDS}/{held}").is_file()
 
 
 def is_over(ticket: Ticket) -> str:

@@ -41,10 +41,7 @@ def run(*, root: str, as_json: bool) -> int:
     """Print what is installed and how it is. Exit 3 if a service does not run."""
     target = Target(root, True, tell)
     rows = [row_of(unit, target.is_machine) for unit in installed(target)]
-    try:
-        names = sorted(path.name for path in target.path(PASSWORDS).glob("[!.]*"))
-    except OSError:
-        names = []
+    names = sorted(path.name for path in target.path(PASSWORDS).glob("[!.]*"))
     config = str(INSTALLED_TOML) if target.path(str(INSTALLED_TOML)).exists() else ""
     found = Status(rows, config, target.read(STAMP).strip(), names)
     if as_json:

@@ -142,9 +142,16 @@ function followHash() {
 
 function goTo(event) {
   event.preventDefault();
-  const text = byId("go-to").value.trim().replace(/(?<=\d)[,\u202f\u00a0](?=\d)/g, "");
+  const text = byId("go-to").value.trim().replace(/(\d)[,\u202f\u00a0](?=\d)/g, "$1");
   if (!text || /^(now|live)$/i.test(text)) goLive();
-  else travel({ at: text, tz: zone(Date.parse(/^\d{4}-/.test(text) ? text.replace(" ", "T") : "") || Date.now()) });
+  else travel({ at: text, tz: zone(typed(text)) });
+}
+
+// When a date was that is typed with its year, or without: the last one.
+function typed(text) {
+  const whole = text.replace(/\b\d\b/g, "0$&").replace(" ", "T").replace(/\.(?=\d\d$)/, ":"), year = new Date().getFullYear();
+  const dates = /^\d{4}-/.test(whole) ? [whole] : /^\d\d-/.test(whole) ? [`${year}-${whole}`, `${year - 1}-${whole}`] : [];
+  return dates.map((each) => Date.parse(each)).find((ms) => ms <= Date.now() || dates.length === 1) || Date.now();
 }
 
 async function loadTimeline() {
