@@ -15,7 +15,7 @@ from orion_streams.cli.answer_view import AnswerView, dim
 from orion_streams.cli.conversation import Conversation, TooLongError
 from orion_streams.cli.interruptible import Interrupted, answered, client_of, sign
 from orion_streams.cli.options import CommonOptions, Wishes
-from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell
+from orion_streams.cli.outcome import EXIT_INTERRUPTED, plain, tell
 from orion_streams.cli.request_options import asking_client, fields_of, from_stdin, model_to_ask
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
@@ -87,7 +87,7 @@ class Chat:
         return True
 
     def _fail(self, error: OrionError) -> None:
-        tell(f"orion: {error.told}")
+        tell(f"orion: {plain(error.told)}")
         self.failed = True
 
 

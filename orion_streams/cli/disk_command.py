@@ -22,7 +22,7 @@ from orion_streams.cli.interruptible import (
     ended_by_itself,
 )
 from orion_streams.cli.options import CommonOptions
-from orion_streams.cli.outcome import EXIT_INTERRUPTED, tell, write, write_json
+from orion_streams.cli.outcome import EXIT_INTERRUPTED, plain, tell, write, write_json
 from orion_streams.cli.read_commands import grid_at
 from orion_streams.client.disk_orders import PullProgress
 from orion_streams.environment import command
@@ -122,7 +122,7 @@ def say(op: Op, done: Changed) -> None:
     if done.code:
         what = f"{done.message} ({done.code})" if done.message else done.code
         rm = f". If it is to go: {command()} rm {done.model} --node {done.node} --yes"
-        tell(f"orion: {done.node}: {what}{rm if done.code == LAST else ''}")
+        tell(f"orion: {done.node}: {plain(what)}{rm if done.code == LAST else ''}")
     else:
         write(f"{done.node}: {done.model} {'is there' if op == 'pull' else 'is removed'}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from orion_streams import Answer, AsyncClient, BackendError, RequestCancelledError
 from orion_streams.cli.answer_view import AnswerView, dim
-from orion_streams.cli.outcome import tell
+from orion_streams.cli.outcome import plain, tell
 from orion_streams.client.calls import Fields
 from orion_streams.config import Config
 from orion_streams.environment import command
@@ -106,7 +106,7 @@ def became_of(task: asyncio.Task[Any], stopped: str, unconfirmed: str) -> str:
 
 def said(error: BaseException) -> str:
     """Return what a person reads of an error."""
-    return error.told if isinstance(error, OrionError) else str(error)
+    return plain(error.told if isinstance(error, OrionError) else error)
 
 
 def sign(answer: Answer) -> None:

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orion_streams.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_NO_BACKEND, EXIT_OK, OrionError
+from orion_streams.model.toml_values import on_one_line
 from orion_streams.runtime.connection import in_short, is_untrusted, not_answering
 
 EXIT_INTERRUPTED = 130
@@ -27,8 +28,7 @@ def tell(line: str) -> None:
 
 def plain(text: object) -> str:
     """Return a text, which may be of somebody else, without what a terminal obeys."""
-    letters = (each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in str(text))
-    return "".join(letters)
+    return "\n".join(map(on_one_line, str(text).split("\n")))
 
 
 def write(line: str) -> None:
