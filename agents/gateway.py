@@ -26,10 +26,11 @@ from orion_streams.gateway import grid_state, http_calls, keys, listings
 from orion_streams.gateway.access import Caller
 from orion_streams.gateway.asks import Ask
 from orion_streams.gateway.failures import RETRY_AFTER_S
-from orion_streams.gateway.grid_answers import headers_of, metrics_of
+from orion_streams.gateway.grid_answers import headers_of, joined, metrics_of
 from orion_streams.gateway.refusal import Refusal, not_found, not_found_to_embed
 from orion_streams.gateway.sessions import BACKGROUND_PRIORITY, LEAST_PRIORITY, is_background, session_of
 from orion_streams.model.policy import GATEWAY, GUEST_PREFIX, ClientRules
+from orion_streams.protocol.answer_events import Answer
 
 log = logging.getLogger("orion.gateway")
 
@@ -37,6 +38,9 @@ GIVE_UP_S, GUEST_S, KEEP_GUESTS_S, STOP_S = 10.0, 10.0, 1.0, 3.0
 """How long the server may be away under a request; a request waits for its client to be known to the grid;
 between two looks at the keys; for open requests to end when it stops."""
 STOPS = "the gateway stops: ask again in a moment"
+MOST_TEXTS = 64
+"""Of one request of the grid: programs send a whole library at once, and an answer may not exceed
+`limits.answer_max_bytes`."""
 
 
 class Gateway:
@@ -65,12 +69,20 @@ class Gateway:
         with self.counted(caller.client):
             request = await self._request(http, caller, call.ask)
             if call.of_vectors is not None:
-                answer = await gateway_calls.whole_answer(request)
+                answer = await self._vectors(request)
                 written = call.of_vectors(answer.vectors, metrics_of(answer))
                 return response_of(written, headers_of(answer))
             if call.ask.stream and not call.ask.only:
                 return await gateway_calls.answered_as_stream(http, request, call.dialect)
             return await gateway_calls.answered_whole(request, call.dialect)
+
+    async def _vectors(self, request: Request) -> Answer:
+        """Return the vectors of all texts, asked for MOST_TEXTS at a time. Raise Refusal."""
+        texts = request.fields.get("input", ())
+        answers = [await gateway_calls.whole_answer(part_of(request, 0, request.id))]
+        for at in range(MOST_TEXTS, len(texts), MOST_TEXTS):
+            answers.append(await gateway_calls.whole_answer(part_of(request, at, self.new_id())))
+        return joined(answers)
 
     async def _request(self, http: web.Request, caller: Caller, ask: Ask) -> Request:
         """Make the grid's request. Raise Refusal if nobody could answer it."""
@@ -238,3 +250,11 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections to the server."""
         await asyncio.gather(*(client.close() for client in self._clients.values()))
+
+
+def part_of(request: Request, at: int, name: str) -> Request:
+    """Return the request for the texts from `at` on; one without texts as it is."""
+    if "input" not in request.fields:
+        return request
+    texts = request.fields["input"][at : at + MOST_TEXTS]
+    return Request(request.client, name, {**request.fields, "input": texts})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
+
 from orion_streams.gateway.answers import Line, Metrics
-from orion_streams.gateway.refusal import JsonObject
+from orion_streams.gateway.refusal import JsonObject, Refusal
 from orion_streams.protocol.answer_events import Answer, Piece
 
 NS_PER_MS = 1_000_000
@@ -68,6 +71,25 @@ def orion_of(answer: Answer, took_ms: int) -> JsonObject:
         "waited_ms": max(took_ms - answer.total_ms, 0),
     }
     return found | ({"ignored": answer.ignored} if answer.ignored else {})
+
+
+def joined(answers: Sequence[Answer]) -> Answer:
+    """Return the vectors of the parts of a request as those of its first part, with what all of them took.
+    Raise Refusal 502 for vectors of two lengths: nodes have other models under that name."""
+    vectors = [row for each in answers for row in each.vectors]
+    if len(lengths := sorted({len(row) for row in vectors})) > 1:
+        what = (
+            f"nodes give vectors of {lengths[0]} and {lengths[-1]} numbers: their copies are not one model"
+        )
+        raise Refusal(502, what)
+    return structs.replace(
+        answers[0],
+        vectors=vectors,
+        prompt_tokens=sum(each.prompt_tokens for each in answers),
+        load_ms=sum(each.load_ms for each in answers),
+        prefill_ms=sum(each.prefill_ms for each in answers),
+        total_ms=sum(each.total_ms for each in answers),
+    )
 
 
 def headers_of(answer: Answer) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import ollama
 import pytest
 
+from orion_streams.agents.gateway import MOST_TEXTS
 from orion_streams.gateway.listings import EXPIRES_AT
 from tests.endpoint.client_requests import BOTH, FIXED, HELLO, PNG, SCHEMA, TOOLS
 from tests.endpoint.running_endpoint import EMBEDDER, NAMES, NODE, PLAIN, SKILLED, RunningEndpoint
@@ -135,6 +136,17 @@ def test_texts_become_vectors(client: ollama.Client) -> None:
         one.embeddings[0], abs=1e-5
     )
     assert client.embed(EMBEDDER.name, []).embeddings == []
+
+
+def test_a_library_becomes_vectors_part_by_part(client: ollama.Client) -> None:
+    """Each in its place, as alone; counted together."""
+    texts = [f"text {number}" for number in range(2 * MOST_TEXTS + 2)]
+    found = client.embed(EMBEDDER.name, texts)
+    assert len(found.embeddings) == len(texts)
+    for place in (0, MOST_TEXTS - 1, MOST_TEXTS, 2 * MOST_TEXTS, len(texts) - 1):
+        assert found.embeddings[place] == client.embed(EMBEDDER.name, texts[place]).embeddings[0]
+    few = client.embed(EMBEDDER.name, texts[:MOST_TEXTS])
+    assert (found.prompt_eval_count or 0) > 2 * (few.prompt_eval_count or 0) > 0
 
 
 def test_a_text_goes_on(client: ollama.Client) -> None:
