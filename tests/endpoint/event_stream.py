@@ -33,7 +33,8 @@ class Tab:
         async with asyncio.timeout(WAIT_S):
             while True:
                 while b"\n\n" not in self._buffer:
-                    size = int(await self.line.reader.readline(), 16)
+                    if not (size := int(await self.line.reader.readline(), 16)):
+                        raise EOFError("the stream has ended")
                     self._buffer += await self.line.reader.readexactly(size)
                     await self.line.reader.readline()
                 block, _, self._buffer = self._buffer.partition(b"\n\n")
