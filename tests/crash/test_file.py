@@ -28,8 +28,8 @@ from tests.needs import REDIS_SERVER
 
 NIGHTLY = os.environ.get("ORION_NIGHTLY") == "1"
 TOGETHER = 8
-STRIDE = 8
-"""Every so manieth place in a quick run."""
+QUICK_STRIDE, STRIDE = 8, 3
+"""Every so manieth place, in a quick run and in one of everything."""
 FEWEST_COMMANDS = 20
 """A life writes far more; with fewer the counting is broken, and the test would say nothing."""
 
@@ -38,6 +38,11 @@ FEWEST_COMMANDS = 20
 def binary(request: pytest.FixtureRequest) -> Path | None:
     """The packaged Valkey, or Debian's Redis."""
     return None if request.param == "valkey" else Path(str(REDIS_SERVER))
+
+
+def stride_of(everything: bool) -> int:
+    """How many places a cut goes on by."""
+    return 1 if NIGHTLY else STRIDE if everything else QUICK_STRIDE
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ async def test_the_promise_holds_wherever_the_file_ends(
         ends = [0, *command_ends(raw)]
         middles = [(a + b) // 2 for a, b in pairwise(ends)]
         points = list(range(len(raw) + 1)) if NIGHTLY else sorted({*ends, *middles})
-        points = points if everything else sorted({*points[::STRIDE], len(raw)})  # whole: nothing is lost
+        points = sorted({*points[:: stride_of(everything)], len(raw)})  # whole: nothing is lost
         repeats = 0
         for first in range(0, len(points), TOGETHER):
             works = (
@@ -198,7 +203,7 @@ async def test_those_who_survive_what_their_server_lost_go_on(
             await server.remove()
 
     lost = 0
-    stride = 1 if everything else STRIDE
+    stride = stride_of(everything)
     with mortality():
         backs = count(0, stride)
         while True:
