@@ -21,7 +21,7 @@ async def test_one_that_is_being_started_ends_with_its_gateway_as_well(
     past = PastProcess(valkey_url, prefix)
     asking = asyncio.create_task(past.ask(Question(op="bounds")))
     for _ in range(steps):
-        await asyncio.sleep(0)
+        await asyncio.wait({asking}, timeout=0)
     await past.close()
     with pytest.raises(Refusal):
         await asking

@@ -200,7 +200,7 @@ async def test_nothing_is_built_for_nobody(monkeypatch: pytest.MonkeyPatch, look
         live._opened.set()
     task = asyncio.create_task(live.run())
     for _ in range(50):
-        await asyncio.sleep(0)
+        await asyncio.wait({task}, timeout=0)
     await stop([task])
     assert bool(Follower.looked) is looks
 
@@ -246,7 +246,7 @@ async def test_a_gateway_that_is_told_to_stop_again_and_again_leaves_nothing(
         [worker] = set(psutil.Process().children()) - before
         while not stage.task.done():
             stage.task.cancel()
-            await asyncio.sleep(0)
+            await asyncio.wait({stage.task}, timeout=0)
         await eventually(lambda: not worker.is_running(), "it has ended")
 
 
