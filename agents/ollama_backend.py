@@ -8,13 +8,12 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import httpx
-import msgspec
 
 from orion_streams.agents.backend import Chunk, DiskFailedError, Listing, PullStep, RunFailedError
 from orion_streams.agents.ollama_answers import chunk, embedded
 from orion_streams.agents.ollama_blame import refusal
 from orion_streams.agents.ollama_http import ANSWER_MAX_BYTES, TooLongError, Transport, whole
-from orion_streams.agents.ollama_json import UNREADABLE, read
+from orion_streams.agents.ollama_json import UNREADABLE, an_object, read
 from orion_streams.agents.ollama_lists import installed_models, resident_models
 from orion_streams.agents.ollama_pull import pull_refusal, pull_step
 from orion_streams.agents.ollama_requests import request_body, texts_of
@@ -36,7 +35,6 @@ NAME_MAX = 48
 
 
 Body = Mapping[str, Any] | None
-_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Ollama:
@@ -157,7 +155,7 @@ class Ollama:
         path, key = ("/sim/sensors", "engine") if self._simulated else ("/api/version", "version")
         try:
             _, raw = await self._ask("GET", path, ASK_S)
-            said = read(raw, _object)[key]
+            said = read(raw, an_object)[key]
             if not isinstance(said, str):
                 raise KeyError(key)
             name = "".join(each for each in said if each.isprintable())[:NAME_MAX]

@@ -3,14 +3,11 @@ Ollama's words: a page of a proxy, and all else, is the node's."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from msgspec import Struct
 
 from orion_streams.agents.backend import Blame, RunFailedError
 from orion_streams.agents.ollama_answers import REASON_MAX, words_of
-from orion_streams.agents.ollama_json import UNREADABLE, read
+from orion_streams.agents.ollama_json import UNREADABLE, an_object, read
 
 
 class Fault(Struct, frozen=True):
@@ -78,13 +75,10 @@ def fits(row: Fault, status: int, error: str) -> bool:
     return not row.words or (bool(error) and any(each in error for each in row.words))
 
 
-_object = msgspec.json.Decoder(dict[str, Any]).decode
-
-
 def error_of(body: bytes) -> str:
     """Return the words of an error in Ollama's form; "" where the body is anything else."""
     try:
-        error = read(body, _object, replace_letters=True).get("error")
+        error = read(body, an_object, replace_letters=True).get("error")
     except UNREADABLE:
         return ""
     is_known = isinstance(error, str) or (isinstance(error, dict) and isinstance(error.get("message"), str))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from math import isfinite
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 REPLACED = "\ufffd"
 """Stands for a letter that was none."""
 DIGITS_MAX = 40
+an_object = msgspec.json.Decoder(dict[str, Any]).decode
+"""Decodes an object, whatever is in it."""
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import msgspec
 
 from orion_streams.agents.backend import Listing, Model
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
-from orion_streams.agents.ollama_json import REPLACED, read
+from orion_streams.agents.ollama_json import REPLACED, an_object, read
 from orion_streams.model.names import is_cloud
 from orion_streams.protocol.agent_entries import (
     INSTALLED_MAX,
@@ -25,7 +25,6 @@ from orion_streams.protocol.agent_entries import (
 )
 
 MB = 1_000_000
-_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class OddRowError(ValueError):
@@ -82,7 +81,7 @@ def listing(raw: bytes, model: Callable[[dict[str, Any]], Model], most: int) -> 
 
 def rows_of(raw: bytes) -> list[Any]:
     """Return the rows of an answer as they came; none for null. Raises one of UNREADABLE."""
-    answer = read(raw, _object, replace_letters=True)
+    answer = read(raw, an_object, replace_letters=True)
     if tells_error(error := answer.get("error")):
         raise msgspec.ValidationError(words_of(error))
     rows = answer.get("models")

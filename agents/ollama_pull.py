@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from orion_streams.agents.backend import DiskFailedError, PullStep
 from orion_streams.agents.ollama_answers import tells_error, words_of
-from orion_streams.agents.ollama_json import UNREADABLE, read
+from orion_streams.agents.ollama_json import UNREADABLE, an_object, read
 
 WORDS: tuple[tuple[str, str], ...] = (
     ("no space left", "no_space"),
@@ -26,13 +24,12 @@ WORDS: tuple[tuple[str, str], ...] = (
 )
 """Words of Ollama's errors, and their codes: the first that fits. Offline, resolving fails at once."""
 SHOWN, BYTES_MAX = 300, 2**53
-_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def pull_step(raw: bytes) -> PullStep:
     """Read a line. Raises RunFailedError if it is an error, or none of Ollama's."""
     try:
-        line = read(raw, _object, replace_letters=True)
+        line = read(raw, an_object, replace_letters=True)
     except UNREADABLE as error:
         raise DiskFailedError("pull_failed", "Ollama's line cannot be read") from error
     if tells_error(said := line.get("error")):
@@ -49,7 +46,7 @@ def pull_step(raw: bytes) -> PullStep:
 def pull_refusal(raw: bytes) -> DiskFailedError:
     """Return the error of an answer with another status than 200."""
     try:
-        error = read(raw, _object, replace_letters=True).get("error")
+        error = read(raw, an_object, replace_letters=True).get("error")
     except UNREADABLE:
         error = None
     return failed(words_of(error) if tells_error(error) else "Ollama refuses to pull, and does not say why")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from orion_streams.agents.ollama_answers import amount, tells_error, words_of
-from orion_streams.agents.ollama_json import read
+from orion_streams.agents.ollama_json import an_object, read
 from orion_streams.protocol.agent_entries import (
     NAMED_MAX,
     PARAMETERS_MAX,
@@ -21,7 +21,6 @@ from orion_streams.protocol.agent_entries import (
     ModelDescription,
 )
 
-_object = msgspec.json.Decoder(dict[str, Any]).decode
 CONTEXT_MIN = 32
 """No model works with less."""
 SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
@@ -29,7 +28,7 @@ SAYS_NUM_CTX = re.compile(r"^num_ctx +(\d{1,9})\s*$", re.MULTILINE)
 
 def description(raw: bytes, model: InstalledModel) -> ModelDescription:
     """Read the answer of /api/show; what is missing, or no text, is left out. Raises one of UNREADABLE."""
-    said = read(raw, _object, replace_letters=True)
+    said = read(raw, an_object, replace_letters=True)
     if tells_error(error := said.get("error")):
         raise msgspec.ValidationError(words_of(error))
     details, about = mapping(said.get("details")), mapping(said.get("model_info"))
